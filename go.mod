@@ -1,0 +1,12 @@
+module github.com/modeltier/modeltier
+
+go 1.26.0
+
+require (
+	github.com/prometheus/procfs v0.23.0
+	golang.org/x/sync v0.24.0
+	golang.org/x/sys v0.49.0
+	pgregory.net/rapid v1.3.0
+)
+
+require github.com/google/go-cmp v0.7.0 // indirect

@@ -1,0 +1,89 @@
+package tier
+
+import (
+	"math"
+	"strconv"
+)
+
+// Bytes is a number of bytes. Negative values occur as differences and as
+// [None]; a size is never negative.
+type Bytes int64
+
+// Binary units. On the wire 1 GB is one GiB.
+const (
+	KiB Bytes = 1 << 10
+	MiB Bytes = 1 << 20
+	GiB Bytes = 1 << 30
+)
+
+// Unlimited and None are what a field of Limits says when it means "no bound"
+// and "nothing at all"; zero there means the default.
+const (
+	Unlimited Bytes = math.MaxInt64
+	None      Bytes = -1
+)
+
+// String returns b with one decimal in the largest unit of which there is at
+// least one, "3.0 GiB", and without a decimal below one KiB, "17 B".
+func (b Bytes) String() string {
+	if b == Unlimited {
+		return "unlimited"
+	}
+	unit, name := Bytes(1), " B"
+	switch abs := b.Abs(); {
+	case abs >= GiB:
+		unit, name = GiB, " GiB"
+	case abs >= MiB:
+		unit, name = MiB, " MiB"
+	case abs >= KiB:
+		unit, name = KiB, " KiB"
+	default:
+		return strconv.FormatInt(int64(b), 10) + name
+	}
+	return strconv.FormatFloat(float64(b)/float64(unit), 'f', 1, 64) + name
+}
+
+// Abs returns the absolute value; of the smallest Bytes, the largest.
+func (b Bytes) Abs() Bytes {
+	if b == math.MinInt64 {
+		return math.MaxInt64
+	}
+	return max(b, -b)
+}
+
+// GB returns b in units of 2^30 bytes, the unit of the wire contract.
+func (b Bytes) GB() float64 { return float64(b) / float64(GiB) }
+
+// FromGB returns gb, in units of 2^30 bytes, as Bytes, rounded to the nearest
+// byte. NaN, infinities and what does not fit give an error that unwraps to
+// ErrInvalid.
+func FromGB(gb float64) (Bytes, error) {
+	b := math.RoundToEven(gb * float64(GiB))
+	if math.IsNaN(b) || b >= math.MaxInt64 || b <= math.MinInt64 {
+		return 0, &InvalidError{
+			Field: "size", Value: strconv.FormatFloat(gb, 'g', -1, 64) + " GB",
+			Rule: "must be a finite number of GB below 2^33",
+		}
+	}
+	return Bytes(b), nil
+}
+
+// Add returns b+c and whether the sum fits. Where it does not, the sum is the
+// nearest Bytes that does, so that a comparison with a limit still comes out
+// right.
+func (b Bytes) Add(c Bytes) (Bytes, bool) {
+	s := b + c
+	switch {
+	case b > 0 && c > 0 && s < 0:
+		return math.MaxInt64, false
+	case b < 0 && c < 0 && s >= 0:
+		return math.MinInt64, false
+	}
+	return s, true
+}
+
+// Plus is Add without the report: the sum, saturated.
+func (b Bytes) Plus(c Bytes) Bytes {
+	s, _ := b.Add(c)
+	return s
+}

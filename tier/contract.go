@@ -1,0 +1,147 @@
+package tier
+
+import (
+	"context"
+	"time"
+)
+
+// Selector decides which model answers a request.
+//
+// Select is called on the caller's goroutine, by any number of goroutines at
+// once, with no lock held. It does not block, do I/O, or call the Manager; the
+// view and the request are not its own and are not kept past the return, except
+// for view.Library, which may be. A request that no model may serve gives an
+// error that unwraps to one of the sentinels of this package. A panic becomes
+// an error of that request.
+type Selector interface {
+	Select(req *Request, v *View) (Choice, error)
+}
+
+// SelectorFunc is a Selector of one function.
+type SelectorFunc func(req *Request, v *View) (Choice, error)
+
+// Select calls f.
+func (f SelectorFunc) Select(req *Request, v *View) (Choice, error) { return f(req, v) }
+
+// Placement decides which models belong in which tier.
+//
+// Plan answers a need with the moves that meet it, cheapest loss first, or,
+// where need is nil, with moves that are worth their cost though nobody waits.
+// The same view and need, and the same history, give the same plan. The Manager
+// never calls Plan or a Learner method of one Placement from two goroutines at
+// once, and never with a lock held. Plan does not block, do I/O, or call the
+// Manager; view and need are not its own and not kept past the return, except
+// for view.Library. The Manager takes no step that breaks an invariant, whatever
+// the plan says. A panic becomes an error of the requests that waited for it.
+type Placement interface {
+	Plan(v *View, need *Need) Plan
+}
+
+// PlacementFunc is a Placement of one function.
+type PlacementFunc func(v *View, need *Need) Plan
+
+// Plan calls f.
+func (f PlacementFunc) Plan(v *View, need *Need) Plan { return f(v, need) }
+
+// MemoryProbe reads how much memory there is and how hard it is pressed.
+//
+// Memory is called from one goroutine at a time, with no lock held, at a bounded
+// rate. It may do I/O but returns within the life of ctx. An error means that
+// nothing is known; the Manager then goes by its last reading for a short time
+// and afterwards admits nothing.
+type MemoryProbe interface {
+	Memory(ctx context.Context) (Memory, error)
+}
+
+// MemoryProbeFunc is a MemoryProbe of one function.
+type MemoryProbeFunc func(ctx context.Context) (Memory, error)
+
+// Memory calls f.
+func (f MemoryProbeFunc) Memory(ctx context.Context) (Memory, error) { return f(ctx) }
+
+// Mover moves real bytes.
+//
+// Move takes mv.Model from mv.From to mv.To and returns when it is there: nil
+// means that a lease may be granted in To, an error that the model is where it
+// was, or, where it cannot be brought back, in storage with nothing left behind
+// (see MoveError.Lost). It is called with no lock held, for different models
+// concurrently, for one model never twice at once. It calls progress, if it is
+// not nil, from the calling goroutine or one that ends before Move returns, with
+// the bytes done so far, never falling. When ctx is cancelled it undoes what it
+// began and returns context.Cause(ctx) within tens of milliseconds; one that
+// does not is reported as stuck and its bytes stay charged. A panic or
+// runtime.Goexit is an error of the move.
+type Mover interface {
+	Move(ctx context.Context, mv Move, progress func(done Bytes)) error
+}
+
+// MoverFunc is a Mover of one function.
+type MoverFunc func(ctx context.Context, mv Move, progress func(done Bytes)) error
+
+// Move calls f.
+func (f MoverFunc) Move(ctx context.Context, mv Move, progress func(done Bytes)) error {
+	return f(ctx, mv, progress)
+}
+
+// Resident is what a Mover offers that can ask the kernel what is really there.
+// Freed bytes are then credited only as far as Resident no longer sees them.
+type Resident interface {
+	// Resident returns the bytes of the model's weights that are present in
+	// memory, and how many of those the machine's MemAvailable counts as available
+	// all the same (clean file pages that are not locked). It may do I/O and is
+	// called with no lock held, concurrently with moves of other models.
+	Resident(ctx context.Context, model string) (present, reclaimable Bytes, err error)
+}
+
+// Divider is what a Mover offers that can leave a part of a model present in
+// Swap. A mover without it moves whole models.
+type Divider interface {
+	// Divisible reports whether this model can be divided. It is fast and does no
+	// I/O.
+	Divisible(m *Model) bool
+}
+
+// InPlacer is what a Mover offers whose models cannot all be served from Swap.
+// Without it, every model can be.
+type InPlacer interface {
+	// InPlace reports whether this model can be served from Swap. It is fast and
+	// does no I/O.
+	InPlace(m *Model) bool
+}
+
+// FileBacker is what a Mover offers whose swap tier needs no swap device, because
+// the weights there are clean pages of their own file. Without it, swap-tier
+// models are taken to need memory or swap on disk.
+type FileBacker interface {
+	FileBacked() bool
+}
+
+// Closer is what a Mover, MemoryProbe, Selector or Placement offers that holds
+// resources. The Manager calls Close once, after the last call to any other
+// method has returned, on the parts that it made itself and on those that it
+// was given.
+type Closer interface {
+	Close() error
+}
+
+// Access is one request for a model, whether it found the model resident or had
+// to wait for it. At is when it came.
+type Access struct {
+	Model string
+	At    time.Time
+}
+
+// Moved is one move that was carried out.
+type Moved struct {
+	Move  Move
+	Bytes Bytes // bytes that had to move
+	Took  time.Duration
+}
+
+// Learner is what a Placement or a Selector offers that learns from use. Calls
+// come from one goroutine at a time, oldest first, some time after the fact but
+// always before the next Plan; the slices are not kept past the return.
+type Learner interface {
+	Accessed(uses []Access)
+	Moved(moves []Moved)
+}

@@ -1,0 +1,443 @@
+package tier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Sentinels. Every error that modeltier makes unwraps to one of them or to a
+// context's cause; ask with errors.Is. The typed errors below carry the numbers;
+// ask with errors.AsType.
+var (
+	ErrClosed         = errors.New("manager is closed")
+	ErrNotFound       = errors.New("not found")
+	ErrExists         = errors.New("already exists")
+	ErrNoCapableModel = errors.New("no capable model")
+	ErrTooLarge       = errors.New("too large, will never fit")
+	ErrNoCapacity     = errors.New("no capacity now")
+	ErrBusy           = errors.New("busy")
+	ErrInUse          = errors.New("in use")
+	ErrLimits         = errors.New("limits refused")
+	ErrStuck          = errors.New("stuck")
+	ErrInvalid        = errors.New("invalid")
+	ErrMove           = errors.New("move failed")
+	ErrPanic          = errors.New("panic in a plugged-in part")
+)
+
+// Coder is an error with a stable word for programs, the code on the wire.
+type Coder interface {
+	error
+	Code() string
+}
+
+// Suggester is an error that says what its reader can do.
+type Suggester interface {
+	error
+	Suggestions() []string
+}
+
+var codes = []struct {
+	err  error
+	code string
+}{
+	{ErrClosed, "closed"},
+	{ErrNotFound, "not_found"},
+	{ErrExists, "exists"},
+	{ErrNoCapableModel, "no_capable_model"},
+	{ErrTooLarge, "too_large"},
+	{ErrNoCapacity, "no_capacity"},
+	{ErrBusy, "busy"},
+	{ErrInUse, "in_use"},
+	{ErrLimits, "limits"},
+	{ErrStuck, "stuck"},
+	{ErrInvalid, "invalid_request"},
+	{ErrPanic, "internal"},
+	{ErrMove, "move_failed"},
+}
+
+// Code returns the stable word for err: that of the Coder in its chain, else
+// that of the sentinel it unwraps to, else "canceled" or "deadline_exceeded" for
+// a context's end, else "internal". A nil error has no code.
+func Code(err error) string {
+	if err == nil {
+		return ""
+	}
+	if c, ok := errors.AsType[Coder](err); ok {
+		return c.Code()
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "deadline_exceeded"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	}
+	return "internal"
+}
+
+// Suggestions returns what the reader of err can do about it; it may be empty.
+func Suggestions(err error) []string {
+	if s, ok := errors.AsType[Suggester](err); ok {
+		return s.Suggestions()
+	}
+	switch Code(err) {
+	case "closed":
+		return []string{"The server is shutting down: ask again when it is back."}
+	case "deadline_exceeded", "canceled":
+		return []string{"The load goes on where others wait for it: ask again, or wait longer."}
+	}
+	return nil
+}
+
+func joinFaults(faults []error) error {
+	if len(faults) == 1 {
+		return faults[0]
+	}
+	return errors.Join(faults...)
+}
+
+// InvalidError is input that can be seen to be wrong.
+type InvalidError struct {
+	Model  string // the model it is about, if any
+	Field  string
+	Value  string
+	Rule   string // what the field must be
+	Reason string // the whole sentence, where its wording is fixed
+	Help   []string
+}
+
+func (e *InvalidError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
+	about := ""
+	if e.Model != "" {
+		about = "model " + shorten(e.Model) + ": "
+	}
+	return fmt.Sprintf("%s%s %s %s", about, e.Field, e.Value, e.Rule)
+}
+
+// Unwrap returns ErrInvalid.
+func (e *InvalidError) Unwrap() error { return ErrInvalid }
+
+// Suggestions implements Suggester.
+func (e *InvalidError) Suggestions() []string {
+	switch {
+	case e.Help != nil:
+		return e.Help
+	case e.Rule != "":
+		return []string{e.Field + " " + e.Rule + "."}
+	}
+	return nil
+}
+
+// NotFoundError is a model or job that is not known.
+type NotFoundError struct {
+	What   string   // "model" or "job"
+	Name   string   //
+	Nearby []string // names that look like it
+}
+
+func (e *NotFoundError) Error() string {
+	if e.What == "job" {
+		return "Job ID not found"
+	}
+	return "Model '" + e.Name + "' not found"
+}
+
+// Unwrap returns ErrNotFound.
+func (e *NotFoundError) Unwrap() error { return ErrNotFound }
+
+// Suggestions implements Suggester.
+func (e *NotFoundError) Suggestions() []string {
+	switch {
+	case e.What == "job":
+		return []string{"Job IDs are those that a start answered; old jobs are forgotten, and none outlives a restart."}
+	case len(e.Nearby) > 0:
+		return []string{"Did you mean " + strings.Join(e.Nearby, ", ") + "?"}
+	}
+	return []string{"List the library, or add the model with a hot load."}
+}
+
+// ExistsError is a name that is taken.
+type ExistsError struct{ Model string }
+
+func (e *ExistsError) Error() string { return "Model '" + e.Model + "' already exists" }
+
+// Unwrap returns ErrExists.
+func (e *ExistsError) Unwrap() error { return ErrExists }
+
+// Suggestions implements Suggester.
+func (e *ExistsError) Suggestions() []string {
+	return []string{"Choose another name, or remove the model first."}
+}
+
+// NoCapableModelError is a request whose capabilities no model has that can be
+// served. Unsafe is why the capable ones cannot be, where there are any.
+type NoCapableModelError struct {
+	Capabilities []string
+	Nearest      []string // capabilities that the library does know
+	Unsafe       error
+}
+
+func (e *NoCapableModelError) Error() string {
+	what := strings.Join(e.Capabilities, ", ")
+	if e.Unsafe != nil {
+		return fmt.Sprintf("No model with capabilities [%s] can be served now: %v", what, e.Unsafe)
+	}
+	return fmt.Sprintf("No model has the capabilities [%s]", what)
+}
+
+// Unwrap returns ErrNoCapableModel, and Unsafe where there is one.
+func (e *NoCapableModelError) Unwrap() []error {
+	if e.Unsafe != nil {
+		return []error{ErrNoCapableModel, e.Unsafe}
+	}
+	return []error{ErrNoCapableModel}
+}
+
+// Code implements Coder.
+func (e *NoCapableModelError) Code() string { return "no_capable_model" }
+
+// Suggestions implements Suggester.
+func (e *NoCapableModelError) Suggestions() []string {
+	if e.Unsafe != nil {
+		return append([]string{"A capable model exists but cannot be served safely now."}, Suggestions(e.Unsafe)...)
+	}
+	if len(e.Nearest) > 0 {
+		return []string{"The library knows: " + strings.Join(e.Nearest, ", ") + "."}
+	}
+	return []string{"Give the models of the library capabilities, or ask for none."}
+}
+
+// Holder is a model that holds room.
+type Holder struct {
+	Model  string
+	Bytes  Bytes
+	Leases int
+	Pinned bool
+	Moving bool
+	Stuck  bool
+}
+
+func (h Holder) String() string {
+	why := ""
+	switch {
+	case h.Stuck:
+		why = ", stuck"
+	case h.Pinned:
+		why = ", pinned"
+	case h.Leases > 0:
+		why = fmt.Sprintf(", %d leases", h.Leases)
+	case h.Moving:
+		why = ", moving"
+	}
+	return fmt.Sprintf("%s (%v%s)", h.Model, h.Bytes, why)
+}
+
+// CapacityError is room that is not there: never (it unwraps to ErrTooLarge) or
+// not now (ErrNoCapacity).
+type CapacityError struct {
+	Model string
+	Tier  Tier
+	// Need, Free and Limit are bytes: what was asked for, what there is, and the
+	// bound that was hit.
+	Need, Free, Limit Bytes
+	// Never: it would not fit if everything else left.
+	Never bool
+	// Reason is the whole sentence, where its wording is fixed.
+	Reason string
+	// Holders hold the room, largest first.
+	Holders []Holder
+}
+
+func (e *CapacityError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
+	about := ""
+	if e.Model != "" {
+		about = "model '" + e.Model + "': "
+	}
+	if e.Never {
+		return fmt.Sprintf("%sneeds %v in %v, the limit is %v", about, e.Need, e.Tier, e.Limit)
+	}
+	return fmt.Sprintf("%sneeds %v in %v, %v is free of %v", about, e.Need, e.Tier, max(e.Free, 0), e.Limit)
+}
+
+// Unwrap returns ErrTooLarge or ErrNoCapacity.
+func (e *CapacityError) Unwrap() error {
+	if e.Never {
+		return ErrTooLarge
+	}
+	return ErrNoCapacity
+}
+
+// Suggestions implements Suggester.
+func (e *CapacityError) Suggestions() []string {
+	var out []string
+	if e.Never {
+		return append(out, fmt.Sprintf("Raise the %v limit, or use a smaller model or a stronger quantisation.", e.Tier))
+	}
+	if len(e.Holders) > 0 {
+		names := make([]string, 0, len(e.Holders))
+		for _, h := range e.Holders[:min(len(e.Holders), 5)] {
+			names = append(names, h.String())
+		}
+		out = append(out, "Room is held by "+strings.Join(names, ", ")+": demote one of them, or wait.")
+	}
+	return append(out, "Ask for a smaller model, or free memory on the machine.")
+}
+
+// BusyError is a queue that is full, or a wait that was longer than it may be.
+type BusyError struct {
+	Model      string // the model whose queue it is; "": the whole queue
+	Queued     int
+	RetryAfter time.Duration // when to come back
+	Reason     string
+}
+
+func (e *BusyError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
+	about := ""
+	if e.Model != "" {
+		about = " for model '" + e.Model + "'"
+	}
+	return fmt.Sprintf("queue%s is full with %d requests, retry in %v", about, e.Queued, e.RetryAfter.Round(time.Millisecond))
+}
+
+// Unwrap returns ErrBusy.
+func (e *BusyError) Unwrap() error { return ErrBusy }
+
+// Suggestions implements Suggester.
+func (e *BusyError) Suggestions() []string {
+	return []string{fmt.Sprintf("Retry in %v.", e.RetryAfter.Round(100*time.Millisecond))}
+}
+
+// InUseError is an act that needs a model to be idle.
+type InUseError struct {
+	Model  string
+	Leases int
+	Reason string
+}
+
+func (e *InUseError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
+	return fmt.Sprintf("Model '%s' is in use by %d leases", e.Model, e.Leases)
+}
+
+// Unwrap returns ErrInUse.
+func (e *InUseError) Unwrap() error { return ErrInUse }
+
+// Suggestions implements Suggester.
+func (e *InUseError) Suggestions() []string {
+	return []string{"Wait until its leases and its running move have ended, then ask again."}
+}
+
+// LimitsError is a limit that is refused.
+type LimitsError struct {
+	Field     string
+	Value     Bytes
+	Reason    string
+	MustLeave []Holder // who would have to leave first
+}
+
+func (e *LimitsError) Error() string { return e.Reason }
+
+// Unwrap returns ErrLimits.
+func (e *LimitsError) Unwrap() error { return ErrLimits }
+
+// Suggestions implements Suggester.
+func (e *LimitsError) Suggestions() []string {
+	if len(e.MustLeave) == 0 {
+		return []string{"Ask for a higher limit."}
+	}
+	names := make([]string, len(e.MustLeave))
+	for i, h := range e.MustLeave {
+		names[i] = h.String()
+	}
+	return []string{"These would have to leave first: " + strings.Join(names, ", ") + "."}
+}
+
+// MoveError is a move that failed.
+type MoveError struct {
+	Model    string
+	From, To Tier
+	// Lost: the model could not be brought back to From and is in storage, with no
+	// bytes left behind. A Mover that returns it says so.
+	Lost bool
+	Err  error
+}
+
+func (e *MoveError) Error() string {
+	return fmt.Sprintf("moving '%s' from %v to %v: %v", e.Model, e.From, e.To, e.Err)
+}
+
+// Unwrap returns ErrMove and Err.
+func (e *MoveError) Unwrap() []error { return []error{ErrMove, e.Err} }
+
+// Suggestions implements Suggester.
+func (e *MoveError) Suggestions() []string {
+	if s, ok := errors.AsType[Suggester](e.Err); ok {
+		return s.Suggestions()
+	}
+	return []string{"See the reason; the model can be asked for again once it is mended."}
+}
+
+// StuckError is a part that did not come back in time.
+type StuckError struct {
+	Model string
+	What  string // what it was doing
+	After time.Duration
+	Bytes Bytes // still charged
+}
+
+func (e *StuckError) Error() string {
+	return fmt.Sprintf("%s of '%s' did not end within %v; %v stay charged", e.What, e.Model, e.After, e.Bytes)
+}
+
+// Unwrap returns ErrStuck.
+func (e *StuckError) Unwrap() error { return ErrStuck }
+
+// Suggestions implements Suggester.
+func (e *StuckError) Suggestions() []string {
+	return []string{"Check the device and the engine; the bytes come back when the mover returns, or with a restart."}
+}
+
+// PanicError is a panic, or a call of runtime.Goexit, in a plugged-in part.
+type PanicError struct {
+	Part  string // "mover", "selector", …
+	Value any    // what it panicked with; nil for Goexit
+	Stack []byte
+}
+
+func (e *PanicError) Error() string {
+	if e.Value == nil {
+		return e.Part + " ended its goroutine"
+	}
+	return fmt.Sprintf("%s panicked: %v", e.Part, e.Value)
+}
+
+// Unwrap returns ErrPanic, and the panic's value where that is an error.
+func (e *PanicError) Unwrap() []error {
+	if err, ok := e.Value.(error); ok {
+		return []error{ErrPanic, err}
+	}
+	return []error{ErrPanic}
+}
+
+// Suggestions implements Suggester.
+func (e *PanicError) Suggestions() []string {
+	return []string{"This is a fault of the " + e.Part + ", not of the request: report it with the log."}
+}

@@ -1,0 +1,469 @@
+package tier
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Priority is what a request in auto or hybrid mode asks to be good at.
+type Priority uint8
+
+const (
+	Balanced Priority = iota
+	Speed
+	Quality
+)
+
+// String returns the priority's name on the wire: "balanced", "speed" or
+// "quality".
+func (p Priority) String() string {
+	switch p {
+	case Balanced:
+		return "balanced"
+	case Speed:
+		return "speed"
+	case Quality:
+		return "quality"
+	}
+	return fmt.Sprintf("priority(%d)", uint8(p))
+}
+
+// ParsePriority returns the priority of that name; the error of an unknown one
+// unwraps to ErrInvalid.
+func ParsePriority(name string) (Priority, error) {
+	for p := Balanced; p <= Quality; p++ {
+		if p.String() == name {
+			return p, nil
+		}
+	}
+	return Balanced, &InvalidError{Field: "priority", Value: shorten(name), Rule: "must be one of balanced, speed, quality"}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Priority) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Priority) UnmarshalText(text []byte) error {
+	v, err := ParsePriority(string(text))
+	if err == nil {
+		*p = v
+	}
+	return err
+}
+
+// Bounds on what a Request may name.
+const (
+	MaxConstraints = 64
+	MaxDeadline    = 24 * time.Hour
+)
+
+// Request says which model is wanted. Model alone is manual; Preferred is
+// manual too, or hybrid with Fallback; neither is auto.
+type Request struct {
+	// Model is served or nothing is (manual).
+	Model string
+	// Preferred is served if it can be served safely (hybrid).
+	Preferred string
+	// Capabilities the model must have, all of them. None named: text-generation
+	// where the library has it.
+	Capabilities []string
+	// Preferences are capabilities that speak for a model without being required.
+	Preferences []string
+	// Constraints bound the labels of the model, all of them required.
+	Constraints []Constraint
+	// Deadline is how long it may take from now until the model can be used.
+	// Models that are not expected to make it are left out. 0: no deadline.
+	Deadline time.Duration
+	// Policy names the way of ranking, one that the Selector knows; "" is its own
+	// default.
+	Policy string
+	// Priority ranks the candidates of auto and hybrid.
+	Priority Priority
+	// Fallback lets another model answer where Preferred cannot.
+	Fallback bool
+	// Background: somebody can wait. Interactive requests go before it.
+	Background bool
+	// Explain asks for Choice.Explanation, which costs time and memory in
+	// proportion to the library.
+	Explain bool
+}
+
+// Validate returns every fault at once, each an *InvalidError, or nil.
+func (r *Request) Validate() error {
+	var errs []error
+	fault := func(field, value, rule string) {
+		errs = append(errs, &InvalidError{Field: field, Value: value, Rule: rule})
+	}
+	check := func(field, name string) {
+		if err := CheckName(field, name); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	count := func(field string, n, most int) bool {
+		if n > most {
+			fault(field, strconv.Itoa(n)+" of them", fmt.Sprint("must be ", most, " at most"))
+		}
+		return n <= most
+	}
+	if r.Model != "" && r.Preferred != "" {
+		fault("model", shorten(r.Model), "cannot stand beside a preferred model")
+	}
+	if r.Priority > Quality {
+		fault("priority", r.Priority.String(), "must be one of balanced, speed, quality")
+	}
+	if count("capabilities", len(r.Capabilities), MaxCapabilities) {
+		for _, c := range r.Capabilities {
+			check("capability", c)
+		}
+	}
+	if count("preferences", len(r.Preferences), MaxCapabilities) {
+		for _, c := range r.Preferences {
+			check("preference", c)
+		}
+	}
+	if count("constraints", len(r.Constraints), MaxConstraints) {
+		for i, c := range r.Constraints {
+			if err := c.Validate(); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			for _, d := range r.Constraints[:i] {
+				if c.contradicts(d) {
+					fault("constraint", shorten(c.String()), "contradicts "+shorten(d.String()))
+				}
+			}
+		}
+	}
+	if r.Deadline < 0 || r.Deadline > MaxDeadline {
+		fault("deadline", r.Deadline.String(), "must be positive and "+MaxDeadline.String()+" at most; leave it out for no deadline")
+	}
+	if r.Policy != "" {
+		check("policy", r.Policy)
+	}
+	return joinFaults(errs)
+}
+
+// Op is how a Constraint compares.
+type Op uint8
+
+const (
+	OpHas     Op = iota // the label is there and not "false", "no", "off" or "0", or the model has a capability of that name
+	OpEqual             // one of the label's comma-separated values is the value
+	OpNot               // none of them is; a model without the label will do
+	OpAtLeast           // the label is one number, ≥ the value
+	OpAtMost
+	OpAbove
+	OpBelow
+)
+
+var opSigns = [...]string{OpHas: "", OpEqual: "=", OpNot: "!=", OpAtLeast: ">=", OpAtMost: "<=", OpAbove: ">", OpBelow: "<"}
+
+// Constraint bounds a label of the wanted model. As text it is "vision",
+// "language = fr" or "context >= 8192".
+type Constraint struct {
+	Label string
+	Op    Op
+	// Value is empty with OpHas. Values compare without regard to case, and as
+	// numbers where both are; the suffixes k and m mean 1024 and 1024².
+	Value string
+}
+
+// ParseConstraint reads a Constraint from its text. The error unwraps to
+// ErrInvalid.
+func ParseConstraint(text string) (Constraint, error) {
+	c := Constraint{Label: text}
+	if i := strings.IndexAny(text, "<>=!≤≥≠"); i >= 0 {
+		rest := text[i:]
+		for _, sign := range [...]struct {
+			text string
+			op   Op
+		}{
+			{"==", OpEqual}, {">=", OpAtLeast}, {"<=", OpAtMost}, {"!=", OpNot}, {"≥", OpAtLeast},
+			{"≤", OpAtMost}, {"≠", OpNot}, {"=", OpEqual}, {">", OpAbove}, {"<", OpBelow},
+		} {
+			if value, ok := strings.CutPrefix(rest, sign.text); ok {
+				c = Constraint{Label: text[:i], Op: sign.op, Value: strings.TrimSpace(value)}
+				break
+			}
+		}
+	}
+	c.Label = strings.TrimSpace(c.Label)
+	return c, c.Validate()
+}
+
+// String returns the text that ParseConstraint reads.
+func (c Constraint) String() string {
+	if c.Op == OpHas || int(c.Op) >= len(opSigns) {
+		return c.Label
+	}
+	return c.Label + " " + opSigns[c.Op] + " " + c.Value
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (c Constraint) MarshalText() ([]byte, error) { return []byte(c.String()), c.Validate() }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Constraint) UnmarshalText(text []byte) error {
+	v, err := ParseConstraint(string(text))
+	if err == nil {
+		*c = v
+	}
+	return err
+}
+
+// Validate returns an *InvalidError that names the fault, or nil.
+func (c Constraint) Validate() error {
+	fault := func(rule string) error {
+		return &InvalidError{
+			Field: "constraint", Value: shorten(c.String()), Rule: rule,
+			Help: []string{`Write a constraint like "vision", "language = fr" or "context >= 8192".`},
+		}
+	}
+	switch {
+	case CheckName("label", c.Label) != nil || strings.ContainsAny(c.Label, "<>=!≤≥≠") || strings.TrimSpace(c.Label) != c.Label:
+		return fault("must begin with the name of a label")
+	case int(c.Op) >= len(opSigns):
+		return fault("must compare by one of =, !=, >=, <=, >, <")
+	case c.Op == OpHas && c.Value != "":
+		return fault("must have no value")
+	case c.Op == OpHas:
+		return nil
+	case CheckName("value", c.Value) != nil || strings.ContainsAny(c.Value, "<>=!≤≥≠,") || strings.TrimSpace(c.Value) != c.Value:
+		return fault("must end with one value")
+	}
+	if _, ok := number(c.Value); c.Op >= OpAtLeast && !ok {
+		return fault("must compare with a number")
+	}
+	return nil
+}
+
+// Met reports whether the model satisfies the constraint.
+func (c *Constraint) Met(m *Model) bool {
+	label, ok := m.Labels[c.Label]
+	switch c.Op {
+	case OpHas:
+		return ok && !isOff(label) || m.Can([]string{c.Label})
+	case OpEqual, OpNot:
+		found := false
+		for v := range strings.SplitSeq(label, ",") {
+			found = found || ok && same(strings.TrimSpace(v), c.Value)
+		}
+		return found == (c.Op == OpEqual)
+	}
+	have, ok := number(label)
+	bound, valid := number(c.Value)
+	return ok && valid && c.Op.holds(have, bound)
+}
+
+func (op Op) holds(have, bound float64) bool {
+	switch op {
+	case OpAtLeast:
+		return have >= bound
+	case OpAtMost:
+		return have <= bound
+	case OpAbove:
+		return have > bound
+	case OpBelow:
+		return have < bound
+	}
+	return false
+}
+
+// contradicts reports whether no model at all can meet both constraints.
+func (c Constraint) contradicts(d Constraint) bool {
+	if c.Label != d.Label {
+		return false
+	}
+	if c.Op > d.Op {
+		c, d = d, c
+	}
+	a, ok := number(c.Value)
+	b, _ := number(d.Value)
+	upper := d.Op == OpAtMost || d.Op == OpBelow
+	switch {
+	case c.Op == OpEqual && d.Op == OpNot:
+		return same(c.Value, d.Value)
+	case c.Op == OpEqual && d.Op >= OpAtLeast:
+		return !ok || !d.Op.holds(a, b)
+	case c.Op == OpAtLeast && d.Op == OpAtMost:
+		return a > b
+	case c.Op == OpAtLeast && upper, c.Op == OpAbove && upper:
+		return a >= b
+	case c.Op == OpAtMost && d.Op == OpAbove:
+		return a <= b
+	}
+	return false
+}
+
+func isOff(value string) bool {
+	switch strings.ToLower(value) {
+	case "false", "no", "off", "0":
+		return true
+	}
+	return false
+}
+
+func same(a, b string) bool {
+	if strings.EqualFold(a, b) {
+		return true
+	}
+	x, ok := number(a)
+	y, ok2 := number(b)
+	return ok && ok2 && x == y
+}
+
+// number reads "8192", "8k" or "1.5M".
+func number(s string) (float64, bool) {
+	unit := 1.0
+	if n := len(s) - 1; n > 0 {
+		switch s[n] {
+		case 'k', 'K':
+			s, unit = s[:n], 1<<10
+		case 'm', 'M':
+			s, unit = s[:n], 1<<20
+		}
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	return f * unit, err == nil && !math.IsNaN(f) && !math.IsInf(f*unit, 0)
+}
+
+// DeadlineError is a request whose deadline no model is expected to make.
+type DeadlineError struct {
+	Model    string        // the fastest of those that could serve it
+	Expected time.Duration // predicted time until that one can be used
+	Deadline time.Duration
+}
+
+func (e *DeadlineError) Error() string {
+	return fmt.Sprintf("Model '%s' is expected to be usable in %v, the deadline is %v", e.Model, e.Expected.Round(time.Millisecond), e.Deadline)
+}
+
+// Unwrap returns context.DeadlineExceeded.
+func (e *DeadlineError) Unwrap() error { return context.DeadlineExceeded }
+
+// Code implements Coder.
+func (e *DeadlineError) Code() string { return "deadline_exceeded" }
+
+// Suggestions implements Suggester.
+func (e *DeadlineError) Suggestions() []string {
+	wait := e.Expected.Truncate(time.Millisecond) + time.Millisecond
+	return []string{fmt.Sprintf("Allow at least %v, ask for a smaller model, or have the model loaded beforehand.", wait)}
+}
+
+// Mode is how a choice came about.
+type Mode uint8
+
+const (
+	Manual Mode = iota
+	Auto
+	Hybrid
+)
+
+// String returns "manual", "auto" or "hybrid".
+func (m Mode) String() string {
+	switch m {
+	case Manual:
+		return "manual"
+	case Auto:
+		return "auto"
+	case Hybrid:
+		return "hybrid"
+	}
+	return fmt.Sprintf("mode(%d)", uint8(m))
+}
+
+// Choice is a Selector's answer.
+type Choice struct {
+	// Model is the name of the chosen model.
+	Model string
+	// Index is its place in the View's Library.
+	Index int
+	// Mode is how it was chosen. Hybrid with FellBack false means that the
+	// preferred model was taken.
+	Mode Mode
+	// FellBack: the preferred model could not be served safely; Why says why.
+	FellBack bool
+	Why      string
+	// Score is the chosen model's score; NaN where the model was asked for by
+	// name.
+	Score float64
+	// Explanation is there where the request asked for it, with an error too.
+	Explanation *Explanation
+}
+
+// Reason says in one sentence why the model was chosen, in the recorded wording
+// of the wire contract.
+func (c *Choice) Reason() string {
+	switch {
+	case c.FellBack:
+		return fmt.Sprintf("Intelligent selection: %s (score: %.1f); fell back: %s", c.Model, c.Score, c.Why)
+	case c.Mode == Hybrid:
+		return fmt.Sprintf("Preferred model '%s' selected", c.Model)
+	case c.Mode == Manual || math.IsNaN(c.Score):
+		return fmt.Sprintf("Explicit model '%s' selected", c.Model)
+	}
+	return fmt.Sprintf("Intelligent selection: %s (score: %.1f)", c.Model, c.Score)
+}
+
+// Explanation is why a choice came out as it did.
+type Explanation struct {
+	// Policy is the name of the policy that ranked.
+	Policy   string
+	Priority Priority
+	// Candidates are the models of the library: the chosen one, then those that it
+	// beat, best first, then those that were left out.
+	Candidates []Candidate
+	// Omitted is how many more there are than the explanation lists.
+	Omitted int
+}
+
+// Candidate is one model in an Explanation.
+type Candidate struct {
+	Model string
+	Index int
+	// Eligible: it might have been chosen. Verdict says in a few words what it lost
+	// by, or why it was left out.
+	Eligible bool
+	Verdict  string
+	// Score and the factors that it is made of, in the units of the policy.
+	Score   float64
+	Factors []Factor
+	// Expected is the predicted time until the model can be used.
+	Expected time.Duration
+}
+
+// Factor is one part of a score.
+type Factor struct {
+	Name  string
+	Value float64
+}
+
+// Outcome is how a lease turned out.
+type Outcome struct {
+	Model string
+	// At is when the lease ended.
+	At time.Time
+	// Waited is the time from the request to the lease, Served from the lease to
+	// its release.
+	Waited, Served time.Duration
+	// Latency is the time from the lease to the first use of the answer, such as
+	// the first token. 0: not reported.
+	Latency time.Duration
+	// Err is why the model did not do its work. A caller that went away
+	// (context.Canceled) is no fault of the model.
+	Err error
+	// Score is the caller's own judgement of the answer, 0 (useless) to 1, where
+	// Scored.
+	Score  float64
+	Scored bool
+}
+
+// Reporter is what a Selector or a Placement offers that learns from how leases
+// turned out. Calls come as those of a Learner do.
+type Reporter interface {
+	Reported(outcomes []Outcome)
+}

@@ -1,0 +1,264 @@
+package tier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestBytes_String_OneDecimalInTheLargestUnit(t *testing.T) {
+	for b, want := range map[Bytes]string{
+		0: "0 B", 17: "17 B", 1023: "1023 B", KiB: "1.0 KiB", 3 * GiB: "3.0 GiB", 3*GiB/2 + 1: "1.5 GiB",
+		-2 * MiB: "-2.0 MiB", Unlimited: "unlimited", math.MinInt64: "-8589934592.0 GiB", None: "-1 B",
+	} {
+		if got := b.String(); got != want {
+			t.Errorf("Bytes(%d).String() = %q, want %q", int64(b), got, want)
+		}
+	}
+}
+
+func TestFromGB_AnyNumber_FitsOrIsInvalid(t *testing.T) {
+	for _, gb := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e300, -1e300, 1 << 33} {
+		if b, err := FromGB(gb); !errors.Is(err, ErrInvalid) {
+			t.Errorf("FromGB(%v) = %v, %v; want ErrInvalid", gb, b, err)
+		}
+	}
+	if b, err := FromGB(1.3); err != nil || b != 1395864371 {
+		t.Errorf("FromGB(1.3) = %d, %v", b, err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		b := Bytes(rapid.Int64Range(0, 1<<50).Draw(t, "bytes"))
+		if got, err := FromGB(b.GB()); err != nil || got != b {
+			t.Fatalf("FromGB(%d.GB()) = %d, %v", b, got, err)
+		}
+	})
+}
+
+func TestBytes_Add_SaturatesInsteadOfWrapping(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := Bytes(rapid.Int64().Draw(t, "a")), Bytes(rapid.Int64().Draw(t, "b"))
+		sum, ok := a.Add(b)
+		exact := float64(a) + float64(b)
+		if ok != (sum == a+b && math.Abs(exact-float64(sum)) < 1e4) {
+			t.Fatalf("%d + %d = %d, %v", a, b, sum, ok)
+		}
+		if !ok && sum != math.MaxInt64 && sum != math.MinInt64 {
+			t.Fatalf("%d + %d = %d, not saturated", a, b, sum)
+		}
+	})
+}
+
+func TestTier_NamesOnTheWire_RoundTrip(t *testing.T) {
+	for _, want := range []Tier{Storage, Swap, RAM} {
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Tier
+		if err := json.Unmarshal(text, &got); err != nil || got != want {
+			t.Errorf("%s is read as %v, %v", text, got, err)
+		}
+	}
+	for _, name := range []string{"", "RAM", "vram", "tier(3)"} {
+		if _, err := ParseTier(name); !errors.Is(err, ErrInvalid) || len(Suggestions(err)) == 0 {
+			t.Errorf("ParseTier(%q): %v", name, err)
+		}
+	}
+}
+
+func TestModel_Footprint_KeptBytesAreInRAMAndTheRestInSwap(t *testing.T) {
+	m := Model{Size: 10, Runtime: 3}
+	for _, c := range []struct {
+		tier    Tier
+		keep    Bytes
+		serving bool
+		want    Footprint
+	}{
+		{Storage, 4, true, Footprint{}},
+		{RAM, 4, false, Footprint{RAM: 13}},
+		{Swap, 0, false, Footprint{Swap: 10}},
+		{Swap, 4, false, Footprint{RAM: 4, Swap: 6}},
+		{Swap, 4, true, Footprint{RAM: 7, Swap: 6}},
+		{Swap, 99, false, Footprint{RAM: 10}},
+		{Swap, -5, false, Footprint{Swap: 10}},
+	} {
+		if got := m.Footprint(c.tier, c.keep, c.serving); got != c.want {
+			t.Errorf("in %v, keep %d, serving %v: %v, want %v", c.tier, c.keep, c.serving, got, c.want)
+		}
+	}
+}
+
+func TestModel_Validate_NamesEveryFaultAtOnce(t *testing.T) {
+	m := Model{Name: "a\x00b", Size: -1, Runtime: -1, Home: 9, Quality: math.NaN(), Capabilities: []string{"", "ok"}}
+	err := m.Validate()
+	for _, field := range []string{"name", "size", "runtime", "home", "quality", "capability"} {
+		if !strings.Contains(fmt.Sprint(err), field+" ") {
+			t.Errorf("the error does not name %s: %v", field, err)
+		}
+	}
+	if !errors.Is(err, ErrInvalid) {
+		t.Errorf("%v is not ErrInvalid", err)
+	}
+	if err := (&Model{Name: "org/model:8b ü", Size: 1}).Validate(); err != nil {
+		t.Error(err)
+	}
+	long := (&Model{Name: strings.Repeat("x", 1<<20), Size: 1}).Validate()
+	if n := len(long.Error()); n > 300 {
+		t.Errorf("the error of a long name has %d bytes", n)
+	}
+}
+
+func TestLimits_ZeroIsTheDefaultAndNoneIsNothing(t *testing.T) {
+	if got := (Limits{}).OrElse(DefaultLimits()); got != DefaultLimits() {
+		t.Errorf("%+v", got)
+	}
+	l := Limits{RAM: GiB, Swap: None, Reserved: None, MaxModel: Unlimited}
+	if err := l.Validate(); err != nil {
+		t.Error(err)
+	}
+	if s := l.Settled(); s.Swap != 0 || s.Reserved != 0 || s.RAM != GiB {
+		t.Errorf("%+v", s)
+	}
+	err := Limits{RAM: None, Swap: -7, Reserved: -7}.Validate()
+	if !errors.Is(err, ErrLimits) || strings.Count(err.Error(), "\n") != 3 {
+		t.Errorf("want four faults, got %v", err)
+	}
+}
+
+func TestLimits_CheckFloors_BindsOnlyWhoKeptThem(t *testing.T) {
+	low := Limits{RAM: FloorRAM - 1, Swap: FloorSwap, Reserved: FloorReserved}
+	if err := low.CheckFloors(DefaultLimits()); err == nil || err.Error() != "RAM limit must be >= 1.0GB" {
+		t.Errorf("err = %v", err)
+	}
+	if err := low.CheckFloors(Limits{RAM: MiB, Swap: GiB, Reserved: MiB}); err != nil {
+		t.Errorf("a scaled-down machine is bound: %v", err)
+	}
+}
+
+func TestLibrary_WithAndWithout_LeaveTheOriginalAlone(t *testing.T) {
+	l, err := NewLibrary([]Model{{Name: "a", Size: 1}, {Name: "b", Size: 2}, {Name: "c", Size: 3}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := l.With(Model{Name: "b", Size: 20})
+	more := same.With(Model{Name: "d", Size: 4})
+	less := more.Without("a")
+	names := func(l *Library) []string {
+		var out []string
+		for i, m := range l.All() {
+			if j, ok := l.Find(m.Name); !ok || j != i || l.At(i) != m {
+				t.Errorf("%s is at %d and found at %d", m.Name, i, j)
+			}
+			out = append(out, m.Name)
+		}
+		return out
+	}
+	for want, got := range map[string]*Library{"a b c": l, "a b c ": same, "a b c d": more, "b c d": less} {
+		if s := strings.Join(names(got), " "); s != strings.TrimSpace(want) {
+			t.Errorf("%q, want %q", s, want)
+		}
+	}
+	if l.At(1).Size != 2 || same.At(1).Size != 20 || less.Without("nobody") != less {
+		t.Error("a library was changed in place")
+	}
+	if got := more.Names(2); !slices.Equal(got, []string{"a", "b", "… and 2 more"}) {
+		t.Errorf("Names(2) = %v", got)
+	}
+}
+
+func TestNewLibrary_RepeatedNameAndBadModel_AreBothReported(t *testing.T) {
+	_, err := NewLibrary([]Model{{Name: "a", Size: 1}, {Name: "a", Size: 2}, {Name: "b", Size: -1}})
+	if !errors.Is(err, ErrExists) || !errors.Is(err, ErrInvalid) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestNearest_FindsWhatAPersonMeant(t *testing.T) {
+	names := []string{"gpt2-small", "gpt2-large", "llama-7b", "bert-large"}
+	for typed, want := range map[string]string{"llama-13b": "llama-7b", "gpt2-smal": "gpt2-small", "LLAMA-7B": "llama-7b", "gpt2": "gpt2-small", "zebra": ""} {
+		got := append(Nearest(typed, names), "")
+		if got[0] != want {
+			t.Errorf("Nearest(%q) = %q, want %q first", typed, got, want)
+		}
+	}
+}
+
+func TestCode_EveryErrorHasAStableWordAndAWayOut(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		is   error
+		code string
+	}{
+		{&NotFoundError{What: "model", Name: "x"}, ErrNotFound, "not_found"},
+		{&ExistsError{Model: "x"}, ErrExists, "exists"},
+		{&NoCapableModelError{Capabilities: []string{"x"}, Unsafe: &CapacityError{}}, ErrNoCapableModel, "no_capable_model"},
+		{&NoCapableModelError{Unsafe: &CapacityError{}}, ErrNoCapacity, "no_capable_model"},
+		{&CapacityError{Never: true}, ErrTooLarge, "too_large"},
+		{&CapacityError{}, ErrNoCapacity, "no_capacity"},
+		{&BusyError{}, ErrBusy, "busy"},
+		{&InUseError{}, ErrInUse, "in_use"},
+		{&LimitsError{Reason: "no"}, ErrLimits, "limits"},
+		{&StuckError{}, ErrStuck, "stuck"},
+		{&InvalidError{Field: "x", Rule: "must be y"}, ErrInvalid, "invalid_request"},
+		{&PanicError{Part: "mover", Value: context.Canceled}, ErrPanic, "internal"},
+		{&MoveError{Err: context.Canceled}, ErrMove, "move_failed"},
+		{fmt.Errorf("wrapped: %w", ErrClosed), ErrClosed, "closed"},
+		{context.Canceled, context.Canceled, "canceled"},
+		{context.DeadlineExceeded, context.DeadlineExceeded, "deadline_exceeded"},
+	} {
+		if !errors.Is(c.err, c.is) || Code(c.err) != c.code || len(Suggestions(c.err)) == 0 || c.err.Error() == "" {
+			t.Errorf("%T %q: is %v: %v, code %q, suggestions %q", c.err, c.err, c.is, errors.Is(c.err, c.is), Code(c.err), Suggestions(c.err))
+		}
+	}
+	if Code(nil) != "" || Code(errors.New("?")) != "internal" {
+		t.Error("nil and foreign errors")
+	}
+}
+
+func TestChoice_Reason_HasTheRecordedWording(t *testing.T) {
+	for want, c := range map[string]Choice{
+		"Explicit model 'gpt2-large' selected":                               {Model: "gpt2-large", Score: math.NaN()},
+		"Intelligent selection: llama-7b (score: 2.5)":                       {Model: "llama-7b", Mode: Auto, Score: 2.5},
+		"Preferred model 'a' selected":                                       {Model: "a", Mode: Hybrid},
+		"Intelligent selection: b (score: 0.9); fell back: 'a' is too large": {Model: "b", Mode: Hybrid, FellBack: true, Why: "'a' is too large", Score: 0.9},
+	} {
+		if got := c.Reason(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestMemory_Validate_NamesWhatCannotBe(t *testing.T) {
+	for _, m := range []Memory{{Available: -1}, {Total: 1, Available: 2}, {SwapTotal: 1, SwapFree: 2}, {CompressedSwapFree: -3}} {
+		if err := m.Validate(); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", m, err)
+		}
+	}
+	if err := (&Memory{Available: 5, SwapFree: 3}).Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzParseRequestWords(f *testing.F) {
+	f.Add("ram")
+	f.Add("speed")
+	f.Fuzz(func(t *testing.T, s string) {
+		if tr, err := ParseTier(s); err == nil && tr.String() != s {
+			t.Errorf("ParseTier(%q) = %v", s, tr)
+		}
+		if p, err := ParsePriority(s); err == nil && p.String() != s {
+			t.Errorf("ParsePriority(%q) = %v", s, p)
+		}
+		if err := CheckName("name", s); err == nil && (s == "" || len(s) > MaxNameLength) {
+			t.Errorf("CheckName(%q) = nil", s)
+		}
+		Nearest(s, []string{"gpt2-small", s})
+	})
+}
