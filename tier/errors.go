@@ -12,7 +12,7 @@ import (
 // context's cause; ask with errors.Is. The typed errors below carry the numbers;
 // ask with errors.AsType.
 var (
-	ErrClosed         = errors.New("manager is closed")
+	ErrClosed         = errors.New("closed")
 	ErrNotFound       = errors.New("not found")
 	ErrExists         = errors.New("already exists")
 	ErrNoCapableModel = errors.New("no capable model")
@@ -301,6 +301,7 @@ type BusyError struct {
 	Model      string // the model whose queue it is; "": the whole queue
 	Queued     int
 	RetryAfter time.Duration // when to come back
+	Cause      error         // why it is so, where that is another error
 	Reason     string
 }
 
@@ -315,8 +316,16 @@ func (e *BusyError) Error() string {
 	return fmt.Sprintf("queue%s is full with %d requests, retry in %v", about, e.Queued, e.RetryAfter.Round(time.Millisecond))
 }
 
-// Unwrap returns ErrBusy.
-func (e *BusyError) Unwrap() error { return ErrBusy }
+// Unwrap returns ErrBusy, and Cause where there is one.
+func (e *BusyError) Unwrap() []error {
+	if e.Cause != nil {
+		return []error{ErrBusy, e.Cause}
+	}
+	return []error{ErrBusy}
+}
+
+// Code implements Coder.
+func (e *BusyError) Code() string { return "busy" }
 
 // Suggestions implements Suggester.
 func (e *BusyError) Suggestions() []string {

@@ -10,6 +10,9 @@ type Memory struct {
 	// machine's figure and the container's. Available is what may be had without
 	// pushing anybody's anonymous memory out; it counts clean file pages.
 	Total, Available Bytes
+	// Active is the part of Available that is file pages in use, where a cgroup's
+	// limit bounds it: those on the cgroup's active list. They may be our own.
+	Active Bytes
 	// SwapTotal and SwapFree count swap on disk only.
 	SwapTotal, SwapFree Bytes
 	// CompressedSwapTotal and CompressedSwapFree count zram and zswap. They are no
@@ -31,7 +34,7 @@ type Pressure struct {
 	// Per cent of time in which some or all tasks stalled on memory, over the last
 	// 10 and 60 seconds. 0 to 100.
 	Some10, Some60, Full10, Full60 float64
-	// Rates since the reading before, in bytes a second: file pages that were
+	// Rates over the last two seconds or more, in bytes a second: file pages that were
 	// dropped and had to be read again, and pages written to swap.
 	Refault, SwapOut Bytes
 	// Stalls is the number of direct reclaims a second.
@@ -64,6 +67,17 @@ func (p PressureLevel) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (p PressureLevel) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *PressureLevel) UnmarshalText(text []byte) error {
+	for l := PressureLow; l <= PressureHigh; l++ {
+		if l.String() == string(text) {
+			*p = l
+			return nil
+		}
+	}
+	return &InvalidError{Field: "pressure", Value: shorten(string(text)), Rule: "must be one of low, medium, high"}
+}
+
 // Validate returns an *InvalidError that names the first figure that cannot be,
 // or nil: sizes are not negative, and nothing is freer than it is large where its
 // size is known.
@@ -73,6 +87,7 @@ func (m *Memory) Validate() error {
 		total, avail Bytes
 	}{
 		{"memory", m.Total, m.Available},
+		{"active memory", m.Available, m.Active},
 		{"swap", m.SwapTotal, m.SwapFree},
 		{"compressed swap", m.CompressedSwapTotal, m.CompressedSwapFree},
 	} {
