@@ -1,0 +1,203 @@
+package tiertest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Mover is a fake tier.Mover that moves nothing and takes its time. In a
+// testing/synctest bubble the time is virtual. The zero Mover takes the recorded
+// 1.5 s for a GB that has to come from storage, 0.5 for one from swap, and none
+// to give bytes back. It checks what it is told against what it was told before,
+// and is safe for concurrent use.
+type Mover struct {
+	// Time, if not nil, replaces the time that a move takes.
+	Time func(mv tier.Move) time.Duration
+	// Fault, if not nil, is asked when a move starts. An error is returned by the
+	// move at half its time; a nil Fault result lets it succeed. It may panic, call
+	// runtime.Goexit, or block.
+	Fault func(mv tier.Move) error
+	// OnlyRAM: no model can be served from swap. Parts: models can be divided.
+	OnlyRAM, Parts bool
+	// Deaf movers do not hear that their context is cancelled.
+	Deaf bool
+
+	mu      sync.Mutex // guards the rest
+	at      map[string]tier.Tier
+	kept    map[string]tier.Bytes
+	moving  map[string]bool
+	moves   []tier.Move
+	faults  []string
+	closing bool
+}
+
+// Move implements tier.Mover.
+func (f *Mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	if err := f.begin(mv); err != nil {
+		return err
+	}
+	err := f.run(ctx, mv, progress)
+	f.end(mv, err)
+	return err
+}
+
+func (f *Mover) begin(mv tier.Move) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at == nil {
+		f.at, f.kept, f.moving = make(map[string]tier.Tier), make(map[string]tier.Bytes), make(map[string]bool)
+	}
+	name := mv.Model.Name
+	switch {
+	case f.closing:
+		f.fault("%s is moved after Close", name)
+	case f.moving[name]:
+		f.fault("%s is moved twice at once", name)
+		return fmt.Errorf("%s is moving", name)
+	case f.at[name] != mv.From:
+		f.fault("%s is moved from %v and is in %v", name, mv.From, f.at[name])
+	}
+	f.moving[name] = true
+	f.moves = append(f.moves, mv)
+	return nil
+}
+
+func (f *Mover) run(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	defer func() { // a Fault that does not return leaves the model where it was
+		f.mu.Lock()
+		f.moving[mv.Model.Name] = false
+		f.mu.Unlock()
+	}()
+	var fail error
+	if f.Fault != nil {
+		fail = f.Fault(mv)
+	}
+	took := f.time(mv)
+	done := ctx.Done()
+	if f.Deaf {
+		done = nil
+	}
+	for _, half := range []tier.Bytes{1, 2} {
+		t := time.NewTimer(took / 2)
+		select {
+		case <-t.C:
+		case <-done:
+			t.Stop()
+			return context.Cause(ctx)
+		}
+		if fail != nil {
+			return fail
+		}
+		if progress != nil {
+			progress(mv.Model.Size * half / 2)
+		}
+	}
+	return nil
+}
+
+func (f *Mover) time(mv tier.Move) time.Duration {
+	if f.Time != nil {
+		return f.Time(mv)
+	}
+	f.mu.Lock()
+	kept := f.kept[mv.Model.Name]
+	f.mu.Unlock()
+	perGB := map[tier.Tier]float64{tier.Storage: 1.5, tier.Swap: 0.5}[mv.From]
+	missing := mv.Model.Size - kept
+	if mv.To == tier.Storage || mv.To < mv.From {
+		missing = 0
+	}
+	return time.Duration(perGB * missing.GB() * float64(time.Second))
+}
+
+func (f *Mover) end(mv tier.Move, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.at[mv.Model.Name] = mv.To
+		f.kept[mv.Model.Name] = 0
+		if mv.To == tier.Swap {
+			f.kept[mv.Model.Name] = mv.Keep
+		}
+	}
+}
+
+func (f *Mover) fault(format string, args ...any) {
+	f.faults = append(f.faults, fmt.Sprintf(format, args...))
+}
+
+// InPlace implements tier.InPlacer.
+func (f *Mover) InPlace(*tier.Model) bool { return !f.OnlyRAM }
+
+// Divisible implements tier.Divider.
+func (f *Mover) Divisible(*tier.Model) bool { return f.Parts }
+
+// Moves returns the moves that were begun, in order.
+func (f *Mover) Moves() []tier.Move {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]tier.Move(nil), f.moves...)
+}
+
+// Faults returns what its caller did wrong, in words.
+func (f *Mover) Faults() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.faults...)
+}
+
+// At returns the tier that the model is in.
+func (f *Mover) At(model string) tier.Tier {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.at[model]
+}
+
+// Close implements tier.Closer.
+func (f *Mover) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closing = true
+	return nil
+}
+
+// Probe is a fake tier.MemoryProbe that reports what it was last told. It is
+// safe for concurrent use.
+type Probe struct {
+	mu     sync.Mutex // guards the rest
+	memory tier.Memory
+	err    error
+	reads  int
+}
+
+// NewProbe returns a Probe that reports m.
+func NewProbe(m tier.Memory) *Probe { return &Probe{memory: m} }
+
+// Set makes the Probe report m, or err where it is not nil.
+func (p *Probe) Set(m tier.Memory, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.memory, p.err = m, err
+}
+
+// Memory implements tier.MemoryProbe.
+func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
+	if ctx.Err() != nil {
+		return tier.Memory{}, context.Cause(ctx)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reads++
+	return p.memory, p.err
+}
+
+// Reads returns how often it was asked.
+func (p *Probe) Reads() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reads
+}

@@ -1,0 +1,131 @@
+package tiertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// TestProbe checks a tier.MemoryProbe against its contract. new returns a fresh
+// probe that can read; the suite calls Close on those that offer it.
+//
+// It checks that figures are possible (nothing negative, nothing freer than it
+// is large, shares of time between 0 and 100), that a later reading is not older
+// and counts no fewer kills, that it leaves alone what the one before returned,
+// and that an ended context ends a reading with its cause and does no harm to
+// the next. It does not check that the figures are true.
+func TestProbe(t *testing.T, new func(t *testing.T) tier.MemoryProbe) {
+	run := func(name string, check func(tier.MemoryProbe) error) {
+		t.Run(name, func(t *testing.T) {
+			p := new(t)
+			if err := check(p); err != nil {
+				t.Error(err)
+			}
+			if c, ok := p.(tier.Closer); ok {
+				if err := c.Close(); err != nil {
+					t.Errorf("close: %v", err)
+				}
+			}
+		})
+	}
+	run("Reading", checkReading)
+	run("Later", checkLater)
+	run("Cancelled", checkCancelled)
+	run("Expired", checkExpired)
+}
+
+// checkReading makes one reading and looks for figures that cannot be.
+func checkReading(p tier.MemoryProbe) error {
+	before := time.Now()
+	m, err := p.Memory(context.Background())
+	if err != nil {
+		return fmt.Errorf("a reading failed: %w", err)
+	}
+	if after := time.Now(); !m.At.IsZero() && (m.At.Before(before) || m.At.After(after)) {
+		return fmt.Errorf("At is %v, which is not during the reading (%v to %v)", m.At, before, after)
+	}
+	return possible(m)
+}
+
+// possible returns an error that names the first figure that cannot be.
+func possible(m tier.Memory) error {
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	if m.Total == 0 && m.Available > 0 {
+		return fmt.Errorf("memory: %v are available of none", m.Available)
+	}
+	p := m.Pressure
+	for _, f := range [...]struct {
+		name  string
+		share float64
+	}{{"Some10", p.Some10}, {"Some60", p.Some60}, {"Full10", p.Full10}, {"Full60", p.Full60}} {
+		switch {
+		case !(f.share >= 0 && f.share <= 100): // also NaN
+			return fmt.Errorf("pressure: %s is %v, must be from 0 to 100", f.name, f.share)
+		case f.share > 0 && !p.HasPSI:
+			return fmt.Errorf("pressure: %s is %v though there is no PSI", f.name, f.share)
+		}
+	}
+	switch {
+	case p.Refault < 0 || p.SwapOut < 0:
+		return fmt.Errorf("pressure: a rate is negative: refault %v, swap-out %v", p.Refault, p.SwapOut)
+	case !(p.Stalls >= 0) || math.IsInf(p.Stalls, 0):
+		return fmt.Errorf("pressure: %v stalls a second", p.Stalls)
+	case p.Level > tier.PressureHigh:
+		return fmt.Errorf("pressure: there is no level %d", uint8(p.Level))
+	}
+	return nil
+}
+
+// checkLater compares two readings.
+func checkLater(p tier.MemoryProbe) error {
+	first, err := p.Memory(context.Background())
+	if err != nil {
+		return fmt.Errorf("the first reading failed: %w", err)
+	}
+	notes := slices.Clone(first.Notes)
+	second, err := p.Memory(context.Background())
+	switch {
+	case err != nil:
+		return fmt.Errorf("the second reading failed: %w", err)
+	case second.At.Before(first.At):
+		return fmt.Errorf("the second reading is of %v, the first of %v", second.At, first.At)
+	case second.Pressure.OOMKills < first.Pressure.OOMKills:
+		return fmt.Errorf("kills fell from %d to %d", first.Pressure.OOMKills, second.Pressure.OOMKills)
+	case !slices.Equal(notes, first.Notes):
+		return fmt.Errorf("the second reading changed the notes of the first from %q to %q", notes, first.Notes)
+	}
+	return possible(second)
+}
+
+// checkCancelled reads with a context that has ended for a reason.
+func checkCancelled(p tier.MemoryProbe) error {
+	cause := errors.New("tiertest: nobody waits")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(cause)
+	return checkEnded(p, ctx, cause)
+}
+
+// checkExpired reads with a context whose time is over.
+func checkExpired(p tier.MemoryProbe) error {
+	ctx, cancel := context.WithDeadline(context.Background(), time.Unix(0, 0))
+	defer cancel()
+	return checkEnded(p, ctx, context.DeadlineExceeded)
+}
+
+func checkEnded(p tier.MemoryProbe, ctx context.Context, cause error) error {
+	if _, err := p.Memory(ctx); !errors.Is(err, cause) {
+		return fmt.Errorf("a reading under a context that ended with %q returned the error %v", cause, err)
+	}
+	if err := checkReading(p); err != nil {
+		return fmt.Errorf("after a reading under an ended context: %w", err)
+	}
+	return nil
+}
