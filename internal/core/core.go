@@ -1,0 +1,477 @@
+package core
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Options are the core's rules. None has a default here.
+type Options struct {
+	// Fairness is how long a waiter lets busy models go on before they are drained
+	// for it, and the longest that a model in demand is held after a load.
+	Fairness time.Duration
+	// Grace is how long after its last use a model counts as in demand.
+	Grace time.Duration
+	// Loads is how many moves may read weights at once.
+	Loads int
+	// Fresh is how old a reading may be for an admission; Stale how old it may be
+	// while the probe fails.
+	Fresh, Stale time.Duration
+	// FileBacked: swap-tier weights need no swap device.
+	FileBacked bool
+	// Divisible and InPlace describe the mover.
+	Divisible, InPlace func(*tier.Model) bool
+	// Room and Admit are the guard.
+	Room  func(Promise) tier.Footprint
+	Admit func(p Promise, m *tier.Model, need tier.Footprint, background bool) error
+}
+
+// Promise is what the guard weighs.
+type Promise struct {
+	Limits      tier.Limits
+	Free        tier.Footprint // what the ledger leaves
+	Unseen      tier.Bytes     // promised or charged, and not yet in the reading
+	Leaving     tier.Bytes     // of memory, by moves under way
+	Reclaimable tier.Bytes     // ours, and counted as available by the reading
+	FileBacked  bool
+	Memory      tier.Memory
+}
+
+// Core is the state machine. It is not safe for concurrent use.
+type Core struct {
+	opt     Options
+	ledger  *tier.Ledger
+	library *tier.Library
+	entries []*Entry // by the library's index
+
+	wants    []*want
+	plans    []*plan
+	queue    []*Move // begun, waiting for a turn at the storage
+	running  []*Move // started
+	homes    []*Entry
+	limiting *limitsChange
+
+	memory   tier.Memory
+	readAt   time.Time // when memory was read; zero: never
+	triedAt  time.Time // when a reading was last attempted, and what went wrong
+	readErr  error
+	readDue  bool       // a fresh reading is wanted
+	unseen   tier.Bytes // charged in ram since the reading
+	dirty    bool       // something was charged or given back since the reading
+	progress uint64     // counts changes that may let a blocked want go on
+	out      []Action
+	asked    *Question // a question is out
+	watching bool      // open gates tell when leases end
+	pressed  bool      // moves that nobody waits for may not start
+	changed  bool      // something that a View shows
+	stopped  bool
+}
+
+// New returns a core with an empty library.
+func New(limits tier.Limits, opt Options) *Core {
+	lib, _ := tier.NewLibrary(nil)
+	return &Core{opt: opt, ledger: tier.NewLedger(limits), library: lib}
+}
+
+// Library returns the models known now, and Entries the entries by its index.
+func (c *Core) Library() *tier.Library { return c.library }
+
+// Entries returns the entries by the library's index. The slice is never
+// changed in place.
+func (c *Core) Entries() []*Entry { return c.entries }
+
+// Find returns the entry of that name.
+func (c *Core) Find(name string) (*Entry, bool) {
+	i, ok := c.library.Find(name)
+	if !ok {
+		return nil, false
+	}
+	return c.entries[i], true
+}
+
+// Ledger returns a copy of the account.
+func (c *Core) Ledger() tier.Ledger { return *c.ledger }
+
+// Memory returns the last reading and when it was taken; its error if the last
+// attempt failed.
+func (c *Core) Memory() (tier.Memory, time.Time, error) { return c.memory, c.readAt, c.readErr }
+
+// Moves returns the moves that run, then those that are queued.
+func (c *Core) Moves() []*Move { return slices.Concat(c.running, c.queue) }
+
+// Idle reports whether nothing is under way and nobody waits.
+func (c *Core) Idle() bool {
+	return len(c.wants) == 0 && len(c.plans) == 0 && len(c.running) == 0 && len(c.queue) == 0 && c.limiting == nil
+}
+
+// Add puts entries into the library, in storage. home brings them to their home
+// tiers in the background, as far as there is room.
+func (c *Core) Add(models []tier.Model, gate func(int) *Entry, home bool) error {
+	lib := c.library
+	entries := slices.Clone(c.entries)
+	if lib.Len() == 0 {
+		l, err := tier.NewLibrary(slices.Clone(models))
+		if err != nil {
+			return err
+		}
+		lib = l
+	} else {
+		for i := range models {
+			if _, taken := lib.Find(models[i].Name); taken {
+				return &tier.ExistsError{Model: models[i].Name}
+			}
+			lib = lib.With(models[i])
+		}
+	}
+	for i := range models {
+		e := gate(i)
+		e.Model = models[i]
+		e.Gate.Close()
+		entries = append(entries, e)
+		if home && e.Model.Home != tier.Storage {
+			c.homes = append(c.homes, e)
+		}
+	}
+	c.library, c.entries = lib, entries
+	c.changed = true
+	c.progress++
+	return nil
+}
+
+// Remodel replaces a model's description; its name, size and path stay.
+func (c *Core) Remodel(e *Entry, m tier.Model) {
+	e.Model = m
+	c.library = c.library.With(m)
+	c.changed = true
+	c.progress++
+}
+
+// forget takes the entry out of the library.
+func (c *Core) forget(e *Entry) {
+	i, ok := c.library.Find(e.Model.Name)
+	if !ok || c.entries[i] != e {
+		return
+	}
+	e.removed = true
+	c.library = c.library.Without(e.Model.Name)
+	c.entries = slices.Delete(slices.Clone(c.entries), i, i+1)
+	c.homes = slices.DeleteFunc(c.homes, func(h *Entry) bool { return h == e })
+	c.changed = true
+	c.progress++
+}
+
+// Describe returns the state of a model that is in storage, as far as the mover
+// decides it.
+func (c *Core) Describe(m *tier.Model) tier.State {
+	return tier.State{Divisible: c.opt.Divisible(m), InPlace: c.opt.InPlace(m)}
+}
+
+// Changed reports whether anything that a View shows has changed since it was
+// last asked.
+func (c *Core) Changed() bool {
+	was := c.changed
+	c.changed = false
+	return was
+}
+
+// Stop ends the core's work: whoever waits gets err, moves are called off, every
+// gate is closed for good, and Step does nothing but hand out what is left to
+// tell. Leases that are held go on.
+func (c *Core) Stop(err error, now time.Time) {
+	c.stopped = true
+	for _, x := range slices.Clone(c.wants) {
+		c.fail(x, err)
+	}
+	if c.limiting != nil {
+		c.endLimits(c.limiting, err)
+	}
+	c.homes = nil
+	for _, m := range c.Moves() {
+		c.CancelMove(m, err, now)
+	}
+	for _, e := range c.entries {
+		e.Gate.Close()
+	}
+}
+
+// View returns the picture of now.
+func (c *Core) View(now time.Time) tier.View {
+	v := tier.View{
+		Now: now, Library: c.library, States: make([]tier.State, len(c.entries)),
+		Limits: c.limits(), Charged: c.ledger.Charged(), Reserved: c.ledger.Reserved(),
+		Memory: c.memory, FreeSwap: c.memory.SwapFree,
+	}
+	p := c.promise(tier.Footprint{})
+	v.Room = c.opt.Room(p)
+	if c.opt.FileBacked {
+		v.FreeSwap = p.Free[tier.Swap]
+	}
+	for i, e := range c.entries {
+		s := &v.States[i]
+		*s = tier.State{
+			Tier: e.tier, Kept: e.kept, Stuck: e.stuck, Since: e.since, LastUse: e.LastUse,
+			Leases: int32(e.Gate.Leases()), Waiters: int32(e.Waiters()),
+			Divisible: c.opt.Divisible(&e.Model), InPlace: c.opt.InPlace(&e.Model),
+			Serving: e.servable(), Held: c.held(e, now),
+		}
+		switch {
+		case e.move != nil:
+			s.Moving, s.To = true, e.move.To
+		case e.victim != nil: // it drains
+			s.Moving, s.To = true, e.tier
+		}
+	}
+	return v
+}
+
+// servable reports whether leases can be granted where the entry is.
+func (e *Entry) servable() bool {
+	return e.idle() && (e.tier == tier.RAM || e.tier == tier.Swap && e.serving)
+}
+
+// limits returns the limits that admissions go by: while they are being lowered,
+// the smaller of the old and the new.
+func (c *Core) limits() tier.Limits {
+	l := c.ledger.Limits()
+	if c.limiting == nil {
+		return l
+	}
+	n := c.limiting.now
+	return tier.Limits{
+		RAM: min(l.RAM, n.RAM), Swap: min(l.Swap, n.Swap),
+		Reserved: max(l.Reserved, n.Reserved), MaxModel: min(l.MaxModel, n.MaxModel),
+	}
+}
+
+// promise is what the guard weighs for somebody who holds own reservations
+// already.
+func (c *Core) promise(own tier.Footprint) Promise {
+	limits := c.limits()
+	free := c.ledger.Free()
+	all := c.ledger.Limits()
+	for _, t := range [...]tier.Tier{tier.Swap, tier.RAM} {
+		free[t] = max(0, free[t]-(all.Of(t)-limits.Of(t))) + own[t]
+	}
+	p := Promise{
+		Limits: limits, Free: free, FileBacked: c.opt.FileBacked, Memory: c.memory,
+		Unseen: c.unseen + c.ledger.Reserved()[tier.RAM] - own[tier.RAM],
+	}
+	for _, e := range c.entries {
+		p.Reclaimable += e.Reclaimable
+	}
+	for _, m := range c.Moves() {
+		p.Leaving += max(m.was[tier.RAM]-m.Entry.Model.Footprint(m.To, m.Keep, false)[tier.RAM], 0)
+	}
+	return p
+}
+
+// Promise is what the guard weighs for somebody who holds nothing yet.
+func (c *Core) Promise() Promise { return c.promise(tier.Footprint{}) }
+
+// Press says whether moves that nobody waits for may start. With a cause, loads
+// that are under way, for whomever, are called off.
+func (c *Core) Press(background bool, cause error, now time.Time) {
+	if c.pressed == background {
+		c.progress++
+	}
+	c.pressed = !background
+	if cause == nil {
+		return
+	}
+	for _, m := range c.Moves() {
+		if m.To > m.From {
+			c.CancelMove(m, cause, now)
+		}
+	}
+}
+
+// held reports whether the entry came a moment ago, was asked for again since,
+// and may not be evicted yet for somebody who could wait: it earns its load for
+// as long as the load took, Fairness at most, while requests for it keep coming.
+func (c *Core) held(e *Entry, now time.Time) bool {
+	return e.tier != tier.Storage && e.Gate.Uses() > e.usesAtLoad &&
+		now.Sub(e.LastUse) < c.opt.Grace &&
+		now.Sub(e.since) < min(e.loadTook, c.opt.Fairness)
+}
+
+// Reading tells what the probe saw at now, or why it saw nothing.
+func (c *Core) Reading(m tier.Memory, err error, now time.Time) {
+	c.readDue = false
+	c.readErr, c.triedAt = err, now
+	if err != nil {
+		c.progress++
+		return
+	}
+	if m.Available > c.memory.Available || c.dirty || c.unseen > 0 {
+		c.progress++
+	}
+	was := c.memory
+	was.At = m.At
+	c.changed = c.changed || c.dirty || !reflect.DeepEqual(was, m)
+	c.memory, c.readAt, c.unseen, c.dirty = m, now, 0, false
+}
+
+// Released tells that leases on e ended: all of them, if the gate is closed or
+// watched.
+func (c *Core) Released(e *Entry) {
+	c.progress++
+	if e.serving && e.tier == tier.Swap && e.move == nil && e.Gate.Leases() == 0 && len(waitersOf(e)) == 0 {
+		c.retire(e)
+	}
+}
+
+// retire ends the serving of a swap-tier model and gives its runtime bytes back.
+func (c *Core) retire(e *Entry) {
+	before := e.rest(e.tier, e.kept)
+	e.serving = false
+	c.discharge(e, before.Beyond(e.rest(e.tier, e.kept)))
+}
+
+func waitersOf(e *Entry) []*Waiter {
+	if e.want == nil {
+		return nil
+	}
+	return e.want.waiters
+}
+
+// Observed tells how many bytes of the entry are present in memory, by the
+// kernel. Leftovers that are gone are given back.
+func (c *Core) Observed(e *Entry, present, reclaimable tier.Bytes) {
+	e.Reclaimable = reclaimable
+	if e.move != nil || e.removed {
+		return
+	}
+	left := e.Leftover()
+	if gone := left - max(present-e.expected(), 0); left > 0 && gone > 0 {
+		c.discharge(e, tier.Footprint{tier.RAM: min(gone, left)})
+		c.progress++
+	}
+}
+
+// expected is how many bytes of weights should be present at rest.
+func (e *Entry) expected() tier.Bytes {
+	switch e.tier {
+	case tier.RAM:
+		return e.Model.Size
+	case tier.Swap:
+		return e.kept
+	}
+	return 0
+}
+
+func (c *Core) discharge(e *Entry, f tier.Footprint) {
+	if f.IsZero() {
+		return
+	}
+	if err := c.ledger.Discharge(f); err != nil {
+		panic("core: " + err.Error())
+	}
+	e.charge = e.charge.Minus(f)
+	c.dirty, c.changed = true, true
+}
+
+// Step carries on whatever can go on at now, and returns what its owner has to
+// do, and when to call again though nothing happened (zero: not before).
+func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
+	if c.stopped {
+		actions, c.out = c.out, nil
+		return actions, time.Time{}
+	}
+	c.expire(now)
+	for range 1 + len(c.wants) + len(c.plans) + len(c.entries) {
+		before := len(c.out)
+		p := c.progress
+		c.serveAll(now)
+		c.advanceAll(now)
+		c.changeLimits(now)
+		c.bringHome(now)
+		c.schedule(now)
+		if c.asked != nil || len(c.out) == before && p == c.progress {
+			break
+		}
+	}
+	if c.readDue {
+		c.readDue = false
+		c.emit(Read{})
+	}
+	c.watch()
+	actions, c.out = c.out, nil
+	return actions, c.wake(now)
+}
+
+func (c *Core) emit(a Action) { c.out = append(c.out, a) }
+
+// watch has open gates tell when leases end for as long as a want is blocked,
+// and only then, because telling costs the requests that pass.
+func (c *Core) watch() {
+	blocked := slices.ContainsFunc(c.wants, func(x *want) bool { return x.blocked })
+	if !blocked && !c.watching {
+		return
+	}
+	for _, e := range c.entries {
+		e.Gate.Watch(blocked)
+	}
+	c.watching = blocked
+}
+
+// wake is the earliest moment at which time alone changes anything.
+func (c *Core) wake(now time.Time) time.Time {
+	var at time.Time
+	sooner := func(t time.Time) {
+		if t.After(now) && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	blocked := false
+	for _, w := range c.wants {
+		for _, x := range w.waiters {
+			sooner(x.Deadline)
+		}
+		if w.blocked {
+			blocked = true
+			sooner(w.since.Add(c.opt.Fairness))
+		}
+	}
+	if blocked && slices.ContainsFunc(c.entries, func(e *Entry) bool { return c.held(e, now) }) {
+		sooner(now.Add(c.opt.Grace))
+	}
+	return at
+}
+
+// schedule hands queued moves out: those that read weights as there are turns,
+// moves that somebody waits for first; the others at once.
+func (c *Core) schedule(now time.Time) {
+	if len(c.queue) == 0 {
+		return
+	}
+	slices.SortStableFunc(c.queue, func(a, b *Move) int { return cmp.Compare(rank(a), rank(b)) })
+	turns := c.opt.Loads
+	for _, m := range c.running {
+		if m.loads() && !m.stuck {
+			turns--
+		}
+	}
+	c.queue = slices.DeleteFunc(c.queue, func(m *Move) bool {
+		if m.loads() {
+			if turns <= 0 {
+				return false
+			}
+			turns--
+		}
+		m.started, m.startedAt = true, now
+		c.running = append(c.running, m)
+		c.emit(Start{m})
+		return true
+	})
+}
+
+func rank(m *Move) int {
+	if m.Demand {
+		return 0
+	}
+	return 1
+}

@@ -1,0 +1,388 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// fakeGate is a gate without other goroutines.
+type fakeGate struct {
+	open, watched bool
+	leases        int
+	uses          uint64
+}
+
+func (g *fakeGate) Open()         { g.open = true }
+func (g *fakeGate) Close() int    { g.open = false; return g.leases }
+func (g *fakeGate) Leases() int   { return g.leases }
+func (g *fakeGate) Grant()        { g.leases++; g.uses++ }
+func (g *fakeGate) Watch(on bool) { g.watched = on }
+func (g *fakeGate) Uses() uint64  { return g.uses }
+
+// bench drives a core by hand: it carries moves out when told to, and keeps what
+// the core said.
+type bench struct {
+	t       *testing.T
+	c       *Core
+	now     time.Time
+	plan    func(*tier.View, *tier.Need) tier.Plan
+	started []*Move
+	granted []*Waiter
+	refused map[*Waiter]error
+	ended   map[*Order]error
+	limits  []LimitsDone
+	cancels []*Move
+	log     []string
+}
+
+func newBench(t *testing.T, ram, swap tier.Bytes, models ...tier.Model) *bench {
+	b := &bench{t: t, now: time.Unix(1_700_000_000, 0), refused: map[*Waiter]error{}, ended: map[*Order]error{}}
+	b.c = New(tier.Limits{RAM: ram, Swap: swap, Reserved: 1, MaxModel: tier.Unlimited}, Options{
+		Fairness: time.Second, Grace: 50 * time.Millisecond, Loads: 1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second,
+		FileBacked: true,
+		Divisible:  func(*tier.Model) bool { return true },
+		InPlace:    func(*tier.Model) bool { return true },
+		Room:       func(p Promise) tier.Footprint { return p.Free },
+		Admit: func(p Promise, m *tier.Model, need tier.Footprint, _ bool) error {
+			if need.Within(p.Free) {
+				return nil
+			}
+			return &tier.CapacityError{Model: m.Name, Tier: tier.RAM, Need: need[tier.RAM], Free: p.Free[tier.RAM]}
+		},
+	})
+	if err := b.c.Add(models, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
+		t.Fatal(err)
+	}
+	b.plan = b.toRAM
+	return b
+}
+
+// toRAM is the plainest placement: idle models leave for storage in order until
+// the wanted one fits.
+func (b *bench) toRAM(v *tier.View, need *tier.Need) tier.Plan {
+	if need == nil {
+		return tier.Plan{}
+	}
+	room, want := v.Room, need.Room
+	if need.Model != tier.NoModel {
+		want = v.Library.At(need.Model).Footprint(tier.RAM, 0, true).Beyond(v.Footprint(need.Model))
+	}
+	var p tier.Plan
+	for i := range v.States {
+		if want.Within(room) {
+			break
+		}
+		if i != need.Model && (v.Evictable(i) || need.Patient && v.Drainable(i)) {
+			room = room.Plus(v.Footprint(i))
+			p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(i), To: tier.Storage}})
+		}
+	}
+	if !want.Within(room) {
+		return tier.Plan{Err: &tier.CapacityError{Need: want[tier.RAM], Free: room[tier.RAM]}}
+	}
+	if need.Model != tier.NoModel {
+		p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(need.Model), To: tier.RAM}})
+	}
+	return p
+}
+
+// step lets the core go on until it has nothing to say.
+func (b *bench) step() time.Time {
+	b.t.Helper()
+	for {
+		actions, wake := b.c.Step(b.now)
+		if err := b.c.Check(); err != nil {
+			b.t.Fatal(err)
+		}
+		if len(actions) == 0 {
+			return wake
+		}
+		for _, a := range actions {
+			switch a := a.(type) {
+			case Start:
+				b.started = append(b.started, a.Move)
+				b.log = append(b.log, fmt.Sprintf("%s %v→%v keep %d", a.Move.Model.Name, a.Move.From, a.Move.To, a.Move.Keep))
+			case Cancel:
+				b.cancels = append(b.cancels, a.Move)
+			case Granted:
+				b.granted = append(b.granted, a.Waiter)
+			case Refused:
+				b.refused[a.Waiter] = a.Err
+			case OrderDone:
+				b.ended[a.Order] = a.Err
+			case LimitsDone:
+				b.limits = append(b.limits, a)
+			case Ask:
+				need := &a.Question.Need
+				if a.Question.Idle {
+					need = nil
+				}
+				b.c.Planned(a.Question, b.plan(&a.Question.View, need), nil, b.now)
+			case Read:
+				b.c.Reading(tier.Memory{Available: tier.Unlimited}, nil, b.now)
+			}
+		}
+	}
+}
+
+func (b *bench) entry(name string) *Entry {
+	e, ok := b.c.Find(name)
+	if !ok {
+		b.t.Fatalf("%s is not known", name)
+	}
+	return e
+}
+
+func (b *bench) join(name string) *Waiter {
+	w := &Waiter{Entry: b.entry(name), Since: b.now, Claim: func() bool { return true }}
+	b.c.Join(w, b.now)
+	return w
+}
+
+// finish ends the oldest move that runs.
+func (b *bench) finish(out Outcome) *Move {
+	b.t.Helper()
+	if len(b.started) == 0 {
+		b.t.Fatal("no move runs")
+	}
+	m := b.started[0]
+	b.started = b.started[1:]
+	b.c.MoveEnded(m, out, b.now)
+	return m
+}
+
+func (b *bench) release(name string) {
+	e := b.entry(name)
+	e.Gate.(*fakeGate).leases--
+	b.c.Released(e)
+}
+
+// load brings a model to ram and leaves it idle.
+func (b *bench) load(names ...string) {
+	b.t.Helper()
+	for _, name := range names {
+		b.join(name)
+		b.step()
+		b.finish(Outcome{})
+		b.step()
+		b.release(name)
+		b.step()
+	}
+}
+
+func sized(name string, size tier.Bytes) tier.Model { return tier.Model{Name: name, Size: size} }
+
+func TestStep_RequestForAModelInStorage_ReservesBeforeItStartsAndGrantsInTheSameStep(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	w := b.join("a")
+	b.step()
+	if got := b.c.ledger.Reserved()[tier.RAM]; len(b.started) != 1 || got != 6 {
+		t.Fatalf("started %d moves with %v reserved", len(b.started), got)
+	}
+	b.finish(Outcome{})
+	if b.step(); len(b.granted) != 1 || b.granted[0] != w || b.entry("a").Gate.Leases() != 1 || !w.Moved {
+		t.Fatalf("granted %v", b.granted)
+	}
+}
+
+func TestStep_VictimTakenIntoUseAfterThePlan_IsRescuedAndPlannedAround(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6), sized("b", 4), sized("c", 6))
+	b.load("a", "b")
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan {
+		p := b.toRAM(v, need)
+		if b.entry("a").Gate.Leases() == 0 {
+			b.entry("a").Gate.Grant() // between the view and the step
+		}
+		return p
+	}
+	b.join("c")
+	b.step()
+	if len(b.started) != 0 || !b.entry("a").Gate.(*fakeGate).open {
+		t.Fatalf("log %v; a's gate open: %v", b.log, b.entry("a").Gate.(*fakeGate).open)
+	}
+	b.release("a")
+	b.plan = b.toRAM
+	b.step()
+	if got := b.started[0]; got.Model.Name != "a" {
+		t.Errorf("the first move is of %s", got.Model.Name)
+	}
+}
+
+func TestStep_OnlyBusyVictims_DrainOnceFairnessHasPassed(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6), sized("b", 6))
+	b.load("a")
+	b.entry("a").Gate.Grant()
+	w := b.join("b")
+	wake := b.step()
+	if !b.entry("a").Gate.(*fakeGate).open || !b.entry("a").Gate.(*fakeGate).watched {
+		t.Fatal("a is closed before its time, or nobody tells when it is free")
+	}
+	if want := w.Since.Add(time.Second); !wake.Equal(want) {
+		t.Fatalf("wakes at %v, want %v", wake, want)
+	}
+	b.now = wake
+	b.step()
+	if b.entry("a").Gate.(*fakeGate).open || len(b.started) != 0 {
+		t.Fatal("a does not drain, or leaves under its lease")
+	}
+	again := b.join("a") // has to wait now: never both
+	b.step()
+	b.release("a")
+	b.step()
+	for range 2 { // a out, b in
+		b.finish(Outcome{})
+		b.step()
+	}
+	if !slices.Equal(b.granted[1:], []*Waiter{w}) {
+		t.Fatalf("granted %d", len(b.granted))
+	}
+	b.release("b")
+	b.step()
+	b.now = b.now.Add(time.Minute)
+	b.step()
+	for len(b.started) > 0 {
+		b.finish(Outcome{})
+		b.step()
+	}
+	if b.granted[len(b.granted)-1] != again {
+		t.Error("a's own waiter was forgotten")
+	}
+}
+
+func TestMoveEnded_BytesStillSeenAfterAnUnload_StayChargedUntilTheyAreGone(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.load("a")
+	o := &Order{Kind: MoveTier, Entry: b.entry("a"), To: tier.Storage}
+	if err := b.c.MoveTo(o, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(Outcome{Observed: true, Present: 2})
+	b.step()
+	if e := b.entry("a"); e.Tier() != tier.Storage || e.Leftover() != 2 || b.c.ledger.Charged()[tier.RAM] != 2 {
+		t.Fatalf("in %v with %v left, %v charged", e.Tier(), e.Leftover(), b.c.ledger.Charged())
+	}
+	b.c.Observed(b.entry("a"), 0, 0)
+	if b.step(); b.c.ledger.Charged()[tier.RAM] != 0 {
+		t.Errorf("%v are charged though nothing is there", b.c.ledger.Charged())
+	}
+}
+
+func TestMoveEnded_KeptBytes_AreWhatWasSeen(t *testing.T) {
+	for present, want := range map[tier.Bytes]tier.Bytes{0: 2, 2: 2, 3: 3, 6: 6, 99: 6} {
+		b := newBench(t, 10, 10, sized("a", 6))
+		b.load("a")
+		b.plan = func(v *tier.View, _ *tier.Need) tier.Plan {
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.Swap, Keep: 2}}}}
+		}
+		b.c.AskIdle(nil, b.now)
+		b.step()
+		b.finish(Outcome{Observed: true, Present: present})
+		b.step()
+		if e := b.entry("a"); e.Kept() != want || e.Charge() != (tier.Footprint{tier.RAM: want, tier.Swap: 6 - want}) {
+			t.Errorf("%d present: %v kept, %v charged", present, e.Kept(), e.Charge())
+		}
+	}
+}
+
+func TestMoveEnded_LostModel_IsInStorageWithNothingCharged(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.load("a")
+	o := &Order{Kind: MoveTier, Entry: b.entry("a"), To: tier.Swap}
+	if err := b.c.MoveTo(o, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(Outcome{Err: &tier.MoveError{Lost: true, Err: errors.New("crashed")}})
+	b.step()
+	if e := b.entry("a"); e.Tier() != tier.Storage || !b.c.ledger.Charged().IsZero() || b.ended[o] == nil {
+		t.Errorf("in %v, %v charged, order: %v", e.Tier(), b.c.ledger.Charged(), b.ended[o])
+	}
+}
+
+func TestStep_MoveThatNobodyWaitsFor_IsCalledOffForOneWhoDoes(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6), sized("b", 6))
+	b.entry("a").Model.Home = tier.RAM
+	b.c.homes = []*Entry{b.entry("a")}
+	b.step()
+	b.join("b")
+	b.step()
+	if len(b.cancels) != 1 || b.cancels[0].Model.Name != "a" {
+		t.Fatalf("cancelled %d moves", len(b.cancels))
+	}
+	b.finish(Outcome{Err: errCalledOff})
+	b.step()
+	b.finish(Outcome{})
+	if b.step(); len(b.granted) != 1 {
+		t.Errorf("b is not served: %v", b.log)
+	}
+}
+
+func TestStep_DisjointVictims_LeaveAtTheSameTime(t *testing.T) {
+	b := newBench(t, 12, 0, sized("a", 6), sized("b", 6), sized("c", 6), sized("d", 6))
+	b.load("a", "b")
+	b.join("c")
+	b.join("d")
+	b.step()
+	var out []string
+	for _, m := range b.started {
+		out = append(out, m.Model.Name)
+	}
+	if !slices.Equal(out, []string{"a", "b"}) {
+		t.Errorf("leaving: %v, want a and b at once", out)
+	}
+}
+
+func TestSetLimits_BelowWhatIsLeased_IsRefusedAndChangesNothing(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	old := b.c.ledger.Limits()
+	n := old
+	n.RAM = 5
+	if err := b.c.SetLimits(n); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	if len(b.limits) != 1 || !errors.Is(b.limits[0].Err, tier.ErrLimits) || b.c.ledger.Limits() != old {
+		t.Fatalf("%+v", b.limits)
+	}
+	b.release("a")
+	b.step()
+	if err := b.c.SetLimits(n); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(Outcome{})
+	if b.step(); len(b.limits) != 2 || b.limits[1].Err != nil || b.c.ledger.Limits() != n {
+		t.Errorf("%+v", b.limits)
+	}
+}
+
+func TestPlanned_PlanThatCannotBe_IsRefusedAfterSomeAttempts(t *testing.T) {
+	for name, p := range map[string]func(v *tier.View) tier.Plan{
+		"nothing": func(*tier.View) tier.Plan { return tier.Plan{} },
+		"nobody":  func(*tier.View) tier.Plan { return tier.Plan{Steps: []tier.Step{{Move: tier.Move{To: tier.RAM}}}} },
+		"beyond limits": func(v *tier.View) tier.Plan {
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.RAM}}}}
+		},
+		"keeps more": func(v *tier.View) tier.Plan {
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.Swap, Keep: 99}}}}
+		},
+	} {
+		b := newBench(t, 5, 0, sized("a", 6))
+		b.plan = func(v *tier.View, _ *tier.Need) tier.Plan { return p(v) }
+		w := b.join("a")
+		b.step()
+		if err := b.refused[w]; !errors.Is(err, tier.ErrNoCapacity) && !errors.Is(err, tier.ErrInvalid) && !errors.Is(err, tier.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

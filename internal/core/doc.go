@@ -1,0 +1,18 @@
+// Package core is the state machine under the Manager: who is where, who waits
+// for whom, which bytes are promised, and what has to happen next.
+//
+// It is pure: no goroutines, no clock, no I/O, no locks. Its owner, one
+// goroutine, tells it what happened (a request joined, a move ended, the probe
+// read) and carries out the [Action] list that [Core.Step] answers. The three
+// names that matter: [Core], [Entry] is one model in it, and [Move] is bytes on
+// their way.
+//
+// The one thing it shares with other goroutines is each entry's [Gate], through
+// which requests for a resident model pass without asking the core.
+//
+// What it promises are the invariants of the ledger and of leases: nothing moves
+// under a lease, nothing starts without its bytes set aside, every waiter is
+// answered exactly once, and a waiter that the resident models starve gets its
+// turn after [Options].Fairness. What it does not promise is a good placement:
+// whom to evict is the [tier.Placement]'s decision, which the core only checks.
+package core

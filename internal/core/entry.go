@@ -1,0 +1,178 @@
+package core
+
+import (
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Gate lets requests take leases on a resident model without asking the core.
+// All methods are called by the core's owner; other goroutines enter and leave
+// through the implementation.
+type Gate interface {
+	// Open lets leases be taken behind the core's back.
+	Open()
+	// Close ends that, and returns how many leases are held. From then on the
+	// count falls only, except by Grant.
+	Close() int
+	// Leases returns how many leases are held.
+	Leases() int
+	// Grant takes a lease for a waiter, whether open or not.
+	Grant()
+	// Watch asks to be told (Core.Released) when leases end though the gate is
+	// open. A closed gate always tells.
+	Watch(on bool)
+	// Uses returns how many leases were ever taken.
+	Uses() uint64
+}
+
+// Entry is one model in the core. Its fields belong to the core's owner.
+type Entry struct {
+	Model tier.Model
+	Gate  Gate
+	// Data is the owner's.
+	Data any
+	// LastUse is when a lease was last asked for, kept by the owner.
+	LastUse time.Time
+	// Reclaimable is how many of the model's present bytes the machine counts as
+	// available, as last observed.
+	Reclaimable tier.Bytes
+
+	tier    tier.Tier
+	kept    tier.Bytes
+	serving bool           // leased, or about to be, from swap
+	charge  tier.Footprint // what the ledger charges for it
+	since   time.Time
+
+	move   *Move // in flight or queued
+	victim *plan // the plan that has claimed it
+	want   *want // who waits for it
+
+	failures int       // loads that failed in a row
+	lastErr  error     // of the last of them
+	coolTill time.Time // until when no load is tried again
+
+	stuck      bool
+	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
+	loadTook   time.Duration // how long its last load took
+	removed    bool
+}
+
+// Tier returns the resident tier; while a move runs, the tier that is left.
+func (e *Entry) Tier() tier.Tier { return e.tier }
+
+// Kept returns the bytes of weights that are present while the tier is swap.
+func (e *Entry) Kept() tier.Bytes { return e.kept }
+
+// Charge returns what the ledger charges for the model.
+func (e *Entry) Charge() tier.Footprint { return e.charge }
+
+// Leftover returns bytes that are charged beyond what the model's tier
+// explains: they were to be gone and were still seen.
+func (e *Entry) Leftover() tier.Bytes {
+	if e.move != nil {
+		return 0
+	}
+	return e.charge[tier.RAM] - e.rest(e.tier, e.kept)[tier.RAM]
+}
+
+// Waiters returns how many requests wait for the model.
+func (e *Entry) Waiters() int {
+	if e.want == nil {
+		return 0
+	}
+	return len(e.want.waiters)
+}
+
+// rest is the footprint at rest in tier t.
+func (e *Entry) rest(t tier.Tier, kept tier.Bytes) tier.Footprint {
+	return e.Model.Footprint(t, kept, t == tier.Swap && e.serving)
+}
+
+// idle reports whether nothing holds the entry where it is but its leases.
+func (e *Entry) idle() bool {
+	return e.move == nil && e.victim == nil && !e.stuck && !e.removed
+}
+
+// Waiter is one request that waits for one model.
+type Waiter struct {
+	Entry      *Entry
+	Background bool
+	// Since is when it came, Deadline when it is refused if it still waits.
+	Since, Deadline time.Time
+	// Claim decides whether the waiter is still there: the core calls it right
+	// before it answers, and answers only where it returns true.
+	Claim func() bool
+	// Moved: bytes had to move for it, at first from tier From.
+	Moved bool
+	From  tier.Tier
+	// Data is the owner's.
+	Data any
+}
+
+// Move is bytes on their way, or about to be.
+type Move struct {
+	tier.Move
+	Entry *Entry
+	// Why is the reason in a few words.
+	Why string
+	// Demand: somebody waits for the move's end. Background moves yield.
+	Demand bool
+	// Order is the instruction that it carries out, if any.
+	Order *Order
+	// Data is the owner's.
+	Data any
+
+	res       *tier.Reservation
+	was       tier.Footprint
+	plan      *plan
+	home      bool // to its home tier, for nobody's sake
+	idle      bool // a step of a plan that nobody waited for
+	started   bool
+	startedAt time.Time
+	cancelled bool
+	stuck     bool
+}
+
+// Started reports whether the move was handed out to be carried out; before
+// that it is queued.
+func (m *Move) Started() bool { return m.started }
+
+// Idle reports whether a placement wanted the move though nobody waited.
+func (m *Move) Idle() bool { return m.idle }
+
+// Held returns the bytes that are set aside for the move.
+func (m *Move) Held() tier.Footprint { return m.res.Held() }
+
+// loads reports whether the move has to read weights, and so wants a turn at
+// the storage.
+func (m *Move) loads() bool {
+	return m.To > m.From || m.To == tier.Swap && m.From == tier.Swap && m.Keep > m.Entry.kept
+}
+
+// OrderKind is what an Order asks for.
+type OrderKind uint8
+
+const (
+	HotLoad OrderKind = iota // bring a new model to its home tier
+	MoveTier
+	Remove
+)
+
+// Order is an instruction from outside about one model, other than a request.
+type Order struct {
+	Kind  OrderKind
+	Entry *Entry
+	To    tier.Tier
+	// Data is the owner's.
+	Data any
+}
+
+// HotLoad returns the order that loads the entry for the first time, while that
+// is under way; the entry is in the library for good once it is done.
+func (e *Entry) HotLoad() *Order {
+	if e.want == nil {
+		return nil
+	}
+	return e.want.order
+}

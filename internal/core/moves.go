@@ -1,0 +1,283 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// errReading: the admission needs a fresh reading first, which was asked for.
+var errReading = errors.New("memory is being read")
+
+// admit asks the guard whether need may be promised, to somebody who holds own
+// reservations already.
+func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, now time.Time) error {
+	old := c.readAt.IsZero() || now.Sub(c.readAt) > c.opt.Fresh
+	switch {
+	case need[tier.RAM] <= 0:
+	case old && (c.triedAt.IsZero() || now.Sub(c.triedAt) > c.opt.Fresh):
+		c.readDue = true
+		return errReading
+	case c.readErr != nil && (c.readAt.IsZero() || now.Sub(c.readAt) > c.opt.Stale):
+		return &tier.CapacityError{
+			Model: m.Name, Tier: tier.RAM, Need: need[tier.RAM], Limit: c.limits().RAM,
+			Reason: fmt.Sprintf("Memory cannot be read, so none is promised: %v", c.readErr),
+		}
+	}
+	err := c.opt.Admit(c.promise(own), m, need, background)
+	if err != nil && c.dirty && c.readErr == nil {
+		c.readDue = true // what left since may be back by now
+		return errReading
+	}
+	return err
+}
+
+// begin sets the move's bytes aside and queues it. The entry's gate is closed
+// and nobody holds a lease. claim, if not nil, is room set aside before.
+func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time) error {
+	e := m.Entry
+	rest := e.Model.Footprint(m.To, m.Keep, serve && m.To == tier.Swap)
+	need := rest.Beyond(e.charge)
+	if claim == nil {
+		claim, _ = c.ledger.Reserve(tier.Footprint{})
+	}
+	if m.To > m.From || need[tier.RAM] > 0 {
+		if err := c.admit(&e.Model, need, claim.Held(), !m.Demand, now); err != nil {
+			return err
+		}
+	} else if free := c.promise(claim.Held()).Free; need[tier.Swap] > free[tier.Swap] {
+		return &tier.CapacityError{Model: e.Model.Name, Tier: tier.Swap, Need: need[tier.Swap], Free: free[tier.Swap], Limit: c.limits().Swap}
+	}
+	if err := c.ledger.Grow(claim, need.Beyond(claim.Held())); err != nil {
+		return err
+	}
+	m.res, m.was = claim, e.charge
+	e.move, e.victim = m, nil
+	e.serving = serve && m.To == tier.Swap
+	c.queue = append(c.queue, m)
+	c.changed = true
+	c.progress++
+	return nil
+}
+
+func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint) {
+	if err := c.ledger.Commit(res, e.charge, now); err != nil {
+		panic("core: " + err.Error())
+	}
+	c.unseen += max(now[tier.RAM]-e.charge[tier.RAM], 0)
+	e.charge = now
+	c.dirty, c.changed = true, true
+}
+
+// Outcome is how a move ended.
+type Outcome struct {
+	Err error
+	// Observed: Present and Reclaimable were asked of the kernel after the end.
+	Observed             bool
+	Present, Reclaimable tier.Bytes
+}
+
+// MoveEnded tells that the mover has returned, or that the move was never
+// started.
+func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
+	e := m.Entry
+	c.running = slices.DeleteFunc(c.running, func(r *Move) bool { return r == m })
+	c.queue = slices.DeleteFunc(c.queue, func(r *Move) bool { return r == m })
+	if e.move != m {
+		return
+	}
+	e.move, e.stuck = nil, false
+	c.changed = true
+	if out.Observed {
+		e.Reclaimable = out.Reclaimable
+	}
+	if out.Err == nil {
+		c.arrive(m, out, now)
+	} else {
+		c.turnBack(m, out, now)
+	}
+	c.progress++
+	if m.To >= m.From {
+		e.cool(m, out.Err, now)
+	}
+	if m.home && errors.Is(out.Err, errCalledOff) {
+		c.homes = append(c.homes, e) // when it is quiet again
+	}
+	o := m.Order
+	m.Order = nil
+	if p := m.plan; p != nil {
+		for _, s := range p.steps {
+			s.done = s.done || s.move == m
+		}
+		if out.Err != nil {
+			c.broken(p, out.Err, now)
+		} else if slices.Contains(c.plans, p) {
+			c.claim(p)
+		}
+	}
+	if x := e.want; x != nil {
+		if out.Err != nil && m.To >= m.From && !errors.Is(out.Err, errCalledOff) {
+			c.fail(x, out.Err)
+		} else {
+			for _, w := range x.waiters {
+				if !w.Moved {
+					w.Moved, w.From = true, m.From
+				}
+			}
+		}
+	}
+	if o != nil {
+		c.endOrder(o, out.Err)
+	}
+	if e.tier == tier.RAM && e.idle() && e.want == nil && !c.stopped {
+		e.Gate.Open()
+	}
+}
+
+// Cool-down: from the second failed load in a row on, a model is left alone for
+// coolFirst, and twice as long after each further one, coolMost at most.
+const (
+	coolFirst = time.Second
+	coolMost  = time.Minute
+)
+
+func (e *Entry) cool(m *Move, err error, now time.Time) {
+	switch {
+	case err == nil:
+		e.failures, e.lastErr, e.coolTill = 0, nil, time.Time{}
+	case m.cancelled:
+	default:
+		e.failures++
+		e.lastErr = err
+		if e.failures > 1 {
+			e.coolTill = now.Add(min(coolFirst<<min(e.failures-2, 16), coolMost))
+		}
+	}
+}
+
+// cooling is the error of a request for a model that is left alone for a while.
+func (e *Entry) cooling(now time.Time) error {
+	left := e.coolTill.Sub(now)
+	return &tier.BusyError{
+		Model: e.Model.Name, RetryAfter: left, Cause: e.lastErr,
+		Reason: fmt.Sprintf("Model '%s' failed to load %d times and is tried again in %v: %v", e.Model.Name, e.failures, left.Round(time.Millisecond), e.lastErr),
+	}
+}
+
+// arrive books a move that succeeded: what was seen to be present stays
+// charged, as far as it was charged or set aside.
+func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
+	e := m.Entry
+	bound := m.was.Plus(m.res.Held())
+	kept := min(max(m.Keep, 0), e.Model.Size)
+	rest := e.Model.Footprint(m.To, kept, e.serving)
+	switch {
+	case !out.Observed:
+	case m.To == tier.Swap:
+		least := max(e.Model.Size-bound[tier.Swap], 0)
+		most := min(e.Model.Size, bound[tier.RAM]-(rest[tier.RAM]-kept))
+		kept = max(min(out.Present, most), least)
+		rest = e.Model.Footprint(tier.Swap, kept, e.serving)
+	case m.To == tier.Storage:
+		rest[tier.RAM] = max(min(out.Present, bound[tier.RAM]), 0)
+	}
+	if m.To > m.From {
+		e.loadTook = now.Sub(m.startedAt)
+	}
+	e.tier, e.kept, e.since = m.To, 0, now
+	if m.To == tier.Swap {
+		e.kept = kept
+	}
+	e.serving = e.serving && m.To == tier.Swap
+	e.usesAtLoad = e.Gate.Uses() + uint64(e.Waiters())
+	c.commit(e, m.res, rest)
+}
+
+// turnBack books a move that failed: the model is where it was, or in storage.
+func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
+	e := m.Entry
+	e.serving = false
+	me, ok := errors.AsType[*tier.MoveError](out.Err)
+	if !ok || !me.Lost {
+		c.ledger.Refund(m.res)
+		c.dirty = true
+		return
+	}
+	var left tier.Footprint
+	if out.Observed {
+		left[tier.RAM] = min(max(out.Present, 0), m.was[tier.RAM])
+	}
+	e.tier, e.kept, e.since = tier.Storage, 0, now
+	c.commit(e, m.res, left)
+}
+
+// MoveStuck tells that the mover did not return in time though it was called
+// off. Its bytes stay charged and set aside until it does.
+func (c *Core) MoveStuck(m *Move, err error) {
+	e := m.Entry
+	if e.move != m {
+		return
+	}
+	e.stuck, m.stuck = true, true
+	c.changed = true
+	o := m.Order
+	m.Order = nil
+	if m.plan != nil {
+		p := m.plan
+		m.plan = nil
+		c.abandon(p)
+	}
+	if e.want != nil {
+		c.fail(e.want, err)
+	}
+	if o != nil {
+		c.endOrder(o, err)
+	}
+	c.progress++
+}
+
+// CancelMove calls a move off: a queued one ends at once, a started one when its
+// mover returns.
+func (c *Core) CancelMove(m *Move, cause error, now time.Time) {
+	switch {
+	case m.Entry.move != m || m.cancelled:
+	case !m.started:
+		m.cancelled = true
+		c.MoveEnded(m, Outcome{Err: cause}, now)
+	default:
+		m.cancelled = true
+		c.emit(Cancel{m, cause})
+	}
+}
+
+// yield calls off the moves that nobody waits for, because somebody waits for
+// the room or the turn that they take.
+func (c *Core) yield() {
+	for _, m := range c.Moves() {
+		waited := m.Order != nil || m.plan != nil && m.plan.want != nil || m.plan != nil && m.plan.limiting != nil || m.Entry.want != nil
+		if !waited && m.To > m.From {
+			c.CancelMove(m, errCalledOff, time.Time{})
+		}
+	}
+}
+
+// bringHome starts to bring the next model to its home tier, where there is room
+// without anybody leaving and nobody waits for anything.
+func (c *Core) bringHome(now time.Time) {
+	for len(c.homes) > 0 && !c.pressed && len(c.wants) == 0 && len(c.plans) == 0 && len(c.queue) == 0 {
+		if slices.ContainsFunc(c.running, (*Move).loads) {
+			return
+		}
+		e := c.homes[0]
+		if e.idle() && e.tier < e.Model.Home {
+			m := &Move{Move: tier.Move{Model: e.Model, From: e.tier, To: e.Model.Home}, Entry: e, Why: "to its home tier", home: true}
+			if err := c.begin(m, nil, false, now); errors.Is(err, errReading) {
+				return
+			}
+		}
+		c.homes = c.homes[1:]
+	}
+}

@@ -1,0 +1,347 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Question is what the owner asks the placement.
+type Question struct {
+	View tier.View
+	Need tier.Need
+	// Idle: nobody waits; the placement is asked for what is worth moving.
+	Idle bool
+	// Data is the owner's.
+	Data any
+
+	want     *want
+	limiting *limitsChange
+}
+
+// plan is a tier.Plan that is being carried out.
+type plan struct {
+	want     *want         // for whose sake; nil: nobody waits
+	limiting *limitsChange // for whose sake
+	forced   bool          // memory is short: it goes on though requests wait
+	steps    []*step
+	patient  bool
+	// claim is the room set aside for the last step, the wanted model's own; it
+	// grows as victims leave. target is what it has to reach.
+	claim  *tier.Reservation
+	target tier.Footprint
+}
+
+type step struct {
+	tier.Step
+	e    *Entry
+	move *Move // once begun
+	done bool
+}
+
+func (c *Core) ask(q *Question, now time.Time) {
+	if c.asked != nil {
+		return
+	}
+	q.View = c.View(now)
+	c.asked = q
+	c.emit(Ask{q})
+}
+
+// AskIdle asks the placement what is worth moving though nobody waits. It
+// reports false where something is under way that goes first.
+func (c *Core) AskIdle(data any, now time.Time) bool {
+	if c.asked != nil || len(c.plans) > 0 || len(c.wants) > 0 || c.limiting != nil {
+		return false
+	}
+	c.ask(&Question{Idle: true, Data: data}, now)
+	return true
+}
+
+// Planned tells what the placement answered. Of an idle plan it returns the
+// steps that are being carried out. err is a placement that failed.
+func (c *Core) Planned(q *Question, p tier.Plan, err error, now time.Time) []tier.Step {
+	if c.asked == q {
+		c.asked = nil
+	}
+	if err == nil {
+		err = p.Err
+	}
+	switch {
+	case q.want != nil:
+		c.plannedWant(q.want, p, err, now)
+	case q.limiting != nil:
+		c.plannedLimits(q.limiting, p, err)
+	case err == nil:
+		return c.plannedIdle(p)
+	}
+	return nil
+}
+
+func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
+	if x.e.want != x || x.e.move != nil || x.e.victim != nil {
+		return // overtaken by events: Step asks again where it still matters
+	}
+	const mostTries = 8
+	switch {
+	case err != nil:
+		c.block(x, err, now)
+		return
+	case x.tries >= mostTries:
+		if x.denied == nil {
+			x.denied = errors.New("the placement found no plan that could be carried out")
+		}
+		c.fail(x, &tier.CapacityError{Model: x.e.Model.Name, Tier: tier.RAM, Need: x.e.Model.Size, Limit: c.limits().RAM, Holders: c.Holders(tier.RAM), Reason: fmt.Sprintf("No room could be made for '%s' in %d attempts: %v", x.e.Model.Name, x.tries, x.denied)})
+		return
+	}
+	x.blocked, x.denied = false, nil
+	if len(p.Steps) == 0 {
+		x.tries++
+		if x.e.tier == tier.Swap && x.order == nil && c.opt.InPlace(&x.e.Model) {
+			x.settled = true
+			c.progress++
+			return
+		}
+		c.block(x, fmt.Errorf("%w: the placement has no plan", tier.ErrNoCapacity), now)
+		return
+	}
+	pl := &plan{want: x, patient: x.patient}
+	if pl.steps, err = c.resolve(p.Steps); err != nil {
+		x.tries++
+		c.block(x, err, now)
+		return
+	}
+	last := pl.steps[len(pl.steps)-1]
+	if last.e == x.e {
+		pl.target = last.rest(x.order == nil).Beyond(x.e.charge)
+	}
+	x.settled = x.e.tier == tier.Swap && last.e != x.e && x.order == nil
+	pl.claim, _ = c.ledger.Reserve(tier.Footprint{})
+	x.plan = pl
+	c.claim(pl)
+	c.plans = append(c.plans, pl)
+	c.progress++
+	c.advance(pl, now) // before anybody else plans with the same victims
+}
+
+func (s *step) rest(serve bool) tier.Footprint {
+	return s.e.Model.Footprint(s.To, s.Keep, serve && s.To == tier.Swap)
+}
+
+// claim sets aside what there is of the room that the plan's last step needs,
+// so that nobody else takes what its victims leave.
+func (c *Core) claim(p *plan) {
+	missing := p.target.Beyond(p.claim.Held())
+	free := c.promise(tier.Footprint{}).Free
+	for t := range missing {
+		missing[t] = min(missing[t], free[t])
+	}
+	if err := c.ledger.Grow(p.claim, missing); err != nil {
+		panic("core: " + err.Error())
+	}
+}
+
+// resolve finds the entries of a plan's steps, and refuses a plan that cannot
+// be one.
+func (c *Core) resolve(steps []tier.Step) ([]*step, error) {
+	out := make([]*step, len(steps))
+	for i, s := range steps {
+		e, ok := c.Find(s.Model.Name)
+		switch {
+		case !ok:
+			return nil, &tier.NotFoundError{What: "model", Name: s.Model.Name}
+		case !s.To.Valid() || s.Keep < 0 || s.Keep > e.Model.Size:
+			return nil, &tier.InvalidError{Model: s.Model.Name, Field: "plan", Value: fmt.Sprintf("%v, keep %v", s.To, s.Keep), Rule: "must name a tier and keep no more than the model's size"}
+		}
+		if !c.opt.Divisible(&e.Model) || s.To != tier.Swap {
+			s.Keep = 0
+		}
+		s.Model, s.From = e.Model, e.tier
+		out[i] = &step{Step: s, e: e}
+	}
+	return out, nil
+}
+
+// advanceAll carries on with every plan.
+func (c *Core) advanceAll(now time.Time) {
+	for _, p := range slices.Clone(c.plans) {
+		if slices.Contains(c.plans, p) {
+			c.advance(p, now)
+		}
+	}
+}
+
+// advance begins every step that can begin, and ends the plan when all are done.
+func (c *Core) advance(p *plan, now time.Time) {
+	if p.want == nil && p.limiting == nil && !p.forced && (len(c.wants) > 0 || c.pressed) {
+		c.abandon(p) // somebody waits: what nobody waits for is planned again later
+		return
+	}
+	earlier := 0 // steps before this one that have not ended
+	for _, s := range p.steps {
+		if s.done {
+			continue
+		}
+		if s.move == nil {
+			if err := c.beginStep(p, s, earlier, now); err != nil {
+				if !errors.Is(err, errLater) && !errors.Is(err, errReading) {
+					c.broken(p, err, now)
+					return
+				}
+			}
+		}
+		if !s.done {
+			earlier++
+		}
+	}
+	if earlier == 0 {
+		c.abandon(p)
+	}
+}
+
+// errLater: the step cannot begin yet. errTaken: its model was taken into use
+// between plan and step; the plan is made anew.
+var (
+	errLater = errors.New("later")
+	errTaken = fmt.Errorf("%w: a model that was to leave was taken into use", tier.ErrNoCapacity)
+)
+
+// beginStep begins one step if it can begin now.
+func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
+	e := s.e
+	own := p.want != nil && e == p.want.e
+	switch {
+	case e.removed || e.stuck:
+		return fmt.Errorf("%w: '%s' cannot be moved", tier.ErrNoCapacity, e.Model.Name)
+	case e.move != nil || e.victim != nil && e.victim != p:
+		return errLater
+	case e.tier == s.To && (s.To != tier.Swap || e.kept == s.Keep):
+		s.done = true // overtaken by events
+		c.unclaim(e)
+		return nil
+	case !own && e.Model.Pinned:
+		return fmt.Errorf("%w: '%s' is pinned", tier.ErrNoCapacity, e.Model.Name)
+	case own && earlier > 0 && !p.target.Within(p.claim.Held()):
+		return errLater
+	}
+	if e.Gate.Close() > 0 {
+		if !p.patient || own {
+			c.unclaim(e)
+			return errTaken
+		}
+		e.victim = p // drains: no new leases, and the step begins when the last ends
+		return errLater
+	}
+	if e.serving {
+		c.retire(e)
+	}
+	e.victim = p
+	m := &Move{Move: s.Move, Entry: e, Why: s.Why, plan: p}
+	m.Demand = p.want != nil || p.limiting != nil || p.forced
+	m.idle = !m.Demand
+	m.From = e.tier
+	var claim *tier.Reservation
+	if own {
+		claim = p.claim
+	}
+	err := c.begin(m, claim, own && p.want.order == nil, now)
+	if err != nil && !own && m.To == tier.Swap && !errors.Is(err, errReading) {
+		if earlier > 0 {
+			return errLater // swap is being emptied for it
+		}
+		m.To, m.Keep = tier.Storage, 0
+		err = c.begin(m, nil, false, now)
+	}
+	if err != nil {
+		if own && earlier > 0 && !errors.Is(err, errReading) {
+			return errLater
+		}
+		return err
+	}
+	s.move = m
+	if own {
+		p.claim, _ = c.ledger.Reserve(tier.Footprint{}) // spent by the move now
+		p.target = tier.Footprint{}
+	} else if m.To < m.From || m.Keep < e.kept {
+		ev := Evicted{Entry: e, To: m.To, Why: m.Why}
+		if p.want != nil {
+			ev.For = p.want.e.Model.Name
+		}
+		c.emit(ev)
+	}
+	return nil
+}
+
+// unclaim ends a plan's hold on an entry and lets it be served again.
+func (c *Core) unclaim(e *Entry) {
+	e.victim = nil
+	if e.tier == tier.RAM && e.idle() && !c.stopped {
+		e.Gate.Open()
+	}
+	c.progress++
+}
+
+// broken ends a plan that cannot go on; who waits for it is planned anew.
+func (c *Core) broken(p *plan, err error, now time.Time) {
+	x := p.want
+	c.abandon(p)
+	switch {
+	case x != nil && x.e.want == x && errors.Is(err, errTaken):
+		// Step plans anew, now that the lease is in sight.
+	case x != nil && x.e.want == x:
+		x.tries++
+		c.block(x, err, now)
+	case p.limiting != nil:
+		c.endLimits(p.limiting, err)
+	}
+}
+
+// abandon ends a plan: what it has begun goes on, what it has set aside is given
+// back, and those who drain for it are served again.
+func (c *Core) abandon(p *plan) {
+	c.ledger.Refund(p.claim)
+	c.plans = slices.DeleteFunc(c.plans, func(q *plan) bool { return q == p })
+	for _, s := range p.steps {
+		if s.move != nil {
+			s.move.plan = nil
+		}
+		if s.e.victim == p {
+			c.unclaim(s.e)
+		}
+	}
+	if p.want != nil {
+		p.want.plan = nil
+	}
+	c.progress++
+}
+
+// plannedIdle begins to carry out a plan for whose end nobody waits.
+func (c *Core) plannedIdle(p tier.Plan) []tier.Step {
+	if len(c.wants) > 0 || len(c.plans) > 0 || c.pressed {
+		return nil
+	}
+	return c.carryOut(p.Steps, false)
+}
+
+// Shed carries out steps that give back memory that the machine is short of.
+func (c *Core) Shed(steps []tier.Step) { c.carryOut(steps, true) }
+
+// carryOut begins a plan that is for no model's sake, and returns its steps.
+func (c *Core) carryOut(steps []tier.Step, forced bool) []tier.Step {
+	resolved, err := c.resolve(steps)
+	if err != nil || len(steps) == 0 {
+		return nil
+	}
+	p := &plan{steps: resolved, forced: forced}
+	p.claim, _ = c.ledger.Reserve(tier.Footprint{})
+	c.plans = append(c.plans, p)
+	c.progress++
+	out := make([]tier.Step, len(resolved))
+	for i, s := range resolved {
+		out[i] = s.Step
+	}
+	return out
+}
