@@ -1,0 +1,186 @@
+package hotload
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestStore_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept damages the newest
+// of two generations in every way that a disk or a person can.
+func TestStore_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept(t *testing.T) {
+	good, err := encodeState(numbered(2), 2, fixedTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := bytes.Replace(good, []byte(stateMagic+" 1 "), []byte(stateMagic+" 2 "), 1)
+	cases := map[string][]byte{
+		"empty":         {},
+		"zeros":         make([]byte, len(good)),
+		"foreign":       []byte("{\"some\": \"other program\"}\n"),
+		"newer":         newer,
+		"trailing":      append(bytes.Clone(good), ' '),
+		"no generation": withBody(t, `{"models":[],"limits":{}}`),
+		"bad content":   withBody(t, `{"generation":9,"models":[{"name":"","size":1}]}`),
+		"not JSON":      withBody(t, `{"generation":9,`),
+		"unknown home":  withBody(t, `{"generation":9,"models":[{"name":"a","size":1,"home":"attic"}]}`),
+		"negative":      withBody(t, `{"generation":-9,"models":[]}`),
+	}
+	for n := range good {
+		cases[fmt.Sprintf("cut at %d", n)] = good[:n]
+		flipped := bytes.Clone(good)
+		flipped[n] ^= 1 << (n % 8)
+		cases[fmt.Sprintf("flipped at %d", n)] = flipped
+	}
+	for name, damaged := range cases {
+		t.Run(name, func(t *testing.T) {
+			d := newFakeDisk(0)
+			s, _, _, _ := openStore("/state", d)
+			for n := uint64(1); n <= 2; n++ {
+				if err := save(s, n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			newest := s.slotPath(s.newest)
+			s.Close()
+			d.live[newest].data = damaged
+			d.live[newest].synced = damaged
+
+			s, st, warnings, err := openStore("/state", d)
+			if err != nil || number(t, st) != 1 {
+				t.Fatalf("error %v, state %d; want the one before", err, number(t, st))
+			}
+			if len(warnings) != 1 || warnings[0].File != newest || warnings[0].Kept == "" || warnings[0].Err == nil {
+				t.Fatalf("warnings %v", warnings)
+			}
+			if got := d.live[warnings[0].Kept]; got == nil || !bytes.Equal(got.data, damaged) {
+				t.Errorf("%q does not hold what was found", warnings[0].Kept)
+			}
+			for _, part := range []string{newest, warnings[0].Kept, "saved at", warnings[0].Err.Error()} {
+				if text := warnings[0].String(); !strings.Contains(text, part) {
+					t.Errorf("the warning %q does not say %q", text, part)
+				}
+			}
+			for n := uint64(3); n <= 5; n++ {
+				if err := save(s, n); err != nil {
+					t.Fatalf("save after damage: %v", err)
+				}
+			}
+			s.Close()
+			if _, st, warnings, _ := openStore("/state", d); number(t, st) != 5 || len(warnings) > 0 {
+				t.Errorf("read %d with warnings %v, want 5", number(t, st), warnings)
+			}
+			if got := d.live[warnings[0].Kept]; got == nil || !bytes.Equal(got.data, damaged) {
+				t.Errorf("%q was overwritten by later saves", warnings[0].Kept)
+			}
+		})
+	}
+}
+
+// TestStore_PowerCutWhileSettingAside_DamagedFileIsSomewhere cuts the power at each
+// step of a start that finds a damaged file and of the save after it.
+func TestStore_PowerCutWhileSettingAside_DamagedFileIsSomewhere(t *testing.T) {
+	for at := 1; at < 60; at++ {
+		for seed := range uint64(40) {
+			d := newFakeDisk(seed)
+			s, _, _, _ := openStore("/state", d)
+			save(s, 1)
+			save(s, 2)
+			precious := &inode{data: []byte("precious"), synced: []byte("precious")}
+			d.live[s.slotPath(s.newest)], d.durable[s.slotPath(s.newest)] = precious, precious
+			s.Close()
+			d.steps, d.trace, d.crashAt = 0, nil, at
+			live(d, func(s *Store) { save(s, 3) })
+			d.reboot()
+			found := false
+			for _, node := range d.live {
+				found = found || string(node.data) == "precious"
+			}
+			if !found {
+				t.Fatalf("cut at step %d, fate %d: the damaged file is gone\n%s", at, seed, strings.Join(d.trace, "\n"))
+			}
+		}
+	}
+}
+
+func TestStore_BothFilesDamaged_EmptyStateAndBothKept(t *testing.T) {
+	d := newFakeDisk(0)
+	s, _, _, _ := openStore("/state", d)
+	for n := uint64(1); n <= 2; n++ {
+		save(s, n)
+	}
+	s.Close()
+	for _, slot := range slots {
+		d.live[filepath.Join(s.dir, slot)].data = []byte("torn")
+	}
+	s, st, warnings, err := openStore("/state", d)
+	if err != nil || number(t, st) != 0 || len(warnings) != 2 {
+		t.Fatalf("error %v, state %d, warnings %v", err, number(t, st), warnings)
+	}
+	if err := save(s, 3); err != nil {
+		t.Fatal(err)
+	}
+	if kept := d.named(".damaged-"); len(kept) != 2 {
+		t.Errorf("kept %q, want both", kept)
+	}
+}
+
+func TestStore_DamagedFileCannotBeSetAside_SaveRefusesToOverwriteIt(t *testing.T) {
+	d := newFakeDisk(0)
+	s, _, _, _ := openStore("/state", d)
+	save(s, 1)
+	save(s, 2)
+	newest := s.slotPath(s.newest)
+	s.Close()
+	d.live[newest].data = []byte("precious")
+	d.fail = func(step, path string) error {
+		if step == "rename" && strings.Contains(path, ".damaged-") {
+			return syscall.EIO
+		}
+		return nil
+	}
+	s, _, warnings, err := openStore("/state", d)
+	if err != nil || len(warnings) != 1 || warnings[0].Kept != "" {
+		t.Fatalf("error %v, warnings %v", err, warnings)
+	}
+	if err := save(s, 3); !errors.Is(err, syscall.EIO) {
+		t.Errorf("save: %v, want the error that kept the file from being set aside", err)
+	}
+	if string(d.live[newest].data) != "precious" {
+		t.Error("the damaged file was overwritten")
+	}
+	d.fail = nil
+	if err := save(s, 4); err != nil {
+		t.Errorf("save when the disk is well again: %v", err)
+	}
+}
+
+func TestStore_HugeOrSpecialStateFile_SetAsideUnread(t *testing.T) {
+	dir := t.TempDir()
+	huge, err := os.Create(filepath.Join(dir, slots[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := huge.Truncate(maxStateBytes + 1); err != nil { // sparse
+		t.Fatal(err)
+	}
+	huge.Close()
+	if err := os.MkdirAll(filepath.Join(dir, slots[1], "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, st, warnings, err := OpenStore(dir)
+	if err != nil || number(t, st) != 0 || len(warnings) != 2 {
+		t.Fatalf("error %v, state %d, warnings %v", err, number(t, st), warnings)
+	}
+	defer s.Close()
+	for n := uint64(1); n <= 2; n++ {
+		if err := save(s, n); err != nil {
+			t.Errorf("save: %v", err)
+		}
+	}
+}

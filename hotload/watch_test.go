@@ -1,0 +1,366 @@
+package hotload
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// watched runs Watch on a folder in virtual time and notes what it tells.
+type watched struct {
+	t    *testing.T
+	dir  string
+	stop context.CancelCauseFunc
+	done chan error
+
+	mu   sync.Mutex
+	told []string // "+name", "~name", "-name", "?file"
+}
+
+const interval = time.Second
+
+func startWatch(t *testing.T, dir string) *watched {
+	t.Helper()
+	known, _, err := Scan(t.Context(), dir)
+	must(t, err)
+	return startWatchKnowing(t, dir, known)
+}
+
+func startWatchKnowing(t *testing.T, dir string, known []tier.Model) *watched {
+	ctx, stop := context.WithCancelCause(t.Context())
+	w := &watched{t: t, dir: dir, stop: stop, done: make(chan error, 1)}
+	go func() { w.done <- Watch(ctx, dir, known, interval, w.note) }()
+	synctest.Wait()
+	return w
+}
+
+func (w *watched) note(c Change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range c.Added {
+		w.told = append(w.told, "+"+m.Name)
+	}
+	for _, m := range c.Changed {
+		w.told = append(w.told, "~"+m.Name)
+	}
+	for _, m := range c.Removed {
+		w.told = append(w.told, "-"+m.Name)
+	}
+	for _, s := range c.Skipped {
+		w.told = append(w.told, "?"+filepath.Base(s.Path))
+	}
+}
+
+// expect lets so many intervals pass and checks what was told in them.
+func (w *watched) expect(intervals int, want ...string) {
+	w.t.Helper()
+	time.Sleep(time.Duration(intervals) * interval)
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	slices.Sort(w.told)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, w.told); len(want)+len(w.told) > 0 && diff != "" {
+		w.t.Fatalf("in %d intervals (-want +told):\n%s", intervals, diff)
+	}
+	w.told = nil
+}
+
+func (w *watched) path(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *watched) plant(files map[string]string) { plant(w.t, w.dir, files) }
+
+func (w *watched) end() {
+	w.t.Helper()
+	w.stop(errBroken)
+	if err := <-w.done; err != errBroken {
+		w.t.Errorf("Watch returned %v, want the cause", err)
+	}
+}
+
+// bubble runs a test in virtual time, in a folder with those files.
+func bubble(t *testing.T, files map[string]string, test func(*testing.T, *watched)) {
+	t.Helper()
+	dir := t.TempDir()
+	plant(t, dir, files)
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, dir)
+		test(t, w)
+		w.end()
+	})
+}
+
+func TestWatch_NothingChanges_NothingIsTold(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama(), "broken.gguf": "no", "sub/b.gguf": llama(), "README.md": "x"}, func(t *testing.T, w *watched) {
+		w.expect(10)
+		w.plant(map[string]string{"notes.txt": "not a model"})
+		w.expect(5)
+	})
+}
+
+func TestWatch_FileComesAndGoes_ToldOnceWhenStill(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.plant(map[string]string{"b.gguf": llama(), "sub/c.gguf": llama()})
+		w.expect(1)
+		w.expect(1, "+b", "+c")
+		w.expect(5)
+		must(t, os.Remove(w.path("b.gguf")))
+		w.expect(1)
+		w.expect(1, "-b")
+		w.expect(5)
+		must(t, os.RemoveAll(w.path("sub")))
+		w.expect(3, "-c")
+	})
+}
+
+func TestWatch_FileGrows_ToldWhenItHasBeenStillForAnInterval(t *testing.T) {
+	whole := llama()
+	bubble(t, map[string]string{"a.gguf": whole}, func(t *testing.T, w *watched) {
+		for n := 100; n < len(whole); n += 200 {
+			w.plant(map[string]string{"b.gguf": whole[:n]})
+			w.expect(1)
+		}
+		w.plant(map[string]string{"b.gguf": whole})
+		w.expect(1)
+		w.expect(1, "+b")
+	})
+}
+
+func TestWatch_CopyStalls_ReasonIsToldAndModelWhenItIsWhole(t *testing.T) {
+	whole := llama()
+	bubble(t, map[string]string{"a.gguf": whole}, func(t *testing.T, w *watched) {
+		w.plant(map[string]string{"b.gguf": whole[:300]})
+		w.expect(5, "?b.gguf")
+		w.plant(map[string]string{"b.gguf": whole})
+		w.expect(5, "+b")
+	})
+}
+
+func TestWatch_ContentChanges_IsTold(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama(), "b.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.expect(2)
+		must(t, os.Chtimes(w.path("a.gguf"), time.Time{}, time.Now().Add(-time.Hour))) // same size, other time
+		w.expect(1)
+		w.expect(1, "~a")
+		stat, err := os.Stat(w.path("b.gguf"))
+		must(t, err)
+		w.plant(map[string]string{"new": llama()})
+		must(t, os.Chtimes(w.path("new"), time.Time{}, stat.ModTime())) // same size, same time, other file
+		must(t, os.Rename(w.path("new"), w.path("b.gguf")))
+		w.expect(3, "~b")
+		w.plant(map[string]string{"a.gguf": "broken"})
+		w.expect(3, "-a", "?a.gguf")
+	})
+}
+
+func TestWatch_LinkIsSwapped_IsTold(t *testing.T) {
+	files := map[string]string{".store/v1": llama(), ".store/v2": llama(), "m.gguf": "-> .store/v1"}
+	bubble(t, files, func(t *testing.T, w *watched) {
+		w.expect(2)
+		must(t, os.Symlink(".store/v2", w.path("next")))
+		must(t, os.Rename(w.path("next"), w.path("m.gguf")))
+		w.expect(3, "~m")
+		outside := filepath.Join(t.TempDir(), "x")
+		must(t, os.WriteFile(outside, []byte(llama()), 0o600))
+		must(t, os.Symlink(outside, w.path("next")))
+		must(t, os.Rename(w.path("next"), w.path("m.gguf")))
+		w.expect(4, "-m", "?m.gguf")
+	})
+}
+
+func TestWatch_FileVanishesAndReturnsWithinAnInterval_NothingIsTold(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama(), "b.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.expect(2)
+		must(t, os.Rename(w.path("b.gguf"), w.path("b.away")))
+		w.expect(1)
+		must(t, os.Rename(w.path("b.away"), w.path("b.gguf")))
+		w.expect(5)
+		must(t, os.Rename(w.path("b.gguf"), w.path("b.away")))
+		w.expect(3, "-b")
+		must(t, os.Rename(w.path("b.away"), w.path("b.gguf")))
+		w.expect(3, "+b")
+	})
+}
+
+func TestWatch_FolderIsEmptyForAMoment_NothingIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"m/a.gguf": llama(), "m/b.gguf": llama()})
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, filepath.Join(dir, "m"))
+		unmount := func() {
+			must(t, os.Rename(w.dir, w.dir+".away"))
+			must(t, os.Mkdir(w.dir, 0o755))
+		}
+		mount := func() {
+			must(t, os.Remove(w.dir))
+			must(t, os.Rename(w.dir+".away", w.dir))
+		}
+		w.expect(2)
+		unmount()
+		w.expect(2) // any other change would have been told by now
+		mount()
+		w.expect(5)
+		unmount()
+		w.expect(3, "-a", "-b")
+		mount()
+		w.expect(3, "+a", "+b")
+
+		must(t, os.Rename(w.dir, w.dir+".away")) // there is no folder at all: nothing is believed
+		w.expect(20)
+		must(t, os.Rename(w.dir+".away", w.dir))
+		w.expect(5)
+		w.end()
+	})
+}
+
+func TestWatch_FolderIsNotThereYet_ModelsAreToldWhenItIs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "later")
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatchKnowing(t, dir, nil)
+		w.expect(3)
+		w.plant(map[string]string{"a.gguf": llama()})
+		w.expect(3, "+a")
+		w.end()
+	})
+}
+
+func TestWatch_ShardsArriveOneByOne_ToldOnceWhenComplete(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.plant(map[string]string{"m/m-00001-of-00003.gguf": ggufShard(1, 3), "m/m-00002-of-00003.gguf": ggufShard(2, 3)[:50]})
+		w.expect(1)
+		w.plant(map[string]string{"m/m-00002-of-00003.gguf": ggufShard(2, 3)})
+		w.expect(1)
+		w.plant(map[string]string{"m/m-00003-of-00003.gguf": ggufShard(3, 3)})
+		w.expect(1)
+		w.expect(1, "+m")
+		must(t, os.Chtimes(w.path("m/m-00002-of-00003.gguf"), time.Time{}, time.Now().Add(-time.Hour)))
+		w.expect(3, "~m")
+		must(t, os.Remove(w.path("m/m-00002-of-00003.gguf")))
+		w.expect(3, "-m", "?m-00001-of-00003.gguf")
+	})
+}
+
+func TestWatch_OneFileGrowsForEver_OthersAreStillTold(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
+		for i := range 4 {
+			w.plant(map[string]string{"endless.gguf": strings.Repeat("x", i+1)})
+			if i == 0 {
+				w.plant(map[string]string{"b.gguf": llama()})
+			}
+			if i == 1 {
+				w.expect(1, "+b")
+			} else {
+				w.expect(1)
+			}
+		}
+	})
+}
+
+func TestWatch_ChangedBetweenScanAndWatch_IsTold(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"gone.gguf": llama(), "other.gguf": llama(), "same.gguf": llama()})
+	synctest.Test(t, func(t *testing.T) {
+		known, _, err := Scan(t.Context(), dir)
+		must(t, err)
+		elsewhere := tier.Model{Name: "elsewhere", Path: "/elsewhere/m.gguf", Size: 1}
+		must(t, os.Remove(filepath.Join(dir, "gone.gguf")))
+		plant(t, dir, map[string]string{"new.gguf": llama(), "other.gguf": llama() + "padding", "elsewhere.gguf": llama()})
+		w := startWatchKnowing(t, dir, append(known, elsewhere))
+		w.expect(1, "-gone", "+new", "~other", "+"+filepath.Base(dir)+"/elsewhere")
+		w.expect(5)
+		w.end()
+	})
+}
+
+func TestWatch_NamesRepeat_AModelKeepsItsName(t *testing.T) {
+	bubble(t, map[string]string{"z/m.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.plant(map[string]string{"a/m.gguf": llama()}) // it stands before the other
+		w.expect(3, "+a/m")
+		must(t, os.Remove(w.path("z/m.gguf")))
+		w.expect(3, "-m")
+		w.plant(map[string]string{"z/m.gguf": llama()})
+		w.expect(3, "+m")
+	})
+}
+
+func TestWatch_ConfigBesideTheWeightsChanges_ModelIsToldAgain(t *testing.T) {
+	bubble(t, map[string]string{"m/model.safetensors": safetensorsShard(), "m/config.json": `{"architectures":["BertModel"]}`}, func(t *testing.T, w *watched) {
+		w.expect(2)
+		w.plant(map[string]string{"m/config.json": `{"architectures":["LlamaForCausalLM"]}`})
+		w.expect(3, "~m")
+	})
+}
+
+func TestWatch_ConfigArrivesWhileAnotherModelIsTold_FolderWaitsForIt(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.plant(map[string]string{"m/model.safetensors": safetensorsShard()})
+		w.expect(1)
+		w.plant(map[string]string{"m/config.json": `{"architectures":["BertModel"]}`})
+		w.expect(1) // the weights are still, and the folder is not
+		w.expect(1, "+m")
+		w.plant(map[string]string{"b.gguf": llama()})
+		w.expect(1)
+		w.plant(map[string]string{"m/config.json": `{"architectures":["LlamaForCausalLM"]}`})
+		w.expect(1, "+b")
+		w.expect(1, "~m")
+	})
+}
+
+func TestWatch_SubfolderCannotBeListed_ItsModelsAreKept(t *testing.T) {
+	known := []tier.Model{{Name: "a", Path: "/m/sub/a.gguf", Size: 1}, {Name: "sub", Path: "/m/sub", Size: 1}, {Name: "b", Path: "/m/subway/b.gguf", Size: 1}}
+	w := newWatcher("/m", known)
+	c := w.settle(nil, []Skipped{{Path: "/m/sub", Reason: "cannot be listed: input/output error", unread: true}}, nil)
+	if len(c.Removed) != 1 || c.Removed[0].Name != "b" {
+		t.Errorf("removed %v, want b alone", c.Removed)
+	}
+	if len(c.Skipped) != 1 {
+		t.Errorf("told of %v, want the reason", c.Skipped)
+	}
+	c = w.settle(nil, nil, nil)
+	if len(c.Removed) != 2 {
+		t.Errorf("removed %v when the subfolder is gone, want both that were in it", c.Removed)
+	}
+}
+
+func TestScan_SubfolderCannotBeListed_TheRestIsFound(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"a.gguf": llama(), "sub/b.gguf": llama()})
+	sub := filepath.Join(dir, "sub")
+	must(t, os.Chmod(sub, 0))
+	t.Cleanup(func() { os.Chmod(sub, 0o700) })
+	if _, err := os.ReadDir(sub); err == nil {
+		t.Skip("needs a user that permissions bind, and not root")
+	}
+	models, skipped := scan(t, dir)
+	if models["a"] == "" || skipped["sub"] == "" {
+		t.Errorf("models %v, left out %v", models, skipped)
+	}
+}
+
+func TestWatch_ContextEnds_ReturnsItsCauseAndTellsNothingMore(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.plant(map[string]string{"b.gguf": llama()})
+		w.expect(1)
+		w.stop(errBroken)
+		w.expect(5)
+	})
+	if err := Watch(canceled(errBroken), t.TempDir(), nil, 0, nil); !errors.Is(err, errBroken) {
+		t.Error(err)
+	}
+}
+
+func canceled(cause error) context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(cause)
+	return ctx
+}
