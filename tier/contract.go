@@ -69,8 +69,9 @@ func (f MemoryProbeFunc) Memory(ctx context.Context) (Memory, error) { return f(
 // not nil, from the calling goroutine or one that ends before Move returns, with
 // the bytes done so far, never falling. When ctx is cancelled it undoes what it
 // began and returns context.Cause(ctx) within tens of milliseconds; one that
-// does not is reported as stuck and its bytes stay charged. A panic or
-// runtime.Goexit is an error of the move.
+// does not is reported as stuck and its bytes stay charged. Under a context that
+// InBackground tells of, it gives way to other moves. A panic or runtime.Goexit
+// is an error of the move.
 type Mover interface {
 	Move(ctx context.Context, mv Move, progress func(done Bytes)) error
 }
@@ -114,6 +115,13 @@ type InPlacer interface {
 // models are taken to need memory or swap on disk.
 type FileBacker interface {
 	FileBacked() bool
+}
+
+// Hinter is what a Placement offers that listens to hints. Hint says that, with
+// that probability, model will be asked for within that time from now. It is
+// called as the methods of a Learner are.
+type Hinter interface {
+	Hint(model string, probability float64, within time.Duration, now time.Time)
 }
 
 // Closer is what a Mover, MemoryProbe, Selector or Placement offers that holds

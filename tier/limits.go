@@ -8,10 +8,10 @@ import (
 // Limits bound what the tiers may hold. In a Config, a zero field means its
 // default; None means nothing at all and Unlimited means no bound.
 type Limits struct {
-	RAM      Bytes // bytes in ram: models in ram, kept bytes, reservations
-	Swap     Bytes // bytes of swap-tier models that need not be present
-	Reserved Bytes // memory that every admission leaves free on the machine
-	MaxModel Bytes // a model with more weights than this is never accepted
+	RAM      Bytes `json:"ram"`       // bytes in ram: models in ram, kept bytes, reservations
+	Swap     Bytes `json:"swap"`      // bytes of swap-tier models that need not be present
+	Reserved Bytes `json:"reserved"`  // memory that every admission leaves free on the machine
+	MaxModel Bytes `json:"max_model"` // a model with more weights than this is never accepted
 }
 
 // The floors of the wire contract: a running system's limits are not lowered

@@ -6,7 +6,8 @@ type Move struct {
 	Model    Model
 	From, To Tier
 	// Keep is the bytes of weights left present in memory when To is Swap, 0 to
-	// Model.Size. A mover that cannot divide a model ignores it.
+	// Model.Size; a mover that works in pages leaves up to a page less, and never
+	// more. A mover that cannot divide a model ignores it.
 	Keep Bytes
 }
 

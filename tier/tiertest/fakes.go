@@ -29,6 +29,7 @@ type Mover struct {
 	mu      sync.Mutex // guards the rest
 	at      map[string]tier.Tier
 	kept    map[string]tier.Bytes
+	size    map[string]tier.Bytes
 	moving  map[string]bool
 	moves   []tier.Move
 	faults  []string
@@ -49,7 +50,8 @@ func (f *Mover) begin(mv tier.Move) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at == nil {
-		f.at, f.kept, f.moving = make(map[string]tier.Tier), make(map[string]tier.Bytes), make(map[string]bool)
+		f.at, f.moving = make(map[string]tier.Tier), make(map[string]bool)
+		f.kept, f.size = make(map[string]tier.Bytes), make(map[string]tier.Bytes)
 	}
 	name := mv.Model.Name
 	switch {
@@ -119,7 +121,7 @@ func (f *Mover) end(mv tier.Move, err error) {
 	defer f.mu.Unlock()
 	if err == nil {
 		f.at[mv.Model.Name] = mv.To
-		f.kept[mv.Model.Name] = 0
+		f.kept[mv.Model.Name], f.size[mv.Model.Name] = 0, mv.Model.Size
 		if mv.To == tier.Swap {
 			f.kept[mv.Model.Name] = mv.Keep
 		}

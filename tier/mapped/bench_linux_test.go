@@ -1,0 +1,183 @@
+package mapped
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// benchSize is the weights of the benchmarks, 1 GB as storage makers count it.
+const benchSize = 1_000_000_000
+
+// plain is a reader that only reads: what the device and memory can give.
+type plain struct {
+	name    string
+	workers int
+	direct  bool // O_DIRECT, past the page cache
+	mapped  bool // touches a mapping
+}
+
+func plainReaders(cold bool) []plain {
+	all := []plain{
+		{"read ×1", 1, false, false}, {"read ×2", 2, false, false}, {"read ×4", 4, false, false}, {"read ×8", 8, false, false},
+		{"touch ×1", 1, false, true}, {"touch ×2", 2, false, true},
+	}
+	if cold {
+		all = append(all, plain{"direct ×1", 1, true, false}, plain{"direct ×4", 4, true, false})
+	}
+	return all
+}
+
+func (p plain) run(b *testing.B, path string) {
+	b.Helper()
+	const piece = 4 << 20
+	flag := os.O_RDONLY
+	if p.direct {
+		flag |= syscall.O_DIRECT
+	}
+	f, err := os.OpenFile(path, flag, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	var weights []byte
+	if p.mapped {
+		if weights, err = mapFile(f, benchSize); err != nil {
+			b.Fatal(err)
+		}
+		defer unmap(weights)
+	}
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for i := range p.workers {
+		group.Go(func() {
+			buf := buffers[i]
+			for {
+				off := next.Add(piece) - piece
+				if off >= benchSize {
+					return
+				}
+				if p.mapped {
+					if err := touch(weights[off:min(off+piece, benchSize)], 4096); err != nil {
+						b.Error(err)
+					}
+				} else if _, err := f.ReadAt(buf, off); err != nil && off+piece < benchSize {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+// buffers are page-aligned and present, so that plain readers pay for reading
+// only.
+var buffers = func() (all [8][]byte) {
+	for i := range all {
+		b, err := syscall.Mmap(-1, 0, 4<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_POPULATE)
+		if err != nil {
+			panic(err)
+		}
+		all[i] = b
+	}
+	return all
+}()
+
+func benchModel(b *testing.B) tier.Model {
+	m := model(b, "bench", benchSize)
+	return m
+}
+
+func median(d []time.Duration) float64 {
+	slices.Sort(d)
+	return d[len(d)/2].Seconds()
+}
+
+// BenchmarkLoad loads a model and, in the same run, reads its file with every
+// plain reader. "ratio" is our rate over that of the best of them.
+func BenchmarkLoad(b *testing.B) {
+	for _, cold := range []bool{true, false} {
+		name := "warm"
+		if cold {
+			name = "cold"
+		}
+		b.Run(name, func(b *testing.B) {
+			mod := benchModel(b)
+			m := newTestMover(b, newSystem(), Options{})
+			mustMove(b, m, mod, tier.RAM, 0) // the device is measured
+			mustMove(b, m, mod, tier.Storage, 0)
+			readers := plainReaders(cold)
+			took := make([][]time.Duration, len(readers)+1)
+			timed := func(i int, fn func()) {
+				if cold {
+					chillPath(b, mod.Path)
+				} else {
+					plain{workers: 2}.run(b, mod.Path)
+				}
+				began := time.Now()
+				fn()
+				took[i] = append(took[i], time.Since(began))
+			}
+			for b.Loop() { // its own figure is of all readers together
+				for i, r := range readers {
+					timed(i, func() { r.run(b, mod.Path) })
+				}
+				timed(len(readers), func() { mustMove(b, m, mod, tier.RAM, 0) })
+				mustMove(b, m, mod, tier.Storage, 0)
+			}
+			best, by := 0.0, ""
+			for i, r := range readers {
+				if rate := benchSize / median(took[i]) / 1e9; rate > best {
+					best, by = rate, r.name
+				}
+			}
+			ours := benchSize / median(took[len(readers)]) / 1e9
+			b.ReportMetric(ours, "GB/s")
+			b.ReportMetric(best, "plain-GB/s")
+			b.ReportMetric(ours/best, "ratio")
+			b.Logf("best plain reader: %s; ours: %s", by, m.Status().Devices[0].Way)
+		})
+	}
+}
+
+// BenchmarkDemote takes 1 GB of mapped weights out of memory.
+func BenchmarkDemote(b *testing.B) {
+	for _, to := range []tier.Tier{tier.Swap, tier.Storage} {
+		for _, lock := range []tier.Bytes{tier.None, tier.Unlimited} {
+			b.Run(fmt.Sprintf("to=%v/locked=%v", to, lock == tier.Unlimited), func(b *testing.B) {
+				mod := benchModel(b)
+				m := newTestMover(b, newSystem(), Options{Lock: lock})
+				var took []time.Duration
+				for b.Loop() {
+					b.StopTimer()
+					mustMove(b, m, mod, tier.RAM, 0)
+					b.StartTimer()
+					began := time.Now()
+					mustMove(b, m, mod, to, 0)
+					took = append(took, time.Since(began))
+				}
+				b.ReportMetric(median(took)*1e3, "median-ms")
+			})
+		}
+	}
+}
+
+// BenchmarkResident asks for 1 GB of weights in ram.
+func BenchmarkResident(b *testing.B) {
+	mod := benchModel(b)
+	m := newTestMover(b, newSystem(), Options{})
+	mustMove(b, m, mod, tier.RAM, 0)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := m.Resident(b.Context(), mod.Name); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

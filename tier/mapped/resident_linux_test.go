@@ -1,0 +1,399 @@
+package mapped
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/modeltier/modeltier/tier"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+// Whatever the moves, and whichever of them are called off: what is present is
+// exactly what the tier promises, and locked is what is in ram.
+func TestMove_AnySequence_PresentIsWhatWasPromised(t *testing.T) {
+	mod := sharded(t, "m", 3<<20+odd, 1, 1<<20)
+	m := newTestMover(t, needPopulate(t), Options{})
+	mayLock := m.lockLimit() >= mod.Size
+	at, kept := tier.Storage, tier.Bytes(0)
+	page := tier.Bytes(os.Getpagesize())
+	rapid.Check(t, func(t *rapid.T) {
+		for range rapid.IntRange(1, 4).Draw(t, "moves") {
+			to := tier.Tier(rapid.IntRange(0, tier.Count-1).Draw(t, "to"))
+			keep := tier.Bytes(rapid.Int64Range(-1, int64(mod.Size)+1).Draw(t, "keep"))
+			off := rapid.IntRange(0, 10).Draw(t, "called off after")
+			cause := errors.New("called off")
+			ctx, cancel := context.WithCancelCause(context.Background())
+			reports := 0
+			err := m.Move(ctx, tier.Move{Model: mod, From: at, To: to, Keep: keep}, func(tier.Bytes) {
+				if reports++; reports == off {
+					cancel(cause)
+				}
+			})
+			cancel(nil)
+			switch {
+			case err == nil:
+				at, kept = to, min(max(keep, 0), mod.Size)
+			case err != cause:
+				t.Fatal(err)
+			}
+			want := mod.Size
+			switch at {
+			case tier.Storage:
+				want = 0
+			case tier.Swap:
+				want = promised(mod, kept, page)
+			}
+			present, reclaimable, err := m.Resident(context.Background(), mod.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if present != want {
+				t.Fatalf("%d bytes are present in %v, keep %d, want %d", present, at, kept, want)
+			}
+			fixed := tier.Bytes(0)
+			if at == tier.RAM && mayLock {
+				fixed = mod.Size
+			}
+			if locked := m.Status().Locked; mayLock && (locked != fixed || reclaimable != present-fixed) {
+				t.Fatalf("in %v %d bytes are locked and %d of %d reclaimable", at, locked, reclaimable, present)
+			}
+		}
+	})
+}
+
+// promised is keep in whole pages of the shards, which end within a page.
+func promised(m tier.Model, keep, page tier.Bytes) tier.Bytes {
+	var sum, start tier.Bytes
+	paths, err := find(m.Name, m.Path)
+	if err != nil {
+		panic(err)
+	}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			panic(err)
+		}
+		size := tier.Bytes(info.Size())
+		part := min(max(keep-start, 0), size)
+		if part < size {
+			part = part / page * page
+		}
+		sum += part
+		start += size
+	}
+	return sum
+}
+
+// TestMain lets the test binary play other processes.
+func TestMain(m *testing.M) {
+	switch os.Getenv("MAPPED_TEST_ROLE") {
+	case "holder":
+		holder(os.Args[1])
+	case "foreigner":
+		foreigner(os.Args[1])
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// role starts the test binary as another process. What it prints is read from
+// out; it ends when in is closed.
+func role(t *testing.T, name, path string, as *syscall.Credential) (in io.Closer, out *bufio.Reader, cmd *exec.Cmd) {
+	t.Helper()
+	exe := filepath.Join(filepath.Dir(path), "role") // where any user may run it
+	if b, err := os.ReadFile("/proc/self/exe"); err != nil {
+		t.Skip(err)
+	} else {
+		must(t, os.WriteFile(exe, b, 0o755))
+	}
+	cmd = exec.Command(exe, path)
+	cmd.Env = []string{"MAPPED_TEST_ROLE=" + name}
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	pipe, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return in, bufio.NewReader(pipe), cmd
+}
+
+// holder maps a file, touches all of it, and holds it until its input ends.
+func holder(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		panic(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		panic(err)
+	}
+	b, err := mapFile(f, int(info.Size()))
+	if err != nil {
+		panic(err)
+	}
+	if err := touch(b, int64(os.Getpagesize())); err != nil {
+		panic(err)
+	}
+	fmt.Println("held")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(b)
+}
+
+func TestResident_AnotherProcessMapsTheFile_IsSeenUntilItLeaves(t *testing.T) {
+	for _, to := range []tier.Tier{tier.Storage, tier.Swap} {
+		t.Run(to.String(), func(t *testing.T) {
+			mod := model(t, "m", 8*tier.MiB)
+			in, out, cmd := role(t, "holder", mod.Path, nil)
+			m := newTestMover(t, needPopulate(t), Options{})
+			mustMove(t, m, mod, tier.RAM, 0)
+			if line, err := out.ReadString('\n'); line != "held\n" {
+				t.Fatal(line, err)
+			}
+			mustMove(t, m, mod, to, 0)
+			present, reclaimable := seen(t, m, mod)
+			if present != mod.Size || reclaimable != mod.Size {
+				t.Errorf("%d bytes are told to be present and %d reclaimable, with %d mapped elsewhere", present, reclaimable, mod.Size)
+			}
+			if s := modelStatus(t, m, "m"); s.Stayed != mod.Size || !strings.Contains(strings.Join(s.Notes, " "), "another process") {
+				t.Errorf("Status does not tell: %+v", s)
+			}
+			must(t, in.Close())
+			must(t, cmd.Wait())
+			if to == tier.Swap {
+				mustMove(t, m, mod, tier.Swap, 0)
+			}
+			if present, _ := seen(t, m, mod); present != 0 {
+				t.Errorf("%d bytes are present with nobody left", present)
+			}
+			if n := len(m.Status().Models); to == tier.Storage && n != 0 {
+				t.Errorf("%d models are remembered that are gone", n)
+			}
+		})
+	}
+}
+
+// report is what a foreigner tells.
+type foreignReport struct {
+	Err              []string
+	Hot, Swap, Gone  tier.Bytes
+	Status           ModelStatus
+	WhatMincoreClaim tier.Bytes
+}
+
+// foreigner loads and demotes a file that is not its own.
+func foreigner(path string) {
+	var r foreignReport
+	note := func(err error) {
+		if err != nil {
+			r.Err = append(r.Err, err.Error())
+		}
+	}
+	m, err := New(Options{})
+	note(err)
+	info, err := os.Stat(path)
+	note(err)
+	mod := tier.Model{Name: "m", Path: path, Size: tier.Bytes(info.Size())}
+	step := func(to tier.Tier) (present tier.Bytes) {
+		note(m.Move(context.Background(), tier.Move{Model: mod, To: to}, nil))
+		present, _, err := m.Resident(context.Background(), "m")
+		note(err)
+		return present
+	}
+	r.Hot = step(tier.RAM)
+	r.Status = m.Status().Models[0]
+	r.Swap = step(tier.Swap)
+	s := m.entries["m"].weights.shards[0]
+	vec := make([]byte, s.pages())
+	note(m.sys.cached(s.data, vec))
+	r.WhatMincoreClaim = tier.Bytes(bytes.Count(vec, []byte{1})) * tier.Bytes(m.sys.page)
+	r.Gone = step(tier.Storage)
+	note(m.Close())
+	_ = json.NewEncoder(os.Stdout).Encode(r)
+}
+
+func TestResident_FilesOfAnotherUser_NeverBelievesMincore(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to become another user")
+	}
+	mod := model(t, "m", 8*tier.MiB)
+	must(t, os.Chmod(filepath.Dir(mod.Path), 0o755))
+	must(t, os.Chmod(mod.Path, 0o644))
+	_, out, cmd := role(t, "foreigner", mod.Path, &syscall.Credential{Uid: 65534, Gid: 65534})
+	var r foreignReport
+	must(t, json.NewDecoder(out).Decode(&r))
+	must(t, cmd.Wait())
+	t.Logf("%+v", r)
+	if r.Err != nil {
+		t.Errorf("errors: %q", r.Err)
+	}
+	if r.Hot != mod.Size || r.Swap != 0 || r.Gone != 0 {
+		t.Errorf("present in ram %d, in swap %d, in storage %d", r.Hot, r.Swap, r.Gone)
+	}
+	if r.Status.Seen != "pagemap" || !strings.Contains(strings.Join(r.Status.Notes, " "), "neither owns") {
+		t.Errorf("Status does not tell: %+v", r.Status)
+	}
+	if r.WhatMincoreClaim != mod.Size {
+		t.Errorf("mincore told the truth here (%d bytes): the test shows nothing", r.WhatMincoreClaim)
+	}
+	if n := cachedBytes(t, mod.Path); n != 0 {
+		t.Errorf("%d bytes are still cached, seen as the owner", n)
+	}
+}
+
+func TestResident_Tmpfs_FreesNothingAndSaysSo(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "mapped-test-")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "m.gguf")
+	must(t, os.WriteFile(path, content(4<<20), 0o644))
+	m := newTestMover(t, needPopulate(t), Options{Lock: tier.None})
+	mod := tier.Model{Name: "m", Path: path, Size: 4 * tier.MiB}
+	for _, to := range []tier.Tier{tier.RAM, tier.Swap, tier.Storage} {
+		mustMove(t, m, mod, to, 0)
+		if present, reclaimable := seen(t, m, mod); present != mod.Size || reclaimable != 0 {
+			t.Errorf("in %v %d bytes are present and %d reclaimable, want all and none", to, present, reclaimable)
+		}
+	}
+	mustMove(t, m, mod, tier.RAM, 0)
+	sameWeights(t, m, mod)
+	if s := modelStatus(t, m, "m"); s.Filesystem != "tmpfs" || !strings.Contains(strings.Join(s.Notes, " "), "memory already") {
+		t.Errorf("Status does not tell: %+v", s)
+	}
+}
+
+func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
+	dir := onDisk(t)
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		must(t, os.Mkdir(at(d), 0o755))
+	}
+	writeFile(t, at("lower/m.gguf"), 8<<20)
+	opts := "lowerdir=" + at("lower") + ",upperdir=" + at("upper") + ",workdir=" + at("work")
+	if err := unix.Mount("overlay", at("merged"), "overlay", 0, opts); err != nil {
+		t.Skip("cannot mount an overlay: ", err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(at("merged"), 0)) })
+	m := newTestMover(t, needPopulate(t), Options{})
+	t.Cleanup(func() { m.Close() }) // before the unmount
+	mod := tier.Model{Name: "m", Path: at("merged/m.gguf"), Size: 8 * tier.MiB}
+	mustMove(t, m, mod, tier.RAM, 0)
+	if n := cachedBytes(t, at("lower/m.gguf")); n != mod.Size {
+		t.Errorf("%d bytes of the layer below are cached", n)
+	}
+	mustMove(t, m, mod, tier.Swap, 2*tier.MiB)
+	if n := cachedBytes(t, at("lower/m.gguf")); n != 2*tier.MiB {
+		t.Errorf("%d bytes of the layer below are cached, want 2 MiB", n)
+	}
+	if s := modelStatus(t, m, "m"); s.Filesystem != "overlay" || len(s.Notes) == 0 {
+		t.Errorf("Status does not tell: %+v", s)
+	}
+	mustMove(t, m, mod, tier.Storage, 0)
+	if n := cachedBytes(t, at("lower/m.gguf")); n != 0 {
+		t.Errorf("%d bytes of the layer below are cached", n)
+	}
+}
+
+// A file that was written a moment ago is dirty: its pages can be dropped only
+// when they are on the device.
+func TestResident_FileJustWritten_GoesAllTheSame(t *testing.T) {
+	path := filepath.Join(onDisk(t), "m.gguf")
+	must(t, os.WriteFile(path, content(16<<20), 0o644)) // no fsync
+	mod := tier.Model{Name: "m", Path: path, Size: 16 * tier.MiB}
+	m := newTestMover(t, needPopulate(t), Options{})
+	mustMove(t, m, mod, tier.RAM, 0)
+	mustMove(t, m, mod, tier.Swap, 5*tier.MiB)
+	if present, _ := seen(t, m, mod); present != 5*tier.MiB {
+		t.Errorf("%d bytes are present, want 5 MiB", present)
+	}
+	sameWeights(t, m, mod)
+}
+
+func TestResident_NothingTells_IsAnUnseenError(t *testing.T) {
+	mod := model(t, "m", tier.MiB)
+	sys := newSystem()
+	sys.cached, sys.entered, sys.census = nil, nil, nil
+	m := newTestMover(t, sys, Options{})
+	mustMove(t, m, mod, tier.RAM, 0)
+	_, _, err := m.Resident(t.Context(), "m")
+	if _, ok := errors.AsType[*UnseenError](err); !ok || !errors.Is(err, tier.ErrInvalid) || len(tier.Suggestions(err)) == 0 {
+		t.Errorf("Resident = %v", err)
+	}
+	if s := modelStatus(t, m, "m"); s.Seen != "nothing" || len(s.Notes) == 0 {
+		t.Errorf("Status does not tell: %+v", s)
+	}
+}
+
+// held is what the process holds.
+type held struct{ files, maps int }
+
+func holdings(t *testing.T) held {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	maps, err := os.ReadFile("/proc/self/maps")
+	must(t, err)
+	return held{len(fds), bytes.Count(maps, []byte("mapped-test-"))}
+}
+
+// vmLocked returns how much memory of the process is locked.
+func vmLocked(t *testing.T) tier.Bytes {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		var kB tier.Bytes
+		if n, _ := fmt.Sscanf(line, "VmLck: %d kB", &kB); n == 1 {
+			return kB * tier.KiB
+		}
+	}
+	t.Skip("no VmLck in /proc/self/status")
+	return 0
+}
+
+func TestMover_WhateverHappens_HoldsNothingAfterwards(t *testing.T) {
+	a, b := model(t, "a", 4*tier.MiB), sharded(t, "b", 1<<20, 1<<20)
+	bad := b
+	bad.Size = 1
+	before := holdings(t)
+	m, err := New(Options{Lock: tier.None})
+	must(t, err)
+	mustMove(t, m, a, tier.RAM, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := m.Move(ctx, tier.Move{Model: b, To: tier.RAM}, func(tier.Bytes) { cancel() }); err == nil {
+		t.Log("too fast to be cancelled")
+		mustMove(t, m, b, tier.Storage, 0)
+	}
+	if err := m.Move(t.Context(), tier.Move{Model: bad, To: tier.RAM}, nil); err == nil {
+		t.Error("a bad model was loaded")
+	}
+	must(t, m.Refill(t.Context(), b.Path, nil))
+	mustMove(t, m, b, tier.Swap, 0)
+	if now := holdings(t); now.files != before.files+3 || now.maps != before.maps+3 {
+		t.Errorf("holds %+v for 3 files, held %+v", now, before)
+	}
+	mustMove(t, m, b, tier.Storage, 0)
+	if now := holdings(t); now.files != before.files+1 || now.maps != before.maps+1 {
+		t.Errorf("holds %+v for 1 file, held %+v", now, before)
+	}
+	must(t, m.Close())
+	if now := holdings(t); now != before {
+		t.Errorf("holds %+v after Close, held %+v", now, before)
+	}
+}

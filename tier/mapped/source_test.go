@@ -1,0 +1,135 @@
+package mapped
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/modeltier/modeltier/tier"
+)
+
+func touchAll(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("weights"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFind_Folder_TakesWeightsOrElseEverythingRegular(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		files []string
+		want  []string
+	}{
+		{"weights only", []string{"b.gguf", "a.safetensors"}, []string{"a.safetensors", "b.gguf"}},
+		{"weights beside other files", []string{"README.md", "config.json", "m.GGUF", ".hidden.gguf"}, []string{"m.GGUF"}},
+		{"no known format", []string{"w.bin", "v.bin", ".hidden"}, []string{"v.bin", "w.bin"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			touchAll(t, dir, tt.files...)
+			if err := os.MkdirAll(filepath.Join(dir, "sub.gguf", "x"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			got, err := find("m", dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range got {
+				got[i] = filepath.Base(got[i])
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestFind_Links_AreFollowed(t *testing.T) {
+	dir := t.TempDir()
+	touchAll(t, dir, "blob")
+	snapshot := filepath.Join(dir, "snapshot")
+	if err := os.Mkdir(snapshot, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(snapshot, "model.safetensors")
+	if err := os.Symlink("../blob", link); err != nil {
+		t.Skip(err)
+	}
+	w, err := open(newSystem(), &tier.Model{Name: "m", Path: snapshot})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.size != int64(len("weights")) {
+		t.Errorf("%d bytes", w.size)
+	}
+	w.close()
+	if err := os.Remove(filepath.Join(dir, "blob")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(newSystem(), &tier.Model{Name: "m", Path: snapshot}); !errors.Is(err, tier.ErrInvalid) || !strings.Contains(fmt.Sprint(err), "must exist") {
+		t.Errorf("a link to nothing: %v", err)
+	}
+}
+
+func TestOpen_BadPath_SaysWhatIsWrong(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	touchAll(t, dir, "good")
+	for _, sub := range []string{"empty folder", "many", "hollow"} {
+		if err := os.Mkdir(at(sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range maxShards + 1 {
+		touchAll(t, at("many"), fmt.Sprintf("%d.gguf", i))
+	}
+	for _, name := range []string{at("empty"), at("hollow/a.gguf"), at("hollow/b.gguf")} {
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		path string
+		size tier.Bytes
+		says string
+	}{
+		{"", 0, "must name a file"},
+		{at("missing"), 0, "must exist"},
+		{at("good/below"), 0, "must"},
+		{at("empty"), 0, "must not be empty"},
+		{at("hollow"), 0, "must not be empty"},
+		{at("empty folder"), 0, "must hold at least one regular file"},
+		{at("many"), 0, "must hold 1024 files of weights at most, has 1025"},
+		{at("good"), 6, "6 bytes must not be less than what"},
+		{at("good"), 6, "has, 7 bytes"},
+		{at(strings.Repeat("x", 10_000)), 0, "must"},
+	} {
+		w, err := open(newSystem(), &tier.Model{Name: "m", Path: tt.path, Size: tt.size})
+		if w != nil || !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("open(%.40q) = %v, %v, want an error that says %q", tt.path, w, err, tt.says)
+		}
+		if len(fmt.Sprint(err)) > 1000 {
+			t.Errorf("the error about %.40q is %d bytes long", tt.path, len(err.Error()))
+		}
+		if len(tier.Suggestions(err)) == 0 {
+			t.Errorf("the error about %.40q suggests nothing", tt.path)
+		}
+	}
+}
+
+func TestOpen_DeclaredTooLarge_IsTaken(t *testing.T) {
+	dir := t.TempDir()
+	touchAll(t, dir, "m.gguf")
+	w, err := open(newSystem(), &tier.Model{Name: "m", Path: dir, Size: tier.GiB})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.close()
+}

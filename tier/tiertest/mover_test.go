@@ -1,0 +1,183 @@
+package tiertest
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// honest is a Mover of nothing that keeps the contract. Its faults are for the
+// suite to find.
+type honest struct {
+	faults
+
+	mu    sync.Mutex
+	there map[string]tier.Bytes
+	late  sync.WaitGroup
+	quit  chan struct{}
+}
+
+// faults are ways to break the contract.
+type faults struct {
+	fallingProgress, hugeProgress, lateProgress, blindProgress bool
+	ignoresContext, ownError, leavesHalf, slowToReturn         bool
+	takesBad, plainError                                       bool
+	hidesPresent, reclaimsMore, ignoresKeep                    bool
+	changesMind, leaksGoroutine, failsClose, failsReturn       bool
+}
+
+func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	if mv.Model.Path == "bad" && !h.takesBad {
+		if h.plainError {
+			return errors.New("bad")
+		}
+		return &tier.InvalidError{Model: mv.Model.Name, Field: "path", Value: "bad", Rule: "must be good"}
+	}
+	if h.failsReturn && mv.From == tier.RAM && mv.To == tier.Swap {
+		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: tier.ErrInvalid}
+	}
+	want := mv.Keep
+	switch {
+	case mv.To == tier.Storage:
+		want = 0
+	case mv.To == tier.RAM:
+		want = mv.Model.Size
+	case h.ignoresKeep:
+		want = mv.Model.Size
+	}
+	const steps = 4
+	for i := tier.Bytes(1); i <= steps; i++ {
+		if ctx.Err() != nil && !h.ignoresContext {
+			if h.leavesHalf {
+				h.put(mv.Model.Name, mv.Model.Size/2)
+			}
+			if h.slowToReturn {
+				time.Sleep(100 * time.Millisecond)
+			}
+			if h.ownError {
+				return tier.ErrMove
+			}
+			return context.Cause(ctx)
+		}
+		done := mv.Model.Size * i / steps
+		switch {
+		case h.fallingProgress:
+			done = mv.Model.Size - done
+		case h.hugeProgress:
+			done++
+		}
+		if progress != nil || h.blindProgress {
+			progress(done)
+		}
+	}
+	if h.lateProgress && progress != nil {
+		h.late.Go(func() { <-h.quit; progress(mv.Model.Size) })
+	}
+	h.put(mv.Model.Name, want)
+	return nil
+}
+
+func (h *honest) put(name string, n tier.Bytes) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.there[name] = n
+}
+
+func (h *honest) Resident(_ context.Context, name string) (present, reclaimable tier.Bytes, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	present = h.there[name]
+	reclaimable = present / 2
+	if h.hidesPresent {
+		present, reclaimable = 0, 0
+	}
+	if h.reclaimsMore {
+		reclaimable++
+	}
+	return present, reclaimable, nil
+}
+
+func (h *honest) Divisible(*tier.Model) bool { return true }
+func (h *honest) FileBacked() bool           { return true }
+
+func (h *honest) InPlace(m *tier.Model) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.changesMind || h.there[m.Name] == 0
+}
+
+func (h *honest) Close() error {
+	if !h.leaksGoroutine {
+		close(h.quit)
+	}
+	h.late.Wait()
+	if h.failsClose {
+		return errors.New("will not close")
+	}
+	return nil
+}
+
+func honestOptions(f faults) MoverOptions {
+	return MoverOptions{
+		New: func(t testing.TB) tier.Mover {
+			h := &honest{faults: f, there: map[string]tier.Bytes{}, quit: make(chan struct{})}
+			if f.leaksGoroutine {
+				go func() { <-h.quit }()
+				t.Cleanup(func() { close(h.quit) })
+			}
+			return h
+		},
+		Models: func(testing.TB) []tier.Model {
+			return []tier.Model{{Name: "a", Size: tier.MiB}, {Name: "b", Size: 3 * tier.MiB}}
+		},
+		Bad: func(testing.TB) []tier.Model { return []tier.Model{{Name: "bad", Path: "bad", Size: 1}} },
+	}
+}
+
+func TestTestMover_HonestMover_Passes(t *testing.T) {
+	TestMover(t, honestOptions(faults{}))
+}
+
+// Each fault is found, and by the check that is meant to find it.
+func TestTestMover_BrokenMover_IsFound(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		faults faults
+		by     string
+	}{
+		{"a move fails", faults{failsReturn: true}, "EveryMove"},
+		{"progress falls", faults{fallingProgress: true}, "Progress"},
+		{"progress passes the size", faults{hugeProgress: true}, "Progress"},
+		{"progress comes late", faults{lateProgress: true}, "Progress"},
+		{"progress is called where there is none", faults{blindProgress: true}, "NilProgress"},
+		{"the context is ignored", faults{ignoresContext: true}, "CancelledBefore"},
+		{"the cause is not returned", faults{ownError: true}, "CancelledHalfWay"},
+		{"a cancelled move leaves bytes", faults{leavesHalf: true}, "CancelledHalfWay"},
+		{"a cancelled move takes its time", faults{slowToReturn: true}, "CancelledHalfWay"},
+		{"a bad model is loaded", faults{takesBad: true}, "BadModel"},
+		{"the error has no code", faults{plainError: true}, "BadModel"},
+		{"what is present is hidden", faults{hidesPresent: true}, "Resident"},
+		{"more is reclaimable than present", faults{reclaimsMore: true}, "Resident"},
+		{"keep is ignored", faults{ignoresKeep: true}, "Keep"},
+		{"an answer changes", faults{changesMind: true}, "OptionalAnswers"},
+		{"a goroutine is left", faults{leaksGoroutine: true}, "Close"},
+		{"close fails", faults{failsClose: true}, "Close"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			opts := honestOptions(tt.faults)
+			opts.Patience = 50 * time.Millisecond
+			for _, c := range moverChecks {
+				if strings.HasPrefix(c.name, tt.by) {
+					if err := c.run(t, opts); err == nil {
+						t.Error("not found by", c.name)
+					}
+				}
+			}
+		})
+	}
+}
