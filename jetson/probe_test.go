@@ -1,0 +1,341 @@
+package jetson
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// probeOf returns a probe of the fixture whose tegrastats is on the stage.
+func probeOf(t *testing.T, files map[string]string, s *stage, o ProbeOptions) *Probe {
+	t.Helper()
+	root := t.TempDir()
+	writeTree(t, root, files)
+	b, err := DetectIn(Options{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.stats = s.tegrastats(TegrastatsConfig{})
+	return b.ProbeWith(o)
+}
+
+func mustMemory(t *testing.T, p *Probe) tier.Memory {
+	t.Helper()
+	m, err := p.Memory(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// note returns the note that holds the words; "" where there is none.
+func note(m tier.Memory, words string) string {
+	for _, n := range m.Notes {
+		if strings.Contains(n, words) {
+			return n
+		}
+	}
+	return ""
+}
+
+func TestProbe_WithProcfs_BytesFromThereAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := fixtureOrinNano8.tree()
+		files["proc/swaps"] += "/ssd/swapfile file 8388608 1048576 -2\n"
+		files["proc/pressure/memory"] = "some avg10=6.00 avg60=2.50 avg300=1.00 total=9\nfull avg10=1.00 avg60=0.50 avg300=0.10 total=3\n"
+		p := probeOf(t, files, &stage{play: steady}, ProbeOptions{})
+		defer p.Close()
+		began := time.Now()
+		m := mustMemory(t, p)
+		if time.Since(began) != 0 {
+			t.Errorf("it waited %v", time.Since(began))
+		}
+		if !m.At.Equal(began) || note(m, "not known") == "" {
+			t.Errorf("At %v, notes %q", m.At, m.Notes)
+		}
+		m.At, m.Notes = time.Time{}, nil
+		want := tier.Memory{
+			Total: 7620 * mib, Available: 5800 * mib, Source: "host",
+			SwapTotal: 8 * tier.GiB, SwapFree: 7 * tier.GiB,
+			CompressedSwapTotal: 3810 * mib, CompressedSwapFree: 3750 * mib,
+			Pressure: tier.Pressure{HasPSI: true, Some10: 6, Some60: 2.5, Full10: 1, Full60: 0.5, Level: tier.PressureMedium},
+		}
+		if diff := cmp.Diff(want, m); diff != "" {
+			t.Errorf("memory (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestLevel_OfPressure(t *testing.T) {
+	for want, all := range map[tier.PressureLevel][]tier.Pressure{
+		tier.PressureLow:    {{}, {Some10: 4.9, Full10: 4.9}, {Some60: 100, Full60: 100}},
+		tier.PressureMedium: {{Some10: 5}, {Some10: 19}},
+		tier.PressureHigh:   {{Some10: 20}, {Full10: 5}},
+	} {
+		for _, p := range all {
+			if got := level(p); got != want {
+				t.Errorf("%+v: %v, want %v", p, got, want)
+			}
+		}
+	}
+}
+
+// total 7620, used 1273: 7620 − 1273 − 512 − 304.8.
+func TestProbe_WithoutProcfs_EstimatedFromTheNextLine(t *testing.T) {
+	for _, gone := range []string{"no meminfo", "no MemAvailable"} {
+		synctest.Test(t, func(t *testing.T) {
+			files := fixtureOrinNano8.tree()
+			if gone == "no meminfo" {
+				delete(files, "proc/meminfo")
+			} else {
+				files["proc/meminfo"] = "MemTotal: 7802880 kB\nMemFree: 1 kB\n"
+			}
+			s := &stage{play: func(_ int, say func(string) bool) {
+				for used := 1273; ; used += 1000 {
+					time.Sleep(2 * time.Second)
+					if !say(fmt.Sprintf("RAM %d/7620MB (lfb 1x4MB) SWAP 286/3810MB (cached 1MB)\n", used)) {
+						return
+					}
+				}
+			}}
+			p := probeOf(t, files, s, ProbeOptions{})
+			defer p.Close()
+			m := mustMemory(t, p)
+			want := tier.Memory{
+				At: m.At, Total: 7620 * mib, Available: 7620*mib - 1273*mib - 512*mib - 7620*mib/25, Source: "tegrastats",
+				CompressedSwapTotal: 3810 * mib, CompressedSwapFree: (3810 - 286) * mib, Notes: m.Notes,
+			}
+			if diff := cmp.Diff(want, m); diff != "" {
+				t.Errorf("memory (-want +got):\n%s", diff)
+			}
+			if note(m, "estimated") == "" {
+				t.Errorf("notes %q", m.Notes)
+			}
+			began := time.Now()
+			if again := mustMemory(t, p); again.Available != m.Available-1000*mib || again.At.Before(began) {
+				t.Errorf("the second reading is of %v before, %v", began.Sub(again.At), again.Available)
+			}
+		})
+	}
+}
+
+func TestEstimate_MemoryNearlyGone_NeverNegative(t *testing.T) {
+	m := estimate(Sample{Reading: mustParse(t, "RAM 15093/15656MB (lfb 1x2MB) SWAP 3618/7828MB (cached 4MB)")})
+	if m.Available != 0 {
+		t.Errorf("available %v", m.Available)
+	}
+	if err := m.Validate(); err != nil {
+		t.Error(err)
+	}
+	big := estimate(Sample{Reading: mustParse(t, "RAM 17842/125772MB (lfb 79x4MB)")})
+	if want := (125772-17842)*mib - 125772*mib/16 - 125772*mib/25; big.Available != want {
+		t.Errorf("Thor: %v, want %v", big.Available, want)
+	}
+}
+
+func TestProbe_NeitherProcfsNorTegrastats_ErrorSaysBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := fixtureOrinNano8.tree()
+		delete(files, "proc/meminfo")
+		p := probeOf(t, files, &stage{play: func(int, func(string) bool) {}}, ProbeOptions{})
+		defer p.Close()
+		began := time.Now()
+		m, err := p.Memory(t.Context())
+		if !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, ErrNoReading) || !strings.Contains(err.Error(), "tegrastats ended") {
+			t.Errorf("%+v, %v", m, err)
+		}
+		if took := time.Since(began); took != 8*time.Second {
+			t.Errorf("it took %v to find out", took)
+		}
+	})
+}
+
+func TestProbe_ContextEndsWhileItWaits_ItsCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := fixtureOrinNano8.tree()
+		delete(files, "proc/meminfo")
+		p := probeOf(t, files, &stage{play: steady}, ProbeOptions{})
+		defer p.Close()
+		hurry := errors.New("in a hurry")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, hurry)
+		defer cancel()
+		if _, err := p.Memory(ctx); !errors.Is(err, hurry) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// inner is a probe that gives what it is told, and counts its closing.
+type inner struct {
+	m      tier.Memory
+	err    error
+	closed int
+}
+
+func (i *inner) Memory(context.Context) (tier.Memory, error) { return i.m, i.err }
+func (i *inner) Close() error                                { i.closed++; return nil }
+
+func TestProbe_OverAnother_AddsNotesAndLeavesItsFigures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		notes := append(make([]string, 0, 8), "a note of its own")
+		in := &inner{m: tier.Memory{Total: 2 * tier.GiB, Available: tier.GiB, Source: "/a/cgroup", Notes: notes}}
+		p := probeOf(t, fixtureOrinNano8.tree(), &stage{play: steady}, ProbeOptions{Bytes: in})
+		if p.Over(&inner{}) {
+			t.Error("Over replaced the probe that was asked for")
+		}
+		m := mustMemory(t, p)
+		if m.Available != tier.GiB || m.Source != "/a/cgroup" || len(m.Notes) < 2 || m.Notes[0] != "a note of its own" {
+			t.Errorf("%+v", m)
+		}
+		if extra := notes[:2][1]; extra != "" {
+			t.Errorf("the inner probe's notes were written to: %q", extra)
+		}
+		// Its own failure is not hidden behind an estimate that knows no containers.
+		for _, in.err = range []error{errors.New("cgroup went away"), fs.ErrNotExist} {
+			if _, err := p.Memory(t.Context()); !errors.Is(err, in.err) {
+				t.Errorf("%v, want %v", err, in.err)
+			}
+		}
+		p.Close()
+		p.Close()
+		if in.closed != 1 {
+			t.Errorf("closed %d times", in.closed)
+		}
+		if _, err := p.Memory(t.Context()); !errors.Is(err, tier.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		if _, err := p.Reading(); !errors.Is(err, tier.ErrClosed) {
+			t.Errorf("Reading after Close: %v", err)
+		}
+		if p.Over(&inner{}) {
+			t.Error("Over after Close")
+		}
+	})
+}
+
+func TestProbe_Over_TakesItsBytesFromThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := probeOf(t, fixtureOrinNano8.tree(), &stage{play: steady}, ProbeOptions{})
+		defer p.Close()
+		if !p.Over(&inner{m: tier.Memory{Total: 3, Available: 2}}) {
+			t.Fatal("refused")
+		}
+		if m := mustMemory(t, p); m.Available != 2 {
+			t.Errorf("%+v", m)
+		}
+	})
+}
+
+func TestProbe_FragmentedAndHot_SaidInNotes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: func(n int, say func(string) bool) {
+			for _, line := range []string{
+				"RAM 5/8MB (lfb 721x32kB) tj@61C PMIC@100C\n",
+				"RAM 5/8MB (lfb 1x1MB) tj@96.5C gpu@94C\n",
+				"RAM 5/8MB (lfb 1x4MB) tj@41C\n",
+			} {
+				time.Sleep(2 * time.Second)
+				say(line)
+			}
+			time.Sleep(time.Hour)
+		}}
+		p := probeOf(t, fixtureOrinNano8.tree(), s, ProbeOptions{})
+		defer p.Close()
+		mustMemory(t, p)
+		time.Sleep(3 * time.Second)
+		if m := mustMemory(t, p); !strings.Contains(note(m, "fragmented"), "32.0 KiB (721 of them)") || note(m, "hot") != "" {
+			t.Errorf("fragmented: %q", m.Notes)
+		}
+		sample, err := p.Reading()
+		if err != nil || sample.Age() != time.Second || sample.Reading.LargestFreeBlocks != 721 {
+			t.Errorf("reading %+v, %v", sample, err)
+		}
+		time.Sleep(2 * time.Second)
+		if m := mustMemory(t, p); note(m, "fragmented") != "" || !strings.Contains(note(m, "hot"), "tj is at 96 °C") {
+			t.Errorf("hot: %q", m.Notes)
+		}
+		time.Sleep(2 * time.Second)
+		if m := mustMemory(t, p); note(m, "hot") != "" || note(m, "fragmented") != "" || note(m, "out of date") != "" {
+			t.Errorf("calm: %q", m.Notes)
+		}
+		time.Sleep(8 * time.Second)
+		if m := mustMemory(t, p); note(m, "out of date") == "" || m.Available != 5800*mib {
+			t.Errorf("stale: %q", m.Notes)
+		}
+		if _, err := p.Reading(); !errors.Is(err, ErrStale) {
+			t.Errorf("stale reading: %v", err)
+		}
+	})
+}
+
+func TestProbe_Throttled_SaidWhenItHappens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := fixtureOrinNano8.plant(t)
+		b, err := DetectIn(Options{Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.stats = (&stage{play: steady}).tegrastats(TegrastatsConfig{})
+		p := b.Probe()
+		defer p.Close()
+		// What happened before the first look, and a fan that turns, are no news.
+		if m := mustMemory(t, p); note(m, "slow") != "" {
+			t.Errorf("at first: %q", m.Notes)
+		}
+		set := func(name, text string) {
+			if err := os.WriteFile(filepath.Join(root, filepath.FromSlash(name)), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set("sys/class/thermal/cooling_device2/cur_state", "1\n")
+		set("sys/class/hwmon/hwmon3/oc3_event_cnt", "20\n")
+		m := mustMemory(t, p)
+		if !strings.Contains(note(m, "heat"), "gpu") || !strings.Contains(note(m, "power 5 times"), "peak current") {
+			t.Errorf("throttled: %q", m.Notes)
+		}
+		if m := mustMemory(t, p); note(m, "heat") == "" || note(m, "for power") != "" {
+			t.Errorf("still hot, no new event: %q", m.Notes)
+		}
+		set("sys/class/hwmon/hwmon3/oc3_event_cnt", "1\n") // a counter that begins anew
+		set("sys/class/thermal/cooling_device2/cur_state", "garbage")
+		if m := mustMemory(t, p); note(m, "slow") != "" {
+			t.Errorf("at the end: %q", m.Notes)
+		}
+	})
+}
+
+func TestProbe_TwoOfOneBoard_OneTegrastats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := fixtureOrinNano8.detect(t)
+		s := &stage{play: steady}
+		b.stats = s.tegrastats(TegrastatsConfig{})
+		one, two := b.Probe(), b.Probe()
+		view := b.Tegrastats().Open()
+		mustMemory(t, one)
+		mustMemory(t, two)
+		time.Sleep(3 * time.Second)
+		if starts, _, _ := s.seen(); len(starts) != 1 {
+			t.Errorf("%d tegrastats", len(starts))
+		}
+		one.Close()
+		view.Close()
+		if _, running, _ := s.seen(); running != 1 {
+			t.Error("the second probe lost its tegrastats")
+		}
+		two.Close()
+		if _, running, _ := s.seen(); running != 0 {
+			t.Error("tegrastats outlives its readers")
+		}
+	})
+}

@@ -1,0 +1,329 @@
+package jetson
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// stage starts children that are goroutines of the test, and counts them.
+type stage struct {
+	// play is what the n-th child does, from 1; it ends when it returns. say reports
+	// false once the child has been ended.
+	play func(n int, say func(string) bool)
+	// slow is how long a child takes to be gone when it is ended.
+	slow time.Duration
+
+	mu      sync.Mutex
+	args    [][]string
+	starts  []time.Time
+	running int
+	most    int
+}
+
+// seen returns when children were started, how many run, and the most that ran at
+// once.
+func (s *stage) seen() (starts []time.Time, running, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.starts), s.running, s.most
+}
+
+type actor struct {
+	net.Conn
+	s    *stage
+	gone chan struct{}
+}
+
+// SetReadDeadline is that of a pipe between processes, which does not mind that
+// the other end is closed.
+func (a *actor) SetReadDeadline(at time.Time) error {
+	if err := a.Conn.SetReadDeadline(at); !errors.Is(err, io.ErrClosedPipe) {
+		return err
+	}
+	return nil
+}
+
+func (a *actor) end() error {
+	a.Close()
+	<-a.gone
+	time.Sleep(a.s.slow)
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.s.running--
+	return nil
+}
+
+func (s *stage) start(path string, args ...string) (child, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.args = append(s.args, append([]string{path}, args...))
+	s.starts = append(s.starts, time.Now())
+	s.running++
+	s.most = max(s.most, s.running)
+	n := len(s.starts)
+	ours, theirs := net.Pipe()
+	a := &actor{Conn: ours, s: s, gone: make(chan struct{})}
+	go func() {
+		defer close(a.gone)
+		defer theirs.Close()
+		s.play(n, func(text string) bool {
+			_, err := theirs.Write([]byte(text))
+			return err == nil
+		})
+	}()
+	return a, nil
+}
+
+func (s *stage) tegrastats(cfg TegrastatsConfig) *Tegrastats {
+	if cfg.Path == "" {
+		cfg.Path = "tegrastats"
+	}
+	t := NewTegrastats(cfg)
+	t.start = s.start
+	return t
+}
+
+// steady prints a line each 2 s, used memory growing by a MiB a line.
+func steady(_ int, say func(string) bool) {
+	for i := 1; ; i++ {
+		time.Sleep(2 * time.Second)
+		if !say(fmt.Sprintf("RAM %d/7620MB (lfb 3x4MB) CPU [1%%@729]\n", i)) {
+			return
+		}
+	}
+}
+
+func TestTegrastats_ManyReaders_OneChildUntilTheLastCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: steady}
+		stats := s.tegrastats(TegrastatsConfig{})
+		var readers []*Reader
+		for range 5 {
+			readers = append(readers, stats.Open())
+		}
+		for _, r := range readers {
+			got, err := r.Next(t.Context(), 1)
+			if err != nil || got.Number != 2 || got.Reading.RAMUsed != 2*mib {
+				t.Errorf("%+v, %v", got, err)
+			}
+		}
+		for _, r := range readers[1:] {
+			r.Close()
+			r.Close()
+		}
+		if got, err := readers[0].Next(t.Context(), 2); err != nil || got.Number != 3 {
+			t.Errorf("after the others closed: %+v, %v", got, err)
+		}
+		readers[0].Close()
+		if starts, running, most := s.seen(); running != 0 || len(starts) != 1 || most != 1 {
+			t.Errorf("%d running, %d started, %d at once", running, len(starts), most)
+		}
+		if got, err := readers[0].Next(t.Context(), 99); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("Next of a closed reader: %+v, %v", got, err)
+		}
+	})
+}
+
+func TestTegrastats_Start_WithIntervalAndNothingElse(t *testing.T) {
+	for interval, want := range map[time.Duration]string{
+		0: "2000", time.Second: "1000", math.MaxInt64: "3600000", time.Millisecond: "100", -1: "2000", 1234567 * time.Microsecond: "1234",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &stage{play: steady}
+			r := s.tegrastats(TegrastatsConfig{Path: "/opt/ts", Interval: interval}).Open()
+			synctest.Wait()
+			r.Close()
+			if got := strings.Join(s.args[0], " "); got != "/opt/ts --interval "+want {
+				t.Errorf("%v: %s", interval, got)
+			}
+		})
+	}
+}
+
+func TestTegrastats_ReopenedWhileEnding_NeverTwoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: steady, slow: 3 * time.Second}
+		stats := s.tegrastats(TegrastatsConfig{})
+		first := stats.Open()
+		if _, err := first.Next(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan struct{})
+		go func() { defer close(closed); first.Close() }()
+		time.Sleep(time.Second) // the first child is still ending
+		second := stats.Open()
+		if _, err := second.Next(t.Context(), 1); err != nil {
+			t.Error(err)
+		}
+		<-closed
+		second.Close()
+		if starts, _, most := s.seen(); most != 1 || len(starts) != 2 {
+			t.Errorf("%d started, %d at once", len(starts), most)
+		}
+	})
+}
+
+func TestTegrastats_Dies_StartedAgainAtGrowingPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: func(n int, say func(string) bool) {
+			if n == 9 {
+				steady(n, say)
+			}
+		}}
+		r := s.tegrastats(TegrastatsConfig{}).Open()
+		got, err := r.Next(t.Context(), 0)
+		if err != nil || got.Number != 1 {
+			t.Fatal(got, err)
+		}
+		var pauses []string
+		starts, _, _ := s.seen()
+		for i := 1; i < len(starts); i++ {
+			pauses = append(pauses, starts[i].Sub(starts[i-1]).String())
+		}
+		if got := strings.Join(pauses, " "); got != "1s 2s 4s 8s 16s 32s 1m0s 1m0s" {
+			t.Errorf("pauses: %s", got)
+		}
+		r.Close()
+	})
+}
+
+func TestTegrastats_DiesAfterASteadyRun_PausesBeginAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: func(n int, say func(string) bool) {
+			if n == 4 {
+				for range 60 {
+					time.Sleep(2 * time.Second)
+					say("RAM 1/2MB\n")
+				}
+			}
+		}}
+		r := s.tegrastats(TegrastatsConfig{}).Open()
+		time.Sleep(7*time.Second + 2*time.Minute + 1500*time.Millisecond)
+		if starts, _, _ := s.seen(); len(starts) != 5 {
+			t.Errorf("%d starts; the fifth was due 1 s after the steady run", len(starts))
+		}
+		r.Close()
+	})
+}
+
+func TestTegrastats_FallsSilent_EndedAndStartedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan struct{})
+		s := &stage{play: func(n int, say func(string) bool) {
+			if n > 1 {
+				steady(n, say)
+				return
+			}
+			say("RAM 1/2MB\n")
+			for say("Failed to open /sys/kernel/debug\n") { // garbage is no sign of life
+				time.Sleep(time.Second)
+			}
+			close(ended)
+		}}
+		r := s.tegrastats(TegrastatsConfig{}).Open()
+		synctest.Wait()
+		began := time.Now()
+		if _, err := r.Latest(); err != nil {
+			t.Errorf("fresh: %v", err)
+		}
+		<-ended
+		if took := time.Since(began); took < 8*time.Second || took > 9*time.Second {
+			t.Errorf("ended after %v of silence, want three intervals and 2 s", took)
+		}
+		synctest.Wait()
+		time.Sleep(time.Millisecond)
+		sample, err := r.Latest()
+		if !errors.Is(err, ErrStale) || sample.Number != 1 || !strings.Contains(err.Error(), "silent for 8s") || !strings.Contains(err.Error(), "Failed to open") {
+			t.Errorf("stale: %+v, %v", sample, err)
+		}
+		if sample, err := r.Next(t.Context(), 1); err != nil || sample.Number != 2 {
+			t.Errorf("after the restart: %+v, %v", sample, err)
+		}
+		if _, err := r.Latest(); err != nil {
+			t.Errorf("fresh again: %v", err)
+		}
+		// What ailed it is over and not told any more.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := r.Next(ctx, 2); err != context.DeadlineExceeded {
+			t.Errorf("an old reason is told: %v", err)
+		}
+		r.Close()
+	})
+}
+
+func TestTegrastats_GarbageLongAndCutLines_SteppedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: func(n int, say func(string) bool) {
+			if n > 1 {
+				steady(n, say)
+				return
+			}
+			say("\n\x00\xff\xfe\nFailed to open x\nRAM 9/1MB\n")
+			say("RAM 5/8MB (lfb 1x4MB) " + strings.Repeat("x@1C ", mostLine) + "\n")
+			say("RAM 6/") // in two pieces
+			say("8MB\r\n")
+			say("RAM 7/8MB (lfb 1x4") // and then it dies
+		}}
+		r := s.tegrastats(TegrastatsConfig{}).Open()
+		synctest.Wait()
+		got, err := r.Latest()
+		if err != nil || got.Number != 1 || got.Reading.RAMUsed != 6*mib {
+			t.Errorf("%+v, %v", got, err)
+		}
+		r.Close()
+	})
+}
+
+func TestTegrastats_NoReadingYet_SaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stats := NewTegrastats(TegrastatsConfig{Path: "tegrastats"})
+		boom := errors.New("boom")
+		stats.start = func(string, ...string) (child, error) { return nil, boom }
+		r := stats.Open()
+		synctest.Wait()
+		if _, err := r.Latest(); !errors.Is(err, ErrNoReading) || !errors.Is(err, boom) {
+			t.Errorf("Latest: %v", err)
+		}
+		hurry := errors.New("in a hurry")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, hurry)
+		defer cancel()
+		if _, err := r.Next(ctx, 0); !errors.Is(err, hurry) || !errors.Is(err, boom) {
+			t.Errorf("Next: %v", err)
+		}
+		began := time.Now()
+		r.Close() // while it pauses
+		if took := time.Since(began); took != 0 {
+			t.Errorf("Close took %v", took)
+		}
+	})
+}
+
+func TestFind_NotInstalled_SaysWhereItLooked(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	if _, err := os.Stat("/usr/bin/tegrastats"); err == nil {
+		t.Skip("this is a board")
+	}
+	if _, err := find(""); err == nil || !strings.Contains(err.Error(), "/usr/bin/tegrastats") {
+		t.Errorf("%v", err)
+	}
+	home := os.Getenv("HOME")
+	if err := os.WriteFile(home+"/tegrastats", []byte("#!/bin/true\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := find(""); err != nil || got != home+"/tegrastats" {
+		t.Errorf("in the home folder: %q, %v", got, err)
+	}
+}
