@@ -20,6 +20,12 @@ func (c *Core) Check() error {
 		charged = charged.Plus(e.charge)
 		c.checkEntry(e, fault)
 	}
+	for _, e := range c.ghosts {
+		charged = charged.Plus(e.charge)
+		if !e.removed || e.charge.IsZero() {
+			fault("%s: a leftover of %v that is none", e.Model.Name, e.charge)
+		}
+	}
 	for _, m := range c.Moves() {
 		reserved = reserved.Plus(m.res.Held())
 		if m.Entry.move != m {

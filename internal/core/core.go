@@ -47,6 +47,7 @@ type Core struct {
 	ledger  *tier.Ledger
 	library *tier.Library
 	entries []*Entry // by the library's index
+	ghosts  []*Entry // removed models that are still seen in memory
 
 	wants    []*want
 	plans    []*plan
@@ -131,6 +132,7 @@ func (c *Core) Add(models []tier.Model, gate func(int) *Entry, home bool) error 
 		e := gate(i)
 		e.Model = models[i]
 		e.Gate.Close()
+		c.inherit(e)
 		entries = append(entries, e)
 		if home && e.Model.Home != tier.Storage {
 			c.homes = append(c.homes, e)
@@ -157,11 +159,31 @@ func (c *Core) forget(e *Entry) {
 		return
 	}
 	e.removed = true
+	if !e.charge.IsZero() {
+		c.ghosts = append(c.ghosts, e)
+	}
 	c.library = c.library.Without(e.Model.Name)
 	c.entries = slices.Delete(slices.Clone(c.entries), i, i+1)
 	c.homes = slices.DeleteFunc(c.homes, func(h *Entry) bool { return h == e })
 	c.changed = true
 	c.progress++
+}
+
+// inherit lets a new entry answer for what is left of a removed one of its name.
+func (c *Core) inherit(e *Entry) {
+	c.ghosts = slices.DeleteFunc(c.ghosts, func(g *Entry) bool {
+		if g.Model.Name != e.Model.Name {
+			return false
+		}
+		e.charge, e.since, g.charge = g.charge, g.since, tier.Footprint{}
+		return true
+	})
+}
+
+// Leftovers returns who left memory and is still seen there, removed models
+// among them.
+func (c *Core) Leftovers() []*Entry {
+	return slices.DeleteFunc(slices.Concat(c.entries, c.ghosts), func(e *Entry) bool { return e.Leftover() <= 0 })
 }
 
 // Describe returns the state of a model that is in storage, as far as the mover
@@ -272,6 +294,10 @@ func (c *Core) promise(own tier.Footprint) Promise {
 // Promise is what the guard weighs for somebody who holds nothing yet.
 func (c *Core) Promise() Promise { return c.promise(tier.Footprint{}) }
 
+// Unread returns the bytes of memory that were charged since the last reading:
+// the next one shows them.
+func (c *Core) Unread() tier.Bytes { return c.unseen }
+
 // Press says whether moves that nobody waits for may start. With a cause, loads
 // that are under way, for whomever, are called off.
 func (c *Core) Press(background bool, cause error, now time.Time) {
@@ -342,14 +368,15 @@ func waitersOf(e *Entry) []*Waiter {
 // kernel. Leftovers that are gone are given back.
 func (c *Core) Observed(e *Entry, present, reclaimable tier.Bytes) {
 	e.Reclaimable = reclaimable
-	if e.move != nil || e.removed {
+	left := e.Leftover()
+	if left <= 0 {
 		return
 	}
-	left := e.Leftover()
-	if gone := left - max(present-e.expected(), 0); left > 0 && gone > 0 {
+	if gone := left - max(present-e.expected(), 0); gone > 0 {
 		c.discharge(e, tier.Footprint{tier.RAM: min(gone, left)})
-		c.progress++
+		c.ghosts = slices.DeleteFunc(c.ghosts, func(g *Entry) bool { return g.charge.IsZero() })
 	}
+	c.progress++ // who waits for them may have waited for long enough
 }
 
 // expected is how many bytes of weights should be present at rest.

@@ -67,6 +67,11 @@ func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint) {
 	if err := c.ledger.Commit(res, e.charge, now); err != nil {
 		panic("core: " + err.Error())
 	}
+	if planted(doubleCommit) {
+		if again, err := c.ledger.Reserve(now.Beyond(e.charge)); err == nil {
+			c.ledger.Commit(again, tier.Footprint{}, again.Held())
+		}
+	}
 	c.unseen += max(now[tier.RAM]-e.charge[tier.RAM], 0)
 	e.charge = now
 	c.dirty, c.changed = true, true
@@ -106,6 +111,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if m.home && errors.Is(out.Err, errCalledOff) {
 		c.homes = append(c.homes, e) // when it is quiet again
 	}
+	again := out.Err != nil && c.retryAlone(m, out.Err)
 	o := m.Order
 	m.Order = nil
 	if p := m.plan; p != nil {
@@ -119,7 +125,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		}
 	}
 	if x := e.want; x != nil {
-		if out.Err != nil && m.To >= m.From && !errors.Is(out.Err, errCalledOff) {
+		if out.Err != nil && !again && m.To >= m.From && !errors.Is(out.Err, errCalledOff) {
 			c.fail(x, out.Err)
 		} else {
 			for _, w := range x.waiters {
@@ -202,7 +208,7 @@ func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 	e.serving = false
 	me, ok := errors.AsType[*tier.MoveError](out.Err)
 	if !ok || !me.Lost {
-		c.ledger.Refund(m.res)
+		c.refund(m.res)
 		c.dirty = true
 		return
 	}
@@ -246,7 +252,7 @@ func (c *Core) CancelMove(m *Move, cause error, now time.Time) {
 	case m.Entry.move != m || m.cancelled:
 	case !m.started:
 		m.cancelled = true
-		c.MoveEnded(m, Outcome{Err: cause}, now)
+		c.MoveEnded(m, Outcome{Err: &tier.MoveError{Model: m.Model.Name, From: m.From, To: m.To, Err: cause}}, now)
 	default:
 		m.cancelled = true
 		c.emit(Cancel{m, cause})

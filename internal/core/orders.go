@@ -28,7 +28,8 @@ func (c *Core) CancelOrder(o *Order, cause error, now time.Time) {
 	case e.move != nil:
 		c.CancelMove(e.move, cause, now) // its end fails the want, and so the order
 	default:
-		c.fail(e.want, cause) // who waits for the model waits for the order's success
+		// Who waits for the model waits for the order's success.
+		c.fail(e.want, &tier.MoveError{Model: e.Model.Name, From: e.tier, To: o.To, Err: cause})
 	}
 }
 

@@ -29,6 +29,7 @@ type plan struct {
 	forced   bool          // memory is short: it goes on though requests wait
 	steps    []*step
 	patient  bool
+	alone    bool // the last step waits for all others, whatever room there is
 	// claim is the room set aside for the last step, the wanted model's own; it
 	// grows as victims leave. target is what it has to reach.
 	claim  *tier.Reservation
@@ -81,11 +82,13 @@ func (c *Core) Planned(q *Question, p tier.Plan, err error, now time.Time) []tie
 	return nil
 }
 
+// mostTries is how many plans for one want may come to nothing.
+const mostTries = 8
+
 func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 	if x.e.want != x || x.e.move != nil || x.e.victim != nil {
 		return // overtaken by events: Step asks again where it still matters
 	}
-	const mostTries = 8
 	switch {
 	case err != nil:
 		c.block(x, err, now)
@@ -224,10 +227,10 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 		return nil
 	case !own && e.Model.Pinned:
 		return fmt.Errorf("%w: '%s' is pinned", tier.ErrNoCapacity, e.Model.Name)
-	case own && earlier > 0 && !p.target.Within(p.claim.Held()):
+	case own && earlier > 0 && (p.alone || !p.target.Within(p.claim.Held())):
 		return errLater
 	}
-	if e.Gate.Close() > 0 {
+	if e.Gate.Close() > 0 && !planted(evictionUnderLease) {
 		if !p.patient || own {
 			c.unclaim(e)
 			return errTaken
@@ -284,19 +287,55 @@ func (c *Core) unclaim(e *Entry) {
 	c.progress++
 }
 
-// broken ends a plan that cannot go on; who waits for it is planned anew.
+// broken ends a plan that cannot go on. Where it was overtaken by events, by a
+// lease or by bytes that are seen where they were not meant to be, who waits for
+// it is planned anew by what is true now; mostTries bounds that.
 func (c *Core) broken(p *plan, err error, now time.Time) {
 	x := p.want
 	c.abandon(p)
 	switch {
-	case x != nil && x.e.want == x && errors.Is(err, errTaken):
-		// Step plans anew, now that the lease is in sight.
-	case x != nil && x.e.want == x:
-		x.tries++
-		c.block(x, err, now)
 	case p.limiting != nil:
 		c.endLimits(p.limiting, err)
+	case x == nil || x.e.want != x || errors.Is(err, errTaken):
+	case errors.Is(err, tier.ErrNoCapacity) && x.tries < mostTries:
+		x.tries++
+		x.denied = err
+	default:
+		x.tries++
+		c.block(x, err, now)
 	}
+}
+
+// retryAlone answers a load for which the mover found no memory though there was
+// room by all that is known, as happens where a device wants it in one piece:
+// everybody who is idle leaves, and the load is tried once more. It reports false
+// where nobody could leave or that has been tried.
+func (c *Core) retryAlone(m *Move, err error) bool {
+	e := m.Entry
+	if e.want == nil || e.failures != 1 || m.cancelled || m.To <= m.From || !errors.Is(err, tier.ErrNoCapacity) {
+		return false
+	}
+	p := &plan{want: e.want, alone: true}
+	for _, other := range c.entries {
+		if other != e && other.tier != tier.Storage && other.idle() && !other.Model.Pinned && other.Waiters() == 0 && other.Gate.Leases() == 0 {
+			mv := tier.Move{Model: other.Model, From: other.tier, To: tier.Storage}
+			p.steps = append(p.steps, &step{Step: tier.Step{Move: mv, Why: "the device found no memory for another"}, e: other})
+		}
+	}
+	if len(p.steps) == 0 {
+		return false
+	}
+	if m.plan != nil {
+		c.abandon(m.plan)
+	}
+	own := &step{Step: tier.Step{Move: m.Move, Why: m.Why}, e: e}
+	p.steps = append(p.steps, own)
+	p.target = own.rest(e.want.order == nil).Beyond(e.charge)
+	p.claim, _ = c.ledger.Reserve(tier.Footprint{})
+	c.claim(p)
+	e.want.plan = p
+	c.plans = append(c.plans, p)
+	return true
 }
 
 // abandon ends a plan: what it has begun goes on, what it has set aside is given

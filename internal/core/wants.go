@@ -121,8 +121,11 @@ func (c *Core) expire(now time.Time) {
 func (c *Core) overdue(x *want, now time.Time) error {
 	waited := now.Sub(x.since).Round(time.Millisecond)
 	why := "the load is still running"
-	if x.denied != nil {
+	switch {
+	case x.denied != nil:
 		why = x.denied.Error()
+	case x.plan != nil && x.e.move == nil:
+		why = "models that have to leave for it are in use"
 	}
 	return &tier.BusyError{
 		Model: x.e.Model.Name, Queued: len(x.waiters), RetryAfter: max(c.opt.Fairness, time.Second),
@@ -188,7 +191,10 @@ func (c *Core) serve(x *want, now time.Time) {
 // grant gives every waiter its lease. The gate counts it before anything else
 // can be decided, so no eviction comes between.
 func (c *Core) grant(x *want) {
-	for _, w := range x.waiters {
+	for i, w := range x.waiters {
+		if i > 0 && planted(lostWaiter) {
+			break
+		}
 		if w.Claim() {
 			x.e.Gate.Grant()
 			c.emit(Granted{w})
@@ -245,12 +251,20 @@ func (c *Core) block(x *want, err error, now time.Time) {
 		return
 	}
 	x.blocked, x.seen = true, c.progress
+	c.readDue = c.readDue || c.dirty && c.readErr == nil // what left since may be back by now
 	c.yield()
 }
+
+// comeBack is how long bytes that were to be gone, and are still seen, are
+// expected to go. A want that needs them waits for that long.
+const comeBack = 10 * time.Second
 
 // hope reports whether anything that is going on may make room for the want.
 func (c *Core) hope(x *want, now time.Time) bool {
 	if len(c.running) > 0 || len(c.queue) > 0 || len(c.plans) > 0 || c.dirty {
+		return true
+	}
+	if slices.ContainsFunc(c.Leftovers(), func(e *Entry) bool { return now.Sub(e.since) < comeBack }) {
 		return true
 	}
 	if x.patient {
@@ -279,7 +293,7 @@ func (c *Core) explain(x *want, err error) error {
 // Holders returns who holds room in tier t, largest first.
 func (c *Core) Holders(t tier.Tier) []tier.Holder {
 	var hs []tier.Holder
-	for _, e := range c.entries {
+	for _, e := range slices.Concat(c.entries, c.ghosts) {
 		b := e.charge[t]
 		if e.move != nil {
 			b += e.move.Held()[t]

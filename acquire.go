@@ -1,0 +1,190 @@
+package modeltier
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Acquire selects the model for req, makes it ready and takes a lease on it. For
+// a resident model that is a matter of well under a microsecond, without lock or
+// I/O; else it waits for the load, which it shares with everyone who waits for
+// the same model. The end of ctx ends this wait, with context.Cause(ctx), and
+// nothing else. Other errors unwrap to the sentinels of this package. The caller
+// releases the lease.
+func (m *Manager) Acquire(ctx context.Context, req Request) (*Lease, error) {
+	lease, _, err := m.acquire(ctx, &req)
+	return lease, err
+}
+
+// acquire also returns the choice, where one was made.
+func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, error) {
+	if ctx.Err() != nil {
+		return nil, Choice{}, context.Cause(ctx)
+	}
+	snap := m.snap.Load()
+	choice, err := m.choose(req, snap)
+	if err != nil {
+		if snap, choice, err = m.chooseAgain(ctx, req, err); err != nil {
+			m.refused(choice.Model, err)
+			return nil, choice, err
+		}
+	}
+	e := snap.entries[choice.Index]
+	cell := e.gate.pick()
+	if e.gate.enter(cell) {
+		at, read := m.accesses.add(cell, e)
+		if read {
+			m.kick()
+		}
+		model := snap.view.Library.At(choice.Index)
+		return &Lease{m: m, gate: e.gate, model: model, at: at, cell: cell, tier: tier.RAM, kept: model.Size}, choice, nil
+	}
+	lease, err := m.await(ctx, req, e)
+	if err != nil && ctx.Err() == nil {
+		m.refused(choice.Model, err)
+	}
+	return lease, choice, err
+}
+
+// Select says which model would answer req, by what is known now. It moves
+// nothing and takes no lease.
+func (m *Manager) Select(req Request) (Choice, error) {
+	choice, err := m.choose(&req, m.snap.Load())
+	if err != nil {
+		_, choice, err = m.chooseAgain(m.ctx, &req, err)
+	}
+	return choice, err
+}
+
+// choose asks the selector. Every 64th answer is timed.
+func (m *Manager) choose(req *Request, snap *snapshot) (choice Choice, err error) {
+	if m.closing.Load() {
+		return Choice{}, tier.ErrClosed
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = &tier.PanicError{Part: "selector", Value: v, Stack: debug.Stack()}
+		}
+	}()
+	// What goes to an interface escapes; the request goes there in a box that is
+	// used again, which costs a third of a new one.
+	box := m.boxes.Get().(*Request)
+	*box = *req
+	if !sampled() {
+		choice, err = m.cfg.Selector.Select(box, &snap.view)
+	} else {
+		began := time.Now()
+		choice, err = m.cfg.Selector.Select(box, &snap.view)
+		m.count.selection.add(time.Since(began))
+	}
+	*box = Request{}
+	m.boxes.Put(box)
+	if err == nil && (choice.Index < 0 || choice.Index >= len(snap.entries)) {
+		err = &tier.PanicError{Part: "selector", Value: errors.New("it chose an index that is not in the library")}
+	}
+	return choice, err
+}
+
+// chooseAgain asks a second time, with a fresh reading, where the answer was that
+// memory is short: it may have been so at the last reading only. If it is so
+// still, models may leave for it.
+func (m *Manager) chooseAgain(ctx context.Context, req *Request, err error) (*snapshot, Choice, error) {
+	if !errors.Is(err, tier.ErrNoCapacity) {
+		return nil, Choice{}, err
+	}
+	fresh := make(chan struct{})
+	if m.post(func(now time.Time) { m.ctl.refresh(now, fresh) }) {
+		select {
+		case <-fresh:
+		case <-m.loopDone:
+			return nil, Choice{}, tier.ErrClosed
+		case <-ctx.Done():
+			return nil, Choice{}, context.Cause(ctx)
+		}
+	}
+	snap := m.snap.Load()
+	choice, err := m.chooseMakingRoom(req, snap)
+	return snap, choice, err
+}
+
+// chooseMakingRoom asks the selector, and where memory is short once more, as if
+// the models that have it had left: whether they will is the placement's decision
+// and the guard's.
+func (m *Manager) chooseMakingRoom(req *Request, snap *snapshot) (Choice, error) {
+	choice, err := m.choose(req, snap)
+	if snap.inUse > 0 && errors.Is(err, tier.ErrNoCapacity) {
+		if other, fault := m.choose(req, snap.emptied()); fault == nil {
+			return other, nil
+		}
+	}
+	return choice, err
+}
+
+// waiter is a request on its way through the loop. Whoever sets the state
+// decides: the request that it has gone, or the loop that it is answered.
+type waiter struct {
+	core.Waiter
+	state  atomic.Uint32
+	answer chan answer // holds one
+}
+
+const (
+	waits uint32 = iota
+	gone
+	answered
+)
+
+type answer struct {
+	lease *Lease
+	err   error
+}
+
+// await joins the requests that wait for e.
+func (m *Manager) await(ctx context.Context, req *Request, e *entry) (*Lease, error) {
+	w := &waiter{answer: make(chan answer, 1)}
+	if n := m.waiting.Add(1); n > int64(m.cfg.MaxQueue) {
+		m.waiting.Add(-1)
+		return nil, &tier.BusyError{Queued: int(n - 1), RetryAfter: m.cfg.Fairness}
+	}
+	defer m.waiting.Add(-1)
+	began := time.Now()
+	w.Background = req.Background
+	if !m.post(func(now time.Time) { m.ctl.join(w, e, began) }) {
+		return nil, tier.ErrClosed
+	}
+	select {
+	case a := <-w.answer:
+		return a.lease, a.err
+	case <-ctx.Done():
+	case <-m.loopDone:
+		if !w.state.CompareAndSwap(waits, gone) {
+			a := <-w.answer
+			return a.lease, a.err
+		}
+		return nil, tier.ErrClosed
+	}
+	if !w.state.CompareAndSwap(waits, gone) {
+		if a := <-w.answer; a.lease != nil { // the answer came as the caller left
+			a.lease.Release()
+		}
+	} else {
+		m.post(func(time.Time) { m.ctl.core.Leave(&w.Waiter) })
+	}
+	return nil, context.Cause(ctx)
+}
+
+// claim decides for the loop: true means that the answer follows.
+func (w *waiter) claim() bool { return w.state.CompareAndSwap(waits, answered) }
+
+func (m *Manager) refused(model string, err error) {
+	m.count.refuse(tier.Code(err))
+	if fn := m.cfg.Events.Refused; fn != nil {
+		m.event(func() { fn(RefuseEvent{Model: model, Err: err}) })
+	}
+}

@@ -1,0 +1,139 @@
+package modeltier
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Config is everything that New can be told. The zero Config is a Manager of no
+// models with the defaults of an 8 GB board.
+type Config struct {
+	// Models is the library to begin with. The first listed wins a tie. A model
+	// whose Size is zero, or smaller than what its Path holds, is measured.
+	Models []tier.Model
+	// Limits of the tiers; every zero field is that of tier.DefaultLimits.
+	Limits tier.Limits
+	// Mover moves the bytes. nil: mapped files (tier/mapped).
+	Mover tier.Mover
+	// Probe reads how much memory there is. nil: safety.NewProbe.
+	Probe tier.MemoryProbe
+	// Selector chooses the model of a request. nil: selector.New.
+	Selector tier.Selector
+	// Placement decides who is where. nil: optimizer.New.
+	Placement tier.Placement
+	// StateDir is a folder, made if missing, that keeps models, limits, home tiers
+	// and what was learned across restarts and crashes. "": nothing is kept.
+	StateDir string
+	// ModelDir is the folder that the paths of hot loads on the wire are taken from;
+	// a path that leads out of it is refused. "": any path, as whoever can call
+	// HandleRequest is trusted.
+	ModelDir string
+	// Logger gets what an operator should know. nil: silent.
+	Logger *slog.Logger
+	// Events are called as things happen.
+	Events Events
+
+	// Fairness bounds starvation and thrash: a request waits at most this long
+	// before busy models are drained for it, and a model in demand stays at most
+	// this long after a load. 0: 3 s.
+	Fairness time.Duration
+	// MaxWait is the longest that a request waits; then it gets ErrBusy. 0: 5 min.
+	MaxWait time.Duration
+	// MaxQueue and MaxQueueModel bound how many requests wait, in all and for one
+	// model; one more gets ErrBusy at once. 0: 4096 and 1024.
+	MaxQueue, MaxQueueModel int
+	// Loads is how many moves may read weights at once. 0: 4. Mapped files are read
+	// one at a time on each device whatever this says.
+	Loads int
+	// StallAfter is how long a move may go without progress before it is called
+	// off, StuckAfter how long it then has to return before it is reported as
+	// stuck. 0: 5 min and 10 s.
+	StallAfter, StuckAfter time.Duration
+	// ProbeEvery is how often memory is read while nothing happens. 0: 1 s.
+	ProbeEvery time.Duration
+	// OptimizeEvery is how often the placement is asked, while nobody waits and if
+	// something was asked for since, what is worth moving. 0: 30 s; negative: never
+	// by itself.
+	OptimizeEvery time.Duration
+	// MaxBody is the largest JSON request, in bytes. 0: 1 MiB.
+	MaxBody int64
+}
+
+func orElse[T comparable](v *T, zero T) {
+	var none T
+	if *v == none {
+		*v = zero
+	}
+}
+
+// fill sets the defaults of all fields but the parts, and reports every fault at
+// once. cfg is the Manager's own copy.
+func (cfg *Config) fill() error {
+	cfg.Limits = cfg.Limits.OrElse(tier.DefaultLimits())
+	orElse(&cfg.Logger, slog.New(slog.DiscardHandler))
+	orElse(&cfg.Fairness, 3*time.Second)
+	orElse(&cfg.MaxWait, 5*time.Minute)
+	orElse(&cfg.MaxQueue, 4096)
+	orElse(&cfg.MaxQueueModel, 1024)
+	orElse(&cfg.Loads, 4)
+	orElse(&cfg.StallAfter, 5*time.Minute)
+	orElse(&cfg.StuckAfter, 10*time.Second)
+	orElse(&cfg.ProbeEvery, time.Second)
+	orElse(&cfg.OptimizeEvery, 30*time.Second)
+	orElse(&cfg.MaxBody, 1<<20)
+
+	var errs []error
+	positive := func(field string, value int64) {
+		if value <= 0 {
+			errs = append(errs, &tier.InvalidError{Field: field, Value: fmt.Sprint(value), Rule: "must be positive, or zero for its default"})
+		}
+	}
+	positive("Fairness", int64(cfg.Fairness))
+	positive("MaxWait", int64(cfg.MaxWait))
+	positive("MaxQueue", int64(cfg.MaxQueue))
+	positive("MaxQueueModel", int64(cfg.MaxQueueModel))
+	positive("Loads", int64(cfg.Loads))
+	positive("StallAfter", int64(cfg.StallAfter))
+	positive("StuckAfter", int64(cfg.StuckAfter))
+	positive("ProbeEvery", int64(cfg.ProbeEvery))
+	positive("MaxBody", cfg.MaxBody)
+	errs = append(errs, cfg.Limits.Validate())
+	cfg.Limits = cfg.Limits.Settled()
+
+	models := make([]tier.Model, len(cfg.Models))
+	for i, m := range cfg.Models {
+		measured, err := measure(m)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		models[i] = measured
+	}
+	cfg.Models = models
+	if _, err := tier.NewLibrary(models); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// measure returns the model with its size as it is on disk, where that is more
+// than what was declared. A path that cannot be measured is an error only where
+// nothing was declared: it may come to be, and its load says what is wrong.
+func measure(m tier.Model) (tier.Model, error) {
+	if m.Path == "" {
+		return m, nil
+	}
+	size, err := hotload.Measure(m.Path)
+	switch {
+	case err == nil:
+		m.Size = max(m.Size, size)
+		return m, nil
+	case m.Size != 0:
+		return m, nil
+	}
+	return m, fmt.Errorf("model %q has no size and its path cannot be measured: %w", m.Name, err)
+}

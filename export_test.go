@@ -1,0 +1,25 @@
+package modeltier
+
+import (
+	"context"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Check runs the whole-structure validator of the state machine on the loop.
+func (m *Manager) Check() error {
+	_, err := ask(context.Background(), m, func(_ time.Time, reply func(struct{}, error)) {
+		reply(struct{}{}, m.ctl.core.Check())
+	})
+	return err
+}
+
+// Used returns what the ledger has charged and set aside.
+func (m *Manager) Used() tier.Footprint {
+	used, _ := ask(context.Background(), m, func(_ time.Time, reply func(tier.Footprint, error)) {
+		l := m.ctl.core.Ledger()
+		reply(l.Charged().Plus(l.Reserved()), nil)
+	})
+	return used
+}

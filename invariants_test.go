@@ -1,0 +1,504 @@
+package modeltier_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+	"pgregory.net/rapid"
+)
+
+// world drives a Manager at random and knows, in its own simple way, what may
+// never happen.
+type world struct {
+	t     *rapid.T
+	m     *modeltier.Manager
+	cfg   modeltier.Config
+	probe *tiertest.Probe
+
+	fake   *tiertest.Mover
+	sticky *tiertest.Sticky // over fake; nil: what is present cannot be told
+
+	mu     sync.Mutex
+	mode   string // what the mover does wrong
+	hang   chan struct{}
+	leases []*modeltier.Lease
+	held   map[string]int // leases by model
+	faults []string
+	waits  sync.WaitGroup
+	linger time.Duration // how long what is to be gone stays
+	lie    string        // what is said of what is present
+
+	memoir  memoir           // what was acknowledged
+	jobs    []*modeltier.Job // that run
+	open    map[string]int   // changes by model that are under way
+	unclear bool             // a change of limits was given up
+}
+
+func (w *world) fault(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = append(w.faults, fmt.Sprintf(format, args...))
+}
+
+// move is the mover's Fault: it checks I3 and I2 at the moment a move starts, and
+// then does what the mode says.
+func (w *world) move(mv tier.Move) error {
+	w.mu.Lock()
+	if n := w.held[mv.Model.Name]; n > 0 {
+		w.faults = append(w.faults, fmt.Sprintf("%s moves from %v to %v under %d leases", mv.Model.Name, mv.From, mv.To, n))
+	}
+	mode, hang := w.mode, w.hang
+	w.mu.Unlock()
+	switch mode {
+	case "error":
+		return errors.New("the disk said no")
+	case "lost":
+		if mv.From != tier.Storage {
+			return nil // tiertest.Mover cannot lose a model
+		}
+		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Lost: true, Err: errors.New("gone")}
+	case "panic":
+		panic("boom")
+	case "goexit":
+		runtime.Goexit()
+	case "hang":
+		<-hang
+		return errors.New("it came back")
+	}
+	return nil
+}
+
+// sticks is the mover's Linger.
+func (w *world) sticks(tier.Move) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.linger
+}
+
+// lies is the mover's Lie.
+func (w *world) lies(_ string, present tier.Bytes) (tier.Bytes, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch w.lie {
+	case "nothing":
+		return 0, nil
+	case "double":
+		return 2*present + tier.GiB, nil
+	case "negative":
+		return -present - 1, nil
+	case "error":
+		return 0, errors.New("the kernel said no")
+	}
+	return present, nil
+}
+
+var worldModels = []tier.Model{
+	{Name: "a", Size: 1 * tier.GiB, Capabilities: []string{"text-generation"}, Home: tier.RAM},
+	{Name: "b", Size: 2 * tier.GiB, Capabilities: []string{"text-generation", "chat"}},
+	{Name: "c", Size: 3 * tier.GiB, Runtime: tier.GiB / 2, Capabilities: []string{"embeddings"}, Home: tier.Swap},
+	{Name: "d", Size: 4 * tier.GiB, Capabilities: []string{"text-generation", "vision"}},
+	{Name: "e", Size: 7 * tier.GiB, Capabilities: []string{"text-generation"}},
+	{Name: "p", Size: tier.GiB / 2, Capabilities: []string{"text-generation"}, Pinned: true, Home: tier.RAM},
+}
+
+func (w *world) start() {
+	m, err := modeltier.New(w.cfg)
+	if err != nil {
+		w.t.Fatalf("New: %v", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m, w.leases, w.held = m, nil, make(map[string]int)
+	if w.memoir.Homes == nil || w.cfg.StateDir == "" {
+		w.memoir = memoirOf(m)
+	}
+}
+
+// restart ends the Manager and starts another on what it kept, with nothing in
+// memory.
+func (w *world) restart() {
+	w.setMode("")
+	w.mu.Lock()
+	open := maps.Clone(w.open)
+	w.mu.Unlock()
+	w.close()
+	synctest.Wait()
+	w.mover()
+	w.start()
+	if w.cfg.StateDir == "" {
+		return
+	}
+	got := memoirOf(w.m)
+	if w.unclear {
+		w.memoir.Limits, w.unclear = got.Limits, false
+	}
+	for name, n := range open {
+		if n > 0 { // either will do
+			delete(w.memoir.Homes, name)
+			if home, ok := got.Homes[name]; ok {
+				w.memoir.Homes[name] = home
+			}
+		}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(w.memoir) {
+		w.t.Fatalf("remembered: %v, acknowledged: %v", got, w.memoir)
+	}
+}
+
+func (w *world) close() {
+	if err := w.m.Close(); err != nil && !(w.fake.Deaf && errors.Is(err, tier.ErrStuck)) {
+		w.t.Fatalf("Close: %v", err)
+	}
+}
+
+// mover makes a mover like the one before, with nothing in memory.
+func (w *world) mover() {
+	w.fake = &tiertest.Mover{Fault: w.move, OnlyRAM: w.fake.OnlyRAM, Parts: w.fake.Parts, Deaf: w.fake.Deaf}
+	w.cfg.Mover = w.fake
+	if w.sticky != nil {
+		w.sticky = &tiertest.Sticky{Mover: w.fake, Linger: w.sticks, Lie: w.sticky.Lie}
+		w.cfg.Mover = w.sticky
+	}
+}
+
+// acquire asks in the background, as a client would, and checks the answer.
+func (w *world) acquire(req modeltier.Request, patience time.Duration) {
+	m := w.m
+	w.waits.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		l, err := m.Acquire(ctx, req)
+		if err != nil {
+			if tier.Code(err) == "internal" && !errors.Is(err, tier.ErrPanic) {
+				w.fault("an error without a code: %v", err)
+			}
+			if patience > w.cfg.MaxWait && errors.Is(err, context.DeadlineExceeded) {
+				w.fault("a request for %+v had no answer within %v", req, patience)
+			}
+			return
+		}
+		model := l.Model()
+		if !model.Can(req.Capabilities) || req.Model != "" && model.Name != req.Model {
+			w.fault("asked for %+v, got %s", req, model.Name)
+		}
+		if l.Tier() == tier.Storage {
+			w.fault("%s is leased from storage", model.Name)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.m != m { // restarted since
+			l.Release()
+			return
+		}
+		w.leases = append(w.leases, l)
+		w.held[model.Name]++
+	})
+}
+
+func (w *world) release(i int) {
+	w.mu.Lock()
+	l := w.leases[i]
+	w.leases = slices.Delete(w.leases, i, i+1)
+	w.held[l.Model().Name]--
+	w.mu.Unlock()
+	l.Release()
+}
+
+func (w *world) setMode(mode string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mode == "hang" && w.hang != nil {
+		close(w.hang)
+		w.hang = nil
+	}
+	if mode == "hang" {
+		w.hang = make(chan struct{})
+	}
+	w.mode = mode
+}
+
+// check is called when everything has come to rest for the moment.
+func (w *world) check() {
+	synctest.Wait()
+	worldSteps.Add(1)
+	if err := w.m.Check(); err != nil && !errors.Is(err, modeltier.ErrClosed) {
+		w.t.Fatalf("invariants: %v", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range append(w.faults, w.fake.Faults()...) {
+		w.t.Fatalf("%s", f)
+	}
+	for s := range w.m.Models() {
+		if s.Leases < w.held[s.Name] {
+			w.t.Fatalf("%s: the manager counts %d leases, %d are held", s.Name, s.Leases, w.held[s.Name])
+		}
+	}
+	if w.sticky != nil && w.sticky.Lie == nil {
+		var present tier.Bytes
+		for _, name := range worldNames {
+			present += w.sticky.Present(name)
+		}
+		if used := w.m.Used(); present > used[tier.RAM] {
+			w.t.Fatalf("%v are present, the ledger says %v", present, used[tier.RAM])
+		}
+	}
+}
+
+// worldSteps counts the steps of all runs.
+var worldSteps atomic.Int64
+
+// TestManager_AnythingAtAnyTime_KeepsTheInvariants takes at least 20 000 steps, or
+// as many as MODELTIER_STEPS says. The long run, of ten million, takes about half
+// an hour:
+//
+//	MODELTIER_STEPS=10000000 go test -run AnythingAtAnyTime -timeout 0 . -rapid.steps 100
+func TestManager_AnythingAtAnyTime_KeepsTheInvariants(t *testing.T) {
+	leavesNothing(t)
+	least := int64(20_000)
+	if want := os.Getenv("MODELTIER_STEPS"); want != "" {
+		var err error
+		if least, err = strconv.ParseInt(want, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for worldSteps.Store(0); worldSteps.Load() < least && !t.Failed(); {
+		rapid.Check(t, func(t *rapid.T) { rapid.SyncTest(t, anything) })
+	}
+	t.Logf("%d steps", worldSteps.Load())
+}
+
+var worldNames = []string{"a", "b", "c", "d", "e", "p", "x", "y", "nobody"}
+
+func anything(t *rapid.T) {
+	w := &world{t: t, probe: tiertest.NewProbe(plenty), open: make(map[string]int)}
+	w.cfg = modeltier.Config{
+		Models: worldModels, Probe: w.probe, Fairness: time.Second, MaxWait: time.Minute,
+		StallAfter: 20 * time.Second, StuckAfter: 5 * time.Second, OptimizeEvery: 2 * time.Second,
+	}
+	if rapid.IntRange(0, 3).Draw(t, "keeps state") == 3 {
+		dir, err := os.MkdirTemp(memoryDir(), "modeltier-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		w.cfg.StateDir = dir
+	}
+	w.fake = &tiertest.Mover{
+		OnlyRAM: rapid.Bool().Draw(t, "only ram"),
+		Parts:   rapid.Bool().Draw(t, "divisible"),
+		Deaf:    rapid.IntRange(0, 7).Draw(t, "deaf") == 7,
+	}
+	switch rapid.IntRange(0, 2).Draw(t, "sticky") {
+	case 1:
+		w.sticky = &tiertest.Sticky{}
+	case 2:
+		w.sticky = &tiertest.Sticky{Lie: w.lies}
+	}
+	w.mover()
+	w.start()
+	defer func() { // also where a check failed: a bubble does not end with goroutines in it
+		w.setMode("")
+		w.m.Close()
+		w.waits.Wait()
+		time.Sleep(time.Minute) // until also the deaf have moved
+	}()
+	names := worldNames
+	hour := time.Hour
+	t.Repeat(map[string]func(*rapid.T){
+		"": func(*rapid.T) { w.check() },
+		"acquire": func(t *rapid.T) {
+			req := modeltier.Request{Background: rapid.Bool().Draw(t, "background")}
+			switch rapid.IntRange(0, 3).Draw(t, "mode") {
+			case 0:
+				req.Capabilities = []string{rapid.SampledFrom([]string{"text-generation", "chat", "embeddings", "vision", "flying"}).Draw(t, "capability")}
+				req.Priority = tier.Priority(rapid.IntRange(0, 2).Draw(t, "priority"))
+			default:
+				req.Model = rapid.SampledFrom(names).Draw(t, "model")
+			}
+			w.acquire(req, rapid.SampledFrom([]time.Duration{time.Millisecond, 2 * time.Second, hour}).Draw(t, "patience"))
+		},
+		"release": func(t *rapid.T) {
+			w.mu.Lock()
+			n := len(w.leases)
+			w.mu.Unlock()
+			if n > 0 {
+				w.release(rapid.IntRange(0, n-1).Draw(t, "lease"))
+			}
+		},
+		"time passes": func(t *rapid.T) {
+			time.Sleep(rapid.SampledFrom([]time.Duration{time.Millisecond, 100 * time.Millisecond, time.Second, 5 * time.Second, time.Minute}).Draw(t, "for"))
+		},
+		"move": func(t *rapid.T) {
+			name, to := rapid.SampledFrom(names).Draw(t, "model"), tier.Tier(rapid.IntRange(0, 3).Draw(t, "to"))
+			j, err := w.m.MoveTier(context.Background(), name, to)
+			w.job(deed{Model: name, Home: &to}, j, err)
+		},
+		"hot load": func(t *rapid.T) {
+			model := tier.Model{
+				Name: rapid.SampledFrom([]string{"x", "y", "a"}).Draw(t, "name"),
+				Size: tier.Bytes(rapid.IntRange(0, 12).Draw(t, "GiB")) * tier.GiB,
+				Home: tier.Tier(rapid.IntRange(0, 2).Draw(t, "home")),
+			}
+			j, err := w.m.HotLoad(context.Background(), model)
+			w.job(deed{Model: model.Name, Home: &model.Home}, j, err)
+		},
+		"remove": func(t *rapid.T) {
+			name := rapid.SampledFrom([]string{"x", "y", "b", "nobody"}).Draw(t, "model")
+			j, err := w.m.Remove(context.Background(), name)
+			w.job(deed{Model: name}, j, err)
+		},
+		"cancel": func(t *rapid.T) {
+			w.mu.Lock()
+			jobs := slices.Clone(w.jobs)
+			w.mu.Unlock()
+			if len(jobs) > 0 {
+				jobs[rapid.IntRange(0, len(jobs)-1).Draw(t, "job")].Cancel(errors.New("changed my mind"))
+			}
+		},
+		"limits": func(t *rapid.T) {
+			l := tier.Limits{
+				RAM:      tier.Bytes(rapid.IntRange(-1, 12).Draw(t, "ram")) * tier.GiB / 2,
+				Swap:     tier.Bytes(rapid.IntRange(-1, 12).Draw(t, "swap")) * tier.GiB,
+				Reserved: tier.Bytes(rapid.IntRange(0, 4).Draw(t, "reserved")) * tier.GiB / 2,
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_, now, err := w.m.UpdateLimits(ctx, l)
+			switch {
+			case err == nil:
+				w.memoir.Limits, w.unclear = now, false
+			case errors.Is(err, context.DeadlineExceeded):
+				w.unclear = true
+			}
+		},
+		"optimize": func(t *rapid.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			w.m.Optimize(ctx)
+		},
+		"probe": func(t *rapid.T) {
+			m := plenty
+			m.Available = tier.Bytes(rapid.IntRange(-1, 60).Draw(t, "available")) * tier.GiB
+			m.Pressure.Level = tier.PressureLevel(max(rapid.IntRange(-4, 3).Draw(t, "pressure"), 0))
+			m.Pressure.Some10 = float64(rapid.IntRange(0, 100).Draw(t, "some10"))
+			var err error
+			if rapid.IntRange(0, 9).Draw(t, "fails") == 0 {
+				err = errors.New("no /proc today")
+			}
+			w.probe.Set(m, err)
+		},
+		"mover": func(t *rapid.T) {
+			w.setMode(rapid.SampledFrom([]string{"", "", "", "error", "lost", "panic", "goexit", "hang"}).Draw(t, "mode"))
+		},
+		"residency": func(t *rapid.T) {
+			linger := rapid.SampledFrom([]time.Duration{0, time.Second, 15 * time.Second, hour}).Draw(t, "linger")
+			lie := rapid.SampledFrom([]string{"", "", "nothing", "double", "negative", "error"}).Draw(t, "lie")
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.linger, w.lie = linger, lie
+		},
+		"restart": func(*rapid.T) { w.restart() },
+		"hint": func(t *rapid.T) {
+			w.m.Hint(rapid.SampledFrom(names).Draw(t, "model"), rapid.Float64Range(-0.5, 1.5).Draw(t, "probability"), time.Duration(rapid.IntRange(0, 60).Draw(t, "within"))*time.Second)
+		},
+		"report": func(t *rapid.T) {
+			o := tier.Outcome{Scored: true, Score: rapid.Float64Range(-1, 2).Draw(t, "score")}
+			if rapid.Bool().Draw(t, "failed") {
+				o.Err = errors.New("nonsense")
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if len(w.leases) > 0 {
+				w.leases[0].Report(o)
+			}
+		},
+		"status": func(t *rapid.T) { w.m.Status() },
+	})
+	// The end: faults are mended, and every wait must end.
+	w.setMode("")
+	w.probe.Set(plenty, nil)
+	for w.releaseAll() {
+	}
+	ended := make(chan struct{})
+	go func() { w.waits.Wait(); close(ended) }()
+	deadline := time.After(2 * hour)
+	for done := false; !done; {
+		select {
+		case <-ended:
+			done = true
+		case <-deadline:
+			t.Fatal("a wait did not end")
+		case <-time.After(time.Second):
+			w.releaseAll()
+		}
+	}
+	for w.releaseAll() {
+	}
+	w.check()
+	if s := w.m.Status(); s.Waiting != 0 || s.RAM.Reserved < 0 {
+		t.Fatalf("at the end %d wait", s.Waiting)
+	}
+	w.restart()
+	w.check()
+	w.close()
+}
+
+// job waits for the end of what was started, and takes note of it.
+func (w *world) job(d deed, j *modeltier.Job, err error) {
+	switch {
+	case err != nil && tier.Code(err) == "internal":
+		w.t.Fatalf("an error without a code: %v", err)
+	case err == nil && j == nil:
+		w.t.Fatal("neither a job nor an error")
+	case err != nil:
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open[d.Model]++
+	w.jobs = append(w.jobs, j)
+	w.waits.Go(func() {
+		err := j.Wait(context.Background())
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.open[d.Model]--
+		w.jobs = slices.DeleteFunc(w.jobs, func(k *modeltier.Job) bool { return k == j })
+		if err == nil {
+			w.memoir = d.apply(w.memoir)
+		}
+	})
+}
+
+// memoryDir is a folder that is fast to flush, where there is one.
+func memoryDir() string {
+	const shm = "/dev/shm"
+	if _, err := os.Stat(shm); err == nil {
+		return shm
+	}
+	return ""
+}
+
+func (w *world) releaseAll() bool {
+	w.mu.Lock()
+	n := len(w.leases)
+	w.mu.Unlock()
+	if n > 0 {
+		w.release(0)
+	}
+	return n > 0
+}

@@ -1,0 +1,292 @@
+package modeltier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/optimizer"
+	"github.com/modeltier/modeltier/safety"
+	"github.com/modeltier/modeltier/selector"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/mapped"
+)
+
+// Manager keeps models in their tiers and answers requests for them. All its
+// methods may be called from any number of goroutines at once.
+//
+// Inside, one goroutine, the loop, owns the state machine of internal/core.
+// Requests for a model that is resident pass the model's gate and never meet the
+// loop; all else is posted to it.
+type Manager struct {
+	cfg  Config
+	log  *slog.Logger
+	jobs *hotload.Jobs
+
+	// What is asked of the mover beyond Move; nil where it does not offer it.
+	resident tier.Resident
+
+	start    time.Time // the epoch of the access log
+	stripes  int
+	accesses *accessLog
+	snap     atomic.Pointer[snapshot]
+	waiting  atomic.Int64 // requests that wait
+	boxes    sync.Pool    // of *Request, for the selector
+	count    counters
+	events   chan func()
+
+	// ctx ends when the Manager is closed; moves and jobs derive from it.
+	ctx        context.Context
+	cancel     context.CancelCauseFunc
+	goroutines sync.WaitGroup // every goroutine but the loop and the events'
+	loopDone   chan struct{}
+	eventsDone chan struct{}
+
+	mail mailbox
+	ctl  control // the loop's own
+	save saver
+
+	closing   atomic.Bool // no more is taken on
+	closeOnce sync.Once
+	closed    chan struct{} // closed when Close has done all it could
+	closeErr  error
+}
+
+// entry is one model as the loop and the hot path share it.
+type entry struct {
+	gate *gate
+	core *core.Entry
+	// told: the loop has been told that leases ended and has not looked yet.
+	told atomic.Bool
+}
+
+// snapshot is what the hot path reads. It is never changed once published.
+type snapshot struct {
+	view    tier.View
+	entries []*entry // by the view's library index
+	// inUse is memory that models have, which the machine counts as taken and which
+	// could be had if they left; 0 where that cannot be told.
+	inUse tier.Bytes
+}
+
+// emptied returns the snapshot as it would be if models had left.
+func (s *snapshot) emptied() *snapshot {
+	e := *s
+	e.view.Memory.Available = min(e.view.Memory.Available.Plus(s.inUse), max(e.view.Memory.Total, e.view.Memory.Available))
+	return &e
+}
+
+// New returns a running Manager. It reads the memory once, takes up what a
+// StateDir remembers, and begins in the background to bring models to their home
+// tiers as far as there is room. An error names every fault of cfg at once. The
+// caller ends the Manager with Shutdown or Close.
+func New(cfg Config) (*Manager, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, fmt.Errorf("modeltier: %w", err)
+	}
+	m := &Manager{
+		log: cfg.Logger, jobs: hotload.NewJobs(0), start: time.Now(), stripes: stripes(),
+		loopDone: make(chan struct{}), eventsDone: make(chan struct{}), closed: make(chan struct{}),
+	}
+	m.accesses = newAccessLog(m.start, m.stripes)
+	m.boxes.New = func() any { return new(Request) }
+	m.mail.wake = make(chan struct{}, 1)
+
+	kept, err := m.openState(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := fillParts(&cfg); err != nil {
+		m.save.close()
+		return nil, err
+	}
+	m.cfg = cfg
+	m.resident, _ = cfg.Mover.(tier.Resident)
+	m.ctx, m.cancel = context.WithCancelCause(context.Background())
+	if err := m.ctl.init(m, kept); err != nil {
+		m.cancel(tier.ErrClosed)
+		m.closeParts()
+		m.save.close()
+		return nil, fmt.Errorf("modeltier: %w", err)
+	}
+	if cfg.Events.any() {
+		m.events = make(chan func(), eventQueue)
+		go func() {
+			defer close(m.eventsDone)
+			m.callEvents(m.events)
+		}()
+	} else {
+		close(m.eventsDone)
+	}
+	m.save.run(m)
+	go m.loop()
+	return m, nil
+}
+
+// fillParts makes the default parts that cfg leaves out.
+func fillParts(cfg *Config) error {
+	if cfg.Mover == nil {
+		mover, err := mapped.New(mapped.Options{})
+		if err != nil {
+			return fmt.Errorf("modeltier: the default mover: %w", err)
+		}
+		cfg.Mover = mover
+	}
+	if cfg.Probe == nil {
+		cfg.Probe = safety.NewProbe()
+	}
+	if cfg.Selector == nil {
+		cfg.Selector = selector.New()
+	}
+	if cfg.Placement == nil {
+		cfg.Placement = optimizer.New()
+	}
+	return nil
+}
+
+// mailbox takes what others want done by the loop.
+type mailbox struct {
+	mu     sync.Mutex // guards the rest
+	fns    []func(now time.Time)
+	closed bool
+
+	wake chan struct{} // holds a token when the loop has something to look at
+}
+
+// post has the loop run fn. It reports false once the loop takes no more; fn is
+// then not run.
+func (m *Manager) post(fn func(now time.Time)) bool {
+	b := &m.mail
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
+	b.fns = append(b.fns, fn)
+	b.mu.Unlock()
+	m.kick()
+	return true
+}
+
+// kick wakes the loop.
+func (m *Manager) kick() {
+	select {
+	case m.mail.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b *mailbox) take(into []func(time.Time)) []func(time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	into = append(into[:0], b.fns...)
+	clear(b.fns)
+	b.fns = b.fns[:0]
+	return into
+}
+
+// shut ends the box and returns what is still in it.
+func (b *mailbox) shut() []func(time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	rest := b.fns
+	b.fns = nil
+	return rest
+}
+
+// leasesEnded tells the loop that the last lease of a cell of e's gate ended
+// while somebody waits for that. It is cheap however often it is called.
+func (m *Manager) leasesEnded(e *entry) {
+	if !e.told.Swap(true) {
+		m.post(func(time.Time) {
+			e.told.Store(false)
+			m.ctl.core.Released(e.core)
+		})
+	}
+}
+
+// Shutdown ends the Manager in order: it takes no more requests, refuses those
+// that wait with ErrClosed, lets the leases that are held end, calls off the
+// moves, keeps the state and lets go of everything. When ctx ends before the
+// leases have, it returns context.Cause(ctx) and the Manager goes on waiting for
+// them, taking nothing on; Close ends it at once.
+func (m *Manager) Shutdown(ctx context.Context) error {
+	m.stopIntake()
+	idle := make(chan struct{})
+	if !m.post(func(time.Time) { m.ctl.whenIdle(idle) }) {
+		close(idle)
+	}
+	select {
+	case <-idle:
+	case <-m.closed:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return m.Close()
+}
+
+// stopIntake ends what lets new work in.
+func (m *Manager) stopIntake() {
+	if m.closing.Swap(true) {
+		return
+	}
+	m.post(func(time.Time) { m.ctl.stopIntake() })
+}
+
+// Close ends the Manager at once: requests that wait get ErrClosed, moves are
+// called off, weights are unmapped though leases may be held, and the state is
+// kept. It returns when no goroutine, mapping, process or file handle of the
+// Manager is left, or an error that unwraps to ErrStuck when a part did not
+// return within StuckAfter. It is idempotent; later calls wait for the first.
+func (m *Manager) Close() error {
+	m.closeOnce.Do(func() {
+		m.stopIntake()
+		m.cancel(tier.ErrClosed)
+		m.kick()
+		<-m.loopDone
+		m.closeErr = errors.Join(m.awaitGoroutines(), m.closeParts(), m.save.close())
+		if m.events != nil {
+			close(m.events)
+		}
+		<-m.eventsDone
+		close(m.closed)
+	})
+	<-m.closed
+	return m.closeErr
+}
+
+// awaitGoroutines waits for the goroutines of moves and calls, StuckAfter at
+// most.
+func (m *Manager) awaitGoroutines() error {
+	done := make(chan struct{})
+	go func() {
+		m.goroutines.Wait()
+		close(done)
+	}()
+	limit := time.NewTimer(m.cfg.StuckAfter)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-limit.C:
+		return &tier.StuckError{What: "A part of the Manager", After: m.cfg.StuckAfter}
+	}
+}
+
+// closeParts closes the parts that hold resources.
+func (m *Manager) closeParts() error {
+	var errs []error
+	for _, p := range []any{m.cfg.Mover, m.cfg.Probe, m.cfg.Selector, m.cfg.Placement} {
+		if c, ok := p.(tier.Closer); ok {
+			errs = append(errs, m.call("part's Close", c.Close))
+		}
+	}
+	return errors.Join(errs...)
+}

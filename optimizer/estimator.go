@@ -1,0 +1,298 @@
+package optimizer
+
+import (
+	"cmp"
+	"hash/fnv"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// estimator learns from the accesses how soon each model is asked for again.
+// Models are known by an id that stays while the model is in the library.
+type estimator struct {
+	start time.Time // the origin of the clock; zero before the first moment
+	now   float64   // the latest moment, in seconds since start
+
+	ids   map[string]int32
+	uses  []*use // by id; nil where the id is free
+	names []string
+	last  int32 // id of the model that was asked for last, or -1
+	count float64
+
+	mixture mixture
+	logit   logit
+	// surprise is the decayed sum of the bits by which each next model was a
+	// surprise, over asked, the decayed number of requests.
+	surprise, asked float64
+
+	library *tier.Library
+	byIndex []int32 // ids by the library's index
+	// sample is the models that are learned on, by id: all of them in a small
+	// library, in a large one those whose names hash lowest. scored is what the last
+	// pass over them found, and scale turns the odds of the logit into requests a
+	// second.
+	sample []int32
+	// sampleIndex is the sample by the library's index.
+	sampleIndex []int32
+	inside      map[int32]int32 // place in sample by id
+	scored      []scored
+	phi         []feature
+	scale       float64
+	// total is the requests a second that are expected of all models together.
+	total float64
+	// scoredAt is the moment of the last pass, or negative where accesses came since.
+	scoredAt float64
+}
+
+// scored is what is known of one model at one moment.
+type scored struct {
+	odds   float64 // by the logit, unscaled
+	lambda float64 // by the mixture, in requests a second
+	minute float64 // decayed rates
+	hour   float64
+	age    float64 // seconds since the last access
+}
+
+const (
+	// sampleMost bounds the work of learning from one access.
+	sampleMost = 256
+	// surpriseKeep is what an access leaves of the sums before it.
+	surpriseKeep = 0.999
+	// youth is the time in seconds for which a fresh history is taken to be quiet,
+	// so that the first accesses do not make an enormous rate.
+	youth = 600
+	// neverAge stands for the age of a model that was never asked for.
+	neverAge = 1e12
+)
+
+func newEstimator() estimator {
+	return estimator{
+		ids: map[string]int32{}, last: -1, mixture: newMixture(), logit: newLogit(),
+		inside: map[int32]int32{}, scoredAt: -1,
+	}
+}
+
+// seconds returns t on the history's clock, which never runs back: where the
+// clock of the caller was set back, no time has passed.
+func (e *estimator) seconds(t time.Time) float64 {
+	if e.start.IsZero() {
+		e.start = t
+	}
+	s := t.Sub(e.start).Seconds()
+	if s < e.now {
+		e.start = t.Add(-time.Duration(e.now * float64(time.Second)))
+		s = e.now
+	}
+	e.now = s
+	return s
+}
+
+// hourOf returns the hour of the day, UTC, at t.
+func (e *estimator) hourOf(t float64) int {
+	const day = 24 * 3600
+	s := math.Mod(float64(e.start.Unix()%day)+t, day)
+	if s < 0 {
+		s += day
+	}
+	return min(int(s/3600), 23)
+}
+
+// id returns the id of a model, a new one where the model is new.
+func (e *estimator) id(name string) int32 {
+	if id, ok := e.ids[name]; ok {
+		return id
+	}
+	id := int32(slices.Index(e.uses, nil))
+	if id < 0 || len(e.ids) == len(e.uses) {
+		id = int32(len(e.uses))
+		e.uses, e.names = append(e.uses, nil), append(e.names, "")
+	}
+	e.uses[id], e.names[id] = &use{}, name
+	e.ids[name] = id
+	e.library = nil
+	return id
+}
+
+// know makes lib the library that ids and sample are about. Models that are no
+// longer in it are forgotten.
+func (e *estimator) know(lib *tier.Library) {
+	if e.library == lib {
+		return
+	}
+	for id, name := range e.names {
+		if _, known := lib.Find(name); !known && e.uses[id] != nil {
+			e.forget(int32(id))
+		}
+	}
+	e.byIndex = slices.Grow(e.byIndex[:0], lib.Len())
+	for _, m := range lib.All() {
+		e.byIndex = append(e.byIndex, e.id(m.Name))
+	}
+	e.library = lib
+	e.draw()
+}
+
+func (e *estimator) forget(id int32) {
+	delete(e.ids, e.names[id])
+	e.uses[id], e.names[id] = nil, ""
+	for _, u := range e.uses {
+		if u != nil {
+			u.next.forget(id)
+		}
+	}
+	if e.last == id {
+		e.last = -1
+	}
+}
+
+// draw picks the models that are learned on.
+func (e *estimator) draw() {
+	order := make([]int32, len(e.byIndex))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	if len(order) > sampleMost {
+		hash := make([]uint64, len(order))
+		for i, id := range e.byIndex {
+			h := fnv.New64a()
+			h.Write([]byte(e.names[id]))
+			hash[i] = h.Sum64()
+		}
+		slices.SortFunc(order, func(a, b int32) int {
+			return cmp.Or(cmp.Compare(hash[a], hash[b]), cmp.Compare(a, b))
+		})
+		order = order[:sampleMost]
+		slices.Sort(order)
+	}
+	e.sampleIndex, e.sample = order, e.sample[:0]
+	for _, i := range order {
+		e.sample = append(e.sample, e.byIndex[i])
+	}
+	clear(e.inside)
+	for k, id := range e.sample {
+		e.inside[id] = int32(k)
+	}
+	e.scored = slices.Grow(e.scored[:0], len(e.sample))[:len(e.sample)]
+	e.phi = slices.Grow(e.phi[:0], len(e.sample))[:len(e.sample)]
+	e.scoredAt = -1
+}
+
+// models is the number of models that the prior is spread over.
+func (e *estimator) models() int { return max(len(e.ids), 1) }
+
+// rate fills in a model's rates by expert at t.
+func (e *estimator) rate(u *use, t float64, r *rates) {
+	*r = rates{priorExpert: (e.count + 1) / ((t + youth) * float64(e.models()))}
+	if u.count == 0 {
+		return
+	}
+	age := u.age(t)
+	for k, span := range spans {
+		r[k] = u.rates[k] * fade(age/span)
+	}
+	r[gapExpert] = u.gaps.hazard(age)
+}
+
+// score describes one model at t, and returns its features as well.
+func (e *estimator) score(id int32, t float64, hour int, f *feature) scored {
+	u := e.uses[id]
+	var r rates
+	e.rate(u, t, &r)
+	lambda := e.mixture.intensity(&u.mix, &r)
+	follows := 1 / float64(e.models())
+	if e.last >= 0 {
+		follows = e.uses[e.last].next.share(id, e.models())
+	}
+	f.describe(u, t, hour, &r, lambda, follows, id == e.last)
+	s := scored{
+		odds: math.Exp(e.logit.score(f, float64(u.bias))), lambda: lambda,
+		minute: r[2], hour: r[4], age: neverAge,
+	}
+	if u.count > 0 {
+		s.age = u.age(t)
+	}
+	return s
+}
+
+// survey scores every model of the sample at t.
+func (e *estimator) survey(t float64) {
+	if e.scoredAt == t {
+		return
+	}
+	odds, lambda, hour := 0.0, 0.0, e.hourOf(t)
+	for k, id := range e.sample {
+		e.scored[k] = e.score(id, t, hour, &e.phi[k])
+		odds += e.scored[k].odds
+		lambda += e.scored[k].lambda
+	}
+	e.scoredAt, e.scale = t, 0
+	if n := len(e.sample); n > 0 {
+		e.total = lambda * float64(e.models()) / float64(n)
+	}
+	if odds > 0 && !math.IsInf(odds, 0) {
+		e.scale = lambda / odds
+	}
+}
+
+// access learns from one request for a model at t and notes it.
+func (e *estimator) access(id int32, t float64) {
+	if k, ok := e.inside[id]; ok {
+		e.learn(int(k), t)
+	}
+	u := e.uses[id]
+	var r rates
+	e.rate(u, t, &r)
+	e.mixture.learn(&u.mix, &r)
+	u.access(t, e.hourOf(t))
+	if e.last >= 0 {
+		e.uses[e.last].next.add(id)
+	}
+	e.last = id
+	e.count++
+	e.scoredAt = -1
+}
+
+// learn teaches the logit that of the models of the sample, the one at k was
+// asked for next.
+func (e *estimator) learn(k int, t float64) {
+	e.survey(t)
+	sum := 0.0
+	for i := range e.scored {
+		sum += e.scored[i].odds
+	}
+	if !(sum > 0) || math.IsInf(sum, 0) {
+		e.logit = newLogit()
+		return
+	}
+	g := e.phi[k]
+	for i := range e.scored {
+		p := e.scored[i].odds / sum
+		for j, x := range e.phi[i] {
+			g[j] -= p * x
+		}
+		d := -p
+		if i == k {
+			d++
+		}
+		u := e.uses[e.sample[i]]
+		u.biasSum += float32(d * d)
+		u.bias += float32(biasStep * d / math.Sqrt(float64(u.biasSum)+1))
+	}
+	e.logit.learn(&g)
+	e.surprise = surpriseKeep*e.surprise - math.Log2(max(e.scored[k].odds/sum, 1e-12))
+	e.asked = surpriseKeep*e.asked + 1
+}
+
+// Surprise returns the bits by which the model that was asked for next was a
+// surprise, on the average of the last thousand requests: 0 where traffic can be
+// told in advance, the logarithm to base 2 of the number of models where nothing
+// can.
+func (e *estimator) Surprise() float64 {
+	if e.asked == 0 {
+		return 0
+	}
+	return e.surprise / e.asked
+}

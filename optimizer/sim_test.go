@@ -1,0 +1,276 @@
+package optimizer_test
+
+import (
+	"compress/gzip"
+	"encoding/csv"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/optimizer"
+	"github.com/modeltier/modeltier/tier"
+)
+
+const traces = "../../shared/field/traces"
+
+// trace is a sequence of requests over a library.
+type trace struct {
+	name   string
+	models []tier.Model
+	at     []float64
+	who    []int32
+}
+
+func readCSV(t testing.TB, path string) [][]string {
+	f, err := os.Open(path)
+	if err != nil {
+		t.Skipf("the recorded traces are not here: %v", err)
+	}
+	defer f.Close()
+	r := csv.NewReader(f)
+	if strings.HasSuffix(path, ".gz") {
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = csv.NewReader(z)
+	}
+	rows, err := r.ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows[1:]
+}
+
+func readTrace(t testing.TB, name string, edge bool) *trace {
+	tr := &trace{name: name}
+	sizes := name + ".models.csv"
+	if edge {
+		sizes = name + ".models.edge.csv"
+	}
+	index := map[string]int32{}
+	for _, row := range readCSV(t, filepath.Join(traces, sizes)) {
+		gb, err := strconv.ParseFloat(row[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index[row[0]] = int32(len(tr.models))
+		tr.models = append(tr.models, tier.Model{Name: row[0], Path: row[0], Size: tier.Bytes(math.Round(gb * 1e9))})
+	}
+	for _, row := range readCSV(t, filepath.Join(traces, name+".csv.gz")) {
+		at, err := strconv.ParseFloat(row[0], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr.at = append(tr.at, at)
+		tr.who = append(tr.who, index[row[1]])
+	}
+	return tr
+}
+
+// machine carries a placement's plans out in no time and checks the account.
+type machine struct {
+	view          tier.View
+	place         tier.Placement
+	learner       tier.Learner
+	batch         []tier.Access
+	moved         tier.Bytes
+	waits         []float64
+	idle          bool
+	plans         int
+	fails, wasted int
+}
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newMachine(lib *tier.Library, limits tier.Limits, p tier.Placement) *machine {
+	m := &machine{place: p}
+	m.learner, _ = p.(tier.Learner)
+	m.view = tier.View{Now: epoch, Library: lib, States: make([]tier.State, lib.Len()), Limits: limits}
+	for i := range m.view.States {
+		m.view.States[i].Divisible, m.view.States[i].InPlace = true, true
+	}
+	m.room()
+	return m
+}
+
+func (m *machine) room() {
+	m.view.Charged = tier.Footprint{}
+	for i := range m.view.States {
+		m.view.Charged = m.view.Charged.Plus(m.view.Footprint(i))
+	}
+	m.view.Room = tier.Footprint{tier.Swap: m.view.Limits.Swap, tier.RAM: m.view.Limits.RAM}.Minus(m.view.Charged)
+}
+
+func (m *machine) step(s tier.Step) error {
+	i, ok := m.view.Library.Find(s.Model.Name)
+	st := &m.view.States[i]
+	if !ok || st.Tier != s.From {
+		return fmt.Errorf("step %v %v→%v: model is in %v", s.Model.Name, s.From, s.To, st.Tier)
+	}
+	before := m.view.Footprint(i)
+	after := s.Model.Footprint(s.To, s.Keep, false)
+	cold := tier.Bytes(0)
+	if s.To == tier.Swap {
+		cold = movedCold(&s.Move)
+		after[tier.Swap] -= cold
+	}
+	for t, more := range after.Beyond(before) {
+		if more > 0 && more > m.view.Room[t] {
+			return fmt.Errorf("step %v %v→%v keep %v: needs %v, room %v", s.Model.Name, s.From, s.To, s.Keep, after.Beyond(before), m.view.Room)
+		}
+		m.moved += more
+	}
+	if after[tier.RAM] < 0 || after[tier.Swap] < 0 {
+		return fmt.Errorf("step %v %v→%v keep %v: charges %v", s.Model.Name, s.From, s.To, s.Keep, after)
+	}
+	st.Tier, st.Kept = s.To, 0
+	if s.To == tier.Swap {
+		st.Kept = s.Keep
+	}
+	setCold(st, cold)
+	m.room()
+	return nil
+}
+
+// rest lets time pass from one moment to the next, and the placement improve
+// things meanwhile. A step that is not done when the time is over is called off.
+func (m *machine) rest(from, to float64) error {
+	now, pause := from, 1.0
+	for first := true; first || now < to && now < from+7200; first = false {
+		m.view.Now = epoch.Add(time.Duration(now * 1e9))
+		m.tell()
+		plan := m.place.Plan(&m.view, nil)
+		took := 0.0
+		for _, s := range plan.Steps {
+			i, _ := m.view.Library.Find(s.Model.Name)
+			before := m.view.Footprint(i)
+			after := s.Model.Footprint(s.To, s.Keep, false)
+			if s.To == tier.Swap {
+				after[tier.Swap] -= movedCold(&s.Move)
+			}
+			up := max(after[tier.RAM]-before[tier.RAM], 0)
+			read := max(after[tier.RAM]+after[tier.Swap]-before[tier.RAM]-before[tier.Swap], 0)
+			took += (float64(up)*0.4e-9 + float64(read)*1.0e-9) * ioScale
+			if now+took > to {
+				m.wasted++
+				m.moved += up
+				return nil
+			}
+			if err := m.step(s); err != nil {
+				return err
+			}
+			if m.learner != nil {
+				m.learner.Moved([]tier.Moved{{Move: s.Move, Bytes: up + read, Took: time.Duration((float64(up)*0.4 + float64(read)))}})
+			}
+		}
+		if took > 0 {
+			now += took
+			continue
+		}
+		now += pause
+		pause = min(pause*1.5, 30)
+	}
+	return nil
+}
+
+func (m *machine) tell() {
+	if m.learner != nil && len(m.batch) > 0 {
+		m.learner.Accessed(m.batch)
+		m.batch = m.batch[:0]
+	}
+}
+
+func (m *machine) request(i int, at float64) error {
+	m.view.Now = epoch.Add(time.Duration(at * 1e9))
+	mod := m.view.Library.At(i)
+	st := &m.view.States[i]
+	m.batch = append(m.batch, tier.Access{Model: mod.Name, At: m.view.Now})
+	f := m.view.Footprint(i)
+	ram, swap := float64(f[tier.RAM])/1e9, float64(f[tier.Swap])/1e9
+	m.waits = append(m.waits, 0.1*ram+0.5*swap+1.5*(float64(mod.Size)/1e9-ram-swap))
+	if st.Tier == tier.RAM {
+		st.LastUse = m.view.Now
+		return nil
+	}
+	m.tell()
+	st.Waiters = 1
+	m.plans++
+	plan := m.place.Plan(&m.view, &tier.Need{Model: i, Waiters: 1})
+	if plan.Err != nil {
+		m.fails++
+		return plan.Err
+	}
+	for _, s := range plan.Steps {
+		if err := m.step(s); err != nil {
+			return err
+		}
+	}
+	st.Waiters = 0
+	if st.Tier == tier.Storage {
+		return fmt.Errorf("%s cannot be served after the plan", mod.Name)
+	}
+	st.LastUse = m.view.Now
+	return nil
+}
+
+type figures struct {
+	mean, p50, p99, moved float64
+}
+
+func (m *machine) figures() figures {
+	w := slices.Clone(m.waits)
+	slices.Sort(w)
+	sum := 0.0
+	for _, x := range w {
+		sum += x
+	}
+	n := len(w)
+	return figures{sum / float64(n), w[n/2], w[min(n*99/100, n-1)], float64(m.moved) / 1e9 / float64(n)}
+}
+
+func replay(t testing.TB, tr *trace, ram, swap float64, p tier.Placement) figures {
+	lib, err := tier.NewLibrary(tr.models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMachine(lib, tier.Limits{RAM: tier.Bytes(ram * 1e9), Swap: tier.Bytes(swap * 1e9)}, p)
+	for k, at := range tr.at {
+		if k > 0 && hintShare > 0 && float64(k*7919%1000)/1000 < hintShare {
+			p.(tier.Hinter).Hint(tr.models[tr.who[k]].Name, 1, 0, epoch.Add(time.Duration(tr.at[k-1]*1e9)))
+		}
+		if k > 0 && prefetches(p) {
+			if err := m.rest(tr.at[k-1], at); err != nil {
+				t.Fatalf("%s after request %d: %v", tr.name, k-1, err)
+			}
+		}
+		if d, ok := p.(interface{ Dbg() }); ok && k%1000 == 0 {
+			d.Dbg()
+		}
+		if err := m.request(int(tr.who[k]), at); err != nil {
+			t.Fatalf("%s request %d: %v", tr.name, k, err)
+		}
+	}
+	return m.figures()
+}
+
+func prefetches(p tier.Placement) bool {
+	_, ok := p.(*optimizer.Learned)
+	return ok
+}
+
+var hintShare, _ = strconv.ParseFloat(os.Getenv("HINTS"), 64)
+
+var ioScale = func() float64 {
+	x, err := strconv.ParseFloat(os.Getenv("IO"), 64)
+	if err != nil {
+		return 1
+	}
+	return x
+}()

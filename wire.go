@@ -1,0 +1,441 @@
+package modeltier
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"runtime/debug"
+	"time"
+
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// selectionTarget is what a selection may take before the contract's
+// performance_target_met is false.
+const selectionTarget = 10 * time.Millisecond
+
+// mostNames bounds available_models in an error.
+const mostNames = 1000
+
+// HandleRequest answers one request of the JSON contract: one object in, one
+// object out. A request for a model makes it ready before it answers; ctx bounds
+// the wait. Whatever comes in, the answer is valid JSON, with status "error", a
+// code and suggestions where something is wrong.
+func (m *Manager) HandleRequest(ctx context.Context, request []byte) []byte {
+	out, err := json.Marshal(m.answer(ctx, request))
+	if err != nil { // a number of a plugged-in part that JSON does not have
+		out, _ = json.Marshal(errorAnswer(err))
+	}
+	return out
+}
+
+func (m *Manager) answer(ctx context.Context, request []byte) (out any) {
+	defer func() {
+		if v := recover(); v != nil {
+			m.log.Error("a request panicked", "value", v, "stack", string(debug.Stack()))
+			out = errorAnswer(&tier.PanicError{Part: "request", Value: v})
+		}
+	}()
+	if int64(len(request)) > m.cfg.MaxBody {
+		return errorAnswer(tooLong(m.cfg.MaxBody))
+	}
+	op, err := parseRequest(request)
+	if err != nil {
+		m.refused("", err)
+		return errorAnswer(err)
+	}
+	switch {
+	case op.selection != nil:
+		return m.answerSelection(ctx, op.selection)
+	case op.hotLoad != nil:
+		return m.answerHotLoad(ctx, op.hotLoad)
+	case op.moveTier != nil:
+		return m.answerMove(ctx, op.moveTier)
+	case op.limits != nil:
+		return m.answerLimits(ctx, op.limits)
+	}
+	switch op.query {
+	case "tier_status":
+		return m.answerTiers()
+	case "auto_optimize":
+		return m.answerOptimize(ctx)
+	case "list_models":
+		return m.answerModels()
+	case "load_status":
+		return m.answerLoadJob(op.job)
+	}
+	return m.answerMoveJob(op.job)
+}
+
+func tooLong(most int64) error {
+	return &tier.InvalidError{
+		Reason: fmt.Sprintf("Request is larger than %d bytes", most),
+		Help:   []string{"Send a smaller request."},
+	}
+}
+
+// wireError is the answer to what went wrong.
+type wireError struct {
+	Status      string   `json:"status"`
+	Reason      string   `json:"reason"`
+	Code        string   `json:"code"`
+	Suggestions []string `json:"suggestions"`
+	// RetryAfter is in seconds.
+	RetryAfter float64 `json:"retry_after,omitempty"`
+}
+
+func errorAnswer(err error) *wireError {
+	w := &wireError{Status: "error", Reason: err.Error(), Code: tier.Code(err), Suggestions: tier.Suggestions(err)}
+	if w.Suggestions == nil {
+		w.Suggestions = []string{}
+	}
+	if b, ok := errors.AsType[*tier.BusyError](err); ok {
+		w.RetryAfter = b.RetryAfter.Seconds()
+	}
+	return w
+}
+
+// gb is bytes as the wire has them, to the KiB: 1.3 and not 1.2999999998.
+func gb(b tier.Bytes) float64 { return math.Round(b.GB()*1e6) / 1e6 }
+
+type selectionAnswer struct {
+	Status        string    `json:"status"`
+	Model         string    `json:"model"`
+	SizeGB        float64   `json:"size_gb"`
+	Tier          tier.Tier `json:"tier"`
+	Capabilities  []string  `json:"capabilities"`
+	Reason        string    `json:"selection_reason"`
+	SelectionTime float64   `json:"selection_time_ms"`
+	SwapExecuted  bool      `json:"swap_executed"`
+	SwapTime      float64   `json:"swap_time"`
+	TargetMet     bool      `json:"performance_target_met"`
+	KeptGB        *float64  `json:"kept_gb,omitempty"` // present of a model served from swap
+
+	Explanation *wireExplanation `json:"explanation,omitempty"` // where it was asked for
+}
+
+type selectionError struct {
+	Status        string   `json:"status"`
+	Reason        string   `json:"reason"`
+	SelectionTime float64  `json:"selection_time_ms"`
+	Available     []string `json:"available_models"`
+	Code          string   `json:"code"`
+	Suggestions   []string `json:"suggestions"`
+	RetryAfter    float64  `json:"retry_after,omitempty"`
+
+	Explanation *wireExplanation `json:"explanation,omitempty"`
+}
+
+// wireExplanation is why a selection came out as it did.
+type wireExplanation struct {
+	Policy     string          `json:"policy"`
+	Priority   tier.Priority   `json:"priority"`
+	Candidates []wireCandidate `json:"candidates"`
+	Omitted    int             `json:"omitted,omitempty"`
+}
+
+type wireCandidate struct {
+	Model    string             `json:"model"`
+	Eligible bool               `json:"eligible"`
+	Verdict  string             `json:"verdict"`
+	Score    float64            `json:"score"`
+	Factors  map[string]float64 `json:"factors,omitempty"`
+	Expected float64            `json:"expected_s,omitempty"` // until it can be used
+}
+
+func explanation(x *tier.Explanation) *wireExplanation {
+	if x == nil {
+		return nil
+	}
+	finite := func(f float64) float64 { // JSON has no others
+		if math.IsNaN(f) || math.IsInf(f, 0) {
+			return 0
+		}
+		return f
+	}
+	w := &wireExplanation{Policy: x.Policy, Priority: x.Priority, Omitted: x.Omitted, Candidates: make([]wireCandidate, len(x.Candidates))}
+	for i, c := range x.Candidates {
+		factors := make(map[string]float64, len(c.Factors))
+		for _, f := range c.Factors {
+			factors[f.Name] = finite(f.Value)
+		}
+		w.Candidates[i] = wireCandidate{c.Model, c.Eligible, c.Verdict, finite(c.Score), factors, c.Expected.Seconds()}
+	}
+	return w
+}
+
+func (m *Manager) answerSelection(ctx context.Context, req *Request) any {
+	began := time.Now()
+	lease, choice, err := m.acquire(ctx, req)
+	took := time.Since(began)
+	if err != nil {
+		w := errorAnswer(err)
+		return &selectionError{
+			Status: w.Status, Reason: w.Reason, SelectionTime: ms(took), Code: w.Code,
+			Suggestions: w.Suggestions, RetryAfter: w.RetryAfter,
+			Available:   m.snap.Load().view.Library.Names(mostNames),
+			Explanation: explanation(choice.Explanation),
+		}
+	}
+	defer lease.Release()
+	selection := max(took-lease.waited, 0)
+	a := &selectionAnswer{
+		Status: "success", Model: lease.model.Name, SizeGB: gb(lease.model.Size), Tier: lease.tier,
+		Capabilities: names(lease.model.Capabilities), Reason: choice.Reason(), SelectionTime: ms(selection),
+		SwapExecuted: lease.moved, TargetMet: selection <= selectionTarget, Explanation: explanation(choice.Explanation),
+	}
+	if lease.moved {
+		a.SwapTime = lease.waited.Seconds()
+	}
+	if lease.tier == tier.Swap {
+		kept := gb(lease.kept)
+		a.KeptGB = &kept
+	}
+	return a
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// names is never null on the wire.
+func names(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+type hotLoadAnswer struct {
+	Status   string `json:"status"`
+	JobID    string `json:"job_id"`
+	Model    string `json:"model_name"`
+	Estimate string `json:"estimated_time"`
+}
+
+func (m *Manager) answerHotLoad(ctx context.Context, model *tier.Model) any {
+	if err := m.checkPath(model); err != nil {
+		return errorAnswer(err)
+	}
+	job, err := m.HotLoad(ctx, *model)
+	if err != nil {
+		return errorAnswer(err)
+	}
+	return &hotLoadAnswer{"hot_load_started", job.ID(), model.Name, fmt.Sprintf("%.1fs", job.Estimate().Seconds())}
+}
+
+// checkPath makes the path of a hot load one inside the ModelDir.
+func (m *Manager) checkPath(model *tier.Model) error {
+	if m.cfg.ModelDir == "" || model.Path == "" {
+		return nil
+	}
+	path, err := hotload.Resolve(m.cfg.ModelDir, model.Path)
+	if err == nil {
+		model.Path = path
+	}
+	return err
+}
+
+type loadJobAnswer struct {
+	JobID    string  `json:"job_id"`
+	Model    string  `json:"model_name"`
+	Status   string  `json:"status"`
+	Progress float64 `json:"progress"`
+	Elapsed  float64 `json:"elapsed_time"`
+	Error    *string `json:"error"`
+	Code     string  `json:"code,omitempty"`
+}
+
+// jobStatus is a job's state on the wire, where running loads are "loading" and
+// cancelled jobs have failed.
+func jobStatus(j *Job, running string) (status string, failure *string, code string) {
+	switch j.State() {
+	case hotload.Running:
+		return running, nil, ""
+	case hotload.Success:
+		return "success", nil, ""
+	}
+	text := j.Err().Error()
+	return "failed", &text, tier.Code(j.Err())
+}
+
+func (m *Manager) answerLoadJob(id string) any {
+	j, ok := m.Job(id)
+	if !ok || j.Kind() != hotload.KindLoad {
+		return errorAnswer(&tier.NotFoundError{What: "job", Name: id})
+	}
+	a := &loadJobAnswer{JobID: j.ID(), Model: j.Model(), Progress: j.Progress().Fraction, Elapsed: j.Elapsed().Seconds()}
+	a.Status, a.Error, a.Code = jobStatus(j, "loading")
+	return a
+}
+
+type moveAnswer struct {
+	Status    string    `json:"status"`
+	JobID     string    `json:"job_id"`
+	Model     string    `json:"model_name"`
+	Operation string    `json:"operation"`
+	From      tier.Tier `json:"source_tier"`
+	To        tier.Tier `json:"target_tier"`
+}
+
+func (m *Manager) answerMove(ctx context.Context, mv *moveRequest) any {
+	job, err := m.MoveTier(ctx, mv.model, mv.to)
+	if err != nil {
+		return errorAnswer(err)
+	}
+	return &moveAnswer{"tier_move_started", job.ID(), mv.model, operationOf(job), job.From(), job.To()}
+}
+
+func operationOf(j *Job) string {
+	switch {
+	case j.Kind() != hotload.KindOptimize:
+		return j.Kind().String()
+	case j.To() < j.From():
+		return hotload.KindDemote.String()
+	}
+	return hotload.KindPromote.String()
+}
+
+type moveJobAnswer struct {
+	JobID     string    `json:"job_id"`
+	Model     string    `json:"model_name"`
+	Operation string    `json:"operation"`
+	From      tier.Tier `json:"source_tier"`
+	To        tier.Tier `json:"target_tier"`
+	Progress  float64   `json:"progress"`
+	Status    string    `json:"status"`
+	Elapsed   float64   `json:"elapsed_time"`
+	Estimate  float64   `json:"estimated_time"`
+	Error     *string   `json:"error"`
+	Code      string    `json:"code,omitempty"`
+}
+
+func (m *Manager) answerMoveJob(id string) any {
+	j, ok := m.Job(id)
+	if !ok || j.Kind() == hotload.KindLoad {
+		return errorAnswer(&tier.NotFoundError{What: "job", Name: id})
+	}
+	a := &moveJobAnswer{
+		JobID: j.ID(), Model: j.Model(), Operation: operationOf(j), From: j.From(), To: j.To(),
+		Progress: j.Progress().Fraction, Elapsed: j.Elapsed().Seconds(), Estimate: j.Estimate().Seconds(),
+	}
+	a.Status, a.Error, a.Code = jobStatus(j, "running")
+	return a
+}
+
+type limitsGB struct {
+	RAM      float64 `json:"ram_max_gb"`
+	Swap     float64 `json:"swap_max_gb"`
+	Reserved float64 `json:"ram_reserved_gb"`
+}
+
+func wireLimits(l tier.Limits) limitsGB {
+	return limitsGB{gb(l.Of(tier.RAM)), gb(l.Of(tier.Swap)), gb(max(l.Reserved, 0))}
+}
+
+func (m *Manager) answerLimits(ctx context.Context, l *tier.Limits) any {
+	old, now, err := m.UpdateLimits(ctx, *l)
+	if err != nil {
+		return errorAnswer(err)
+	}
+	return &struct {
+		Status string   `json:"status"`
+		Old    limitsGB `json:"old_limits"`
+		New    limitsGB `json:"new_limits"`
+	}{"success", wireLimits(old), wireLimits(now)}
+}
+
+type tierAnswer struct {
+	UsedGB      float64 `json:"used_gb"`
+	AvailableGB float64 `json:"available_gb"`
+	LimitGB     float64 `json:"limit_gb"`
+	Utilization float64 `json:"utilization"`
+	Models      int     `json:"models"`
+}
+
+func (m *Manager) answerTiers() any {
+	v := &m.snap.Load().view
+	s := m.statusOfView(v)
+	of := func(t TierStatus, available tier.Bytes) tierAnswer {
+		return tierAnswer{
+			UsedGB: gb(t.Used), AvailableGB: available.GB(), LimitGB: gb(t.Limit),
+			Utilization: t.Percent / 100, Models: t.Models,
+		}
+	}
+	return &struct {
+		Status string                `json:"status"`
+		Tiers  map[string]tierAnswer `json:"tiers"`
+	}{"success", map[string]tierAnswer{"ram": of(s.RAM, v.Memory.Available), "swap": of(s.Swap, v.FreeSwap)}}
+}
+
+func (m *Manager) answerOptimize(ctx context.Context) any {
+	o, err := m.Optimize(ctx)
+	if err != nil {
+		return errorAnswer(err)
+	}
+	words := make([]string, len(o.Steps))
+	for i, s := range o.Steps {
+		words[i] = fmt.Sprintf("Moving %s from %v to %v", s.Model.Name, s.From, s.To)
+		if s.From == s.To {
+			words[i] = fmt.Sprintf("Keeping %v of %s present in swap", s.Keep, s.Model.Name)
+		}
+		if s.Why != "" {
+			words[i] += ": " + s.Why
+		}
+		if s.Gain > 0 {
+			words[i] += fmt.Sprintf(" (saves about %.1f s of waiting an hour)", s.Gain)
+		}
+	}
+	return &struct {
+		Status        string   `json:"status"`
+		Optimizations []string `json:"optimizations"`
+	}{"success", words}
+}
+
+type modelAnswer struct {
+	SizeGB       float64   `json:"size_gb"`
+	Tier         tier.Tier `json:"tier"`
+	Capabilities []string  `json:"capabilities"`
+	Resident     tier.Tier `json:"resident_tier"`
+}
+
+// modelMap marshals as an object that keeps the library's order.
+type modelMap []ModelStatus
+
+func (mm modelMap) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i := range mm {
+		key, err := json.Marshal(mm[i].Name)
+		if err != nil {
+			return nil, err
+		}
+		value, err := json.Marshal(modelAnswer{gb(mm[i].Size), mm[i].Home, names(mm[i].Capabilities), mm[i].Tier})
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(key)
+		b.WriteByte(':')
+		b.Write(value)
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+func (m *Manager) answerModels() any {
+	var models modelMap
+	for s := range m.Models() {
+		models = append(models, s)
+	}
+	return &struct {
+		Status string   `json:"status"`
+		Models modelMap `json:"models"`
+		Total  int      `json:"total_models"`
+		Active int64    `json:"active_hot_loads"`
+	}{"success", models, len(models), m.jobs.Counts(hotload.KindLoad).Running}
+}

@@ -1,0 +1,508 @@
+package modeltier_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// recordedLibrary is the default library of the contract.
+func recordedLibrary() []tier.Model {
+	m := func(name string, gb float64, home tier.Tier, capabilities ...string) tier.Model {
+		m := model(name, gb)
+		m.Home, m.Capabilities = home, capabilities
+		return m
+	}
+	return []tier.Model{
+		m("gpt2-small", 0.5, tier.RAM, "text-generation", "fast"),
+		m("gpt2-medium", 1.5, tier.RAM, "text-generation", "balanced"),
+		m("gpt2-large", 3.0, tier.RAM, "text-generation", "quality"),
+		m("bert-large", 1.3, tier.RAM, "text-classification", "embeddings"),
+		m("gpt-j-6b", 6.0, tier.Swap, "text-generation", "high-quality"),
+		m("llama-7b", 7.0, tier.Swap, "text-generation", "instruction-following"),
+	}
+}
+
+func gbytes(gb float64) tier.Bytes {
+	b, err := tier.FromGB(gb)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// wireRig is a Manager of the recorded library on a machine of the 8 GB board.
+func wireRig(t *testing.T, availableGB, swapFreeGB float64) *rig {
+	t.Helper()
+	probe := tiertest.NewProbe(tier.Memory{
+		Total: gbytes(7.4), Available: gbytes(availableGB), SwapTotal: gbytes(12), SwapFree: gbytes(swapFreeGB),
+	})
+	r := newRig(t, modeltier.Config{Models: recordedLibrary(), Probe: probe})
+	time.Sleep(time.Minute) // home tiers are filled
+	return r
+}
+
+// ask sends one request of the contract and returns the answer's object.
+func (r *rig) ask(request string) map[string]any {
+	r.t.Helper()
+	raw := r.HandleRequest(r.t.Context(), []byte(request))
+	var answer map[string]any
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		r.t.Fatalf("%s is answered with %q: %v", request, raw, err)
+	}
+	return answer
+}
+
+// await asks for the job until it has ended.
+func (r *rig) await(query, job string) map[string]any {
+	r.t.Helper()
+	for range 1000 {
+		a := r.ask(fmt.Sprintf(`{%q: %q}`, query, job))
+		if s := a["status"]; s != "loading" && s != "running" {
+			return a
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	r.t.Fatalf("job %s does not end", job)
+	return nil
+}
+
+type recording struct {
+	Memory struct {
+		Available float64 `json:"available_gb"`
+		SwapFree  float64 `json:"swap_free_gb"`
+	}
+	Exchanges []struct {
+		Request  json.RawMessage
+		Response map[string]any
+	}
+}
+
+// differs lists the recorded answers that the contract's list of differences
+// changes, by recording and place: the number of the difference, and what is
+// answered instead. An empty status means that only the words of the reason, or
+// the state that it follows from, differ.
+var differs = map[string]map[int]struct {
+	difference int
+	status     string
+	code       string
+	model      string
+}{
+	"full-day.json": {
+		8:  {2, "error", "no_capable_model", ""}, // code-generation: nobody has it
+		9:  {2, "success", "", "bert-large"},     // embeddings: the one that has them
+		18: {4, "error", "invalid_request", ""},  // a hot load without tier and capabilities
+		19: {4, "error", "not_found", ""},        // … so there is no such job
+		23: {difference: 1},                      // the reason's sum is of what is resident
+		34: {1, "success", "", ""},               // it had to leave ram for another before: only its home changes
+		38: {difference: 1},                      // use is within the limits: there is something to optimise
+	},
+	"low-memory.json": {
+		4: {2, "error", "no_capable_model", ""}, // text-classification: the one that has it is unsafe
+		5: {difference: 1},
+	},
+}
+
+func TestWire_Recordings_Replay(t *testing.T) {
+	for _, name := range []string{"full-day.json", "low-memory.json"} {
+		t.Run(name, func(t *testing.T) {
+			raw, err := os.ReadFile(filepath.Join("..", "shared", "wire", name))
+			if errors.Is(err, fs.ErrNotExist) {
+				t.Skip("the recordings are not here: ../shared/wire is missing")
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			var rec recording
+			if err := json.Unmarshal(raw, &rec); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Test(t, func(t *testing.T) { replay(t, name, rec) })
+		})
+	}
+}
+
+func replay(t *testing.T, name string, rec recording) {
+	r := wireRig(t, rec.Memory.Available, rec.Memory.SwapFree)
+	jobs := map[string]string{} // recorded → ours
+	for i, x := range rec.Exchanges {
+		request := string(x.Request)
+		for theirs, ours := range jobs {
+			request = strings.ReplaceAll(request, theirs, ours)
+		}
+		want := x.Response
+		var q map[string]any
+		if err := json.Unmarshal([]byte(request), &q); err != nil {
+			t.Fatal(err)
+		}
+		for _, query := range []string{"load_status", "tier_job_status"} {
+			if job, ok := q[query].(string); ok && (want["status"] == "success" || want["status"] == "failed") {
+				r.await(query, job)
+			}
+		}
+		got := r.ask(request)
+		if theirs, ok := want["job_id"].(string); ok && q["load_status"] == nil && q["tier_job_status"] == nil {
+			if ours, ok := got["job_id"].(string); ok {
+				jobs[theirs] = ours
+			}
+		}
+		d, differs := differs[name][i]
+		switch {
+		case differs && d.status != "":
+			if got["status"] != d.status || d.code != "" && got["code"] != d.code || d.model != "" && got["model"] != d.model {
+				t.Errorf("%d %s: difference %d wants %+v, got %v", i, request, d.difference, d, got)
+			}
+			continue
+		case !differs:
+			for _, key := range []string{"status", "model", "selection_reason", "reason", "operation", "model_name", "error"} {
+				if want[key] != nil && got[key] != want[key] {
+					t.Errorf("%d %s: %s is %q, recorded %q", i, request, key, got[key], want[key])
+				}
+			}
+		case got["status"] != want["status"]:
+			t.Errorf("%d %s: status %v, recorded %v", i, request, got["status"], want["status"])
+		}
+		sameShape(t, fmt.Sprintf("%d %s", i, request), got, want)
+	}
+}
+
+// sameShape checks that every recorded key is there with its type, below too.
+func sameShape(t *testing.T, where string, got, want map[string]any) {
+	t.Helper()
+	for key, w := range want {
+		g, ok := got[key]
+		if !ok {
+			t.Errorf("%s: %s is missing in %v", where, key, got)
+			continue
+		}
+		if reflect.TypeOf(g) != reflect.TypeOf(w) {
+			t.Errorf("%s: %s is %T, recorded %T", where, key, g, w)
+			continue
+		}
+		if inner, ok := w.(map[string]any); ok {
+			sameShape(t, where+"."+key, g.(map[string]any), inner)
+		}
+	}
+}
+
+func TestWire_Difference1_LimitsHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		for range 3 {
+			tiers := r.ask(`{"tier_status": true}`)["tiers"].(map[string]any)
+			for name, v := range tiers {
+				s := v.(map[string]any)
+				if s["used_gb"].(float64) > s["limit_gb"].(float64) || s["utilization"].(float64) > 1 {
+					t.Errorf("%s: %v", name, s)
+				}
+			}
+			r.ask(`{"capabilities": ["text-classification"]}`)
+			r.ask(`{"model": "llama-7b"}`)
+		}
+		models := r.ask(`{"list_models": true}`)["models"].(map[string]any)
+		for _, m := range models {
+			m := m.(map[string]any)
+			if m["tier"] == nil || m["resident_tier"] == nil {
+				t.Errorf("%v", m)
+			}
+		}
+	})
+}
+
+func TestWire_Difference2_NeverAModelWithoutTheCapability(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 1.5, 1.95)
+		a := r.ask(`{"priority": "speed", "capabilities": ["embeddings"]}`)
+		if a["status"] != "error" || a["code"] != "no_capable_model" {
+			t.Errorf("%v", a)
+		}
+		a = r.ask(`{"capabilities": ["text-classify"]}`)
+		if a["code"] != "no_capable_model" || !strings.Contains(fmt.Sprint(a["suggestions"]), "text-classification") {
+			t.Errorf("the nearest capabilities are not named: %v", a)
+		}
+	})
+}
+
+func TestWire_Difference3_LimitsAllOrNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		if a := r.ask(`{"update_limits": {"ram_max_gb": 8, "swap_max_gb": 1}}`); a["status"] != "error" || a["code"] != "limits" {
+			t.Errorf("%v", a)
+		}
+		a := r.ask(`{"update_limits": {}}`)
+		if now := a["new_limits"].(map[string]any); now["ram_max_gb"] != 5.0 {
+			t.Errorf("a refused change left %v", now)
+		}
+		l := r.get("gpt2-large")
+		a = r.ask(`{"update_limits": {"ram_max_gb": 2}}`)
+		if a["code"] != "limits" || !strings.Contains(fmt.Sprint(a["suggestions"]), "gpt2-large") {
+			t.Errorf("%v", a)
+		}
+		l.Release()
+		if a = r.ask(`{"update_limits": {"ram_max_gb": 2}}`); a["status"] != "success" {
+			t.Errorf("%v", a)
+		}
+	})
+}
+
+func TestWire_Difference4_WhatCanBeSeenToBeWrongIsAnErrorAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		for _, request := range []string{
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1, "tier": "ram"}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": "1", "tier": "ram", "capabilities": []}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 0, "tier": "ram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": -1, "tier": "ram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": NaN, "tier": "ram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1e300, "tier": "ram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1e999, "tier": "ram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1, "tier": "vram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1, "tier": "storage", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1, "tier": "ram", "capabilities": ["x"], "colour": "red"}}}`,
+			`{"hot_load": {"model_name": "x\u0000y", "model_config": {"size_gb": 1, "tier": "ram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": "gpt2-small", "model_config": {"size_gb": 1, "tier": "ram", "capabilities": ["x"]}}}`,
+			`{"hot_load": {"model_name": null, "model_config": null}}`,
+			`{"hot_load": "x"}`,
+			`{"move_tier": {"model_name": 7, "target_tier": "ram"}}`,
+			`{"priority": "fastest"}`, `{"priority": null}`, `{"capabilities": "text-generation"}`, `{"capabilities": [null]}`,
+			`{"model": ""}`, `{"model": null}`, `{"model": ["a"]}`, `{"auto_select": false}`, `{"auto_select": 1}`,
+			`{"preferred_model": "llama-7b", "fallback": "manual"}`, `{"model": "llama-7b", "preferred_model": "gpt-j-6b"}`,
+			`{"tier_status": "yes"}`, `{"load_status": 7}`, `{"colour": "red"}`,
+			`{"update_limits": {"ram_max_gb": "5"}}`, `{"update_limits": {"ram_max_gb": 1e300}}`, `{"update_limits": {"vram_max_gb": 5}}`, `{"update_limits": 5}`,
+		} {
+			a := r.ask(request)
+			if a["status"] != "error" || a["code"] != "invalid_request" && a["code"] != "exists" || a["suggestions"] == nil || len(a["suggestions"].([]any)) == 0 {
+				t.Errorf("%s: %v", request, a)
+			}
+		}
+		if n := len(r.ask(`{"list_models": true}`)["models"].(map[string]any)); n != 6 {
+			t.Errorf("%d models are left", n)
+		}
+	})
+}
+
+func TestWire_Difference5_JobNamesNeverCollide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		seen := map[any]bool{}
+		for i := range 20 {
+			a := r.ask(fmt.Sprintf(`{"hot_load": {"model_name": "m%d", "model_config": {"size_gb": 0.01, "tier": "swap", "capabilities": []}}}`, i/10*0+i))
+			id, _ := a["job_id"].(string)
+			if seen[id] || !strings.HasPrefix(id, fmt.Sprintf("load_m%d_", i)) {
+				t.Errorf("job %q: %v", id, a)
+			}
+			seen[id] = true
+		}
+		a := r.ask(`{"move_tier": {"model_name": "gpt2-small", "target_tier": "swap"}}`)
+		if id, _ := a["job_id"].(string); !strings.HasPrefix(id, "tier_demote_gpt2-small_") {
+			t.Errorf("%v", a)
+		}
+	})
+}
+
+func TestWire_Difference6_SwapTimeIsWhatTheRequestWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		cold := r.ask(`{"model": "bert-large"}`)
+		if cold["swap_executed"] != true || cold["swap_time"].(float64) < 1.9 || cold["tier"] != "ram" {
+			t.Errorf("cold: %v", cold)
+		}
+		if warm := r.ask(`{"model": "bert-large"}`); warm["swap_executed"] != false || warm["swap_time"] != 0.0 {
+			t.Errorf("warm: %v", warm)
+		}
+	})
+}
+
+func TestWire_Difference7_OneObjectOneOperation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		for _, request := range []string{
+			``, ` `, `null`, `[]`, `7`, `"x"`, `{`, `{"model"`, `{"model": }`, `{"model": "a"`, `{} {}`, `{"model": "gpt2-small"} x`,
+			`{"model": "gpt2-small", "model": "gpt2-small"}`, `{"tier_status": true, "list_models": true}`,
+			`{"model": "gpt2-small", "tier_status": true}`,
+			`{"move_tier": {"model_name": "gpt2-small", "model_name": "gpt2-large", "target_tier": "swap"}}`,
+			`{"capabilities": [` + strings.Repeat(`"x",`, 10000) + `"x"]}`,
+			`{"model": "` + strings.Repeat("x", 1<<20) + `"}`,
+			strings.Repeat(`{"hot_load":`, 20000),
+		} {
+			a := r.ask(request)
+			if a["status"] != "error" || a["code"] != "invalid_request" {
+				t.Errorf("%.60s: %v", request, a)
+			}
+		}
+	})
+}
+
+func TestWire_Hybrid_FallsBackAndSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 1.5, 1.95)
+		a := r.ask(`{"preferred_model": "llama-7b", "fallback": "auto", "priority": "speed"}`)
+		if a["status"] != "success" || a["model"] != "gpt2-small" || !strings.Contains(a["selection_reason"].(string), "llama-7b") {
+			t.Errorf("%v", a)
+		}
+		if a = r.ask(`{"preferred_model": "llama-7b"}`); a["status"] != "error" {
+			t.Errorf("without fallback: %v", a)
+		}
+		if a = r.ask(`{"preferred_model": "gpt2-small", "fallback": "auto"}`); a["model"] != "gpt2-small" || strings.Contains(a["selection_reason"].(string), "fell back") {
+			t.Errorf("%v", a)
+		}
+	})
+}
+
+func TestWire_ContextEnds_IsAnAnswerToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2)}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var a map[string]any
+		if err := json.Unmarshal(r.HandleRequest(ctx, []byte(`{"model": "a"}`)), &a); err != nil || a["code"] != "deadline_exceeded" {
+			t.Errorf("%v, %v", a, err)
+		}
+	})
+}
+
+// Answers of our own server, reviewed by a person. What varies is masked.
+func TestWire_GoldenAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		var out bytes.Buffer
+		for _, request := range []string{
+			`{"model": "gpt2-large"}`, `{"model": "bert-large"}`, `{"model": "llama-13b"}`, `{}`, `{"auto_select": true}`,
+			`{"priority": "speed", "capabilities": ["text-generation"]}`, `{"capabilities": ["code-generation"]}`,
+			`{"preferred_model": "nobody", "fallback": "auto"}`,
+			`{"hot_load": {"model_name": "custom", "model_config": {"size_gb": 2, "tier": "ram", "capabilities": ["custom-task"], "runtime_gb": 0.1}}}`,
+			`{"load_status": "nope"}`, `{"move_tier": {"model_name": "gpt-j-6b", "target_tier": "ram"}}`,
+			`{"move_tier": {"model_name": "gpt2-small", "target_tier": "swap"}}`, `{"tier_status": true}`,
+			`{"update_limits": {"ram_max_gb": 0.5}}`, `{"update_limits": {"ram_max_gb": 6.0}}`, `{"auto_optimize": true}`, `{"list_models": true}`, `{"what": 1}`,
+		} {
+			raw := r.HandleRequest(t.Context(), []byte(request))
+			fmt.Fprintf(&out, "> %s\n%s\n", request, mask(t, raw))
+			time.Sleep(30 * time.Second)
+		}
+		golden(t, filepath.Join("testdata", "wire.golden"), out.Bytes())
+	})
+}
+
+func mask(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	var a map[string]any
+	if err := json.Unmarshal(raw, &a); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"selection_time_ms", "elapsed_time"} {
+		if a[key] != nil {
+			a[key] = 0
+		}
+	}
+	if id, ok := a["job_id"].(string); ok {
+		a["job_id"] = id[:strings.LastIndexByte(id, '_')+1] + "N"
+	}
+	out, err := json.MarshalIndent(a, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// golden compares with a file, which MODELTIER_GOLDEN=write makes anew.
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if os.Getenv("MODELTIER_GOLDEN") == "write" {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		g, w := strings.Split(string(got), "\n"), strings.Split(string(want), "\n")
+		for i := range min(len(g), len(w)) {
+			if g[i] != w[i] {
+				t.Errorf("line %d of %s:\n got %s\nwant %s", i+1, path, g[i], w[i])
+				return
+			}
+		}
+		t.Errorf("%s has %d lines, got %d", path, len(w), len(g))
+	}
+}
+
+func FuzzHandleRequest(f *testing.F) {
+	for _, s := range []string{
+		`{}`, `{"model": "gpt2-small"}`, `{"capabilities": ["x"], "priority": "speed"}`, `{"tier_status": true}`,
+		`{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1, "tier": "ram", "capabilities": ["x"]}}}`,
+		`{"move_tier": {"model_name": "gpt2-small", "target_tier": "swap"}}`, `{"update_limits": {"ram_max_gb": 6}}`,
+		`{"preferred_model": "a", "fallback": "auto"}`, `{"list_models": true}`, `{"auto_optimize": true}`, `{"load_status": "x"}`, `{"a":`,
+	} {
+		f.Add([]byte(s))
+	}
+	m, err := modeltier.New(modeltier.Config{
+		Models: recordedLibrary(), Probe: tiertest.NewProbe(plenty),
+		Mover: &tiertest.Mover{Time: func(tier.Move) time.Duration { return 0 }},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { m.Close() })
+	statuses := []any{"success", "loading", "running", "failed", "error", "hot_load_started", "tier_move_started"}
+	f.Fuzz(func(t *testing.T, request []byte) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var a map[string]any
+		raw := m.HandleRequest(ctx, request)
+		if err := json.Unmarshal(raw, &a); err != nil {
+			t.Fatalf("%q is answered with %q: %v", request, raw, err)
+		}
+		if !slices.Contains(statuses, a["status"]) {
+			t.Fatalf("%q has the status %v", request, a["status"])
+		}
+		if a["status"] == "error" && (a["code"] == "" || a["code"] == "internal" || a["reason"] == "") {
+			t.Fatalf("%q is answered with %s", request, raw)
+		}
+		if err := m.Check(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestWire_ExplainAndConstraints_AreUnderstood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		a := r.ask(`{"capabilities": ["text-generation"], "priority": "speed", "explain": true}`)
+		x, ok := a["explanation"].(map[string]any)
+		if !ok || len(x["candidates"].([]any)) != 6 {
+			t.Fatalf("%v", a)
+		}
+		if first := x["candidates"].([]any)[0].(map[string]any); first["model"] != a["model"] || first["eligible"] != true {
+			t.Errorf("the first candidate is %v", first)
+		}
+		if a = r.ask(`{"constraints": ["context >= 8192"]}`); a["code"] != "no_capable_model" {
+			t.Errorf("%v", a)
+		}
+		for _, request := range []string{
+			`{"deadline_ms": -1}`, `{"deadline_ms": "5"}`, `{"deadline_ms": 1e300}`, `{"constraints": ["context >= much"]}`, `{"policy": "astrology"}`, `{"explain": 1}`,
+		} {
+			if a = r.ask(request); a["code"] != "invalid_request" {
+				t.Errorf("%s: %v", request, a)
+			}
+		}
+	})
+}
