@@ -126,7 +126,7 @@ func (c *control) state() hotload.State {
 		home, configured := c.kept.configured[model.Name]
 		switch {
 		case !configured:
-			if e, _ := c.core.Find(model.Name); e.HotLoad() == nil {
+			if e, _ := c.core.Find(model.Name); e.Owned() {
 				st.Models = append(st.Models, *model)
 			}
 		case home != model.Home:

@@ -186,6 +186,10 @@ func TestProcess_ParentKilled_ChildDiesWithIt(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // however the test ends
+		_ = parent.Process.Kill()
+		_ = parent.Wait()
+	})
 	out.Close()
 	line, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil || line != "up\n" {
@@ -204,7 +208,6 @@ func TestProcess_ParentKilled_ChildDiesWithIt(t *testing.T) {
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = parent.Wait() // "signal: killed"
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 	if n != 1 {
 		t.Errorf("the child outlives its parent: %v", err)

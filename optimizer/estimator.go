@@ -140,7 +140,7 @@ func (e *estimator) forget(id int32) {
 	e.uses[id], e.names[id] = nil, ""
 	for _, u := range e.uses {
 		if u != nil {
-			u.next.forget(id)
+			u.next.drop(func(who int32) bool { return who == id })
 		}
 	}
 	if e.last == id {
@@ -286,11 +286,8 @@ func (e *estimator) learn(k int, t float64) {
 	e.asked = surpriseKeep*e.asked + 1
 }
 
-// Surprise returns the bits by which the model that was asked for next was a
-// surprise, on the average of the last thousand requests: 0 where traffic can be
-// told in advance, the logarithm to base 2 of the number of models where nothing
-// can.
-func (e *estimator) Surprise() float64 {
+// bits is the mean surprise of the last requests.
+func (e *estimator) bits() float64 {
 	if e.asked == 0 {
 		return 0
 	}

@@ -49,10 +49,10 @@ func (f *follows) share(id int32, n int) float64 {
 	return (float64(c) + prior) / (float64(f.total) + 1)
 }
 
-// forget takes id out of the counts.
-func (f *follows) forget(id int32) {
+// drop takes the ids that gone reports out of the counts.
+func (f *follows) drop(gone func(id int32) bool) {
 	for k, who := range f.who {
-		if who == id {
+		if f.count[k] > 0 && gone(who) {
 			f.total = max(f.total-f.count[k], 0)
 			f.count[k] = 0
 		}

@@ -36,6 +36,8 @@ const (
 	hintsMost = 64
 	// wordKeep: the last few hundred hints count.
 	wordKeep = 0.997
+	// hintGrace is by how many seconds a request may be late.
+	hintGrace = 1
 	// wordPrior is how many hints of its own a model's record needs to weigh as
 	// much as that of all.
 	wordPrior = 8
@@ -70,7 +72,7 @@ func (h *hints) give(n hint, own func(id int32) *word) {
 func (h *hints) expire(t float64, own func(id int32) *word) {
 	left := h.open[:0]
 	for _, o := range h.open {
-		if t <= o.given+o.within {
+		if t <= o.given+o.within+hintGrace {
 			left = append(left, o)
 			continue
 		}
@@ -119,7 +121,7 @@ const surest = 0.95
 // probability q, has the odds q/(1-q) against all others.
 func (h *hints) intensity(id int32, t, total float64, own *word) float64 {
 	for _, o := range h.open {
-		if o.id != id || t > o.given+o.within {
+		if o.id != id || t > o.given+o.within+hintGrace {
 			continue
 		}
 		span := o.within

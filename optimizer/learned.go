@@ -77,7 +77,9 @@ func (l *Learned) access(model string, at time.Time) {
 	id, t := l.est.id(model), l.est.seconds(at)
 	l.hints.request(id, t, l.word)
 	l.est.access(id, t)
-	l.yield.settle(&l.est.uses[id].account)
+	u := l.est.uses[id]
+	l.yield.brought += float64(u.owed)
+	u.owed = 0
 	k, ok := l.est.inside[id]
 	if !ok || l.est.library == nil || l.sampled != l.est.library {
 		return
@@ -139,11 +141,7 @@ func (l *Learned) Moved(moves []tier.Moved) {
 			if o.id != id || !sameMove(&o.move, &m.Move) {
 				continue
 			}
-			if o.seconds > 0 {
-				u.account.owed += float32(o.seconds)
-			} else {
-				u.account.owes -= float32(o.seconds)
-			}
+			u.owed += float32(max(o.seconds, 0))
 			l.yield.expected += o.expected
 			l.offered = append(l.offered[:k], l.offered[k+1:]...)
 			break
@@ -232,7 +230,7 @@ func (l *Learned) value(it *item, by estimate, now float64) {
 // intensity returns the requests a second that are expected for a model at t, and
 // whether hints have a part in it.
 func (l *Learned) intensity(by estimate, id int32, t float64) (rate float64, hinted bool) {
-	announced := l.hints.intensity(id, t, l.est.total, &l.est.uses[id].word)
+	announced := l.hints.intensity(id, l.est.now, l.est.total, &l.est.uses[id].word)
 	if k, ok := l.est.inside[id]; ok && l.est.scoredAt == t {
 		return l.est.scored[k].intensity(by, l.est.scale) + announced, announced > 0
 	}
@@ -254,7 +252,7 @@ func (l *Learned) follow(now float64) {
 		}
 		l.displaced.note(float64(max(h.from.ram-h.to.ram, 0)), now)
 		l.dropped.note(float64(max(h.from.held()-h.to.held(), 0)), now)
-		u.account.owed *= float32(is / was)
+		u.owed *= float32(is / was)
 	}
 }
 

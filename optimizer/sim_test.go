@@ -243,15 +243,12 @@ func replay(t testing.TB, tr *trace, ram, swap float64, p tier.Placement) figure
 	m := newMachine(lib, tier.Limits{RAM: tier.Bytes(ram * 1e9), Swap: tier.Bytes(swap * 1e9)}, p)
 	for k, at := range tr.at {
 		if k > 0 && hintShare > 0 && float64(k*7919%1000)/1000 < hintShare {
-			p.(tier.Hinter).Hint(tr.models[tr.who[k]].Name, 1, 0, epoch.Add(time.Duration(tr.at[k-1]*1e9)))
+			p.(tier.Hinter).Hint(tr.models[tr.who[k]].Name, 1, time.Duration(max(at-tr.at[k-1], 1)*1e9), epoch.Add(time.Duration(tr.at[k-1]*1e9)))
 		}
 		if k > 0 && prefetches(p) {
 			if err := m.rest(tr.at[k-1], at); err != nil {
 				t.Fatalf("%s after request %d: %v", tr.name, k-1, err)
 			}
-		}
-		if d, ok := p.(interface{ Dbg() }); ok && k%1000 == 0 {
-			d.Dbg()
 		}
 		if err := m.request(int(tr.who[k]), at); err != nil {
 			t.Fatalf("%s request %d: %v", tr.name, k, err)

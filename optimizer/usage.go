@@ -26,8 +26,9 @@ type use struct {
 	mix   shares
 	word  word
 	paces paces
-	// owed and owes of moves that nobody waited for.
-	account account
+	// owed is the waiting in seconds that moves which nobody waited for are to save
+	// at the next request.
+	owed float32
 	// mixed: a move that was planned last reads from more than one tier, so that
 	// its time says nothing about either.
 	mixed bool

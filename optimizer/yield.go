@@ -2,11 +2,10 @@ package optimizer
 
 import "math"
 
-// yield tells what moves that nobody waited for have brought, against what was
-// expected of them. Each such move that raises bytes is owed the waiting that it
-// should save at the model's next request; each that displaces bytes owes the
-// waiting that this costs at theirs. A request settles the account of its model.
-// Bytes that leave again before they were used have brought nothing.
+// yield tells what moves up that nobody waited for have brought, against what was
+// expected of them. Each is owed the waiting that it should save at the model's
+// next request, expected with the odds that this comes in time; the request
+// settles the account, and bytes that leave again before it have brought nothing.
 type yield struct {
 	expected, brought float64 // seconds, decayed
 	at                float64 // as of when
@@ -28,18 +27,7 @@ func (y *yield) decay(t float64) {
 
 // factor is what an expected second is worth by experience, from 0 to 1.
 func (y *yield) factor() float64 {
-	return min(max((y.brought+yieldPrior)/(y.expected+yieldPrior), 0), 1)
-}
-
-// account is what moves that nobody waited for did to one model.
-type account struct {
-	owed, owes float32 // seconds at its next request
-}
-
-// settle closes a model's account: it was asked for.
-func (y *yield) settle(a *account) {
-	y.brought += float64(a.owed)
-	*a = account{}
+	return min((y.brought+yieldPrior)/(y.expected+yieldPrior), 1)
 }
 
 // moving is a decayed count of the bytes that requests displaced from a tier.
@@ -47,7 +35,7 @@ type moving struct {
 	bytes, at float64
 }
 
-const movingSpan = 3600
+const movingSpan = 3600 // seconds
 
 func (m *moving) note(bytes, t float64) {
 	m.bytes = m.bytes*fade(max(t-m.at, 0)/movingSpan) + bytes
@@ -56,11 +44,8 @@ func (m *moving) note(bytes, t float64) {
 
 // rate is how often in a second a byte of a tier that holds so many is displaced.
 func (m *moving) rate(held, t float64) float64 {
-	if !(held > 0) {
-		return 0
-	}
 	r := m.bytes * fade(max(t-m.at, 0)/movingSpan) / movingSpan / held
-	if math.IsNaN(r) {
+	if math.IsNaN(r) || math.IsInf(r, 0) {
 		return 0
 	}
 	return r

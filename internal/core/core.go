@@ -54,6 +54,7 @@ type Core struct {
 	queue    []*Move // begun, waiting for a turn at the storage
 	running  []*Move // started
 	homes    []*Entry
+	disowned []*Entry // to leave the library as soon as they can
 	limiting *limitsChange
 
 	memory   tier.Memory
@@ -412,11 +413,13 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 	for range 1 + len(c.wants) + len(c.plans) + len(c.entries) {
 		before := len(c.out)
 		p := c.progress
+		c.dropDisowned(now)
 		c.serveAll(now)
 		c.advanceAll(now)
 		c.changeLimits(now)
 		c.bringHome(now)
 		c.schedule(now)
+		c.watch()
 		if c.asked != nil || len(c.out) == before && p == c.progress {
 			break
 		}
@@ -425,7 +428,6 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 		c.readDue = false
 		c.emit(Read{})
 	}
-	c.watch()
 	actions, c.out = c.out, nil
 	return actions, c.wake(now)
 }
@@ -441,6 +443,9 @@ func (c *Core) watch() {
 	}
 	for _, e := range c.entries {
 		e.Gate.Watch(blocked)
+	}
+	if blocked && !c.watching {
+		c.progress++ // leases that ended until now were not told
 	}
 	c.watching = blocked
 }

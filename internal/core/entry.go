@@ -56,6 +56,7 @@ type Entry struct {
 	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
 	loadTook   time.Duration // how long its last load took
 	removed    bool
+	disowned   bool // its hot load failed while its bytes were on their way
 }
 
 // Tier returns the resident tier; while a move runs, the tier that is left.
@@ -176,3 +177,7 @@ func (e *Entry) HotLoad() *Order {
 	}
 	return e.want.order
 }
+
+// Owned reports whether the entry is in the library for good: it is not while its
+// hot load is under way, nor when that has failed and the model has yet to leave.
+func (e *Entry) Owned() bool { return e.HotLoad() == nil && !e.disowned }

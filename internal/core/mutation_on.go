@@ -4,6 +4,7 @@ package core
 
 import (
 	"os"
+	"sync"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -19,12 +20,13 @@ func (c *Core) refund(r *tier.Reservation) {
 	switch {
 	case planted(missedRefund):
 	case planted(lateRefund):
-		c.ledger.Refund(late)
-		late = r
+		if before, ok := late.Swap(c, r); ok {
+			c.ledger.Refund(before.(*tier.Reservation))
+		}
 	default:
 		c.ledger.Refund(r)
 	}
 }
 
-// late is what a late refund holds back.
-var late = new(tier.Reservation)
+// late is what late refunds hold back: a *tier.Reservation for each *Core.
+var late sync.Map

@@ -126,8 +126,28 @@ func (c *Core) endOrder(o *Order, err error) {
 		c.Remodel(e, m)
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && e.tier == tier.Storage && e.move == nil:
 		c.forget(e)
+	case o.Kind == HotLoad && err != nil && !c.stopped:
+		e.disowned = true // it arrives yet, or is half-way: it leaves from there
+		c.disowned = append(c.disowned, e)
 	}
 	c.emit(OrderDone{o, err})
+}
+
+// dropDisowned takes out models that arrived after their hot load had been given
+// up, such as that of a mover that came back late.
+func (c *Core) dropDisowned(now time.Time) {
+	c.disowned = slices.DeleteFunc(c.disowned, func(e *Entry) bool {
+		switch {
+		case e.removed:
+			return true
+		case e.move != nil || e.victim != nil || e.Gate.Leases() > 0:
+			return false
+		}
+		if e.want != nil {
+			c.fail(e.want, &tier.NotFoundError{What: "model", Name: e.Model.Name})
+		}
+		return c.Drop(&Order{Kind: Remove, Entry: e}, now) == nil
+	})
 }
 
 // limitsChange is new limits that wait for models to leave.

@@ -48,6 +48,12 @@ func (c *Core) ask(q *Question, now time.Time) {
 		return
 	}
 	q.View = c.View(now)
+	if q.want != nil {
+		q.want.busy = false
+		for i := range c.entries {
+			q.want.busy = q.want.busy || i != q.Need.Model && q.View.Drainable(i) && !q.View.Evictable(i)
+		}
+	}
 	c.asked = q
 	c.emit(Ask{q})
 }
@@ -230,7 +236,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 	case own && earlier > 0 && (p.alone || !p.target.Within(p.claim.Held())):
 		return errLater
 	}
-	if e.Gate.Close() > 0 && !planted(evictionUnderLease) {
+	if e.Gate.Close() > 0 && (own || !planted(evictionUnderLease)) {
 		if !p.patient || own {
 			c.unclaim(e)
 			return errTaken

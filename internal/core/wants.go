@@ -21,6 +21,7 @@ type want struct {
 	settled bool   // the placement said to serve it where it is
 	blocked bool   // no plan until progress differs from seen
 	seen    uint64 // progress at the last attempt
+	busy    bool   // somebody was in use when the placement was asked
 	patient bool   // busy models may be drained for it
 	tries   int    // plans that came to nothing
 	denied  error  // why the last attempt did not go on
@@ -270,7 +271,8 @@ func (c *Core) hope(x *want, now time.Time) bool {
 	if x.patient {
 		return false // draining everybody was considered
 	}
-	return slices.ContainsFunc(c.entries, func(e *Entry) bool {
+	// Who was in use when the placement was asked may be so no more.
+	return x.busy || slices.ContainsFunc(c.entries, func(e *Entry) bool {
 		return e != x.e && e.tier != tier.Storage && !e.Model.Pinned && !e.stuck &&
 			(e.Waiters() > 0 || e.Gate.Leases() > 0 || c.held(e, now))
 	})
