@@ -1,0 +1,339 @@
+package modeltier_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/mapped"
+)
+
+// cageModels tells a child where the model files are, cageTime for how long.
+const (
+	cageModels = "MODELTIER_TEST_MODELS"
+	cageTime   = "MODELTIER_TEST_TIME"
+)
+
+// TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled takes a model of 7
+// GB through every operation where 7.4 GiB is all there is, as on an Orin Nano.
+func TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled(t *testing.T) {
+	leavesNothing(t)
+	const limit = 74 * tier.GiB / 10
+	c := newCage(t, limit)
+	path := filepath.Join(t.TempDir(), "big")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(7_000_000_000); err != nil { // a hole all over: it takes no disk
+		t.Skipf("no sparse files here: %v", err)
+	}
+	defer unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	c.wait(c.start("TestBigModelChild", cageModels+"="+path))
+	c.check(limit)
+}
+
+// TestBigModelChild is no test: it is the process in the cgroup.
+func TestBigModelChild(t *testing.T) {
+	caged(t)
+	mover, err := mapped.New(mapped.Options{}) // the default one, at hand for its Bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := modeltier.New(modeltier.Config{
+		Models: []tier.Model{{Name: "big", Path: os.Getenv(cageModels), Capabilities: []string{"text-generation"}}},
+		Mover:  mover,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	serve := func() {
+		t.Helper()
+		l, err := m.Acquire(t.Context(), modeltier.Request{Model: "big"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Release()
+		if l.Tier() != tier.Swap {
+			t.Errorf("served from %v, want swap", l.Tier())
+		}
+		parts, err := mover.Bytes("big")
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := make([]byte, os.Getpagesize())
+		for range 2000 {
+			at := rand.IntN(len(parts[0])-len(page)) &^ (len(page) - 1)
+			if copy(page, parts[0][at:]); page[0] != 0 {
+				t.Fatalf("at %d there is %d", at, page[0])
+			}
+		}
+	}
+	serve()
+	serve()
+	if j, err := m.MoveTier(t.Context(), "big", tier.RAM); !errors.Is(err, tier.ErrTooLarge) && !errors.Is(err, tier.ErrNoCapacity) {
+		t.Errorf("to ram: %v, %v; want a refusal", j, err)
+	}
+	for _, to := range []tier.Tier{tier.Swap, tier.Storage, tier.Swap} {
+		if err := order(t)(m.MoveTier(t.Context(), "big", to)).Wait(t.Context()); err != nil {
+			t.Errorf("to %v: %v", to, err)
+		}
+	}
+	// What a digest does: it reads the file from its beginning, beside the mapping.
+	r, err := mover.Reader("big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chunk, zero := make([]byte, 4<<20), make([]byte, 4<<20)
+	for at := int64(0); at < int64(2*tier.GiB); at += int64(len(chunk)) {
+		if n, err := r.ReadAt(chunk, at); err != nil || string(chunk[:n]) != string(zero) {
+			t.Fatalf("at %d: %d bytes, %v", at, n, err)
+		}
+	}
+	serve()
+	if _, err := m.Optimize(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := m.Status(); s.RAM.Peak > s.Limits.RAM || s.Swap.Peak > s.Limits.Swap || s.Memory.Total > 74*tier.GiB/10 {
+		t.Errorf("at most %v of %v, %v of %v, on a machine of %v", s.RAM.Peak, s.Limits.RAM, s.Swap.Peak, s.Limits.Swap, s.Memory.Total)
+	}
+	if err := order(t)(m.Remove(t.Context(), "big")).Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := m.Status(); s.RAM.Used != 0 || s.Swap.Used != 0 || len(s.Models) != 0 {
+		t.Errorf("after Remove: %+v %+v %+v", s.RAM, s.Swap, s.Models)
+	}
+}
+
+// The scaled machine: 600 MiB for a server of six models of 200 MiB and for what
+// else runs there.
+const (
+	scaledMachine = 600 * tier.MiB
+	scaledModel   = 200 * tier.MiB
+	scaledModels  = 6
+)
+
+var scaledLimits = tier.Limits{RAM: 300 * tier.MiB, Swap: 1000 * tier.MiB, Reserved: 50 * tier.MiB, MaxModel: 400 * tier.MiB}
+
+// mark is what stands at both ends of a page of a model's file.
+func mark(model, page int) uint64 { return rand.NewPCG(uint64(model), uint64(page)).Uint64() }
+
+// TestManager_ModelsTwiceTheMemory_64Clients_NoKillNoWrongAnswer asks for all
+// models at once, from 64 clients, while another process in the same cgroup
+// takes memory and gives it back, for 20 s, or five minutes with
+// MODELTIER_LONG=1.
+func TestManager_ModelsTwiceTheMemory_64Clients_NoKillNoWrongAnswer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 20 s")
+	}
+	leavesNothing(t)
+	c := newCage(t, scaledMachine)
+	dir := t.TempDir()
+	page := make([]byte, os.Getpagesize())
+	for i := range scaledModels {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		buffer := make([]byte, 0, 4<<20)
+		for p := range int(scaledModel) / len(page) {
+			binary.NativeEndian.PutUint64(page, mark(i, p))
+			binary.NativeEndian.PutUint64(page[len(page)-8:], mark(i, p))
+			if buffer = append(buffer, page...); len(buffer) == cap(buffer) {
+				if _, err := f.Write(buffer); err != nil {
+					t.Fatal(err)
+				}
+				buffer = buffer[:0]
+			}
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		// What is cached for this process is not charged to the group that reads it.
+		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+			t.Fatal(err)
+		}
+	}
+	during := 20 * time.Second
+	if long() {
+		during = 5 * time.Minute
+	}
+	hog := c.start("TestHogChild", cageTime+"="+during.String())
+	server := c.start("TestServerChild", cageTime+"="+during.String(), cageModels+"="+dir)
+	c.wait(server)
+	c.wait(hog)
+	c.check(scaledMachine)
+}
+
+func cagedFor(t *testing.T) context.Context {
+	t.Helper()
+	caged(t)
+	d, err := time.ParseDuration(os.Getenv(cageTime))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// TestHogChild is no test: it is the process beside the server that grabs memory
+// and frees it, at a pace at which programs do.
+func TestHogChild(t *testing.T) {
+	ctx := cagedFor(t)
+	const step = 10 << 20
+	pace := time.NewTicker(50 * time.Millisecond)
+	defer pace.Stop()
+	var held [][]byte
+	grown, most := 0, 0
+	for ctx.Err() == nil {
+		want := rand.IntN(13) // to this many steps, and stay for a while
+		for stay := 0; stay < 10 && ctx.Err() == nil; {
+			switch {
+			case len(held) < want:
+				b, err := unix.Mmap(-1, 0, step, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+				if err != nil {
+					t.Fatal(err)
+				}
+				held = append(held, b)
+				grown, most = grown+1, max(most, len(held))
+			case len(held) > want:
+				if err := unix.Munmap(held[len(held)-1]); err != nil {
+					t.Fatal(err)
+				}
+				held = held[:len(held)-1]
+			default:
+				stay++
+			}
+			select {
+			case <-ctx.Done():
+			case <-pace.C:
+			}
+		}
+	}
+	t.Logf("took %v in all, %v at most at once", tier.Bytes(grown*step), tier.Bytes(most*step))
+}
+
+// TestServerChild is no test: it is the server in the cgroup.
+func TestServerChild(t *testing.T) {
+	ctx := cagedFor(t)
+	mover, err := mapped.New(mapped.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := modeltier.Config{Limits: scaledLimits, Mover: mover, MaxWait: 10 * time.Second}
+	for i := range scaledModels {
+		cfg.Models = append(cfg.Models, tier.Model{Name: fmt.Sprint(i), Path: filepath.Join(os.Getenv(cageModels), fmt.Sprint(i)), Capabilities: []string{"text-generation"}})
+	}
+	m, err := modeltier.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		clients sync.WaitGroup
+		served  [scaledModels][tier.Count]atomic.Int64
+		refused sync.Map // counts by code
+	)
+	for range 64 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				i := rand.IntN(scaledModels)
+				l, err := m.Acquire(ctx, modeltier.Request{Model: fmt.Sprint(i)})
+				if err != nil {
+					n, _ := refused.LoadOrStore(tier.Code(err), new(atomic.Int64))
+					n.(*atomic.Int64).Add(1)
+					if tier.Code(err) == "internal" {
+						t.Errorf("an error without a code: %v", err)
+					}
+					continue
+				}
+				if err := probeWeights(mover, i); err != nil {
+					t.Error(err)
+				}
+				served[i][l.Tier()].Add(1)
+				l.Release()
+			}
+		})
+	}
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	looks, locked := 0, tier.Bytes(0)
+	for ctx.Err() == nil {
+		<-look.C
+		s := m.Status()
+		if s.RAM.Used > s.Limits.RAM || s.Swap.Used > s.Limits.Swap || s.RAM.Peak > s.Limits.RAM || s.Swap.Peak > s.Limits.Swap {
+			t.Errorf("beyond the limits: %+v %+v", s.RAM, s.Swap)
+		}
+		locked = max(locked, lockedBytes(t))
+		looks++
+	}
+	clients.Wait()
+	if locked > scaledLimits.RAM {
+		t.Errorf("the kernel counts %v as locked, the ram limit is %v", locked, scaledLimits.RAM)
+	}
+	for i := range served {
+		ram, swap := served[i][tier.RAM].Load(), served[i][tier.Swap].Load()
+		t.Logf("model %d: %d answers from ram, %d from swap", i, ram, swap)
+		if ram+swap == 0 {
+			t.Errorf("model %d was never served", i)
+		}
+	}
+	refused.Range(func(code, n any) bool {
+		t.Logf("refused as %v: %d", code, n.(*atomic.Int64).Load())
+		return true
+	})
+	s := m.Status()
+	t.Logf("%d looks, at most %v charged in ram and %v locked, moves %v, %d evictions", looks, s.RAM.Peak, locked, s.Moved, s.Evictions)
+	if err := m.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+// probeWeights reads some pages of a leased model and compares them with what was
+// written.
+func probeWeights(mover *mapped.Mover, model int) error {
+	parts, err := mover.Bytes(fmt.Sprint(model))
+	if err != nil {
+		return err
+	}
+	size := os.Getpagesize()
+	for range 16 {
+		p := rand.IntN(len(parts[0]) / size)
+		page := parts[0][p*size:][:size]
+		if head, tail := binary.NativeEndian.Uint64(page), binary.NativeEndian.Uint64(page[size-8:]); head != mark(model, p) || tail != head {
+			return fmt.Errorf("page %d of model %d: %x and %x, want %x", p, model, head, tail, mark(model, p))
+		}
+	}
+	return nil
+}
+
+// lockedBytes is what the kernel says that this process has locked.
+func lockedBytes(t *testing.T) tier.Bytes {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmLck:")
+	var kb int64
+	if _, err := fmt.Sscan(rest, &kb); err != nil {
+		t.Fatal(err)
+	}
+	return tier.Bytes(kb) * tier.KiB
+}

@@ -1,0 +1,129 @@
+package modeltier_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// mountTmpfs returns a folder of a filesystem of its own, of that size.
+func mountTmpfs(t *testing.T, options string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
+		t.Skipf("a filesystem cannot be mounted, which takes root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
+}
+
+// servesAll does with a Manager whatever there is to do with it.
+func servesAll(t *testing.T, m *modeltier.Manager) {
+	t.Helper()
+	l, err := m.Acquire(t.Context(), modeltier.Request{Model: "a"})
+	if err != nil {
+		t.Fatalf("Acquire: %v", err)
+	}
+	l.Release()
+	order(t)(m.HotLoad(t.Context(), tier.Model{Name: "x", Size: tier.GiB, Home: tier.Swap})).Wait(t.Context())
+	for _, to := range []tier.Tier{tier.RAM, tier.Swap} {
+		if err := order(t)(m.MoveTier(t.Context(), "x", to)).Wait(t.Context()); err != nil {
+			t.Errorf("MoveTier: %v", err)
+		}
+	}
+	if _, _, err := m.UpdateLimits(t.Context(), tier.Limits{RAM: 40 * tier.GiB}); err != nil {
+		t.Errorf("UpdateLimits: %v", err)
+	}
+}
+
+func TestManager_StateDirFull_CostsPersistenceNotService(t *testing.T) {
+	leavesNothing(t)
+	dir := mountTmpfs(t, "size=64k")
+	m, err := modeltier.New(crashConfig(filepath.Join(dir, "state")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := order(t)(m.HotLoad(t.Context(), tier.Model{Name: "kept", Size: tier.GiB})).Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ballast := filepath.Join(dir, "ballast")
+	f, err := os.Create(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for { // until nothing more fits
+		if _, err := f.Write(bytes.Repeat([]byte{1}, 512)); err != nil {
+			break
+		}
+	}
+	f.Close()
+	servesAll(t, m)
+	if trouble := m.Status().StateTrouble; len(trouble) == 0 {
+		t.Error("Status says nothing of the state that cannot be kept")
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := order(t)(m.MoveTier(t.Context(), "x", tier.Storage)).Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if trouble := m.Status().StateTrouble; len(trouble) > 0 {
+		t.Errorf("there is room again, and Status says: %q", trouble)
+	}
+	want := memoirOf(m)
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	again, err := modeltier.New(crashConfig(filepath.Join(dir, "state")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if got := memoirOf(again); got.Limits != want.Limits || len(got.Homes) != 5 || got.Homes["x"] != tier.Storage {
+		t.Errorf("remembered: %v, want %v", got, want)
+	}
+}
+
+func TestManager_StateDirReadOnly_CostsPersistenceNotService(t *testing.T) {
+	leavesNothing(t)
+	dir := mountTmpfs(t, "size=1m")
+	m, err := modeltier.New(crashConfig(filepath.Join(dir, "state")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := order(t)(m.HotLoad(t.Context(), tier.Model{Name: "kept", Size: tier.GiB})).Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	m, err = modeltier.New(crashConfig(filepath.Join(dir, "state")))
+	if err != nil {
+		t.Fatalf("a folder that cannot be written is no reason not to serve: %v", err)
+	}
+	defer m.Close()
+	if _, ok := memoirOf(m).Homes["kept"]; !ok {
+		t.Error("what was kept before is not read")
+	}
+	servesAll(t, m)
+	if trouble := m.Status().StateTrouble; len(trouble) == 0 {
+		t.Error("Status says nothing of the state that cannot be kept")
+	}
+	if err := m.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
