@@ -1,0 +1,14 @@
+// Replay plays recorded requests to a real Manager in virtual time and tells how
+// long people would have waited under each placement.
+//
+//	go run ./benchmarks/replay -traces DIR
+//
+// DIR holds X.csv.gz (t_seconds,model_id), X.models.csv (model_id,size_gb,…) and,
+// for the smallest capacities, X.models.edge.csv; GB there are 10^9 bytes.
+// Without -traces it plays workloads of its own making.
+//
+// A request pays 0.1 s for a GB that it finds in ram, 0.5 in swap and 1.5 in
+// storage. With -clock trace (the default) trace time stands still while a
+// request is served, so that figures compare with simulations; with -clock real
+// the loads take their time, and requests overlap, queue and are batched.
+package main

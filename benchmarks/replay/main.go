@@ -1,0 +1,131 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/optimizer"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// policies are the placements to compare, LRU first: the others are told by it.
+var policies = []struct {
+	name string
+	make func() tier.Placement
+}{
+	{"lru", func() tier.Placement { return new(optimizer.LRU) }},
+	{"lfu", func() tier.Placement { return new(optimizer.LFU) }},
+	{"gdsf", func() tier.Placement { return new(optimizer.GDSF) }},
+	{"learned", func() tier.Placement { return optimizer.New() }},
+}
+
+type options struct {
+	traces     string
+	capacities []capacity
+	policies   []string
+	real       bool
+	hints      float64
+	json       bool
+	plot       string
+	seed       uint64
+}
+
+func main() {
+	var o options
+	var capacities, names, clock string
+	flag.StringVar(&o.traces, "traces", "", "folder of traces; none: workloads of its own making")
+	flag.StringVar(&capacities, "capacities", "5/10,16/32,64/128", "machines, as GB of ram / GB of swap")
+	flag.StringVar(&names, "policies", "lru,lfu,gdsf,learned", "placements to play")
+	flag.StringVar(&clock, "clock", "trace", "trace: time stands still while a request is served; real: it does not")
+	flag.Float64Var(&o.hints, "hints", 0, "share of the requests that are announced when the one before has been served, 0 to 1")
+	flag.BoolVar(&o.json, "json", false, "print one object a line")
+	flag.StringVar(&o.plot, "plot", "", "write a plot to this SVG file")
+	flag.Uint64Var(&o.seed, "seed", 1, "of the workloads of its own making")
+	flag.Parse()
+	if err := o.parse(capacities, names, clock); err != nil {
+		fmt.Fprintln(os.Stderr, "replay:", err)
+		os.Exit(2)
+	}
+	withBubbles(func(bubble func(string, func(*testing.T))) int {
+		if err := replay(&o, bubble); err != nil {
+			fmt.Fprintln(os.Stderr, "replay:", err)
+			return 1
+		}
+		return 0
+	})
+}
+
+func (o *options) parse(capacities, names, clock string) error {
+	for _, text := range strings.Split(capacities, ",") {
+		var c capacity
+		if n, err := fmt.Sscanf(text, "%f/%f", &c.ram, &c.swap); err != nil || n != 2 || c.ram <= 0 || c.swap < 0 {
+			return fmt.Errorf("capacity %q must be like 5/10", text)
+		}
+		o.capacities = append(o.capacities, c)
+	}
+	for _, name := range strings.Split(names, ",") {
+		known := false
+		for _, p := range policies {
+			known = known || p.name == name
+		}
+		if !known {
+			return fmt.Errorf("policy %q is not known", name)
+		}
+		o.policies = append(o.policies, name)
+	}
+	if clock != "trace" && clock != "real" {
+		return fmt.Errorf("clock %q must be trace or real", clock)
+	}
+	o.real = clock == "real"
+	if !(o.hints >= 0 && o.hints <= 1) {
+		return fmt.Errorf("hints %v must be from 0 to 1", o.hints)
+	}
+	return nil
+}
+
+// replay plays every trace on every machine under every policy.
+func replay(o *options, bubble func(string, func(*testing.T))) error {
+	traces := ownTraces(o.seed)
+	if o.traces != "" {
+		var err error
+		if traces, err = readTraces(o.traces); err != nil {
+			return err
+		}
+	}
+	rep := newReport(o, os.Stdout)
+	for _, c := range o.capacities {
+		for _, t := range traces {
+			rows := []row{}
+			for _, p := range policies {
+				if !o.plays(p.name) {
+					continue
+				}
+				r := &run{trace: t, capacity: c, policy: p.name, make: p.make, real: o.real, hints: o.hints}
+				var f figures
+				var err error
+				began := time.Now()
+				bubble(t.name, func(t *testing.T) { f, err = r.play(t.Context()) })
+				if err != nil {
+					return fmt.Errorf("%s at %g/%g under %s: %w", t.name, c.ram, c.swap, p.name, err)
+				}
+				f.Took = time.Since(began)
+				rows = append(rows, row{run: r, figures: f})
+			}
+			rep.add(t, c, rows)
+		}
+	}
+	return rep.close()
+}
+
+func (o *options) plays(policy string) bool {
+	for _, name := range o.policies {
+		if name == policy {
+			return true
+		}
+	}
+	return policy == "lru" // what the others are told by
+}
