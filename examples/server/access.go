@@ -1,0 +1,85 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// listen opens the address. Without a token only the loopback interface is
+// allowed; that is judged by the very address that is then opened, so that no
+// name can lead elsewhere in between.
+func listen(addr, token string) (net.Listener, error) {
+	to, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("-addr %q: %w", addr, err)
+	}
+	if token == "" && !to.IP.IsLoopback() { // no IP is every interface
+		return nil, fmt.Errorf("-addr %q can be reached from other machines, and anybody there could load and unload models: "+
+			"give a token with %s or -token, or listen on 127.0.0.1", addr, tokenVariable)
+	}
+	ln, err := net.ListenTCP("tcp", to)
+	if err != nil {
+		return nil, fmt.Errorf("%w (-addr 127.0.0.1:0 takes any free port)", err)
+	}
+	return ln, nil
+}
+
+// guard keeps out who may not use the server.
+func guard(token string, next http.Handler) http.Handler {
+	if token == "" {
+		return local(next)
+	}
+	return bearer(token, next)
+}
+
+// bearer wants the token on every path but /healthz, which tells nothing.
+func bearer(token string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if strings.EqualFold(scheme, "Bearer") && same(given, token) || r.URL.Path == "/healthz" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		writeRefusal(w, http.StatusUnauthorized, "unauthorized", "The token is missing or wrong", "Send the header Authorization: Bearer TOKEN.")
+	})
+}
+
+// same compares in a time that tells nothing of where the two differ, nor of how
+// long they are.
+func same(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+// local keeps web pages out of a server that trusts its own machine: one that
+// sends its visitor's browser here says in the request where it comes from, and
+// one whose name was made to resolve to this machine asks for a host of that
+// name.
+func local(next http.Handler) http.Handler {
+	pages := http.NewCrossOriginProtection()
+	pages.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeRefusal(w, http.StatusForbidden, "forbidden", "A web page may not send requests here", "Start the server with a token, and have the page's own server ask.")
+	}))
+	next = pages.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isLoopback(r.Host) {
+			writeRefusal(w, http.StatusForbidden, "forbidden", "Without a token the server answers to localhost and loopback addresses only", "Ask for localhost, or start the server with a token.")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// isLoopback reports whether the host of a request names this machine's loopback.
+func isLoopback(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
+}

@@ -1,0 +1,104 @@
+package demo
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Bounds of a Library's Scale. Above the upper one the smallest file would hold
+// little beyond its header.
+const (
+	MinScale = 1
+	MaxScale = 4096
+)
+
+// Library is the demo library in one folder.
+type Library struct {
+	// Dir is the folder, made where it is missing.
+	Dir string
+	// Scale is by how much everything is smaller than on the board: 16 makes a file
+	// of 192 MiB for a model of 3 GB.
+	Scale int
+}
+
+// entry is one model as it is on the board.
+type entry struct {
+	name         string
+	gb           float64
+	home         tier.Tier
+	capabilities []string
+	architecture string
+}
+
+// models are those of the recordings of the wire contract.
+var models = []entry{
+	{"gpt2-small", 0.5, tier.RAM, []string{"text-generation", "fast"}, "gpt2"},
+	{"gpt2-medium", 1.5, tier.RAM, []string{"text-generation", "balanced"}, "gpt2"},
+	{"gpt2-large", 3.0, tier.RAM, []string{"text-generation", "quality"}, "gpt2"},
+	{"bert-large", 1.3, tier.RAM, []string{"text-classification", "embeddings"}, "bert"},
+	{"gpt-j-6b", 6.0, tier.Swap, []string{"text-generation", "high-quality"}, "gptj"},
+	{"llama-7b", 7.0, tier.Swap, []string{"text-generation", "instruction-following"}, "llama"},
+}
+
+// spare is a file that no model of the library has: one to add while the server
+// runs.
+var spare = entry{"custom-model", 0.5, tier.RAM, []string{"custom-task"}, "gpt2"}
+
+// Validate returns an error that says what is wrong with the Scale.
+func (l Library) Validate() error {
+	if l.Scale < MinScale || l.Scale > MaxScale {
+		return fmt.Errorf("scale %d: must be %d to %d", l.Scale, MinScale, MaxScale)
+	}
+	return nil
+}
+
+// Models returns the six models, whose files Make makes. They are judged by their
+// size on the board, so that the scores of a selection are the board's as well.
+func (l Library) Models() []tier.Model {
+	out := make([]tier.Model, len(models))
+	for i, e := range models {
+		out[i] = tier.Model{
+			Name: e.name, Path: l.path(e), Size: l.size(e), Home: e.home,
+			Capabilities: e.capabilities, Quality: e.gb,
+		}
+	}
+	return out
+}
+
+// Limits returns the board's limits, scaled.
+func (l Library) Limits() tier.Limits {
+	d, scale := tier.DefaultLimits(), tier.Bytes(l.Scale)
+	return tier.Limits{RAM: d.RAM / scale, Swap: d.Swap / scale, Reserved: d.Reserved / scale, MaxModel: d.MaxModel / scale}
+}
+
+// Spare returns a model that is not one of Models, though Make makes its file:
+// one to add while the server runs. Its path is relative to Dir.
+func (l Library) Spare() tier.Model {
+	return tier.Model{Name: spare.name, Path: filepath.Join("spare", spare.file()), Size: l.size(spare), Home: spare.home, Capabilities: spare.capabilities}
+}
+
+// Total returns the bytes of all files.
+func (l Library) Total() tier.Bytes {
+	sum := l.size(spare)
+	for _, e := range models {
+		sum += l.size(e)
+	}
+	return sum
+}
+
+func (e entry) file() string { return e.name + ".gguf" }
+
+// path keeps the spare file in a folder of its own, so that who looks into Dir
+// sees the six.
+func (l Library) path(e entry) string {
+	if e.name == spare.name {
+		return filepath.Join(l.Dir, "spare", e.file())
+	}
+	return filepath.Join(l.Dir, e.file())
+}
+
+func (l Library) size(e entry) tier.Bytes {
+	return tier.Bytes(e.gb * float64(tier.GiB) / float64(l.Scale))
+}

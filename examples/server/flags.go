@@ -1,0 +1,108 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// tokenVariable is where the token comes from if not from the flag. Other users
+// of the machine can read a command line, but not the environment.
+const tokenVariable = "MODELTIER_TOKEN"
+
+// errUsage: the command line is wrong.
+var errUsage = errors.New("see -h")
+
+// options are what the command line says.
+type options struct {
+	addr    string
+	models  string // "": the demo library
+	scale   int
+	limits  tier.Limits // zero fields were not named
+	state   string
+	stated  bool   // the state folder was named; "": none
+	token   string // "": none is wanted
+	verbose bool
+}
+
+func (o *options) level() slog.Level {
+	if o.verbose {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
+// parse reads the command line. An error unwraps to errUsage, or to flag.ErrHelp
+// where help was asked for and given.
+func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*options, error) {
+	o := &options{}
+	fs := flag.NewFlagSet("server", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintln(stderr, "An inference server's front end that owns more models than memory holds.\n\nFlags; a SIZE is such as 5GB, 320MiB or 0.5G, and 1 GB is 2^30 bytes:")
+		fs.PrintDefaults()
+		fmt.Fprintf(stderr, "\nThe token can come from the environment variable %s too.\n", tokenVariable)
+	}
+	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "listen on this `HOST:PORT`; port 0 takes any free one")
+	fs.StringVar(&o.models, "models", "", "serve the GGUF and safetensors files in this `FOLDER` instead of the demo library")
+	fs.IntVar(&o.scale, "scale", 16, fmt.Sprintf("make the demo library, and its limits, `N` times smaller than on an 8 GB board, %d to %d", demo.MinScale, demo.MaxScale))
+	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of weights in memory (default 5GB, scaled in the demo)")
+	fs.Var(size{&o.limits.Swap, true}, "swap", "map at most this `SIZE` of weights beyond that (default 10GB, scaled in the demo)")
+	fs.Var(size{&o.limits.Reserved, true}, "reserve", "leave this `SIZE` of the machine's memory free (default 1GB, scaled in the demo)")
+	fs.StringVar(&o.state, "state", "", "remember models, limits and home tiers in this `FOLDER`, \"none\": nowhere (default a folder in the user's cache)")
+	fs.StringVar(&o.token, "token", "", "want this `TOKEN` from clients, as Authorization: Bearer TOKEN")
+	fs.BoolVar(&o.verbose, "v", false, "log what happens")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, errUsage // the flag package has said what is wrong
+	}
+	named := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { named[f.Name] = true })
+	if o.stated = named["state"]; o.state == "none" {
+		o.state = ""
+	}
+	fault := func(format string, args ...any) (*options, error) {
+		return nil, fmt.Errorf(format+" (%w)", append(args, errUsage)...)
+	}
+	switch {
+	case fs.NArg() > 0:
+		return fault("%q is no flag; the folder of models is given with -models", fs.Arg(0))
+	case o.addr == "":
+		return fault("-addr must not be empty")
+	case named["models"] && o.models == "":
+		return fault("-models must not be empty")
+	case named["models"] && named["scale"]:
+		return fault("-scale is for the demo library, and not for -models")
+	}
+	if err := (demo.Library{Scale: o.scale}).Validate(); err != nil {
+		return fault("-%v", err)
+	}
+	if !named["token"] {
+		o.token, named["token"] = env(tokenVariable)
+	}
+	// A token that came out empty was meant to be one: a server without any is not
+	// what its owner wanted.
+	if err := checkToken(o.token); err != nil && named["token"] {
+		return fault("the token of -token or %s %v", tokenVariable, err)
+	}
+	return o, nil
+}
+
+// checkToken returns why the token could not be sent in a header.
+func checkToken(token string) error {
+	switch {
+	case token == "":
+		return errors.New("is empty")
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return errors.New("must be printable ASCII without blanks")
+	}
+	return nil
+}

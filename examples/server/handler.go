@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/mapped"
+)
+
+// handler answers what the Manager's own Handler does (POST /, /v1/models,
+// /healthz, /readyz, /status), and the digest of a model.
+func handler(m *modeltier.Manager, weights *mapped.Mover) http.Handler {
+	mux := http.NewServeMux()
+	own := m.Handler()
+	mux.Handle("/", own)
+	mux.Handle("/v1/models", own) // else it is taken for the folder of the next
+	mux.Handle("GET /v1/models/{name...}", &digests{m: m, weights: weights})
+	return impatient(mux)
+}
+
+// impatient bounds how long a body may take to come that its request has no use
+// for: the server reads it to the end before it takes the next request. One that
+// is read sets a bound of its own.
+func impatient(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// Not every ResponseWriter has a deadline to set; then there is no connection.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// refusal is an error on the wire, of the contract's shape.
+type refusal struct {
+	Status      string   `json:"status"`
+	Reason      string   `json:"reason"`
+	Code        string   `json:"code"`
+	Suggestions []string `json:"suggestions"`
+}
+
+func writeRefusal(w http.ResponseWriter, status int, code, reason string, suggestions ...string) {
+	writeJSON(w, status, &refusal{"error", reason, code, suggestions})
+}
+
+// writeError answers with an error of the Manager's.
+func writeError(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	for _, c := range []struct {
+		err    error
+		status int
+	}{
+		{modeltier.ErrNotFound, http.StatusNotFound},
+		{modeltier.ErrTooLarge, http.StatusInsufficientStorage},
+		{modeltier.ErrNoCapacity, http.StatusServiceUnavailable},
+		{modeltier.ErrBusy, http.StatusServiceUnavailable},
+		{modeltier.ErrClosed, http.StatusServiceUnavailable},
+	} {
+		if errors.Is(err, c.err) {
+			status = c.status
+			break
+		}
+	}
+	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(busy.RetryAfter.Seconds()))))
+	}
+	writeRefusal(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v)
+}

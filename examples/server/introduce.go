@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// introduce prints what is served, where, and what to try. Models and limits are
+// those of now, which may be remembered ones.
+func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, token bool) {
+	fmt.Fprintf(w, "serving %d models: %s\n", len(now.Models), lib.about)
+	fmt.Fprintf(w, "limits: ram %v, swap %v, reserved %v\n", now.Limits.RAM, now.Limits.Swap, now.Limits.Reserved)
+	if lib.state != "" {
+		fmt.Fprintf(w, "what changes is remembered in %s\n", lib.state)
+	}
+	// Programs read this line: it stands alone, and from then on the server answers.
+	at := url.URL{Scheme: "http", Host: addr.String()}
+	fmt.Fprintf(w, "listening on %s\n", &at)
+
+	curl := "  curl -s "
+	if token {
+		curl += `-H "Authorization: Bearer $` + tokenVariable + `" `
+	}
+	fmt.Fprintf(w, "\nTry, in another terminal; a JOB is the job_id of the answer before:\n\n")
+	for _, request := range lib.requests(now.Limits) {
+		fmt.Fprintf(w, "%s%s -d %s\n", curl, &at, quoted(request))
+	}
+	for _, path := range []string{"/v1/models/" + lib.named(len(lib.models)-1) + "/digest", "/status", "/v1/models", "/readyz", "/healthz"} {
+		at.Path = path
+		fmt.Fprintf(w, "%s%s\n", curl, quoted(at.String()))
+	}
+	if runtime.GOOS == "linux" && lib.spare.Name != "" {
+		fmt.Fprintf(w, "\nWhat the kernel has in memory of the files:\n\n  fincore %s%c*.gguf\n", quoted(lib.dir), filepath.Separator)
+	}
+	fmt.Fprintf(w, "\nCtrl-C ends the server.\n")
+}
+
+// requests are one of each that the JSON contract has, in an order in which they
+// make sense.
+func (lib *library) requests(limits tier.Limits) []string {
+	first, last := text(lib.named(0)), text(lib.named(len(lib.models)-1))
+	spare := lib.spare
+	if spare.Name == "" {
+		spare = tier.Model{Name: "NAME", Path: "FILE", Home: tier.RAM, Capabilities: []string{"text-generation"}}
+	}
+	return []string{
+		`{"list_models": true}`,
+		`{"model": ` + last + `}`,
+		`{"auto_select": true}`,
+		`{"capabilities": ["text-generation"], "priority": "speed"}`,
+		`{"preferred_model": ` + last + `, "fallback": "auto"}`,
+		`{"hot_load": {"model_name": ` + text(spare.Name) + `, "model_config": {"path": ` + text(spare.Path) +
+			`, "tier": ` + text(spare.Home) + `, "capabilities": ` + text(spare.Capabilities) + `}}}`,
+		`{"load_status": "JOB"}`,
+		`{"move_tier": {"model_name": ` + first + `, "target_tier": "storage"}}`,
+		`{"tier_job_status": "JOB"}`,
+		`{"tier_status": true}`,
+		`{"update_limits": {"ram_max_gb": ` + strconv.FormatFloat(math.Round(1.2e6*limits.RAM.GB())/1e6, 'f', -1, 64) + `}}`,
+		`{"auto_optimize": true}`,
+	}
+}
+
+// named is the name of model i, or a placeholder where there is none.
+func (lib *library) named(i int) string {
+	if len(lib.models) == 0 {
+		return "NAME"
+	}
+	return lib.models[i].Name
+}
+
+// text is v as JSON. It is given what has no error to give.
+func text(v any) string {
+	b, _ := json.Marshal(v)
+	return string(b)
+}
+
+// quoted is s for a shell to take as it is.
+func quoted(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-:%~"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// library is what is served, and where.
+type library struct {
+	dir    string // of the models; hot loads come from here too
+	models []tier.Model
+	limits tier.Limits
+	state  string // "": nothing is remembered
+
+	about string     // the library, in words
+	spare tier.Model // to try a hot load with; its name may be empty
+}
+
+// mostSkipped bounds how many of the files that are no models are named.
+const mostSkipped = 20
+
+// openLibrary returns the library that the options name, and makes it if it is
+// the demo's.
+func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
+	if o.models == "" {
+		return openDemo(ctx, o, stderr)
+	}
+	dir, err := filepath.Abs(o.models)
+	if err != nil {
+		return nil, err
+	}
+	models, skipped, err := hotload.Scan(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range skipped {
+		if i == mostSkipped {
+			fmt.Fprintf(stderr, "left out: %d more\n", len(skipped)-i)
+			break
+		}
+		fmt.Fprintln(stderr, "left out:", s)
+	}
+	if len(models) == 0 {
+		fmt.Fprintf(stderr, "there is no GGUF or safetensors file in %s yet\n", dir)
+	}
+	lib := &library{
+		dir: dir, models: models, limits: fill(o.limits, tier.DefaultLimits()),
+		about: "the files in " + dir,
+	}
+	lib.state, err = stateFolder(o, "state-"+folderID(dir))
+	return lib, err
+}
+
+func openDemo(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
+	cache, err := cacheFolder(fmt.Sprintf("demo-%d", o.scale))
+	if err != nil {
+		return nil, fmt.Errorf("%w; or serve a folder of your own with -models", err)
+	}
+	d := demo.Library{Dir: filepath.Join(cache, "models"), Scale: o.scale}
+	bar := newBar(stderr, "making the demo library in "+d.Dir)
+	err = d.Make(ctx, bar.show)
+	bar.end()
+	if err != nil {
+		return nil, err
+	}
+	lib := &library{
+		dir: d.Dir, models: d.Models(), limits: fill(o.limits, d.Limits()), spare: d.Spare(),
+		about: fmt.Sprintf("the demo library, 1/%d of its real size, in %s", o.scale, d.Dir),
+	}
+	lib.state, err = stateFolder(o, filepath.Join(filepath.Base(cache), "state"))
+	return lib, err
+}
+
+// fill returns the defaults but for what was named. Who gives a tier more room
+// than any model may have wants larger models to fit as well.
+func fill(named, defaults tier.Limits) tier.Limits {
+	l := named.OrElse(defaults)
+	l.MaxModel = max(l.MaxModel, l.RAM, l.Swap)
+	return l
+}
+
+// stateFolder returns the folder that was named, or else the one of that name in
+// the user's cache.
+func stateFolder(o *options, name string) (string, error) {
+	if o.stated {
+		return o.state, nil
+	}
+	dir, err := cacheFolder(name)
+	if err != nil {
+		return "", fmt.Errorf("%w; or name a folder with -state, or -state none", err)
+	}
+	return dir, nil
+}
+
+func cacheFolder(name string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", errors.New("the user has no cache folder: set HOME or XDG_CACHE_HOME")
+	}
+	return filepath.Join(cache, "modeltier", name), nil
+}
+
+// folderID is a name for a folder that no other folder has, and that a person
+// can tell from others.
+func folderID(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return fmt.Sprintf("%s-%x", filepath.Base(dir), sum[:4])
+}

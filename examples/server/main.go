@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier/mapped"
+)
+
+func main() {
+	stop, now := signals()
+	err := run(stop, now, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "server:", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "server:", err)
+		os.Exit(1)
+	}
+}
+
+// signals returns a context that ends with the first SIGINT or SIGTERM, and one
+// that ends with the second.
+func signals() (stop, now context.Context) {
+	stop, ended := context.WithCancelCause(context.Background())
+	now, hurried := context.WithCancelCause(context.Background())
+	caught := make(chan os.Signal, 2)
+	signal.Notify(caught, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		ended(fmt.Errorf("ended by %v", <-caught))
+		hurried(fmt.Errorf("ended at once by a second %v", <-caught))
+	}()
+	return stop, now
+}
+
+// run is the server from its arguments to its end: in order when stop ends, at
+// once when now does.
+func run(stop, now context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
+	opts, err := parse(args, env, stderr)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: opts.level()}))
+	ln, err := listen(opts.addr, opts.token)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	lib, err := openLibrary(stop, opts, stderr)
+	if err != nil {
+		return err
+	}
+
+	// The mover is made here, and not left to the Manager, because it is what gives
+	// the holder of a lease the weights.
+	weights, err := mapped.New(mapped.Options{})
+	if err != nil {
+		return err
+	}
+	manager, err := modeltier.New(modeltier.Config{
+		Models:   lib.models,
+		Limits:   lib.limits,
+		Mover:    weights,
+		StateDir: lib.state,
+		ModelDir: lib.dir,
+		Logger:   log,
+	})
+	if err != nil {
+		return err
+	}
+	lib.introduce(stdout, manager.Status(), ln.Addr(), opts.token != "")
+	return serve(stop, now, ln, guard(opts.token, handler(manager, weights)), manager, log)
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// running is a server that serve runs, with a handler of the test's.
+type running struct {
+	url           string
+	manager       *modeltier.Manager
+	end, hurry    context.CancelCauseFunc
+	ended         chan error
+	entered, left chan struct{}
+}
+
+// start serves a handler that enters and then waits until it may leave or its
+// client has gone.
+func start(t *testing.T) *running {
+	t.Helper()
+	m, err := modeltier.New(modeltier.Config{
+		Models: []tier.Model{{Name: "a", Size: tier.MiB}},
+		Mover:  &tiertest.Mover{},
+		Probe:  tiertest.NewProbe(tier.Memory{Total: 8 * tier.GiB, Available: 8 * tier.GiB}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{url: "http://" + ln.Addr().String(), manager: m, ended: make(chan error, 1), entered: make(chan struct{}), left: make(chan struct{})}
+	h := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.entered <- struct{}{}
+		select {
+		case <-r.left:
+		case <-req.Context().Done():
+		}
+	})
+	stop, end := context.WithCancelCause(context.Background())
+	now, hurry := context.WithCancelCause(context.Background())
+	r.end, r.hurry = end, hurry
+	go func() { r.ended <- serve(stop, now, ln, h, m, slog.New(slog.DiscardHandler)) }()
+	t.Cleanup(func() { end(nil); hurry(nil); m.Close() })
+	return r
+}
+
+// ask sends a request and returns what comes of it.
+func (r *running) ask(t *testing.T) <-chan error {
+	got := make(chan error, 1)
+	go func() {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", r.url, nil)
+		if err == nil {
+			var resp *http.Response
+			if resp, err = http.DefaultClient.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		}
+		got <- err
+	}()
+	return got
+}
+
+func (r *running) isClosed() bool {
+	_, err := r.manager.Acquire(context.Background(), modeltier.Request{Model: "a"})
+	return errors.Is(err, modeltier.ErrClosed)
+}
+
+func TestServe_ToldToStop_LetsRequestsFinish(t *testing.T) {
+	r := start(t)
+	answer := r.ask(t)
+	<-r.entered
+	r.end(errors.New("told to"))
+	close(r.left)
+	if err := <-answer; err != nil {
+		t.Errorf("the running request: %v", err)
+	}
+	if err := <-r.ended; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	if err := <-r.ask(t); err == nil {
+		t.Error("a new request was answered")
+	}
+	if !r.isClosed() {
+		t.Error("the Manager is not closed")
+	}
+}
+
+func TestServe_ToldTwice_CutsRequestsOff(t *testing.T) {
+	r := start(t)
+	lease, err := r.manager.Acquire(t.Context(), modeltier.Request{Model: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	answer := r.ask(t)
+	<-r.entered
+	r.end(errors.New("told to"))
+	r.hurry(errors.New("told again"))
+	if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "told again") {
+		t.Errorf("serve: %v", err)
+	}
+	if err := <-answer; err == nil {
+		t.Error("the running request was answered")
+	}
+	if !r.isClosed() {
+		t.Error("the Manager is not closed")
+	}
+}
+
+func TestServe_ListenerFails_ClosesTheManager(t *testing.T) {
+	r := start(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if err := serve(t.Context(), t.Context(), ln, http.NotFoundHandler(), r.manager, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("no error")
+	}
+	if !r.isClosed() {
+		t.Error("the Manager is not closed")
+	}
+}
