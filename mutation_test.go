@@ -4,7 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"testing"
 )
 
@@ -13,6 +13,9 @@ import (
 // them, and wants it to fail in the way that the fault shows. Without a fault it
 // passes.
 func TestMutations_FiveBugsPlanted_EachIsCaught(t *testing.T) {
+	if os.Getenv("MODELTIER_LONG") == "" {
+		t.Skip("takes minutes of a quiet machine: MODELTIER_LONG=1 runs it")
+	}
 	tool, err := exec.LookPath("go")
 	if err != nil {
 		t.Skipf("the faults are built in by the go tool: %v", err)
@@ -30,7 +33,7 @@ func TestMutations_FiveBugsPlanted_EachIsCaught(t *testing.T) {
 		"missed refund":        "moves and plans hold",
 		"late refund":          "moves and plans hold",
 		"double commit":        "the entries charge",
-		"eviction under lease": "lease",
+		"eviction under lease": `under \d+ leases|is leased from swap without|leases in storage`,
 		"lost waiter":          "had no answer within",
 	} {
 		t.Run(mutation, func(t *testing.T) {
@@ -38,7 +41,7 @@ func TestMutations_FiveBugsPlanted_EachIsCaught(t *testing.T) {
 				"-test.timeout=2m", "-rapid.nofailfile", "-rapid.shrinktime=1s", "-rapid.steps=100")
 			child.Env = append(os.Environ(), "MODELTIER_MUTATION="+mutation, "MODELTIER_STEPS=20000")
 			out, err := child.CombinedOutput()
-			if caught := err != nil; caught != (mutation != "") || !strings.Contains(string(out), shows) {
+			if caught := err != nil; caught != (mutation != "") || !regexp.MustCompile(shows).Match(out) {
 				t.Errorf("error %v, want the tests to say %q, they say:\n%s", err, shows, out)
 			}
 		})
