@@ -141,15 +141,6 @@ func TestScenarios_Ollama_OutOfMemory(t *testing.T) {
 		r.begin("c").refused(broken, 750*time.Millisecond)
 		r.wantMoves("load a", "load c")
 	})
-	scenario(t, "ollama/OOMReducesAutomaticContext a smaller model answers who lets us choose", func(t *testing.T) {
-		small := model("small", 0.5)
-		r := newRig(t, onlyRAM(model("big", 4), small))
-		r.memory(8*tier.GiB, 2*tier.GiB)
-		l := r.beginWith(modeltier.Request{Preferred: "big", Fallback: true}).served(750 * time.Millisecond)
-		if l.Model().Name != "small" {
-			t.Errorf("%s answers, want small", l.Model().Name)
-		}
-	})
 	scenario(t, "ollama/KeepsExplicitContext who names a model gets that or an error", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("big", 4), model("small", 0.5)))
 		r.memory(8*tier.GiB, 2*tier.GiB)
