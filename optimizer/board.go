@@ -115,4 +115,8 @@ func (b *board) add(i int) {
 	it.to = it.from
 	b.capacity = b.capacity.Plus(it.charge(it.from))
 	b.items = append(b.items, it)
+	if it.from.serving && len(b.items)-1 != b.wanted {
+		// Its Runtime bytes are free only once it moves, which is not certain.
+		b.capacity[tier.RAM] -= m.Runtime
+	}
 }

@@ -56,8 +56,10 @@ func (l *Learned) improve(v *tier.View, now float64) tier.Plan {
 	im.improve(0)
 	if !p.route(&p.arranger) {
 		// Models cannot pass each other for want of a little room.
-		im.improve(p.capacity[tier.Swap] / spareShare)
-		p.route(&p.arranger)
+		im.improve(p.spare())
+		if !p.route(&p.arranger) && p.total() <= 0 {
+			p.hops = p.hops[:0]
+		}
 	}
 	p.chop(improveChunk)
 	l.offer()
@@ -85,6 +87,16 @@ func (l *Learned) offer() {
 		}
 		l.offered = append(l.offered, o)
 	}
+}
+
+// total is the waiting that the hops are expected to save, in seconds for each
+// second of time.
+func (p *planner) total() (sum float64) {
+	for _, h := range p.hops {
+		it := &p.items[h.item]
+		sum += it.rate * (it.seconds(h.to) - it.seconds(h.from))
+	}
+	return sum
 }
 
 // gains returns the hops as steps of a plan that nobody waits for.
@@ -135,6 +147,11 @@ func (im *improver) improve(spare tier.Bytes) {
 	}
 	im.raise(tier.Swap, im.dropped)
 	im.raise(tier.RAM, im.displaced)
+	for _, i := range im.hot {
+		if it := &im.items[i]; im.free[tier.Swap] < 0 && im.free[tier.RAM] > 0 && it.divisible {
+			im.shift(it, tier.RAM, min(it.to.swap, im.free[tier.RAM], -im.free[tier.Swap]))
+		}
+	}
 	for i := range im.items {
 		im.label(&im.items[i])
 	}
@@ -167,11 +184,15 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 			if step == 0 {
 				break
 			}
+			extra := tier.Bytes(0) // what a whole model takes in ram beyond its weights
+			if to == tier.RAM && !it.divisible {
+				extra = it.model.Runtime
+			}
 			im.victims = im.victims[:0]
 			if it.parts(to) {
 				step = min(step, tier.Bytes(im.budget/gain)+1)
 			}
-			free := im.room(to)
+			free := im.room(it, to) - extra
 			if free > 0 && it.parts(to) {
 				step = min(step, free)
 			}
@@ -191,7 +212,7 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 				free += give
 				im.victims = append(im.victims, shift{at(v), give})
 			}
-			if free < step {
+			if free < step || to == tier.RAM && im.free[tier.Swap]+step < im.given() {
 				break
 			}
 			if !im.exchange(it, to, step, displaced) {
@@ -236,6 +257,10 @@ func (im *improver) exchange(it *item, to tier.Tier, n tier.Bytes, displaced flo
 		im.shift(&im.items[s.item], to, -s.bytes)
 	}
 	im.shift(it, to, n)
+	if to == tier.RAM && !it.divisible {
+		it.to.tier = tier.RAM
+		im.free[tier.RAM] -= it.model.Runtime
+	}
 	it.expected += gain * up / (up + down + displaced) * float64(n)
 	im.budget -= gain * float64(n)
 	return true
@@ -259,13 +284,21 @@ func (it *item) gain(to tier.Tier) float64 {
 	return it.saveWarm
 }
 
-// room is what is free for bytes that move up into a tier; what swap cannot hold
-// may move on into ram.
-func (im *improver) room(to tier.Tier) tier.Bytes {
-	if to == tier.Swap {
+// room is what is free for bytes of an item that move up into a tier; what swap
+// cannot hold of a divisible one moves on into ram.
+func (im *improver) room(it *item, to tier.Tier) tier.Bytes {
+	if to == tier.Swap && it.divisible {
 		return im.free[tier.Swap] + max(im.free[tier.RAM], 0)
 	}
-	return im.free[tier.RAM]
+	return im.free[to]
+}
+
+// given is what the victims give together.
+func (im *improver) given() (n tier.Bytes) {
+	for _, s := range im.victims {
+		n += s.bytes
+	}
+	return n
 }
 
 // below is what of an item could move up into a tier.
@@ -309,6 +342,7 @@ func (im *improver) label(it *item) {
 		it.to = it.from
 	case it.to.held() == 0:
 		it.to = place{}
+	case it.to.tier == tier.RAM && it.from.tier != tier.RAM:
 	case it.to.ram == it.model.Size && (it.from.tier == tier.RAM || it.model.Runtime <= im.free[tier.RAM]):
 		it.to.tier = tier.RAM
 		if it.from.tier != tier.RAM {

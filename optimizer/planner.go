@@ -15,17 +15,13 @@ type planner struct {
 	best []candidate
 }
 
-// spareShare is the part of swap that is cleared where two models could not pass
-// each other otherwise.
-const spareShare = 32
-
 // meet finds hops that meet the need on the board that was set.
 func (p *planner) meet() bool {
 	if p.arrange(0) {
 		if p.route(&p.arranger) {
 			return true
 		}
-		if p.arrange(p.capacity[tier.Swap]/spareShare) && p.route(&p.arranger) {
+		if p.arrange(p.spare()) && p.route(&p.arranger) {
 			return true
 		}
 		if p.displace() || p.settle() {
@@ -71,6 +67,17 @@ func (p *planner) displace() bool {
 		p.items[p.hops[k].item].from = p.hops[k].from
 	}
 	return done
+}
+
+// spare is the room in swap that lets the models which are to move pass each
+// other in parts.
+func (p *planner) spare() (n tier.Bytes) {
+	for i := range p.items {
+		if it := &p.items[i]; it.divisible && !stays(it.from, it.to) {
+			n = max(n, it.model.Size/parts+1)
+		}
+	}
+	return n
 }
 
 // settle ends a route that did not get there with the wanted model served in

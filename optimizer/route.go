@@ -20,11 +20,12 @@ type router struct {
 }
 
 // Where two models change places in tiers that are nearly full, each hop moves
-// only as much as is free: at least a part of the model, so that a plan stays
-// short.
+// only as much as is free. So that a plan stays short, that is made to be a 24th
+// of a model, and a 64th at least.
 const (
-	maxHops = 64
-	parts   = 24
+	maxHops   = 96
+	parts     = 24
+	mostParts = 64
 )
 
 // route finds hops from where the items are to where they should be, such that
@@ -113,7 +114,7 @@ func (r *router) part(a *arranger) bool {
 		if x <= 0 {
 			x = -min(it.to.ram-it.from.ram, it.from.swap-it.to.swap, r.room[tier.RAM])
 		}
-		if x == 0 || x.Abs() < it.model.Size/parts {
+		if x == 0 || x.Abs() < it.model.Size/mostParts {
 			continue
 		}
 		if r.take(a, i, place{tier: tier.Swap, ram: it.from.ram - x, swap: it.from.swap + x}) {
