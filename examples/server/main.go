@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier/mapped"
@@ -29,6 +30,10 @@ func main() {
 	}
 }
 
+// echo is how soon after a signal another one is the same: a supervisor may send
+// it to the process and to its group.
+const echo = 250 * time.Millisecond
+
 // signals returns a context that ends with the first SIGINT or SIGTERM, and one
 // that ends with the second.
 func signals() (stop, now context.Context) {
@@ -38,6 +43,10 @@ func signals() (stop, now context.Context) {
 	signal.Notify(caught, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		ended(fmt.Errorf("ended by %v", <-caught))
+		time.Sleep(echo)
+		for len(caught) > 0 {
+			<-caught
+		}
 		hurried(fmt.Errorf("ended at once by a second %v", <-caught))
 	}()
 	return stop, now
