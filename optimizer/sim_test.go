@@ -82,7 +82,6 @@ type machine struct {
 	batch         []tier.Access
 	moved         tier.Bytes
 	waits         []float64
-	idle          bool
 	plans         int
 	fails, wasted int
 }
