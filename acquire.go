@@ -35,21 +35,34 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 			return nil, choice, err
 		}
 	}
-	e := snap.entries[choice.Index]
-	cell := e.gate.pick()
-	if e.gate.enter(cell) {
-		at, read := m.accesses.add(cell, e)
-		if read {
-			m.kick()
+	lease, err := m.take(ctx, req, snap, &choice)
+	if choice.Mode != tier.Manual && errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
+		// It was chosen by a reading that is out of date; by a fresh one another may
+		// be.
+		if snap, other, fault := m.chooseAgain(ctx, req, err); fault == nil && other.Model != choice.Model {
+			choice = other
+			lease, err = m.take(ctx, req, snap, &choice)
 		}
-		model := snap.view.Library.At(choice.Index)
-		return &Lease{m: m, gate: e.gate, model: model, at: at, cell: cell, tier: tier.RAM, kept: model.Size}, choice, nil
 	}
-	lease, err := m.await(ctx, req, e)
 	if err != nil && ctx.Err() == nil {
 		m.refused(choice.Model, err)
 	}
 	return lease, choice, err
+}
+
+// take takes a lease on the model that was chosen, at once or when it is ready.
+func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice *Choice) (*Lease, error) {
+	e := snap.entries[choice.Index]
+	cell := e.gate.pick()
+	if !e.gate.enter(cell) {
+		return m.await(ctx, req, e)
+	}
+	at, read := m.accesses.add(cell, e)
+	if read {
+		m.kick()
+	}
+	model := snap.view.Library.At(choice.Index)
+	return &Lease{m: m, gate: e.gate, model: model, at: at, cell: cell, tier: tier.RAM, kept: model.Size}, nil
 }
 
 // Select says which model would answer req, by what is known now. It moves

@@ -42,6 +42,9 @@ type world struct {
 	linger time.Duration // how long what is to be gone stays
 	lie    string        // what is said of what is present
 
+	instant time.Time // of the last move, and how many there were in it
+	moves   int
+
 	memoir  memoir           // what was acknowledged
 	jobs    []*modeltier.Job // that run
 	open    map[string]int   // changes by model that are under way
@@ -61,8 +64,20 @@ func (w *world) move(mv tier.Move) error {
 	if n := w.held[mv.Model.Name]; n > 0 {
 		w.faults = append(w.faults, fmt.Sprintf("%s moves from %v to %v under %d leases", mv.Model.Name, mv.From, mv.To, n))
 	}
+	if now := time.Now(); now.Equal(w.instant) {
+		w.moves++
+	} else {
+		w.instant, w.moves = now, 0
+	}
+	busy := w.moves > 1000
+	if busy {
+		w.faults = append(w.faults, fmt.Sprintf("1000 moves in no time, the last of %s from %v to %v, keep %v", mv.Model.Name, mv.From, mv.To, mv.Keep))
+	}
 	mode, hang := w.mode, w.hang
 	w.mu.Unlock()
+	if busy {
+		time.Sleep(time.Second) // else the step never ends
+	}
 	switch mode {
 	case "error":
 		return errors.New("the disk said no")

@@ -250,6 +250,7 @@ func newObserverRig(t *testing.T, cfg modeltier.Config, mapped bool) (*rig, *sca
 func (r *rig) memory(total, available tier.Bytes) {
 	r.probe.Set(tier.Memory{Total: total, Available: available}, nil)
 	time.Sleep(time.Second)
+	synctest.Wait()
 }
 
 // scenario runs one scenario in virtual time, under the name that it has where it

@@ -141,6 +141,19 @@ func TestScenarios_Ollama_OutOfMemory(t *testing.T) {
 		r.begin("c").refused(broken, 750*time.Millisecond)
 		r.wantMoves("load a", "load c")
 	})
+	scenario(t, "ollama/OOMReducesAutomaticContext a smaller model answers who lets us choose", func(t *testing.T) {
+		for _, req := range []modeltier.Request{{Preferred: "big", Fallback: true}, {Priority: modeltier.Quality}} {
+			r := newRig(t, onlyRAM(model("big", 4), model("small", 0.5)))
+			time.Sleep(500 * time.Millisecond)
+			// Not known before the next look: big is chosen, and refused at admission.
+			r.probe.Set(tier.Memory{Total: 8 * tier.GiB, Available: 2 * tier.GiB}, nil)
+			l := r.beginWith(req).served(750 * time.Millisecond)
+			if l.Model().Name != "small" {
+				t.Errorf("%s answers, want small", l.Model().Name)
+			}
+			r.wantMoves("load small")
+		}
+	})
 	scenario(t, "ollama/KeepsExplicitContext who names a model gets that or an error", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("big", 4), model("small", 0.5)))
 		r.memory(8*tier.GiB, 2*tier.GiB)

@@ -222,13 +222,16 @@ func (c *Core) Stop(err error, now time.Time) {
 }
 
 // View returns the picture of now.
-func (c *Core) View(now time.Time) tier.View {
+func (c *Core) View(now time.Time) tier.View { return c.view(tier.Footprint{}, now) }
+
+// view is the picture for somebody who holds own reservations already.
+func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 	v := tier.View{
 		Now: now, Library: c.library, States: make([]tier.State, len(c.entries)),
 		Limits: c.limits(), Charged: c.ledger.Charged(), Reserved: c.ledger.Reserved(),
 		Memory: c.memory, FreeSwap: c.memory.SwapFree,
 	}
-	p := c.promise(tier.Footprint{})
+	p := c.promise(own)
 	v.Room = c.opt.Room(p)
 	if c.opt.FileBacked {
 		v.FreeSwap = p.Free[tier.Swap]
@@ -434,10 +437,10 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 
 func (c *Core) emit(a Action) { c.out = append(c.out, a) }
 
-// watch has open gates tell when leases end for as long as a want is blocked,
-// and only then, because telling costs the requests that pass.
+// watch has open gates tell when leases end for as long as a want is blocked or
+// waits for a drain, and only then, because telling costs the requests that pass.
 func (c *Core) watch() {
-	blocked := slices.ContainsFunc(c.wants, func(x *want) bool { return x.blocked })
+	blocked := slices.ContainsFunc(c.wants, func(x *want) bool { return x.blocked || x.plan != nil && x.plan.drains() })
 	if !blocked && !c.watching {
 		return
 	}

@@ -208,8 +208,11 @@ func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 	e.serving = false
 	me, ok := errors.AsType[*tier.MoveError](out.Err)
 	if !ok || !me.Lost {
+		// Only where memory was set aside may there be more of it now. A model that
+		// could not leave changed nothing, and a fresh reading would have it tried
+		// again at once, without end.
+		c.dirty = c.dirty || m.res.Held()[tier.RAM] > 0
 		c.refund(m.res)
-		c.dirty = true
 		return
 	}
 	var left tier.Footprint

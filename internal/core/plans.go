@@ -29,6 +29,7 @@ type plan struct {
 	forced   bool          // memory is short: it goes on though requests wait
 	steps    []*step
 	patient  bool
+	lost     bool // its model has left memory by itself, pinned or not
 	alone    bool // the last step waits for all others, whatever room there is
 	// claim is the room set aside for the last step, the wanted model's own; it
 	// grows as victims leave. target is what it has to reach.
@@ -47,7 +48,11 @@ func (c *Core) ask(q *Question, now time.Time) {
 	if c.asked != nil {
 		return
 	}
-	q.View = c.View(now)
+	var own tier.Footprint
+	if q.want != nil && q.want.plan != nil {
+		own = q.want.plan.claim.Held()
+	}
+	q.View = c.view(own, now)
 	if q.want != nil {
 		q.want.busy = false
 		for i := range c.entries {
@@ -96,6 +101,9 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		return // overtaken by events: Step asks again where it still matters
 	}
 	switch {
+	case x.plan != nil && (err != nil || len(p.Steps) == 0):
+		x.seen = c.progress // nothing better than the drain that is under way
+		return
 	case err != nil:
 		c.block(x, err, now)
 		return
@@ -117,6 +125,9 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		c.block(x, fmt.Errorf("%w: the placement has no plan", tier.ErrNoCapacity), now)
 		return
 	}
+	if x.plan != nil {
+		c.abandon(x.plan) // others left meanwhile: no need to wait for the drain
+	}
 	pl := &plan{want: x, patient: x.patient}
 	if pl.steps, err = c.resolve(p.Steps); err != nil {
 		x.tries++
@@ -134,6 +145,12 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 	c.plans = append(c.plans, pl)
 	c.progress++
 	c.advance(pl, now) // before anybody else plans with the same victims
+	x.seen = c.progress
+}
+
+// drains reports whether the plan waits for leases to end.
+func (p *plan) drains() bool {
+	return slices.ContainsFunc(p.steps, func(s *step) bool { return !s.done && s.move == nil && s.e.victim == p })
 }
 
 func (s *step) rest(serve bool) tier.Footprint {
@@ -231,7 +248,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 		s.done = true // overtaken by events
 		c.unclaim(e)
 		return nil
-	case !own && e.Model.Pinned:
+	case !own && e.Model.Pinned && !p.lost:
 		return fmt.Errorf("%w: '%s' is pinned", tier.ErrNoCapacity, e.Model.Name)
 	case own && earlier > 0 && (p.alone || !p.target.Within(p.claim.Held())):
 		return errLater
@@ -274,7 +291,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 	if own {
 		p.claim, _ = c.ledger.Reserve(tier.Footprint{}) // spent by the move now
 		p.target = tier.Footprint{}
-	} else if m.To < m.From || m.Keep < e.kept {
+	} else if !p.lost && (m.To < m.From || m.Keep < e.kept) {
 		ev := Evicted{Entry: e, To: m.To, Why: m.Why}
 		if p.want != nil {
 			ev.For = p.want.e.Model.Name
@@ -373,6 +390,20 @@ func (c *Core) plannedIdle(p tier.Plan) []tier.Step {
 
 // Shed carries out steps that give back memory that the machine is short of.
 func (c *Core) Shed(steps []tier.Step) { c.carryOut(steps, true) }
+
+// Lose tells that the entry's weights left memory by themselves. It takes no new
+// leases, and goes to storage when those that are held have ended. Where it is
+// moving, the move's end tells what became of it.
+func (c *Core) Lose(e *Entry, why string) {
+	if e.move != nil || e.stuck || e.removed || e.tier == tier.Storage {
+		return
+	}
+	mv := tier.Move{Model: e.Model, From: e.tier, To: tier.Storage}
+	p := &plan{forced: true, patient: true, lost: true, steps: []*step{{Step: tier.Step{Move: mv, Why: why}, e: e}}}
+	p.claim, _ = c.ledger.Reserve(tier.Footprint{})
+	c.plans = append(c.plans, p)
+	c.progress++
+}
 
 // carryOut begins a plan that is for no model's sake, and returns its steps.
 func (c *Core) carryOut(steps []tier.Step, forced bool) []tier.Step {

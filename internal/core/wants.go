@@ -178,8 +178,10 @@ func (c *Core) serve(x *want, now time.Time) {
 		c.serveInPlace(x, now)
 	case now.Before(e.coolTill):
 		c.fail(x, e.cooling(now))
-	case x.plan != nil || c.asked != nil:
-		// advanceAll carries on, or Planned will.
+	case c.asked != nil:
+		// Planned carries on.
+	case x.plan != nil && (!x.plan.drains() || x.seen == c.progress):
+		// advanceAll carries on. While it waits for a drain, others may leave.
 	case x.blocked && x.seen == c.progress && (x.patient || now.Sub(x.since) < c.opt.Fairness):
 	default:
 		if x.blocked && now.Sub(x.since) >= c.opt.Fairness {
@@ -232,7 +234,7 @@ func (c *Core) serveInPlace(x *want, now time.Time) {
 
 // need says what a plan for the want is to reach.
 func (c *Core) need(x *want) tier.Need {
-	n := tier.Need{Waiters: len(x.waiters), Patient: x.patient, Background: true}
+	n := tier.Need{Waiters: len(x.waiters), Patient: x.patient && x.plan == nil, Background: true}
 	n.Model, _ = c.library.Find(x.e.Model.Name)
 	if x.order != nil {
 		n.To = x.order.To

@@ -1,0 +1,38 @@
+package modeltier
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Lost tells the Manager that a model has left memory though nobody moved it: its
+// engine crashed, or a remote one began anew. It is what a Mover's owner calls
+// where the Mover notices such things, as process.Options.Crashed does.
+//
+// The model takes no new leases from then on; when those that are held have
+// ended, the Mover moves it to storage, which tidies up, and whoever asks for it
+// has it loaded again. A model that is in storage, or moving, is left alone: the
+// move's end says what became of it. cause is for the log and the reason of the
+// move. A name that is not known gives ErrNotFound. Lost does not wait for
+// anything.
+func (m *Manager) Lost(model string, cause error) error {
+	lib := m.snap.Load().view.Library
+	if _, ok := lib.Find(model); !ok {
+		return &tier.NotFoundError{What: "model", Name: model, Nearby: tier.Nearest(model, lib.Names(lib.Len()))}
+	}
+	if !m.post(func(time.Time) { m.ctl.lost(model, cause) }) {
+		return tier.ErrClosed
+	}
+	return nil
+}
+
+func (c *control) lost(model string, cause error) {
+	e, ok := c.core.Find(model)
+	if !ok || c.stopping {
+		return
+	}
+	c.m.log.Warn("a model left memory by itself", "model", model, "cause", cause)
+	c.core.Lose(e, fmt.Sprintf("it left memory by itself: %v", cause))
+}
