@@ -386,7 +386,8 @@ func TestWire_GoldenAnswers(t *testing.T) {
 			`{"preferred_model": "nobody", "fallback": "auto"}`,
 			`{"hot_load": {"model_name": "custom", "model_config": {"size_gb": 2, "tier": "ram", "capabilities": ["custom-task"], "runtime_gb": 0.1}}}`,
 			`{"load_status": "nope"}`, `{"move_tier": {"model_name": "gpt-j-6b", "target_tier": "ram"}}`,
-			`{"move_tier": {"model_name": "gpt2-small", "target_tier": "swap"}}`, `{"tier_status": true}`,
+			`{"move_tier": {"model_name": "gpt2-small", "target_tier": "swap"}}`,
+			`{"move_tier": {"model_name": "gpt2-large", "target_tier": "storage"}}`, `{"move_tier": {"model_name": "gpt2-small", "target_tier": "swap"}}`, `{"tier_status": true}`,
 			`{"update_limits": {"ram_max_gb": 0.5}}`, `{"update_limits": {"ram_max_gb": 6.0}}`, `{"auto_optimize": true}`, `{"list_models": true}`, `{"what": 1}`,
 		} {
 			raw := r.HandleRequest(t.Context(), []byte(request))

@@ -15,32 +15,29 @@ type arranger struct {
 	hot   []int32 // items by the worth of a byte in ram, most first
 	cold  []int32 // items by the worth of a byte in swap, least first
 	quota []tier.Bytes
+	// ramMost and swapMost are what the items may take: the capacity, less what the
+	// wanted model needs beyond its weights and what is to stay free.
+	ramMost, swapMost tier.Bytes
 }
 
-// arrange sets every item's place so that the wanted model can be served and all
-// of them fit, at the least loss of worth: the bytes that are worth least leave
+// greedy sets every item's place so that the wanted model can be served and all
+// of them fit, at little loss of worth: the bytes that are worth least leave
 // memory, and of what stays the bytes that are worth most are in ram. Nothing but
 // the wanted model gains bytes, except that bytes go up into free ram rather
 // than out. spare is room to leave free in swap. It reports whether there is a
 // way.
-func (a *arranger) arrange(spare tier.Bytes) bool {
+func (a *arranger) greedy(spare tier.Bytes) bool {
 	a.sort()
-	ram, swap := a.capacity[tier.RAM], a.capacity[tier.Swap]-spare
-	if a.wanted >= 0 && a.to != tier.Swap {
-		ram -= a.items[a.wanted].model.Runtime
+	a.ramMost, a.swapMost = a.capacity[tier.RAM], a.capacity[tier.Swap]-spare
+	if a.wanted >= 0 && a.board.to != tier.Swap {
+		a.ramMost -= a.items[a.wanted].model.Runtime
 	}
-	if ram < 0 || swap < 0 {
+	if a.ramMost < 0 || a.swapMost < 0 {
 		return false
 	}
-	a.quota = a.quota[:0]
-	over := -ram.Plus(swap)
-	for i := range a.items {
-		it := &a.items[i]
-		q := it.from.held()
-		if it.wanted {
-			q = it.model.Size
-		}
-		a.quota = append(a.quota, q)
+	a.claim()
+	over := -a.ramMost.Plus(a.swapMost)
+	for _, q := range a.quota {
 		over = over.Plus(q)
 	}
 	for round := 0; ; round++ {
@@ -48,13 +45,36 @@ func (a *arranger) arrange(spare tier.Bytes) bool {
 			return false
 		}
 		var ok bool
-		if over, ok = a.fill(ram, swap); !ok {
+		if over, ok = a.fill(a.ramMost, a.swapMost); !ok {
 			return false
 		}
 		if over <= 0 {
 			return true
 		}
 	}
+}
+
+// claim gives every item the quota of the bytes that it has in memory, and the
+// wanted one that of all its bytes.
+func (a *arranger) claim() {
+	a.quota = a.quota[:0]
+	for i := range a.items {
+		it := &a.items[i]
+		q := it.from.held()
+		if it.wanted {
+			q = it.model.Size
+		}
+		a.quota = append(a.quota, q)
+	}
+}
+
+// worth is what the items are worth where they are to be.
+func (a *arranger) worth() (sum float64) {
+	for i := range a.items {
+		it := &a.items[i]
+		sum += it.hot*float64(it.to.ram) + it.warm*float64(it.to.held())
+	}
+	return sum
 }
 
 // sort orders the items by worth. Ties go by index, so that equal views give
@@ -186,6 +206,10 @@ func (a *arranger) present(i int32, ram, swap tier.Bytes) tier.Bytes {
 		if it.wanted {
 			it.to = a.inSwap(it)
 		}
+		return 0
+	}
+	if it.swapOnly {
+		it.to = a.inSwap(it)
 		return 0
 	}
 	if a.quota[i] == size && most == size && takes <= ram && (it.wanted && a.to != tier.Swap || !it.wanted && it.from.tier == tier.RAM) {

@@ -25,6 +25,7 @@ type item struct {
 	divisible bool // it can be present in part
 	leaves    bool // a part of it can be left in storage
 	inPlace   bool // it can be served from swap
+	swapOnly  bool // it is decided that it is not in ram
 	model     *tier.Model
 	from, to  place
 	// rate is the requests a second that are expected for it, hinted says that

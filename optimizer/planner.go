@@ -12,61 +12,54 @@ import (
 type planner struct {
 	arranger
 	router
-	best []candidate
+	search search
+	best   []candidate
+	kept   []hop // scratch for meet
 }
 
 // meet finds hops that meet the need on the board that was set.
 func (p *planner) meet() bool {
-	if p.arrange(0) {
-		if p.route(&p.arranger) {
-			return true
-		}
-		if p.arrange(p.spare()) && p.route(&p.arranger) {
-			return true
-		}
-		if p.displace() || p.settle() {
-			return true
-		}
+	if p.reach(0) {
+		return true
+	}
+	// Models cannot pass each other for want of a little room. Either something
+	// leaves for it, or the wanted model is served in swap as far as it came.
+	halfway, spare := -1.0, tier.Bytes(0)
+	p.kept = p.kept[:0]
+	if p.greedy(0) {
+		spare = p.spare()
+		p.route(&p.arranger)
+	}
+	if spare > 0 && p.settle() {
+		halfway = p.outcome()
+		p.kept = append(p.kept, p.hops...)
+	}
+	if spare > 0 && p.reach(spare) && p.outcome() >= halfway {
+		return true
+	}
+	if halfway >= 0 {
+		p.hops = append(p.hops[:0], p.kept...)
+		return true
 	}
 	return p.clear()
 }
 
-// hysteresis is how much more a whole model has to be worth in ram than those
-// that leave for it: below that, exchanges are noise.
-const hysteresis = 1.3
+// reach finds the best arrangement that it can, leaving spare bytes of swap free,
+// to which there is a route, and leaves its hops.
+func (p *planner) reach(spare tier.Bytes) bool {
+	found := p.greedy(spare) && p.route(&p.arranger)
+	return p.refine(found)
+}
 
-// displace brings a wanted model that cannot be divided into ram, for which whole
-// models leave, those worth least there first, to swap or where that is full to
-// storage. It is for arrangements in which whole models could not pass each other.
-func (p *planner) displace() bool {
-	if p.wanted < 0 || p.items[p.wanted].divisible || p.items[p.wanted].to.tier != tier.RAM {
-		return false
+// outcome is what the models are worth where the hops take them.
+func (p *planner) outcome() (sum float64) {
+	for i := range p.items {
+		p.items[i].to = p.items[i].from
 	}
-	wanted := &p.items[p.wanted]
-	gain, lost := wanted.hot*float64(wanted.model.Size), 0.0
-	p.hops, p.router.room = p.hops[:0], p.board.room
-	goal := place{tier: tier.RAM, ram: wanted.model.Size}
-	done := p.take(&p.arranger, int32(p.wanted), goal)
-	for k := len(p.hot) - 1; !done && k >= 0; k-- {
-		i := p.hot[k]
-		it := &p.items[i]
-		if it.wanted || it.from.tier != tier.RAM {
-			continue
-		}
-		size := float64(it.model.Size)
-		if lost += it.hot * size; !p.take(&p.arranger, i, place{tier: tier.Swap, swap: it.model.Size}) {
-			lost += it.warm * size
-			p.take(&p.arranger, i, place{})
-		}
-		if lost*hysteresis > gain {
-			break
-		}
-		done = p.take(&p.arranger, int32(p.wanted), goal)
+	for _, h := range p.hops {
+		p.items[h.item].to = h.to
 	}
-	for k := len(p.hops) - 1; k >= 0; k-- {
-		p.items[p.hops[k].item].from = p.hops[k].from
-	}
-	return done
+	return p.worth()
 }
 
 // spare is the room in swap that lets the models which are to move pass each

@@ -60,9 +60,8 @@ type stage struct {
 	dice *rand.Rand
 	view tier.View
 	// uses and moves are what a learner is told before the next plan.
-	uses   []tier.Access
-	moves  []tier.Moved
-	hinted string
+	uses  []tier.Access
+	moves []tier.Moved
 }
 
 // The machine is small, so that its tiers are full most of the time.

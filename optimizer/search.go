@@ -1,0 +1,211 @@
+package optimizer
+
+import "github.com/modeltier/modeltier/tier"
+
+// Whole models make a knapsack of an arrangement, where filling by worth alone can
+// miss by far. On a small board the choices for the whole models are searched by
+// branch and bound, starting from what the filling found: the bound lets every
+// model that is not decided yet be cut to the byte. Whatever the search does not
+// get to within its steps, the best so far stands.
+const (
+	lumpsMost = 14
+	// stepsMost bounds the search to some tens of microseconds.
+	stepsMost = 1200
+)
+
+// choice is what is decided for one whole model.
+type choice uint8
+
+const (
+	choiceOut choice = iota
+	choiceIn         // in memory, for an indivisible model in swap
+	choiceRAM        // an indivisible model in ram
+)
+
+// search looks for better choices for the models that cannot be cut.
+type search struct {
+	lumps        []int32
+	now, best    []choice
+	decided      []bool // by item
+	worth        float64
+	steps        int
+	ramIn, allIn tier.Bytes // taken by what is decided
+}
+
+// lump reports whether an item is in memory as a whole or not at all.
+func (p *planner) lump(i int32) bool {
+	it := &p.items[i]
+	return !it.leaves && it.model.Size > 0 && !(it.wanted && p.to != tier.Storage)
+}
+
+// refine improves what greedy and route found, if they did, by a search over the
+// whole models. It reports whether there is an arrangement and a route to it.
+func (p *planner) refine(found bool) bool {
+	s := &p.search
+	s.lumps, s.decided = s.lumps[:0], s.decided[:0]
+	for range p.items {
+		s.decided = append(s.decided, false)
+	}
+	for k := range p.cold { // most worth first
+		if i := p.cold[len(p.cold)-1-k]; p.lump(i) {
+			s.lumps = append(s.lumps, i)
+		}
+	}
+	if len(s.lumps) == 0 || len(s.lumps) > lumpsMost || p.ramMost < 0 || p.swapMost < 0 {
+		return found
+	}
+	s.worth, s.steps, s.ramIn, s.allIn = -1, 0, 0, 0
+	s.now, s.best = s.now[:0], s.best[:0]
+	if found {
+		s.worth = p.worth()
+		for _, i := range s.lumps {
+			s.best = append(s.best, p.chosen(i))
+		}
+	}
+	p.branch(0)
+	if len(s.best) == 0 {
+		return false
+	}
+	return p.settleOn(s.best) && p.route(&p.arranger)
+}
+
+// chosen is the choice that an item's place amounts to.
+func (p *planner) chosen(i int32) choice {
+	it := &p.items[i]
+	switch {
+	case it.to.held() == 0:
+		return choiceOut
+	case it.to.tier == tier.RAM && !it.divisible:
+		return choiceRAM
+	}
+	return choiceIn
+}
+
+// branch decides for the lumps that are left.
+func (p *planner) branch(value float64) {
+	s := &p.search
+	k := len(s.now)
+	if s.steps++; s.steps > stepsMost {
+		return
+	}
+	if k == len(s.lumps) {
+		if p.settleOn(s.now) {
+			if w := p.worth(); w > s.worth && p.route(&p.arranger) {
+				s.worth, s.best = w, append(s.best[:0], s.now...)
+			}
+		}
+		return
+	}
+	if value+p.relaxed() <= s.worth*(1+1e-12) {
+		return
+	}
+	i := s.lumps[k]
+	it := &p.items[i]
+	size := float64(it.model.Size)
+	s.decided[i] = true
+	for c := choiceRAM; ; c-- {
+		ram, all, v := tier.Bytes(0), it.model.Size, it.warm*size
+		allowed := true
+		switch c {
+		case choiceRAM:
+			allowed = !it.divisible && (it.wanted || it.from.tier == tier.RAM)
+			ram, v = it.model.Size, v+it.hot*size
+			if !it.wanted {
+				ram += it.model.Runtime
+			}
+		case choiceIn:
+			allowed = (it.inPlace || !it.wanted) && (it.wanted || it.from.held() > 0)
+		case choiceOut:
+			allowed = !it.wanted
+			all, v = 0, 0
+		}
+		if allowed && s.ramIn+ram <= p.ramMost && s.allIn+max(all, ram) <= p.ramMost+p.swapMost {
+			s.now = append(s.now, c)
+			s.ramIn, s.allIn = s.ramIn+ram, s.allIn+max(all, ram)
+			p.branch(value + v)
+			s.ramIn, s.allIn = s.ramIn-ram, s.allIn-max(all, ram)
+			s.now = s.now[:k]
+		}
+		if c == choiceOut {
+			break
+		}
+	}
+	s.decided[i] = false
+}
+
+// relaxed bounds what is worth most of all that is not decided, as if it could be
+// cut to the byte.
+func (p *planner) relaxed() (sum float64) {
+	s := &p.search
+	ram, all := p.ramMost-s.ramIn, p.ramMost+p.swapMost-s.allIn
+	for _, i := range p.hot {
+		it := &p.items[i]
+		if ram <= 0 {
+			break
+		}
+		if s.decided[i] && !it.divisible {
+			continue
+		}
+		most := it.from.held() // leftover ram may be given to what is in swap
+		if it.wanted {
+			most = it.model.Size
+		}
+		n := min(most, ram)
+		sum += it.hot * float64(n)
+		ram -= n
+	}
+	for k := len(p.cold) - 1; k >= 0 && all > 0; k-- {
+		i := p.cold[k]
+		if s.decided[i] {
+			continue
+		}
+		it := &p.items[i]
+		n := it.from.held()
+		if it.wanted {
+			n = it.model.Size
+		}
+		n = min(n, all)
+		sum += it.warm * float64(n)
+		all -= n
+	}
+	return sum
+}
+
+// settleOn arranges the items by those choices for the lumps. It reports whether
+// that fits.
+func (p *planner) settleOn(choices []choice) bool {
+	s := &p.search
+	p.claim()
+	for k, i := range s.lumps {
+		it := &p.items[i]
+		it.swapOnly = choices[k] == choiceIn && !it.divisible
+		if choices[k] == choiceOut {
+			p.quota[i] = 0
+		}
+	}
+	over := -p.ramMost.Plus(p.swapMost)
+	for _, q := range p.quota {
+		over += q
+	}
+	for _, i := range p.cold {
+		it := &p.items[i]
+		if over <= 0 {
+			break
+		}
+		if it.leaves && (!it.wanted || p.streams(it)) {
+			give := min(p.quota[i], over)
+			p.quota[i] -= give
+			over -= give
+		}
+	}
+	if over > 0 {
+		return false
+	}
+	over, ok := p.fill(p.ramMost, p.swapMost)
+	for k, i := range s.lumps {
+		p.items[i].swapOnly = false
+		// An indivisible model that was to be in ram and is not has missed the choice.
+		ok = ok && (choices[k] != choiceRAM || p.items[i].to.tier == tier.RAM)
+	}
+	return ok && over <= 0
+}
