@@ -2,6 +2,7 @@ package mapped
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -35,8 +36,8 @@ func plainReaders(cold bool) []plain {
 	return all
 }
 
-func (p plain) run(b *testing.B, path string) {
-	b.Helper()
+func (p plain) run(b testing.TB, path string) {
+
 	const piece = 4 << 20
 	flag := os.O_RDONLY
 	if p.direct {
@@ -90,18 +91,19 @@ var buffers = func() (all [8][]byte) {
 	return all
 }()
 
-func benchModel(b *testing.B) tier.Model {
-	m := model(b, "bench", benchSize)
-	return m
-}
+func benchModel(b *testing.B) tier.Model { return model(b, "bench", benchSize) }
 
 func median(d []time.Duration) float64 {
 	slices.Sort(d)
 	return d[len(d)/2].Seconds()
 }
 
+// fastest says more than the median where the machine has other work.
+func fastest(d []time.Duration) float64 { return slices.Min(d).Seconds() }
+
 // BenchmarkLoad loads a model and, in the same run, reads its file with every
-// plain reader. "ratio" is our rate over that of the best of them.
+// plain reader. The ratio is our rate over that of the best of them, by the
+// medians and by the fastest runs.
 func BenchmarkLoad(b *testing.B) {
 	for _, cold := range []bool{true, false} {
 		name := "warm"
@@ -126,23 +128,28 @@ func BenchmarkLoad(b *testing.B) {
 				took[i] = append(took[i], time.Since(began))
 			}
 			for b.Loop() { // its own figure is of all readers together
+				for _, i := range rand.Perm(len(took)) { // nobody always has the device's best moment
+					if i < len(readers) {
+						timed(i, func() { readers[i].run(b, mod.Path) })
+						continue
+					}
+					timed(i, func() { mustMove(b, m, mod, tier.RAM, 0) })
+					mustMove(b, m, mod, tier.Storage, 0)
+				}
+			}
+			for unit, pick := range map[string]func([]time.Duration) float64{"median": median, "best": fastest} {
+				plainly, by := 0.0, ""
 				for i, r := range readers {
-					timed(i, func() { r.run(b, mod.Path) })
+					if rate := benchSize / pick(took[i]) / 1e9; rate > plainly {
+						plainly, by = rate, r.name
+					}
 				}
-				timed(len(readers), func() { mustMove(b, m, mod, tier.RAM, 0) })
-				mustMove(b, m, mod, tier.Storage, 0)
+				ours := benchSize / pick(took[len(readers)]) / 1e9
+				b.ReportMetric(ours, unit+"-GB/s")
+				b.ReportMetric(ours/plainly, unit+"-ratio")
+				b.Logf("%s: %s reads %.2f GB/s, we load %.2f", unit, by, plainly, ours)
 			}
-			best, by := 0.0, ""
-			for i, r := range readers {
-				if rate := benchSize / median(took[i]) / 1e9; rate > best {
-					best, by = rate, r.name
-				}
-			}
-			ours := benchSize / median(took[len(readers)]) / 1e9
-			b.ReportMetric(ours, "GB/s")
-			b.ReportMetric(best, "plain-GB/s")
-			b.ReportMetric(ours/best, "ratio")
-			b.Logf("best plain reader: %s; ours: %s", by, m.Status().Devices[0].Way)
+			b.Logf("%+v", m.Status().Devices)
 		})
 	}
 }
@@ -164,6 +171,7 @@ func BenchmarkDemote(b *testing.B) {
 					took = append(took, time.Since(began))
 				}
 				b.ReportMetric(median(took)*1e3, "median-ms")
+				b.ReportMetric(fastest(took)*1e3, "best-ms")
 			})
 		}
 	}

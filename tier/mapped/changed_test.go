@@ -128,3 +128,23 @@ func TestChanged_TruncatedDuringALoad_IsAnErrorAndUndone(t *testing.T) {
 		}
 	}
 }
+
+// Nothing fails to be read, but what was loaded is not what lies there now.
+func TestChanged_ReplacedDuringALoad_IsAnErrorAndUndone(t *testing.T) {
+	mod := model(t, "m", 8*tier.MiB)
+	m := newTestMover(t, newSystem(), Options{})
+	once := false
+	err := m.Move(t.Context(), tier.Move{Model: mod, To: tier.RAM}, func(tier.Bytes) {
+		if !once {
+			once = true
+			must(t, os.WriteFile(mod.Path+".new", content(8<<20), 0o644))
+			must(t, os.Rename(mod.Path+".new", mod.Path))
+		}
+	})
+	if ce, ok := errors.AsType[*ChangedError](err); !ok || ce.How != "replaced" {
+		t.Errorf("Move = %v", err)
+	}
+	if _, err := m.Bytes("m"); err == nil {
+		t.Error("the model is mapped")
+	}
+}

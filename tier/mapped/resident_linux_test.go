@@ -325,6 +325,19 @@ func TestResident_FileJustWritten_GoesAllTheSame(t *testing.T) {
 	sameWeights(t, m, mod)
 }
 
+// Pages go in steps, and blocks of pages that lie across a step go too.
+func TestResident_KeptPartOfALargeFile_IsExact(t *testing.T) {
+	mod := model(t, "m", 150*tier.MiB+odd)
+	m := newTestMover(t, needPopulate(t), Options{})
+	keep := tier.MiB + 3*tier.Bytes(m.sys.page)
+	mustMove(t, m, mod, tier.RAM, 0)
+	mustMove(t, m, mod, tier.Swap, keep)
+	if present, _ := seen(t, m, mod); present != keep {
+		t.Errorf("%d bytes are present, want %d", present, keep)
+	}
+	sameWeights(t, m, mod)
+}
+
 func TestResident_NothingTells_IsAnUnseenError(t *testing.T) {
 	mod := model(t, "m", tier.MiB)
 	sys := newSystem()
