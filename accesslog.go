@@ -42,11 +42,10 @@ func newAccessLog(start time.Time, stripes int) *accessLog {
 	return l
 }
 
-// add notes an access of e now, and returns when that is, since start. It reports
-// whether the ring is half full, or full, and wants to be read.
-func (l *accessLog) add(i uint8, e *entry) (at time.Duration, read bool) {
+// add notes an access of e at that time since start. It reports whether the ring
+// is half full, or full, and wants to be read.
+func (l *accessLog) add(i uint8, e *entry, at time.Duration) (read bool) {
 	r := &l.rings[i]
-	at = time.Since(l.start)
 	for {
 		n := r.head.Load()
 		s := &r.slots[n%accessRingSize]
@@ -55,11 +54,11 @@ func (l *accessLog) add(i uint8, e *entry) (at time.Duration, read bool) {
 			if r.head.CompareAndSwap(n, n+1) {
 				s.e, s.at = e, at
 				s.seq.Store(n + 1)
-				return at, n%(accessRingSize/2) == accessRingSize/2-1
+				return n%(accessRingSize/2) == accessRingSize/2-1
 			}
 		case seq < n: // the reader is a whole ring behind
 			l.dropped.Add(1)
-			return at, true
+			return true
 		}
 	}
 }

@@ -28,20 +28,20 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 		return nil, Choice{}, context.Cause(ctx)
 	}
 	snap := m.snap.Load()
-	choice, err := m.choose(req, snap)
+	choice, cell, err := m.choose(req, snap)
 	if err != nil {
 		if snap, choice, err = m.chooseAgain(ctx, req, err); err != nil {
 			m.refused(choice.Model, err)
 			return nil, choice, err
 		}
 	}
-	lease, err := m.take(ctx, req, snap, &choice)
+	lease, err := m.take(ctx, req, snap, &choice, cell)
 	if choice.Mode != tier.Manual && errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
 		// It was chosen by a reading that is out of date; by a fresh one another may
 		// be.
 		if snap, other, fault := m.chooseAgain(ctx, req, err); fault == nil && other.Model != choice.Model {
 			choice = other
-			lease, err = m.take(ctx, req, snap, &choice)
+			lease, err = m.take(ctx, req, snap, &choice, cell)
 		}
 	}
 	if err != nil && ctx.Err() == nil {
@@ -51,14 +51,13 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 }
 
 // take takes a lease on the model that was chosen, at once or when it is ready.
-func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice *Choice) (*Lease, error) {
+func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice *Choice, cell uint8) (*Lease, error) {
 	e := snap.entries[choice.Index]
-	cell := e.gate.pick()
 	if !e.gate.enter(cell) {
 		return m.await(ctx, req, e)
 	}
-	at, read := m.accesses.add(cell, e)
-	if read {
+	at := time.Since(m.start)
+	if e.gate.notable(cell, at) && m.accesses.add(cell, e, at) {
 		m.kick()
 	}
 	model := snap.view.Library.At(choice.Index)
@@ -68,40 +67,51 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 // Select says which model would answer req, by what is known now. It moves
 // nothing and takes no lease.
 func (m *Manager) Select(req Request) (Choice, error) {
-	choice, err := m.choose(&req, m.snap.Load())
+	choice, _, err := m.choose(&req, m.snap.Load())
 	if err != nil {
 		_, choice, err = m.chooseAgain(m.ctx, &req, err)
 	}
 	return choice, err
 }
 
-// choose asks the selector. Every 64th answer is timed.
-func (m *Manager) choose(req *Request, snap *snapshot) (choice Choice, err error) {
+// ticket is what a request borrows while it is let in. They come from a pool that
+// keeps them by processor, so that processors that work at once do so in cells of
+// their own.
+type ticket struct {
+	req  Request // what goes to an interface escapes: this is where it may
+	cell uint8
+	uses uint8
+}
+
+// timedOf is the share of selections that are timed: one in so many.
+const timedOf = 64
+
+// choose asks the selector, and says in which cell of a gate to count.
+func (m *Manager) choose(req *Request, snap *snapshot) (choice Choice, cell uint8, err error) {
 	if m.closing.Load() {
-		return Choice{}, tier.ErrClosed
+		return Choice{}, 0, tier.ErrClosed
 	}
 	defer func() {
 		if v := recover(); v != nil {
 			err = &tier.PanicError{Part: "selector", Value: v, Stack: debug.Stack()}
 		}
 	}()
-	// What goes to an interface escapes; the request goes there in a box that is
-	// used again, which costs a third of a new one.
-	box := m.boxes.Get().(*Request)
-	*box = *req
-	if !sampled() {
-		choice, err = m.cfg.Selector.Select(box, &snap.view)
+	t := m.tickets.Get().(*ticket)
+	cell = t.cell
+	t.req = *req
+	if t.uses++; t.uses%timedOf != 1 {
+		choice, err = m.cfg.Selector.Select(&t.req, &snap.view)
 	} else {
 		began := time.Now()
-		choice, err = m.cfg.Selector.Select(box, &snap.view)
+		choice, err = m.cfg.Selector.Select(&t.req, &snap.view)
 		m.count.selection.add(time.Since(began))
 	}
-	*box = Request{}
-	m.boxes.Put(box)
+	t.req = Request{}
+	m.tickets.Put(t)
 	if err == nil && (choice.Index < 0 || choice.Index >= len(snap.entries)) {
 		err = &tier.PanicError{Part: "selector", Value: errors.New("it chose an index that is not in the library")}
 	}
-	return choice, err
+	return choice, cell, err
 }
 
 // chooseAgain asks a second time, with a fresh reading, where the answer was that
@@ -130,9 +140,9 @@ func (m *Manager) chooseAgain(ctx context.Context, req *Request, err error) (*sn
 // the models that have it had left: whether they will is the placement's decision
 // and the guard's.
 func (m *Manager) chooseMakingRoom(req *Request, snap *snapshot) (Choice, error) {
-	choice, err := m.choose(req, snap)
+	choice, _, err := m.choose(req, snap)
 	if snap.inUse > 0 && errors.Is(err, tier.ErrNoCapacity) {
-		if other, fault := m.choose(req, snap.emptied()); fault == nil {
+		if other, _, fault := m.choose(req, snap.emptied()); fault == nil {
 			return other, nil
 		}
 	}

@@ -1,7 +1,6 @@
 package modeltier
 
 import (
-	"math/rand/v2"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -87,7 +86,8 @@ const (
 type cell struct {
 	leases atomic.Int64
 	uses   atomic.Uint64
-	_      [48]byte
+	noteAt atomic.Int64 // from then on a use is worth noting
+	_      [40]byte
 }
 
 // stripes is how many cells a gate has: a power of two, more than there are
@@ -104,8 +104,6 @@ func newGate(e *entry, stripes int) *gate {
 	return &gate{cells: make([]cell, stripes), e: e}
 }
 
-func (g *gate) pick() uint8 { return uint8(rand.Uint32()) & uint8(len(g.cells)-1) }
-
 // enter takes a lease in cell i if the gate is open.
 func (g *gate) enter(i uint8) bool {
 	c := &g.cells[i]
@@ -115,6 +113,20 @@ func (g *gate) enter(i uint8) bool {
 		return false
 	}
 	c.uses.Add(1)
+	return true
+}
+
+// noteEvery is how close uses of one model come to be noted one by one. Whoever
+// learns from them gains nothing by more, and must not pay for more.
+const noteEvery = time.Millisecond
+
+// notable reports whether the use of cell i at that time is to be noted.
+func (g *gate) notable(i uint8, at time.Duration) bool {
+	next := &g.cells[i].noteAt
+	if int64(at) < next.Load() {
+		return false
+	}
+	next.Store(int64(at + noteEvery))
 	return true
 }
 

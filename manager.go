@@ -36,8 +36,9 @@ type Manager struct {
 	stripes  int
 	accesses *accessLog
 	snap     atomic.Pointer[snapshot]
-	waiting  atomic.Int64 // requests that wait
-	boxes    sync.Pool    // of *Request, for the selector
+	waiting  atomic.Int64  // requests that wait
+	tickets  sync.Pool     // of *ticket
+	issued   atomic.Uint32 // tickets
 	count    counters
 	events   chan func()
 
@@ -95,7 +96,7 @@ func New(cfg Config) (*Manager, error) {
 		loopDone: make(chan struct{}), eventsDone: make(chan struct{}), closed: make(chan struct{}),
 	}
 	m.accesses = newAccessLog(m.start, m.stripes)
-	m.boxes.New = func() any { return new(Request) }
+	m.tickets.New = func() any { return &ticket{cell: uint8(m.issued.Add(1)) & uint8(m.stripes-1)} }
 	m.mail.wake = make(chan struct{}, 1)
 
 	kept, err := m.openState(&cfg)

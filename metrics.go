@@ -2,7 +2,6 @@ package modeltier
 
 import (
 	"math/bits"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,9 +66,6 @@ func (h *histogram) quantiles() Quantiles {
 	q.P50, q.P99 = at(0.50), at(0.99)
 	return q
 }
-
-// sampled is true for one call in 64.
-func sampled() bool { return rand.Uint32()&63 == 0 }
 
 // counters are figures that any goroutine adds to.
 type counters struct {
