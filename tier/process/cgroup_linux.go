@@ -1,0 +1,253 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// cagePrefix is how the folders of our cgroups are called, so that nothing else
+// is ever killed or removed.
+const cagePrefix = "modeltier-"
+
+// cgroups is a folder of ours in the tree of cgroup v2.
+type cgroups string
+
+// newCages makes one under parent, or under the cgroup that we are in. It needs
+// no controllers: every cgroup but the root can be frozen (5.2) and, since 5.14,
+// killed.
+func newCages(parent string) (cages, error) {
+	if parent == "" {
+		var err error
+		if parent, err = ownCgroup("/proc"); err != nil {
+			return nil, err
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(parent, &st); err != nil {
+		return nil, fmt.Errorf("%s: %w", parent, err)
+	}
+	if uint32(st.Type) != unix.CGROUP2_SUPER_MAGIC {
+		return nil, fmt.Errorf("%s is no cgroup v2", parent)
+	}
+	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cagePrefix, os.Getpid(), newMark()[:8]))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.freeze")); err != nil {
+		return nil, errors.Join(errors.New("this kernel's cgroup v2 has no freezer"), os.Remove(dir))
+	}
+	return cgroups(dir), nil
+}
+
+// ownCgroup returns the folder of the cgroup v2 that we are in.
+func ownCgroup(proc string) (string, error) {
+	mounts, err := os.ReadFile(filepath.Join(proc, "self/mountinfo"))
+	if err != nil {
+		return "", err
+	}
+	own, err := os.ReadFile(filepath.Join(proc, "self/cgroup"))
+	if err != nil {
+		return "", err
+	}
+	return locateCgroup(string(mounts), string(own))
+}
+
+// locateCgroup finds it from mountinfo (proc_pid_mountinfo(5)) and cgroup
+// (cgroups(7)).
+func locateCgroup(mountinfo, cgroup string) (string, error) {
+	in := ""
+	for line := range strings.Lines(cgroup) {
+		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::/"); ok {
+			in = "/" + path
+		}
+	}
+	if in == "" {
+		return "", errors.New("we are in no cgroup v2")
+	}
+	for line := range strings.Lines(mountinfo) {
+		left, right, ok := strings.Cut(line, " - ")
+		f := strings.Fields(left)
+		if !ok || len(f) < 5 || !strings.HasPrefix(right, "cgroup2 ") {
+			continue
+		}
+		root, point := f[3], f[4]
+		if below, err := filepath.Rel(root, in); err == nil && below != ".." && !strings.HasPrefix(below, "../") {
+			return filepath.Join(point, below), nil
+		}
+	}
+	return "", errors.New("no cgroup v2 is mounted that holds us")
+}
+
+func (g cgroups) path() string { return string(g) }
+
+func (g cgroups) add(name string) (cage, error) {
+	dir := filepath.Join(string(g), name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return cgroup(dir), nil
+}
+
+func (g cgroups) remove() error { return removeCgroups(string(g)) }
+
+// removeCgroups kills what is in a folder of cgroups of ours, and removes it.
+func removeCgroups(dir string) error {
+	if !strings.HasPrefix(filepath.Base(dir), cagePrefix) {
+		return fmt.Errorf("%s is no folder of ours", dir)
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		if e.IsDir() {
+			g := cgroup(filepath.Join(dir, e.Name()))
+			errs = append(errs, g.kill(), g.remove())
+		}
+	}
+	return errors.Join(append(errs, unlessMissing(os.Remove(dir)))...)
+}
+
+// cgroup is the folder of one engine's cgroup.
+type cgroup string
+
+func (g cgroup) path() string { return string(g) }
+
+func (g cgroup) write(name, value string) error {
+	f, err := os.OpenFile(filepath.Join(string(g), name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// prepare has clone3 put the child into the cgroup (5.7).
+func (g cgroup) prepare(cmd *exec.Cmd) (done func(), err error) {
+	fd, err := unix.Open(string(g), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
+	return func() { unix.Close(fd) }, nil
+}
+
+func (g cgroup) pids() ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(string(g), "cgroup.procs"))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil // it is removed, as nothing was left in it
+	}
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for f := range bytes.FieldsSeq(b) {
+		if pid, err := strconv.Atoi(string(f)); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// freeze writes the order and waits for the kernel to say that it is carried out.
+func (g cgroup) freeze(ctx context.Context) error {
+	events, err := os.Open(filepath.Join(string(g), "cgroup.events"))
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	if err := g.write("cgroup.freeze", "1"); err != nil {
+		return err
+	}
+	b := make([]byte, 256)
+	for {
+		n, err := events.ReadAt(b, 0)
+		if n == 0 {
+			return err
+		}
+		if bytes.Contains(b[:n], []byte("frozen 1")) {
+			return nil
+		}
+		if bytes.Contains(b[:n], []byte("populated 0")) {
+			return errEnded
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// A change of the file is an exceptional condition on it; the bound is for ctx.
+		poll := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
+		if _, err := unix.Poll(poll, int(10*time.Millisecond/time.Millisecond)); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func (g cgroup) thaw() error { return g.write("cgroup.freeze", "0") }
+
+// kill kills all that is in the cgroup, frozen or not, one by one on a kernel
+// without cgroup.kill (5.14).
+func (g cgroup) kill() error {
+	err := g.write("cgroup.kill", "1")
+	if err == nil || !errors.Is(err, os.ErrNotExist) {
+		return unlessMissing(err)
+	}
+	pids, err := g.pids()
+	for _, pid := range pids {
+		err = errors.Join(err, send(pid, unix.SIGKILL))
+	}
+	return err
+}
+
+// reclaim uses memory.reclaim (5.19). Swap is forbidden meanwhile, so that what is
+// anonymous stays where it is.
+func (g cgroup) reclaim(n tier.Bytes) error {
+	if err := unlessMissing(g.write("memory.swap.max", "0")); err != nil {
+		return err
+	}
+	err := g.write("memory.reclaim", strconv.FormatInt(int64(n), 10))
+	if errors.Is(err, unix.EAGAIN) {
+		err = nil // it took less than it was asked to; what stays is seen
+	}
+	return errors.Join(err, unlessMissing(g.write("memory.swap.max", "max")))
+}
+
+// remove removes the cgroup. The kernel takes a moment to let go of what has just
+// ended.
+func (g cgroup) remove() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var wait backoff
+	for {
+		err := unlessMissing(os.Remove(string(g)))
+		if err == nil || !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		if !wait.sleep(ctx.Done()) {
+			return err
+		}
+	}
+}
+
+func unlessMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

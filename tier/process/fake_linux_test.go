@@ -1,0 +1,272 @@
+//go:build linux
+
+package process
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary is also the engine, what an engine starts, and a manager to be
+// killed: this variable says which.
+const role = "MODELTIER_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "engine":
+		os.Exit(fakeEngine(os.Args[1:]))
+	case "manager":
+		os.Exit(fakeManager(os.Args[1:]))
+	case "idle":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGHUP)
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// fake is how a fake engine behaves.
+type fake struct {
+	Copy     bool   // reads its weights into memory of its own
+	Touch    bool   // touches all of its weights at start
+	Lock     bool   // locks them in memory
+	Sick     bool   // its health page never says yes
+	Garbage  bool   // its port speaks no HTTP
+	Deaf     bool   // its port takes connections and never answers
+	Exit     int    // ends at once with this status
+	Taken    bool   // ends if the port is taken, after having lost it to somebody
+	Stubborn bool   // ignores SIGTERM
+	Child    bool   // starts another process
+	Hidden   bool   // and that one leaves the session
+	Eat      int64  // bytes of memory beyond its weights
+	Noise    int    // lines that it prints
+	NoSleep  bool   // refuses to sleep
+	NoWake   bool   // refuses to wake
+	Trace    string // a file that gets a line for each thing done
+}
+
+// command returns the template that starts a fake engine.
+func (f fake) command() []string {
+	b, err := json.Marshal(f)
+	if err != nil {
+		panic(err)
+	}
+	return []string{os.Args[0], "-port={port}", "-path={path}", "-name={name}", "-fake=" + string(b)}
+}
+
+func (f fake) engine() Engine {
+	return Engine{Command: f.command(), Env: []string{role + "=engine"}, Health: "/health"}
+}
+
+// fakeEngine is the program.
+func fakeEngine(args []string) int {
+	var (
+		f     fake
+		flags = flag.NewFlagSet("engine", flag.ExitOnError)
+		port  = flags.Int("port", 0, "")
+		path  = flags.String("path", "", "")
+		how   = flags.String("fake", "{}", "")
+	)
+	flags.String("name", "", "")
+	flags.Parse(args)
+	if err := json.Unmarshal([]byte(*how), &f); err != nil {
+		fmt.Println(err)
+		return 2
+	}
+	for i := range f.Noise {
+		fmt.Printf("line %d\n", i)
+	}
+	fmt.Println("engine starts on", *path)
+	if f.Exit != 0 {
+		fmt.Fprintln(os.Stderr, "error: cannot load the model")
+		return f.Exit
+	}
+	if f.Stubborn {
+		signal.Ignore(syscall.SIGTERM)
+	}
+	if f.Trace != "" && !f.Stubborn {
+		term := make(chan os.Signal, 1)
+		signal.Notify(term, syscall.SIGTERM)
+		go func() {
+			<-term
+			(&fakeServer{fake: f}).trace("terminated")
+			os.Exit(0)
+		}()
+	}
+	if f.Child || f.Hidden {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), role+"=idle")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: f.Hidden}
+		if err := cmd.Start(); err != nil {
+			fmt.Println(err)
+			return 2
+		}
+	}
+	if f.Taken {
+		if _, err := os.Stat(f.Trace); err != nil { // the first time
+			os.WriteFile(f.Trace, nil, 0o600)
+			// Somebody else gets the port: a process that outlives this one.
+			l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", *port))
+			if err != nil {
+				return 2
+			}
+			file, _ := l.(*net.TCPListener).File()
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = []string{role + "=idle", thiefToken}
+			cmd.ExtraFiles = []*os.File{file}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := cmd.Start(); err != nil {
+				return 2
+			}
+			return 1
+		}
+	}
+	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", *port))
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	switch {
+	case f.Garbage, f.Deaf:
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return 1
+			}
+			if f.Garbage {
+				io.WriteString(c, "220 mail.example ready\r\n")
+				c.Close()
+			}
+		}
+	}
+	e := &fakeServer{fake: f, path: *path}
+	if err := e.load(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if f.Eat > 0 {
+		e.extra = make([]byte, f.Eat)
+		for i := 0; i < len(e.extra); i += 4096 {
+			e.extra[i] = 1
+		}
+	}
+	fmt.Println(http.Serve(l, e))
+	return 1
+}
+
+// fakeServer is an engine's server.
+type fakeServer struct {
+	fake
+	path  string
+	extra []byte
+
+	mu      sync.Mutex
+	weights []byte
+}
+
+func (e *fakeServer) load() error {
+	if e.path == "" {
+		return nil
+	}
+	f, err := os.Open(e.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if e.Copy {
+		// Not with make, so that Sleep can give it back at once.
+		e.weights, err = unix.Mmap(-1, 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err == nil {
+			_, err = io.ReadFull(f, e.weights)
+		}
+		return err
+	}
+	e.weights, err = unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err == nil && e.Touch {
+		fmt.Println("weights sum up to", e.sum()) // so that it is not optimised away
+	}
+	if err == nil && e.Lock {
+		err = unix.Mlock(e.weights)
+	}
+	return err
+}
+
+func (e *fakeServer) sum() (n uint64) {
+	for i := 0; i < len(e.weights); i += 4096 {
+		n = 31*n + uint64(e.weights[i])
+	}
+	return n
+}
+
+func (e *fakeServer) trace(what string) {
+	if e.Trace == "" {
+		return
+	}
+	f, err := os.OpenFile(e.Trace, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		fmt.Fprintln(f, what)
+		f.Close()
+	}
+}
+
+func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch r.URL.Path {
+	case "/health":
+		if e.Sick || e.weights == nil && e.path != "" {
+			http.Error(w, `{"error":"Loading model"}`, http.StatusServiceUnavailable)
+		}
+	case "/sum":
+		fmt.Fprint(w, e.sum())
+	case "/eat":
+		e.extra = make([]byte, 64<<20)
+		for i := 0; i < len(e.extra); i += 4096 {
+			e.extra[i] = 1
+		}
+	case "/die":
+		fmt.Println("fatal: told to die")
+		os.Exit(7)
+	case "/shutdown":
+		e.trace("shutdown")
+		go os.Exit(0)
+	case "/sleep":
+		body, _ := io.ReadAll(r.Body)
+		e.trace("sleep " + string(body))
+		if e.NoSleep {
+			http.Error(w, "no such thing", http.StatusNotFound)
+			return
+		}
+		unix.Munmap(e.weights)
+		e.weights = nil
+	case "/wake":
+		e.trace("wake")
+		if e.NoWake {
+			http.Error(w, "out of memory", http.StatusInternalServerError)
+			return
+		}
+		if err := e.load(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// thiefToken marks the process that takes a port.
+const thiefToken = "MODELTIER_TEST_THIEF=1"

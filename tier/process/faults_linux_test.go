@@ -1,0 +1,318 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
+	noProgram := fake{}.engine()
+	noProgram.Command = []string{"no-such-program-anywhere", "{port}"}
+	for _, c := range []struct {
+		name   string
+		engine Engine
+		opts   Options
+		fault  Fault
+		says   []string // in the message
+		output string   // among the last lines
+	}{
+		{"NoProgram", noProgram, Options{}, CannotStart, []string{"cannot be started", "executable file not found"}, ""},
+		{"Exits", fake{Exit: 3}.engine(), Options{}, ExitedEarly, []string{"before it was ready", "exit status 3", "cannot load the model"}, "error: cannot load the model"},
+		{"NeverHealthy", fake{Sick: true}.engine(), Options{StartTimeout: 2 * time.Second}, NeverReady, []string{"not ready in time", "503", "Loading model"}, "engine starts on"},
+		{"Garbage", fake{Garbage: true}.engine(), Options{StartTimeout: 2 * time.Second}, NeverReady, []string{"malformed HTTP"}, "engine starts on"},
+		{"Deaf", fake{Deaf: true}.engine(), Options{StartTimeout: 2 * time.Second}, NeverReady, []string{"not ready in time"}, "engine starts on"},
+		{"EatsDouble", fake{Eat: 256 << 20}.engine(), Options{Excess: 128 << 20}, TookTooMuch, []string{"takes more memory"}, "engine starts on"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // some take their time to fail
+			c.opts.Engine = c.engine
+			r := newRig(t, newSystem(), c.opts)
+			m := modelOf(t, "m", 8<<20)
+			err := r.try(m, tier.Storage, tier.RAM)
+			ee, ok := errors.AsType[*EngineError](err)
+			if !ok || ee.Fault != c.fault {
+				t.Fatalf("the error is %v", err)
+			}
+			for _, s := range c.says {
+				if !strings.Contains(err.Error(), s) {
+					t.Errorf("the error does not say %q: %v", s, err)
+				}
+			}
+			if c.output != "" && !slices.ContainsFunc(ee.Output, func(line string) bool { return strings.HasPrefix(line, c.output) }) {
+				t.Errorf("the last lines are %q, want one that begins with %q", ee.Output, c.output)
+			}
+			if tier.Code(err) != "move_failed" || len(tier.Suggestions(err)) == 0 {
+				t.Errorf("its code is %s, its suggestions %q", tier.Code(err), tier.Suggestions(err))
+			}
+			if me, ok := errors.AsType[*tier.MoveError](err); ok && me.Lost {
+				t.Error("a model that never left storage is said to be lost")
+			}
+			if pids := carrying(r.token); len(pids) > 0 {
+				t.Errorf("processes are left: %v", pids)
+			}
+			if e := r.engine("m"); e.State != Stopped || e.Failure == "" {
+				t.Errorf("Status says %s, %q", e.State, e.Failure)
+			}
+			if len(r.crashed) > 0 {
+				t.Error("Crashed was called for what the move has told")
+			}
+		})
+	}
+}
+
+func TestMove_PortTakenByAnother_EngineGetsAnother(t *testing.T) {
+	// Without a cgroup, in which the other would be killed with the engine.
+	r := newRig(t, withoutCgroups(), Options{Engine: fake{Taken: true, Trace: filepath.Join(t.TempDir(), "once")}.engine()})
+	t.Cleanup(func() {
+		for _, pid := range carrying(thiefToken) {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.get("m", "/health")
+}
+
+func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
+	eachFreezer(t, func(t *testing.T, sys *system) {
+		for _, at := range []tier.Tier{tier.RAM, tier.Swap} {
+			r := newRig(t, sys, Options{Engine: fake{Child: true}.engine()})
+			m := modelOf(t, "m", 1<<20)
+			r.move(m, tier.Storage, tier.RAM)
+			if at == tier.Swap {
+				r.move(m, tier.RAM, tier.Swap)
+			}
+			pid := r.engine("m").Pid
+			unix.Kill(pid, unix.SIGKILL)
+			select {
+			case <-r.crashed:
+			case <-time.After(patience):
+				t.Fatal("nobody was told")
+			}
+			if pids := carrying(r.token); len(pids) > 0 {
+				t.Errorf("when its owner was told, processes were left: %v", pids)
+			}
+			if _, ok := r.URL("m"); ok {
+				t.Error("a dead engine has a URL")
+			}
+			ee, ok := errors.AsType[*EngineError](r.crashes[0])
+			if !ok || ee.Fault != Ended || !strings.Contains(ee.Error(), "signal: killed") || len(ee.Suggestions()) < 2 {
+				t.Errorf("the owner was told %v", r.crashes[0])
+			}
+			if present, _, err := r.Resident(t.Context(), "m"); present != 0 || err != nil {
+				t.Errorf("%v are present, %v", present, err)
+			}
+			r.move(m, at, tier.RAM)
+			if e := r.engine("m"); e.State != Running || e.Pid == pid {
+				t.Errorf("then it is %s, process %d", e.State, e.Pid)
+			}
+		}
+	})
+}
+
+func TestCrash_NotYetKnownToTheManager_DemoteSaysLost(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	unix.Kill(r.engine("m").Pid, unix.SIGKILL)
+	<-r.crashed
+	err := r.try(m, tier.RAM, tier.Swap)
+	if me, ok := errors.AsType[*tier.MoveError](err); !ok || !me.Lost {
+		t.Errorf("the demote returned %v", err)
+	}
+	r.move(m, tier.RAM, tier.Storage)
+}
+
+func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
+	for name, dieIn := range map[string]string{"Freezing": "freeze", "PagingOut": "pageOut", "Refilling": "refill"} {
+		t.Run(name, func(t *testing.T) {
+			var r *rig
+			die := func() {
+				c, _, _ := r.engineOf("m")
+				unix.Kill(c.pid, unix.SIGKILL)
+				<-c.ended
+			}
+			sys := withoutCgroups()
+			switch dieIn {
+			case "freeze":
+				suspend := sys.suspend
+				sys.suspend = func(pid int, others []int) error {
+					go die() // it needs the lock that we are called under
+					c, _, _ := r.engineOf("m")
+					<-c.ended
+					return suspend(pid, others)
+				}
+			case "pageOut":
+				sys.pageOut = func(context.Context, int, []region, func(tier.Bytes)) error { die(); return nil }
+			}
+			opts := Options{Engine: fake{}.engine(), LeaveCached: dieIn == "refill"}
+			r = newRig(t, sys, opts)
+			m := modelOf(t, "m", 1<<20)
+			r.move(m, tier.Storage, tier.RAM)
+			var err error
+			if dieIn == "refill" {
+				r.move(m, tier.RAM, tier.Swap)
+				f, e := os.Open(m.Path)
+				if e != nil {
+					t.Fatal(e)
+				}
+				defer f.Close()
+				// What is mapped stays cached; the engine never touched its weights.
+				if e := drop(f); e != nil {
+					t.Fatal(e)
+				}
+				r.opts.Refill = func(context.Context, string, func(tier.Bytes)) error { die(); return nil }
+				err = r.try(m, tier.Swap, tier.RAM)
+			} else {
+				err = r.try(m, tier.RAM, tier.Swap)
+			}
+			if me, ok := errors.AsType[*tier.MoveError](err); !ok || !me.Lost {
+				t.Errorf("the move returned %v", err)
+			}
+			if e := r.engine("m"); e.State != Stopped || len(carrying(r.token)) > 0 {
+				t.Errorf("then it is %s", e.State)
+			}
+			if len(r.crashed) > 0 {
+				t.Error("Crashed was called for what the move has told")
+			}
+		})
+	}
+}
+
+// An engine that ends in the moment in which its move does is told of once, by
+// the one or by the other.
+func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	for i := range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		killed := make(chan struct{})
+		go func() {
+			defer close(killed)
+			for ctx.Err() == nil {
+				if c, _, _ := r.engineOf("m"); c != nil && r.engine("m").State == Running {
+					time.Sleep(time.Duration(i) * 20 * time.Microsecond)
+					unix.Kill(c.pid, unix.SIGKILL)
+					<-c.gone
+					return
+				}
+			}
+		}()
+		err := r.Move(ctx, tier.Move{Model: m, To: tier.RAM}, nil)
+		<-killed
+		if err == nil {
+			select {
+			case <-r.crashed:
+			case <-ctx.Done():
+				t.Fatal("nobody was told")
+			}
+		}
+		if _, ok := r.URL("m"); ok {
+			t.Fatal("a dead engine has a URL")
+		}
+		cancel()
+	}
+}
+
+// The engine ends after its move has looked for the last time, and before the move
+// has given the model back.
+func TestCrash_TooLateForTheMove_OwnerIsTold(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	_, s, err := r.begin(t.Context(), &m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Kill(s.child.pid, unix.SIGKILL)
+	r.watchers.Wait()
+	r.end(s)
+	select {
+	case <-r.crashed:
+	case <-time.After(patience):
+		t.Fatal("nobody was told")
+	}
+}
+
+func TestCrashed_Panics_NothingElseSuffers(t *testing.T) {
+	told := make(chan struct{}, 1)
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Crashed: func(string, error) { told <- struct{}{}; panic("mine") }})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	unix.Kill(r.engine("m").Pid, unix.SIGKILL)
+	<-told
+	r.move(m, tier.Storage, tier.RAM)
+}
+
+func TestMove_ThawedEngineDoesNotAnswer_LostAndGone(t *testing.T) {
+	sys := withoutCgroups()
+	sys.resume = func(int, []int) error { return nil } // so that it never wakes
+	r := newRig(t, sys, Options{Engine: fake{}.engine(), StartTimeout: 5 * time.Second, StopTimeout: 100 * time.Millisecond})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	r.opts.StartTimeout = 200 * time.Millisecond
+	err := r.try(m, tier.Swap, tier.RAM)
+	me, lost := errors.AsType[*tier.MoveError](err)
+	ee, ok := errors.AsType[*EngineError](err)
+	if !lost || !me.Lost || !ok || ee.Fault != Unresponsive {
+		t.Errorf("the move returned %v", err)
+	}
+}
+
+func TestMove_EngineThatCannotBeKilled_StuckAndStillSeen(t *testing.T) {
+	sys := withoutCgroups()
+	kill := sys.kill
+	var undead atomic.Bool
+	undead.Store(true)
+	sys.kill = func(pid int, others []int) error {
+		if undead.Load() {
+			return nil
+		}
+		return kill(pid, others)
+	}
+	sys.terminate = sys.kill
+	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine(), StopTimeout: 10 * time.Millisecond})
+	r.killLimit = 50 * time.Millisecond
+	m := modelOf(t, "m", 8<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	err := r.try(m, tier.RAM, tier.Storage)
+	me, lost := errors.AsType[*tier.MoveError](err)
+	if !errors.Is(err, tier.ErrStuck) || !lost || !me.Lost {
+		t.Errorf("the move returned %v", err)
+	}
+	if present, _, err := r.Resident(t.Context(), "m"); present != m.Size || err != nil {
+		t.Errorf("of what is stuck %v are seen, %v", present, err)
+	}
+	if err := r.try(m, tier.Storage, tier.RAM); !errors.Is(err, tier.ErrStuck) {
+		t.Errorf("a start beside it returned %v", err)
+	}
+	undead.Store(false)
+	r.killLimit = patience
+	r.move(m, tier.Storage, tier.RAM)
+}
+
+func TestOutput_ALotOfIt_LastLinesAreKept(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{Noise: 10_000, Exit: 1}.engine()})
+	err := r.try(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
+	ee, ok := errors.AsType[*EngineError](err)
+	if !ok || len(ee.Output) != keptLines {
+		t.Fatalf("%d lines are kept, of %v", len(ee.Output), err)
+	}
+	want := fmt.Sprint("line ", 10_000-keptLines+2) // two more lines follow
+	if ee.Output[0] != want || ee.Output[keptLines-1] != "error: cannot load the model" {
+		t.Errorf("they are from %q to %q, want from %q", ee.Output[0], ee.Output[keptLines-1], want)
+	}
+}

@@ -1,0 +1,174 @@
+package process
+
+import (
+	"context"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// learned is what an engine was seen to take.
+type learned struct {
+	steady, peak tier.Bytes
+	// unmapped: its weights are no mapped files, so that a read ahead is of little
+	// use to it.
+	unmapped bool
+}
+
+// sight is what is seen of an engine and its weights.
+type sight struct {
+	pids    []int // the processes of the engine
+	usage   usage
+	weights tier.Bytes // the size of the files
+	mapped  tier.Bytes // of that in its address space
+	cached  tier.Bytes // of that in memory
+}
+
+// maps reports whether the weights are mapped files, for the better part: some
+// engines copy a few tensors.
+func (s *sight) maps() bool { return s.weights > 0 && 2*s.mapped >= s.weights }
+
+// present returns the bytes in memory, and those of them that the kernel can take
+// at no cost.
+func (s *sight) present() (all, reclaimable tier.Bytes) {
+	all = s.usage.Anon
+	if s.maps() {
+		all = all.Plus(s.cached)
+		reclaimable = max(s.cached-s.usage.Locked, 0)
+	}
+	return all, reclaimable
+}
+
+// needs is what the engine takes when it serves: its own memory, and its weights
+// if they are mapped, present or not.
+func (s *sight) needs() tier.Bytes {
+	own := s.usage.own()
+	if s.maps() {
+		return own.Plus(s.weights)
+	}
+	return own
+}
+
+// look asks the kernel about an engine. One that has ended has nothing.
+func (m *Mover) look(c *child, files []weightFile) (sight, error) {
+	s := sight{weights: sizeOf(files)}
+	if m.sys.usage == nil {
+		return s, nil
+	}
+	s.pids = c.members()
+	var err error
+	if s.usage, err = m.sys.usage(s.pids, false); err != nil {
+		return s, err
+	}
+	for _, pid := range s.pids { // workers that share a mapping count once
+		regions, err := m.sys.regions(pid, files)
+		if err != nil {
+			continue // it has ended, or is not ours to look into
+		}
+		var n tier.Bytes
+		for _, r := range regions {
+			n = n.Plus(tier.Bytes(min(r.size, 1<<62)))
+		}
+		s.mapped = max(s.mapped, min(n, s.weights))
+	}
+	if s.mapped > 0 {
+		sure := false
+		if s.cached, sure = m.sys.cachedOf(files); !sure {
+			s.cached = min(s.usage.File, s.weights) // at least what is in its page tables
+		}
+	}
+	if c.isGone() {
+		return sight{weights: s.weights}, nil
+	}
+	return s, nil
+}
+
+// presentIn returns the bytes of an engine that are in memory.
+func (m *Mover) presentIn(c *child) tier.Bytes {
+	m.mu.Lock()
+	var files []weightFile
+	if s := m.slots[c.model]; s != nil {
+		files = s.files
+	}
+	m.mu.Unlock()
+	s, err := m.look(c, files)
+	if err != nil {
+		return 0
+	}
+	present, _ := s.present()
+	return present
+}
+
+// Resident implements tier.Resident. Present is the engine's anonymous memory,
+// and the weights that it maps as far as they are in the page cache; together
+// they count up to Model.Size, as what an engine takes beyond that is its Runtime
+// (see Footprint). Weights that are cached though no engine of the model runs are
+// nobody's and count for nothing. Where the process neither owns nor may write
+// the weights, only what is in the engine's page tables is seen of them. Outside
+// Linux nothing is seen.
+func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	if ctx.Err() != nil {
+		return 0, 0, context.Cause(ctx)
+	}
+	c, files, size := m.engineOf(model)
+	if c == nil {
+		return 0, 0, nil
+	}
+	s, err := m.look(c, files)
+	if err != nil {
+		return 0, 0, err
+	}
+	present, reclaimable = s.present()
+	present = min(present, size)
+	return present, min(reclaimable, present), nil
+}
+
+func (m *Mover) engineOf(model string) (c *child, files []weightFile, size tier.Bytes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.slots[model]; s != nil && s.child != nil {
+		return s.child, s.files, s.model.Size
+	}
+	return nil, nil, 0
+}
+
+// Footprint returns what the engine of a model was seen to take: steady is what
+// it takes to serve, as of now where it runs and else as of when it last did, with
+// its mapped weights counted whole; peak is the most that it was ever seen to
+// take. Both are to be compared with Model.Size + Model.Runtime. ok is false where
+// it has never run, or nothing can be seen. Memory of a GPU is not seen.
+//
+// It reads a few files of procfs, which takes some tens of microseconds for each
+// process of the engine.
+func (m *Mover) Footprint(model string) (steady, peak tier.Bytes, ok bool) {
+	m.mu.Lock()
+	s := m.slots[model]
+	if s == nil {
+		m.mu.Unlock()
+		return 0, 0, false
+	}
+	c, files, running := s.child, s.files, s.state == Running
+	m.mu.Unlock()
+	if c != nil && running {
+		if seen, err := m.look(c, files); err == nil && !c.hasEnded() {
+			m.learn(s, &seen)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.learned.steady, s.learned.peak, s.learned.peak > 0
+}
+
+// learn takes up what a running engine takes.
+func (m *Mover) learn(s *slot, seen *sight) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.learned.steady = seen.needs()
+	s.learned.peak = max(s.learned.peak, s.learned.steady)
+	s.learned.unmapped = seen.weights > 0 && !seen.maps()
+}
+
+func (m *Mover) learnedOf(s *slot) learned {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.learned
+}

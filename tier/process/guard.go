@@ -1,0 +1,130 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+)
+
+// guard is a small process that reads from us which groups of processes are
+// alive, and kills them when the pipe ends, which it does when we are gone,
+// however that came. The kernel kills an engine with its maker, but not what the
+// engine has started; that is the guard's.
+type guard struct {
+	sys *system
+	log *slog.Logger
+
+	mu    sync.Mutex       // guards the rest; lines are written under it, to be in order
+	pids  map[int]struct{} // of the leaders
+	cages string           // the folder of their cgroups, "" for none
+	cmd   *exec.Cmd        // nil: it does not run
+	in    *os.File
+	err   error // why there is none
+}
+
+// guardPatience is how long the guard may take to read a line.
+const guardPatience = time.Second
+
+// watch adds a group. Where there is no guard to be had, that is logged and shows
+// in Status: the kernel and the sweep are still there.
+func (g *guard) watch(pid int, cages string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pids[pid], g.cages = struct{}{}, cages
+	g.tell("+", pid)
+}
+
+// drop forgets a group, which has ended.
+func (g *guard) drop(pid int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.pids, pid)
+	if g.cmd != nil {
+		g.tell("-", pid)
+	}
+}
+
+// tell sends a line to the guard. One that does not take it is replaced: it must
+// not go by what it last heard.
+func (g *guard) tell(verb string, pid int) {
+	if g.cmd != nil && g.write(verb, pid) == nil {
+		return
+	}
+	g.end(true)
+	if g.sys.guard == nil || len(g.pids) == 0 {
+		return
+	}
+	if g.err = g.start(); g.err != nil {
+		g.end(true)
+		g.log.Warn("engines have no guard", "err", g.err)
+	}
+}
+
+func (g *guard) write(verb string, pid int) error {
+	g.in.SetWriteDeadline(time.Now().Add(guardPatience))
+	_, err := io.WriteString(g.in, fmt.Sprintln(verb, pid))
+	return err
+}
+
+func (g *guard) start() error {
+	cmd, err := g.sys.guard(g.cages)
+	if err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd.Stdin = r
+	if err := cmd.Start(); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	g.cmd, g.in = cmd, w
+	for pid := range g.pids {
+		if err := g.write("+", pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end ends the guard. It then kills the groups that it knows of, unless it is
+// silenced.
+func (g *guard) end(silenced bool) {
+	if g.cmd == nil {
+		return
+	}
+	if silenced {
+		g.cmd.Process.Kill()
+	}
+	g.in.Close()
+	g.cmd.Wait() // how it ends is nobody's concern
+	g.cmd, g.in = nil, nil
+}
+
+func (g *guard) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.end(false)
+}
+
+// state says whether there is a guard, in words.
+func (g *guard) state() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.sys.guard == nil:
+		return "none: this system has no shell"
+	case g.err != nil:
+		return "none: " + g.err.Error()
+	case g.cmd == nil:
+		return "starts with the first engine"
+	}
+	return "runs"
+}

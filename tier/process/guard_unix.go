@@ -1,0 +1,56 @@
+//go:build unix
+
+package process
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// guardScript needs no more than a POSIX shell, and does better with rmdir and
+// sleep. It kills groups, and what is in the cgroups under $1, with cgroup.kill
+// where the kernel has that (5.14) and else one by one.
+const guardScript = `
+trap '' HUP INT QUIT TERM
+pids=
+while read -r verb pid; do
+	case $verb in
+	+) pids="$pids $pid" ;;
+	-)
+		rest=
+		for p in $pids; do
+			[ "$p" = "$pid" ] || rest="$rest $p"
+		done
+		pids=$rest
+		;;
+	esac
+done
+for p in $pids; do
+	kill -s KILL -- "-$p"
+done
+try=0
+while [ -n "$1" ] && [ -d "$1" ] && [ "$try" -lt 100 ]; do
+	[ ! -e "$1/cgroup.kill" ] || echo 1 >"$1/cgroup.kill"
+	for procs in "$1"/*/cgroup.procs; do
+		while read -r pid; do
+			kill -s KILL "$pid"
+		done <"$procs"
+	done
+	rmdir "$1"/*/ "$1" && break
+	sleep 0.02 || break
+	try=$((try + 1))
+done
+`
+
+func guardCommand(cages string) (*exec.Cmd, error) {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(sh, "-c", guardScript, "modeltier-guard", cages)
+	cmd.Dir = "/"
+	// A session of its own: what the terminal or the supervisor sends to ours does
+	// not reach it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, nil
+}

@@ -1,0 +1,263 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Both ways to count what is cached, on one file of which a part is.
+func TestCached_MincoreAndCachestatAgree(t *testing.T) {
+	path := weightsOf(t, oddSize)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM) // no read-ahead
+	page := int64(os.Getpagesize())
+	b := make([]byte, 2*page)
+	for _, off := range []int64{0, 10 * page, oddSize - 100} {
+		f.ReadAt(b, off)
+	}
+	for _, c := range []struct{ off, n, want int64 }{
+		{0, oddSize, 5 * page}, {0, page, page}, {2 * page, 8 * page, 0}, {10 * page, 1, 1}, {0, 0, 0},
+		{oddSize - oddSize%page, oddSize % page, oddSize % page},
+	} {
+		if got, err := mincore(f, c.off, c.n); got != c.want || err != nil {
+			t.Errorf("mincore of %d bytes at %d: %d, %v; want %d", c.n, c.off, got, err, c.want)
+		}
+		if !hasCachestat() {
+			continue
+		}
+		if got, err := cachestat(f, c.off, c.n); got != c.want || err != nil {
+			t.Errorf("cachestat of %d bytes at %d: %d, %v; want %d", c.n, c.off, got, err, c.want)
+		}
+	}
+}
+
+// A kernel before 6.5, on which the rest works as well.
+func TestMove_WithoutCachestat_SeesTheSame(t *testing.T) {
+	sys := newSystem()
+	sys.cached = mincore
+	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
+	m := modelOf(t, "m", oddSize)
+	r.move(m, tier.Storage, tier.RAM)
+	if e := r.engine("m"); e.Cached != m.Size {
+		t.Errorf("in ram %v are cached", e.Cached)
+	}
+	r.move(m, tier.RAM, tier.Swap)
+	if e := r.engine("m"); e.Cached != 0 {
+		t.Errorf("in swap %v are cached", e.Cached)
+	}
+}
+
+// Files of somebody else, of which the kernel tells nothing.
+func TestResident_FilesOfAnother_OnlyThePageTablesCount(t *testing.T) {
+	sys := newSystem()
+	sys.owned = func(*os.File, os.FileInfo) bool { return false }
+	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
+	m := modelOf(t, "m", 32<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	present, reclaimable, err := r.Resident(t.Context(), "m")
+	if present != m.Size || reclaimable == 0 || err != nil {
+		t.Errorf("touched, %v are present, %v reclaimable, %v", present, reclaimable, err)
+	}
+	r.move(m, tier.RAM, tier.Swap)
+	if e := r.engine("m"); e.State != Frozen || e.Cached > m.Size/2 {
+		t.Errorf("it is %s, with %v in its tables", e.State, e.Cached)
+	}
+}
+
+// The order to freeze is one thing, its being carried out another.
+func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("cgroup.freeze", "0")
+	for events, want := range map[string]error{
+		"populated 1\nfrozen 1\n": nil, "populated 1\nfrozen 0\n": context.DeadlineExceeded, "populated 0\nfrozen 0\n": errEnded,
+	} {
+		write("cgroup.events", events)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := cgroup(dir).freeze(ctx); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", events, err, want)
+		}
+		cancel()
+	}
+	if b, _ := os.ReadFile(filepath.Join(dir, "cgroup.freeze")); string(b) != "1" {
+		t.Errorf("it wrote %q", b)
+	}
+}
+
+// A kernel before 5.14, which has no cgroup.kill.
+func TestCgroupKill_OldKernel_OneByOne(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), role+"=idle")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(itoa(cmd.Process.Pid)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cgroup(dir).kill(); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+func TestOptions_Cgroup(t *testing.T) {
+	own, err := ownCgroup("/proc")
+	if err != nil {
+		t.Skip("no cgroup v2 here: ", err)
+	}
+	parent := filepath.Join(own, cagePrefix+"test-"+newMark()[:8])
+	if err := os.Mkdir(parent, 0o755); err != nil {
+		t.Skip("no cgroup can be made here: ", err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(parent); err != nil {
+			t.Error(err)
+		}
+	})
+	m := modelOf(t, "m", 1<<20)
+	t.Run("Delegated", func(t *testing.T) {
+		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: parent})
+		r.move(m, tier.Storage, tier.RAM)
+		if s := r.Status(); !strings.HasPrefix(s.Orphans.Cgroups, parent+"/") || s.Freeze != "cgroup v2" {
+			t.Errorf("its cgroups are in %q, %s", s.Orphans.Cgroups, s.Freeze)
+		}
+	})
+	t.Run("NoneThere", func(t *testing.T) {
+		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: t.TempDir()})
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+		if s := r.Status(); s.Freeze != "SIGSTOP" || !strings.Contains(s.Lacks[lackCgroup], "no cgroup v2") || s.Engines[0].State != Frozen {
+			t.Errorf("it is %s by %s: %v", s.Engines[0].State, s.Freeze, s.Lacks)
+		}
+	})
+}
+
+func TestEngineOf_EachModelItsOwn(t *testing.T) {
+	base := fake{}.engine()
+	r := newRig(t, newSystem(), Options{Engine: base, EngineOf: func(m *tier.Model) (Engine, error) {
+		e := base
+		if m.Labels["rest"] == "stop" {
+			e.Standby = StandbyStop
+		}
+		return e, nil
+	}})
+	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
+	b.Labels = map[string]string{"rest": "stop"}
+	for _, m := range []tier.Model{a, b} {
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+	}
+	if r.engine("a").State != Frozen || r.engine("b").State != Stopped {
+		t.Errorf("they are %s and %s", r.engine("a").State, r.engine("b").State)
+	}
+	for _, pid := range carrying(markName) { // base was taken before the token was added
+		if pid == r.engine("a").Pid {
+			return
+		}
+	}
+	t.Error("the engine carries no mark")
+}
+
+// Shards beside the first, and a folder of files, are all of them paged.
+func TestWeights_ShardsAndFolders(t *testing.T) {
+	dir := t.TempDir()
+	write := func(names ...string) {
+		for _, n := range names {
+			if err := os.WriteFile(filepath.Join(dir, n), make([]byte, 10), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	of := func(path string) string {
+		files, err := weightFiles(&tier.Model{Name: "m", Path: path})
+		if err != nil {
+			return err.Error()
+		}
+		var names []string
+		for _, f := range files {
+			names = append(names, filepath.Base(f.path))
+		}
+		return strings.Join(names, " ")
+	}
+	write("config.json", "b.bin")
+	if got := of(dir); got != "b.bin config.json" && got != "config.json b.bin" {
+		t.Errorf("of a folder without known weights: %s", got)
+	}
+	write("w-00001-of-00003.gguf", "w-00002-of-00003.gguf", "w-00003-of-00003.gguf", "other.gguf")
+	if got := of(filepath.Join(dir, "w-00001-of-00003.gguf")); got != "w-00001-of-00003.gguf w-00002-of-00003.gguf w-00003-of-00003.gguf" {
+		t.Errorf("of a shard: %s", got)
+	}
+	if got := of(dir); strings.Contains(got, "config.json") || strings.Count(got, ".gguf") != 4 {
+		t.Errorf("of a folder with weights: %s", got)
+	}
+	os.Symlink(filepath.Join(dir, "other.gguf"), filepath.Join(dir, "link"))
+	if got := of(filepath.Join(dir, "link")); got != "other.gguf" {
+		t.Errorf("of a link: %s", got)
+	}
+	if got := of("hub/name"); got != "" {
+		t.Errorf("of a name in a hub: %s", got)
+	}
+	if got := of(filepath.Join(dir, "missing")); !strings.Contains(got, "must be readable") {
+		t.Errorf("of what is missing: %s", got)
+	}
+}
+
+func TestRead_ManyFilesAndPartsCached_AllIsCached(t *testing.T) {
+	m, err := New(Options{Engine: fake{}.engine()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	files := filesAt([]string{weightsOf(t, 70<<20), weightsOf(t, 3), weightsOf(t, 0), weightsOf(t, 90<<20+7)})
+	if n, sure := m.sys.cachedOf(files); n != 0 || !sure {
+		t.Fatalf("before, %v are cached, %v", n, sure)
+	}
+	f, err := os.Open(files[0].path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.ReadAt(make([]byte, 20<<20), 10<<20)
+	f.Close()
+	var told int64
+	told64 := make(chan int64, 1024)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range told64 {
+			told += n
+		}
+	}()
+	err = m.read(t.Context(), files, func(n int64) { told64 <- n })
+	close(told64)
+	<-done
+	if n, _ := m.sys.cachedOf(files); err != nil || n != sizeOf(files) || told != int64(n) {
+		t.Errorf("after, %v of %v are cached, %d were told of, %v", n, sizeOf(files), told, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.sys.dropAll(files)
+	if err := m.read(ctx, files, func(int64) {}); err == nil {
+		t.Error("a refill that was called off says that it is done")
+	}
+}

@@ -1,0 +1,118 @@
+package process
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Options are the settings of a Mover. Engine.Command or EngineOf is needed; all
+// else has a default.
+type Options struct {
+	// Engine serves every model that EngineOf does not speak for.
+	Engine Engine
+	// EngineOf returns the engine of one model, by its labels or whatever else; it
+	// may start from Engine. It is called at every start, on the goroutine of the
+	// move, with no lock held. An error is that of the move. Nil: Engine for all.
+	EngineOf func(m *tier.Model) (Engine, error)
+
+	// StateDir is a folder, made if missing, that keeps the identity of every
+	// running engine, so that New can end those that a killed process left behind.
+	// It may be shared by several Movers and processes. "": nothing is kept.
+	StateDir string
+	// Cgroup is the folder of a cgroup v2 under which engines get cgroups of their
+	// own: one that was delegated to this process. "": the cgroup it is in.
+	Cgroup string
+	// Logger gets the lines that engines print, at debug level, and what an
+	// operator should know. nil: silent.
+	Logger *slog.Logger
+
+	// Crashed is called when an engine ended though nobody stopped it, once the
+	// exit was seen and all its processes are gone. The model is in storage by
+	// then: Resident says nothing of it is present, URL knows it no more, and a
+	// Move to ram starts it anew. err is an *EngineError with its last lines.
+	//
+	// It runs on a goroutine of its own, with no lock held. It holds up the next
+	// Move of that model and Close, so it must not wait for either, and a panic in
+	// it is logged. It is not called for what happens during a Move of the model,
+	// which that Move returns, nor once Close was called. Nil: nobody is told.
+	Crashed func(model string, err error)
+
+	// Refill brings the files at path into the page cache, with progress in bytes;
+	// mapped.Mover.Refill is one. Its error is logged and harms nothing: the engine
+	// then reads what is missing itself. Nil: 8 reads at a time, one model after
+	// the other.
+	Refill func(ctx context.Context, path string, progress func(done tier.Bytes)) error
+
+	// LeaveCached leaves the weights of a frozen engine in the page cache for the
+	// kernel to take when it wants them. The engine then thaws at once, and its
+	// bytes are reported, and so charged, as present.
+	LeaveCached bool
+	// Prestart has a move from storage to swap start the engine and freeze it.
+	// While it starts it takes what the model takes in ram, which nobody has set
+	// aside for such a move. Without it the engine is started by its first promote.
+	Prestart bool
+
+	// StartTimeout bounds a start, from the command to the health page's consent,
+	// and a wake-up. 0: 5 min.
+	StartTimeout time.Duration
+	// StopTimeout is how long an engine has to end when asked to, before it is
+	// killed. 0: 5 s.
+	StopTimeout time.Duration
+	// Excess is how many bytes more than Model.Size + Model.Runtime an engine may
+	// take while it starts before it is killed with an error that says so. What it
+	// takes within that is learned: see Mover.Footprint. 0: as many as declared
+	// again, and 1 GiB at least. tier.Unlimited: no bound.
+	Excess tier.Bytes
+}
+
+// killLimit is how long a killed process may take to be gone before it counts as
+// stuck: the time to give a large memory back, with room.
+const killLimit = 10 * time.Second
+
+func (o Options) withDefaults() (Options, error) {
+	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Minute)
+	o.StopTimeout = cmp.Or(o.StopTimeout, 5*time.Second)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	var errs []error
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{{"StartTimeout", o.StartTimeout}, {"StopTimeout", o.StopTimeout}} {
+		if d.value < 0 {
+			errs = append(errs, &tier.InvalidError{Field: d.field, Value: d.value.String(), Rule: "must be positive, or zero for its default"})
+		}
+	}
+	if o.Excess < 0 {
+		errs = append(errs, &tier.InvalidError{Field: "Excess", Value: fmt.Sprint(int64(o.Excess)), Rule: "must be bytes, 0 for the default, or tier.Unlimited"})
+	}
+	if len(o.Engine.Command) > 0 || o.EngineOf == nil {
+		errs = append(errs, o.Engine.validate(""))
+	}
+	return o, errors.Join(errs...)
+}
+
+// engineOf returns the engine of a model, checked.
+func (o *Options) engineOf(model *tier.Model) (Engine, error) {
+	engine := o.Engine
+	if o.EngineOf != nil {
+		var err error
+		if engine, err = o.EngineOf(model); err != nil {
+			return engine, fmt.Errorf("the engine of model %q: %w", model.Name, err)
+		}
+	}
+	return engine, engine.validate(model.Name)
+}
+
+// allowed is how many bytes an engine may take while it starts.
+func (o *Options) allowed(model *tier.Model) tier.Bytes {
+	declared := model.Size.Plus(model.Runtime)
+	return declared.Plus(cmp.Or(o.Excess, max(declared, tier.GiB)))
+}

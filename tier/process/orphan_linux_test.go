@@ -1,0 +1,268 @@
+package process
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// managed is another process with a Mover in it, at some stage.
+type managed struct {
+	cmd   *exec.Cmd
+	token string
+	pids  []int // of its engine and what that has started
+}
+
+// manage starts a process with a Mover, and returns once it is at the stage.
+func manage(t *testing.T, dir string, f fake, stage string, flags ...string) *managed {
+	t.Helper()
+	m := &managed{token: "MODELTIER_TEST_TOKEN=" + newMark()}
+	how, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"-state=" + dir, "-path=" + weightsOf(t, 1<<20), "-stage=" + stage, "-token=" + m.token, "-fake=" + string(how)}, flags...)
+	m.cmd = exec.Command(os.Args[0], args...)
+	m.cmd.Env = append(os.Environ(), role+"=manager")
+	m.cmd.Stderr = os.Stderr
+	out, err := m.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.cmd.Process.Kill()
+		m.cmd.Wait()
+		for _, pid := range carrying(m.token) {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	})
+	out.(*os.File).SetReadDeadline(time.Now().Add(patience))
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if !strings.HasPrefix(line, "reached") {
+		t.Fatalf("the manager said %q, %v", line, err)
+	}
+	want := 1
+	if f.Child || f.Hidden {
+		want = 2
+	}
+	eventually(t, "all of the engine's processes run", func() bool { m.pids = carrying(m.token); return len(m.pids) == want })
+	return m
+}
+
+// die ends the manager as nobody can expect it.
+func (m *managed) die(t *testing.T) {
+	t.Helper()
+	if err := m.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	m.cmd.Wait()
+}
+
+// ourCgroups returns the folders of cgroups that processes of this binary made.
+func ourCgroups(t *testing.T, pid int) []string {
+	own, err := ownCgroup("/proc")
+	if err != nil {
+		return nil
+	}
+	found, err := filepath.Glob(filepath.Join(own, cagePrefix+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var of []string
+	for _, path := range found {
+		if strings.HasPrefix(filepath.Base(path), cagePrefix+itoa(pid)+"-") {
+			of = append(of, path)
+		}
+	}
+	return of
+}
+
+func TestOrphans_ManagerKilled_NothingIsLeftRunning(t *testing.T) {
+	for _, way := range []struct {
+		name  string
+		flags []string
+	}{{"Cgroup", nil}, {"SIGSTOP", []string{"-bare"}}} {
+		for _, stage := range []string{"starting", "ram", "freezing", "frozen", "thawing"} {
+			for name, f := range map[string]fake{"": {}, "WithChild": {Child: true}, "WithHiddenChild": {Hidden: true}} {
+				if f.Hidden && way.name != "Cgroup" {
+					continue // the next New finds it, see below
+				}
+				name = way.name + "/" + stage + name
+				f.Sick, f.Stubborn = stage == "starting", true
+				t.Run(name, func(t *testing.T) {
+					m := manage(t, t.TempDir(), f, stage, way.flags...)
+					m.die(t)
+					awaitGone(t, m.pids)
+					eventually(t, "the cgroups are removed", func() bool { return len(ourCgroups(t, m.cmd.Process.Pid)) == 0 })
+				})
+			}
+		}
+	}
+}
+
+// The kernel alone kills the engine, frozen or not, where there is no guard.
+func TestOrphans_ManagerKilledWithoutGuard_EngineDiesAllTheSame(t *testing.T) {
+	for _, flags := range [][]string{{"-alone"}, {"-alone", "-bare"}} {
+		for _, stage := range []string{"starting", "ram", "frozen"} {
+			m := manage(t, t.TempDir(), fake{Stubborn: true, Sick: stage == "starting"}, stage, flags...)
+			m.die(t)
+			awaitGone(t, m.pids)
+			for _, path := range ourCgroups(t, m.cmd.Process.Pid) {
+				if err := removeCgroups(path); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// What neither the kernel nor a guard has ended, the next New does.
+func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
+	for _, flags := range [][]string{{"-alone"}, {"-alone", "-bare"}} {
+		for _, f := range []fake{{Child: true}, {Hidden: true}} {
+			dir := t.TempDir()
+			m := manage(t, dir, f, "frozen", flags...)
+			m.die(t)
+			eventually(t, "the kernel has ended the engine", func() bool { return len(carrying(m.token)) == 1 })
+
+			next, err := New(Options{Engine: fake{}.engine(), StateDir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := carrying(m.token); len(left) > 0 {
+				t.Errorf("%v, %+v: processes are left: %v", flags, f, left)
+			}
+			if s := next.Status().Orphans; len(s.Swept) != 1 || !strings.Contains(s.Swept[0], `"model"`) {
+				t.Errorf("%v, %+v: it says that it swept %q", flags, f, s.Swept)
+			}
+			if files, _ := os.ReadDir(dir); len(files) > 0 {
+				t.Errorf("%v, %+v: the state folder holds %v", flags, f, files)
+			}
+			if cgroups := ourCgroups(t, m.cmd.Process.Pid); len(cgroups) > 0 {
+				t.Errorf("%v, %+v: cgroups are left: %v", flags, f, cgroups)
+			}
+			if err := next.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestSweep_EnginesOfALivingManager_AreLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), StateDir: dir})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	other, err := New(Options{Engine: fake{}.engine(), StateDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+	r.get("m", "/health")
+}
+
+// A number that has become somebody else's is not killed.
+func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), role+"=idle")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	p := proc("/proc")
+	ticks, boot := p.started(cmd.Process.Pid)
+	for i, id := range []identity{
+		{Pid: cmd.Process.Pid, Started: ticks - 1, Boot: boot},
+		{Pid: cmd.Process.Pid, Started: ticks, Boot: "another boot"},
+		{Pid: cmd.Process.Pid},
+		{Pid: 1, Started: ticks, Boot: boot},
+		{Pid: -1, Started: ticks, Boot: boot},
+		{Cage: "/sys/fs/cgroup/elsewhere/engine"},
+	} {
+		id.Mark = "mark" + itoa(i)
+		r, err := record(dir, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.(recordFile).f.Close() // as if its recorder had been killed
+	}
+	if err := os.WriteFile(filepath.Join(dir, "engine-cut.json"), []byte(`{"mark":"cu`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if swept, _ := p.sweep(context.Background(), dir); len(swept) > 0 {
+		t.Errorf("it says that it swept %q", swept)
+	}
+	if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("the other process is gone: %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "notes.txt" {
+		t.Errorf("the folder holds %v", left)
+	}
+}
+
+func TestGuard_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
+	r.move(a, tier.Storage, tier.RAM)
+	first := r.guard.cmd.Process.Pid
+	unix.Kill(first, unix.SIGKILL)
+	eventually(t, "the pipe is broken", func() bool { s, err := proc("/proc").stat(itoa(first)); return err != nil || s.zombie })
+	r.move(b, tier.Storage, tier.RAM)
+	if second := r.guard.cmd.Process.Pid; second == first || r.Status().Orphans.Guard != "runs" {
+		t.Errorf("the guard is %d, was %d, and %s", second, first, r.Status().Orphans.Guard)
+	}
+	r.get("a", "/health") // the replacement has killed nobody
+	pids := carrying(r.token)
+	r.guard.close() // as our end would
+	awaitGone(t, pids)
+	<-r.crashed
+	<-r.crashed
+}
+
+// A guard that has stopped to listen must not go by what it last heard.
+func TestGuard_DoesNotListen_IsReplacedAndKillsNobody(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
+	first, pid := r.guard.cmd.Process.Pid, r.engine("m").Pid
+	unix.Kill(first, unix.SIGSTOP)
+	for r.guard.cmd.Process.Pid == first { // until the pipe is full
+		r.guard.watch(pid, r.cages.path())
+	}
+	r.get("m", "/health")
+	if r.Status().Orphans.Guard != "runs" {
+		t.Errorf("the guard %s", r.Status().Orphans.Guard)
+	}
+}
+
+func TestGuard_Missing_EnginesStillRun(t *testing.T) {
+	sys := newSystem()
+	sys.guard = func(string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
+	if s := r.Status().Orphans.Guard; !strings.Contains(s, "no shell here") {
+		t.Errorf("Status says %q", s)
+	}
+}

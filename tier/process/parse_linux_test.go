@@ -1,0 +1,161 @@
+package process
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func TestParseStat_NamesWithBracketsAndSpaces(t *testing.T) {
+	tail := " 7 7 7 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 3 0 9876 1000 200 18446744073709551615"
+	for _, name := range []string{"engine", "a) S 1 1 1", "((", ") (", ""} {
+		for state, want := range map[string]stat{
+			"S": {state: 'S', parent: 7, group: 7, session: 7, start: 9876},
+			"Z": {state: 'Z', parent: 7, group: 7, session: 7, start: 9876, zombie: true, still: true},
+			"T": {state: 'T', parent: 7, group: 7, session: 7, start: 9876, still: true},
+		} {
+			got, err := parseStat([]byte("1234 (" + name + ") " + state + tail + "\n"))
+			if err != nil || got != want {
+				t.Errorf("%q: %+v, %v", name, got, err)
+			}
+		}
+	}
+	for _, line := range []string{"", "1 (a", "1 a) S", "1 (a) S 1 1", "1 (a) SS" + tail, "1 (a) S x" + tail} {
+		if s, err := parseStat([]byte(line)); err == nil {
+			t.Errorf("%q gave %+v", line, s)
+		}
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	own, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(own)
+	f.Add([]byte("1 () Z 0"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		if s, err := parseStat(line); err == nil && s.zombie && !s.still {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func FuzzParseRecord(f *testing.F) {
+	b, err := json.Marshal(identity{Mark: "X", Model: "m", Command: []string{"a"}, Pid: 5, Started: 6, Boot: "b", Cage: "/c/modeltier-1/X"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("engine-X.json", b)
+	f.Add("engine-X.json", []byte(`{"mark":"Y"}`))
+	f.Add("engine-.json", []byte(`{"pid":-1}`))
+	f.Fuzz(func(t *testing.T, name string, b []byte) {
+		id, err := parseRecord(name, b)
+		switch {
+		case id.Pid < 0 || id.Pid == 1:
+			t.Errorf("process %d could be killed", id.Pid)
+		case id.Cage != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cage)), cagePrefix):
+			t.Errorf("the cgroup %q could be killed", id.Cage)
+		case err == nil && name != recordPrefix+id.Mark+recordSuffix:
+			t.Errorf("%q is the record of %q", name, id.Mark)
+		}
+	})
+}
+
+func TestLocateCgroup(t *testing.T) {
+	const (
+		unified = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"
+		hybrid  = "41 30 0:37 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n"
+		v1      = "42 30 0:38 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n"
+		inside  = "43 30 0:39 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup rw\n"
+	)
+	for _, c := range []struct{ mounts, cgroup, want string }{
+		{unified, "0::/system.slice/a.service\n", "/sys/fs/cgroup/system.slice/a.service"},
+		{unified, "0::/\n", "/sys/fs/cgroup"},
+		{v1 + hybrid, "4:freezer:/x\n0::/user.slice\n", "/sys/fs/cgroup/unified/user.slice"},
+		{inside, "0::/docker/abc/sub\n", "/sys/fs/cgroup/sub"},
+		{inside, "0::/docker/abcd\n", ""},
+		{inside, "0::/elsewhere\n", ""},
+		{v1, "0::/a\n", ""},
+		{unified, "4:freezer:/x\n", ""},
+		{"", "", ""},
+	} {
+		got, err := locateCgroup(c.mounts, c.cgroup)
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%q in %q: %q, %v; want %q", c.cgroup, c.mounts, got, err, c.want)
+		}
+	}
+}
+
+func FuzzLocateCgroup(f *testing.F) {
+	for _, name := range []string{"mountinfo", "cgroup"} {
+		if _, err := os.Stat("/proc/self/" + name); err != nil {
+			f.Skip(err)
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	own, _ := os.ReadFile("/proc/self/cgroup")
+	f.Add(string(mounts), string(own))
+	f.Fuzz(func(t *testing.T, mounts, own string) {
+		if dir, err := locateCgroup(mounts, own); err == nil && dir == "" {
+			t.Error("no folder and no error")
+		}
+	})
+}
+
+// fakeProc makes a proc file system of a few processes.
+func fakeProc(t *testing.T, stats map[int]string, environ map[int]string) proc {
+	t.Helper()
+	root := t.TempDir()
+	for pid, line := range stats {
+		dir := filepath.Join(root, itoa(pid))
+		if err := os.MkdirAll(filepath.Join(dir, "task", itoa(pid)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{dir, filepath.Join(dir, "task", itoa(pid))} {
+			if err := os.WriteFile(filepath.Join(path, "stat"), []byte(line), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "environ"), []byte(environ[pid]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return proc(root)
+}
+
+func statLine(pid int, state string, session int, start int) string {
+	return fmt.Sprintf("%d (x) %s 1 %d %d 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 %d 0 0", pid, state, session, session, start)
+}
+
+func TestMembers_SessionAndMark_NotOthersNorTheDead(t *testing.T) {
+	const mark = markName + "=M"
+	p := fakeProc(t, map[int]string{
+		1_000_010: statLine(1_000_010, "S", 1_000_010, 500), // the leader
+		1_000_011: statLine(1_000_011, "R", 1_000_010, 510), // in its session
+		1_000_012: statLine(1_000_012, "Z", 1_000_010, 510), // dead
+		1_000_013: statLine(1_000_013, "S", 1_000_013, 520), // left the session, marked
+		1_000_014: statLine(1_000_014, "S", 1_000_014, 520), // somebody else's
+		1_000_015: statLine(1_000_015, "S", 1_000_015, 400), // older than the leader
+		1_000_016: "cut",
+	}, map[int]string{
+		1_000_013: "A=b\x00" + mark + "\x00", 1_000_014: mark + "X\x00", 1_000_015: mark + "\x00",
+	})
+	got := p.members(1_000_010, "M")
+	slices.Sort(got)
+	if diff := cmp.Diff([]int{1_000_010, 1_000_011, 1_000_013}, got); diff != "" {
+		t.Error(diff)
+	}
+	if p.suspended(got) || !p.suspended([]int{1_000_012}) {
+		t.Error("what stands still is not told from what runs")
+	}
+}

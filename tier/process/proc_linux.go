@@ -1,0 +1,224 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/prometheus/procfs"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// proc is a mounted proc file system.
+type proc string
+
+// stat is what we want of /proc/pid/stat.
+type stat struct {
+	state         byte
+	group         int
+	session       int
+	start         uint64 // in ticks since boot
+	parent        int
+	zombie, still bool
+}
+
+// parseStat reads a line of /proc/pid/stat (proc_pid_stat(5)). The name of the
+// program stands in brackets and may hold anything, brackets included.
+func parseStat(line []byte) (stat, error) {
+	_, rest, ok := bytes.Cut(line, []byte(" ("))
+	end := bytes.LastIndexByte(rest, ')')
+	if !ok || end < 0 {
+		return stat{}, fmt.Errorf("not a stat line: %s", quote(string(line)))
+	}
+	const started = 19 // counted from the state
+	f := bytes.Fields(rest[end+1:])
+	if len(f) <= started || len(f[0]) != 1 {
+		return stat{}, fmt.Errorf("a stat line is cut short: %s", quote(string(line)))
+	}
+	s := stat{state: f[0][0]}
+	var errs [4]error
+	s.parent, errs[0] = strconv.Atoi(string(f[1]))
+	s.group, errs[1] = strconv.Atoi(string(f[2]))
+	s.session, errs[2] = strconv.Atoi(string(f[3]))
+	s.start, errs[3] = strconv.ParseUint(string(f[started]), 10, 64)
+	s.zombie = s.state == 'Z' || s.state == 'X'
+	s.still = s.zombie || s.state == 'T' || s.state == 't'
+	return s, errors.Join(errs[:]...)
+}
+
+func (p proc) stat(path ...string) (stat, error) {
+	b, err := os.ReadFile(filepath.Join(append([]string{string(p)}, append(path, "stat")...)...))
+	if err != nil {
+		return stat{}, err
+	}
+	return parseStat(b)
+}
+
+// pids returns all processes.
+func (p proc) pids() []int {
+	d, err := os.Open(string(p))
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1) // bounded by pid_max
+	var pids []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// members implements system.members. Those that left the session are found by
+// their mark, for which only processes that are younger are looked into.
+func (p proc) members(leader int, mark string) []int {
+	since := uint64(0)
+	if s, err := p.stat(strconv.Itoa(leader)); err == nil {
+		since = s.start
+	}
+	var found []int
+	for _, pid := range p.pids() {
+		s, err := p.stat(strconv.Itoa(pid))
+		if err != nil || s.zombie || pid == os.Getpid() {
+			continue
+		}
+		if s.session == leader || pid == leader || s.start >= since && p.marked(pid, mark) {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// marked reports whether the process was started with the mark.
+func (p proc) marked(pid int, mark string) bool {
+	if mark == "" {
+		return false
+	}
+	env, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), "environ"))
+	return err == nil && slices.Contains(strings.Split(string(env), "\x00"), markName+"="+mark)
+}
+
+// started implements system.started: ticks since boot, the boot, and the pid
+// namespace, without which a number names nobody.
+func (p proc) started(pid int) (ticks uint64, boot string) {
+	s, err := p.stat(strconv.Itoa(pid))
+	if err != nil {
+		return 0, ""
+	}
+	return s.start, p.boot()
+}
+
+func (p proc) boot() string {
+	id, err := os.ReadFile(filepath.Join(string(p), "sys/kernel/random/boot_id"))
+	if err != nil {
+		return ""
+	}
+	ns, err := os.Readlink(filepath.Join(string(p), "self/ns/pid"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id)) + " " + ns
+}
+
+// suspended implements system.suspended.
+func (p proc) suspended(pids []int) bool {
+	for _, pid := range pids {
+		tasks, err := os.ReadDir(filepath.Join(string(p), strconv.Itoa(pid), "task"))
+		if err != nil {
+			continue // it has ended
+		}
+		for _, t := range tasks {
+			if s, err := p.stat(strconv.Itoa(pid), "task", t.Name()); err == nil && !s.still {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// usage implements system.usage, by the counters of /proc/pid/status. They cost
+// some tens of microseconds, where smaps_rollup walks the page tables for
+// milliseconds, and lag by less than a MiB on a small machine; it is asked where
+// exact is wanted, for the share of memory that others use too.
+func (p proc) usage(pids []int, exact bool) (u usage, err error) {
+	if len(pids) == 0 {
+		return u, nil
+	}
+	filesystem, err := procfs.NewFS(string(p))
+	if err != nil {
+		return u, err
+	}
+	for _, pid := range pids {
+		one, err := filesystem.Proc(pid)
+		if err != nil {
+			continue // it has ended
+		}
+		s, err := one.NewStatus()
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return u, err
+		}
+		u.Anon = u.Anon.Plus(bytesOf(s.RssAnon)).Plus(bytesOf(s.RssShmem))
+		u.File = u.File.Plus(bytesOf(s.RssFile))
+		u.Swap = u.Swap.Plus(bytesOf(s.VmSwap))
+		u.Locked = u.Locked.Plus(bytesOf(s.VmLck))
+		if exact {
+			if r, err := one.ProcSMapsRollup(); err == nil {
+				u.Share = u.Share.Plus(bytesOf(r.Pss))
+			}
+		}
+	}
+	return u, nil
+}
+
+func bytesOf(n uint64) tier.Bytes { return tier.Bytes(min(n, 1<<62)) }
+
+// regions implements system.regions. A mapping is known by its file's number, and
+// its device or, where a layered file system shows another, its name.
+func (p proc) regions(pid int, files []weightFile) ([]region, error) {
+	type key struct{ ino, dev uint64 }
+	known := make(map[key]bool)
+	paths := make(map[string]uint64)
+	for _, file := range files {
+		info, err := os.Stat(file.path)
+		if err != nil {
+			continue
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			known[key{uint64(st.Ino), uint64(st.Dev)}] = true
+			paths[file.path] = uint64(st.Ino)
+		}
+	}
+	filesystem, err := procfs.NewFS(string(p))
+	if err != nil {
+		return nil, err
+	}
+	one, err := filesystem.Proc(pid)
+	if err != nil {
+		return nil, err
+	}
+	maps, err := one.ProcMaps()
+	if err != nil {
+		return nil, err
+	}
+	var found []region
+	for _, m := range maps {
+		ino, named := paths[m.Pathname]
+		if m.EndAddr > m.StartAddr && (known[key{m.Inode, m.Dev}] || named && ino == m.Inode) {
+			found = append(found, region{uint64(m.StartAddr), uint64(m.EndAddr - m.StartAddr)})
+		}
+	}
+	return found, nil
+}

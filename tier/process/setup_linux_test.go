@@ -1,0 +1,209 @@
+package process
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// patience bounds every wait for a real process.
+const patience = 20 * time.Second
+
+// weightsOf makes a file of that size, clean and not cached.
+func weightsOf(t testing.TB, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "weights.gguf")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	block := make([]byte, 1<<20)
+	rand.Read(block)
+	for n := int64(0); n < size; n += int64(len(block)) {
+		if _, err := f.Write(block[:min(size-n, int64(len(block)))]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil { // what is dirty can't be dropped
+		t.Fatal(err)
+	}
+	if err := drop(f); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func modelOf(t testing.TB, name string, size int64) tier.Model {
+	t.Helper()
+	return tier.Model{Name: name, Path: weightsOf(t, size), Size: tier.Bytes(size)}
+}
+
+// oddSize is no multiple of a page.
+const oddSize = 6<<20 + 1234
+
+// rig is a Mover under test, with what it told.
+type rig struct {
+	*Mover
+	t     testing.TB
+	token string
+
+	mu      sync.Mutex
+	crashes []error
+	crashed chan string
+}
+
+// newRig returns a Mover whose engines all carry a token, and checks at the end
+// of the test that none of them is left, nor any cgroup.
+func newRig(t testing.TB, sys *system, opts Options) *rig {
+	t.Helper()
+	r := &rig{t: t, token: "MODELTIER_TEST_TOKEN=" + newMark(), crashed: make(chan string, 16)}
+	opts.Engine.Env = append(opts.Engine.Env, r.token)
+	if opts.Crashed == nil {
+		opts.Crashed = func(model string, err error) {
+			r.mu.Lock()
+			r.crashes = append(r.crashes, err)
+			r.mu.Unlock()
+			r.crashed <- model
+		}
+	}
+	m, err := newMover(sys, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Mover = m
+	t.Cleanup(func() {
+		cages := m.cages.path()
+		if err := m.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if pids := carrying(r.token); len(pids) > 0 {
+			t.Errorf("processes are left after Close: %v", pids)
+			for _, pid := range pids {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		if cages != "" && exists(cages) {
+			t.Errorf("the cgroup %s is left after Close", cages)
+		}
+	})
+	return r
+}
+
+func (r *rig) move(m tier.Model, from, to tier.Tier) {
+	r.t.Helper()
+	if err := r.try(m, from, to); err != nil {
+		r.t.Fatalf("from %v to %v: %v", from, to, err)
+	}
+}
+
+func (r *rig) try(m tier.Model, from, to tier.Tier) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return r.Move(ctx, tier.Move{Model: m, From: from, To: to}, nil)
+}
+
+func (r *rig) get(model, page string) string {
+	r.t.Helper()
+	url, ok := r.URL(model)
+	if !ok {
+		r.t.Fatalf("%s has no URL", model)
+	}
+	res, err := http.Get(url + page)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		r.t.Fatalf("%s: %d, %v", page, res.StatusCode, err)
+	}
+	return string(b)
+}
+
+func (r *rig) engine(model string) ModelStatus {
+	r.t.Helper()
+	for _, e := range r.Status().Engines {
+		if e.Name == model {
+			return e
+		}
+	}
+	return ModelStatus{Name: model, State: Stopped}
+}
+
+// carrying returns the living processes that were started with an environment
+// that holds the token.
+func carrying(token string) (pids []int) {
+	p := proc("/proc")
+	for _, pid := range p.pids() {
+		s, err := p.stat(strconv.Itoa(pid))
+		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err == nil && !s.zombie && strings.Contains(string(env), token) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// awaitGone waits for processes to end.
+func awaitGone(t testing.TB, pids []int) {
+	t.Helper()
+	limit := time.Now().Add(patience)
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(limit).Milliseconds()))
+		unix.Close(fd)
+		if n == 0 {
+			t.Fatalf("process %d has not ended: %v", pid, err)
+		}
+	}
+}
+
+// eventually polls for what comes by itself and tells nobody.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("it never came to be that %s", what)
+		}
+	}
+}
+
+// withoutCgroups is a system on which engines are frozen with SIGSTOP.
+func withoutCgroups() *system {
+	s := newSystem()
+	s.cages = nil
+	return s
+}
+
+// eachFreezer runs a test with every way to freeze.
+func eachFreezer(t *testing.T, test func(t *testing.T, sys *system)) {
+	t.Run("Cgroup", func(t *testing.T) {
+		sys := newSystem()
+		folder, err := sys.cages("")
+		if err != nil {
+			t.Skip("no cgroup v2 here: ", err)
+		}
+		if err := folder.remove(); err != nil {
+			t.Fatal(err)
+		}
+		test(t, sys)
+	})
+	t.Run("SIGSTOP", func(t *testing.T) { test(t, withoutCgroups()) })
+}

@@ -1,0 +1,276 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+func sleeper() Sleeper {
+	return HTTPSleeper{
+		ToSleep: []Request{{Path: "/sleep", Body: `{"model":"{name}"}`}},
+		ToWake:  []Request{{Path: "/wake"}},
+	}
+}
+
+func forbidden(context.Context, int, []region, func(tier.Bytes)) error { return unix.EPERM }
+
+// TestStandby_EachFallback takes one way after the other away.
+func TestStandby_EachFallback(t *testing.T) {
+	trace := filepath.Join(t.TempDir(), "trace")
+	for _, c := range []struct {
+		name    string
+		fake    fake
+		standby Standby
+		sleeper Sleeper
+		leave   bool
+		change  func(*system)
+		state   State
+		says    string // the note
+	}{
+		{name: "Freeze", state: Frozen, says: "paged out"},
+		{name: "LeftCached", leave: true, state: Frozen, says: "left to the kernel"},
+		{name: "PageOutForbidden", change: func(s *system) { s.pageOut = forbidden }, state: Stopped, says: "operation not permitted"},
+		{name: "PageOutMissing", change: func(s *system) { s.pageOut, s.cages = nil, nil }, state: Stopped, says: "cannot be paged out"},
+		{name: "PageOutForbiddenButSleeper", sleeper: sleeper(), change: func(s *system) { s.pageOut = forbidden }, state: Asleep, says: "operation not permitted"},
+		{name: "PageOutForbiddenButInsists", standby: StandbyFreeze, change: func(s *system) { s.pageOut = forbidden }, state: Frozen, says: "weights stay"},
+		{name: "NoFreezer", change: func(s *system) { s.suspend, s.cages = nil, nil }, state: Stopped, says: "cannot be frozen"},
+		{name: "NoFreezerButSleeper", sleeper: sleeper(), change: func(s *system) { s.suspend, s.cages = nil, nil }, state: Asleep, says: "cannot be frozen"},
+		{name: "NothingSeen", change: func(s *system) { s.usage = nil }, state: Stopped, says: "free nothing"},
+		{name: "Copies", fake: fake{Copy: true}, state: Stopped, says: "free nothing"},
+		{name: "CopiesButSleeper", fake: fake{Copy: true}, sleeper: sleeper(), state: Asleep, says: "free nothing"},
+		{name: "CopiesButInsists", fake: fake{Copy: true}, standby: StandbyFreeze, state: Frozen},
+		{name: "Locked", fake: fake{Lock: true, Touch: true}, state: Frozen, says: "would not go"},
+		{name: "Sleep", standby: StandbySleep, sleeper: sleeper(), state: Asleep, says: "Standby"},
+		{name: "SleepFails", fake: fake{NoSleep: true}, standby: StandbySleep, sleeper: sleeper(), state: Stopped, says: "no such thing"},
+		{name: "Stop", standby: StandbyStop, sleeper: sleeper(), state: Stopped, says: "Standby"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			os.Remove(trace)
+			c.fake.Trace = trace
+			sys := newSystem()
+			if c.change != nil {
+				c.change(sys)
+			}
+			engine := c.fake.engine()
+			engine.Standby, engine.Sleeper = c.standby, c.sleeper
+			r := newRig(t, sys, Options{Engine: engine, LeaveCached: c.leave})
+			m := modelOf(t, "m", 8<<20)
+			r.move(m, tier.Storage, tier.RAM)
+			pid := r.engine("m").Pid
+			r.move(m, tier.RAM, tier.Swap)
+			e := r.engine("m")
+			if e.State != c.state || e.Tier != tier.Swap || !strings.Contains(e.Note, c.says) {
+				t.Fatalf("in swap it is %s (%q), want %s (%q)", e.State, e.Note, c.state, c.says)
+			}
+			present, _, err := r.Resident(t.Context(), "m")
+			if err != nil || c.state == Stopped && present != 0 || c.leave && present != m.Size {
+				t.Errorf("%v are present, %v", present, err)
+			}
+			if c.fake.Copy && c.state == Frozen && present != m.Size {
+				t.Errorf("frozen with a copy of its weights, %v of %v are said to be present", present, m.Size)
+			}
+			r.move(m, tier.Swap, tier.RAM)
+			if got := r.engine("m"); got.State != Running || c.state != Stopped && got.Pid != pid {
+				t.Errorf("back in ram it is %s, process %d, was %d", got.State, got.Pid, pid)
+			}
+			r.get("m", "/sum")
+			b, _ := os.ReadFile(trace)
+			if want := "sleep {\"model\":\"m\"}\nwake\n"; c.state == Asleep && string(b) != want {
+				t.Errorf("the engine was told %q, want %q", b, want)
+			}
+		})
+	}
+}
+
+func TestStandby_ForbiddenPageOut_IsTriedOnceAndShows(t *testing.T) {
+	sys, tries := withoutCgroups(), 0
+	sys.pageOut = func(context.Context, int, []region, func(tier.Bytes)) error { tries++; return unix.ENOSYS }
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	if s := r.Status(); s.Freeze != "SIGSTOP" || s.PageOut != "process_madvise" {
+		t.Errorf("before it is tried, Status says %s, %s", s.Freeze, s.PageOut)
+	}
+	for range 2 {
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+	}
+	if s := r.Status(); tries != 1 || s.PageOut != "none" || s.Lacks[lackPageOut] == "" {
+		t.Errorf("after %d tries Status says %s, %v", tries, s.PageOut, s.Lacks)
+	}
+}
+
+// reclaiming is a cgroup that has a memory controller, which here none has.
+type reclaiming struct {
+	cage
+	asked *tier.Bytes
+}
+
+func (c reclaiming) reclaim(n tier.Bytes) error { *c.asked = n; return nil }
+
+type reclaimingFolder struct {
+	cages
+	asked *tier.Bytes
+}
+
+func (f reclaimingFolder) add(name string) (cage, error) {
+	c, err := f.cages.add(name)
+	return reclaiming{c, f.asked}, err
+}
+
+func TestStandby_PageOutForbidden_CgroupReclaims(t *testing.T) {
+	sys := newSystem()
+	folders := sys.cages
+	var asked tier.Bytes
+	sys.cages = func(parent string) (cages, error) {
+		f, err := folders(parent)
+		if err != nil {
+			t.Skip("no cgroup v2 here: ", err)
+		}
+		return reclaimingFolder{f, &asked}, nil
+	}
+	sys.pageOut = forbidden
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	if e := r.engine("m"); e.State != Frozen || asked != m.Size || r.Status().PageOut != "memory.reclaim" {
+		t.Errorf("it is %s, %v were asked for, by %s", e.State, asked, r.Status().PageOut)
+	}
+}
+
+func TestReclaim_SparesSwap(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"memory.reclaim", "memory.swap.max"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cgroup(dir).reclaim(12345); err != nil {
+		t.Fatal(err)
+	}
+	asked, _ := os.ReadFile(filepath.Join(dir, "memory.reclaim"))
+	swap, _ := os.ReadFile(filepath.Join(dir, "memory.swap.max"))
+	if string(asked) != "12345" || string(swap) != "max" { // the kernel's files do not grow; these keep the longest
+		t.Errorf("it wrote %q and %q", asked, swap)
+	}
+	if err := cgroup(t.TempDir()).reclaim(1); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a memory controller it returned %v", err)
+	}
+}
+
+func TestCgroups_CloneForbidden_EngineRunsWithoutAndIsStopped(t *testing.T) {
+	sys := newSystem()
+	folders := sys.cages
+	sys.cages = func(parent string) (cages, error) {
+		f, err := folders(parent)
+		if err != nil {
+			t.Skip("no cgroup v2 here: ", err)
+		}
+		return brokenFolder{f}, nil
+	}
+	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	s := r.Status()
+	if s.Engines[0].State != Frozen || s.Freeze != "SIGSTOP" || s.Lacks[lackCgroup] == "" {
+		t.Errorf("it is %s by %s, %v", s.Engines[0].State, s.Freeze, s.Lacks)
+	}
+}
+
+// brokenFolder makes cgroups into which nothing can be started.
+type brokenFolder struct{ cages }
+
+func (f brokenFolder) add(name string) (cage, error) {
+	if _, err := f.cages.add(name); err != nil {
+		return nil, err
+	}
+	return cgroupThatIsAFile{cgroup(filepath.Join(f.path(), name))}, nil
+}
+
+type cgroupThatIsAFile struct{ cgroup }
+
+func (c cgroupThatIsAFile) prepare(cmd *exec.Cmd) (func(), error) {
+	f, err := os.Open("/dev/null")
+	if err != nil {
+		return nil, err
+	}
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd())
+	return func() { f.Close() }, nil
+}
+
+func TestSleeper_WakeFails_LostAndGone(t *testing.T) {
+	engine := fake{NoWake: true}.engine()
+	engine.Standby, engine.Sleeper = StandbySleep, sleeper()
+	r := newRig(t, newSystem(), Options{Engine: engine})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	err := r.try(m, tier.Swap, tier.RAM)
+	me, lost := errors.AsType[*tier.MoveError](err)
+	if !lost || !me.Lost || !strings.Contains(err.Error(), "out of memory") {
+		t.Errorf("the move returned %v", err)
+	}
+	if e := r.engine("m"); e.State != Stopped {
+		t.Errorf("it is %s", e.State)
+	}
+}
+
+// blocking is a Sleeper that hangs in one of its calls until it is called off.
+type blocking struct {
+	Sleeper
+	inSleep, inWake bool
+	reached         chan struct{}
+}
+
+func (b *blocking) Sleep(ctx context.Context, url, model string) error {
+	if b.inSleep {
+		close(b.reached)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return b.Sleeper.Sleep(ctx, url, model)
+}
+
+func (b *blocking) Wake(ctx context.Context, url, model string) error {
+	if b.inWake {
+		close(b.reached)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return b.Sleeper.Wake(ctx, url, model)
+}
+
+func TestSleeper_CalledOff_EngineIsAsBefore(t *testing.T) {
+	for _, b := range []*blocking{{inSleep: true}, {inWake: true}} {
+		b.Sleeper, b.reached = sleeper(), make(chan struct{})
+		engine := fake{}.engine()
+		engine.Standby, engine.Sleeper = StandbySleep, b
+		r := newRig(t, newSystem(), Options{Engine: engine})
+		m := modelOf(t, "m", 1<<20)
+		r.move(m, tier.Storage, tier.RAM)
+		from, to, want := tier.RAM, tier.Swap, Running
+		if b.inWake {
+			r.move(m, tier.RAM, tier.Swap)
+			from, to, want = tier.Swap, tier.RAM, Asleep
+		}
+		cause := errors.New("nobody waits")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() { <-b.reached; cancel(cause) }()
+		if err := r.Move(ctx, tier.Move{Model: m, From: from, To: to}, nil); !errors.Is(err, cause) {
+			t.Errorf("called off from %v to %v, it returned %v", from, to, err)
+		}
+		if e := r.engine("m"); e.State != want {
+			t.Errorf("called off from %v to %v, it is %s", from, to, e.State)
+		}
+	}
+}

@@ -1,0 +1,141 @@
+package process
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+func TestExpand_EveryWord(t *testing.T) {
+	e := Engine{
+		Command: []string{"srv", "-m", "{path}", "--port={port}", "{name}:{port}", "-t{threads}", "-c", "{context}", `{"json":{"a":1}}`, "{UPPER}"},
+		Env:     []string{"PORT={port}"}, Threads: 3,
+	}
+	argv, env, err := e.expand(&tier.Model{Name: "n", Path: "hub/it"}, 8080)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"srv", "-m", "hub/it", "--port=8080", "n:8080", "-t3", "-c", "4096", `{"json":{"a":1}}`, "{UPPER}"}
+	if diff := cmp.Diff(want, argv); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"PORT=8080"}, env); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Whatever a model is called, the command has the arguments of its template, and
+// none that is an option by the model's doing.
+func TestExpand_AnyModel_NoArgumentMoreAndNoOptionMore(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e := Engine{Command: []string{"srv", "{name}", "-m", "{path}", "{port}"}}
+		m := tier.Model{Name: rapid.String().Draw(t, "name"), Path: rapid.StringMatching(`[-/a-z{} ;$]{0,12}`).Draw(t, "path")}
+		argv, _, err := e.expand(&m, 1)
+		if err != nil {
+			if !errors.Is(err, tier.ErrInvalid) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if len(argv) != len(e.Command) {
+			t.Fatalf("%q", argv)
+		}
+		for i, arg := range argv {
+			if strings.HasPrefix(arg, "-") && i != 2 {
+				t.Fatalf("argument %d is %q", i, arg)
+			}
+		}
+	})
+}
+
+func TestOptions_EveryFaultAtOnce(t *testing.T) {
+	_, err := New(Options{
+		Engine: Engine{
+			Command: []string{"", "{nonsense}"}, Env: []string{"novalue"}, Health: "health", Threads: -1,
+			Standby: 9, Shutdown: Request{Path: "x"},
+		},
+		StartTimeout: -time.Second, Excess: -1,
+	})
+	if !errors.Is(err, tier.ErrInvalid) {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"Command", "{nonsense}", "{port}", "novalue", "Health", "Shutdown", "Threads", "Standby", "StartTimeout", "Excess"} {
+		if !strings.Contains(err.Error(), field) {
+			t.Errorf("the error does not name %s:\n%v", field, err)
+		}
+	}
+	if _, err := New(Options{Engine: Engine{Command: []string{"a", "{port}"}, Standby: StandbySleep}}); !errors.Is(err, tier.ErrInvalid) {
+		t.Errorf("StandbySleep without a Sleeper: %v", err)
+	}
+	m, err := New(Options{EngineOf: func(*tier.Model) (Engine, error) { return Engine{}, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Move(t.Context(), tier.Move{Model: tier.Model{Name: "m", Size: 1}, To: tier.RAM}, nil); !errors.Is(err, tier.ErrInvalid) {
+		t.Errorf("an engine without a command: %v", err)
+	}
+}
+
+func TestOptions_Excess(t *testing.T) {
+	for _, c := range []struct{ size, excess, want tier.Bytes }{
+		{100, 0, 100 + tier.GiB}, {3 * tier.GiB, 0, 6 * tier.GiB}, {100, 5, 105}, {100, tier.Unlimited, tier.Unlimited},
+	} {
+		o := Options{Excess: c.excess}
+		if got := o.allowed(&tier.Model{Size: c.size - 10, Runtime: 10}); got != c.want {
+			t.Errorf("%v declared, excess %v: %v are allowed, want %v", c.size, c.excess, got, c.want)
+		}
+	}
+}
+
+func TestPollAfter_SoonAtFirstThenRarely(t *testing.T) {
+	for elapsed, want := range map[time.Duration]time.Duration{
+		0: 5 * time.Millisecond, 80 * time.Millisecond: 5 * time.Millisecond, 1600 * time.Millisecond: 100 * time.Millisecond,
+		time.Minute: 250 * time.Millisecond,
+	} {
+		if got := pollAfter(elapsed); got != want {
+			t.Errorf("after %v: %v, want %v", elapsed, got, want)
+		}
+	}
+}
+
+// FuzzOutput holds the ring against a simple account of what was printed.
+func FuzzOutput(f *testing.F) {
+	f.Add("a\nb\r\n\n  \nc", false)
+	f.Add(strings.Repeat("x", 2*lineBytes)+"\nend", true)
+	f.Add(strings.Repeat("line\n", 3*keptLines), false)
+	f.Add("\xff\xfe\n", true)
+	f.Fuzz(func(t *testing.T, printed string, slow bool) {
+		var want []string
+		for _, line := range strings.Split(printed, "\n") {
+			if len(line) >= lineBytes {
+				line = line[:lineBytes]
+			} else {
+				line = strings.TrimSuffix(line, "\r")
+			}
+			if strings.TrimSpace(line) != "" {
+				want = append(want, strings.ToValidUTF8(line, "�"))
+			}
+		}
+		want = want[max(0, len(want)-keptLines):]
+		var r io.Reader = strings.NewReader(printed)
+		if slow {
+			r = iotest.OneByteReader(r)
+		}
+		o := output{log: slog.New(slog.DiscardHandler)}
+		o.read(r)
+		if got := o.last(); !slices.Equal(got, want) {
+			t.Errorf("kept %q, want %q", got, want)
+		}
+	})
+}
