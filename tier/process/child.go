@@ -157,8 +157,9 @@ func (m *Mover) watch(c *child, r *os.File, printed <-chan struct{}) {
 	r.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	<-printed
 	r.Close()
-	c.reap()
+	// Before its number can become somebody else's, whom the guard would kill.
 	m.guard.drop(c.pid)
+	c.reap()
 	err := c.forget()
 	if c.cage != nil {
 		err = errors.Join(err, c.cage.remove())

@@ -65,8 +65,12 @@ func (f fake) command() []string {
 	return []string{os.Args[0], "-port={port}", "-path={path}", "-name={name}", "-fake=" + string(b)}
 }
 
+// noLinger spares a program that was built with the race detector the second that
+// it lingers at its end.
+const noLinger = "GORACE=atexit_sleep_ms=0"
+
 func (f fake) engine() Engine {
-	return Engine{Command: f.command(), Env: []string{role + "=engine"}, Health: "/health"}
+	return Engine{Command: f.command(), Env: []string{role + "=engine", noLinger}, Health: "/health"}
 }
 
 // fakeEngine is the program.

@@ -251,7 +251,8 @@ func TestRead_ManyFilesAndPartsCached_AllIsCached(t *testing.T) {
 	err = m.read(t.Context(), files, func(n int64) { told64 <- n })
 	close(told64)
 	<-done
-	if n, _ := m.sys.cachedOf(files); err != nil || n != sizeOf(files) || told != int64(n) {
+	// The kernel may take back a few pages at any time, and does under pressure.
+	if n, _ := m.sys.cachedOf(files); err != nil || n < sizeOf(files)*99/100 || told != int64(sizeOf(files)) {
 		t.Errorf("after, %v of %v are cached, %d were told of, %v", n, sizeOf(files), told, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,13 +22,17 @@ import (
 type managed struct {
 	cmd   *exec.Cmd
 	token string
-	pids  []int // of its engine and what that has started
+	pids  []int           // of its engine and what that has started
+	old   map[string]bool // cgroups that were there before, maybe of the same number
 }
 
 // manage starts a process with a Mover, and returns once it is at the stage.
 func manage(t *testing.T, dir string, f fake, stage string, flags ...string) *managed {
 	t.Helper()
-	m := &managed{token: "MODELTIER_TEST_TOKEN=" + newMark()}
+	m := &managed{token: "MODELTIER_TEST_TOKEN=" + newMark(), old: make(map[string]bool)}
+	for _, path := range cgroupsOfAll(t) {
+		m.old[path] = true
+	}
 	how, err := json.Marshal(f)
 	if err != nil {
 		t.Fatal(err)
@@ -72,8 +77,15 @@ func (m *managed) die(t *testing.T) {
 	m.cmd.Wait()
 }
 
-// ourCgroups returns the folders of cgroups that processes of this binary made.
-func ourCgroups(t *testing.T, pid int) []string {
+// cgroups returns the folders of cgroups that the manager has made.
+func (m *managed) cgroups(t *testing.T) []string {
+	return slices.DeleteFunc(cgroupsOfAll(t), func(path string) bool {
+		return m.old[path] || !strings.HasPrefix(filepath.Base(path), cagePrefix+itoa(m.cmd.Process.Pid)+"-")
+	})
+}
+
+// cgroupsOfAll returns the folders of cgroups that any Mover here has made.
+func cgroupsOfAll(t *testing.T) []string {
 	own, err := ownCgroup("/proc")
 	if err != nil {
 		return nil
@@ -82,13 +94,7 @@ func ourCgroups(t *testing.T, pid int) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var of []string
-	for _, path := range found {
-		if strings.HasPrefix(filepath.Base(path), cagePrefix+itoa(pid)+"-") {
-			of = append(of, path)
-		}
-	}
-	return of
+	return found
 }
 
 func TestOrphans_ManagerKilled_NothingIsLeftRunning(t *testing.T) {
@@ -107,7 +113,7 @@ func TestOrphans_ManagerKilled_NothingIsLeftRunning(t *testing.T) {
 					m := manage(t, t.TempDir(), f, stage, way.flags...)
 					m.die(t)
 					awaitGone(t, m.pids)
-					eventually(t, "the cgroups are removed", func() bool { return len(ourCgroups(t, m.cmd.Process.Pid)) == 0 })
+					eventually(t, "the cgroups are removed", func() bool { return len(m.cgroups(t)) == 0 })
 				})
 			}
 		}
@@ -121,7 +127,7 @@ func TestOrphans_ManagerKilledWithoutGuard_EngineDiesAllTheSame(t *testing.T) {
 			m := manage(t, t.TempDir(), fake{Stubborn: true, Sick: stage == "starting"}, stage, flags...)
 			m.die(t)
 			awaitGone(t, m.pids)
-			for _, path := range ourCgroups(t, m.cmd.Process.Pid) {
+			for _, path := range m.cgroups(t) {
 				if err := removeCgroups(path); err != nil {
 					t.Error(err)
 				}
@@ -152,7 +158,7 @@ func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
 			if files, _ := os.ReadDir(dir); len(files) > 0 {
 				t.Errorf("%v, %+v: the state folder holds %v", flags, f, files)
 			}
-			if cgroups := ourCgroups(t, m.cmd.Process.Pid); len(cgroups) > 0 {
+			if cgroups := m.cgroups(t); len(cgroups) > 0 {
 				t.Errorf("%v, %+v: cgroups are left: %v", flags, f, cgroups)
 			}
 			if err := next.Close(); err != nil {
