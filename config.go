@@ -3,6 +3,7 @@ package modeltier
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"time"
 
@@ -136,4 +137,16 @@ func measure(m tier.Model) (tier.Model, error) {
 		return m, nil
 	}
 	return m, fmt.Errorf("model %q has no size and its path cannot be measured: %w", m.Name, err)
+}
+
+// inspect looks into the file of a model that is to be added: what is there and is
+// broken is an error.
+func inspect(m *tier.Model) error {
+	if m.Path == "" {
+		return nil
+	}
+	if _, err := hotload.Inspect(m.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("model %q: %w", m.Name, err)
+	}
+	return nil
 }

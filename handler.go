@@ -1,6 +1,7 @@
 package modeltier
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -70,7 +71,7 @@ func (m *Manager) serveContract(w http.ResponseWriter, r *http.Request) {
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(m.HandleRequest(r.Context(), body))
+	w.Write(append(m.HandleRequest(r.Context(), body), '\n'))
 }
 
 // modelEntry is one model in the list that OpenAI clients read.
@@ -97,12 +98,22 @@ func writeError(w http.ResponseWriter, status int, err error) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	out, err := json.Marshal(v)
+	out, err := encode(v)
 	if err != nil {
 		status = http.StatusInternalServerError
-		out, _ = json.Marshal(errorAnswer(err))
+		out, _ = encode(errorAnswer(err))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	w.Write(out)
+	w.Write(append(out, '\n'))
+}
+
+// encode is json.Marshal for people: nothing in an answer becomes HTML, so that
+// "a > b" may stay as it is.
+func encode(v any) ([]byte, error) {
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(out.Bytes(), []byte{'\n'}), err
 }

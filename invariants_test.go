@@ -131,13 +131,16 @@ var worldModels = []tier.Model{
 }
 
 func (w *world) start() {
+	w.mu.Lock()
+	w.leases, w.held = nil, make(map[string]int) // before the first move of the new one
+	w.mu.Unlock()
 	m, err := modeltier.New(w.cfg)
 	if err != nil {
 		w.t.Fatalf("New: %v", err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.m, w.leases, w.held = m, nil, make(map[string]int)
+	w.m = m
 	if w.memoir.Homes == nil || w.cfg.StateDir == "" {
 		w.memoir = memoirOf(m)
 	}

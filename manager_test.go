@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
@@ -483,6 +486,28 @@ func TestHotLoad_NewModel_IsServedAndRemoved(t *testing.T) {
 		}
 		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "new"}); !errors.Is(err, modeltier.ErrNotFound) {
 			t.Errorf("err = %v, want ErrNotFound", err)
+		}
+	})
+}
+
+func TestHotLoad_BrokenFile_IsRefusedAtOnceAndChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{})
+		for name, content := range map[string]string{"truncated.gguf": "GGUF\x03\x00\x00", "page.gguf": "<html>not found</html>", "empty.bin": "", "short.safetensors": "\x10"} {
+			path := filepath.Join(t.TempDir(), name)
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := r.HotLoad(t.Context(), tier.Model{Name: name, Path: path, Size: tier.GiB})
+			if _, ok := errors.AsType[*hotload.FileError](err); !ok {
+				t.Errorf("%s: %v", name, err)
+			}
+			if len(tier.Suggestions(err)) == 0 {
+				t.Errorf("%s: nothing is suggested", name)
+			}
+		}
+		for s := range r.Models() {
+			t.Errorf("%s is in the library", s.Name)
 		}
 	})
 }

@@ -62,15 +62,16 @@ func ask[T any](ctx context.Context, m *Manager, fn func(now time.Time, reply fu
 // tier and, with a StateDir, kept across restarts; when it fails, the model is
 // not in the library. ctx bounds the call, not the job.
 //
-// What can be seen to be wrong is an error at once: an invalid model (ErrInvalid)
-// or a name that is taken (ErrExists). A model that is too large (ErrTooLarge)
+// What can be seen to be wrong is an error at once: an invalid model (ErrInvalid),
+// a file that is empty, truncated or broken (hotload.FileError), or a name that is
+// taken (ErrExists). A model that is too large (ErrTooLarge)
 // or cannot be served safely now (ErrNoCapacity) is a job that fails.
 func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 	model, err := measure(model)
 	if err != nil {
 		return nil, err
 	}
-	if err := model.Validate(); err != nil {
+	if err := errors.Join(model.Validate(), inspect(&model)); err != nil {
 		return nil, err
 	}
 	return ask(ctx, m, func(now time.Time, reply func(*Job, error)) { m.ctl.hotLoad(model, now, reply) })

@@ -45,7 +45,7 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 	}
 	store, st, warnings, err := hotload.OpenStore(cfg.StateDir)
 	if err != nil {
-		return r, fmt.Errorf("modeltier: state folder: %w", err)
+		return r, fmt.Errorf("modeltier: StateDir cannot be used: %w", err)
 	}
 	for _, w := range warnings {
 		m.log.Warn("state folder", "warning", w.String())

@@ -26,9 +26,9 @@ const mostNames = 1000
 // the wait. Whatever comes in, the answer is valid JSON, with status "error", a
 // code and suggestions where something is wrong.
 func (m *Manager) HandleRequest(ctx context.Context, request []byte) []byte {
-	out, err := json.Marshal(m.answer(ctx, request))
+	out, err := encode(m.answer(ctx, request))
 	if err != nil { // a number of a plugged-in part that JSON does not have
-		out, _ = json.Marshal(errorAnswer(err))
+		out, _ = encode(errorAnswer(err))
 	}
 	return out
 }

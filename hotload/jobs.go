@@ -17,7 +17,11 @@ const DefaultKeep = 1024
 
 // Counts says what became of the jobs of one kind, those forgotten included.
 type Counts struct {
-	Started, Running, Succeeded, Failed, Cancelled int64
+	Started   int64 `json:"started"`
+	Running   int64 `json:"running"`
+	Succeeded int64 `json:"succeeded"`
+	Failed    int64 `json:"failed"`
+	Cancelled int64 `json:"cancelled"`
 }
 
 // Jobs starts jobs and remembers them: all that run, and those that ended last.
