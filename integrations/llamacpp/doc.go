@@ -1,0 +1,18 @@
+// Package llamacpp loads a released build of llama.cpp into this process, without
+// cgo, and generates text with it. It is here to hold modeltier against a real
+// engine: its tests tier the weights of a live one, in this process by
+// tier/mapped and in a child by tier/process.
+//
+// The three names that matter: [Fetch] gets the libraries with npm and checks
+// them, [Open] loads them, and [Model.Generate] generates, greedily, so that the
+// same prompt gives the same tokens. [WriteModel] makes models of random weights
+// to do it with, and the command in the folder engine serves one over HTTP.
+//
+// What it does not promise: to be a binding. It knows a dozen functions of one
+// release, on linux/amd64 with glibc; elsewhere Open returns an error that says so.
+package llamacpp
+
+import "errors"
+
+// ErrClosed: the model was closed.
+var ErrClosed = errors.New("the model is closed")

@@ -1,0 +1,286 @@
+package llamacpp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/ebitengine/purego"
+)
+
+// Parameters are structs that grow from release to release, which C passes by
+// value on the stack. A callee looks at as much of them as it knows, and they come
+// last: so room for more than any release has, filled in by the library, serves
+// without knowing what is in it. Only the first word is: n_ctx, of a context.
+const (
+	paramWords = 26 // what is left of purego's 32 arguments beside 6 registers
+	registers  = 6  // of integer arguments, in the System V ABI
+)
+
+type params [paramWords]uintptr
+
+// Library is llama.cpp, loaded into this process, where it stays until the end.
+type Library struct {
+	modelDefaults, contextDefaults     uintptr
+	loadModel, newContext              uintptr
+	freeModel, freeContext             uintptr
+	getVocab, vocabSize, isEnd         uintptr
+	tokenize, toPiece, getMemory       uintptr
+	clearMemory, decode, logits        uintptr
+	setThreads, nCtx, batch, setLogger uintptr
+
+	mu   sync.Mutex // guards said, and that one model is loaded at a time
+	load sync.Mutex
+	said []string
+}
+
+// Open loads the libraries in the folder.
+func Open(dir string) (*Library, error) {
+	handles := map[string]uintptr{}
+	for _, name := range []string{"libggml-base.so", "libggml.v0.5.0.so", "libllama.v0.5.0.so"} {
+		h, err := purego.Dlopen(filepath.Join(dir, name), purego.RTLD_NOW|purego.RTLD_GLOBAL)
+		if err != nil {
+			return nil, fmt.Errorf("llama.cpp cannot be loaded here: %w", err)
+		}
+		handles[name] = h
+	}
+	l := &Library{}
+	var start, backends uintptr
+	llama, ggml := handles["libllama.v0.5.0.so"], handles["libggml.v0.5.0.so"]
+	for _, f := range []struct {
+		from uintptr
+		name string
+		to   *uintptr
+	}{
+		{ggml, "ggml_backend_load_all_from_path", &backends},
+		{llama, "llama_backend_init", &start},
+		{llama, "llama_log_set", &l.setLogger},
+		{llama, "llama_model_default_params", &l.modelDefaults},
+		{llama, "llama_context_default_params", &l.contextDefaults},
+		{llama, "llama_model_load_from_file", &l.loadModel},
+		{llama, "llama_init_from_model", &l.newContext},
+		{llama, "llama_model_free", &l.freeModel},
+		{llama, "llama_free", &l.freeContext},
+		{llama, "llama_model_get_vocab", &l.getVocab},
+		{llama, "llama_vocab_n_tokens", &l.vocabSize},
+		{llama, "llama_vocab_is_eog", &l.isEnd},
+		{llama, "llama_tokenize", &l.tokenize},
+		{llama, "llama_token_to_piece", &l.toPiece},
+		{llama, "llama_get_memory", &l.getMemory},
+		{llama, "llama_memory_clear", &l.clearMemory},
+		{llama, "llama_decode", &l.decode},
+		{llama, "llama_get_logits_ith", &l.logits},
+		{llama, "llama_set_n_threads", &l.setThreads},
+		{llama, "llama_n_ctx", &l.nCtx},
+		{llama, "llama_n_batch", &l.batch},
+	} {
+		var err error
+		if *f.to, err = purego.Dlsym(f.from, f.name); err != nil {
+			return nil, fmt.Errorf("this llama.cpp has no %s: %w", f.name, err)
+		}
+	}
+	purego.SyscallN(l.setLogger, purego.NewCallback(l.hear), 0)
+	purego.SyscallN(start)
+	path := append([]byte(dir), 0)
+	purego.SyscallN(backends, uintptr(unsafe.Pointer(&path[0])))
+	return l, nil
+}
+
+// hear keeps the last lines that the library logs, for the errors of a load.
+func (l *Library) hear(_ int32, text *byte, _ uintptr) uintptr {
+	line := strings.TrimSpace(goString(text))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if line != "" && line != "." {
+		const most = 8
+		l.said = append(l.said, line)
+		l.said = l.said[max(0, len(l.said)-most):]
+	}
+	return 0
+}
+
+func goString(p *byte) string {
+	if p == nil {
+		return ""
+	}
+	n := 0
+	const most = 1024
+	for n < most && *(*byte)(unsafe.Add(unsafe.Pointer(p), n)) != 0 {
+		n++
+	}
+	return string(unsafe.Slice(p, n))
+}
+
+func (l *Library) fail(what string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Errorf("llama.cpp %s: %s", what, strings.Join(l.said, " / "))
+}
+
+// Model is a model that llama.cpp has mapped, with one context to generate in.
+type Model struct {
+	l             *Library
+	path          string
+	model, vocab  uintptr
+	tokens, batch int
+
+	mu      sync.Mutex // guards the rest: one generates at a time
+	context uintptr    // 0: closed
+}
+
+// Load maps a GGUF file. size is the context in tokens, and threads how many
+// generate; 0 is the model's own, and one for each CPU.
+func (l *Library) Load(path string, size, threads int) (*Model, error) {
+	if strings.ContainsRune(path, 0) {
+		return nil, errors.New("a path must not hold a zero byte")
+	}
+	l.load.Lock()
+	defer l.load.Unlock()
+	l.mu.Lock()
+	l.said = nil
+	l.mu.Unlock()
+	m := &Model{l: l, path: path}
+	name := append([]byte(path), 0)
+	if m.model = l.with(l.loadModel, uintptr(unsafe.Pointer(&name[0])), l.defaults(l.modelDefaults)); m.model == 0 {
+		return nil, l.fail("cannot load " + path)
+	}
+	runtime.KeepAlive(name)
+	p := l.defaults(l.contextDefaults)
+	*(*uint32)(unsafe.Pointer(p)) = uint32(max(size, 0))
+	if m.context = l.with(l.newContext, m.model, p); m.context == 0 {
+		err := l.fail("cannot make a context for " + path)
+		purego.SyscallN(l.freeModel, m.model)
+		return nil, err
+	}
+	if threads <= 0 {
+		threads = runtime.NumCPU()
+	}
+	purego.SyscallN(l.setThreads, m.context, uintptr(threads), uintptr(threads))
+	m.vocab, _, _ = purego.SyscallN(l.getVocab, m.model)
+	n, _, _ := purego.SyscallN(l.vocabSize, m.vocab)
+	m.tokens = int(int32(n))
+	n, _, _ = purego.SyscallN(l.batch, m.context)
+	m.batch = int(uint32(n))
+	return m, nil
+}
+
+// defaults has the library fill in the parameters of one kind.
+func (l *Library) defaults(fn uintptr) *params {
+	p := new(params)
+	purego.SyscallN(fn, uintptr(unsafe.Pointer(p)))
+	return p
+}
+
+// with calls fn with first, and p by value: on the stack, behind all registers.
+func (l *Library) with(fn, first uintptr, p *params) uintptr {
+	args := append(make([]uintptr, registers, registers+paramWords), p[:]...)
+	args[0] = first
+	r, _, _ := purego.SyscallN(fn, args...)
+	runtime.KeepAlive(p)
+	return r
+}
+
+// Close frees the model. It waits for a Generate that runs, and is idempotent.
+func (m *Model) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.context == 0 {
+		return
+	}
+	purego.SyscallN(m.l.freeContext, m.context)
+	purego.SyscallN(m.l.freeModel, m.model)
+	m.context = 0
+}
+
+// Generate continues the prompt by up to most tokens, each time with the likeliest
+// one, and calls emit with each as text. It ends early where the model says so,
+// where its context is full, when ctx ends (within one token), or with emit's
+// error.
+func (m *Model) Generate(ctx context.Context, prompt string, most int, emit func(token int32, piece string) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.context == 0 {
+		return ErrClosed
+	}
+	memory, _, _ := purego.SyscallN(m.l.getMemory, m.context)
+	purego.SyscallN(m.l.clearMemory, memory, 1)
+	tokens, err := m.split(prompt)
+	if err != nil {
+		return err
+	}
+	n, _, _ := purego.SyscallN(m.l.nCtx, m.context)
+	room := int(uint32(n)) - len(tokens)
+	if room <= 0 {
+		return fmt.Errorf("a prompt of %d tokens does not fit a context of %d", len(tokens), n)
+	}
+	for range min(most, room) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		token, err := m.next(tokens)
+		if err != nil {
+			return err
+		}
+		if end, _, _ := purego.SyscallN(m.l.isEnd, m.vocab, uintptr(token)); byte(end) != 0 {
+			return nil
+		}
+		if err := emit(token, m.piece(token)); err != nil {
+			return err
+		}
+		tokens = []int32{token}
+	}
+	return nil
+}
+
+// split returns the tokens of a text.
+func (m *Model) split(text string) ([]int32, error) {
+	// A blank may come as three bytes, each a token; a few more are added.
+	out, in := make([]int32, 3*len(text)+8), append([]byte(text), 0)
+	n, _, _ := purego.SyscallN(m.l.tokenize, m.vocab, uintptr(unsafe.Pointer(&in[0])), uintptr(len(text)),
+		uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)), 1, 0)
+	if int32(n) <= 0 {
+		return nil, errors.New("the prompt has no tokens")
+	}
+	return out[:int32(n)], nil
+}
+
+// next takes tokens in, and returns the likeliest to follow.
+func (m *Model) next(tokens []int32) (int32, error) {
+	for len(tokens) > 0 {
+		part := tokens[:min(len(tokens), m.batch)]
+		tokens = tokens[len(part):]
+		pinned := new(runtime.Pinner)
+		pinned.Pin(&part[0])
+		// struct llama_batch: how many, which, and five arrays that default.
+		r := m.l.with(m.l.decode, m.context, &params{uintptr(uint32(len(part))), uintptr(unsafe.Pointer(&part[0]))})
+		pinned.Unpin()
+		if int32(r) != 0 {
+			return 0, m.l.fail(fmt.Sprintf("cannot decode (%d)", int32(r)))
+		}
+	}
+	last := -1
+	p, _, _ := purego.SyscallN(m.l.logits, m.context, uintptr(last))
+	if p == 0 {
+		return 0, m.l.fail("has no logits")
+	}
+	// Memory of the library's, which is good until the next decode.
+	logits := unsafe.Slice(*(**float32)(unsafe.Pointer(&p)), m.tokens)
+	best := 0
+	for i, v := range logits {
+		if v > logits[best] {
+			best = i
+		}
+	}
+	return int32(best), nil
+}
+
+func (m *Model) piece(token int32) string {
+	b := make([]byte, 256)
+	n, _, _ := purego.SyscallN(m.l.toPiece, m.vocab, uintptr(token), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0)
+	return string(b[:max(int32(n), 0)])
+}
