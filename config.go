@@ -57,9 +57,10 @@ type Config struct {
 	StallAfter, StuckAfter time.Duration
 	// ProbeEvery is how often memory is read while nothing happens. 0: 1 s.
 	ProbeEvery time.Duration
-	// OptimizeEvery is how often the placement is asked, while nobody waits and if
-	// something was asked for since, what is worth moving. 0: 30 s; negative: never
-	// by itself.
+	// OptimizeEvery is how often the placement is asked at least, while nobody waits,
+	// what is worth moving: soon after a request (a thirtieth of it), then at pauses
+	// that grow up to it, and no more two hours after the last request. 0: 30 s;
+	// negative: never by itself.
 	OptimizeEvery time.Duration
 	// MaxBody is the largest JSON request, in bytes. 0: 1 MiB.
 	MaxBody int64

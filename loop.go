@@ -48,8 +48,8 @@ type control struct {
 	stopping   bool
 	planStuck  bool // a call of the placement has not returned
 	probeStuck bool
-	usedSince  bool      // a model was asked for since the last idle plan
-	planned    time.Time // when the placement was last asked what is worth moving
+	usedSince  bool // a model was asked for since the loop last looked ahead
+	ahead      ahead
 	remembered time.Time // when what it has learned was last kept
 	waits      waitStats
 	governor   safety.Governor
@@ -130,6 +130,9 @@ func (m *Manager) loop() {
 			fn(c.now)
 		}
 		wake := c.step()
+		if at := c.lookAhead(); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
+			wake = at
+		}
 		if wake.IsZero() {
 			timer.Stop()
 		} else {
@@ -393,6 +396,9 @@ func (c *control) plan(q *core.Question) {
 		answer = *p
 	}
 	steps := c.core.Planned(q, answer, err, c.now)
+	if q.Idle {
+		c.lookedAhead(len(steps))
+	}
 	if o, ok := q.Data.(*optimizing); ok {
 		o.done(c, steps, err)
 	}
@@ -482,13 +488,9 @@ func (c *control) tick() {
 	}
 	c.observeLeftovers()
 	c.teach()
-	if c.usedSince && c.now.Sub(c.remembered) >= rememberEvery {
+	if !c.ahead.used.Before(c.remembered) && c.now.Sub(c.remembered) >= rememberEvery {
 		c.remember()
 		c.remembered = c.now
-	}
-	if every := c.m.cfg.OptimizeEvery; every > 0 && c.usedSince && c.now.Sub(c.planned) >= every && c.core.Idle() {
-		c.core.AskIdle(nil, c.now)
-		c.usedSince, c.planned = false, c.now
 	}
 }
 

@@ -52,7 +52,8 @@ func wireRig(t *testing.T, availableGB, swapFreeGB float64) *rig {
 	probe := tiertest.NewProbe(tier.Memory{
 		Total: gbytes(7.4), Available: gbytes(availableGB), SwapTotal: gbytes(12), SwapFree: gbytes(swapFreeGB),
 	})
-	r := newRig(t, modeltier.Config{Models: recordedLibrary(), Probe: probe})
+	// What the placement does by itself is no answer to a request.
+	r := newRig(t, modeltier.Config{Models: recordedLibrary(), Probe: probe, OptimizeEvery: -1})
 	time.Sleep(time.Minute) // home tiers are filled
 	return r
 }

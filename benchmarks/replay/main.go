@@ -96,7 +96,7 @@ func replay(o *options, bubble func(string, func(*testing.T))) error {
 			return err
 		}
 	}
-	rep := newReport(o, os.Stdout)
+	rep := newReport(o, os.Stdout, traces)
 	for _, c := range o.capacities {
 		for _, t := range traces {
 			rows := []row{}
@@ -115,7 +115,7 @@ func replay(o *options, bubble func(string, func(*testing.T))) error {
 				f.Took = time.Since(began)
 				rows = append(rows, row{run: r, figures: f})
 			}
-			rep.add(t, c, rows)
+			rep.add(t, c, rows, bound(t, c))
 		}
 	}
 	return rep.close()

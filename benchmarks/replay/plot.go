@@ -9,7 +9,7 @@ import (
 // plot draws mean waits as bars, a group for each trace and machine, LRU's wait
 // being the full height.
 func plot(rows []row) []byte {
-	colours := map[string]string{"lru": "#9aa0a6", "lfu": "#c7a252", "gdsf": "#7c9ec4", "learned": "#2f7d4f"}
+	colours := map[string]string{"lru": "#9aa0a6", "lfu": "#c7a252", "gdsf": "#7c9ec4", "learned": "#2f7d4f", "bound": "#d9d2c5"}
 	const bar, gap, height, head, foot = 16, 14, 200, 40, 90
 	type group struct {
 		title string
@@ -17,7 +17,7 @@ func plot(rows []row) []byte {
 	}
 	var groups []group
 	for _, r := range rows {
-		title := fmt.Sprintf("%s %g/%g", r.run.trace.name, r.run.capacity.ram, r.run.capacity.swap)
+		title := fmt.Sprint(r.run.trace.name, " ", r.run.capacity)
 		if n := len(groups); n == 0 || groups[n-1].title != title {
 			groups = append(groups, group{title: title})
 		}
@@ -44,8 +44,8 @@ func plot(rows []row) []byte {
 		x += gap
 	}
 	at := 260
-	for _, p := range policies {
-		fmt.Fprintf(&b, `<rect x="%d" y="9" width="10" height="10" fill="%s"/><text x="%d" y="18">%s</text>`+"\n", at, colours[p.name], at+14, p.name)
+	for _, name := range [...]string{"lru", "lfu", "gdsf", "learned", "bound"} {
+		fmt.Fprintf(&b, `<rect x="%d" y="9" width="10" height="10" fill="%s"/><text x="%d" y="18">%s</text>`+"\n", at, colours[name], at+14, name)
 		at += 70
 	}
 	b.WriteString("</svg>\n")

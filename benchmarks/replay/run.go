@@ -15,6 +15,8 @@ import (
 // capacity is a machine, in GB of 10^9 bytes.
 type capacity struct{ ram, swap float64 }
 
+func (c capacity) String() string { return fmt.Sprintf("%g/%g", c.ram, c.swap) }
+
 // run is one trace on one machine under one policy.
 type run struct {
 	trace    *trace

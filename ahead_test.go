@@ -1,0 +1,75 @@
+package modeltier_test
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// asks notes when a placement is asked what is worth moving.
+type asks struct {
+	mu sync.Mutex // guards at
+	at []time.Time
+}
+
+// taken returns the moments that were noted, and forgets them.
+func (a *asks) taken() []time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := a.at
+	a.at = nil
+	return at
+}
+
+// Plan implements tier.Placement.
+func (a *asks) Plan(v *tier.View, need *tier.Need) tier.Plan {
+	if need == nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.at = append(a.at, v.Now)
+		return tier.Plan{}
+	}
+	return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(need.Model), To: tier.RAM}}}}
+}
+
+func TestOptimizeEvery_AfterARequest_AsksSoonThenSeldomThenNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &asks{}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2)}, Placement: a})
+		use := func() {
+			l, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Release()
+		}
+		use()
+		time.Sleep(25 * time.Second)
+		if len(a.taken()) > 0 {
+			t.Error("it was asked before anything could be learned from use")
+		}
+		time.Sleep(time.Hour)
+		a.taken()
+		use()
+		used := time.Now()
+		time.Sleep(6 * time.Hour)
+		at := a.taken()
+		switch {
+		case len(at) < 200 || len(at) > 300:
+			t.Fatalf("asked %d times in six hours", len(at))
+		case at[0].Sub(used) > 3*time.Second:
+			t.Errorf("first asked %v after a request", at[0].Sub(used))
+		case at[len(at)-1].Sub(used) > 2*time.Hour+time.Minute:
+			t.Errorf("asked %v after the last request still", at[len(at)-1].Sub(used))
+		}
+		for k := 1; k < len(at); k++ {
+			if d := at[k].Sub(at[k-1]); d > 31*time.Second {
+				t.Errorf("not asked for %v", d)
+			}
+		}
+	})
+}
