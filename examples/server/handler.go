@@ -51,26 +51,33 @@ func writeRefusal(w http.ResponseWriter, status int, code, reason string, sugges
 
 // writeError answers with an error of the Manager's.
 func writeError(w http.ResponseWriter, err error) {
-	status := http.StatusInternalServerError
+	status := statusOf(w.Header(), err)
+	writeRefusal(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
+}
+
+// statusOf returns the status that an error of the Manager's has over HTTP, and
+// sets Retry-After where the error knows when.
+func statusOf(h http.Header, err error) int {
+	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(busy.RetryAfter.Seconds()))))
+	}
 	for _, c := range []struct {
 		err    error
 		status int
 	}{
+		{modeltier.ErrInvalid, http.StatusBadRequest},
 		{modeltier.ErrNotFound, http.StatusNotFound},
+		{modeltier.ErrNoCapableModel, http.StatusNotFound},
 		{modeltier.ErrTooLarge, http.StatusInsufficientStorage},
 		{modeltier.ErrNoCapacity, http.StatusServiceUnavailable},
 		{modeltier.ErrBusy, http.StatusServiceUnavailable},
 		{modeltier.ErrClosed, http.StatusServiceUnavailable},
 	} {
 		if errors.Is(err, c.err) {
-			status = c.status
-			break
+			return c.status
 		}
 	}
-	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(busy.RetryAfter.Seconds()))))
-	}
-	writeRefusal(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
+	return http.StatusInternalServerError
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// autoModel is the model of a request that has one selected.
+const autoModel = "auto"
+
+// maxPrompt bounds a body: a long context, or a few pictures.
+const maxPrompt = 32 << 20
+
+// proxy passes OpenAI's requests on to the engine of their model, once that is
+// ready. It holds a lease until the answer has ended, or its client has left.
+type proxy struct {
+	m *modeltier.Manager
+	// url tells where the engine of a leased model is.
+	url func(model string) (string, bool)
+	out *httputil.ReverseProxy
+}
+
+func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *slog.Logger) *proxy {
+	p := &proxy{m: m, url: url}
+	p.out = &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.Header.Del("Authorization") // is between the client and us
+		},
+		// Engines are on this machine, and asked directly. Connections are kept: an
+		// engine that was frozen goes on with them.
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true},
+		FlushInterval: -1, // a token is passed on when it comes
+		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() != nil {
+				return // the client has left
+			}
+			log.Warn("an engine failed a request", "err", err)
+			writeProblem(w, http.StatusBadGateway, "engine_failed", "The engine did not answer: "+err.Error(), "Try again: it is started anew.")
+		},
+	}
+	return p
+}
+
+// handler answers what the Manager's own Handler does, and passes on the rest of
+// OpenAI's API.
+func (p *proxy) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", impatient(p.m.Handler()))
+	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings"} {
+		mux.Handle("POST "+path, p)
+	}
+	return mux
+}
+
+// wish is what a body says beside "model": "auto"; with another model, these
+// words are the engine's.
+type wish struct {
+	Capabilities []string      `json:"capabilities"`
+	Priority     tier.Priority `json:"priority"`
+}
+
+// ServeHTTP implements http.Handler.
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Minute))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPrompt))
+	if _, long := errors.AsType[*http.MaxBytesError](err); long {
+		writeProblem(w, http.StatusRequestEntityTooLarge, "invalid_request", "The body is too long")
+		return
+	}
+	if err != nil {
+		writeProblem(w, http.StatusBadRequest, "invalid_request", "The body did not come whole: "+err.Error())
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	req, err := understand(r.Header, body)
+	if err != nil {
+		writeProblem(w, http.StatusBadRequest, "invalid_request", err.Error(), `Send a JSON object with "model": the name of a model, or "auto".`)
+		return
+	}
+	lease, err := p.m.Acquire(r.Context(), req)
+	if err != nil {
+		if r.Context().Err() == nil {
+			writeFailure(w, err)
+		}
+		return
+	}
+	defer lease.Release()
+	model := lease.Model().Name
+	at, ok := p.url(model)
+	to, err := url.Parse(at)
+	if !ok || err != nil { // it crashed in this very moment
+		writeProblem(w, http.StatusServiceUnavailable, "engine_failed", "The engine of '"+model+"' has just ended", "Try again: it is started anew.")
+		return
+	}
+	if req.Model == "" {
+		body = renamed(body, model)
+	}
+	w.Header().Set("X-Model", model)
+	out := r.Clone(r.Context())
+	out.URL.Scheme, out.URL.Host, out.Host = to.Scheme, to.Host, to.Host
+	// With GetBody it is sent again where a kept connection turns out to be dead.
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	out.Body, _ = out.GetBody()
+	out.ContentLength, out.TransferEncoding = int64(len(body)), nil
+	p.out.ServeHTTP(w, out)
+}
+
+// understand makes a request for a model of a body, and of the headers
+// X-Capabilities (with commas) and X-Priority, which count for "auto" and go
+// before what the body says.
+func understand(h http.Header, body []byte) (modeltier.Request, error) {
+	var named struct {
+		Model string `json:"model"`
+	}
+	if err := json.Unmarshal(body, &named); err != nil {
+		return modeltier.Request{}, err
+	}
+	switch named.Model {
+	case "":
+		return modeltier.Request{}, errors.New("the body names no model")
+	case autoModel:
+	default:
+		return modeltier.Request{Model: named.Model}, nil
+	}
+	var in wish
+	if err := json.Unmarshal(body, &in); err != nil {
+		return modeltier.Request{}, err
+	}
+	req := modeltier.Request{Capabilities: in.Capabilities, Priority: in.Priority}
+	if list := h.Get("X-Capabilities"); list != "" {
+		req.Capabilities = nil
+		for c := range strings.SplitSeq(list, ",") {
+			req.Capabilities = append(req.Capabilities, strings.TrimSpace(c))
+		}
+	}
+	if name := h.Get("X-Priority"); name != "" {
+		var err error
+		if req.Priority, err = tier.ParsePriority(name); err != nil {
+			return modeltier.Request{}, err
+		}
+	}
+	return req, nil
+}
+
+// renamed is the body of a request for "auto" with the model that was selected,
+// and without what was for us. The body is known to be a JSON object.
+func renamed(body []byte, model string) []byte {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil {
+		return body
+	}
+	delete(fields, "capabilities")
+	delete(fields, "priority")
+	name, err := json.Marshal(model)
+	if err != nil {
+		return body
+	}
+	fields["model"] = name
+	if out, err := json.Marshal(fields); err == nil {
+		return out
+	}
+	return body
+}
+
+// problem is an error as OpenAI's clients read it, with our code.
+type problem struct {
+	Error struct {
+		Message     string   `json:"message"`
+		Type        string   `json:"type"`
+		Code        string   `json:"code"`
+		Suggestions []string `json:"suggestions,omitempty"`
+	} `json:"error"`
+}
+
+func writeProblem(w http.ResponseWriter, status int, code, message string, suggestions ...string) {
+	var p problem
+	p.Error.Message, p.Error.Code, p.Error.Suggestions = message, code, suggestions
+	p.Error.Type = "invalid_request_error"
+	if status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
+		p.Error.Type = "server_error"
+	}
+	writeJSON(w, status, &p)
+}
+
+// writeFailure answers with an error of the Manager's: 429 where too many wait,
+// 503 where it may work later, each with Retry-After.
+func writeFailure(w http.ResponseWriter, err error) {
+	status := statusOf(w.Header(), err)
+	if errors.Is(err, modeltier.ErrBusy) {
+		status = http.StatusTooManyRequests
+	}
+	if w.Header().Get("Retry-After") == "" && (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) {
+		w.Header().Set("Retry-After", "1")
+	}
+	writeProblem(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
+}

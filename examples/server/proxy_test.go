@@ -1,0 +1,353 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// fakePort is the variable that makes this binary an engine, on its port.
+const fakePort = "MODELTIER_TEST_ENGINE_PORT"
+
+// fakeEngine answers completions with their request, and streams as the prompt
+// says: some chunks, for ever, or until it dies.
+func fakeEngine(port string) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("/v1/completions", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"auth":%q,"body":`, r.Header.Get("Authorization"))
+		io.Copy(w, r.Body)
+		io.WriteString(w, "}")
+	})
+	mux.HandleFunc("/v1/embeddings", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"error":{"message":"no embeddings"}}`, http.StatusNotImplemented)
+	})
+	mux.HandleFunc("/v1/chat/completions", func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := 0; i < 3 || !bytes.Contains(b, []byte("short")); i++ {
+			fmt.Fprintf(w, "data: %d\n\n", i)
+			http.NewResponseController(w).Flush()
+			if i == 3 && bytes.Contains(b, []byte("die")) {
+				os.Exit(3)
+			}
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+		io.WriteString(w, "data: [DONE]\n\n")
+	})
+	return http.ListenAndServe("127.0.0.1:"+port, mux)
+}
+
+// front is the front end of two models of which one fits into memory.
+type front struct {
+	*httptest.Server
+	m *modeltier.Manager
+}
+
+func newFront(t *testing.T) *front {
+	t.Helper()
+	dir := t.TempDir()
+	var models []map[string]any
+	for _, name := range []string{"small", "large"} {
+		path := filepath.Join(dir, name+".bin")
+		if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		models = append(models, map[string]any{"name": name, "path": name + ".bin", "runtime_gb": 0.1, "capabilities": []string{"text-generation", name}})
+	}
+	b, err := json.Marshal(map[string]any{
+		"engines": map[string]any{"fake": map[string]any{"command": []string{os.Args[0]}, "env": []string{fakePort + "={port}", "GORACE=atexit_sleep_ms=0"}}},
+		"models":  models,
+		"limits":  map[string]any{"ram_gb": 0.15, "swap_gb": 1, "reserved_gb": 0.01},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "config.json")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	m, engines, err := newEngines(c, &options{config: path}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &front{httptest.NewServer(guard("", newProxy(m, engines.URL, log).handler())), m}
+	t.Cleanup(func() {
+		f.Close()
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func (f *front) post(t *testing.T, ctx context.Context, path, body string, header ...string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.URL+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := f.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { res.Body.Close() })
+	return res
+}
+
+// idle waits until nobody holds a lease.
+func (f *front) idle(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		leases := 0
+		for s := range f.m.Models() {
+			leases += s.Leases
+		}
+		if leases == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%d leases are still held", leases)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func whole(t *testing.T, res *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestProxy_NamedModels_ServedInTurnThoughOneFits(t *testing.T) {
+	f := newFront(t)
+	for _, name := range []string{"small", "large", "small"} {
+		body := `{"model":"` + name + `","prompt":"hello","priority":7}`
+		res := f.post(t, t.Context(), "/v1/completions", body, "Authorization", "Bearer of the client")
+		if got, want := whole(t, res), `{"auth":"","body":`+body+`}`; got != want || res.StatusCode != http.StatusOK {
+			t.Errorf("%d %s, want %s", res.StatusCode, got, want)
+		}
+		if got := res.Header.Get("X-Model"); got != name {
+			t.Errorf("it says that %q served", got)
+		}
+	}
+	f.idle(t)
+}
+
+func TestProxy_Auto_EngineIsToldWhichModelAndNothingElse(t *testing.T) {
+	f := newFront(t)
+	for _, c := range []struct {
+		body   string
+		header []string
+	}{
+		{`{"model":"auto","prompt":"x","capabilities":["large"],"priority":"speed"}`, nil},
+		{`{"model":"auto","prompt":"x","capabilities":["small"]}`, []string{"X-Capabilities", "text-generation, large", "X-Priority", "quality"}},
+	} {
+		res := f.post(t, t.Context(), "/v1/completions", c.body, c.header...)
+		if got, want := whole(t, res), `{"auth":"","body":{"model":"large","prompt":"x"}}`; got != want {
+			t.Errorf("%d %s, want %s", res.StatusCode, got, want)
+		}
+	}
+}
+
+func TestProxy_Stream_LeaseHeldUntilItsEnd(t *testing.T) {
+	f := newFront(t)
+	ctx, leave := context.WithCancel(t.Context())
+	res := f.post(t, ctx, "/v1/chat/completions", `{"model":"small","stream":true}`)
+	lines := bufio.NewReader(res.Body)
+	if line, err := lines.ReadString('\n'); line != "data: 0\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	held := 0
+	for s := range f.m.Models() {
+		held += s.Leases
+	}
+	if held != 1 {
+		t.Errorf("%d leases are held while it streams", held)
+	}
+	leave() // as a client that has read enough
+	f.idle(t)
+
+	res = f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","messages":"short"}`)
+	if got := whole(t, res); !strings.HasSuffix(got, "data: 2\n\ndata: [DONE]\n\n") || res.Header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("the stream was %q", got)
+	}
+}
+
+func TestProxy_EngineDiesInAStream_ClientSeesItAndTheNextIsServed(t *testing.T) {
+	f := newFront(t)
+	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","messages":"die"}`)
+	if b, err := io.ReadAll(res.Body); err == nil {
+		t.Errorf("a cut stream looks whole: %q", b)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for { // its end is noticed in a moment; until then it is an error with a code
+		res := f.post(t, ctx, "/v1/completions", `{"model":"small","prompt":"again"}`)
+		got := whole(t, res)
+		if res.StatusCode == http.StatusOK {
+			break
+		}
+		if !strings.Contains(got, `"code":"`) {
+			t.Fatalf("%d %s", res.StatusCode, got)
+		}
+	}
+	f.idle(t)
+}
+
+func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
+	f := newFront(t)
+	for _, c := range []struct {
+		path, body string
+		header     []string
+		status     int
+		code       string
+	}{
+		{"/v1/completions", `{"model":"smal"}`, nil, http.StatusNotFound, tier.Code(tier.ErrNotFound)},
+		{"/v1/completions", `{"model":`, nil, http.StatusBadRequest, "invalid_request"},
+		{"/v1/completions", `{"prompt":"x"}`, nil, http.StatusBadRequest, "invalid_request"},
+		{"/v1/completions", `{"model":"auto","priority":"haste"}`, nil, http.StatusBadRequest, "invalid_request"},
+		{"/v1/completions", `{"model":"auto"}`, []string{"X-Priority", "haste"}, http.StatusBadRequest, "invalid_request"},
+		{"/v1/completions", `{"model":"auto","capabilities":["flight"]}`, nil, http.StatusNotFound, ""},
+	} {
+		res := f.post(t, t.Context(), c.path, c.body, c.header...)
+		var p problem
+		if err := json.Unmarshal([]byte(whole(t, res)), &p); err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != c.status || c.code != "" && p.Error.Code != c.code || p.Error.Code == "" || p.Error.Message == "" {
+			t.Errorf("%s: %d %+v", c.body, res.StatusCode, p.Error)
+		}
+	}
+	// What the engine refuses is the engine's to word.
+	res := f.post(t, t.Context(), "/v1/embeddings", `{"model":"small"}`)
+	if got := whole(t, res); res.StatusCode != http.StatusNotImplemented || !strings.Contains(got, "no embeddings") {
+		t.Errorf("%d %s", res.StatusCode, got)
+	}
+}
+
+func TestConfig_Faults_AllAreNamed(t *testing.T) {
+	_, err := parseConfig([]byte(`{"engines":{"e":{"standby":"nap"}},"limits":{"ram_gb":-1},
+		"models":[{"name":"a","engine":"f"},{"name":"a"},{"name":"auto","size_gb":-2}]}`), "/")
+	if err == nil {
+		t.Fatal("it is taken")
+	}
+	for _, want := range []string{`"nap"`, "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not in %q", want, err)
+		}
+	}
+	for _, bad := range []string{"", "[]", `{"engine":{}}`, `{} {}`} {
+		if _, err := parseConfig([]byte(bad), "/"); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+func TestConfig_Example_IsValid(t *testing.T) {
+	c, err := readConfig("config.example.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := c.models(); len(m) != 2 || m[1].Labels[engineLabel] != "llama" {
+		t.Errorf("%+v", m)
+	}
+	if engine, err := c.engineOf(&c.models()[0]); err != nil || engine.Context != 4096 {
+		t.Errorf("%+v, %v", engine, err)
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	b, err := os.ReadFile("config.example.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := parseConfig(b, "/"); err == nil {
+			c.models()
+			c.limits()
+		}
+	})
+}
+
+// BenchmarkProxy measures what the front end adds to a hot request, against the
+// engine asked directly in the same run.
+func BenchmarkProxy(b *testing.B) {
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }))
+	defer engine.Close()
+	path := filepath.Join(b.TempDir(), "m.bin")
+	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	m, err := modeltier.New(modeltier.Config{Models: []tier.Model{{Name: "m", Path: path}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	log := slog.New(slog.DiscardHandler)
+	through := httptest.NewServer(newProxy(m, func(string) (string, bool) { return engine.URL, true }, log).handler())
+	defer through.Close()
+	body := []byte(`{"model":"m","prompt":"` + strings.Repeat("word ", 200) + `"}`)
+	ask := func(url string) time.Duration {
+		began := time.Now()
+		res, err := http.Post(url+"/v1/completions", "application/json", bytes.NewReader(body))
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		return time.Since(began)
+	}
+	ask(through.URL)
+	var direct, added []time.Duration
+	for b.Loop() {
+		direct = append(direct, ask(engine.URL))
+		added = append(added, ask(through.URL))
+	}
+	b.ReportMetric(0, "ns/op")
+	for _, q := range []struct {
+		name string
+		part int
+	}{{"p50", 50}, {"p99", 99}} {
+		b.ReportMetric(float64(quantile(added, q.part)-quantile(direct, q.part))/1e3, "added-"+q.name+"-µs")
+	}
+}
+
+func quantile(all []time.Duration, percent int) time.Duration {
+	slices.Sort(all)
+	return all[(len(all)-1)*percent/100]
+}
