@@ -65,7 +65,6 @@ func statusOf(h http.Header, err error) int {
 		err    error
 		status int
 	}{
-		{modeltier.ErrInvalid, http.StatusBadRequest},
 		{modeltier.ErrNotFound, http.StatusNotFound},
 		{modeltier.ErrNoCapableModel, http.StatusNotFound},
 		{modeltier.ErrTooLarge, http.StatusInsufficientStorage},

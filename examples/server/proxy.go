@@ -198,8 +198,11 @@ func writeProblem(w http.ResponseWriter, status int, code, message string, sugge
 // 503 where it may work later, each with Retry-After.
 func writeFailure(w http.ResponseWriter, err error) {
 	status := statusOf(w.Header(), err)
-	if errors.Is(err, modeltier.ErrBusy) {
+	switch {
+	case errors.Is(err, modeltier.ErrBusy):
 		status = http.StatusTooManyRequests
+	case errors.Is(err, modeltier.ErrInvalid) && !errors.Is(err, modeltier.ErrMove): // the request, and not the file
+		status = http.StatusBadRequest
 	}
 	if w.Header().Get("Retry-After") == "" && (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) {
 		w.Header().Set("Retry-After", "1")
