@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -508,6 +509,30 @@ func TestHotLoad_BrokenFile_IsRefusedAtOnceAndChangesNothing(t *testing.T) {
 		}
 		for s := range r.Models() {
 			t.Errorf("%s is in the library", s.Name)
+		}
+	})
+}
+
+// What an owner sends down stays there while nobody asks for it, however much was
+// learned before.
+func TestMoveTier_Down_IsNotUndoneByTheIdlePlan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1), model("b", 1)}})
+		for range 20 {
+			r.use("a")
+			time.Sleep(10 * time.Second)
+		}
+		if err := order(t)(r.MoveTier(t.Context(), "a", tier.Storage)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			r.use("b") // so that the idle plan has a reason to look
+			time.Sleep(time.Minute)
+		}
+		r.wantAt("a", tier.Storage)
+		order, err := r.Optimize(t.Context()) // whoever asks for it has it
+		if err != nil || !slices.ContainsFunc(order.Steps, func(s tier.Step) bool { return s.Model.Name == "a" }) {
+			t.Errorf("Optimize = %v, %v: a is worth moving", order, err)
 		}
 	})
 }

@@ -89,7 +89,7 @@ func printed(c tier.Choice, err error) []byte {
 			fmt.Fprintf(&b, "%s %s %.4g", sign, f.Name, f.Value)
 			sign = ","
 		}
-		fmt.Fprintf(&b, "; usable in %v\n", x.Expected.Round(time.Millisecond))
+		fmt.Fprintf(&b, "; usable in %v\n", x.Expected.Round(10*time.Millisecond))
 	}
 	return b.Bytes()
 }

@@ -53,6 +53,7 @@ type Entry struct {
 	coolTill time.Time // until when no load is tried again
 
 	stuck      bool
+	ordered    bool          // its owner sent it where it is, and nobody has asked for it since
 	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
 	loadTook   time.Duration // how long its last load took
 	removed    bool

@@ -124,6 +124,7 @@ func (c *Core) endOrder(o *Order, err error) {
 		m := e.Model
 		m.Home = o.To
 		c.Remodel(e, m)
+		e.ordered = true
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && e.tier == tier.Storage && e.move == nil:
 		c.forget(e)
 	case o.Kind == HotLoad && err != nil && !c.stopped:

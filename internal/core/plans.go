@@ -15,7 +15,7 @@ type Question struct {
 	Need tier.Need
 	// Idle: nobody waits; the placement is asked for what is worth moving.
 	Idle bool
-	// Data is the owner's.
+	// Data is the owner's; nil in an idle question that nobody waits for.
 	Data any
 
 	want     *want
@@ -88,6 +88,9 @@ func (c *Core) Planned(q *Question, p tier.Plan, err error, now time.Time) []tie
 	case q.limiting != nil:
 		c.plannedLimits(q.limiting, p, err)
 	case err == nil:
+		if q.Data == nil {
+			c.respectOrders(&p)
+		}
 		return c.plannedIdle(p)
 	}
 	return nil
@@ -378,6 +381,15 @@ func (c *Core) abandon(p *plan) {
 		p.want.plan = nil
 	}
 	c.progress++
+}
+
+// respectOrders takes out of a plan that nobody asked for what would bring models
+// up that their owner sent down, and nobody has asked for since.
+func (c *Core) respectOrders(p *tier.Plan) {
+	p.Steps = slices.DeleteFunc(slices.Clone(p.Steps), func(s tier.Step) bool {
+		e, ok := c.Find(s.Model.Name)
+		return ok && e.ordered && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
+	})
 }
 
 // plannedIdle begins to carry out a plan for whose end nobody waits.

@@ -37,6 +37,7 @@ func (c *Core) Join(w *Waiter, now time.Time) {
 		c.refuse(w, &tier.NotFoundError{What: "model", Name: w.Entry.Model.Name})
 		return
 	}
+	w.Entry.ordered = false
 	x := c.wantOf(w.Entry, now)
 	x.waiters = append(x.waiters, w)
 	if m := w.Entry.move; m != nil && m.To > m.From {
