@@ -21,7 +21,8 @@ type Config struct {
 	Limits tier.Limits
 	// Mover moves the bytes. nil: mapped files (tier/mapped).
 	Mover tier.Mover
-	// Probe reads how much memory there is. nil: safety.NewProbe.
+	// Probe reads how much memory there is. nil: safety.NewProbe; a tier.Overlay
+	// (jetson.Probe) is laid over one.
 	Probe tier.MemoryProbe
 	// Selector chooses the model of a request. nil: selector.New.
 	Selector tier.Selector

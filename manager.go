@@ -141,6 +141,10 @@ func fillParts(cfg *Config) error {
 	}
 	if cfg.Probe == nil {
 		cfg.Probe = safety.NewProbe()
+	} else if over, ok := cfg.Probe.(tier.Overlay); ok {
+		if bytes := safety.NewProbe(); !over.Over(bytes) {
+			bytes.Close()
+		}
 	}
 	if cfg.Selector == nil {
 		cfg.Selector = selector.New()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/safety"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
@@ -535,6 +536,36 @@ func TestMoveTier_Down_IsNotUndoneByTheIdlePlan(t *testing.T) {
 			t.Errorf("Optimize = %v, %v: a is worth moving", order, err)
 		}
 	})
+}
+
+// overlay is a probe that takes its bytes from another.
+type overlay struct {
+	tier.MemoryProbe
+	under tier.MemoryProbe
+}
+
+func (o *overlay) Over(bytes tier.MemoryProbe) bool {
+	if o.under != nil {
+		return false
+	}
+	o.under = bytes
+	return true
+}
+
+func TestNew_ProbeThatIsAnOverlay_LiesOverOneThatKnowsContainers(t *testing.T) {
+	o := &overlay{MemoryProbe: tiertest.NewProbe(plenty)}
+	for range 2 { // the second time it has one
+		m, err := modeltier.New(modeltier.Config{Probe: o})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, ok := o.under.(*safety.Probe); !ok {
+			t.Fatalf("it lies over %T", o.under)
+		}
+	}
 }
 
 func TestHotLoad_Cancelled_LeavesNothing(t *testing.T) {

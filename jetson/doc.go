@@ -17,7 +17,8 @@
 // The package does not promise figures that tegrastats does not print without
 // root (EMC, engine clocks), nor that a large CUDA allocation succeeds because
 // there is room: a loader's failure stays a normal event. A Probe by itself sees
-// the machine and not the container around it (see [Probe.Over]). All of it was
+// the machine and not the container around it; a Manager lays it over a probe that
+// does (see [Probe.Over]). All of it was
 // written from captured lines and NVIDIA's documents, without a board at hand. It
 // builds on every system; off a Jetson, Detect returns [ErrNotJetson].
 package jetson

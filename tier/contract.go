@@ -84,6 +84,15 @@ func (f MoverFunc) Move(ctx context.Context, mv Move, progress func(done Bytes))
 	return f(ctx, mv, progress)
 }
 
+// Overlay is what a MemoryProbe offers that knows things beyond bytes, such as
+// heat, and would rather take the bytes from a probe that knows containers too.
+type Overlay interface {
+	// Over has the probe take its bytes from another, which it closes when it is
+	// closed itself. It reports false where it has such a one; the other is then
+	// still the caller's. It is called once, before the first Memory.
+	Over(bytes MemoryProbe) bool
+}
+
 // Resident is what a Mover offers that can ask the kernel what is really there.
 // Freed bytes are then credited only as far as Resident no longer sees them.
 type Resident interface {
