@@ -61,7 +61,7 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 		m.kick()
 	}
 	model := snap.view.Library.At(choice.Index)
-	return &Lease{m: m, gate: e.gate, model: model, at: at, cell: cell, tier: tier.RAM, kept: model.Size}, nil
+	return &Lease{m: m, gate: e.gate, loss: e.gate.loss.Load(), model: model, at: at, cell: cell, tier: tier.RAM, kept: model.Size}, nil
 }
 
 // Select says which model would answer req, by what is known now. It moves

@@ -13,6 +13,7 @@ import (
 type Lease struct {
 	m        *Manager
 	gate     *gate
+	loss     *loss
 	model    *tier.Model
 	at       time.Duration // when it was granted, since the Manager's start
 	waited   time.Duration
@@ -40,6 +41,12 @@ func (l *Lease) Waited() time.Duration { return l.waited }
 
 // Moved reports whether weights had to move for this lease.
 func (l *Lease) Moved() bool { return l.moved }
+
+// Done is closed when the model has left memory by itself while the lease is held,
+// as Manager.Lost told: what is asked of it fails, and will until the lease is
+// given back, which is still to be done, and the model is acquired anew. It stays
+// open otherwise, after Release too.
+func (l *Lease) Done() <-chan struct{} { return l.loss.done }
 
 // Release gives the lease back. It is idempotent and never blocks.
 func (l *Lease) Release() {
@@ -74,7 +81,24 @@ func (l *Lease) Report(o tier.Outcome) {
 type gate struct {
 	state atomic.Uint32 // gateOpen, gateWatched
 	cells []cell        // a power of two of them, so that cores do not meet in one
+	loss  atomic.Pointer[loss]
 	e     *entry
+}
+
+// loss tells the leases of a model that it is lost. A lease takes it once it is
+// counted, and the gate gets a new one when it opens again, which waits for the
+// leases: so none misses its own.
+type loss struct {
+	done chan struct{}
+	told bool // done is closed; the loop's
+}
+
+// lose tells the leases. The loop calls it.
+func (g *gate) lose() {
+	if l := g.loss.Load(); !l.told {
+		l.told = true
+		close(l.done)
+	}
 }
 
 const (
@@ -101,7 +125,9 @@ func stripes() int {
 }
 
 func newGate(e *entry, stripes int) *gate {
-	return &gate{cells: make([]cell, stripes), e: e}
+	g := &gate{cells: make([]cell, stripes), e: e}
+	g.loss.Store(&loss{done: make(chan struct{})})
+	return g
 }
 
 // enter takes a lease in cell i if the gate is open.
@@ -137,7 +163,12 @@ func (g *gate) leave(i uint8) bool {
 
 // The rest is core.Gate, called by the loop.
 
-func (g *gate) Open() { g.state.Or(gateOpen) }
+func (g *gate) Open() {
+	if g.loss.Load().told {
+		g.loss.Store(&loss{done: make(chan struct{})})
+	}
+	g.state.Or(gateOpen)
+}
 
 func (g *gate) Close() int {
 	g.state.And(^uint32(gateOpen))

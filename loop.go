@@ -278,7 +278,7 @@ func (c *control) granted(cw *core.Waiter) {
 	w := cw.Data.(*waiter)
 	e := shared(cw.Entry)
 	l := &Lease{
-		m: c.m, gate: e.gate, tier: cw.Entry.Tier(), kept: cw.Entry.Kept(), moved: cw.Moved,
+		m: c.m, gate: e.gate, loss: e.gate.loss.Load(), tier: cw.Entry.Tier(), kept: cw.Entry.Kept(), moved: cw.Moved,
 		waited: c.now.Sub(cw.Since), at: c.now.Sub(c.m.start),
 	}
 	if l.tier == tier.RAM {

@@ -11,7 +11,8 @@ import (
 // engine crashed, or a remote one began anew. It is what a Mover's owner calls
 // where the Mover notices such things, as process.Options.Crashed does.
 //
-// The model takes no new leases from then on; when those that are held have
+// The model takes no new leases from then on, and those that are held are told
+// (Lease.Done); when those that are held have
 // ended, the Mover moves it to storage, which tidies up, and whoever asks for it
 // has it loaded again. A model that is in storage, or moving, is left alone: the
 // move's end says what became of it. cause is for the log and the reason of the
@@ -34,5 +35,6 @@ func (c *control) lost(model string, cause error) {
 		return
 	}
 	c.m.log.Warn("a model left memory by itself", "model", model, "cause", cause)
+	shared(e).gate.lose()
 	c.core.Lose(e, fmt.Sprintf("it left memory by itself: %v", cause))
 }

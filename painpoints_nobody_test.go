@@ -267,6 +267,43 @@ func TestNobody_RequestDuringAMoveFromSwapToRAM_SharesIt(t *testing.T) {
 	})
 }
 
+func TestNobody_EngineKilled_LeasesAreToldAndLaterOnesServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2), model("b", 2)))
+		told := func(l *modeltier.Lease) bool {
+			select {
+			case <-l.Done():
+				return true
+			default:
+				return false
+			}
+		}
+		waited, hot, other := r.get("a"), r.get("a"), r.get("b")
+		for range 2 { // also where it is told twice
+			if err := r.Lost("a", errors.New("signal: killed")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if !told(waited) || !told(hot) || told(other) {
+			t.Errorf("told: %v, %v, and of another model %v", told(waited), told(hot), told(other))
+		}
+		waited.Release()
+		hot.Release()
+		for range 2 { // from the loop, and past it
+			next := r.get("a")
+			if told(next) {
+				t.Error("a lease of the model that is loaded again is told of the last one's end")
+			}
+			next.Release()
+		}
+		other.Release()
+		if told(other) {
+			t.Error("a lease that was given back is told")
+		}
+	})
+}
+
 func TestNobody_EngineKilled_StatusIsRightWithoutARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ended []string
