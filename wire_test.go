@@ -110,7 +110,7 @@ var differs = map[string]map[int]struct {
 		18: {4, "error", "invalid_request", ""},  // a hot load without tier and capabilities
 		19: {4, "error", "not_found", ""},        // … so there is no such job
 		23: {difference: 1},                      // the reason's sum is of what is resident
-		34: {difference: 1},                      // success at once where it had left ram for another before: only its home changes
+		34: {1, "running|success", "", ""},       // where it had left ram for another before, only its home changes, at once
 		38: {difference: 1},                      // use is within the limits: there is something to optimise
 	},
 	"low-memory.json": {
@@ -164,7 +164,7 @@ func replay(t *testing.T, name string, rec recording) {
 		d, differs := differs[name][i]
 		switch {
 		case differs && d.status != "":
-			if got["status"] != d.status || d.code != "" && got["code"] != d.code || d.model != "" && got["model"] != d.model {
+			if status, _ := got["status"].(string); !slices.Contains(strings.Split(d.status, "|"), status) || d.code != "" && got["code"] != d.code || d.model != "" && got["model"] != d.model {
 				t.Errorf("%d %s: difference %d wants %+v, got %v", i, request, d.difference, d, got)
 			}
 			continue
