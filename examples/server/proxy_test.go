@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -204,6 +205,31 @@ func TestProxy_Stream_LeaseHeldUntilItsEnd(t *testing.T) {
 	res = f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","messages":"short"}`)
 	if got := whole(t, res); !strings.HasSuffix(got, "data: 2\n\ndata: [DONE]\n\n") || res.Header.Get("Content-Type") != "text/event-stream" {
 		t.Errorf("the stream was %q", got)
+	}
+}
+
+func TestProxy_ManyStreamsWhileModelsChange_NoneIsBroken(t *testing.T) {
+	f := newFront(t)
+	var all sync.WaitGroup
+	for i := range 64 {
+		all.Go(func() {
+			model := []string{"small", "large"}[i%2]
+			res, err := f.Client().Post(f.URL+"/v1/chat/completions", "application/json", strings.NewReader(`{"model":"`+model+`","messages":"short"}`))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer res.Body.Close()
+			b, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != http.StatusOK || !strings.HasSuffix(string(b), "data: [DONE]\n\n") || res.Header.Get("X-Model") != model {
+				t.Errorf("%s: %d %q, %v", model, res.StatusCode, b, err)
+			}
+		})
+	}
+	all.Wait()
+	f.idle(t)
+	if s := f.m.Status(); s.RAM.Reserved != 0 || s.RAM.Used > s.Limits.RAM || s.RAM.Models != 1 {
+		t.Errorf("the account at the end: %+v", s.RAM)
 	}
 }
 
