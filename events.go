@@ -31,7 +31,8 @@ type MoveEvent struct {
 	Job      string // ID
 	Model    string
 	From, To tier.Tier
-	Keep     tier.Bytes
+	Keep     tier.Bytes // of it, left present in memory when To is swap
+	Leave    tier.Bytes // of it, left in storage when To is swap
 	Why      string
 	Took     time.Duration // of an ended one
 	Err      error         // of an ended one

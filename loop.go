@@ -72,6 +72,7 @@ func (c *control) init(m *Manager, kept restored) error {
 	opt := core.Options{
 		Fairness: cfg.Fairness, Grace: grace, Loads: cfg.Loads, Fresh: fresh, Stale: stale,
 		Divisible: func(*tier.Model) bool { return false },
+		Leaves:    func(*tier.Model) bool { return false },
 		InPlace:   func(*tier.Model) bool { return true },
 		Room:      func(p core.Promise) tier.Footprint { return safety.Room(promise(p, false), p.Memory) },
 		Admit: func(p core.Promise, model *tier.Model, need tier.Footprint, background bool) error {
@@ -83,6 +84,9 @@ func (c *control) init(m *Manager, kept restored) error {
 	}
 	if d, ok := cfg.Mover.(tier.Divider); ok {
 		opt.Divisible = d.Divisible
+	}
+	if l, ok := cfg.Mover.(tier.Leaver); ok {
+		opt.Leaves = l.Leaves
 	}
 	if p, ok := cfg.Mover.(tier.InPlacer); ok {
 		opt.InPlace = p.InPlace

@@ -53,8 +53,8 @@ func (c *control) startMove(mv *core.Move) {
 			}
 		})
 	})
-	ev := MoveEvent{Job: g.work.Job().ID(), Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Why: mv.Why}
-	m.log.Info("a move starts", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "keep", ev.Keep, "bytes", bytes, "why", ev.Why)
+	ev := MoveEvent{Job: g.work.Job().ID(), Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave, Why: mv.Why}
+	m.log.Info("a move starts", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "keep", ev.Keep, "leave", ev.Leave, "bytes", bytes, "why", ev.Why)
 	if fn := m.cfg.Events.MoveStarted; fn != nil {
 		m.event(func() { fn(ev) })
 	}
@@ -75,7 +75,11 @@ func toMove(mv *core.Move) tier.Bytes {
 	case tier.RAM:
 		return mv.Model.Size - present
 	case tier.Swap:
-		return (mv.Keep - present).Abs()
+		left := mv.Entry.Left()
+		if mv.From == tier.Storage {
+			left = mv.Model.Size
+		}
+		return max((mv.Keep - present).Abs(), left-mv.Leave)
 	}
 	return present
 }

@@ -87,6 +87,7 @@ type ModelStatus struct {
 	To           tier.Tier  `json:"to,omitempty"` // while moving
 	Stuck        bool       `json:"stuck,omitempty"`
 	Kept         tier.Bytes `json:"kept,omitempty"` // present, while in swap
+	Left         tier.Bytes `json:"left,omitempty"` // in storage, while in swap
 	Leases       int        `json:"leases"`
 	Waiters      int        `json:"waiters"`
 	Accesses     uint64     `json:"accesses"` // leases ever granted
@@ -108,6 +109,7 @@ type MoveStatus struct {
 	From     tier.Tier     `json:"from"`
 	To       tier.Tier     `json:"to"`
 	Keep     tier.Bytes    `json:"keep,omitempty"`
+	Leave    tier.Bytes    `json:"leave,omitempty"`
 	Why      string        `json:"why"`
 	Started  bool          `json:"started"`
 	Stuck    bool          `json:"stuck,omitempty"`
@@ -152,7 +154,7 @@ func modelStatus(snap *snapshot, i int) ModelStatus {
 	return ModelStatus{
 		Name: model.Name, Path: model.Path, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Pinned: model.Pinned, Home: model.Home,
-		Tier: s.Tier, Moving: s.Moving, To: s.To, Stuck: s.Stuck, Kept: s.Kept,
+		Tier: s.Tier, Moving: s.Moving, To: s.To, Stuck: s.Stuck, Kept: s.Kept, Left: s.Left,
 		Leases: g.Leases(), Waiters: int(s.Waiters), Accesses: g.Uses(), Since: s.Since, LastUse: s.LastUse,
 		ChargedRAM: charged[tier.RAM], ChargedSwap: charged[tier.Swap], Present: -1,
 	}
@@ -212,7 +214,7 @@ func (c *control) status() Status {
 		}
 	}
 	for _, mv := range c.core.Moves() {
-		ms := MoveStatus{Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Why: mv.Why, Started: mv.Started()}
+		ms := MoveStatus{Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave, Why: mv.Why, Started: mv.Started()}
 		if g := c.moves[mv]; g != nil {
 			ms.Job, ms.Stuck, ms.Progress, ms.Elapsed = g.work.Job().ID(), g.stuck, g.work.Job().Progress(), c.now.Sub(g.began)
 		}

@@ -57,6 +57,8 @@ func (m *Manager) answer(ctx context.Context, request []byte) (out any) {
 		return m.answerMove(ctx, op.moveTier)
 	case op.limits != nil:
 		return m.answerLimits(ctx, op.limits)
+	case op.hint != nil:
+		return m.answerHint(op.hint)
 	}
 	switch op.query {
 	case "tier_status":
@@ -288,6 +290,18 @@ func (m *Manager) answerMove(ctx context.Context, mv *moveRequest) any {
 	return &moveAnswer{"tier_move_started", job.ID(), mv.model, operationOf(job), job.From(), job.To()}
 }
 
+type hintAnswer struct {
+	Status string `json:"status"`
+	Model  string `json:"model_name"`
+}
+
+func (m *Manager) answerHint(h *hintRequest) any {
+	if err := m.Hint(h.model, h.probability, h.within); err != nil {
+		return errorAnswer(err)
+	}
+	return &hintAnswer{"hint_taken", h.model}
+}
+
 func operationOf(j *Job) string {
 	switch {
 	case j.Kind() != hotload.KindOptimize:
@@ -380,6 +394,9 @@ func (m *Manager) answerOptimize(ctx context.Context) any {
 		words[i] = fmt.Sprintf("Moving %s from %v to %v", s.Model.Name, s.From, s.To)
 		if s.From == s.To {
 			words[i] = fmt.Sprintf("Keeping %v of %s present in swap", s.Keep, s.Model.Name)
+			if s.Leave > 0 {
+				words[i] += fmt.Sprintf(", %v in storage", s.Leave)
+			}
 		}
 		if s.Why != "" {
 			words[i] += ": " + s.Why

@@ -21,6 +21,7 @@ type operation struct {
 	hotLoad   *tier.Model
 	moveTier  *moveRequest
 	limits    *tier.Limits
+	hint      *hintRequest
 	query     string // one of the operations that carry at most a job's ID
 	job       string
 }
@@ -28,6 +29,12 @@ type operation struct {
 type moveRequest struct {
 	model string
 	to    tier.Tier
+}
+
+type hintRequest struct {
+	model       string
+	probability float64
+	within      time.Duration
 }
 
 // bad is an error of a request that can be seen to be wrong.
@@ -233,6 +240,8 @@ func parseRequest(raw []byte) (*operation, error) {
 			op.job, err = text(key, value)
 		case "move_tier":
 			op.moveTier, err = parseMoveTier(value)
+		case "hint":
+			op.hint, err = parseHint(value)
 		case "update_limits":
 			op.limits, err = parseLimits(value)
 		case "tier_status", "auto_optimize", "list_models":
@@ -360,6 +369,33 @@ func parseMoveTier(raw json.RawMessage) (*moveRequest, error) {
 	return mv, err
 }
 
+// parseHint reads a hint: that a model is asked for with a probability (left out:
+// surely) within some seconds (left out: a minute).
+func parseHint(raw json.RawMessage) (*hintRequest, error) {
+	h := &hintRequest{probability: 1, within: time.Minute}
+	err := eachField("hint", raw, func(key string, value json.RawMessage) (err error) {
+		switch key {
+		case "model_name":
+			h.model, err = text(key, value)
+		case "probability":
+			h.probability, err = number(key, value)
+		case "within_s":
+			var s float64
+			if s, err = number(key, value); err == nil && !(s > 0 && s <= 24*3600) {
+				err = bad(key, excerpt(value), "must be positive, and a day at most")
+			}
+			h.within = time.Duration(s * float64(time.Second))
+		default:
+			err = unknownKey("hint", key, "model_name, probability, within_s")
+		}
+		return err
+	})
+	if err == nil && h.model == "" {
+		err = worded("Missing model_name", `Send {"hint": {"model_name": …, "probability": 0.8, "within_s": 30}}.`)
+	}
+	return h, err
+}
+
 // parseLimits reads the fields of update_limits; those left out stay zero.
 func parseLimits(raw json.RawMessage) (*tier.Limits, error) {
 	l := &tier.Limits{}
@@ -438,7 +474,7 @@ func (p *selectionParser) field(key string, value json.RawMessage) (err error) {
 	case "explain":
 		p.req.Explain, err = flag(key, value)
 	default:
-		err = unknownKey("request", key, "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models")
+		err = unknownKey("request", key, "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint")
 	}
 	return err
 }

@@ -102,7 +102,7 @@ func (b *board) add(i int) {
 	s := &b.view.States[i]
 	m := b.view.Library.At(i)
 	it := item{
-		index: int32(i), divisible: s.Divisible, leaves: s.Divisible && leavesParts, inPlace: s.InPlace,
+		index: int32(i), divisible: s.Divisible, leaves: s.Divisible && s.Leaves, inPlace: s.InPlace,
 		model: m,
 		from:  place{tier: s.Tier},
 	}
@@ -111,7 +111,7 @@ func (b *board) add(i int) {
 		it.from.ram = m.Size
 	case tier.Swap:
 		it.from.ram, it.from.serving = s.Kept, s.Serving
-		it.from.swap = m.Size - s.Kept - coldOf(s)
+		it.from.swap = m.Size - s.Kept - s.Left
 	}
 	it.to = it.from
 	b.capacity = b.capacity.Plus(it.charge(it.from))

@@ -257,5 +257,5 @@ func (l *Learned) follow(now float64) {
 }
 
 func sameMove(a, b *tier.Move) bool {
-	return a.From == b.From && a.To == b.To && a.Keep == b.Keep
+	return a.From == b.From && a.To == b.To && a.Keep == b.Keep && a.Leave == b.Leave
 }

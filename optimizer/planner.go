@@ -274,3 +274,12 @@ func refusal(v *tier.View, need *tier.Need) error {
 	slices.SortStableFunc(e.Holders, func(a, b tier.Holder) int { return cmp.Compare(b.Bytes, a.Bytes) })
 	return e
 }
+
+// move returns the move of a model from one place to another.
+func move(m *tier.Model, from, to place) tier.Move {
+	mv := tier.Move{Model: *m, From: from.tier, To: to.tier}
+	if to.tier == tier.Swap {
+		mv.Keep, mv.Leave = to.ram, m.Size-to.held()
+	}
+	return mv
+}

@@ -93,7 +93,7 @@ func newMachine(lib *tier.Library, limits tier.Limits, p tier.Placement) *machin
 	m.learner, _ = p.(tier.Learner)
 	m.view = tier.View{Now: epoch, Library: lib, States: make([]tier.State, lib.Len()), Limits: limits}
 	for i := range m.view.States {
-		m.view.States[i].Divisible, m.view.States[i].InPlace = true, true
+		m.view.States[i] = tier.State{Divisible: true, Leaves: true, InPlace: true}
 	}
 	m.room()
 	return m
@@ -114,12 +114,7 @@ func (m *machine) step(s tier.Step) error {
 		return fmt.Errorf("step %v %v→%v: model is in %v", s.Model.Name, s.From, s.To, st.Tier)
 	}
 	before := m.view.Footprint(i)
-	after := s.Model.Footprint(s.To, s.Keep, false)
-	cold := tier.Bytes(0)
-	if s.To == tier.Swap {
-		cold = movedCold(&s.Move)
-		after[tier.Swap] -= cold
-	}
+	after := s.Footprint(false)
 	for t, more := range after.Beyond(before) {
 		if more > 0 && more > m.view.Room[t] {
 			return fmt.Errorf("step %v %v→%v keep %v: needs %v, room %v", s.Model.Name, s.From, s.To, s.Keep, after.Beyond(before), m.view.Room)
@@ -129,11 +124,10 @@ func (m *machine) step(s tier.Step) error {
 	if after[tier.RAM] < 0 || after[tier.Swap] < 0 {
 		return fmt.Errorf("step %v %v→%v keep %v: charges %v", s.Model.Name, s.From, s.To, s.Keep, after)
 	}
-	st.Tier, st.Kept = s.To, 0
+	st.Tier, st.Kept, st.Left = s.To, 0, 0
 	if s.To == tier.Swap {
-		st.Kept = s.Keep
+		st.Kept, st.Left = s.Keep, s.Leave
 	}
-	setCold(st, cold)
 	m.room()
 	return nil
 }
@@ -150,10 +144,7 @@ func (m *machine) rest(from, to float64) error {
 		for _, s := range plan.Steps {
 			i, _ := m.view.Library.Find(s.Model.Name)
 			before := m.view.Footprint(i)
-			after := s.Model.Footprint(s.To, s.Keep, false)
-			if s.To == tier.Swap {
-				after[tier.Swap] -= movedCold(&s.Move)
-			}
+			after := s.Footprint(false)
 			up := max(after[tier.RAM]-before[tier.RAM], 0)
 			read := max(after[tier.RAM]+after[tier.Swap]-before[tier.RAM]-before[tier.Swap], 0)
 			took += (float64(up)*0.4e-9 + float64(read)*1.0e-9) * ioScale

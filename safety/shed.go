@@ -79,12 +79,12 @@ func shedOne(v *tier.View, i int, bytes, swap tier.Bytes) (step tier.Step, freed
 	if s.Divisible {
 		grows = min(present, bytes)
 	}
-	step.Move = tier.Move{Model: *m, From: s.Tier, To: tier.Swap, Keep: present - grows}
+	step.Move = tier.Move{Model: *m, From: s.Tier, To: tier.Swap, Keep: present - grows, Leave: s.Left}
 	step.Why = fmt.Sprintf("memory pressure: %v of an idle model", grows)
 	if grows <= swap {
 		return step, grows, grows
 	}
-	step.To, step.Keep = tier.Storage, 0
+	step.To, step.Keep, step.Leave = tier.Storage, 0, 0
 	step.Why = "memory pressure: an idle model, and swap is full"
 	return step, v.Footprint(i)[tier.RAM], 0
 }

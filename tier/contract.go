@@ -111,6 +111,15 @@ type Divider interface {
 	Divisible(m *Model) bool
 }
 
+// Leaver is what a Divider offers that can leave a part of a swap-tier model in
+// storage (Move.Leave), so that swap holds parts as well. Without it, swap and
+// memory together hold all of such a model.
+type Leaver interface {
+	// Leaves reports whether this model can have a part in storage while it is in
+	// Swap. It is fast and does no I/O.
+	Leaves(m *Model) bool
+}
+
 // InPlacer is what a Mover offers whose models cannot all be served from Swap.
 // Without it, every model can be.
 type InPlacer interface {

@@ -65,6 +65,15 @@ func (m *Model) Footprint(t Tier, keep Bytes, serving bool) Footprint {
 	return f
 }
 
+// divided is Footprint with a part of the weights left in storage.
+func (m *Model) divided(t Tier, keep, left Bytes, serving bool) Footprint {
+	f := m.Footprint(t, keep, serving)
+	if t == Swap {
+		f[Swap] -= min(max(left, 0), f[Swap])
+	}
+	return f
+}
+
 // Can reports whether the model names every one of the capabilities.
 func (m *Model) Can(capabilities []string) bool {
 	for _, c := range capabilities {

@@ -9,6 +9,15 @@ type Move struct {
 	// Model.Size; a mover that works in pages leaves up to a page less, and never
 	// more. A mover that cannot divide a model ignores it.
 	Keep Bytes
+	// Leave is the bytes of weights, the last ones, that stay in storage or go
+	// there when To is Swap, 0 to Model.Size - Keep. Only a Leaver is given any.
+	Leave Bytes
+}
+
+// Footprint returns the bytes that the model charges when it is there. serving is
+// as for Model.Footprint.
+func (m *Move) Footprint(serving bool) Footprint {
+	return m.Model.divided(m.To, m.Keep, m.Leave, serving)
 }
 
 // Verb returns what the move is called: "load" (from storage), "promote",

@@ -38,6 +38,8 @@ type State struct {
 	Serving bool
 	// Divisible: the mover can leave a part of it present in Swap.
 	Divisible bool
+	// Leaves: while in Swap, it can have a part of its weights in storage.
+	Leaves bool
 	// InPlace: it can be served from Swap.
 	InPlace bool
 	// Stuck: a mover did not return, or bytes did not come back. It is not to be
@@ -50,6 +52,9 @@ type State struct {
 	Leases, Waiters int32
 	// Kept is the part of the weights that is present while Tier is Swap.
 	Kept Bytes
+	// Left is the part of the weights that is in storage while Tier is Swap. It is
+	// charged nowhere.
+	Left Bytes
 	// Since is when it came to Tier, LastUse when a lease on it was last granted;
 	// zero: never.
 	Since, LastUse time.Time
@@ -58,7 +63,7 @@ type State struct {
 // Footprint returns what model i charges now, at rest.
 func (v *View) Footprint(i int) Footprint {
 	s := &v.States[i]
-	return v.Library.At(i).Footprint(s.Tier, s.Kept, s.Serving)
+	return v.Library.At(i).divided(s.Tier, s.Kept, s.Left, s.Serving)
 }
 
 // Evictable reports whether a plan may take model i out of its tier at once: it

@@ -16,24 +16,24 @@ const (
 	secondsStorage = 1.5
 )
 
-// where is the place of a model's bytes.
-type where struct {
-	tier tier.Tier
-	kept tier.Bytes
+// where is the place of a model's bytes: what is in ram, and in swap. The rest is
+// in storage.
+type where struct{ ram, swap tier.Bytes }
+
+// at returns the place of a model that a move has brought.
+func at(mv *tier.Move) where {
+	switch mv.To {
+	case tier.RAM:
+		return where{ram: mv.Model.Size}
+	case tier.Swap:
+		return where{ram: mv.Keep, swap: mv.Model.Size - mv.Keep - mv.Leave}
+	}
+	return where{}
 }
 
 // cost is what a request pays for a model in that place.
 func (w where) cost(size tier.Bytes) (wait time.Duration, warm tier.Bytes) {
-	seconds := 0.0
-	switch w.tier {
-	case tier.RAM:
-		seconds, warm = secondsRAM*gb(size), size
-	case tier.Swap:
-		seconds, warm = secondsRAM*gb(w.kept)+secondsSwap*gb(size-w.kept), w.kept
-	default:
-		seconds = secondsStorage * gb(size)
-	}
-	return time.Duration(seconds * float64(time.Second)), warm
+	return seconds(secondsRAM*gb(w.ram) + secondsSwap*gb(w.swap) + secondsStorage*gb(size-w.ram-w.swap)), w.ram
 }
 
 func gb(b tier.Bytes) float64 { return float64(b) / 1e9 }
@@ -54,7 +54,8 @@ func (m *mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes
 	m.mu.Lock()
 	from := m.at[mv.Model.Name]
 	m.mu.Unlock()
-	bytes, took := transfer(mv, from)
+	to := at(&mv)
+	bytes, took := transfer(from, to)
 	if took > 0 && (m.real || tier.InBackground(ctx)()) {
 		t := time.NewTimer(took)
 		defer t.Stop()
@@ -66,10 +67,6 @@ func (m *mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	to := where{tier: mv.To}
-	if mv.To == tier.Swap {
-		to.kept = mv.Keep
-	}
 	m.at[mv.Model.Name] = to
 	m.moved += bytes
 	return nil
@@ -78,28 +75,18 @@ func (m *mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes
 // transfer returns the bytes that a move reads, and how long that takes. What a
 // request pays to use a model where it then is comes on top, so that both
 // together are what the place that it was found in costs.
-func transfer(mv tier.Move, from where) (bytes tier.Bytes, took time.Duration) {
-	size := mv.Model.Size
-	seconds := 0.0
-	switch {
-	case mv.To == tier.RAM && mv.From == tier.Storage:
-		bytes = size
-		seconds = (secondsStorage - secondsRAM) * gb(size)
-	case mv.To == tier.RAM:
-		bytes = size - from.kept
-		seconds = (secondsSwap - secondsRAM) * gb(bytes)
-	case mv.To == tier.Swap && mv.From == tier.Storage:
-		bytes = size
-		seconds = (secondsStorage-secondsSwap)*gb(size-mv.Keep) + (secondsStorage-secondsRAM)*gb(mv.Keep)
-	case mv.To == tier.Swap && mv.From == tier.Swap && mv.Keep > from.kept:
-		bytes = mv.Keep - from.kept
-		seconds = (secondsSwap - secondsRAM) * gb(bytes)
-	}
-	return bytes, time.Duration(seconds * float64(time.Second))
+func transfer(from, to where) (bytes tier.Bytes, took time.Duration) {
+	out := max(to.ram+to.swap-from.ram-from.swap, 0) // of storage
+	up := max(to.ram-from.ram, 0)                    // into ram
+	through := max(up-from.swap, 0)                  // both at once
+	return out + up - through, seconds((secondsStorage-secondsSwap)*gb(out) + (secondsSwap-secondsRAM)*gb(up))
 }
 
 // Divisible implements tier.Divider.
 func (m *mover) Divisible(*tier.Model) bool { return true }
+
+// Leaves implements tier.Leaver.
+func (m *mover) Leaves(*tier.Model) bool { return true }
 
 // FileBacked implements tier.FileBacker.
 func (m *mover) FileBacked() bool { return true }

@@ -103,7 +103,7 @@ func (r *run) playReal(ctx context.Context, m *modeltier.Manager, mv *mover) (fi
 			_, warm := mv.where(model.Name).cost(model.Size)
 			lease, err := m.Acquire(ctx, modeltier.Request{Model: model.Name})
 			if err == nil {
-				use, _ := where{lease.Tier(), lease.Kept()}.cost(model.Size)
+				use, _ := mv.where(model.Name).cost(model.Size)
 				time.Sleep(use)
 				lease.Release()
 			}

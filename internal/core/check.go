@@ -71,6 +71,9 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	if e.tier == tier.Swap && e.move == nil && e.Gate.Leases() > 0 && !e.serving {
 		fault("%s is leased from swap without its runtime bytes", name)
 	}
+	if e.left < 0 || e.kept+e.left > e.Model.Size || e.left > 0 && e.tier != tier.Swap {
+		fault("%s keeps %v and has %v left in storage while in %v", name, e.kept, e.left, e.tier)
+	}
 	if e.victim != nil && !slices.Contains(c.plans, e.victim) {
 		fault("%s waits to leave for a plan that is gone", name)
 	}
@@ -80,7 +83,7 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	if e.move != nil {
 		return
 	}
-	rest := e.rest(e.tier, e.kept)
+	rest := e.rest()
 	if !rest.Within(e.charge) || e.charge[tier.Swap] != rest[tier.Swap] {
 		fault("%s is charged %v, in %v it takes %v", name, e.charge, e.tier, rest)
 	}

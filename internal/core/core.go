@@ -23,8 +23,8 @@ type Options struct {
 	Fresh, Stale time.Duration
 	// FileBacked: swap-tier weights need no swap device.
 	FileBacked bool
-	// Divisible and InPlace describe the mover.
-	Divisible, InPlace func(*tier.Model) bool
+	// Divisible, Leaves and InPlace describe the mover.
+	Divisible, Leaves, InPlace func(*tier.Model) bool
 	// Room and Admit are the guard.
 	Room  func(Promise) tier.Footprint
 	Admit func(p Promise, m *tier.Model, need tier.Footprint, background bool) error
@@ -190,7 +190,7 @@ func (c *Core) Leftovers() []*Entry {
 // Describe returns the state of a model that is in storage, as far as the mover
 // decides it.
 func (c *Core) Describe(m *tier.Model) tier.State {
-	return tier.State{Divisible: c.opt.Divisible(m), InPlace: c.opt.InPlace(m)}
+	return tier.State{Divisible: c.opt.Divisible(m), Leaves: c.opt.Leaves(m), InPlace: c.opt.InPlace(m)}
 }
 
 // Changed reports whether anything that a View shows has changed since it was
@@ -239,9 +239,9 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 	for i, e := range c.entries {
 		s := &v.States[i]
 		*s = tier.State{
-			Tier: e.tier, Kept: e.kept, Stuck: e.stuck, Since: e.since, LastUse: e.LastUse,
+			Tier: e.tier, Kept: e.kept, Left: e.left, Stuck: e.stuck, Since: e.since, LastUse: e.LastUse,
 			Leases: int32(e.Gate.Leases()), Waiters: int32(e.Waiters()),
-			Divisible: c.opt.Divisible(&e.Model), InPlace: c.opt.InPlace(&e.Model),
+			Divisible: c.opt.Divisible(&e.Model), Leaves: c.opt.Leaves(&e.Model), InPlace: c.opt.InPlace(&e.Model),
 			Serving: e.servable(), Held: c.held(e, now),
 		}
 		switch {
@@ -290,7 +290,7 @@ func (c *Core) promise(own tier.Footprint) Promise {
 		p.Reclaimable += e.Reclaimable
 	}
 	for _, m := range c.Moves() {
-		p.Leaving += max(m.was[tier.RAM]-m.Entry.Model.Footprint(m.To, m.Keep, false)[tier.RAM], 0)
+		p.Leaving += max(m.was[tier.RAM]-m.Footprint(false)[tier.RAM], 0)
 	}
 	return p
 }
@@ -356,9 +356,9 @@ func (c *Core) Released(e *Entry) {
 
 // retire ends the serving of a swap-tier model and gives its runtime bytes back.
 func (c *Core) retire(e *Entry) {
-	before := e.rest(e.tier, e.kept)
+	before := e.rest()
 	e.serving = false
-	c.discharge(e, before.Beyond(e.rest(e.tier, e.kept)))
+	c.discharge(e, before.Beyond(e.rest()))
 }
 
 func waitersOf(e *Entry) []*Waiter {

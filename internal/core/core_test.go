@@ -46,6 +46,7 @@ func newBench(t *testing.T, ram, swap tier.Bytes, models ...tier.Model) *bench {
 		Fairness: time.Second, Grace: 50 * time.Millisecond, Loads: 1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second,
 		FileBacked: true,
 		Divisible:  func(*tier.Model) bool { return true },
+		Leaves:     func(*tier.Model) bool { return true },
 		InPlace:    func(*tier.Model) bool { return true },
 		Room:       func(p Promise) tier.Footprint { return p.Free },
 		Admit: func(p Promise, m *tier.Model, need tier.Footprint, _ bool) error {
@@ -286,6 +287,24 @@ func TestMoveEnded_KeptBytes_AreWhatWasSeen(t *testing.T) {
 		b.step()
 		if e := b.entry("a"); e.Kept() != want || e.Charge() != (tier.Footprint{tier.RAM: want, tier.Swap: 6 - want}) {
 			t.Errorf("%d present: %v kept, %v charged", present, e.Kept(), e.Charge())
+		}
+	}
+}
+
+func TestMoveEnded_PartLeftInStorage_IsChargedNowhere(t *testing.T) {
+	for present, want := range map[tier.Bytes]struct{ kept, left tier.Bytes }{0: {2, 3}, 2: {2, 3}, 4: {4, 2}, 6: {6, 0}} {
+		b := newBench(t, 10, 1, sized("a", 6)) // swap has room for no more than is to be there
+		b.load("a")
+		b.plan = func(v *tier.View, _ *tier.Need) tier.Plan {
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.Swap, Keep: 2, Leave: 3}}}}
+		}
+		b.c.AskIdle(nil, b.now)
+		b.step()
+		b.finish(Outcome{Observed: true, Present: present})
+		b.step()
+		e := b.entry("a")
+		if charge := (tier.Footprint{tier.RAM: want.kept, tier.Swap: 6 - want.kept - want.left}); e.Tier() != tier.Swap || e.Kept() != want.kept || e.Left() != want.left || e.Charge() != charge {
+			t.Errorf("%d present: in %v, %v kept, %v left, %v charged", present, e.Tier(), e.Kept(), e.Left(), e.Charge())
 		}
 	}
 }

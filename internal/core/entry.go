@@ -40,6 +40,7 @@ type Entry struct {
 
 	tier    tier.Tier
 	kept    tier.Bytes
+	left    tier.Bytes     // in storage while the tier is swap
 	serving bool           // leased, or about to be, from swap
 	charge  tier.Footprint // what the ledger charges for it
 	since   time.Time
@@ -75,7 +76,7 @@ func (e *Entry) Leftover() tier.Bytes {
 	if e.move != nil {
 		return 0
 	}
-	return e.charge[tier.RAM] - e.rest(e.tier, e.kept)[tier.RAM]
+	return e.charge[tier.RAM] - e.rest()[tier.RAM]
 }
 
 // Waiters returns how many requests wait for the model.
@@ -86,9 +87,16 @@ func (e *Entry) Waiters() int {
 	return len(e.want.waiters)
 }
 
-// rest is the footprint at rest in tier t.
-func (e *Entry) rest(t tier.Tier, kept tier.Bytes) tier.Footprint {
-	return e.Model.Footprint(t, kept, t == tier.Swap && e.serving)
+// Left returns the bytes of weights that are in storage while the tier is swap.
+func (e *Entry) Left() tier.Bytes { return e.left }
+
+// rest is the footprint at rest.
+func (e *Entry) rest() tier.Footprint { return e.in(e.tier, e.kept, e.left) }
+
+// in is the footprint at rest in a tier.
+func (e *Entry) in(t tier.Tier, kept, left tier.Bytes) tier.Footprint {
+	there := tier.Move{Model: e.Model, To: t, Keep: kept, Leave: left}
+	return there.Footprint(e.serving)
 }
 
 // idle reports whether nothing holds the entry where it is but its leases.
@@ -149,7 +157,7 @@ func (m *Move) Held() tier.Footprint { return m.res.Held() }
 // loads reports whether the move has to read weights, and so wants a turn at
 // the storage.
 func (m *Move) loads() bool {
-	return m.To > m.From || m.To == tier.Swap && m.From == tier.Swap && m.Keep > m.Entry.kept
+	return m.To > m.From || m.To == tier.Swap && m.From == tier.Swap && (m.Keep > m.Entry.kept || m.Leave < m.Entry.left)
 }
 
 // OrderKind is what an Order asks for.

@@ -39,7 +39,7 @@ func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, n
 // and nobody holds a lease. claim, if not nil, is room set aside before.
 func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time) error {
 	e := m.Entry
-	rest := e.Model.Footprint(m.To, m.Keep, serve && m.To == tier.Swap)
+	rest := m.Footprint(serve && m.To == tier.Swap)
 	need := rest.Beyond(e.charge)
 	if claim == nil {
 		claim, _ = c.ledger.Reserve(tier.Footprint{})
@@ -178,24 +178,25 @@ func (e *Entry) cooling(now time.Time) error {
 func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	e := m.Entry
 	bound := m.was.Plus(m.res.Held())
-	kept := min(max(m.Keep, 0), e.Model.Size)
-	rest := e.Model.Footprint(m.To, kept, e.serving)
+	kept, left := min(max(m.Keep, 0), e.Model.Size), m.Leave
+	rest := e.in(m.To, kept, left)
 	switch {
 	case !out.Observed:
 	case m.To == tier.Swap:
-		least := max(e.Model.Size-bound[tier.Swap], 0)
+		least := max(e.Model.Size-left-bound[tier.Swap], 0)
 		most := min(e.Model.Size, bound[tier.RAM]-(rest[tier.RAM]-kept))
 		kept = max(min(out.Present, most), least)
-		rest = e.Model.Footprint(tier.Swap, kept, e.serving)
+		left = min(left, e.Model.Size-kept) // what was to be in storage and is seen is not
+		rest = e.in(tier.Swap, kept, left)
 	case m.To == tier.Storage:
 		rest[tier.RAM] = max(min(out.Present, bound[tier.RAM]), 0)
 	}
 	if m.To > m.From {
 		e.loadTook = now.Sub(m.startedAt)
 	}
-	e.tier, e.kept, e.since = m.To, 0, now
+	e.tier, e.kept, e.left, e.since = m.To, 0, 0, now
 	if m.To == tier.Swap {
-		e.kept = kept
+		e.kept, e.left = kept, left
 	}
 	e.serving = e.serving && m.To == tier.Swap
 	e.usesAtLoad = e.Gate.Uses() + uint64(e.Waiters())
@@ -219,7 +220,7 @@ func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 	if out.Observed {
 		left[tier.RAM] = min(max(out.Present, 0), m.was[tier.RAM])
 	}
-	e.tier, e.kept, e.since = tier.Storage, 0, now
+	e.tier, e.kept, e.left, e.since = tier.Storage, 0, 0, now
 	c.commit(e, m.res, left)
 }
 

@@ -157,7 +157,7 @@ func (p *plan) drains() bool {
 }
 
 func (s *step) rest(serve bool) tier.Footprint {
-	return s.e.Model.Footprint(s.To, s.Keep, serve && s.To == tier.Swap)
+	return s.Footprint(serve && s.To == tier.Swap)
 }
 
 // claim sets aside what there is of the room that the plan's last step needs,
@@ -182,11 +182,14 @@ func (c *Core) resolve(steps []tier.Step) ([]*step, error) {
 		switch {
 		case !ok:
 			return nil, &tier.NotFoundError{What: "model", Name: s.Model.Name}
-		case !s.To.Valid() || s.Keep < 0 || s.Keep > e.Model.Size:
-			return nil, &tier.InvalidError{Model: s.Model.Name, Field: "plan", Value: fmt.Sprintf("%v, keep %v", s.To, s.Keep), Rule: "must name a tier and keep no more than the model's size"}
+		case !s.To.Valid() || s.Keep < 0 || s.Leave < 0 || s.Keep.Plus(s.Leave) > e.Model.Size:
+			return nil, &tier.InvalidError{Model: s.Model.Name, Field: "plan", Value: fmt.Sprintf("%v, keep %v, leave %v", s.To, s.Keep, s.Leave), Rule: "must name a tier, and keep and leave no more than the model's size"}
 		}
 		if !c.opt.Divisible(&e.Model) || s.To != tier.Swap {
 			s.Keep = 0
+		}
+		if !c.opt.Divisible(&e.Model) || !c.opt.Leaves(&e.Model) || s.To != tier.Swap {
+			s.Leave = 0
 		}
 		s.Model, s.From = e.Model, e.tier
 		out[i] = &step{Step: s, e: e}
@@ -247,7 +250,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 		return fmt.Errorf("%w: '%s' cannot be moved", tier.ErrNoCapacity, e.Model.Name)
 	case e.move != nil || e.victim != nil && e.victim != p:
 		return errLater
-	case e.tier == s.To && (s.To != tier.Swap || e.kept == s.Keep):
+	case e.tier == s.To && (s.To != tier.Swap || e.kept == s.Keep && e.left == s.Leave):
 		s.done = true // overtaken by events
 		c.unclaim(e)
 		return nil
@@ -281,7 +284,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 		if earlier > 0 {
 			return errLater // swap is being emptied for it
 		}
-		m.To, m.Keep = tier.Storage, 0
+		m.To, m.Keep, m.Leave = tier.Storage, 0, 0
 		err = c.begin(m, nil, false, now)
 	}
 	if err != nil {
@@ -294,7 +297,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 	if own {
 		p.claim, _ = c.ledger.Reserve(tier.Footprint{}) // spent by the move now
 		p.target = tier.Footprint{}
-	} else if !p.lost && (m.To < m.From || m.Keep < e.kept) {
+	} else if !p.lost && (m.To < m.From || m.Keep < e.kept || m.Leave > e.left) {
 		ev := Evicted{Entry: e, To: m.To, Why: m.Why}
 		if p.want != nil {
 			ev.For = p.want.e.Model.Name

@@ -75,6 +75,10 @@ func newMover(sys *system, opts Options) *Mover {
 // Divisible implements tier.Divider: any part of a model can be left in memory.
 func (m *Mover) Divisible(*tier.Model) bool { return true }
 
+// Leaves implements tier.Leaver: pages that are not kept are in the file in any
+// case, so that swap and storage differ in the account alone.
+func (m *Mover) Leaves(*tier.Model) bool { return true }
+
 // InPlace implements tier.InPlacer: a mapped model can be read in swap, at the
 // pace of its device.
 func (m *Mover) InPlace(*tier.Model) bool { return true }

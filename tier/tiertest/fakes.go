@@ -22,7 +22,8 @@ type Mover struct {
 	// runtime.Goexit, or block.
 	Fault func(mv tier.Move) error
 	// OnlyRAM: no model can be served from swap. Parts: models can be divided.
-	OnlyRAM, Parts bool
+	// Cold: those can have a part in storage while they are in swap.
+	OnlyRAM, Parts, Cold bool
 	// Deaf movers do not hear that their context is cancelled.
 	Deaf bool
 
@@ -137,6 +138,9 @@ func (f *Mover) InPlace(*tier.Model) bool { return !f.OnlyRAM }
 
 // Divisible implements tier.Divider.
 func (f *Mover) Divisible(*tier.Model) bool { return f.Parts }
+
+// Leaves implements tier.Leaver.
+func (f *Mover) Leaves(*tier.Model) bool { return f.Parts && f.Cold }
 
 // Moves returns the moves that were begun, in order.
 func (f *Mover) Moves() []tier.Move {

@@ -98,6 +98,7 @@ func newStage(dice *rand.Rand) *stage {
 	whole := dice.IntN(3) == 0
 	for i := range s.view.States {
 		s.view.States[i].Divisible = !whole && dice.IntN(5) > 0
+		s.view.States[i].Leaves = s.view.States[i].Divisible && dice.IntN(2) > 0
 		s.view.States[i].InPlace = dice.IntN(4) > 0
 	}
 	s.account(0)
@@ -166,8 +167,7 @@ func (s *stage) change() {
 // land ends a move that was under way.
 func (s *stage) land(i int) {
 	st := &s.view.States[i]
-	st.Moving, st.Serving, st.Kept = false, false, 0
-	setAway(st, 0)
+	st.Moving, st.Serving, st.Kept, st.Left = false, false, 0, 0
 	st.Tier, st.Since = st.To, s.view.Now
 }
 
@@ -270,7 +270,6 @@ func (s *stage) step(p *tier.Step, need *tier.Need, room *tier.Footprint) error 
 	}
 	st, m := &v.States[i], v.Library.At(i)
 	wanted := need != nil && i == need.Model
-	away := awayOf(&p.Move)
 	switch {
 	case p.From != st.Tier:
 		return fmt.Errorf("the model is in %v", st.Tier)
@@ -280,21 +279,20 @@ func (s *stage) step(p *tier.Step, need *tier.Need, room *tier.Footprint) error 
 		return errors.New("it does not say why")
 	case st.Moving || st.Stuck:
 		return errors.New("the model is in a move, or stuck")
-	case p.To == tier.Swap && (p.Keep < 0 || away < 0 || p.Keep+away > m.Size):
-		return fmt.Errorf("keep does not fit the %v of the model", m.Size)
-	case p.To == tier.Swap && !st.Divisible && (p.Keep > 0 || away > 0):
+	case p.To == tier.Swap && (p.Keep < 0 || p.Leave < 0 || p.Keep.Plus(p.Leave) > m.Size):
+		return fmt.Errorf("keep and leave do not fit the %v of the model", m.Size)
+	case p.To == tier.Swap && !st.Divisible && (p.Keep > 0 || p.Leave > 0):
 		return errors.New("the model cannot be divided")
-	case p.From == p.To && (p.To != tier.Swap || p.Keep == st.Kept && away == awayNow(st)):
+	case p.To == tier.Swap && !st.Leaves && p.Leave > 0:
+		return errors.New("no part of the model can be left in storage")
+	case p.From == p.To && (p.To != tier.Swap || p.Keep == st.Kept && p.Leave == st.Left):
 		return errors.New("it moves nothing")
 	case wanted:
 	case need != nil && need.Patient && !v.Drainable(i), (need == nil || !need.Patient) && st.Tier != tier.Storage && !v.Evictable(i):
 		return fmt.Errorf("it may not be moved: %+v, pinned %v", *st, m.Pinned)
 	}
 	before := v.Footprint(i)
-	after := m.Footprint(p.To, p.Keep, false)
-	if p.To == tier.Swap {
-		after[tier.Swap] -= away
-	}
+	after := p.Footprint(false)
 	for t, more := range after.Beyond(before) {
 		if more > 0 && more > room[t] {
 			return fmt.Errorf("it takes %v more of %v, where %v are free", more, tier.Tier(t), room[t])
@@ -302,13 +300,9 @@ func (s *stage) step(p *tier.Step, need *tier.Need, room *tier.Footprint) error 
 	}
 	*room = room.Plus(before).Minus(after)
 	s.moves = append(s.moves, tier.Moved{Move: p.Move, Bytes: m.Size, Took: time.Second})
-	st.Tier, st.Kept, st.Serving, st.Since = p.To, 0, false, v.Now
+	st.Tier, st.Kept, st.Left, st.Serving, st.Since = p.To, 0, 0, false, v.Now
 	if p.To == tier.Swap {
-		st.Kept = p.Keep
-	}
-	setAway(st, 0)
-	if p.To == tier.Swap {
-		setAway(st, away)
+		st.Kept, st.Left = p.Keep, p.Leave
 	}
 	return nil
 }
@@ -385,12 +379,3 @@ func (s *stage) refused(err error, need *tier.Need) error {
 	}
 	return nil
 }
-
-// awayOf returns the bytes of a model that a move leaves in storage.
-func awayOf(*tier.Move) tier.Bytes { return 0 }
-
-// awayNow returns the bytes of a swap-tier model that are in storage.
-func awayNow(*tier.State) tier.Bytes { return 0 }
-
-// setAway notes the bytes of a swap-tier model that are in storage.
-func setAway(*tier.State, tier.Bytes) {}
