@@ -34,7 +34,7 @@ func TestMutations_FiveBugsPlanted_EachIsCaught(t *testing.T) {
 		"late refund":          "moves and plans hold",
 		"double commit":        "the entries charge",
 		"eviction under lease": `under \d+ leases|is leased from swap without|leases in storage`,
-		"lost waiter":          "had no answer within",
+		"lost waiter":          "had no answer within|remembered:",
 	} {
 		t.Run(mutation, func(t *testing.T) {
 			child := exec.CommandContext(t.Context(), tests, "-test.run=^TestManager_AnythingAtAnyTime_KeepsTheInvariants$",
