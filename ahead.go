@@ -12,6 +12,7 @@ type ahead struct {
 	asked time.Time
 	first time.Time // when a model was first asked for: a few requests tell nothing
 	used  time.Time // when a model was last asked for, as far as is known
+	runs  int       // plans since then that had something to move
 }
 
 const (
@@ -20,6 +21,9 @@ const (
 	aheadSoonest = 1.0 / 30
 	aheadAgain   = 1.0 / 300
 	aheadGrowth  = 1.5
+	// aheadRuns is after how many of those the pauses grow all the same: moves that
+	// fail would be planned again without end.
+	aheadRuns = 200
 	// aheadLong: a library that nobody used for so long is left as it is.
 	aheadLong = 2 * time.Hour
 )
@@ -43,7 +47,7 @@ func (c *control) lookAhead() time.Time {
 		return time.Time{}
 	}
 	if c.usedSince {
-		c.usedSince, a.used, a.pause = false, c.now, share(aheadSoonest, every)
+		c.usedSince, a.used, a.pause, a.runs = false, c.now, share(aheadSoonest, every), 0
 		if a.first.IsZero() {
 			a.first = c.now
 		}
@@ -66,7 +70,8 @@ func (c *control) lookAhead() time.Time {
 func (c *control) lookedAhead(moves int) {
 	every, a := c.m.cfg.OptimizeEvery, &c.ahead
 	switch {
-	case moves > 0:
+	case moves > 0 && a.runs < aheadRuns:
+		a.runs++
 		a.at = c.now.Add(share(aheadAgain, every))
 	case c.now.Sub(a.used) > aheadLong:
 		a.at = time.Time{}

@@ -1,6 +1,7 @@
 package modeltier_test
 
 import (
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -70,6 +71,39 @@ func TestOptimizeEvery_AfterARequest_AsksSoonThenSeldomThenNoMore(t *testing.T) 
 			if d := at[k].Sub(at[k-1]); d > 31*time.Second {
 				t.Errorf("not asked for %v", d)
 			}
+		}
+	})
+}
+
+// insists is a placement that always finds something worth moving.
+type insists struct{ asks }
+
+// Plan implements tier.Placement.
+func (p *insists) Plan(v *tier.View, need *tier.Need) tier.Plan {
+	plan := p.asks.Plan(v, need)
+	if need == nil {
+		plan.Steps = []tier.Step{{Move: tier.Move{Model: *v.Library.At(1), To: tier.RAM}, Why: "it would pay"}}
+	}
+	return plan
+}
+
+func TestOptimizeEvery_MovesThatKeepFailing_AreNotPlannedWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &insists{}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 1)}, Placement: p})
+		r.mover.Fault = func(mv tier.Move) error {
+			if mv.Model.Name == "b" {
+				return errors.New("the disk said no")
+			}
+			return nil
+		}
+		r.use("a")
+		time.Sleep(time.Hour)
+		r.use("a")
+		p.taken()
+		time.Sleep(2 * time.Hour)
+		if n := len(p.taken()); n < 10 || n > 500 {
+			t.Errorf("%d plans in two hours after one request", n)
 		}
 	})
 }
