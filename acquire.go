@@ -31,7 +31,9 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 	choice, cell, err := m.choose(req, snap)
 	if err != nil {
 		if snap, choice, err = m.chooseAgain(ctx, req, err); err != nil {
-			m.refused(choice.Model, err)
+			if ctx.Err() == nil {
+				m.refused(choice.Model, err)
+			}
 			return nil, choice, err
 		}
 	}

@@ -66,11 +66,23 @@ func (m *Manager) event(fn func()) {
 	}
 }
 
-// callEvents runs until the channel is closed.
+// callEvents runs until the Manager is closed, and calls what is left then. The
+// channel itself stays open: refusals and late moves may still send.
 func (m *Manager) callEvents(events <-chan func()) {
-	for fn := range events {
+	run := func(fn func()) {
 		if err := m.call("event", func() error { fn(); return nil }); err != nil {
 			m.log.Error("an event function failed", "err", err)
+		}
+	}
+	for {
+		select {
+		case fn := <-events:
+			run(fn)
+		case <-m.eventsEnd:
+			for len(events) > 0 {
+				run(<-events)
+			}
+			return
 		}
 	}
 }

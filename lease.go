@@ -61,7 +61,8 @@ func (l *Lease) Release() {
 // Report tells how the use of the model turned out, for selectors and placements
 // that learn from that (tier.Reporter): an error, a latency, the caller's own
 // score. The lease fills Model, At, Waited, and Served where it is zero. It may be
-// called before or after Release, more than once, and never blocks; reports that
+// called before or after Release, best when the model has just been used, as that is
+// what Served is taken to end with; more than once, and never blocks; reports that
 // nobody can take, or too many at once, are dropped.
 func (l *Lease) Report(o tier.Outcome) {
 	now := time.Since(l.m.start)
@@ -164,10 +165,15 @@ func (g *gate) leave(i uint8) bool {
 // The rest is core.Gate, called by the loop.
 
 func (g *gate) Open() {
+	g.renew()
+	g.state.Or(gateOpen)
+}
+
+// renew lets the leases from now on know nothing of a loss before.
+func (g *gate) renew() {
 	if g.loss.Load().told {
 		g.loss.Store(&loss{done: make(chan struct{})})
 	}
-	g.state.Or(gateOpen)
 }
 
 func (g *gate) Close() int {
@@ -184,6 +190,7 @@ func (g *gate) Leases() int {
 }
 
 func (g *gate) Grant() {
+	g.renew()
 	g.cells[0].leases.Add(1)
 	g.cells[0].uses.Add(1)
 }

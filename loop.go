@@ -259,6 +259,7 @@ func (c *control) do(a core.Action) {
 
 // join takes up a request that has to wait for e.
 func (c *control) join(w *waiter, e *entry, began time.Time) {
+	w.Waiter.Entry, w.Waiter.Data, w.Waiter.Claim = e.core, w, w.claim
 	if c.stopping {
 		if w.claim() {
 			w.answer <- answer{err: tier.ErrClosed}
@@ -271,7 +272,6 @@ func (c *control) join(w *waiter, e *entry, began time.Time) {
 		}
 		return
 	}
-	w.Waiter.Entry, w.Waiter.Data, w.Waiter.Claim = e.core, w, w.claim
 	w.Since, w.Deadline = began, began.Add(c.m.cfg.MaxWait)
 	c.used(e, began)
 	c.core.Join(&w.Waiter, c.now)
@@ -332,7 +332,11 @@ func (c *control) reported(o tier.Outcome) {
 
 // teach tells those who learn what happened since they were last told.
 func (c *control) teach() {
-	if c.planStuck || len(c.uses) == 0 && len(c.moved) == 0 && len(c.outcomes) == 0 {
+	if c.planStuck { // nobody to be told, and no end to what would be kept
+		c.uses, c.moved, c.outcomes = nil, nil, nil
+		return
+	}
+	if len(c.uses) == 0 && len(c.moved) == 0 && len(c.outcomes) == 0 {
 		return
 	}
 	slices.SortStableFunc(c.uses, func(a, b tier.Access) int { return a.At.Compare(b.At) })
@@ -530,6 +534,10 @@ func (m *Manager) observe(name string) (present, reclaimable tier.Bytes, err err
 func (c *control) stopIntake() {
 	c.stopping = true
 	c.core.Stop(tier.ErrClosed, c.now)
+	for _, attempt := range c.tasks {
+		attempt(c.now) // each answers ErrClosed
+	}
+	c.tasks = nil
 }
 
 // whenIdle closes done when no lease is held. The intake has stopped.

@@ -32,15 +32,16 @@ type Manager struct {
 	// What is asked of the mover beyond Move; nil where it does not offer it.
 	resident tier.Resident
 
-	start    time.Time // the epoch of the access log
-	stripes  int
-	accesses *accessLog
-	snap     atomic.Pointer[snapshot]
-	waiting  atomic.Int64  // requests that wait
-	tickets  sync.Pool     // of *ticket
-	issued   atomic.Uint32 // tickets
-	count    counters
-	events   chan func()
+	start     time.Time // the epoch of the access log
+	stripes   int
+	accesses  *accessLog
+	snap      atomic.Pointer[snapshot]
+	waiting   atomic.Int64  // requests that wait
+	tickets   sync.Pool     // of *ticket
+	issued    atomic.Uint32 // tickets
+	count     counters
+	events    chan func()
+	eventsEnd chan struct{}
 
 	// ctx ends when the Manager is closed; moves and jobs derive from it.
 	ctx        context.Context
@@ -93,7 +94,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		log: cfg.Logger, jobs: hotload.NewJobs(0), start: time.Now(), stripes: stripes(),
-		loopDone: make(chan struct{}), eventsDone: make(chan struct{}), closed: make(chan struct{}),
+		loopDone: make(chan struct{}), eventsEnd: make(chan struct{}), eventsDone: make(chan struct{}), closed: make(chan struct{}),
 	}
 	m.accesses = newAccessLog(m.start, m.stripes)
 	m.tickets.New = func() any { return &ticket{cell: uint8(m.issued.Add(1)) & uint8(m.stripes-1)} }
@@ -258,7 +259,7 @@ func (m *Manager) Close() error {
 		<-m.loopDone
 		m.closeErr = errors.Join(m.awaitGoroutines(), m.closeParts(), m.save.close())
 		if m.events != nil {
-			close(m.events)
+			close(m.eventsEnd)
 		}
 		<-m.eventsDone
 		close(m.closed)
@@ -285,12 +286,24 @@ func (m *Manager) awaitGoroutines() error {
 	}
 }
 
+// closePart closes a part, and waits for that no longer than StuckAfter.
+func (m *Manager) closePart(c tier.Closer) error {
+	done := make(chan error, 1)
+	go func() { done <- m.call("part's Close", c.Close) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(m.cfg.StuckAfter):
+		return &tier.StuckError{What: "A part's Close", After: m.cfg.StuckAfter}
+	}
+}
+
 // closeParts closes the parts that hold resources.
 func (m *Manager) closeParts() error {
 	var errs []error
 	for _, p := range []any{m.cfg.Mover, m.cfg.Probe, m.cfg.Selector, m.cfg.Placement} {
 		if c, ok := p.(tier.Closer); ok {
-			errs = append(errs, m.call("part's Close", c.Close))
+			errs = append(errs, m.closePart(c))
 		}
 	}
 	return errors.Join(errs...)

@@ -18,7 +18,7 @@ type moving struct {
 	task    bool // the work is an order's, which ends it
 	began   time.Time
 	urge    func()       // somebody waits for it now; nil: somebody did from the start
-	touched atomic.Int64 // when progress was last made, in Unix nanoseconds
+	touched atomic.Int64 // when progress was last made, since the Manager's start: no wall clock, which may be set
 	off     time.Time    // when it was called off; the loop's
 	stuck   bool         // the loop's
 }
@@ -27,7 +27,7 @@ type moving struct {
 func (c *control) startMove(mv *core.Move) {
 	m := c.m
 	g := &moving{began: c.now}
-	g.touched.Store(c.now.UnixNano())
+	g.touched.Store(int64(c.now.Sub(c.m.start)))
 	bytes := toMove(mv)
 	if t, ok := orderTask(cmp.Or(mv.Order, mv.Entry.HotLoad())); ok {
 		g.work, g.task = t.work, true
@@ -89,7 +89,7 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	var out core.Outcome
 	out.Err = moveError(ctx, &move, m.call("mover", func() error {
 		return m.cfg.Mover.Move(ctx, move, func(done tier.Bytes) {
-			g.touched.Store(time.Now().UnixNano())
+			g.touched.Store(int64(time.Since(m.start)))
 			g.work.Progressed(done)
 		})
 	}))
@@ -157,7 +157,7 @@ func (c *control) watchMoves(wake time.Time) time.Time {
 			g.urge()
 			g.urge = nil
 		}
-		at := time.Unix(0, g.touched.Load()).Add(cfg.StallAfter)
+		at := c.m.start.Add(time.Duration(g.touched.Load())).Add(cfg.StallAfter)
 		if !g.off.IsZero() {
 			at = g.off.Add(cfg.StuckAfter)
 		}

@@ -445,10 +445,10 @@ type Factor struct {
 // Outcome is how a lease turned out.
 type Outcome struct {
 	Model string
-	// At is when the lease ended.
+	// At is when it was reported.
 	At time.Time
 	// Waited is the time from the request to the lease, Served from the lease to
-	// its release.
+	// the report.
 	Waited, Served time.Duration
 	// Latency is the time from the lease to the first use of the answer, such as
 	// the first token. 0: not reported.

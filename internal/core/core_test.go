@@ -405,3 +405,37 @@ func TestPlanned_PlanThatCannotBe_IsRefusedAfterSomeAttempts(t *testing.T) {
 		}
 	}
 }
+
+// A move home that was called off comes back while somebody waits for its model.
+func TestHome_CalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *testing.T) {
+	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4}, tier.Model{Name: "b", Size: 8})
+	e := b.entry("a")
+	e.Model.Home = tier.RAM
+	b.c.homes = append(b.c.homes, e)
+	b.step()
+	plain := b.plan
+	b.plan = func(v *tier.View, n *tier.Need) tier.Plan {
+		if n != nil && n.Model >= 0 && v.Library.At(n.Model).Name == "a" { // served where it is
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(n.Model), To: tier.Swap}}}}
+		}
+		return plain(v, n)
+	}
+	other := b.join("b")
+	b.step() // b needs the room: a's move home is called off
+	b.c.Leave(other)
+	b.join("a")
+	b.step()
+	home := b.started[0]
+	b.c.MoveEnded(home, Outcome{Err: &tier.MoveError{Model: "a", From: home.From, To: home.To, Err: errCalledOff}}, b.now)
+	b.step()
+	for len(b.c.running) > 0 && len(b.granted) == 0 {
+		b.c.MoveEnded(b.c.running[0], Outcome{}, b.now)
+		b.step()
+	}
+	if len(b.granted) == 0 {
+		t.Fatal("nobody was served")
+	}
+	if e.move != nil && e.Gate.Leases() > 0 {
+		t.Errorf("it moves from %v to %v under a lease", e.move.From, e.move.To)
+	}
+}

@@ -325,7 +325,11 @@ func (c *Core) broken(p *plan, err error, now time.Time) {
 	switch {
 	case p.limiting != nil:
 		c.endLimits(p.limiting, err)
-	case x == nil || x.e.want != x || errors.Is(err, errTaken):
+	case x == nil || x.e.want != x:
+	case errors.Is(err, errTaken):
+		if x.taken++; x.taken >= mostTries {
+			c.block(x, err, now)
+		}
 	case errors.Is(err, tier.ErrNoCapacity) && x.tries < mostTries:
 		x.tries++
 		x.denied = err

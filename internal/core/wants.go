@@ -24,6 +24,7 @@ type want struct {
 	busy    bool   // somebody was in use when the placement was asked
 	patient bool   // busy models may be drained for it
 	tries   int    // plans that came to nothing
+	taken   int    // plans that wanted what was in use
 	denied  error  // why the last attempt did not go on
 }
 

@@ -1,0 +1,118 @@
+package modeltier_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+func TestEvents_RefusalAfterClose_IsAnErrorLikeAnyOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Events: modeltier.Events{Refused: func(modeltier.RefuseEvent) {}}})
+		if err := r.Manager.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"}); !errors.Is(err, modeltier.ErrClosed) {
+			t.Errorf("err = %v, want ErrClosed", err)
+		}
+	})
+}
+
+// slowly is a probe that takes its time.
+type slowly struct{ tier.MemoryProbe }
+
+func (s slowly) Memory(ctx context.Context) (tier.Memory, error) {
+	time.Sleep(300 * time.Millisecond)
+	return s.MemoryProbe.Memory(ctx)
+}
+
+// Its place in the queue is looked for only after its caller has gone.
+func TestAcquire_CallerLeavesBeforeItIsSeen_QueueFull_ManagerGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 4)}, MaxQueueModel: 1, Probe: slowly{tiertest.NewProbe(plenty)}})
+		first := make(chan error, 1)
+		go func() {
+			l, err := r.Acquire(context.Background(), modeltier.Request{Model: "a"})
+			if err == nil {
+				l.Release()
+			}
+			first <- err
+		}()
+		for range 100 {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			if l, err := r.Acquire(ctx, modeltier.Request{Model: "a"}); err == nil {
+				l.Release()
+			}
+			cancel()
+		}
+		if err := <-first; err != nil && !errors.Is(err, modeltier.ErrBusy) {
+			t.Error(err)
+		}
+		r.use("a")
+	})
+}
+
+// takesLeased is a placement that names a model in use as a victim, patient or not.
+type takesLeased struct{}
+
+func (takesLeased) Plan(v *tier.View, need *tier.Need) (p tier.Plan) {
+	if need == nil || need.Model < 0 {
+		return p
+	}
+	if me := v.Library.At(need.Model); me.Name != "a" {
+		p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(0), To: tier.Storage}})
+	}
+	p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(need.Model), To: tier.RAM}})
+	return p
+}
+
+func TestAcquire_PlacementNamesWhatIsLeased_LoopGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 3), model("b", 3)}, Placement: takesLeased{}})
+		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() {
+			l, err := r.Acquire(context.Background(), modeltier.Request{Model: "b"})
+			if err == nil {
+				l.Release()
+			}
+			served <- err
+		}()
+		time.Sleep(time.Second)
+		if r.Status().Stale {
+			t.Error("the loop does not answer")
+		}
+		l.Release()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLost_ModelInStorage_NextLeaseIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("big", 7)}, Limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 10 * tier.GiB}})
+		if err := r.Lost("big", errors.New("it was said to")); err != nil {
+			t.Fatal(err)
+		}
+		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "big"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Release()
+		select {
+		case <-l.Done():
+			t.Errorf("a fresh lease from %v is lost already", l.Tier())
+		default:
+		}
+	})
+}
