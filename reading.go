@@ -1,0 +1,86 @@
+package modeltier
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/modeltier/modeltier/safety"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// read takes a reading and tells the core.
+func (c *control) read(now time.Time) {
+	if c.probeStuck {
+		c.core.Reading(tier.Memory{}, &tier.StuckError{What: "The memory probe", After: probeLimit}, now)
+		return
+	}
+	got := new(tier.Memory)
+	err := c.m.callFor("memory probe", probeLimit, func(ctx context.Context) (err error) {
+		*got, err = c.m.cfg.Probe.Memory(ctx)
+		return err
+	}, func() { c.m.post(func(time.Time) { c.probeStuck = false }) })
+	c.now = time.Now()
+	if err != nil {
+		c.probeStuck = tier.Code(err) == "stuck"
+		if _, _, was := c.core.Memory(); was == nil {
+			c.m.log.Warn("memory cannot be read", "err", err)
+		}
+		c.core.Reading(tier.Memory{}, err, c.now)
+		return
+	}
+	mem := *got
+	if fault := mem.Validate(); fault != nil {
+		c.m.log.Warn("the memory probe reports what cannot be", "err", fault)
+		c.core.Reading(tier.Memory{}, fault, c.now)
+		return
+	}
+	c.govern(mem)
+}
+
+// govern takes a reading to the core, with the level of pressure that the
+// governor makes of it, and does what that level asks for.
+func (c *control) govern(mem tier.Memory) {
+	p := promise(c.core.Promise(), false)
+	// What has arrived may be in the reading already. An admission counts it twice
+	// to be safe; to be safe here is not to send models away for it.
+	p.Unseen -= c.core.Unread()
+	for _, g := range c.moves {
+		p.Unseen = max(p.Unseen-g.work.Job().Progress().Done, 0)
+	}
+	var d safety.Decision
+	c.governor, d = c.governor.Observe(c.now, mem, p)
+	mem.Pressure.Level = d.Level
+	c.core.Reading(mem, nil, c.now)
+	var cause error
+	if !d.Admit {
+		cause = &tier.CapacityError{
+			Tier: tier.RAM, Free: mem.Available, Limit: mem.Total,
+			Reason: "Load called off: " + cmp.Or(d.Why, "memory pressure is high"),
+		}
+	}
+	c.core.Press(d.Background, cause, c.now)
+	if d.GiveBack > 0 {
+		v := c.core.View(c.now)
+		steps, given := safety.Shed(&v, d.GiveBack, nil)
+		c.m.log.Warn("memory is short", "why", d.Why, "give back", d.GiveBack, "found", given)
+		c.core.Shed(steps)
+	}
+	if d.Changed {
+		was := c.pressure
+		c.m.log.Warn("memory pressure changed", "from", was, "to", d.Level, "why", d.Why)
+		if fn := c.m.cfg.Events.PressureChanged; fn != nil {
+			c.m.event(func() { fn(was, d.Level) })
+		}
+	}
+	c.pressure = d.Level
+}
+
+// refresh takes a reading, unless the last is fresh, and closes done when it is
+// published.
+func (c *control) refresh(now time.Time, done chan struct{}) {
+	if _, at, _ := c.core.Memory(); at.IsZero() || now.Sub(at) > fresh {
+		c.read(now)
+	}
+	c.after = append(c.after, func() { close(done) })
+}
