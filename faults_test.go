@@ -3,6 +3,7 @@ package modeltier_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,5 +118,60 @@ func TestLost_ModelInStorage_NextLeaseIsNotLost(t *testing.T) {
 			t.Errorf("a fresh lease from %v is lost already", l.Tier())
 		default:
 		}
+	})
+}
+
+// Events, and whoever asks for Status, run parts on goroutines of their own until
+// the very end: while Close waits for those, more may come.
+func TestClose_EventsAndStatusMeanwhile_CountedWithoutRace(t *testing.T) {
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, modeltier.Config{
+				Models: []tier.Model{model("a", 1)}, Placement: told{},
+				Events: modeltier.Events{MoveEnded: func(modeltier.MoveEvent) {}, Refused: func(modeltier.RefuseEvent) {}},
+			})
+			var asking sync.WaitGroup
+			for range 4 {
+				asking.Go(func() {
+					for range 20 {
+						r.Status()
+						r.Acquire(t.Context(), modeltier.Request{Model: "nobody"})
+					}
+				})
+			}
+			if err := r.Manager.Close(); err != nil {
+				t.Error(err)
+			}
+			asking.Wait()
+		})
+	}
+}
+
+// told is a placement that has something to say in Status.
+type told struct{ takesLeased }
+
+func (told) PartStatus() any { return "here" }
+
+// pondering is a placement whose prediction never comes, until it is let go.
+type pondering struct {
+	takesLeased
+	let chan struct{}
+}
+
+func (p pondering) Predict(*tier.Model, tier.Tier, tier.Tier, tier.Bytes) (d, low, high time.Duration) {
+	<-p.let
+	return
+}
+
+func TestAcquire_PredictionThatNeverComes_LoopGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pondering{let: make(chan struct{})}
+		defer close(p.let)
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Placement: p})
+		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Release()
 	})
 }

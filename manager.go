@@ -46,7 +46,7 @@ type Manager struct {
 	// ctx ends when the Manager is closed; moves and jobs derive from it.
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
-	goroutines sync.WaitGroup // every goroutine but the loop and the events'
+	goroutines group // every goroutine but the loop and the events'
 	loopDone   chan struct{}
 	eventsDone chan struct{}
 
@@ -271,15 +271,10 @@ func (m *Manager) Close() error {
 // awaitGoroutines waits for the goroutines of moves and calls, StuckAfter at
 // most.
 func (m *Manager) awaitGoroutines() error {
-	done := make(chan struct{})
-	go func() {
-		m.goroutines.Wait()
-		close(done)
-	}()
 	limit := time.NewTimer(m.cfg.StuckAfter)
 	defer limit.Stop()
 	select {
-	case <-done:
+	case <-m.goroutines.Idle():
 		return nil
 	case <-limit.C:
 		return &tier.StuckError{What: "A part of the Manager", After: m.cfg.StuckAfter}

@@ -197,10 +197,16 @@ type predictor interface {
 // storage and 0.2 s elsewhere.
 func (c *control) estimate(mv *tier.Move, bytes tier.Bytes) time.Duration {
 	if p, ok := c.m.cfg.Placement.(predictor); ok && !c.planStuck {
-		var d time.Duration
-		if err := c.m.call("placement", func() error { d, _, _ = p.Predict(&mv.Model, mv.From, mv.To, bytes); return nil }); err == nil {
-			return d
+		predicted := make(chan time.Duration, 1) // a call that is stuck may answer much later
+		err := c.m.callFor("placement", planLimit, func(context.Context) error {
+			d, _, _ := p.Predict(&mv.Model, mv.From, mv.To, bytes)
+			predicted <- d
+			return nil
+		}, c.placementBack)
+		if err == nil {
+			return <-predicted
 		}
+		c.placementFailed(err)
 	}
 	perGB := 0.2
 	if mv.From == tier.Storage {

@@ -260,8 +260,12 @@ func (m *Manager) fillStatus(s *Status) {
 	s.Parts = make(map[string]any)
 	for name, part := range map[string]any{"mover": m.cfg.Mover, "probe": m.cfg.Probe, "selector": m.cfg.Selector, "placement": m.cfg.Placement} {
 		if p, ok := part.(statusPart); ok {
-			if err := m.call(name, func() error { s.Parts[name] = p.PartStatus(); return nil }); err != nil {
+			told := make(chan any, 1) // a part that is stuck may answer much later
+			err := m.callFor(name, observation, func(context.Context) error { told <- p.PartStatus(); return nil }, func() {})
+			if err != nil {
 				s.Parts[name] = err.Error()
+			} else {
+				s.Parts[name] = <-told
 			}
 		}
 	}
