@@ -62,8 +62,7 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 	if e.gate.notable(cell, at) && m.accesses.add(cell, e, at) {
 		m.kick()
 	}
-	model := snap.view.Library.At(choice.Index)
-	return &Lease{m: m, gate: e.gate, loss: e.gate.loss.Load(), model: model, at: at, cell: cell, tier: tier.RAM, kept: model.Size}, nil
+	return &Lease{stay: e.gate.stay.Load(), at: at, cell: cell}, nil
 }
 
 // Select says which model would answer req, by what is known now. It moves

@@ -10,30 +10,39 @@ import (
 
 // Lease is the right to use a model. While it is held the model stays where it
 // is. Its methods may be called from any goroutine.
+//
+// One is made for every request, so what leases share is in the stay: the
+// collector has half as much to do.
 type Lease struct {
-	m        *Manager
-	gate     *gate
-	loss     *loss
-	model    *tier.Model
+	stay     *stay
 	at       time.Duration // when it was granted, since the Manager's start
 	waited   time.Duration
-	kept     tier.Bytes
 	cell     uint8
-	tier     tier.Tier
 	moved    bool
 	released atomic.Bool
 }
 
+// stay is what the leases share that a model gives while it stays where it is.
+// It is never changed once a lease has it.
+type stay struct {
+	m     *Manager
+	gate  *gate
+	loss  *loss
+	model tier.Model
+	tier  tier.Tier
+	kept  tier.Bytes // of the weights, present in memory
+}
+
 // Model returns the model that is leased.
-func (l *Lease) Model() tier.Model { return *l.model }
+func (l *Lease) Model() tier.Model { return l.stay.model }
 
 // Tier returns the tier that the model is served from: RAM, or Swap where it
 // did not fit or was not worth the room.
-func (l *Lease) Tier() tier.Tier { return l.tier }
+func (l *Lease) Tier() tier.Tier { return l.stay.tier }
 
 // Kept returns how many bytes of the weights were present in memory when the
 // lease was granted.
-func (l *Lease) Kept() tier.Bytes { return l.kept }
+func (l *Lease) Kept() tier.Bytes { return l.stay.kept }
 
 // Waited returns how long Acquire waited for the model to be ready; zero where
 // it was.
@@ -46,15 +55,15 @@ func (l *Lease) Moved() bool { return l.moved }
 // as Manager.Lost told: what is asked of it fails, and will until the lease is
 // given back, which is still to be done, and the model is acquired anew. It stays
 // open otherwise, after Release too.
-func (l *Lease) Done() <-chan struct{} { return l.loss.done }
+func (l *Lease) Done() <-chan struct{} { return l.stay.loss.done }
 
 // Release gives the lease back. It is idempotent and never blocks.
 func (l *Lease) Release() {
 	if l.released.Swap(true) {
 		return
 	}
-	if l.gate.leave(l.cell) {
-		l.m.leasesEnded(l.gate.e)
+	if g := l.stay.gate; g.leave(l.cell) {
+		l.stay.m.leasesEnded(g.e)
 	}
 }
 
@@ -65,12 +74,13 @@ func (l *Lease) Release() {
 // what Served is taken to end with; more than once, and never blocks; reports that
 // nobody can take, or too many at once, are dropped.
 func (l *Lease) Report(o tier.Outcome) {
-	now := time.Since(l.m.start)
-	o.Model, o.Waited, o.At = l.model.Name, l.waited, l.m.start.Add(now)
+	m := l.stay.m
+	now := time.Since(m.start)
+	o.Model, o.Waited, o.At = l.stay.model.Name, l.waited, m.start.Add(now)
 	if o.Served == 0 {
 		o.Served = now - l.at
 	}
-	l.m.report(o)
+	m.report(o)
 }
 
 // gate counts the leases of one model. Requests pass it with two atomic
@@ -82,13 +92,16 @@ func (l *Lease) Report(o tier.Outcome) {
 type gate struct {
 	state atomic.Uint32 // gateOpen, gateWatched
 	cells []cell        // a power of two of them, so that cores do not meet in one
-	loss  atomic.Pointer[loss]
-	e     *entry
+	// stay is that of the leases which enter. A lease takes it once it is counted,
+	// and it changes only while nobody can enter, or for one of the same loss.
+	stay atomic.Pointer[stay]
+	loss *loss // the loop's; of the leases from now on
+	e    *entry
+	m    *Manager
 }
 
-// loss tells the leases of a model that it is lost. A lease takes it once it is
-// counted, and the gate gets a new one when it opens again, which waits for the
-// leases: so none misses its own.
+// loss tells the leases of a model that it is lost. The gate gets a new one when
+// it lets somebody in again, which waits for the leases: so none misses its own.
 type loss struct {
 	done chan struct{}
 	told bool // done is closed; the loop's
@@ -96,9 +109,9 @@ type loss struct {
 
 // lose tells the leases. The loop calls it.
 func (g *gate) lose() {
-	if l := g.loss.Load(); !l.told {
-		l.told = true
-		close(l.done)
+	if !g.loss.told {
+		g.loss.told = true
+		close(g.loss.done)
 	}
 }
 
@@ -125,10 +138,24 @@ func stripes() int {
 	return n
 }
 
-func newGate(e *entry, stripes int) *gate {
-	g := &gate{cells: make([]cell, stripes), e: e}
-	g.loss.Store(&loss{done: make(chan struct{})})
-	return g
+func newGate(m *Manager, e *entry) *gate {
+	return &gate{cells: make([]cell, m.stripes), e: e, m: m, loss: newLoss()}
+}
+
+func newLoss() *loss { return &loss{done: make(chan struct{})} }
+
+// settle makes the stay of leases from now on, at which nobody has ever told a
+// loss.
+func (g *gate) settle() *stay {
+	if g.loss.told {
+		g.loss = newLoss()
+	}
+	e := g.e.core
+	s := &stay{m: g.m, gate: g, loss: g.loss, model: e.Model, tier: e.Tier(), kept: e.Kept()}
+	if s.tier == tier.RAM {
+		s.kept = s.model.Size
+	}
+	return s
 }
 
 // enter takes a lease in cell i if the gate is open.
@@ -165,15 +192,8 @@ func (g *gate) leave(i uint8) bool {
 // The rest is core.Gate, called by the loop.
 
 func (g *gate) Open() {
-	g.renew()
+	g.stay.Store(g.settle())
 	g.state.Or(gateOpen)
-}
-
-// renew lets the leases from now on know nothing of a loss before.
-func (g *gate) renew() {
-	if g.loss.Load().told {
-		g.loss.Store(&loss{done: make(chan struct{})})
-	}
 }
 
 func (g *gate) Close() int {
@@ -190,7 +210,6 @@ func (g *gate) Leases() int {
 }
 
 func (g *gate) Grant() {
-	g.renew()
 	g.cells[0].leases.Add(1)
 	g.cells[0].uses.Add(1)
 }

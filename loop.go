@@ -111,7 +111,7 @@ func promise(p core.Promise, background bool) safety.Promise {
 // newEntry makes the shared half of an entry; the int is for core.Add.
 func (m *Manager) newEntry(int) *core.Entry {
 	e := &entry{}
-	e.gate = newGate(e, m.stripes)
+	e.gate = newGate(m, e)
 	e.core = &core.Entry{Gate: e.gate, Data: e}
 	return e.core
 }
@@ -280,18 +280,9 @@ func (c *control) join(w *waiter, e *entry, began time.Time) {
 // granted hands a lease to a waiter. The gate has counted it.
 func (c *control) granted(cw *core.Waiter) {
 	w := cw.Data.(*waiter)
-	e := shared(cw.Entry)
-	l := &Lease{
-		m: c.m, gate: e.gate, loss: e.gate.loss.Load(), tier: cw.Entry.Tier(), kept: cw.Entry.Kept(), moved: cw.Moved,
-		waited: c.now.Sub(cw.Since), at: c.now.Sub(c.m.start),
-	}
-	if l.tier == tier.RAM {
-		l.kept = cw.Entry.Model.Size
-	}
-	model := cw.Entry.Model
-	l.model = &model
+	l := &Lease{stay: shared(cw.Entry).gate.settle(), moved: cw.Moved, waited: c.now.Sub(cw.Since), at: c.now.Sub(c.m.start)}
 	c.waits.add(l, cw.From)
-	c.reported(tier.Outcome{Model: model.Name, At: c.now, Waited: l.waited})
+	c.reported(tier.Outcome{Model: l.stay.model.Name, At: c.now, Waited: l.waited})
 	c.after = append(c.after, func() { w.answer <- answer{lease: l} })
 }
 

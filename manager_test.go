@@ -667,3 +667,31 @@ func TestClose_InTheMiddleOfEverything_EndsEveryWait(t *testing.T) {
 		}
 	})
 }
+
+// A model that is where it is sent to only changes its home, and whoever uses it
+// meanwhile goes on doing so.
+func TestMoveTier_HomeChangesInPlace_NextLeaseShowsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Limits: tier.Limits{RAM: 4 * tier.GiB}})
+		held := r.get("a")
+		if held.Tier() != tier.RAM || held.Model().Home != tier.Storage {
+			t.Fatalf("a is in %v, its home is %v", held.Tier(), held.Model().Home)
+		}
+		job, err := r.MoveTier(t.Context(), "a", tier.RAM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := job.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		later := r.get("a")
+		if got := later.Model().Home; got != tier.RAM {
+			t.Errorf("the next lease says that its home is %v", got)
+		}
+		if got := held.Model().Home; got != tier.Storage {
+			t.Errorf("the lease that was held says now that its home is %v", got)
+		}
+		later.Release()
+		held.Release()
+	})
+}

@@ -186,15 +186,15 @@ func (m *Manager) answerSelection(ctx context.Context, req *Request) any {
 	defer lease.Release()
 	selection := max(took-lease.waited, 0)
 	a := &selectionAnswer{
-		Status: "success", Model: lease.model.Name, SizeGB: gb(lease.model.Size), Tier: lease.tier,
-		Capabilities: names(lease.model.Capabilities), Reason: choice.Reason(), SelectionTime: ms(selection),
+		Status: "success", Model: lease.stay.model.Name, SizeGB: gb(lease.stay.model.Size), Tier: lease.stay.tier,
+		Capabilities: names(lease.stay.model.Capabilities), Reason: choice.Reason(), SelectionTime: ms(selection),
 		SwapExecuted: lease.moved, TargetMet: selection <= selectionTarget, Explanation: explanation(choice.Explanation),
 	}
 	if lease.moved {
 		a.SwapTime = lease.waited.Seconds()
 	}
-	if lease.tier == tier.Swap {
-		kept := gb(lease.kept)
+	if lease.stay.tier == tier.Swap {
+		kept := gb(lease.stay.kept)
 		a.KeptGB = &kept
 	}
 	return a

@@ -149,6 +149,7 @@ func (c *Core) Add(models []tier.Model, gate func(int) *Entry, home bool) error 
 func (c *Core) Remodel(e *Entry, m tier.Model) {
 	e.Model = m
 	c.library = c.library.With(m)
+	c.reopen(e) // whoever enters from now on gets the new one
 	c.changed = true
 	c.progress++
 }

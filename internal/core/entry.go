@@ -10,7 +10,8 @@ import (
 // All methods are called by the core's owner; other goroutines enter and leave
 // through the implementation.
 type Gate interface {
-	// Open lets leases be taken behind the core's back.
+	// Open lets leases on what the entry then is be taken behind the core's back.
+	// It may be open already.
 	Open()
 	// Close ends that, and returns how many leases are held. From then on the
 	// count falls only, except by Grant.

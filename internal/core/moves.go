@@ -138,6 +138,11 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if o != nil {
 		c.endOrder(o, out.Err)
 	}
+	c.reopen(e)
+}
+
+// reopen lets leases be taken on an entry that is in ram and in nobody's hands.
+func (c *Core) reopen(e *Entry) {
 	if e.tier == tier.RAM && e.idle() && e.want == nil && !c.stopped {
 		e.Gate.Open()
 	}
