@@ -235,7 +235,7 @@ func (h Holder) String() string {
 	case h.Pinned:
 		why = ", pinned"
 	case h.Leases > 0:
-		why = fmt.Sprintf(", %d leases", h.Leases)
+		why = ", " + count(h.Leases, "lease")
 	case h.Moving:
 		why = ", moving"
 	}
@@ -343,7 +343,15 @@ func (e *InUseError) Error() string {
 	if e.Reason != "" {
 		return e.Reason
 	}
-	return fmt.Sprintf("Model '%s' is in use by %d leases", e.Model, e.Leases)
+	return fmt.Sprintf("Model '%s' is in use by %s", e.Model, count(e.Leases, "lease"))
+}
+
+// count is "1 lease" or "2 leases".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // Unwrap returns ErrInUse.
@@ -406,14 +414,22 @@ func (e *MoveError) Suggestions() []string {
 
 // StuckError is a part that did not come back in time.
 type StuckError struct {
-	Model string
-	What  string // what it was doing
+	Model string // "": it is about no single model
+	What  string // what did not come back
 	After time.Duration
 	Bytes Bytes // still charged
 }
 
 func (e *StuckError) Error() string {
-	return fmt.Sprintf("%s of '%s' did not end within %v; %v stay charged", e.What, e.Model, e.After, e.Bytes)
+	text := e.What
+	if e.Model != "" {
+		text += " of '" + e.Model + "'"
+	}
+	text = fmt.Sprintf("%s did not end within %v", text, e.After)
+	if e.Bytes > 0 {
+		text = fmt.Sprintf("%s; %v stay charged", text, e.Bytes)
+	}
+	return text
 }
 
 // Unwrap returns ErrStuck.
@@ -421,6 +437,9 @@ func (e *StuckError) Unwrap() error { return ErrStuck }
 
 // Suggestions implements Suggester.
 func (e *StuckError) Suggestions() []string {
+	if e.Bytes == 0 {
+		return []string{"It is left alone until it returns; if it never does, report it with the log, and restart."}
+	}
 	return []string{"Check the device and the engine; the bytes come back when the mover returns, or with a restart."}
 }
 

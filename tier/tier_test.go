@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -219,6 +220,25 @@ func TestCode_EveryErrorHasAStableWordAndAWayOut(t *testing.T) {
 	}
 	if Code(nil) != "" || Code(errors.New("?")) != "internal" {
 		t.Error("nil and foreign errors")
+	}
+}
+
+func TestErrors_CountsAndGaps_ReadAsSentences(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&InUseError{Model: "a", Leases: 1}, "Model 'a' is in use by 1 lease"},
+		{&InUseError{Model: "a", Leases: 2}, "Model 'a' is in use by 2 leases"},
+		{&StuckError{Model: "a", What: "The load", After: time.Minute, Bytes: GiB}, "The load of 'a' did not end within 1m0s; 1.0 GiB stay charged"},
+		{&StuckError{What: "The placement", After: 10 * time.Second}, "The placement did not end within 10s"},
+	} {
+		if got := c.err.Error(); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+	if got, want := (Holder{Model: "a", Bytes: GiB, Leases: 1}).String(), "a (1.0 GiB, 1 lease)"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
