@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -123,10 +125,11 @@ func (cfg *Config) fill() error {
 	return errors.Join(errs...)
 }
 
-// measure returns the model with its size as it is on disk, where that is more
-// than what was declared. A path that cannot be measured is an error only where
+// measure returns a copy of the model that shares nothing with the caller's, with
+// its size as it is on disk, where that is more than what was declared. A path that cannot be measured is an error only where
 // nothing was declared: it may come to be, and its load says what is wrong.
 func measure(m tier.Model) (tier.Model, error) {
+	m.Capabilities, m.Labels = slices.Clone(m.Capabilities), maps.Clone(m.Labels)
 	if m.Path == "" {
 		return m, nil
 	}

@@ -695,3 +695,29 @@ func TestMoveTier_HomeChangesInPlace_NextLeaseShowsIt(t *testing.T) {
 		held.Release()
 	})
 }
+
+func TestNew_CallerChangesItsModelsLater_ManagerKeepsItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mine := model("a", 1)
+		mine.Capabilities, mine.Labels = []string{"embeddings"}, map[string]string{"language": "fr"}
+		hot := mine
+		hot.Name = "b"
+		r := newRig(t, modeltier.Config{Models: []tier.Model{mine}})
+		if _, err := r.HotLoad(t.Context(), hot); err != nil {
+			t.Fatal(err)
+		}
+		mine.Capabilities[0] = "nothing"
+		mine.Labels["language"] = "none"
+		req := modeltier.Request{Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "language", Op: tier.OpEqual, Value: "fr"}}}
+		for _, name := range []string{"a", "b"} {
+			l := r.get(name)
+			if m := l.Model(); m.Capabilities[0] != "embeddings" || m.Labels["language"] != "fr" {
+				t.Errorf("%s is now %q, %q", name, m.Capabilities, m.Labels)
+			}
+			l.Release()
+		}
+		if _, err := r.Select(req); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -18,9 +18,9 @@ const (
 	MaxLabels       = 256
 )
 
-// Model is a named artefact that can be served. It is a value: the slices and
-// maps inside are not changed by modeltier, and the caller does not change them
-// once the model was handed over.
+// Model is a named artefact that can be served. It is a value: nobody changes the
+// slices and maps inside, neither modeltier nor who is given one. A Manager keeps
+// a copy of what it is handed.
 type Model struct {
 	// Name identifies the model. Any printable text of 1 to MaxNameLength bytes.
 	Name string
