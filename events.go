@@ -40,10 +40,12 @@ type MoveEvent struct {
 
 // EvictEvent is a model that leaves its tier for another's sake.
 type EvictEvent struct {
-	Model    string
-	From, To tier.Tier
-	For      string // who needs the room; "" where it is not a model
-	Why      string
+	At    time.Time `json:"at"`
+	Model string    `json:"model"`
+	From  tier.Tier `json:"from"`
+	To    tier.Tier `json:"to"`
+	For   string    `json:"for,omitempty"` // who needs the room; "" where it is not a model
+	Why   string    `json:"why"`
 }
 
 // RefuseEvent is a request that got an error.

@@ -23,6 +23,9 @@ const (
 	planLimit   = 10 * time.Second
 	observation = 5 * time.Second // for one look at what is resident
 
+	// keepEvictions is how many of the last evictions Status tells.
+	keepEvictions = 16
+
 	// rememberEvery bounds what a crash costs of what the placement has learned.
 	rememberEvery = 30 * time.Second
 )
@@ -52,6 +55,7 @@ type control struct {
 	ahead      ahead
 	remembered time.Time // when what it has learned was last kept
 	waits      waitStats
+	evictions  []EvictEvent // the last keepEvictions, oldest first
 	governor   safety.Governor
 	pressure   tier.PressureLevel // by the governor
 	kept       restored
@@ -399,7 +403,11 @@ func (c *control) closeIdle() {
 
 func (c *control) evicted(a core.Evicted) {
 	c.m.count.evicted.Add(1)
-	ev := EvictEvent{Model: a.Entry.Model.Name, From: a.Entry.Tier(), To: a.To, For: a.For, Why: a.Why}
+	ev := EvictEvent{At: c.now, Model: a.Entry.Model.Name, From: a.Entry.Tier(), To: a.To, For: a.For, Why: a.Why}
+	if len(c.evictions) == keepEvictions {
+		c.evictions = slices.Delete(c.evictions, 0, 1)
+	}
+	c.evictions = append(c.evictions, ev)
 	c.m.log.Info("a model gives way", "model", ev.Model, "from", ev.From, "to", ev.To, "for", cmp.Or(ev.For, "no model"), "why", ev.Why)
 	if fn := c.m.cfg.Events.Evicted; fn != nil {
 		c.m.event(func() { fn(ev) })

@@ -133,8 +133,15 @@ func TestAcquire_NoRoom_IdleModelGivesWay(t *testing.T) {
 		if r.at("a") == tier.RAM {
 			t.Error("a is still in ram beside b: 7 GiB in 5")
 		}
-		if s := r.Status(); s.Evictions != 1 || s.RAM.Peak > s.Limits.RAM {
+		s := r.Status()
+		if s.Evictions != 1 || s.RAM.Peak > s.Limits.RAM {
 			t.Errorf("evictions %d, peak %v of %v", s.Evictions, s.RAM.Peak, s.Limits.RAM)
+		}
+		if len(s.LastEvictions) != 1 {
+			t.Fatalf("last evictions %+v, want that of a", s.LastEvictions)
+		}
+		if ev := s.LastEvictions[0]; ev.Model != "a" || ev.For != "b" || ev.From != tier.RAM || ev.Why == "" || ev.At.IsZero() {
+			t.Errorf("last eviction %+v, want that of a from ram for b, with a reason", ev)
 		}
 	})
 }

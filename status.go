@@ -3,6 +3,7 @@ package modeltier
 import (
 	"context"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -45,7 +46,9 @@ type Status struct {
 	HotLoads  hotload.Counts       `json:"hot_loads"`
 	Refusals  map[string]int64     `json:"refusals"`  // by code
 	Evictions int64                `json:"evictions"` // models that gave way
-	Accesses  Accesses             `json:"accesses"`
+	// LastEvictions are the last 16 of them, oldest first: when, for whom and why.
+	LastEvictions []EvictEvent `json:"last_evictions,omitempty"`
+	Accesses      Accesses     `json:"accesses"`
 
 	EventsDropped int64 `json:"events_dropped,omitempty"`
 	// StateTrouble says what is wrong with the keeping of the state.
@@ -213,6 +216,7 @@ func (c *control) status() Status {
 			s.Leftovers[e.Model.Name] = e.Leftover()
 		}
 	}
+	s.LastEvictions = slices.Clone(c.evictions)
 	for _, mv := range c.core.Moves() {
 		ms := MoveStatus{Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave, Why: mv.Why, Started: mv.Started()}
 		if g := c.moves[mv]; g != nil {
