@@ -25,8 +25,11 @@ func Inspect(path string) (Info, error) {
 	if err != nil {
 		return Info{}, &FileError{Path: path, Reason: "cannot be read", Err: err}
 	}
-	if !stat.IsDir() {
+	switch {
+	case stat.Mode().IsRegular():
 		return inspectFile(abs, os.OpenFile)
+	case !stat.IsDir(): // to open a device may already be an act
+		return Info{}, notRegular(path, stat)
 	}
 	t := &tree{}
 	f, err := t.list(abs)
