@@ -357,6 +357,61 @@ func TestStep_DisjointVictims_LeaveAtTheSameTime(t *testing.T) {
 	}
 }
 
+// Two models change places in tiers with one byte to spare: each hop has just the
+// room that the one before it made.
+func TestStep_ModelsThatPassEachOtherInParts_DoSoInThePlansOrder(t *testing.T) {
+	b := newBench(t, 10, 5, sized("a", 8), sized("b", 6))
+	hop := func(name string, to tier.Tier, keep tier.Bytes) tier.Step {
+		return tier.Step{Move: tier.Move{Model: b.entry(name).Model, To: to, Keep: keep}}
+	}
+	b.load("a")
+	b.plan = func(*tier.View, *tier.Need) tier.Plan { return tier.Plan{Steps: []tier.Step{hop("b", tier.Swap, 2)}} }
+	b.load("b")
+	plans := 0
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		plans++
+		var p tier.Plan
+		for n := tier.Bytes(1); n < 4; n++ {
+			p.Steps = append(p.Steps, hop("a", tier.Swap, 8-n), hop("b", tier.Swap, 2+n))
+		}
+		p.Steps = append(p.Steps, hop("a", tier.Swap, 4), hop("b", tier.RAM, 0))
+		return p
+	}
+	b.log = nil
+	b.join("b")
+	for b.step(); len(b.started) > 0; b.step() {
+		b.finish(Outcome{})
+	}
+	want := []string{
+		"a ram→swap keep 7", "b swap→swap keep 3", "a swap→swap keep 6", "b swap→swap keep 4",
+		"a swap→swap keep 5", "b swap→swap keep 5", "a swap→swap keep 4", "b swap→ram keep 0",
+	}
+	if !slices.Equal(b.log, want) || plans != 1 || len(b.granted) != 3 || b.entry("b").Tier() != tier.RAM {
+		t.Fatalf("%d plans, %d grants, b in %v:\n%q\nwant\n%q", plans, len(b.granted), b.entry("b").Tier(), b.log, want)
+	}
+}
+
+// A step that cannot have its room leaves its model where it is, unless it was to
+// make room: only then is storage the next best place.
+func TestPlanned_IdleStepUpThatFindsNoRoom_LeavesItsModelWhereItIs(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 8), sized("b", 6))
+	b.load("a")
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Swap, Keep: 1}}}}
+	}
+	b.load("b")
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Swap, Keep: 4}}}}
+	}
+	b.c.AskIdle(nil, b.now)
+	for b.step(); len(b.started) > 0; b.step() {
+		b.finish(Outcome{})
+	}
+	if e := b.entry("b"); e.Tier() != tier.Swap || e.Kept() != 1 {
+		t.Fatalf("b is in %v, %d bytes present", e.Tier(), e.Kept())
+	}
+}
+
 func TestSetLimits_BelowWhatIsLeased_IsRefusedAndChangesNothing(t *testing.T) {
 	b := newBench(t, 10, 10, sized("a", 6))
 	b.join("a")

@@ -31,10 +31,32 @@ type plan struct {
 	patient  bool
 	lost     bool // its model has left memory by itself, pinned or not
 	alone    bool // the last step waits for all others, whatever room there is
-	// claim is the room set aside for the last step, the wanted model's own; it
-	// grows as victims leave. target is what it has to reach.
-	claim  *tier.Reservation
-	target tier.Footprint
+	// claim is the room set aside for the final step. It grows as victims leave, and
+	// the steps before draw on it.
+	claim *tier.Reservation
+}
+
+// final is the step that brings the wanted model where it is to be, if the plan
+// has one and it has not begun.
+func (p *plan) final() *step {
+	s := p.steps[len(p.steps)-1]
+	if p.want == nil || s.e != p.want.e || s.move != nil || s.done {
+		return nil
+	}
+	return s
+}
+
+// target is what the claim has to reach.
+func (p *plan) target() tier.Footprint {
+	s := p.final()
+	if s == nil {
+		return tier.Footprint{}
+	}
+	charge := s.e.charge
+	if s.e.move != nil {
+		charge = charge.Plus(s.e.move.Held())
+	}
+	return s.rest(p.want.order == nil).Beyond(charge)
 }
 
 type step struct {
@@ -42,6 +64,8 @@ type step struct {
 	e    *Entry
 	move *Move // once begun
 	done bool
+	// drains: leases on its model have to end before it can begin.
+	drains bool
 }
 
 func (c *Core) ask(q *Question, now time.Time) {
@@ -137,11 +161,7 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		c.block(x, err, now)
 		return
 	}
-	last := pl.steps[len(pl.steps)-1]
-	if last.e == x.e {
-		pl.target = last.rest(x.order == nil).Beyond(x.e.charge)
-	}
-	x.settled = x.e.tier == tier.Swap && last.e != x.e && x.order == nil
+	x.settled = x.e.tier == tier.Swap && pl.final() == nil && x.order == nil
 	pl.claim, _ = c.ledger.Reserve(tier.Footprint{})
 	x.plan = pl
 	c.claim(pl)
@@ -153,17 +173,17 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 
 // drains reports whether the plan waits for leases to end.
 func (p *plan) drains() bool {
-	return slices.ContainsFunc(p.steps, func(s *step) bool { return !s.done && s.move == nil && s.e.victim == p })
+	return slices.ContainsFunc(p.steps, func(s *step) bool { return s.drains && !s.done && s.move == nil && s.e.victim == p })
 }
 
 func (s *step) rest(serve bool) tier.Footprint {
 	return s.Footprint(serve && s.To == tier.Swap)
 }
 
-// claim sets aside what there is of the room that the plan's last step needs,
+// claim sets aside what there is of the room that the plan's final step needs,
 // so that nobody else takes what its victims leave.
 func (c *Core) claim(p *plan) {
-	missing := p.target.Beyond(p.claim.Held())
+	missing := p.target().Beyond(p.claim.Held())
 	free := c.promise(tier.Footprint{}).Free
 	for t := range missing {
 		missing[t] = min(missing[t], free[t])
@@ -212,17 +232,20 @@ func (c *Core) advance(p *plan, now time.Time) {
 		c.abandon(p) // somebody waits: what nobody waits for is planned again later
 		return
 	}
-	earlier := 0 // steps before this one that have not ended
+	earlier := 0   // steps before this one that have not ended
+	short := false // one of them waits for room or its turn: it must not be overtaken to it
 	for _, s := range p.steps {
 		if s.done {
 			continue
 		}
 		if s.move == nil {
-			if err := c.beginStep(p, s, earlier, now); err != nil {
-				if !errors.Is(err, errLater) && !errors.Is(err, errReading) {
-					c.broken(p, err, now)
-					return
-				}
+			switch err := c.beginStep(p, s, earlier, short, now); {
+			case err == nil || errors.Is(err, errDrains):
+			case errors.Is(err, errLater) || errors.Is(err, errReading):
+				short = true
+			default:
+				c.broken(p, err, now)
+				return
 			}
 		}
 		if !s.done {
@@ -234,17 +257,20 @@ func (c *Core) advance(p *plan, now time.Time) {
 	}
 }
 
-// errLater: the step cannot begin yet. errTaken: its model was taken into use
-// between plan and step; the plan is made anew.
+// errLater: the step cannot begin yet. errDrains: leases on its model have to end
+// first. errTaken: its model was taken into use between plan and step; the plan is
+// made anew.
 var (
-	errLater = errors.New("later")
-	errTaken = fmt.Errorf("%w: a model that was to leave was taken into use", tier.ErrNoCapacity)
+	errLater  = errors.New("later")
+	errDrains = errors.New("drains")
+	errTaken  = fmt.Errorf("%w: a model that was to leave was taken into use", tier.ErrNoCapacity)
 )
 
 // beginStep begins one step if it can begin now.
-func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
+func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Time) error {
 	e := s.e
-	own := p.want != nil && e == p.want.e
+	own, final := p.want != nil && e == p.want.e, s == p.final()
+	serve := final && p.want.order == nil
 	switch {
 	case e.removed || e.stuck:
 		return fmt.Errorf("%w: '%s' cannot be moved", tier.ErrNoCapacity, e.Model.Name)
@@ -256,7 +282,9 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 		return nil
 	case !own && e.Model.Pinned && !p.lost:
 		return fmt.Errorf("%w: '%s' is pinned", tier.ErrNoCapacity, e.Model.Name)
-	case own && earlier > 0 && (p.alone || !p.target.Within(p.claim.Held())):
+	case short && (final || !s.rest(serve).Beyond(e.charge).IsZero()):
+		return errLater
+	case final && earlier > 0 && (p.alone || !p.target().Within(p.claim.Held())):
 		return errLater
 	}
 	if e.Gate.Close() > 0 && (own || !planted(evictionUnderLease)) {
@@ -264,9 +292,10 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 			c.unclaim(e)
 			return errTaken
 		}
-		e.victim = p // drains: no new leases, and the step begins when the last ends
-		return errLater
+		e.victim, s.drains = p, true // no new leases, and the step begins when the last ends
+		return errDrains
 	}
+	s.drains = false
 	if e.serving {
 		c.retire(e)
 	}
@@ -275,29 +304,23 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 	m.Demand = p.want != nil || p.limiting != nil || p.forced
 	m.idle = !m.Demand
 	m.From = e.tier
-	var claim *tier.Reservation
-	if own {
-		claim = p.claim
-	}
-	err := c.begin(m, claim, own && p.want.order == nil, now)
-	if err != nil && !own && m.To == tier.Swap && !errors.Is(err, errReading) {
-		if earlier > 0 {
-			return errLater // swap is being emptied for it
+	down := m.To < m.From || m.Keep < e.kept || m.Leave > e.left
+	if err := c.beginMove(p, m, final, serve, now); err != nil {
+		switch {
+		case errors.Is(err, errReading):
+			return err
+		case earlier > 0:
+			return errLater // room is being made for it
+		case own || !down || m.To != tier.Swap:
+			return err
 		}
 		m.To, m.Keep, m.Leave = tier.Storage, 0, 0
-		err = c.begin(m, nil, false, now)
-	}
-	if err != nil {
-		if own && earlier > 0 && !errors.Is(err, errReading) {
-			return errLater
+		if err := c.beginMove(p, m, false, false, now); err != nil {
+			return err
 		}
-		return err
 	}
 	s.move = m
-	if own {
-		p.claim, _ = c.ledger.Reserve(tier.Footprint{}) // spent by the move now
-		p.target = tier.Footprint{}
-	} else if !p.lost && (m.To < m.From || m.Keep < e.kept || m.Leave > e.left) {
+	if !own && !p.lost && down {
 		ev := Evicted{Entry: e, To: m.To, Why: m.Why}
 		if p.want != nil {
 			ev.For = p.want.e.Model.Name
@@ -305,6 +328,23 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, now time.Time) error {
 		c.emit(ev)
 	}
 	return nil
+}
+
+// beginMove begins the move of a step with what the plan has set aside: the final
+// one takes all of it, one before what it needs.
+func (c *Core) beginMove(p *plan, m *Move, final, serve bool, now time.Time) error {
+	if final {
+		err := c.begin(m, p.claim, serve, now)
+		if err == nil {
+			p.claim, _ = c.ledger.Reserve(tier.Footprint{}) // the move's now
+		}
+		return err
+	}
+	c.ledger.Refund(p.claim)
+	p.claim, _ = c.ledger.Reserve(tier.Footprint{})
+	err := c.begin(m, nil, serve, now)
+	c.claim(p)
+	return err
 }
 
 // unclaim ends a plan's hold on an entry and lets it be served again.
@@ -363,7 +403,6 @@ func (c *Core) retryAlone(m *Move, err error) bool {
 	}
 	own := &step{Step: tier.Step{Move: m.Move, Why: m.Why}, e: e}
 	p.steps = append(p.steps, own)
-	p.target = own.rest(e.want.order == nil).Beyond(e.charge)
 	p.claim, _ = c.ledger.Reserve(tier.Footprint{})
 	c.claim(p)
 	e.want.plan = p
