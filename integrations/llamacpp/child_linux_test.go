@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
 )
@@ -79,7 +80,7 @@ func TestChildEngine_FrozenPagedOutAndThawed_SameAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mover.Close()
-	model := sized(t, random(t, Spec{Width: 768, Layers: 4, Seed: 7}))
+	model := sized(t, random(t, demo.Llama{Width: 768, Inner: 2304, Layers: 8}))
 	moved(t, mover, model, tier.Storage, tier.RAM)
 	url, _ := mover.URL(model.Name)
 	want := said(t, url, 24)
@@ -111,7 +112,7 @@ func TestChildEngine_FrozenPagedOutAndThawed_SameAnswer(t *testing.T) {
 // cached.
 func BenchmarkChange(b *testing.B) {
 	libs := fetched(b)
-	path := random(b, Spec{Width: 2048, Layers: 5, Seed: 3})
+	path := random(b, demo.Llama{Width: 2048, Inner: 6144, Layers: 9})
 	model := sized(b, path)
 	f, err := os.Open(path)
 	if err != nil {

@@ -5,8 +5,8 @@
 //
 // The three names that matter: [Fetch] gets the libraries with npm and checks
 // them, [Open] loads them, and [Model.Generate] generates, greedily, so that the
-// same prompt gives the same tokens. [WriteModel] makes models of random weights
-// to do it with, and the command in the folder engine serves one over HTTP.
+// same prompt gives the same tokens. The command in the folder engine serves a model
+// over HTTP; examples/server/demo makes models of random weights to do it with.
 //
 // What it does not promise: to be a binding. It knows a dozen functions of one
 // release, on linux/amd64 with glibc; elsewhere Open returns an error that says so.

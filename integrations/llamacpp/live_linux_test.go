@@ -2,6 +2,7 @@ package llamacpp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/mapped"
 )
@@ -39,18 +41,15 @@ func opened(t testing.TB) *Library {
 	return l
 }
 
-func random(t testing.TB, s Spec) string {
+func random(t testing.TB, shape demo.Llama) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "random.gguf")
-	if err := WriteModel(path, s); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(path)
+	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Sync(); err != nil { // dirty pages cannot be paged out
+	if err := errors.Join(shape.Write(t.Context(), f, nil), f.Sync()); err != nil { // dirty pages cannot be paged out
 		t.Fatal(err)
 	}
 	return path
@@ -83,7 +82,7 @@ func mappedHere(t testing.TB, path string) bool {
 
 func TestLiveEngine_ThroughAllTiers_SameTokens(t *testing.T) {
 	l := opened(t)
-	path := random(t, Spec{Width: 768, Layers: 4, Seed: 7})
+	path := random(t, demo.Llama{Width: 768, Inner: 2304, Layers: 8})
 	engine, err := l.Load(path, 256, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +151,7 @@ func TestLoad_NoModel_ErrorWithWhatLlamaSaid(t *testing.T) {
 
 func TestGenerate_CalledOff_EndsWithItsCause(t *testing.T) {
 	l := opened(t)
-	m, err := l.Load(random(t, Spec{Width: 256, Layers: 1}), 256, 1)
+	m, err := l.Load(random(t, demo.Llama{Width: 256, Inner: 768, Layers: 1}), 256, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +178,7 @@ func TestGenerate_CalledOff_EndsWithItsCause(t *testing.T) {
 // served from each tier, by tier/mapped, with one token from the engine after it.
 func BenchmarkLoad(b *testing.B) {
 	l := opened(b)
-	path := random(b, Spec{Width: 2048, Layers: 5, Seed: 3})
+	path := random(b, demo.Llama{Width: 2048, Inner: 6144, Layers: 9})
 	engine, err := l.Load(path, 256, 2)
 	if err != nil {
 		b.Fatal(err)

@@ -29,22 +29,21 @@ type entry struct {
 	gb           float64
 	home         tier.Tier
 	capabilities []string
-	architecture string
 }
 
 // models are those of the recordings of the wire contract.
 var models = []entry{
-	{"gpt2-small", 0.5, tier.RAM, []string{"text-generation", "fast"}, "gpt2"},
-	{"gpt2-medium", 1.5, tier.RAM, []string{"text-generation", "balanced"}, "gpt2"},
-	{"gpt2-large", 3.0, tier.RAM, []string{"text-generation", "quality"}, "gpt2"},
-	{"bert-large", 1.3, tier.RAM, []string{"text-classification", "embeddings"}, "bert"},
-	{"gpt-j-6b", 6.0, tier.Swap, []string{"text-generation", "high-quality"}, "gptj"},
-	{"llama-7b", 7.0, tier.Swap, []string{"text-generation", "instruction-following"}, "llama"},
+	{"gpt2-small", 0.5, tier.RAM, []string{"text-generation", "fast"}},
+	{"gpt2-medium", 1.5, tier.RAM, []string{"text-generation", "balanced"}},
+	{"gpt2-large", 3.0, tier.RAM, []string{"text-generation", "quality"}},
+	{"bert-large", 1.3, tier.RAM, []string{"text-classification", "embeddings"}},
+	{"gpt-j-6b", 6.0, tier.Swap, []string{"text-generation", "high-quality"}},
+	{"llama-7b", 7.0, tier.Swap, []string{"text-generation", "instruction-following"}},
 }
 
 // spare is a file that no model of the library has: one to add while the server
 // runs.
-var spare = entry{"custom-model", 0.5, tier.RAM, []string{"custom-task"}, "gpt2"}
+var spare = entry{"custom-model", 0.5, tier.RAM, []string{"custom-task"}}
 
 // Validate returns an error that says what is wrong with the Scale.
 func (l Library) Validate() error {
@@ -99,6 +98,12 @@ func (l Library) path(e entry) string {
 	return filepath.Join(l.Dir, e.file())
 }
 
+// shape is the largest model that is no larger than on the board, scaled.
+func (l Library) shape(e entry) Llama {
+	return fitted(e.name, tier.Bytes(e.gb*float64(tier.GiB)/float64(l.Scale)))
+}
+
 func (l Library) size(e entry) tier.Bytes {
-	return tier.Bytes(e.gb * float64(tier.GiB) / float64(l.Scale))
+	shape := l.shape(e)
+	return shape.Size()
 }

@@ -2,9 +2,7 @@ package demo
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,9 +16,6 @@ type Progress struct {
 	File        string
 	Done, Total tier.Bytes
 }
-
-// chunk is how much is written between two looks at the context.
-const chunk = 1 << 20
 
 // Make writes the files that are missing, cut short, or otherwise not what they
 // should be, and calls progress from time to time, if it is not nil. A file has
@@ -59,7 +54,8 @@ func (l Library) Make(ctx context.Context, progress func(Progress)) error {
 // whole reports whether the file is there in full.
 func (l Library) whole(e entry) bool {
 	info, err := hotload.Inspect(l.path(e))
-	return err == nil && info.Format == hotload.FormatGGUF && info.Size == l.size(e) && info.Architecture == e.architecture
+	shape := l.shape(e)
+	return err == nil && info.Format == hotload.FormatGGUF && info.Size == shape.Size() && info.Title == shape.title()
 }
 
 // write makes one file under another name and renames it when it is on disk. The
@@ -82,7 +78,8 @@ func (l Library) write(ctx context.Context, e entry, wrote func(n int)) (err err
 			os.Remove(f.Name())
 		}
 	}()
-	if err := fill(ctx, f, e, l.size(e), wrote); err != nil {
+	shape := l.shape(e)
+	if err := shape.Write(ctx, f, wrote); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
@@ -96,31 +93,6 @@ func (l Library) write(ctx context.Context, e entry, wrote func(n int)) (err err
 		return err
 	}
 	return os.Rename(f.Name(), path)
-}
-
-// fill writes the header and then noise that the name decides.
-func fill(ctx context.Context, f *os.File, e entry, size tier.Bytes, wrote func(n int)) error {
-	head := header(e, size)
-	if _, err := f.Write(head); err != nil {
-		return err
-	}
-	wrote(len(head))
-	noise := rand.NewChaCha8(sha256.Sum256([]byte(e.name)))
-	buf := make([]byte, chunk)
-	for left := int64(size) - int64(len(head)); left > 0; {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		b := buf[:min(left, chunk)]
-		noise.Read(b) // it has no error to give
-		n, err := f.Write(b)
-		if err != nil {
-			return err
-		}
-		left -= int64(n)
-		wrote(n)
-	}
-	return nil
 }
 
 // clearStale removes what a Make that was killed has left of the file.

@@ -1,0 +1,263 @@
+package demo
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Llama is the shape of a model of random weights: a llama with a small tokenizer
+// of its own, real in all but what it says.
+type Llama struct {
+	// Name decides the weights: the same shape of the same name has the same.
+	Name string
+	// Width is that of an embedding, Inner that of a feed-forward layer: multiples of
+	// 32. A layer takes about 4 × Width² + 3 × Width × Inner bytes.
+	Width, Inner, Layers int
+}
+
+// Bounds of a shape, and the tokens of context that a model says it has.
+const (
+	maxWidth  = 8192
+	maxInner  = 8 * maxWidth
+	maxLayers = 256
+	maxTokens = 2048
+)
+
+// Validate returns an error that says what is wrong with the shape.
+func (m *Llama) Validate() error {
+	ok := func(n, most int) bool { return n > 0 && n <= most && n%32 == 0 }
+	if !ok(m.Width, maxWidth) || !ok(m.Inner, maxInner) || m.Layers < 1 || m.Layers > maxLayers {
+		return fmt.Errorf("a llama of width %d, inner width %d and %d layers cannot be made", m.Width, m.Inner, m.Layers)
+	}
+	return nil
+}
+
+// Size returns the bytes of the file.
+func (m *Llama) Size() tier.Bytes {
+	sum := tier.Bytes(len(m.header()))
+	for _, t := range m.tensors() {
+		sum = sum.Plus(tier.Bytes(t.bytes()))
+	}
+	return sum
+}
+
+// fitted returns the shape of the largest model of that many bytes at most, as
+// wide as leaves it a few layers.
+func fitted(name string, size tier.Bytes) Llama {
+	m := Llama{Name: name, Width: 32, Inner: 32, Layers: 1}
+	for _, width := range []int{64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096} {
+		wider := Llama{Name: name, Width: width, Inner: 3 * width, Layers: 4}
+		if wider.Size() > size {
+			break
+		}
+		m.Width = width
+	}
+	// What is left is for layers, each of about 3 times the width within.
+	each := func(inner int) tier.Bytes { return block(4*m.Width*m.Width + 3*m.Width*inner) }
+	left := size - m.Size() + each(m.Inner)
+	m.Layers = min(max(int(left/each(3*m.Width)), 1), 4+m.Width/64)
+	for step := 1 << 15; step >= 32; step /= 2 {
+		wider := m
+		if wider.Inner += step; wider.Inner <= maxInner && wider.Size() <= size {
+			m = wider
+		}
+	}
+	return m
+}
+
+// The kinds of GGUF values and tensors that are used here. Source: docs/gguf.md
+// and the struct block_q8_0 in ggml.
+const (
+	ggufVersion = 3
+	ggufUint32  = 4
+	ggufInt32   = 5
+	ggufFloat32 = 6
+	ggufString  = 8
+	ggufArray   = 9
+	alignment   = 32 // of tensors, the format's default
+
+	float32s     = 0
+	q8s          = 8  // blocks of 32 numbers: a scale of 16 bits, and a byte for each
+	blockNumbers = 32 //
+	blockBytes   = 34 //
+)
+
+// block is the bytes of that many numbers in blocks.
+func block(numbers int) tier.Bytes { return tier.Bytes(numbers / blockNumbers * blockBytes) }
+
+type tensor struct {
+	name string
+	dims []int // one: a norm, of 32-bit floats; two: weights, in blocks
+	mute int   // of its rows, the first so many are as good as zero
+}
+
+func (t *tensor) kind() uint32 {
+	if len(t.dims) == 1 {
+		return float32s
+	}
+	return q8s
+}
+
+// bytes is a multiple of the alignment for any shape, so none needs padding.
+func (t *tensor) bytes() int64 {
+	if len(t.dims) == 1 {
+		return 4 * int64(t.dims[0])
+	}
+	return int64(t.dims[0]) * int64(t.dims[1]) / blockNumbers * blockBytes
+}
+
+// tensors are those of the architecture. The model's last layer is mute about
+// tokens that are no words, so that it says words, and never that it has ended.
+func (m *Llama) tensors() (all []tensor) {
+	tokens, n := vocabulary()
+	add := func(mute int, name string, dims ...int) {
+		all = append(all, tensor{name + ".weight", dims, mute})
+	}
+	add(0, "token_embd", m.Width, len(tokens))
+	for i := range m.Layers {
+		in := fmt.Sprintf("blk.%d.", i)
+		add(0, in+"attn_norm", m.Width)
+		for _, name := range []string{"attn_q", "attn_k", "attn_v", "attn_output"} {
+			add(0, in+name, m.Width, m.Width)
+		}
+		add(0, in+"ffn_norm", m.Width)
+		add(0, in+"ffn_gate", m.Width, m.Inner)
+		add(0, in+"ffn_up", m.Width, m.Inner)
+		add(0, in+"ffn_down", m.Inner, m.Width)
+	}
+	add(0, "output_norm", m.Width)
+	add(n, "output", m.Width, len(tokens))
+	return all
+}
+
+// header returns the first bytes of the file, up to the tensors' data.
+func (m *Llama) header() []byte {
+	le := binary.LittleEndian
+	text := func(b []byte, s string) []byte { return append(le.AppendUint64(b, uint64(len(s))), s...) }
+	var meta []byte
+	pairs := uint64(0)
+	pair := func(key string, kind uint32, value []byte) {
+		pairs++
+		meta = append(le.AppendUint32(text(meta, key), kind), value...)
+	}
+	number := func(key string, n int) { pair(key, ggufUint32, le.AppendUint32(nil, uint32(n))) }
+	tokens, _ := vocabulary()
+	list := func(key string, kind uint32, each func(b []byte, i int) []byte) {
+		b := le.AppendUint64(le.AppendUint32(nil, kind), uint64(len(tokens)))
+		for i := range tokens {
+			b = each(b, i)
+		}
+		pair(key, ggufArray, b)
+	}
+	head := 64
+	if m.Width%head != 0 {
+		head = 32
+	}
+	pair("general.architecture", ggufString, text(nil, "llama"))
+	pair("general.name", ggufString, text(nil, m.title()))
+	number("general.file_type", 7) // mostly Q8_0
+	number("llama.context_length", maxTokens)
+	number("llama.embedding_length", m.Width)
+	number("llama.block_count", m.Layers)
+	number("llama.feed_forward_length", m.Inner)
+	number("llama.attention.head_count", m.Width/head)
+	number("llama.attention.head_count_kv", m.Width/head)
+	number("llama.rope.dimension_count", head)
+	number("llama.vocab_size", len(tokens))
+	pair("llama.attention.layer_norm_rms_epsilon", ggufFloat32, le.AppendUint32(nil, math.Float32bits(1e-5)))
+	pair("tokenizer.ggml.model", ggufString, text(nil, "llama"))
+	list("tokenizer.ggml.tokens", ggufString, func(b []byte, i int) []byte { return text(b, tokens[i].text) })
+	list("tokenizer.ggml.scores", ggufFloat32, func(b []byte, i int) []byte { return le.AppendUint32(b, math.Float32bits(-float32(i))) })
+	list("tokenizer.ggml.token_type", ggufInt32, func(b []byte, i int) []byte { return le.AppendUint32(b, tokens[i].kind) })
+	number("tokenizer.ggml.bos_token_id", 1)
+	number("tokenizer.ggml.eos_token_id", 2)
+
+	all := m.tensors()
+	b := le.AppendUint32([]byte("GGUF"), ggufVersion)
+	b = le.AppendUint64(le.AppendUint64(b, uint64(len(all))), pairs)
+	b = append(b, meta...)
+	at := int64(0)
+	for i := range all {
+		t := &all[i]
+		b = le.AppendUint32(text(b, t.name), uint32(len(t.dims)))
+		for _, d := range t.dims {
+			b = le.AppendUint64(b, uint64(d))
+		}
+		b = le.AppendUint64(le.AppendUint32(b, t.kind()), uint64(at))
+		at += t.bytes()
+	}
+	return append(b, make([]byte, (alignment-len(b)%alignment)%alignment)...)
+}
+
+// title is what the file says it is, by which it is known again.
+func (m *Llama) title() string { return "modeltier demo of " + m.Name + ", random weights" }
+
+// chunk is how much is written between two looks at the context, in blocks.
+const chunk = 1 << 15 * blockBytes
+
+// Write writes the file, and calls wrote, if it is not nil, with the bytes of
+// each piece of it.
+func (m *Llama) Write(ctx context.Context, to io.Writer, wrote func(n int)) error {
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(to, 64<<10)
+	put := func(b []byte) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		_, err := w.Write(b)
+		if err == nil && wrote != nil {
+			wrote(len(b))
+		}
+		return err
+	}
+	if err := put(m.header()); err != nil {
+		return err
+	}
+	noise := rand.NewChaCha8(sha256.Sum256([]byte(m.Name)))
+	buf := make([]byte, chunk)
+	for _, t := range m.tensors() {
+		mute := block(t.mute * t.dims[0])
+		for at, size := int64(0), t.bytes(); at < size; {
+			b := buf[:min(size-at, chunk)]
+			if t.kind() == float32s {
+				ones(b)
+			} else {
+				noise.Read(b) // it has no error to give
+				scale(b, int(max(int64(mute)-at, 0)))
+			}
+			if err := put(b); err != nil {
+				return err
+			}
+			at += int64(len(b))
+		}
+	}
+	return w.Flush()
+}
+
+// ones fills b with the number 1: a norm that changes nothing.
+func ones(b []byte) {
+	for i := 0; i < len(b); i += 4 {
+		binary.LittleEndian.PutUint32(b[i:], math.Float32bits(1))
+	}
+}
+
+// scale makes weights of at most 1/16 of noise in blocks: it gives each its scale,
+// of 1/4096 to 1/2048, and next to none up to mute.
+func scale(b []byte, mute int) {
+	for i := 0; i < len(b); i += blockBytes {
+		b[i+1] = 0x0c | b[i+1]&3 // the lower byte stays noise
+		if i < mute {
+			b[i], b[i+1] = 1, 0
+		}
+	}
+}
