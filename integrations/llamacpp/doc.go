@@ -14,5 +14,9 @@ package llamacpp
 
 import "errors"
 
-// ErrClosed: the model was closed.
-var ErrClosed = errors.New("the model is closed")
+// ErrClosed: the model was closed. ErrTooLong: a prompt leaves no room in the
+// model's context.
+var (
+	ErrClosed  = errors.New("the model is closed")
+	ErrTooLong = errors.New("the prompt is too long")
+)

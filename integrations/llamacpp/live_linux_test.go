@@ -149,6 +149,41 @@ func TestLoad_NoModel_ErrorWithWhatLlamaSaid(t *testing.T) {
 	}
 }
 
+func TestDemoModel_SaysWords_AndKnowsTextsApart(t *testing.T) {
+	m, err := opened(t).Load(random(t, demo.Llama{Name: "x", Width: 512, Inner: 1536, Layers: 3}), 256, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	tokens, text := decode(t, m, 32)
+	if words := strings.Fields(text); len(words) != len(tokens) || strings.ContainsFunc(text, func(r rune) bool { return r != ' ' && (r < 'a' || r > 'z') }) {
+		t.Errorf("32 tokens are %q", text)
+	}
+	embed := func(text string) []float32 {
+		v, err := m.Embed(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	dot := func(a, b []float32) (sum float32) {
+		for i := range a {
+			sum += a[i] * b[i]
+		}
+		return sum
+	}
+	a, again, b := embed("the water"), embed("the water"), embed("a small house")
+	if len(a) != 512 || dot(a, again) < 0.999 || dot(a, a) > 1.001 || dot(a, b) > 0.99 {
+		t.Errorf("%d numbers; a text and itself are %v alike, and %v with another", len(a), dot(a, again), dot(a, b))
+	}
+	if after, _ := decode(t, m, 32); !slices.Equal(after, tokens) {
+		t.Errorf("after an embedding it says %v and not %v", after, tokens)
+	}
+	if _, err := m.Embed(strings.Repeat("water ", 300)); !errors.Is(err, ErrTooLong) {
+		t.Errorf("a text of 300 tokens: %v", err)
+	}
+}
+
 func TestGenerate_CalledOff_EndsWithItsCause(t *testing.T) {
 	l := opened(t)
 	m, err := l.Load(random(t, demo.Llama{Width: 256, Inner: 768, Layers: 1}), 256, 1)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -33,6 +35,7 @@ type Library struct {
 	tokenize, toPiece, getMemory       uintptr
 	clearMemory, decode, logits        uintptr
 	setThreads, nCtx, batch, setLogger uintptr
+	setEmbeddings, embedding, width    uintptr
 
 	mu   sync.Mutex // guards said, and that one model is loaded at a time
 	load sync.Mutex
@@ -78,6 +81,9 @@ func Open(dir string) (*Library, error) {
 		{llama, "llama_set_n_threads", &l.setThreads},
 		{llama, "llama_n_ctx", &l.nCtx},
 		{llama, "llama_n_batch", &l.batch},
+		{llama, "llama_set_embeddings", &l.setEmbeddings},
+		{llama, "llama_get_embeddings_ith", &l.embedding},
+		{llama, "llama_model_n_embd", &l.width},
 	} {
 		var err error
 		if *f.to, err = purego.Dlsym(f.from, f.name); err != nil {
@@ -207,16 +213,9 @@ func (m *Model) Generate(ctx context.Context, prompt string, most int, emit func
 	if m.context == 0 {
 		return ErrClosed
 	}
-	memory, _, _ := purego.SyscallN(m.l.getMemory, m.context)
-	purego.SyscallN(m.l.clearMemory, memory, 1)
-	tokens, err := m.split(prompt)
+	tokens, room, err := m.begin(prompt)
 	if err != nil {
 		return err
-	}
-	n, _, _ := purego.SyscallN(m.l.nCtx, m.context)
-	room := int(uint32(n)) - len(tokens)
-	if room <= 0 {
-		return fmt.Errorf("a prompt of %d tokens does not fit a context of %d", len(tokens), n)
 	}
 	for range min(most, room) {
 		if ctx.Err() != nil {
@@ -237,6 +236,55 @@ func (m *Model) Generate(ctx context.Context, prompt string, most int, emit func
 	return nil
 }
 
+// Embed returns what the model makes of a text: its state after the last token,
+// scaled to the length 1.
+func (m *Model) Embed(text string) ([]float32, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.context == 0 {
+		return nil, ErrClosed
+	}
+	tokens, _, err := m.begin(text)
+	if err != nil {
+		return nil, err
+	}
+	purego.SyscallN(m.l.setEmbeddings, m.context, 1)
+	defer purego.SyscallN(m.l.setEmbeddings, m.context, 0)
+	if err := m.take(tokens); err != nil {
+		return nil, err
+	}
+	p, _, _ := purego.SyscallN(m.l.embedding, m.context, last)
+	if p == 0 {
+		return nil, m.l.fail("has no embedding")
+	}
+	n, _, _ := purego.SyscallN(m.l.width, m.model)
+	// Memory of the library's, which is good until the next decode.
+	out := slices.Clone(unsafe.Slice(*(**float32)(unsafe.Pointer(&p)), int(int32(n))))
+	sum := 0.0
+	for _, v := range out {
+		sum += float64(v) * float64(v)
+	}
+	for i := range out {
+		out[i] /= float32(max(math.Sqrt(sum), 1e-12))
+	}
+	return out, nil
+}
+
+// begin forgets what was said, and returns the tokens of a text and the room that
+// the context has beside them.
+func (m *Model) begin(text string) (tokens []int32, room int, err error) {
+	memory, _, _ := purego.SyscallN(m.l.getMemory, m.context)
+	purego.SyscallN(m.l.clearMemory, memory, 1)
+	if tokens, err = m.split(text); err != nil {
+		return nil, 0, err
+	}
+	n, _, _ := purego.SyscallN(m.l.nCtx, m.context)
+	if room = int(uint32(n)) - len(tokens); room <= 0 {
+		return nil, 0, fmt.Errorf("%w: %d tokens, and a context of %d", ErrTooLong, len(tokens), n)
+	}
+	return tokens, room, nil
+}
+
 // split returns the tokens of a text.
 func (m *Model) split(text string) ([]int32, error) {
 	// A blank may come as three bytes, each a token; a few more are added.
@@ -249,8 +297,11 @@ func (m *Model) split(text string) ([]int32, error) {
 	return out[:int32(n)], nil
 }
 
-// next takes tokens in, and returns the likeliest to follow.
-func (m *Model) next(tokens []int32) (int32, error) {
+// last is the last of the tokens that were taken in.
+const last = ^uintptr(0)
+
+// take takes tokens in.
+func (m *Model) take(tokens []int32) error {
 	for len(tokens) > 0 {
 		part := tokens[:min(len(tokens), m.batch)]
 		tokens = tokens[len(part):]
@@ -260,11 +311,18 @@ func (m *Model) next(tokens []int32) (int32, error) {
 		r := m.l.with(m.l.decode, m.context, &params{uintptr(uint32(len(part))), uintptr(unsafe.Pointer(&part[0]))})
 		pinned.Unpin()
 		if int32(r) != 0 {
-			return 0, m.l.fail(fmt.Sprintf("cannot decode (%d)", int32(r)))
+			return m.l.fail(fmt.Sprintf("cannot decode (%d)", int32(r)))
 		}
 	}
-	last := -1
-	p, _, _ := purego.SyscallN(m.l.logits, m.context, uintptr(last))
+	return nil
+}
+
+// next takes tokens in, and returns the likeliest to follow.
+func (m *Model) next(tokens []int32) (int32, error) {
+	if err := m.take(tokens); err != nil {
+		return 0, err
+	}
+	p, _, _ := purego.SyscallN(m.l.logits, m.context, last)
 	if p == 0 {
 		return 0, m.l.fail("has no logits")
 	}

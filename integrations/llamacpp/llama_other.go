@@ -31,3 +31,6 @@ func (*Model) LetGo() error { return nil }
 func (*Model) Generate(context.Context, string, int, func(int32, string) error) error {
 	return errElsewhere
 }
+
+// Embed returns an error here.
+func (*Model) Embed(string) ([]float32, error) { return nil, errElsewhere }
