@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 
 	"github.com/modeltier/modeltier/tier"
-	"github.com/modeltier/modeltier/tier/process"
 )
 
 // config is the file of -config: what is served, and by which engines. Paths in
@@ -21,18 +20,6 @@ type config struct {
 	Models  []modelConfig           `json:"models"`
 	Limits  limitsConfig            `json:"limits"`
 	State   string                  `json:"state"` // a folder; "": nothing is remembered
-}
-
-// engineConfig is a process.Engine; see there.
-type engineConfig struct {
-	Command  []string `json:"command"`
-	Env      []string `json:"env"`
-	Dir      string   `json:"dir"`
-	Health   string   `json:"health"`
-	Shutdown string   `json:"shutdown"` // the path of a POST
-	Threads  int      `json:"threads"`
-	Context  int      `json:"context"`
-	Standby  string   `json:"standby"` // "auto", "freeze" or "stop"
 }
 
 type modelConfig struct {
@@ -53,13 +40,11 @@ type limitsConfig struct {
 	Reserved float64 `json:"reserved_gb"`
 }
 
-// engineLabel is the label of a model that names its engine.
-const engineLabel = "engine"
-
 // maxConfig bounds the file.
 const maxConfig = 1 << 20
 
-func readConfig(path string) (*config, error) {
+// readConfig returns the library that a file describes.
+func readConfig(path string) (*library, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -80,7 +65,9 @@ func readConfig(path string) (*config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return c, nil
+	lib := c.library(dir)
+	lib.about = path
+	return lib, nil
 }
 
 // parseConfig reads a configuration that lies in dir. Its error names all that is
@@ -100,10 +87,10 @@ func parseConfig(b []byte, dir string) (*config, error) {
 	only := ""
 	for name, e := range c.Engines {
 		only = name
-		switch e.Standby {
-		case "", process.StandbyAuto.String(), process.StandbyFreeze.String(), process.StandbyStop.String():
-		default:
-			fault("engine %q: standby %q must be auto, freeze or stop", name, e.Standby)
+		e.settle(dir)
+		c.Engines[name] = e
+		if err := e.validate(); err != nil {
+			fault("engine %q: %w", name, err)
 		}
 	}
 	for _, gb := range []float64{c.Limits.RAM, c.Limits.Swap, c.Limits.Reserved} {
@@ -152,43 +139,17 @@ func exists(path string) bool {
 
 func bytesOf(gb float64) tier.Bytes { return tier.Bytes(math.Round(gb * float64(tier.GiB))) }
 
-func (c *config) models() []tier.Model {
-	models := make([]tier.Model, 0, len(c.Models))
+// library returns what the configuration says is served. dir is its folder.
+func (c *config) library(dir string) *library {
+	lib := &library{dir: dir, engines: c.Engines, state: c.State}
+	lib.limits = tier.Limits{RAM: bytesOf(c.Limits.RAM), Swap: bytesOf(c.Limits.Swap), Reserved: bytesOf(c.Limits.Reserved)}
 	for _, m := range c.Models {
-		models = append(models, tier.Model{
+		engine := c.Engines[m.Engine]
+		lib.models = append(lib.models, tier.Model{
 			Name: m.Name, Path: m.Path, Size: bytesOf(m.SizeGB), Runtime: bytesOf(m.RuntimeGB),
 			Home: m.Tier, Capabilities: m.Capabilities, Quality: m.Quality, Pinned: m.Pinned,
-			Labels: map[string]string{engineLabel: m.Engine},
+			Labels: map[string]string{engineLabel: engine.id(m.Engine)},
 		})
 	}
-	return models
-}
-
-func (c *config) limits() tier.Limits {
-	return tier.Limits{RAM: bytesOf(c.Limits.RAM), Swap: bytesOf(c.Limits.Swap), Reserved: bytesOf(c.Limits.Reserved)}
-}
-
-// engineOf is process.Options.EngineOf. A model that was hot loaded names no
-// engine, and has the only one.
-func (c *config) engineOf(m *tier.Model) (process.Engine, error) {
-	e, ok := c.Engines[m.Labels[engineLabel]]
-	if _, labelled := m.Labels[engineLabel]; !labelled && len(c.Engines) == 1 {
-		for _, e = range c.Engines {
-			ok = true
-		}
-	}
-	if !ok {
-		return process.Engine{}, fmt.Errorf("there is no engine %q", m.Labels[engineLabel])
-	}
-	engine := process.Engine{
-		Command: e.Command, Env: e.Env, Dir: e.Dir, Health: e.Health,
-		Shutdown: process.Request{Path: e.Shutdown}, Threads: e.Threads, Context: e.Context,
-	}
-	switch e.Standby {
-	case process.StandbyFreeze.String():
-		engine.Standby = process.StandbyFreeze
-	case process.StandbyStop.String():
-		engine.Standby = process.StandbyStop
-	}
-	return engine, nil
+	return lib
 }

@@ -23,7 +23,9 @@ var errUsage = errors.New("see -h")
 type options struct {
 	addr    string
 	models  string // "": the demo library
-	config  string // "": there are no engines
+	config  string // "": there is no such file
+	engine  string // "": there is none but those of config
+	command []string
 	scale   int
 	limits  tier.Limits // zero fields were not named
 	state   string
@@ -53,6 +55,7 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*o
 	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "listen on this `HOST:PORT`; port 0 takes any free one")
 	fs.StringVar(&o.models, "models", "", "serve the GGUF and safetensors files in this `FOLDER` instead of the demo library")
 	fs.StringVar(&o.config, "config", "", "serve the models of this `FILE` with the engines it names, see config.example.json")
+	fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, started for each: {path}, {port}, {name}, {threads} and {context} are filled in, and it needs a GET /health; or \"llamacpp\": build and fetch a small one")
 	fs.IntVar(&o.scale, "scale", 16, fmt.Sprintf("make the demo library, and its limits, `N` times smaller than on an 8 GB board, %d to %d", demo.MinScale, demo.MaxScale))
 	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of weights in memory (default 5GB, scaled in the demo)")
 	fs.Var(size{&o.limits.Swap, true}, "swap", "map at most this `SIZE` of weights beyond that (default 10GB, scaled in the demo)")
@@ -83,10 +86,18 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*o
 		return fault("-models must not be empty")
 	case named["config"] && o.config == "":
 		return fault("-config must not be empty")
-	case named["config"] && (named["models"] || named["scale"]):
-		return fault("-config names the models itself: leave out -models and -scale")
+	case named["engine"] && o.engine == "":
+		return fault("-engine must not be empty")
+	case named["config"] && (named["models"] || named["scale"] || named["engine"]):
+		return fault("-config names models and engines itself: leave out -models, -engine and -scale")
 	case named["models"] && named["scale"]:
 		return fault("-scale is for the demo library, and not for -models")
+	}
+	if o.engine != "" && o.engine != llamacpp {
+		var err error
+		if o.command, err = splitWords(o.engine); err != nil {
+			return fault("-engine: %v", err)
+		}
 	}
 	if err := (demo.Library{Scale: o.scale}).Validate(); err != nil {
 		return fault("-%v", err)

@@ -31,6 +31,9 @@ func TestParse_WhatTheFlagsMean(t *testing.T) {
 		{[]string{"-state", "/s"}, options{addr: defaultAddr, scale: 16, state: "/s", stated: true}},
 		{[]string{"-state", "none"}, options{addr: defaultAddr, scale: 16, stated: true}},
 		{[]string{"-state", ""}, options{addr: defaultAddr, scale: 16, stated: true}},
+		{[]string{"-engine", "llamacpp"}, options{addr: defaultAddr, scale: 16, engine: "llamacpp"}},
+		{[]string{"-engine", "srv '{path}' {port}", "-models", "/m"},
+			options{addr: defaultAddr, scale: 16, models: "/m", engine: "srv '{path}' {port}", command: []string{"srv", "{path}", "{port}"}}},
 		{[]string{"-token", "abc"}, options{addr: defaultAddr, scale: 16, token: "abc"}},
 	} {
 		got, err := parse(c.args, noEnv, io.Discard)
@@ -60,6 +63,10 @@ func TestParse_WhatIsWrong_IsNamed(t *testing.T) {
 		{[]string{"-addr", ""}, "-addr"},
 		{[]string{"-models", ""}, "-models"},
 		{[]string{"-models", "/m", "-scale", "8"}, "-scale"},
+		{[]string{"-engine", ""}, "-engine must not"},
+		{[]string{"-engine", "srv 'x"}, "' is not closed"},
+		{[]string{"-engine", "srv $HOME"}, "'$'"},
+		{[]string{"-engine", "srv", "-config", "f"}, "leave out"},
 		{[]string{"-scale", "0"}, "1 to 4096"},
 		{[]string{"-scale", "x"}, "-scale"},
 		{[]string{"-token", ""}, "is empty"},

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"net/url"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +23,9 @@ import (
 func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, token bool) {
 	fmt.Fprintf(w, "serving %d models: %s\n", len(now.Models), lib.about)
 	fmt.Fprintf(w, "limits: ram %v, swap %v, reserved %v\n", now.Limits.RAM, now.Limits.Swap, now.Limits.Reserved)
+	for _, name := range slices.Sorted(maps.Keys(lib.engines)) {
+		fmt.Fprintf(w, "engine: %s\n", strings.Join(lib.engines[name].Command, " "))
+	}
 	if lib.state != "" {
 		fmt.Fprintf(w, "what changes is remembered in %s\n", lib.state)
 	}
@@ -33,17 +38,37 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, 
 		curl += `-H "Authorization: Bearer $` + tokenVariable + `" `
 	}
 	fmt.Fprintf(w, "\nTry, in another terminal; a JOB is the job_id of the answer before:\n\n")
+	for _, p := range lib.prompts() {
+		fmt.Fprintf(w, "%s%s -d %s\n", strings.Replace(curl, "-s ", "-sN ", 1), at.JoinPath(p[0]), quoted(p[1]))
+	}
 	for _, request := range lib.requests(now.Limits) {
 		fmt.Fprintf(w, "%s%s -d %s\n", curl, &at, quoted(request))
 	}
-	for _, path := range []string{"/v1/models/" + lib.named(len(lib.models)-1) + "/digest", "/status", "/v1/models", "/readyz", "/healthz"} {
-		at.Path = path
-		fmt.Fprintf(w, "%s%s\n", curl, quoted(at.String()))
+	paths := []string{"/v1/models/" + lib.named(len(lib.models)-1), "/status", "/v1/models", "/readyz", "/healthz"}
+	if lib.engines == nil {
+		paths[0] += "/digest"
+	}
+	for _, path := range paths {
+		fmt.Fprintf(w, "%s%s\n", curl, quoted(at.JoinPath(path).String()))
 	}
 	if runtime.GOOS == "linux" && lib.spare.Name != "" {
 		fmt.Fprintf(w, "\nWhat the kernel has in memory of the files:\n\n  fincore %s%c*.gguf\n", quoted(lib.dir), filepath.Separator)
 	}
 	fmt.Fprintf(w, "\nCtrl-C ends the server.\n")
+}
+
+// prompts are paths of OpenAI's API, and what to send there. Without engines there
+// are none.
+func (lib *library) prompts() [][2]string {
+	if lib.engines == nil {
+		return nil
+	}
+	first, last := text(lib.named(0)), text(lib.named(len(lib.models)-1))
+	return [][2]string{
+		{"/v1/chat/completions", `{"model": ` + last + `, "stream": true, "messages": [{"role": "user", "content": "What do you know of water?"}]}`},
+		{"/v1/completions", `{"model": "auto", "priority": "speed", "prompt": "The people", "max_tokens": 16}`},
+		{"/v1/embeddings", `{"model": ` + first + `, "input": "a word"}`},
+	}
 }
 
 // requests are one of each that the JSON contract has, in an order in which they
@@ -87,7 +112,7 @@ func text(v any) string {
 
 // quoted is s for a shell to take as it is.
 func quoted(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-:%~"
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-:%"
 	if s != "" && strings.Trim(s, plain) == "" {
 		return s
 	}

@@ -20,6 +20,8 @@ type library struct {
 	models []tier.Model
 	limits tier.Limits
 	state  string // "": nothing is remembered
+	// engines serve the models, by name. nil: there are none, and files are served.
+	engines map[string]engineConfig
 
 	about string     // the library, in words
 	spare tier.Model // to try a hot load with; its name may be empty
@@ -28,12 +30,55 @@ type library struct {
 // mostSkipped bounds how many of the files that are no models are named.
 const mostSkipped = 20
 
-// openLibrary returns the library that the options name, and makes it if it is
-// the demo's.
+// openLibrary returns the library that the options name, and makes what it has to
+// make for that: the demo's files, and the engine of llama.cpp.
 func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
-	if o.models == "" {
-		return openDemo(ctx, o, stderr)
+	if o.config != "" {
+		return openConfig(o)
 	}
+	var engine *engineConfig
+	switch {
+	case o.engine == llamacpp:
+		e, err := makeLlamacpp(ctx, stderr)
+		if err != nil {
+			return nil, fmt.Errorf("-engine %s: %w", llamacpp, err)
+		}
+		engine = &e
+	case o.engine != "":
+		e := commanded(o.command)
+		err := e.validate()
+		if err == nil {
+			err = e.find()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("-engine: %w", err)
+		}
+		engine = &e
+	}
+	if o.models == "" {
+		return openDemo(ctx, o, engine, stderr)
+	}
+	return openFolder(ctx, o, engine, stderr)
+}
+
+func openConfig(o *options) (*library, error) {
+	lib, err := readConfig(o.config)
+	if err != nil {
+		return nil, err
+	}
+	for name, e := range lib.engines {
+		if err := e.find(); err != nil {
+			return nil, fmt.Errorf("%s: engine %q: %w", o.config, name, err)
+		}
+	}
+	lib.limits = fill(o.limits.OrElse(lib.limits), tier.DefaultLimits())
+	if o.stated {
+		lib.state = o.state
+	}
+	return lib, nil
+}
+
+func openFolder(ctx context.Context, o *options, engine *engineConfig, stderr io.Writer) (*library, error) {
 	dir, err := filepath.Abs(o.models)
 	if err != nil {
 		return nil, err
@@ -56,11 +101,20 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 		dir: dir, models: models, limits: fill(o.limits, tier.DefaultLimits()),
 		about: "the files in " + dir,
 	}
-	lib.state, err = stateFolder(o, "state-"+folderID(dir))
+	state := "state-" + folderID(dir)
+	if engine != nil {
+		lib.withEngine(*engine, engineRuntime)
+		state += enginesSuffix
+	}
+	lib.state, err = stateFolder(o, state)
 	return lib, err
 }
 
-func openDemo(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
+// enginesSuffix tells the state of a library that engines serve from that of the
+// same files alone: what is learned of the one is not true of the other.
+const enginesSuffix = "-engines"
+
+func openDemo(ctx context.Context, o *options, engine *engineConfig, stderr io.Writer) (*library, error) {
 	cache, err := cacheFolder(fmt.Sprintf("demo-%d", o.scale))
 	if err != nil {
 		return nil, fmt.Errorf("%w; or serve a folder of your own with -models", err)
@@ -73,11 +127,31 @@ func openDemo(ctx context.Context, o *options, stderr io.Writer) (*library, erro
 		return nil, err
 	}
 	lib := &library{
-		dir: d.Dir, models: d.Models(), limits: fill(o.limits, d.Limits()), spare: d.Spare(),
+		dir: d.Dir, models: d.Models(), limits: d.Limits(), spare: d.Spare(),
 		about: fmt.Sprintf("the demo library, 1/%d of its real size, in %s", o.scale, d.Dir),
 	}
-	lib.state, err = stateFolder(o, filepath.Join(filepath.Base(cache), "state"))
+	state := filepath.Join(filepath.Base(cache), "state")
+	if engine != nil {
+		lib.withEngine(*engine, func(*tier.Model) tier.Bytes { return demoRuntime })
+		lib.limits.RAM = roomForEngines(lib)
+		state += enginesSuffix
+	}
+	lib.limits = fill(o.limits, lib.limits)
+	lib.state, err = stateFolder(o, state)
 	return lib, err
+}
+
+// demoRuntime is what an engine of a demo model needs beyond its weights.
+const demoRuntime = 48 * tier.MiB
+
+// roomForEngines is the demo's ram where engines serve it: they need some of their
+// own, and serve nothing from swap, so that the largest model has to fit.
+func roomForEngines(lib *library) tier.Bytes {
+	most := lib.limits.RAM + tier.Bytes(len(lib.models))*demoRuntime
+	for i := range lib.models {
+		most = max(most, lib.models[i].Size+lib.models[i].Runtime)
+	}
+	return most
 }
 
 // fill returns the defaults but for what was named. Who gives a tier more room

@@ -10,15 +10,11 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/mapped"
-	"github.com/modeltier/modeltier/tier/process"
 )
 
 func main() {
@@ -70,19 +66,18 @@ func run(stop, now context.Context, args []string, env func(string) (string, boo
 		return err
 	}
 	defer ln.Close()
-	if opts.config != "" {
-		return runEngines(stop, now, opts, ln, log, stdout)
-	}
-	return runFiles(stop, now, opts, ln, log, stdout, stderr)
-}
-
-// runFiles serves files, and the digests of what is in them.
-func runFiles(stop, now context.Context, opts *options, ln net.Listener, log *slog.Logger, stdout, stderr io.Writer) error {
 	lib, err := openLibrary(stop, opts, stderr)
 	if err != nil {
 		return err
 	}
+	if lib.engines != nil {
+		return runEngines(stop, now, lib, opts, ln, log, stdout)
+	}
+	return runFiles(stop, now, lib, opts, ln, log, stdout)
+}
 
+// runFiles serves files, and the digests of what is in them.
+func runFiles(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout io.Writer) error {
 	// The mover is made here, and not left to the Manager, because it is what gives
 	// the holder of a lease the weights.
 	weights, err := mapped.New(mapped.Options{})
@@ -105,57 +100,12 @@ func runFiles(stop, now context.Context, opts *options, ln net.Listener, log *sl
 }
 
 // runEngines serves models with engines that are programs.
-func runEngines(stop, now context.Context, opts *options, ln net.Listener, log *slog.Logger, stdout io.Writer) error {
-	c, err := readConfig(opts.config)
+func runEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout io.Writer) error {
+	manager, engines, _, err := newEngines(lib, modeltier.Events{}, log)
 	if err != nil {
 		return err
 	}
-	if !opts.stated {
-		opts.state = c.State
-	}
-	manager, engines, err := newEngines(c, opts, log)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(stdout, "serving %d models of %s\n", len(manager.Status().Models), opts.config)
-	fmt.Fprintf(stdout, "listening on http://%s\n", ln.Addr())
+	lib.introduce(stdout, manager.Status(), ln.Addr(), opts.token != "")
 	p := newProxy(manager, engines.URL, log)
 	return serve(stop, now, ln, guard(opts.token, p.handler()), manager, log)
-}
-
-// newEngines returns a Manager over the engines of a configuration. It closes
-// them.
-func newEngines(c *config, opts *options, log *slog.Logger) (*modeltier.Manager, *process.Mover, error) {
-	var manager atomic.Pointer[modeltier.Manager]
-	popts := process.Options{
-		EngineOf: c.engineOf,
-		Logger:   log,
-		Crashed: func(model string, err error) {
-			if m := manager.Load(); m != nil {
-				if err := m.Lost(model, err); err != nil && !errors.Is(err, modeltier.ErrClosed) {
-					log.Warn("a crash was not taken note of", "model", model, "err", err)
-				}
-			}
-		},
-	}
-	if opts.state != "" {
-		popts.StateDir = filepath.Join(opts.state, "engines")
-	}
-	engines, err := process.New(popts)
-	if err != nil {
-		return nil, nil, err
-	}
-	m, err := modeltier.New(modeltier.Config{
-		Models:   c.models(),
-		Limits:   fill(opts.limits.OrElse(c.limits()), tier.DefaultLimits()),
-		Mover:    engines,
-		StateDir: opts.state,
-		ModelDir: filepath.Dir(opts.config),
-		Logger:   log,
-	})
-	if err != nil {
-		return nil, nil, errors.Join(err, engines.Close())
-	}
-	manager.Store(m)
-	return m, engines, nil
 }

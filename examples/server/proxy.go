@@ -36,6 +36,8 @@ func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *
 	p.out = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.Header.Del("Authorization") // is between the client and us
+			// curl -d says it is a form, of which engines take little.
+			r.Out.Header.Set("Content-Type", "application/json")
 		},
 		// Engines are on this machine, and asked directly. Connections are kept: an
 		// engine that was frozen goes on with them.

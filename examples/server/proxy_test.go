@@ -31,7 +31,7 @@ func fakeEngine(port string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/v1/completions", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, `{"auth":%q,"body":`, r.Header.Get("Authorization"))
+		fmt.Fprintf(w, `{"auth":%q,"type":%q,"body":`, r.Header.Get("Authorization"), r.Header.Get("Content-Type"))
 		io.Copy(w, r.Body)
 		io.WriteString(w, "}")
 	})
@@ -87,12 +87,12 @@ func newFront(t *testing.T) *front {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := readConfig(path)
+	lib, err := openLibrary(t.Context(), &options{config: path}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	m, engines, err := newEngines(c, &options{config: path}, log)
+	m, engines, _, err := newEngines(lib, modeltier.Events{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestProxy_NamedModels_ServedInTurnThoughOneFits(t *testing.T) {
 	for _, name := range []string{"small", "large", "small"} {
 		body := `{"model":"` + name + `","prompt":"hello","priority":7}`
 		res := f.post(t, t.Context(), "/v1/completions", body, "Authorization", "Bearer of the client")
-		if got, want := whole(t, res), `{"auth":"","body":`+body+`}`; got != want || res.StatusCode != http.StatusOK {
+		if got, want := whole(t, res), `{"auth":"","type":"application/json","body":`+body+`}`; got != want || res.StatusCode != http.StatusOK {
 			t.Errorf("%d %s, want %s", res.StatusCode, got, want)
 		}
 		if got := res.Header.Get("X-Model"); got != name {
@@ -178,7 +178,7 @@ func TestProxy_Auto_EngineIsToldWhichModelAndNothingElse(t *testing.T) {
 		{`{"model":"auto","prompt":"x","capabilities":["small"]}`, []string{"X-Capabilities", "text-generation, large", "X-Priority", "quality"}},
 	} {
 		res := f.post(t, t.Context(), "/v1/completions", c.body, c.header...)
-		if got, want := whole(t, res), `{"auth":"","body":{"model":"large","prompt":"x"}}`; got != want {
+		if got, want := whole(t, res), `{"auth":"","type":"application/json","body":{"model":"large","prompt":"x"}}`; got != want {
 			t.Errorf("%d %s, want %s", res.StatusCode, got, want)
 		}
 	}
@@ -305,14 +305,16 @@ func TestConfig_Faults_AllAreNamed(t *testing.T) {
 }
 
 func TestConfig_Example_IsValid(t *testing.T) {
-	c, err := readConfig("config.example.json")
+	lib, err := readConfig("config.example.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := c.models(); len(m) != 2 || m[1].Labels[engineLabel] != "llama" {
-		t.Errorf("%+v", m)
+	known := &registry{}
+	known.learn(lib.engines)
+	if len(lib.models) != 2 {
+		t.Errorf("%+v", lib.models)
 	}
-	if engine, err := c.engineOf(&c.models()[0]); err != nil || engine.Context != 4096 {
+	if engine, err := known.engineOf(&lib.models[0]); err != nil || engine.Context != 4096 {
 		t.Errorf("%+v, %v", engine, err)
 	}
 }
@@ -325,8 +327,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, err := parseConfig(b, "/"); err == nil {
-			c.models()
-			c.limits()
+			c.library("/")
 		}
 	})
 }

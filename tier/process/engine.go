@@ -85,6 +85,10 @@ var words = []string{"{path}", "{port}", "{name}", "{threads}", "{context}"}
 
 var word = regexp.MustCompile(`\{[a-z]+\}`)
 
+// Validate returns every fault of the engine at once, or nil. It does not look
+// whether the program is there.
+func (e *Engine) Validate() error { return e.validate("") }
+
 func (e *Engine) validate(model string) error {
 	var errs []error
 	fault := func(field, value, rule string) {

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/process"
+)
+
+// engineConfig is a process.Engine; see there.
+type engineConfig struct {
+	Command  []string `json:"command"`
+	Env      []string `json:"env"`
+	Dir      string   `json:"dir"`
+	Health   string   `json:"health"`
+	Shutdown string   `json:"shutdown"` // the path of a POST
+	Threads  int      `json:"threads"`
+	Context  int      `json:"context"`
+	Standby  string   `json:"standby"` // "auto", "freeze" or "stop"
+}
+
+// engine returns what the configuration says.
+func (e *engineConfig) engine() process.Engine {
+	standby := map[string]process.Standby{
+		process.StandbyFreeze.String(): process.StandbyFreeze,
+		process.StandbyStop.String():   process.StandbyStop,
+	}
+	return process.Engine{
+		Command: e.Command, Env: e.Env, Dir: e.Dir, Health: e.Health,
+		Shutdown: process.Request{Path: e.Shutdown}, Threads: e.Threads, Context: e.Context,
+		Standby: standby[e.Standby],
+	}
+}
+
+// settle makes the paths that are relative those of a folder.
+func (e *engineConfig) settle(dir string) {
+	if len(e.Command) > 0 && strings.ContainsRune(e.Command[0], filepath.Separator) && !filepath.IsAbs(e.Command[0]) {
+		e.Command = append([]string{filepath.Join(dir, e.Command[0])}, e.Command[1:]...)
+	}
+	if e.Dir != "" && !filepath.IsAbs(e.Dir) {
+		e.Dir = filepath.Join(dir, e.Dir)
+	}
+}
+
+// validate returns what is wrong with the engine, as far as that shows in what is
+// written.
+func (e *engineConfig) validate() error {
+	engine := e.engine()
+	errs := []error{engine.Validate()}
+	switch e.Standby {
+	case "", process.StandbyAuto.String(), process.StandbyFreeze.String(), process.StandbyStop.String():
+	default:
+		errs = append(errs, fmt.Errorf("standby %q must be auto, freeze or stop", e.Standby))
+	}
+	return errors.Join(errs...)
+}
+
+// find returns an error where there is no such program.
+func (e *engineConfig) find() error {
+	if strings.ContainsRune(e.Command[0], '{') {
+		return nil
+	}
+	if _, err := exec.LookPath(e.Command[0]); err != nil {
+		return fmt.Errorf("%w: install it, or name it with its folder", err)
+	}
+	return nil
+}
+
+// engineLabel is the label of a model that names its engine.
+const engineLabel = "engine"
+
+// id is what the label says: the name, and a mark of what the engine is, so that
+// the models of an engine that is configured anew count as changed.
+func (e *engineConfig) id(name string) string {
+	b, _ := json.Marshal(e) // plain strings and numbers
+	return fmt.Sprintf("%s#%x", name, sha256.Sum256(b))
+}
+
+// registry knows the engines. Those that a reload has replaced stay known: until
+// its turn has come, a model has the one that it had.
+type registry struct {
+	mu     sync.Mutex // guards the rest
+	byName map[string]process.Engine
+	byID   map[string]process.Engine
+}
+
+// learn makes these the engines there are.
+func (r *registry) learn(engines map[string]engineConfig) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.byName = make(map[string]process.Engine, len(engines))
+	if r.byID == nil {
+		r.byID = make(map[string]process.Engine)
+	}
+	for name, e := range engines {
+		r.byName[name] = e.engine()
+		r.byID[e.id(name)] = e.engine()
+	}
+}
+
+// engineOf is process.Options.EngineOf. A model that was hot loaded may name an
+// engine, and has the only one where it does not.
+func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	label, labelled := m.Labels[engineLabel]
+	if !labelled && len(r.byName) == 1 {
+		for label = range maps.Keys(r.byName) {
+		}
+	}
+	for _, known := range []map[string]process.Engine{r.byID, r.byName} {
+		if e, ok := known[label]; ok {
+			return e, nil
+		}
+	}
+	name, _, _ := strings.Cut(label, "#")
+	return process.Engine{}, fmt.Errorf("there is no engine %q", name)
+}
+
+// newEngines returns a Manager over the engines of a library. It closes them.
+func newEngines(lib *library, events modeltier.Events, log *slog.Logger) (*modeltier.Manager, *process.Mover, *registry, error) {
+	var manager atomic.Pointer[modeltier.Manager]
+	known := &registry{}
+	known.learn(lib.engines)
+	opts := process.Options{
+		EngineOf: known.engineOf,
+		Logger:   log,
+		Crashed: func(model string, err error) {
+			if m := manager.Load(); m != nil {
+				if err := m.Lost(model, err); err != nil && !errors.Is(err, modeltier.ErrClosed) {
+					log.Warn("a crash was not taken note of", "model", model, "err", err)
+				}
+			}
+		},
+	}
+	if lib.state != "" {
+		opts.StateDir = filepath.Join(lib.state, "engines")
+	}
+	engines, err := process.New(opts)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	m, err := modeltier.New(modeltier.Config{
+		Models: lib.models, Limits: lib.limits, Mover: engines,
+		StateDir: lib.state, ModelDir: lib.dir, Logger: log, Events: events,
+	})
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, engines.Close())
+	}
+	manager.Store(m)
+	return m, engines, known, nil
+}
+
+// commanded is an engine of a template's words. Those of the form NAME=value before
+// the program go to its environment.
+func commanded(words []string) engineConfig {
+	var e engineConfig
+	for len(words) > 1 && assignment.MatchString(words[0]) {
+		e.Env, words = append(e.Env, words[0]), words[1:]
+	}
+	e.Command = words
+	return e
+}
+
+var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
+
+// engineRuntime is what an engine is taken to need beyond its weights where
+// nobody says: a floor, and an eighth of the weights for what grows with them (the
+// cache of a context of 4096 tokens takes about that, with grouped attention).
+func engineRuntime(m *tier.Model) tier.Bytes { return 256*tier.MiB + m.Size/8 }
+
+// withEngine returns the library, served by one engine.
+func (lib *library) withEngine(e engineConfig, runtime func(*tier.Model) tier.Bytes) {
+	const name = "engine"
+	lib.engines = map[string]engineConfig{name: e}
+	for i := range lib.models {
+		m := &lib.models[i]
+		m.Runtime = cmp.Or(m.Runtime, runtime(m))
+		labels := maps.Clone(m.Labels)
+		if labels == nil {
+			labels = make(map[string]string)
+		}
+		labels[engineLabel] = e.id(name)
+		m.Labels = labels
+	}
+}

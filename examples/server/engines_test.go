@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// started runs the server until the test's end and returns its URL, and what it
+// says from then on.
+func started(t *testing.T, args ...string) (url string, said *bufio.Scanner) {
+	t.Helper()
+	out, w := io.Pipe()
+	stop, end := context.WithCancelCause(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		err := run(stop, context.Background(), append(args, "-addr", "127.0.0.1:0", "-state", "none"), noEnv, w, w)
+		w.CloseWithError(err)
+		ended <- err
+	}()
+	t.Cleanup(func() {
+		end(errors.New("the test is over"))
+		go io.Copy(io.Discard, out)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	said = bufio.NewScanner(out)
+	for said.Scan() {
+		if at, ok := strings.CutPrefix(said.Text(), "listening on "); ok {
+			return at, said
+		}
+	}
+	t.Fatalf("it does not listen: %v", said.Err())
+	return "", nil
+}
+
+// quiet reads what is left of what the server says.
+func quiet(said *bufio.Scanner) {
+	go func() {
+		for said.Scan() {
+		}
+	}()
+}
+
+func TestEngine_Command_ServesAFolderOfModels(t *testing.T) {
+	url, said := started(t, "-models", made.Dir, "-engine", fakePort+"={port} GORACE=atexit_sleep_ms=0 "+quoted(os.Args[0]))
+	quiet(said)
+	for _, model := range []string{"gpt2-small", "llama-7b", "custom-model"} {
+		res, err := http.Post(url+"/v1/completions", "application/x-www-form-urlencoded", strings.NewReader(`{"model":"`+model+`"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := whole(t, res)
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK || !strings.Contains(got, model) || !strings.Contains(got, `"type":"application/json"`) {
+			t.Errorf("%s: %d %s", model, res.StatusCode, got)
+		}
+	}
+}
+
+func TestOpenLibrary_EngineThatCannotBe_SaysWhatToDo(t *testing.T) {
+	for _, c := range []struct {
+		engine string
+		says   []string
+	}{
+		{"no-such-engine {path} {port}", []string{"-engine", `"no-such-engine"`, "install it"}},
+		{"/no/such/engine {port}", []string{"/no/such/engine", "install it"}},
+		{quoted(os.Args[0]) + " -m {path}", []string{"must hold {port}"}},
+		{quoted(os.Args[0]) + " {prot} {port}", []string{`"{prot}"`, "{path}, {port}"}},
+	} {
+		o, err := parse([]string{"-engine", c.engine, "-models", made.Dir}, noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = openLibrary(t.Context(), o, io.Discard)
+		for _, want := range c.says {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want an error that says %q", c.engine, err, want)
+			}
+		}
+	}
+}
+
+func TestOpenLibrary_LlamacppOutsideACheckout_SaysWhatToDo(t *testing.T) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("it runs on linux/amd64 only")
+	}
+	bin := t.TempDir()
+	for _, program := range []string{"go", "npm"} {
+		if err := os.WriteFile(filepath.Join(bin, program), []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin)
+	t.Chdir(t.TempDir())
+	_, err := openLibrary(t.Context(), &options{engine: llamacpp, scale: 4096}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "checkout") || !strings.Contains(err.Error(), "-engine '") {
+		t.Errorf("outside a checkout: %v", err)
+	}
+	if err := os.Remove(filepath.Join(bin, "npm")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = openLibrary(t.Context(), &options{engine: llamacpp, scale: 4096}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "npm") || !strings.Contains(err.Error(), "-engine '") {
+		t.Errorf("without npm: %v", err)
+	}
+}
+
+func TestCheckout_IsFoundFromWithin(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if source, ok := checkout(here); !ok || source != filepath.Join(here, "..", "..", "integrations", llamacpp) {
+		t.Errorf("found %q, %v", source, ok)
+	}
+}
+
+// The demo has room for each of its models with an engine, and not for all.
+func TestRoomForEngines_EachFitsAndNotAll(t *testing.T) {
+	for scale := 1; scale <= demo.MaxScale; scale *= 2 {
+		d := demo.Library{Scale: scale}
+		lib := &library{models: d.Models(), limits: d.Limits()}
+		lib.withEngine(engineConfig{}, func(*tier.Model) tier.Bytes { return demoRuntime })
+		room, sum := roomForEngines(lib), tier.Bytes(0)
+		for i := range lib.models {
+			m := &lib.models[i]
+			if sum += m.Size + m.Runtime; m.Size+m.Runtime > room {
+				t.Errorf("1/%d: %s needs %v of %v", scale, m.Name, m.Size+m.Runtime, room)
+			}
+		}
+		if sum <= room {
+			t.Errorf("1/%d: all of them fit into %v", scale, room)
+		}
+	}
+}
+
+func TestCommanded_Assignments_GoToTheEnvironment(t *testing.T) {
+	e := commanded([]string{"A=1", "PORT={port}", "srv", "B=2"})
+	if strings.Join(e.Env, " ") != "A=1 PORT={port}" || strings.Join(e.Command, " ") != "srv B=2" {
+		t.Errorf("%+v", e)
+	}
+	if e := commanded([]string{"./a=b", "x"}); len(e.Env) > 0 {
+		t.Errorf("%+v", e)
+	}
+}
