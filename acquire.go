@@ -46,10 +46,28 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 			lease, err = m.take(ctx, req, snap, &choice, cell)
 		}
 	}
+	if choice.Mode != tier.Manual && outdated(lease, req, err) && ctx.Err() == nil {
+		lease.Release()
+		if snap, other, fault := m.chooseAgain(ctx, req, tier.ErrNoCapacity); fault == nil {
+			choice = other
+			lease, err = m.take(ctx, req, snap, &choice, cell)
+		} else {
+			lease, err = nil, fault
+		}
+	}
 	if err != nil && ctx.Err() == nil {
 		m.refused(choice.Model, err)
 	}
 	return lease, choice, err
+}
+
+// outdated reports whether the model that was chosen is not what it was when it
+// was: while the request waited it was configured anew, or removed.
+func outdated(l *Lease, req *Request, err error) bool {
+	if l == nil {
+		return errors.Is(err, tier.ErrNotFound)
+	}
+	return l.waited > 0 && !l.model.Can(req.Capabilities)
 }
 
 // take takes a lease on the model that was chosen, at once or when it is ready.

@@ -405,6 +405,31 @@ func anything(t *rapid.T) {
 				w.unclear = true
 			}
 		},
+		"reconfigure": func(t *rapid.T) {
+			if w.cfg.StateDir != "" {
+				return // what is remembered then is another test's
+			}
+			models := slices.Clone(worldModels)
+			for range rapid.IntRange(0, 3).Draw(t, "changes") {
+				i := rapid.IntRange(0, len(models)-1).Draw(t, "which")
+				switch rapid.IntRange(0, 3).Draw(t, "change") {
+				case 0:
+					models = slices.Delete(models, i, i+1)
+				case 1:
+					models[i].Size = tier.Bytes(rapid.IntRange(1, 8).Draw(t, "GiB")) * tier.GiB
+				case 2:
+					models[i].Home = tier.Tier(rapid.IntRange(0, 2).Draw(t, "home"))
+				case 3:
+					models[i].Capabilities = rapid.SampledFrom([][]string{nil, {"chat"}, {"text-generation", "embeddings"}}).Draw(t, "capabilities")
+				}
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_, err := w.m.Reconfigure(ctx, models, w.cfg.Limits)
+			if err != nil && tier.Code(err) == "internal" {
+				t.Fatalf("an error without a code: %v", err)
+			}
+		},
 		"optimize": func(t *rapid.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()

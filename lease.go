@@ -57,9 +57,10 @@ func (l *Lease) Moved() bool { return l.moved }
 // open otherwise, after Release too.
 func (l *Lease) Done() <-chan struct{} { return l.stay.loss.done }
 
-// Release gives the lease back. It is idempotent and never blocks.
+// Release gives the lease back. It is idempotent and never blocks; a nil Lease has
+// nothing to give.
 func (l *Lease) Release() {
-	if l.released.Swap(true) {
+	if l == nil || l.released.Swap(true) {
 		return
 	}
 	if g := l.stay.gate; g.leave(l.cell) {

@@ -28,7 +28,7 @@ type basis struct {
 
 // restored is what a StateDir gave back, beyond what went into the Config.
 type restored struct {
-	configured map[string]tier.Tier // homes by the Config, of all its models
+	configured map[string]tier.Model // by the Config, all its models
 	removed    []string
 	limits     tier.Limits // by the Config
 	placement  []byte
@@ -36,10 +36,7 @@ type restored struct {
 
 // openState opens the StateDir and merges what it remembers into cfg.
 func (m *Manager) openState(cfg *Config) (restored, error) {
-	r := restored{configured: make(map[string]tier.Tier, len(cfg.Models)), limits: cfg.Limits}
-	for i := range cfg.Models {
-		r.configured[cfg.Models[i].Name] = cfg.Models[i].Home
-	}
+	r := restored{configured: byName(cfg.Models), limits: cfg.Limits}
 	if cfg.StateDir == "" {
 		return r, nil
 	}
@@ -123,13 +120,13 @@ func (c *control) state() hotload.State {
 	st := hotload.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Blobs: map[string][]byte{}}
 	lib := c.core.Library()
 	for _, model := range lib.All() {
-		home, configured := c.kept.configured[model.Name]
+		said, configured := c.kept.configured[model.Name]
 		switch {
 		case !configured:
 			if e, _ := c.core.Find(model.Name); e.Owned() {
 				st.Models = append(st.Models, *model)
 			}
-		case home != model.Home:
+		case said.Home != model.Home:
 			st.Homes[model.Name] = model.Home
 		}
 	}
@@ -139,7 +136,11 @@ func (c *control) state() hotload.State {
 		}
 	}
 	slices.Sort(st.Removed)
-	raw, err := json.Marshal(basis{Limits: c.kept.limits, Homes: c.kept.configured})
+	b := basis{Limits: c.kept.limits, Homes: make(map[string]tier.Tier, len(c.kept.configured))}
+	for name, model := range c.kept.configured {
+		b.Homes[name] = model.Home
+	}
+	raw, err := json.Marshal(b)
 	if err == nil {
 		st.Blobs[blobBasis] = raw
 	}

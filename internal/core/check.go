@@ -77,6 +77,9 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	if e.victim != nil && !slices.Contains(c.plans, e.victim) {
 		fault("%s waits to leave for a plan that is gone", name)
 	}
+	if (e.next != nil) != slices.Contains(c.replaced, e) {
+		fault("%s: what it is to become is forgotten, or was never said", name)
+	}
 	if e.want != nil && !slices.Contains(c.wants, e.want) {
 		fault("%s: its want is forgotten", name)
 	}

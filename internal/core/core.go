@@ -55,6 +55,7 @@ type Core struct {
 	running  []*Move // started
 	homes    []*Entry
 	disowned []*Entry // to leave the library as soon as they can
+	replaced []*Entry // to become another model, or to leave, when nobody uses them
 	limiting *limitsChange
 
 	memory   tier.Memory
@@ -145,7 +146,7 @@ func (c *Core) Add(models []tier.Model, gate func(int) *Entry, home bool) error 
 	return nil
 }
 
-// Remodel replaces a model's description; its name, size and path stay.
+// Remodel replaces a model's description. In memory its name, size and path stay.
 func (c *Core) Remodel(e *Entry, m tier.Model) {
 	e.Model = m
 	c.library = c.library.With(m)
@@ -418,6 +419,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 		before := len(c.out)
 		p := c.progress
 		c.dropDisowned(now)
+		c.succeed(now)
 		c.serveAll(now)
 		c.advanceAll(now)
 		c.changeLimits(now)
@@ -461,6 +463,9 @@ func (c *Core) wake(now time.Time) time.Time {
 		if t.After(now) && (at.IsZero() || t.Before(at)) {
 			at = t
 		}
+	}
+	for _, e := range c.replaced {
+		sooner(e.next.again)
 	}
 	blocked := false
 	for _, w := range c.wants {

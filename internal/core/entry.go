@@ -59,7 +59,8 @@ type Entry struct {
 	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
 	loadTook   time.Duration // how long its last load took
 	removed    bool
-	disowned   bool // its hot load failed while its bytes were on their way
+	disowned   bool       // its hot load failed while its bytes were on their way
+	next       *successor // what it becomes; nil: it stays what it is
 }
 
 // Tier returns the resident tier; while a move runs, the tier that is left.
@@ -189,5 +190,6 @@ func (e *Entry) HotLoad() *Order {
 }
 
 // Owned reports whether the entry is in the library for good: it is not while its
-// hot load is under way, nor when that has failed and the model has yet to leave.
-func (e *Entry) Owned() bool { return e.HotLoad() == nil && !e.disowned }
+// hot load is under way, nor where the model has yet to leave, because that has
+// failed or because it was taken out of the configuration.
+func (e *Entry) Owned() bool { return e.HotLoad() == nil && !e.disowned && !e.leaving() }

@@ -108,7 +108,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if m.To >= m.From {
 		e.cool(m, out.Err, now)
 	}
-	if m.home && errors.Is(out.Err, errCalledOff) {
+	if m.home && calledOff(out.Err) && e.next == nil {
 		c.homes = append(c.homes, e) // when it is quiet again
 	}
 	again := out.Err != nil && c.retryAlone(m, out.Err)
@@ -125,7 +125,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		}
 	}
 	if x := e.want; x != nil {
-		if out.Err != nil && !again && m.To >= m.From && !errors.Is(out.Err, errCalledOff) {
+		if out.Err != nil && !again && m.To >= m.From && !calledOff(out.Err) {
 			c.fail(x, out.Err)
 		} else {
 			for _, w := range x.waiters {

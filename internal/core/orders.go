@@ -145,7 +145,7 @@ func (c *Core) dropDisowned(now time.Time) {
 			return false
 		}
 		if e.want != nil {
-			c.fail(e.want, &tier.NotFoundError{What: "model", Name: e.Model.Name})
+			c.fail(e.want, unknown(e))
 		}
 		return c.Drop(&Order{Kind: Remove, Entry: e}, now) == nil
 	})

@@ -29,7 +29,7 @@ type plan struct {
 	forced   bool          // memory is short: it goes on though requests wait
 	steps    []*step
 	patient  bool
-	lost     bool // its model has left memory by itself, pinned or not
+	lost     bool // its model leaves, or has left by itself, pinned or not
 	alone    bool // the last step waits for all others, whatever room there is
 	// claim is the room set aside for the final step. It grows as victims leave, and
 	// the steps before draw on it.
@@ -456,11 +456,7 @@ func (c *Core) Lose(e *Entry, why string) {
 	if e.move != nil || e.stuck || e.removed || e.tier == tier.Storage {
 		return
 	}
-	mv := tier.Move{Model: e.Model, From: e.tier, To: tier.Storage}
-	p := &plan{forced: true, patient: true, lost: true, steps: []*step{{Step: tier.Step{Move: mv, Why: why}, e: e}}}
-	p.claim, _ = c.ledger.Reserve(tier.Footprint{})
-	c.plans = append(c.plans, p)
-	c.progress++
+	c.sendAway(e, why)
 }
 
 // carryOut begins a plan that is for no model's sake, and returns its steps.

@@ -34,8 +34,8 @@ var errCalledOff = errors.New("called off: nobody waits for it any more and othe
 // Join adds a request that waits for its entry. The owner has checked that the
 // queue has room for it.
 func (c *Core) Join(w *Waiter, now time.Time) {
-	if w.Entry.removed {
-		c.refuse(w, &tier.NotFoundError{What: "model", Name: w.Entry.Model.Name})
+	if w.Entry.removed || w.Entry.leaving() {
+		c.refuse(w, unknown(w.Entry))
 		return
 	}
 	w.Entry.ordered = false

@@ -1,0 +1,246 @@
+package modeltier_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// reconfigured gives the Manager another configuration.
+func (r *rig) reconfigured(limits tier.Limits, models ...tier.Model) modeltier.Reconfiguration {
+	r.t.Helper()
+	got, err := r.Reconfigure(r.t.Context(), models, limits)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return got
+}
+
+func able(m tier.Model, to ...string) tier.Model { m.Capabilities = to; return m }
+
+func wantReconfiguration(t *testing.T, got, want modeltier.Reconfiguration) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPain18_Reconfigure_WhatIsTheSameIsNotTouched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1), model("b", 1), model("c", 1))
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.use("b")
+		r.use("c")
+		b, d := model("b", 2), model("d", 1)
+		d.Home = tier.RAM
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, model("a", 1), b, d), modeltier.Reconfiguration{
+			Added: []string{"d"}, Removed: []string{"c"}, Replaced: []string{"b"},
+		})
+		time.Sleep(time.Minute)
+		if m := r.model("a"); m.Leases != 1 || m.Tier != tier.RAM {
+			t.Errorf("a has %d leases in %v, want the one in ram", m.Leases, m.Tier)
+		}
+		r.begin("a").served(0).Release()
+		r.begin("b").served(3 * time.Second).Release()
+		r.begin("c").refused(modeltier.ErrNotFound, 0)
+		r.begin("d").served(0).Release()
+		l.Release()
+		r.wantMoves("load a", "load b", "load c", "unload b", "unload c", "load d", "load b")
+		r.wantUsed(4 * tier.GiB)
+	})
+}
+
+func TestReconfigure_SameAgain_DoesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1), model("b", 1))
+		r := newRig(t, cfg)
+		if err := order(t)(r.MoveTier(t.Context(), "a", tier.RAM)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := order(t)(r.Remove(t.Context(), "b")).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := r.UpdateLimits(t.Context(), tier.Limits{RAM: 3 * tier.GiB}); err != nil {
+			t.Fatal(err)
+		}
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, cfg.Models...), modeltier.Reconfiguration{})
+		// What was changed while running counts for as long as the configuration is the
+		// same.
+		if m := r.model("a"); m.Home != tier.RAM || r.Status().Limits.RAM != 3*tier.GiB {
+			t.Errorf("a's home is %v, the limit %v", m.Home, r.Status().Limits.RAM)
+		}
+		r.begin("b").refused(modeltier.ErrNotFound, 0)
+	})
+}
+
+func TestReconfigure_ModelInUse_IsReplacedWhenItIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(pinned(model("a", 1)))
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.reconfigured(cfg.Limits, pinned(model("a", 2)))
+		next := r.begin("a")
+		time.Sleep(10 * time.Second)
+		if !next.waits() || l.Model().Size != tier.GiB || r.mover.At("a") != tier.RAM {
+			t.Error("it was taken from under a lease, or both are there")
+		}
+		l.Release()
+		if got := next.served(10*time.Second + 3*time.Second); got.Model().Size != 2*tier.GiB {
+			t.Errorf("served by a model of %v", got.Model().Size)
+		}
+		r.wantMoves("load a", "unload a", "load a")
+	})
+}
+
+func TestReconfigure_ModelInUse_IsRemovedWhenItIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(able(model("a", 1), "text-generation"), able(model("b", 1), "text-generation"))
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.reconfigured(cfg.Limits, cfg.Models[1])
+		time.Sleep(10 * time.Second)
+		r.begin("a").refused(modeltier.ErrNotFound, 0)
+		auto, err := r.Acquire(t.Context(), modeltier.Request{Capabilities: []string{"text-generation"}})
+		if err != nil || auto.Model().Name != "b" {
+			t.Fatalf("%v, %v; want b", auto, err)
+		}
+		auto.Release()
+		r.wantAt("a", tier.RAM)
+		l.Release()
+		time.Sleep(time.Second)
+		r.wantMoves("load a", "load b", "unload a")
+		r.wantUsed(tier.GiB)
+	})
+}
+
+func TestReconfigure_WhileItLoads_WhoWaitsGetsTheNewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 4))
+		r := newRig(t, cfg)
+		clients := []*client{r.begin("a"), r.begin("a")}
+		time.Sleep(time.Second)
+		r.reconfigured(cfg.Limits, model("a", 1))
+		for _, c := range clients {
+			if l := c.served(time.Second + 1500*time.Millisecond); l.Model().Size != tier.GiB {
+				t.Errorf("served by a model of %v", l.Model().Size)
+			}
+		}
+	})
+}
+
+func TestReconfigure_RemovedWhileItLoads_WhoWaitsIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 4), model("b", 1))
+		r := newRig(t, cfg)
+		c := r.begin("a")
+		time.Sleep(time.Second)
+		r.reconfigured(cfg.Limits, model("b", 1))
+		c.refused(modeltier.ErrNotFound, time.Second)
+		time.Sleep(time.Minute)
+		r.wantUsed(0)
+	})
+}
+
+// A model that cannot be loaded is left alone for a while. What was mended is
+// tried at once.
+func TestReconfigure_ModelThatFailed_IsTriedAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("not a model")
+		cfg := doomed(onlyRAM(model("a", 1)), map[string]error{"a": broken})
+		r := newRig(t, cfg)
+		for range 6 {
+			<-r.begin("a").done
+		}
+		r.begin("a").refused(modeltier.ErrBusy, 0)
+		r.reconfigured(cfg.Limits, model("a", 2))
+		r.begin("a").refused(broken, 1500*time.Millisecond)
+	})
+}
+
+func TestReconfigure_ChosenByWhatItWasAble_AnotherIsChosen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := able(model("a", 2), "chat"), able(model("b", 1), "chat")
+		a.Quality = 9
+		cfg := onlyRAM(a, b)
+		r := newRig(t, cfg)
+		got := make(chan string, 1)
+		go func() {
+			l, err := r.Acquire(t.Context(), modeltier.Request{Capabilities: []string{"chat"}, Priority: modeltier.Quality})
+			if err != nil {
+				t.Error(err)
+				got <- ""
+				return
+			}
+			got <- l.Model().Name
+			l.Release()
+		}()
+		time.Sleep(time.Second)
+		r.wantMoves("load a")
+		a.Capabilities = []string{"embeddings"}
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, a, b), modeltier.Reconfiguration{Changed: []string{"a"}})
+		if name := <-got; name != "b" {
+			t.Errorf("served by %q, which is no chat", name)
+		}
+	})
+}
+
+func TestReconfigure_Wrong_NothingIsChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 3), model("b", 1))
+		r := newRig(t, cfg)
+		l := r.get("a")
+		less := cfg.Limits
+		less.RAM = 2 * tier.GiB
+		for name, try := range map[string]func() error{
+			"a model twice": func() error {
+				_, err := r.Reconfigure(t.Context(), []tier.Model{model("c", 1), model("c", 2)}, cfg.Limits)
+				return err
+			},
+			"a model that is none": func() error {
+				_, err := r.Reconfigure(t.Context(), []tier.Model{{Name: "c", Size: -1}}, cfg.Limits)
+				return err
+			},
+			"limits below what is leased": func() error {
+				_, err := r.Reconfigure(t.Context(), []tier.Model{model("a", 3), model("c", 1)}, less)
+				return err
+			},
+		} {
+			if err := try(); err == nil {
+				t.Errorf("%s: it was taken", name)
+			}
+			if s := r.Status(); len(s.Models) != 2 || s.Limits.RAM != 5*tier.GiB || s.Models[0].Leases != 1 {
+				t.Errorf("%s: there are %d models, the limit is %v", name, len(s.Models), s.Limits.RAM)
+			}
+		}
+		l.Release()
+		if got := r.reconfigured(less, model("b", 1)); !got.Limits || r.Status().Limits.RAM != 2*tier.GiB {
+			t.Errorf("%+v, the limit is %v", got, r.Status().Limits.RAM)
+		}
+	})
+}
+
+func TestReconfigure_Restart_TheConfigurationCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1), model("b", 1))
+		cfg.StateDir = t.TempDir()
+		r := newRig(t, cfg)
+		r.get("b") // so that b has yet to leave when all ends
+		r.reconfigured(cfg.Limits, model("a", 1), model("c", 1))
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		next := onlyRAM(model("a", 1)) // c was taken out while nothing ran
+		next.StateDir = cfg.StateDir
+		r = newRig(t, next)
+		if s := r.Status(); len(s.Models) != 1 || s.Models[0].Name != "a" {
+			t.Errorf("after the restart there are %+v", s.Models)
+		}
+	})
+}
