@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -41,12 +42,12 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 	if choice.Mode != tier.Manual && errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
 		// It was chosen by a reading that is out of date; by a fresh one another may
 		// be.
-		if snap, other, fault := m.chooseAgain(ctx, req, err); fault == nil && other.Model != choice.Model {
-			choice = other
+		if fresh, other, fault := m.chooseAgain(ctx, req, err); fault == nil && other.Model != choice.Model {
+			snap, choice = fresh, other
 			lease, err = m.take(ctx, req, snap, &choice, cell)
 		}
 	}
-	if choice.Mode != tier.Manual && outdated(lease, req, err) && ctx.Err() == nil {
+	if choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && ctx.Err() == nil {
 		lease.Release()
 		if snap, other, fault := m.chooseAgain(ctx, req, tier.ErrNoCapacity); fault == nil {
 			choice = other
@@ -61,13 +62,13 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 	return lease, choice, err
 }
 
-// outdated reports whether the model that was chosen is not what it was when it
-// was: while the request waited it was configured anew, or removed.
-func outdated(l *Lease, req *Request, err error) bool {
+// outdated reports whether a model is not what it was when it was chosen: while
+// the request waited it was configured anew, or removed.
+func outdated(l *Lease, chosen *tier.Model, err error) bool {
 	if l == nil {
 		return errors.Is(err, tier.ErrNotFound)
 	}
-	return l.waited > 0 && !l.model.Can(req.Capabilities)
+	return l.model != chosen && !slices.Equal(l.model.Capabilities, chosen.Capabilities)
 }
 
 // take takes a lease on the model that was chosen, at once or when it is ready.

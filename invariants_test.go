@@ -420,7 +420,7 @@ func anything(t *rapid.T) {
 				case 2:
 					models[i].Home = tier.Tier(rapid.IntRange(0, 2).Draw(t, "home"))
 				case 3:
-					models[i].Capabilities = rapid.SampledFrom([][]string{nil, {"chat"}, {"text-generation", "embeddings"}}).Draw(t, "capabilities")
+					models[i].Capabilities = rapid.SampledFrom([][]string{nil, {"embeddings"}, {"text-generation", "embeddings"}}).Draw(t, "capabilities")
 				}
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

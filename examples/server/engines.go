@@ -97,17 +97,25 @@ type registry struct {
 	byID   map[string]process.Engine
 }
 
-// learn makes these the engines there are.
-func (r *registry) learn(engines map[string]engineConfig) {
+// admit makes engines known to the models that are labelled with them.
+func (r *registry) admit(engines map[string]engineConfig) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.byName = make(map[string]process.Engine, len(engines))
 	if r.byID == nil {
 		r.byID = make(map[string]process.Engine)
 	}
 	for name, e := range engines {
-		r.byName[name] = e.engine()
 		r.byID[e.id(name)] = e.engine()
+	}
+}
+
+// name makes these the engines that there are by name.
+func (r *registry) name(engines map[string]engineConfig) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.byName = make(map[string]process.Engine, len(engines))
+	for name, e := range engines {
+		r.byName[name] = e.engine()
 	}
 }
 
@@ -134,7 +142,8 @@ func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
 func newEngines(lib *library, events modeltier.Events, log *slog.Logger) (*modeltier.Manager, *process.Mover, *registry, error) {
 	var manager atomic.Pointer[modeltier.Manager]
 	known := &registry{}
-	known.learn(lib.engines)
+	known.admit(lib.engines)
+	known.name(lib.engines)
 	opts := process.Options{
 		EngineOf: known.engineOf,
 		Logger:   log,

@@ -22,6 +22,8 @@ type library struct {
 	state  string // "": nothing is remembered
 	// engines serve the models, by name. nil: there are none, and files are served.
 	engines map[string]engineConfig
+	// again opens the library as it is now. nil: it stays as it is.
+	again func(ctx context.Context) (*library, error)
 
 	about string     // the library, in words
 	spare tier.Model // to try a hot load with; its name may be empty
@@ -34,7 +36,12 @@ const mostSkipped = 20
 // make for that: the demo's files, and the engine of llama.cpp.
 func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
 	if o.config != "" {
-		return openConfig(o)
+		lib, err := openConfig(o)
+		if err != nil {
+			return nil, err
+		}
+		lib.again = func(context.Context) (*library, error) { return openConfig(o) }
+		return lib, nil
 	}
 	var engine *engineConfig
 	switch {
@@ -58,7 +65,12 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	if o.models == "" {
 		return openDemo(ctx, o, engine, stderr)
 	}
-	return openFolder(ctx, o, engine, stderr)
+	lib, err := openFolder(ctx, o, engine, stderr)
+	if err != nil {
+		return nil, err
+	}
+	lib.again = func(ctx context.Context) (*library, error) { return openFolder(ctx, o, engine, stderr) }
+	return lib, nil
 }
 
 func openConfig(o *options) (*library, error) {

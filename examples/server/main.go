@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -71,7 +72,7 @@ func run(stop, now context.Context, args []string, env func(string) (string, boo
 		return err
 	}
 	if lib.engines != nil {
-		return runEngines(stop, now, lib, opts, ln, log, stdout)
+		return runEngines(stop, now, lib, opts, ln, log, stdout, stderr)
 	}
 	return runFiles(stop, now, lib, opts, ln, log, stdout)
 }
@@ -100,12 +101,23 @@ func runFiles(stop, now context.Context, lib *library, opts *options, ln net.Lis
 }
 
 // runEngines serves models with engines that are programs.
-func runEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout io.Writer) error {
-	manager, engines, _, err := newEngines(lib, modeltier.Events{}, log)
+func runEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout, stderr io.Writer) error {
+	manager, engines, known, err := newEngines(lib, modeltier.Events{}, log)
 	if err != nil {
 		return err
 	}
 	lib.introduce(stdout, manager.Status(), ln.Addr(), opts.token != "")
+	if lib.again != nil {
+		again := make(chan os.Signal, 1)
+		signal.Notify(again, syscall.SIGHUP)
+		defer signal.Stop(again)
+		ctx, cancel := context.WithCancel(stop)
+		r := &reloader{open: lib.again, manager: manager, engines: known, state: lib.state, said: stdout, told: stderr}
+		var reloads sync.WaitGroup
+		reloads.Go(func() { r.run(ctx, again, opts.config) })
+		defer reloads.Wait()
+		defer cancel()
+	}
 	p := newProxy(manager, engines.URL, log)
 	return serve(stop, now, ln, guard(opts.token, p.handler()), manager, log)
 }

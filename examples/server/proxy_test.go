@@ -20,6 +20,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/process"
 )
 
 // fakePort is the variable that makes this binary an engine, on its port.
@@ -61,7 +62,11 @@ func fakeEngine(port string) error {
 // front is the front end of two models of which one fits into memory.
 type front struct {
 	*httptest.Server
-	m *modeltier.Manager
+	m       *modeltier.Manager
+	engines *process.Mover
+	again   *reloader
+	path    string // of its configuration
+	config  map[string]any
 }
 
 func newFront(t *testing.T) *front {
@@ -75,28 +80,23 @@ func newFront(t *testing.T) *front {
 		}
 		models = append(models, map[string]any{"name": name, "path": name + ".bin", "runtime_gb": 0.1, "capabilities": []string{"text-generation", name}})
 	}
-	b, err := json.Marshal(map[string]any{
+	f := &front{path: filepath.Join(dir, "config.json"), config: map[string]any{
 		"engines": map[string]any{"fake": map[string]any{"command": []string{os.Args[0]}, "env": []string{fakePort + "={port}", "GORACE=atexit_sleep_ms=0"}}},
 		"models":  models,
 		"limits":  map[string]any{"ram_gb": 0.15, "swap_gb": 1, "reserved_gb": 0.01},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "config.json")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	lib, err := openLibrary(t.Context(), &options{config: path}, io.Discard)
+	}}
+	f.write(t)
+	lib, err := openLibrary(t.Context(), &options{config: f.path}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	m, engines, _, err := newEngines(lib, modeltier.Events{}, log)
+	m, engines, known, err := newEngines(lib, modeltier.Events{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{httptest.NewServer(guard("", newProxy(m, engines.URL, log).handler())), m}
+	f.Server, f.m, f.engines = httptest.NewServer(guard("", newProxy(m, engines.URL, log).handler())), m, engines
+	f.again = &reloader{open: lib.again, manager: m, engines: known}
 	t.Cleanup(func() {
 		f.Close()
 		if err := m.Close(); err != nil {
@@ -104,6 +104,18 @@ func newFront(t *testing.T) *front {
 		}
 	})
 	return f
+}
+
+// write writes the configuration.
+func (f *front) write(t *testing.T) {
+	t.Helper()
+	b, err := json.Marshal(f.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (f *front) post(t *testing.T, ctx context.Context, path, body string, header ...string) *http.Response {
@@ -310,7 +322,7 @@ func TestConfig_Example_IsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := &registry{}
-	known.learn(lib.engines)
+	known.admit(lib.engines)
 	if len(lib.models) != 2 {
 		t.Errorf("%+v", lib.models)
 	}

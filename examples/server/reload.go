@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/modeltier/modeltier"
+)
+
+// reloader has the Manager go by what the library is now, by difference.
+type reloader struct {
+	open    func(ctx context.Context) (*library, error)
+	manager *modeltier.Manager
+	engines *registry
+	state   string
+	// said gets a line about each time, told what went wrong.
+	said, told io.Writer
+}
+
+// run reloads at each signal, and when the file of that path, if it is not empty,
+// has changed, until ctx ends.
+func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, path string) {
+	const every = time.Second
+	look := time.NewTicker(every)
+	defer look.Stop()
+	var file settled
+	if path == "" {
+		look.Stop()
+	} else {
+		file.look(os.Stat(path))
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			r.reload(ctx)
+		case <-look.C:
+			if file.look(os.Stat(path)) {
+				r.reload(ctx)
+			}
+		}
+	}
+}
+
+// reload takes up what there is now. Where anything is wrong with it, it changes
+// nothing and says so.
+func (r *reloader) reload(ctx context.Context) {
+	done, err := r.difference(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			fmt.Fprintf(r.told, "not taken up, nothing has changed: %v\n", err)
+		}
+		return
+	}
+	var parts []string
+	for _, p := range []struct {
+		what  string
+		names []string
+	}{{"added", done.Added}, {"removed", done.Removed}, {"replaced", done.Replaced}, {"changed", done.Changed}} {
+		if len(p.names) > 0 {
+			parts = append(parts, p.what+" "+strings.Join(p.names, ", "))
+		}
+	}
+	if done.Limits {
+		l := r.manager.Status().Limits
+		parts = append(parts, fmt.Sprintf("limits: ram %v, swap %v, reserved %v", l.RAM, l.Swap, l.Reserved))
+	}
+	if len(parts) == 0 {
+		parts = []string{"nothing has changed"}
+	}
+	fmt.Fprintf(r.said, "taken up anew: %s\n", strings.Join(parts, "; "))
+}
+
+func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, error) {
+	lib, err := r.open(ctx)
+	if err != nil {
+		return modeltier.Reconfiguration{}, err
+	}
+	if lib.state != r.state {
+		return modeltier.Reconfiguration{}, fmt.Errorf("the state folder was %q and cannot become %q while the server runs", r.state, lib.state)
+	}
+	r.engines.admit(lib.engines)
+	done, err := r.manager.Reconfigure(ctx, lib.models, lib.limits)
+	if err == nil {
+		r.engines.name(lib.engines)
+	}
+	return done, err
+}
+
+// settled tells when a file has changed and is done with: it looks the same twice
+// in a row, and not as it did when that was told last.
+type settled struct{ told, last fs.FileInfo }
+
+func (s *settled) look(now fs.FileInfo, err error) bool {
+	if err != nil {
+		return false // it is being replaced
+	}
+	still := s.last != nil && alike(s.last, now)
+	s.last = now
+	switch {
+	case s.told == nil:
+		s.told = now
+		return false
+	case !still || alike(s.told, now):
+		return false
+	}
+	s.told = now
+	return true
+}
+
+func alike(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
