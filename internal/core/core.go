@@ -64,6 +64,7 @@ type Core struct {
 	readErr  error
 	readDue  bool       // a fresh reading is wanted
 	unseen   tier.Bytes // charged in ram since the reading
+	unseenAt time.Time  // when the last of that was charged
 	dirty    bool       // something was charged or given back since the reading
 	progress uint64     // counts changes that may let a blocked want go on
 	out      []Action
@@ -344,7 +345,10 @@ func (c *Core) Reading(m tier.Memory, err error, now time.Time) {
 	was := c.memory
 	was.At = m.At
 	c.changed = c.changed || c.dirty || !reflect.DeepEqual(was, m)
-	c.memory, c.readAt, c.unseen, c.dirty = m, now, 0, false
+	c.memory, c.readAt, c.dirty = m, now, false
+	if m.At.IsZero() || !m.At.Before(c.unseenAt) { // a probe may go by an older look
+		c.unseen = 0
+	}
 }
 
 // Released tells that leases on e ended: all of them, if the gate is closed or

@@ -494,3 +494,21 @@ func TestHome_CalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *testing.T) 
 		t.Errorf("it moves from %v to %v under a lease", e.move.From, e.move.To)
 	}
 }
+
+// A probe that goes by an older look does not show what was charged since.
+func TestReading_OlderThanACharge_ChargeStaysUnseen(t *testing.T) {
+	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4})
+	b.load("a")
+	if got := b.c.Unread(); got != 4 {
+		t.Fatalf("%d unseen after a load", got)
+	}
+	for _, c := range []struct {
+		age  time.Duration
+		want tier.Bytes
+	}{{time.Second, 4}, {0, 0}} {
+		b.c.Reading(tier.Memory{At: b.now.Add(-c.age), Available: tier.Unlimited}, nil, b.now)
+		if got := b.c.Unread(); got != c.want {
+			t.Errorf("a look %v before: %d unseen, want %d", c.age, got, c.want)
+		}
+	}
+}

@@ -63,7 +63,7 @@ func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time
 	return nil
 }
 
-func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint) {
+func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint, at time.Time) {
 	if err := c.ledger.Commit(res, e.charge, now); err != nil {
 		panic("core: " + err.Error())
 	}
@@ -72,7 +72,9 @@ func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint) {
 			c.ledger.Commit(again, tier.Footprint{}, again.Held())
 		}
 	}
-	c.unseen += max(now[tier.RAM]-e.charge[tier.RAM], 0)
+	if more := now[tier.RAM] - e.charge[tier.RAM]; more > 0 {
+		c.unseen, c.unseenAt = c.unseen+more, at
+	}
 	e.charge = now
 	c.dirty, c.changed = true, true
 }
@@ -205,7 +207,7 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	}
 	e.serving = e.serving && m.To == tier.Swap
 	e.usesAtLoad = e.Gate.Uses() + uint64(e.Waiters())
-	c.commit(e, m.res, rest)
+	c.commit(e, m.res, rest, now)
 }
 
 // turnBack books a move that failed: the model is where it was, or in storage.
@@ -226,7 +228,7 @@ func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 		left[tier.RAM] = min(max(out.Present, 0), m.was[tier.RAM])
 	}
 	e.tier, e.kept, e.left, e.since = tier.Storage, 0, 0, now
-	c.commit(e, m.res, left)
+	c.commit(e, m.res, left, now)
 }
 
 // MoveStuck tells that the mover did not return in time though it was called

@@ -228,7 +228,7 @@ func (c *Core) serveInPlace(x *want, now time.Time) {
 			c.block(x, err, now)
 			return
 		}
-		c.commit(e, res, e.charge.Plus(need))
+		c.commit(e, res, e.charge.Plus(need), now)
 		e.serving = true
 	}
 	c.grant(x)
