@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/procfs"
 
@@ -60,6 +61,10 @@ type Board struct {
 	slow  throttles
 }
 
+// standInInterval is that of a tegrastats that stands in for /proc/meminfo. Its
+// first line then comes in time for whoever gives a probe a second.
+const standInInterval = 250 * time.Millisecond
+
 // Detect finds out what board this is. On any other machine the error unwraps to
 // ErrNotJetson. It reads some files, runs nothing, and needs no privileges.
 func Detect() (*Board, error) { return DetectIn(Options{}) }
@@ -70,11 +75,15 @@ func DetectIn(o Options) (*Board, error) {
 	if root == "" {
 		root = string(filepath.Separator)
 	}
-	b := &Board{root: root, stats: NewTegrastats(o.Tegrastats)}
+	b := &Board{root: root}
 	if err := b.identify(); err != nil {
 		return nil, err
 	}
 	b.measureMemory()
+	if _, err := readMemory(b.path("proc"), time.Now()); absent(err) && o.Tegrastats.Interval == 0 {
+		o.Tegrastats.Interval = standInInterval
+	}
+	b.stats = NewTegrastats(o.Tegrastats)
 	if err := b.readPower(); err != nil {
 		b.fault("power mode", err)
 	}
@@ -101,8 +110,15 @@ func (b *Board) fault(what string, err error) {
 
 // identify reads the device tree and the release.
 func (b *Board) identify() error {
-	compatible, errTree := readText(b.path("proc", "device-tree", "compatible"))
-	b.Model, _ = readLine(b.path("proc", "device-tree", "model"))
+	tree := b.path("proc", "device-tree")
+	compatible, errTree := readText(filepath.Join(tree, "compatible"))
+	if errTree != nil { // where the link in /proc leads, for a system without /proc
+		tree = b.path("sys", "firmware", "devicetree", "base")
+		if text, err := readText(filepath.Join(tree, "compatible")); err == nil {
+			compatible, errTree = text, nil
+		}
+	}
+	b.Model, _ = readLine(filepath.Join(tree, "model"))
 	release, errRelease := readLine(b.path("etc", "nv_tegra_release"))
 
 	var part string

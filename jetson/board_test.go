@@ -115,6 +115,18 @@ func TestDetect_NoJetson_SaysSo(t *testing.T) {
 	}
 }
 
+func TestDetect_NoProc_DeviceTreeOfSys(t *testing.T) {
+	root := t.TempDir()
+	writeTree(t, root, map[string]string{
+		"sys/firmware/devicetree/base/compatible": "nvidia,p3768-0000+p3767-0005\x00nvidia,tegra234\x00",
+		"sys/firmware/devicetree/base/model":      "NVIDIA Jetson Orin Nano Developer Kit\x00",
+	})
+	b, err := DetectIn(Options{Root: root})
+	if err != nil || b.Family != OrinNano || b.Model == "" {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
 // A container shows the device tree and hardly anything else.
 func TestDetect_MostFilesMissing_TellsWhatIsNotKnown(t *testing.T) {
 	root := t.TempDir()

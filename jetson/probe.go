@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -87,8 +88,10 @@ func (p *Probe) Reading() (Sample, error) {
 }
 
 // Memory implements tier.MemoryProbe. It waits for tegrastats only where there is
-// no procfs: then for its next line, TegrastatsConfig.Silence at most. After Close
-// the error unwraps to tier.ErrClosed.
+// no procfs: then for its next line, TegrastatsConfig.Silence at most. Where that
+// would come too late for ctx it goes by the line before, unless that is stale;
+// Memory.At is then older than the call, and a note says so. After Close the error
+// unwraps to tier.ErrClosed.
 func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	if ctx.Err() != nil {
 		return tier.Memory{}, context.Cause(ctx)
@@ -104,11 +107,15 @@ func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 		if _, own := p.own.Memory(ctx); !absent(own) || ctx.Err() != nil {
 			return tier.Memory{}, err
 		}
+		began := time.Now()
 		s, statsErr := reader.upcoming(ctx)
 		if statsErr != nil {
 			return tier.Memory{}, fmt.Errorf("%w, and tegrastats does not stand in: %w", err, statsErr)
 		}
 		m = estimate(s)
+		if s.At.Before(began) {
+			m.Notes = append(m.Notes, fmt.Sprintf("The last line of tegrastats is %v old: what changed since is not in it.", s.Age().Round(100*time.Millisecond)))
+		}
 	}
 	s, err := reader.Latest()
 	// The inner probe's notes are its own: a copy is extended.
@@ -122,16 +129,35 @@ func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, errNoAvailable)
 }
 
-// upcoming waits for the next line, within the bound of staleness. A line from
-// before the call would not show what a load that just ended has taken.
+// upcoming waits for the next line, within the bound of staleness and three
+// quarters of the time that ctx has left. A line from before the call would not
+// show what a load that just ended has taken; it is returned all the same where
+// it is not stale and the next one is not due, or does not come, in that time.
 func (r *Reader) upcoming(ctx context.Context) (Sample, error) {
-	s, err := r.Latest()
-	if err == nil {
-		err = ErrStale
+	last, stale := r.Latest()
+	wait := r.t.cfg.Silence
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/4*3)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, r.t.cfg.Silence, err)
+	if stale == nil && last.Age()+wait < r.t.cfg.Interval {
+		return last, nil
+	}
+	reason := stale
+	switch {
+	case stale == nil:
+		reason = ErrStale // in case that it gets so while we wait
+	case errors.Is(stale, ErrNoReading):
+		reason = fmt.Errorf("%w: the first line comes %v after the start", stale, r.t.cfg.Interval)
+	}
+	within, cancel := context.WithTimeoutCause(ctx, wait, reason)
 	defer cancel()
-	return r.Next(ctx, s.Number)
+	next, err := r.Next(within, last.Number)
+	if err != nil && ctx.Err() == nil {
+		if last, stale := r.Latest(); stale == nil {
+			return last, nil
+		}
+	}
+	return next, err
 }
 
 // Close ends tegrastats, if nobody else reads it, and closes the probe that the

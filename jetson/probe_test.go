@@ -168,10 +168,84 @@ func TestProbe_ContextEndsWhileItWaits_ItsCause(t *testing.T) {
 		p := probeOf(t, files, &stage{play: steady}, ProbeOptions{})
 		defer p.Close()
 		hurry := errors.New("in a hurry")
-		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, hurry)
-		defer cancel()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(hurry) })
 		if _, err := p.Memory(ctx); !errors.Is(err, hurry) {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// The default interval of a board without /proc/meminfo: a Manager gives a probe a
+// second.
+func TestProbe_WithoutProcfs_FirstReadingWithinASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := fixtureOrinNano8.tree()
+		delete(files, "proc/meminfo")
+		root := t.TempDir()
+		writeTree(t, root, files)
+		b, err := DetectIn(Options{Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		every := b.stats.cfg.Interval
+		b.stats.cfg.Path = "tegrastats"
+		b.stats.start = (&stage{play: func(_ int, say func(string) bool) {
+			for ok := true; ok; ok = say("RAM 1273/7620MB (lfb 1x4MB)\n") {
+				time.Sleep(every + 10*time.Millisecond)
+			}
+		}}).start
+		p := b.Probe()
+		defer p.Close()
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			began := time.Now()
+			m, err := p.Memory(ctx)
+			cancel()
+			if err != nil || !m.At.After(began) {
+				t.Errorf("%v after %v: %v", m.At.Sub(began), time.Since(began), err)
+			}
+		}
+	})
+}
+
+// The owner wants a line every 2 s, the caller an answer within one: the first
+// says that it has to wait, the others come from the line before and say so.
+func TestProbe_WithoutProcfsAndLinesTooRare_LastLineWithItsAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := fixtureOrinNano8.tree()
+		delete(files, "proc/meminfo")
+		p := probeOf(t, files, &stage{play: func(n int, say func(string) bool) {
+			time.Sleep(2 * time.Second)
+			say("RAM 1273/7620MB (lfb 1x4MB)\n")
+			time.Sleep(time.Hour) // and no other
+		}}, ProbeOptions{})
+		defer p.Close()
+		look := func() (tier.Memory, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			m, err := p.Memory(ctx)
+			if ctx.Err() != nil {
+				t.Error("the context ended before the answer")
+			}
+			return m, err
+		}
+		if _, err := look(); !errors.Is(err, ErrNoReading) || !strings.Contains(err.Error(), "the first line comes 2s after the start") {
+			t.Errorf("at first: %v", err)
+		}
+		time.Sleep(1500 * time.Millisecond) // 250 ms after the line
+		began := time.Now()
+		m, err := look()
+		if err != nil || time.Since(began) != 0 || began.Sub(m.At) != 250*time.Millisecond || note(m, "is 300ms old") == "" {
+			t.Errorf("between lines, after %v: of %v before, %v, %q", time.Since(began), began.Sub(m.At), err, m.Notes)
+		}
+		time.Sleep(1500 * time.Millisecond) // the next is due and does not come
+		if m, err := look(); err != nil || note(m, "is 2.5s old") == "" {
+			t.Errorf("a late line: %v, %q", err, m.Notes)
+		}
+		time.Sleep(5500 * time.Millisecond) // 8 s make it stale
+		if m, err := look(); !errors.Is(err, ErrStale) {
+			t.Errorf("a stale line: %+v, %v", m, err)
 		}
 	})
 }

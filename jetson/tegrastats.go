@@ -28,8 +28,9 @@ type TegrastatsConfig struct {
 	// each time it is started.
 	Path string
 	// Interval between lines, rounded down to a millisecond. 0: 2 s, so that a
-	// server at rest is woken every other second. Below 100 ms is raised to that,
-	// as tegrastats itself does, and above an hour lowered.
+	// server at rest is woken every other second; 250 ms on a board that has no
+	// /proc/meminfo, where every look at the memory waits for a line. Below 100 ms
+	// is raised to that, as tegrastats itself does, and above an hour lowered.
 	Interval time.Duration
 	// Silence is how long tegrastats may go without a line that can be read before
 	// it is ended and started anew, and how old a reading may get before it is
