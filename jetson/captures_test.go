@@ -1,10 +1,12 @@
 package jetson
 
 import (
+	stdcmp "cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,6 +47,23 @@ func TestParse_Captures_NothingUnknownAndPrintsBack(t *testing.T) {
 		if n := testing.AllocsPerRun(10, func() { Parse(line) }); n > 4 {
 			t.Errorf("line %d: %v allocations", i+1, n)
 		}
+	}
+}
+
+// BenchmarkParse_Captures takes the captures in turn, and the longest of them (a
+// Thor's) by itself.
+func BenchmarkParse_Captures(b *testing.B) {
+	lines := fieldFile(b, "tegrastats_lines.txt")
+	longest := slices.MaxFunc(lines, func(a, b string) int { return stdcmp.Compare(len(a), len(b)) })
+	for name, lines := range map[string][]string{"all": lines, "longest": {longest}} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if _, err := Parse(lines[i%len(lines)]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

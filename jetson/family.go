@@ -1,6 +1,9 @@
 package jetson
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Family is a kind of board.
 type Family string
@@ -102,9 +105,9 @@ func Guess(r Reading) Family {
 		}
 		return false
 	}
-	sensor := func(name string) bool {
+	sensor := func(names ...string) bool {
 		for _, have := range r.Temperatures {
-			if strings.EqualFold(have.Name, name) {
+			if slices.Contains(names, have.Name) {
 				return true
 			}
 		}
@@ -123,9 +126,12 @@ func Guess(r Reading) Family {
 		return TX2
 	case sensor("AUX"):
 		return XavierNX
-	case sensor("cv0") && len(r.CPUs) <= 8:
+	case sensor("CV0") && len(r.CPUs) <= 6:
+		// JetPack 5 prints these sensors for an Orin Nano too, and an Orin NX 8 GB has
+		// as many cores.
+	case sensor("cv0", "CV0") && len(r.CPUs) <= 8:
 		return OrinNX
-	case sensor("soc0") && len(r.CPUs) <= 6:
+	case sensor("soc0", "SOC0") && len(r.CPUs) <= 6:
 		return OrinNano
 	}
 	return UnknownFamily

@@ -2,6 +2,7 @@ package jetson
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -9,11 +10,11 @@ import (
 
 // Parse reads one line of tegrastats, of any release from L4T R24 to R39.
 //
-// A line is a reading if it has RAM. What is known by its name and opens the line
-// (time, RAM, SWAP, IRAM, CPU) must be well formed: where it is not, the line is
-// damaged and the error, a *tier.InvalidError, names the field. All the rest is
-// read item by item, in any order; an item in a form that is not known goes to
-// Unknown and harms nothing.
+// A line is a reading if it has RAM. What opens the line (time, RAM, SWAP, IRAM, and
+// the cores as far as their closing bracket) must be well formed: where it is not,
+// the line is damaged and the error, a *tier.InvalidError, names the field. All the
+// rest is read item by item, in any order; an item in a form that is not known goes
+// to Unknown and harms nothing.
 //
 // Parse allocates once for the lists of a reading of usual length, and never in
 // proportion to a number that the line claims. It keeps parts of line in the
@@ -77,7 +78,7 @@ func (p *parser) line() error {
 			err = p.iram()
 		case (word == "CPU" || word == "cpu") && p.peek() == '[':
 			// "CPU [" opens the cores; "CPU 311/311" is a rail of AGX Xavier.
-			err = p.cores()
+			err = p.cores(from)
 		default:
 			if !p.item(word, from) {
 				p.unknown(from)
@@ -174,7 +175,7 @@ func (p *parser) memory() error {
 	blocks, ok1 := p.number(mostBlocks)
 	ok = ok && ok1 && p.char('x')
 	size, ok2 := p.bytes()
-	if !(ok && ok2 && p.char(')')) || size == 0 {
+	if !(ok && ok2 && p.char(')')) || size == 0 && blocks > 0 {
 		return fault("lfb", p.s[from:], "must be (lfb NxSize)")
 	}
 	p.r.LargestFreeBlock, p.r.LargestFreeBlocks = size, int(blocks)
@@ -217,10 +218,12 @@ func (s *scanner) parenthesis(open string) (tier.Bytes, bool) {
 }
 
 // cores reads "[4%@729,off]", and the "@1734" after it that L4T R28 and older
-// print once for all cores.
-func (p *parser) cores() error {
-	from := p.i
-	ok := p.r.CPUs == nil
+// print once for all cores. The item, which began at word, is set aside whole where
+// it is in another form: a list without its end is a damaged line, and so is a
+// second list.
+func (p *parser) cores(word int) error {
+	from, again := p.i, p.r.CPUs != nil
+	ok := !again
 	p.r.CPUs = p.room().cpus[:0]
 	for more := p.char('['); ok && more; more = p.char(',') {
 		p.skip(isBlank)
@@ -246,8 +249,16 @@ func (p *parser) cores() error {
 			}
 		}
 	}
-	if !ok || !p.ended() {
+	if ok && p.ended() {
+		return nil
+	}
+	length := strings.IndexByte(p.s[from:], ']')
+	if again || length < 0 {
 		return fault("CPU", p.s[from:], "must be there once, as [load%@MHz,…] or off for each core")
 	}
+	p.r.CPUs = nil
+	p.i = from + length
+	p.rest(p.i)
+	p.r.Unknown = append(p.r.Unknown, p.s[word:p.i])
 	return nil
 }

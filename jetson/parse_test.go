@@ -244,6 +244,44 @@ func TestParse_ItemNotKnown_KeptAsideAndTheRestRead(t *testing.T) {
 	}
 }
 
+// A list of cores in a form that is not known costs the cores, and not the line.
+func TestParse_CoresInAnotherForm_SetAsideAndTheRestRead(t *testing.T) {
+	for _, cores := range []string{
+		"CPU []", "CPU [1]", "CPU [of]", "CPU [1%@729]x", "cpu [1%,2%]@", "cpu [0%,off]@-1", "CPU [5%@-1]",
+		"CPU [5%@2201MHz,  5%@2201MHz]", "CPU [5%@729,]", "CPU [5.5%@729]", "CPU [8/8]", "CPU [1%@729,1000%@729]",
+	} {
+		r := mustParse(t, "RAM 1/2MB (lfb 1x4MB) "+cores+" GR3D_FREQ 7% tj@41.5C VDD_IN 5/6")
+		if diff := cmp.Diff([]string{cores}, r.Unknown); diff != "" || r.CPUs != nil {
+			t.Errorf("%s: %d cores, unknown (-want +got):\n%s", cores, len(r.CPUs), diff)
+		}
+		if len(r.Engines) != 1 || len(r.Temperatures) != 1 || len(r.Rails) != 1 {
+			t.Errorf("%s: the rest reads %v %v %v", cores, r.Engines, r.Temperatures, r.Rails)
+		}
+	}
+}
+
+func TestParse_NoFreeBlock_IsNoDamage(t *testing.T) {
+	r := mustParse(t, "RAM 1/2MB (lfb 0x0MB) CPU [1%@2]")
+	if r.LargestFreeBlock != 0 || r.LargestFreeBlocks != 0 || len(r.CPUs) != 1 || len(r.Unknown) > 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// JetPack 5 prints the sensors of the vision units for boards that have none.
+func TestGuess_SixCoresWithUpperCaseCV_IsNotTold(t *testing.T) {
+	const items = " CV0@42.7C CPU@44.1C SOC2@42.6C SOC0@42.6C CV1@42.2C GPU@41.3C tj@47C SOC1@47C CV2@42.9C VDD_IN 4915mW/4915mW"
+	for line, want := range map[string]Family{
+		"RAM 3503/7337MB (lfb 7x1MB) CPU [1%@729,1%@729,1%@729,1%@729,off,off]" + items:             UnknownFamily,
+		"RAM 3503/15388MB (lfb 7x1MB) CPU [1%@729,1%@729,1%@729,1%@729,off,off,off,off]" + items:    OrinNX,
+		"RAM 3503/7620MB CPU [1%@729,1%@729,1%@729,1%@729,off,off] cv0@40C cpu@40C soc0@40C tj@40C": OrinNX,
+		"RAM 3503/7620MB CPU [1%@729,1%@729,1%@729,1%@729,off,off] cpu@40C soc0@40C tj@40C":         OrinNano,
+	} {
+		if got := Guess(mustParse(t, line)); got != want {
+			t.Errorf("%s: %v, want %v", line, got, want)
+		}
+	}
+}
+
 func TestParse_OrderAndSpacing_DoNotMatter(t *testing.T) {
 	want := mustParse(t, "RAM 5/9MB (lfb 3x4MB) SWAP 1/2MB (cached 0MB) CPU [3%@729,off] GR3D_FREQ 1% gpu@47.812C VDD_IN 3205mW/3205mW")
 	for _, line := range []string{
@@ -287,14 +325,9 @@ func TestParse_DamagedHead_ErrorNamesTheField(t *testing.T) {
 		"RAM 1/2MB (lfb 1x4MB) IRAM 0/252kB":                        "IRAM",
 		"RAM 1/2MB IRAM 0/1kB(lfb 1kB) IRAM 0/1kB(lfb 1kB)":         "IRAM",
 		"RAM 1/2MB (lfb 1x4MB) CPU [":                               "CPU",
-		"RAM 1/2MB (lfb 1x4MB) CPU []":                              "CPU",
 		"RAM 1/2MB (lfb 1x4MB) CPU [1%@7":                           "CPU",
 		"RAM 1/2MB (lfb 1x4MB) CPU [1%@729,":                        "CPU",
-		"RAM 1/2MB (lfb 1x4MB) CPU [1]":                             "CPU",
-		"RAM 1/2MB (lfb 1x4MB) CPU [of]":                            "CPU",
-		"RAM 1/2MB (lfb 1x4MB) CPU [1%@729]x":                       "CPU",
 		"RAM 1/2MB (lfb 1x4MB) CPU [1%@729] CPU [1%@729]":           "CPU",
-		"RAM 1/2MB (lfb 1x4MB) cpu [1%,2%]@":                        "CPU",
 		"13-01-2026 00:00:00 RAM 1/2MB":                             "time",
 		"02-30-2026 00:00:00 RAM 1/2MB":                             "time",
 		"02-29-2100 00:00:00 RAM 1/2MB":                             "time",

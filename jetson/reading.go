@@ -57,7 +57,7 @@ type Reading struct {
 	RAMUsed, RAMTotal tier.Bytes
 	// LargestFreeBlock is the size of the largest contiguous free block, 4 MiB at
 	// most, and LargestFreeBlocks how many of that size there are. Their product is
-	// not the free memory. Zero: not printed.
+	// not the free memory. Zero: not printed, or printed as such.
 	LargestFreeBlock  tier.Bytes
 	LargestFreeBlocks int
 
@@ -145,7 +145,7 @@ const offCelsius = -256
 
 // Live reports whether the figure is a measurement. It is not one for a sensor
 // without power (-256 °C), nor for PMIC, which prints a constant 50 or 100 °C.
-func (t Temperature) Live() bool { return t.Now != offCelsius && t.Name != "PMIC" }
+func (t Temperature) Live() bool { return t.Now > offCelsius && t.Name != "PMIC" }
 
 // Rail is one power rail.
 type Rail struct {
