@@ -68,7 +68,7 @@ func outdated(l *Lease, chosen *tier.Model, err error) bool {
 	if l == nil {
 		return errors.Is(err, tier.ErrNotFound)
 	}
-	return l.model != chosen && !slices.Equal(l.model.Capabilities, chosen.Capabilities)
+	return !slices.Equal(l.stay.model.Capabilities, chosen.Capabilities)
 }
 
 // take takes a lease on the model that was chosen, at once or when it is ready.

@@ -306,7 +306,8 @@ func (c *Core) Promise() Promise { return c.promise(tier.Footprint{}) }
 func (c *Core) Unread() tier.Bytes { return c.unseen }
 
 // Press says whether moves that nobody waits for may start. With a cause, loads
-// that are under way, for whomever, are called off.
+// that are under way, for whomever, are called off where they take memory. Who
+// waits for them goes on waiting: what can be had without memory is tried next.
 func (c *Core) Press(background bool, cause error, now time.Time) {
 	if c.pressed == background {
 		c.progress++
@@ -316,7 +317,8 @@ func (c *Core) Press(background bool, cause error, now time.Time) {
 		return
 	}
 	for _, m := range c.Moves() {
-		if m.To > m.From {
+		if takes := m.res.Held(); m.loads() && !m.cancelled && (takes[tier.RAM] > 0 || !c.opt.FileBacked) {
+			m.yielded = true
 			c.CancelMove(m, cause, now)
 		}
 	}

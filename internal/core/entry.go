@@ -54,6 +54,10 @@ type Entry struct {
 	lastErr  error     // of the last of them
 	coolTill time.Time // until when no load is tried again
 
+	// owed is since when somebody has waited for a load that was called off for want
+	// of memory, until it gets there: it goes before who came later.
+	owed time.Time
+
 	stuck      bool
 	ordered    bool          // its owner sent it where it is, and nobody has asked for it since
 	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
@@ -143,6 +147,7 @@ type Move struct {
 	started   bool
 	startedAt time.Time
 	cancelled bool
+	yielded   bool // called off for want of memory, and by nobody else since
 	stuck     bool
 }
 

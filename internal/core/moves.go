@@ -113,7 +113,10 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if m.home && calledOff(out.Err) && e.next == nil {
 		c.homes = append(c.homes, e) // when it is quiet again
 	}
-	again := out.Err != nil && c.retryAlone(m, out.Err)
+	x := e.want
+	// It goes on waiting where there was less memory than promised: see makesDo.
+	short := out.Err != nil && x != nil && x.order == nil && (m.yielded || (m.To == tier.RAM || m.Keep > 0) && e.short() && c.streams(e))
+	again := short || out.Err != nil && c.retryAlone(m, out.Err)
 	o := m.Order
 	m.Order = nil
 	if p := m.plan; p != nil {
@@ -126,7 +129,10 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 			c.claim(p)
 		}
 	}
-	if x := e.want; x != nil {
+	if x = e.want; x != nil {
+		if short && e.owed.IsZero() {
+			e.owed = x.since
+		}
 		if out.Err != nil && !again && m.To >= m.From && !calledOff(out.Err) {
 			c.fail(x, out.Err)
 		} else {
@@ -200,6 +206,7 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	}
 	if m.To > m.From {
 		e.loadTook = now.Sub(m.startedAt)
+		e.owed = time.Time{}
 	}
 	e.tier, e.kept, e.left, e.since = m.To, 0, 0, now
 	if m.To == tier.Swap {
@@ -260,7 +267,9 @@ func (c *Core) MoveStuck(m *Move, err error) {
 // mover returns.
 func (c *Core) CancelMove(m *Move, cause error, now time.Time) {
 	switch {
-	case m.Entry.move != m || m.cancelled:
+	case m.Entry.move != m:
+	case m.cancelled:
+		m.yielded = false
 	case !m.started:
 		m.cancelled = true
 		c.MoveEnded(m, Outcome{Err: &tier.MoveError{Model: m.Model.Name, From: m.From, To: m.To, Err: cause}}, now)

@@ -161,7 +161,21 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		c.block(x, err, now)
 		return
 	}
+	if c.hard() {
+		// Whoever left for it would leave for nothing.
+		if err := c.admit(&x.e.Model, pl.target(), tier.Footprint{}, false, now); err != nil {
+			if !errors.Is(err, errReading) {
+				c.fail(x, c.explain(x, err))
+			}
+			return
+		}
+	}
 	x.settled = x.e.tier == tier.Swap && pl.final() == nil && x.order == nil
+	c.pursue(x, pl, now)
+}
+
+// pursue makes pl the want's plan, and begins it.
+func (c *Core) pursue(x *want, pl *plan, now time.Time) {
 	pl.claim, _ = c.ledger.Reserve(tier.Footprint{})
 	x.plan = pl
 	c.claim(pl)

@@ -138,17 +138,24 @@ func (c *Core) overdue(x *want, now time.Time) error {
 
 // serveAll carries on with every want, in the order of who goes first:
 // interactive before background, unless that one has waited for longer than the
-// fairness bound, and then by age.
+// fairness bound, and then by age. A load that was called off for want of memory
+// has the age of who first waited for it.
 func (c *Core) serveAll(now time.Time) {
+	since := func(x *want) time.Time {
+		if x.e.owed.IsZero() {
+			return x.since
+		}
+		return x.e.owed
+	}
 	late := func(x *want) int {
 		if x.order == nil && slices.ContainsFunc(x.waiters, func(w *Waiter) bool { return !w.Background }) ||
-			now.Sub(x.since) >= c.opt.Fairness {
+			now.Sub(since(x)) >= c.opt.Fairness {
 			return 0
 		}
 		return 1
 	}
 	slices.SortStableFunc(c.wants, func(a, b *want) int {
-		return cmp.Or(cmp.Compare(late(a), late(b)), a.since.Compare(b.since))
+		return cmp.Or(cmp.Compare(late(a), late(b)), since(a).Compare(since(b)))
 	})
 	for _, x := range slices.Clone(c.wants) {
 		if x.e.want == x {
@@ -178,6 +185,8 @@ func (c *Core) serve(x *want, now time.Time) {
 		c.grant(x)
 	case e.tier == tier.Swap && x.order == nil && (e.serving || x.settled):
 		c.serveInPlace(x, now)
+	case x.order == nil && c.makesDo(x, now):
+		// Planned without the placement: memory is short.
 	case now.Before(e.coolTill):
 		c.fail(x, e.cooling(now))
 	case c.asked != nil:

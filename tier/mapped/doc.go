@@ -7,8 +7,9 @@
 //     process may lock memory. What cannot be locked is looked at from time to
 //     time and read again where the kernel took it.
 //   - swap: mapped and usable at once. Move.Keep bytes are present, the first
-//     of the model, to the whole page below; the rest was dropped, to be read from
-//     the file when it is touched. Nothing is written to a swap device.
+//     of the model, to the whole page below, for as long as the kernel does not
+//     need them; the rest was dropped, to be read from the file when it is touched.
+//     Nothing is written to a swap device.
 //   - storage: not mapped, and dropped from the page cache.
 //
 // The three names that matter: [Mover] moves, [Mover.Bytes] gives the weights to

@@ -214,6 +214,26 @@ func TestLoad_PagesDoNotStay_IsACapacityErrorAndUndone(t *testing.T) {
 	}
 }
 
+func TestLoad_KeptPagesDoNotStay_TheModelIsInSwapAllTheSame(t *testing.T) {
+	mod := model(t, "m", 2*tier.MiB)
+	sys := needPopulate(t)
+	cached := sys.cached
+	sys.cached = func(b, vec []byte) error {
+		err := cached(b, vec)
+		clear(vec[:len(vec)/4]) // a quarter is taken again at once
+		return err
+	}
+	sys.census = nil
+	m := newTestMover(t, sys, Options{})
+	mustMove(t, m, mod, tier.Swap, mod.Size)
+	if present, _ := seen(t, m, mod); present != mod.Size*3/4 {
+		t.Errorf("%v are told to be present", present)
+	}
+	if b, err := m.Bytes("m"); err != nil || len(b[0]) != int(mod.Size) {
+		t.Errorf("Bytes = %d, %v", len(b), err)
+	}
+}
+
 func TestLoad_AFewPagesAreTaken_IsToleratedAndTold(t *testing.T) {
 	mod := model(t, "m", 2*tier.MiB)
 	sys := needPopulate(t)

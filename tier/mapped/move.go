@@ -28,8 +28,9 @@ const (
 // mapped. If not, the model is unmapped and the error is a *tier.MoveError with
 // Lost set, around a *ChangedError. Files that are bad (missing, empty,
 // unreadable, no regular files, larger than Model.Size) give a
-// *tier.InvalidError within the *tier.MoveError. Where pages do not stay in
-// memory though they were read three times over, it is a *tier.CapacityError.
+// *tier.InvalidError within the *tier.MoveError. Where the pages of a model in
+// ram do not stay in memory though they were read three times over, it is a
+// *tier.CapacityError; of those kept in swap Resident tells how many stayed.
 //
 // Progress counts the bytes that had to move, also those that were in the page
 // cache already. A load that is cancelled drops what it brought and leaves what
@@ -163,8 +164,9 @@ func (m *Mover) bring(ctx context.Context, e *entry, w *weights, to tier.Tier, k
 	return nil
 }
 
-// fill loads bytes [0, end) until they are all seen to be there, and for ram
-// locks them.
+// fill loads bytes [0, end) and for ram locks them, until they are all seen to be
+// there. In swap they are on offer to the kernel, and those that it took at once
+// are not read again: who needs the model can use it without.
 func (m *Mover) fill(ctx context.Context, w *weights, to tier.Tier, end int64, sets []bitset, r *report) error {
 	for round := 1; ; round++ {
 		if err := m.load(ctx, w, end, sets, r); err != nil {
@@ -180,7 +182,7 @@ func (m *Mover) fill(ctx context.Context, w *weights, to tier.Tier, end int64, s
 			return err
 		}
 		missing := w.missing(end, sets)
-		if missing == 0 || round == rounds && missing <= end/tolerated {
+		if missing == 0 || to == tier.Swap || round == rounds && missing <= end/tolerated {
 			return nil
 		}
 		if round == rounds {

@@ -1,0 +1,55 @@
+package core
+
+import (
+	"errors"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// hard reports whether nothing that takes memory is admitted.
+func (c *Core) hard() bool { return c.memory.Pressure.Level >= tier.PressureHigh }
+
+// short reports whether the last load failed because there was less memory than
+// had been promised.
+func (e *Entry) short() bool { return e.failures > 0 && errors.Is(e.lastErr, tier.ErrNoCapacity) }
+
+// streams reports whether the model can be served with no more memory than its
+// runtime bytes: its weights are read where they are.
+func (c *Core) streams(e *Entry) bool {
+	return c.opt.InPlace(&e.Model) && (c.opt.FileBacked || e.tier == tier.Swap)
+}
+
+// makesDo serves a want without memory for the weights, where there is none to be
+// had now: under high pressure, after a load that found less than was promised,
+// and while a model that is in swap already may not be tried again. Without it,
+// models that are served from swap could keep up a pressure under which another
+// never gets there. It reports false where the placement has to be asked.
+func (c *Core) makesDo(x *want, now time.Time) bool {
+	e, cooling := x.e, now.Before(x.e.coolTill)
+	if x.order != nil || x.plan != nil || !c.streams(e) || !c.hard() && !e.short() && !(cooling && e.tier == tier.Swap) {
+		return false
+	}
+	there := tier.Move{Model: e.Model, From: e.tier, To: tier.Swap, Keep: e.kept, Leave: e.left}
+	if e.tier == tier.Storage {
+		if cooling {
+			return false
+		}
+		there.Keep = 0
+		if c.opt.Leaves(&e.Model) {
+			there.Leave = max(e.Model.Size-c.promise(tier.Footprint{}).Free[tier.Swap], 0)
+		}
+	}
+	target := there.Footprint(true).Beyond(e.charge)
+	if err := c.admit(&e.Model, target, tier.Footprint{}, false, now); err != nil {
+		return errors.Is(err, errReading)
+	}
+	x.blocked, x.denied, x.settled = false, nil, true
+	if e.tier == tier.Swap {
+		c.serveInPlace(x, now)
+		return true
+	}
+	own := &step{Step: tier.Step{Move: there, Why: "was asked for, and memory is short"}, e: e}
+	c.pursue(x, &plan{want: x, steps: []*step{own}}, now)
+	return true
+}

@@ -1,0 +1,195 @@
+package modeltier_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// fileBacked is a fake mover whose swap tier takes no memory, as that of mapped
+// files: a load there takes the time of the bytes that are kept.
+type fileBacked struct{ *tiertest.Mover }
+
+func (fileBacked) FileBacked() bool { return true }
+
+func newFileBacked() fileBacked {
+	return fileBacked{&tiertest.Mover{Parts: true, Cold: true, Time: func(mv tier.Move) time.Duration {
+		read := mv.Keep
+		if mv.To == tier.RAM {
+			read = mv.Model.Size
+		}
+		return time.Duration(1.5 * read.GB() * float64(time.Second))
+	}}}
+}
+
+// press makes the probe report that level of pressure, or none.
+func (r *rig) press(level tier.PressureLevel) {
+	m := plenty
+	m.Pressure.Level = level
+	r.probe.Set(m, nil)
+}
+
+// sixOnFour is a library of six models of which memory holds one, and swap four
+// and a bit.
+func sixOnFour() modeltier.Config {
+	cfg := modeltier.Config{
+		Mover: newFileBacked(), MaxWait: 10 * time.Second,
+		Limits: tier.Limits{RAM: 3 * tier.GiB, Swap: 9 * tier.GiB},
+	}
+	for i := range 6 {
+		cfg.Models = append(cfg.Models, tier.Model{Name: fmt.Sprint(i), Size: 2 * tier.GiB})
+	}
+	return cfg
+}
+
+// Models that are served from swap without pause can keep pressure high for good.
+// The last one to come is mapped all the same, and served as they are.
+func TestPressure_HighForGood_EveryModelIsServedFromSwap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sixOnFour())
+		for i := range 5 {
+			r.get(fmt.Sprint(i))
+		}
+		r.press(tier.PressureHigh)
+		time.Sleep(2 * time.Second)
+		for range 3 {
+			l := r.begin("5").served(0)
+			if l.Tier() != tier.Swap || l.Kept() != 0 {
+				t.Errorf("served from %v with %v in memory, want swap with none", l.Tier(), l.Kept())
+			}
+			time.Sleep(time.Second)
+			l.Release()
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// The load that pressure calls off is not the end of the wait: without memory it
+// can be had at once.
+func TestPressure_RisesDuringALoad_WhoWaitsIsServedFromSwap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := sixOnFour()
+		r := newRig(t, cfg)
+		waits := r.begin("0")
+		time.Sleep(1500 * time.Millisecond)
+		if !waits.waits() {
+			t.Fatal("the load is done before pressure rises")
+		}
+		r.press(tier.PressureHigh)
+		l := waits.served(2 * time.Second) // the next look at the memory
+		if l.Tier() != tier.Swap {
+			t.Errorf("served from %v, want swap", l.Tier())
+		}
+		l.Release()
+		if s := r.Status(); s.RAM.Used != 0 || s.RAM.Reserved != 0 {
+			t.Errorf("ram: %+v, want nothing in it", s.RAM)
+		}
+		r.press(tier.PressureLow)
+		time.Sleep(30 * time.Second)
+		r.use("0")
+		if s := r.Status(); s.RAM.Used == 0 {
+			t.Error("it does not come to ram when pressure is over")
+		}
+	})
+}
+
+// A model that came to swap while memory was short, and one whose promotions
+// fail, are there to be used.
+func TestAcquire_PromotionsFail_TheModelIsServedFromSwap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := newFileBacked()
+		cfg := modeltier.Config{Models: []tier.Model{model("a", 2)}, Mover: mover}
+		mover.Fault = func(mv tier.Move) error {
+			if mv.To == tier.RAM || mv.Keep > 0 {
+				return &tier.CapacityError{Model: "a", Tier: tier.RAM, Reason: "less than was promised"}
+			}
+			return nil
+		}
+		r := newRig(t, cfg)
+		for range 5 {
+			l := r.get("a")
+			if l.Tier() != tier.Swap {
+				t.Errorf("served from %v, want swap", l.Tier())
+			}
+			l.Release()
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// comesAndGoes lets pressure be high for a second of every period until the test
+// ends.
+func (r *rig) comesAndGoes(period time.Duration, until chan struct{}) {
+	for {
+		r.press(tier.PressureHigh)
+		time.Sleep(time.Second)
+		r.press(tier.PressureLow)
+		select {
+		case <-until:
+			return
+		case <-time.After(period - time.Second):
+		}
+	}
+}
+
+// What is admitted between two waves of pressure is one load and a half. Whose
+// load was called off has its turn first in the next gap, so that nobody is left
+// out for good; no client knows more than to try again.
+func TestPressure_ComesAndGoes_EveryModelIsServedInItsTurn(t *testing.T) {
+	for _, period := range []time.Duration{17 * time.Second, 20 * time.Second, 25 * time.Second} {
+		t.Run(period.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := onlyRAM(model("a", 4), model("b", 3), model("c", 3))
+				cfg.Fairness = time.Second
+				r := newRig(t, cfg)
+				stop := make(chan struct{})
+				var wg sync.WaitGroup
+				wg.Go(func() { r.comesAndGoes(period, stop) })
+				var mu sync.Mutex
+				last, worst := map[string]time.Time{}, map[string]time.Duration{}
+				for i, name := range []string{"a", "b", "c"} {
+					last[name] = time.Now()
+					wg.Go(func() {
+						for {
+							select {
+							case <-stop:
+								return
+							case <-time.After(100*time.Millisecond + time.Duration(i)*37*time.Millisecond):
+							}
+							l, err := r.Acquire(t.Context(), modeltier.Request{Model: name})
+							if err != nil {
+								if !errors.Is(err, modeltier.ErrNoCapacity) && !errors.Is(err, modeltier.ErrBusy) {
+									t.Errorf("%s: %v", name, err)
+								}
+								continue
+							}
+							mu.Lock()
+							worst[name] = max(worst[name], time.Since(last[name]))
+							last[name] = time.Now()
+							mu.Unlock()
+							time.Sleep(300 * time.Millisecond)
+							l.Release()
+						}
+					})
+				}
+				time.Sleep(time.Hour)
+				close(stop)
+				wg.Wait()
+				for name := range last {
+					worst[name] = max(worst[name], time.Since(last[name]))
+					if bound := 4 * period; worst[name] > bound {
+						t.Errorf("%s was not served for %v, want %v at most", name, worst[name], bound)
+					}
+				}
+				t.Log(worst)
+			})
+		})
+	}
+}
