@@ -258,9 +258,12 @@ func TestMove_CancelledStop_KillsAtOnce(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{Stubborn: true}.engine(), StopTimeout: time.Hour})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if err := r.Move(ctx, tier.Move{Model: m, From: tier.RAM, To: tier.Storage}, nil); err != nil {
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.Move(ctx, tier.Move{Model: m, From: tier.RAM, To: tier.Storage}, nil) }()
+	eventually(t, "it is asked to stop", func() bool { return r.engine("m").State == Stopping })
+	cancel()
+	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
 }
