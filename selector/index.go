@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"cmp"
 	"hash/maphash"
 	"maps"
 	"math/bits"
@@ -54,6 +55,14 @@ func newIndex(lib *tier.Library, tax *taxonomy, seed maphash.Seed, was *index) *
 	known := len(x.sets) // of them stand in the map that was
 	x.users = make([]int32, known)
 	shift := 0 // models that left moved those behind them up
+	var fresh []int32
+	var place []int32 // of the models before; -1: gone, or of another size or home
+	if was != nil {
+		place = make([]int32, len(was.entries))
+		for i := range place {
+			place[i] = -1
+		}
+	}
 	for i := range x.entries {
 		m, en := lib.At(i), &x.entries[i]
 		*en = entry{size: max(m.Size, 0), need: m.Size.Plus(m.Runtime), worth: m.Quality, model: int32(i), set: -1, home: m.Home}
@@ -69,14 +78,57 @@ func newIndex(lib *tier.Library, tax *taxonomy, seed maphash.Seed, was *index) *
 				break
 			}
 		}
+		if en.set >= 0 && was.entries[i+shift].size == en.size && was.entries[i+shift].home == en.home {
+			place[i+shift] = int32(i)
+		} else {
+			fresh = append(fresh, int32(i))
+		}
 		if en.set < 0 {
 			en.set = x.intern(m.Capabilities, tax, seed, len(x.sets) == known)
 		}
 		x.users[en.set]++
 	}
 	x.dropUnused(seed)
-	x.sort()
+	if was == nil || len(fresh) > 8+len(x.entries)/16 {
+		x.sort()
+	} else {
+		x.merge(was, place, fresh)
+	}
 	return x
+}
+
+// merge fills bySize from the order before and the few models that are fresh.
+func (x *index) merge(was *index, place, fresh []int32) {
+	before := func(a, b int32) int {
+		return cmp.Or(cmp.Compare(x.entries[a].size, x.entries[b].size), cmp.Compare(a, b))
+	}
+	slices.SortFunc(fresh, before)
+	for t := range x.bySize {
+		list := make([]int32, 0, len(was.bySize[t])+len(fresh))
+		rest := fresh
+		next := func() bool { // drops the fresh models of other homes
+			for len(rest) > 0 && x.entries[rest[0]].home != tier.Tier(t) {
+				rest = rest[1:]
+			}
+			return len(rest) > 0
+		}
+		for _, old := range was.bySize[t] {
+			i := place[old]
+			if i < 0 {
+				continue
+			}
+			for next() && before(rest[0], i) < 0 {
+				list = append(list, rest[0])
+				rest = rest[1:]
+			}
+			list = append(list, i)
+		}
+		for next() {
+			list = append(list, rest[0])
+			rest = rest[1:]
+		}
+		x.bySize[t] = list
+	}
 }
 
 // intern returns the place of the set of those capabilities. shared says that the
@@ -137,7 +189,7 @@ func (x *index) dropUnused(seed maphash.Seed) {
 	}
 }
 
-// sort fills bySize: by a radix sort, because comparing would take most of the
+// sort fills bySize from nothing: by a radix sort, because comparing would take most of the
 // millisecond that renewing 10 000 models may take.
 func (x *index) sort() {
 	const digit = 11 // bits

@@ -39,7 +39,8 @@ func (x *index) check(tax *taxonomy, seed maphash.Seed) error {
 	for home, list := range x.bySize {
 		n += len(list)
 		for k, i := range list {
-			if en := &x.entries[i]; int(en.home) != home || k > 0 && x.entries[list[k-1]].size > en.size {
+			en := &x.entries[i]
+			if int(en.home) != home || k > 0 && (x.entries[list[k-1]].size > en.size || x.entries[list[k-1]].size == en.size && list[k-1] >= i) {
 				return fmt.Errorf("model %d stands at the wrong place by size", i)
 			}
 		}

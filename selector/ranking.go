@@ -203,23 +203,34 @@ func newRanking(req *tier.Request, st *standing, v *tier.View, e *engine) *ranki
 		r.required = nil
 		r.match(x)
 	}
-	// One pass in the order of the library, which is that of memory, and one by size.
-	picks := make([]pick, len(x.entries))
+	// One pass in the order of the library, which is that of memory, and one by size,
+	// which jumps about and so looks at little: a score, and the rest of a model only
+	// where it wins.
+	scores := make([]float64, len(x.entries))
 	for i := range x.entries {
+		scores[i] = math.NaN() // no score beats, nor is beaten by, that
 		if en := &x.entries[i]; r.admits(en, x.lib) {
 			r.able = true
-			picks[i] = e.pick(r, st.candidate(r, en, v), st)
+			scores[i] = e.pick(r, st.candidate(r, en, v), st).score
 		}
 	}
 	for _, i := range st.out {
-		picks[i].found = false
+		scores[i] = math.NaN()
 	}
+	var wins []pick // of one home tier: where worth goes by size, most models win
 	for t := range r.bySize {
-		f := &r.bySize[t]
+		best := pick{score: math.Inf(-1)}
+		wins = slices.Grow(wins[:0], len(x.bySize[t]))
 		for _, i := range x.bySize[t] {
-			if picks[i].found {
-				f.add(int64(x.entries[i].size), picks[i])
+			if s := scores[i]; s > best.score || s == best.score && (i < best.model || !best.found) {
+				best = pick{score: s, model: i, found: true}
+				wins = append(wins, best)
 			}
+		}
+		f := &r.bySize[t]
+		f.keys, f.picks = make([]int64, 0, len(wins)), make([]pick, 0, len(wins))
+		for _, p := range wins {
+			f.add(int64(x.entries[p.model].size), p)
 		}
 	}
 	return r
