@@ -185,7 +185,7 @@ func (w *world) close() {
 
 // mover makes a mover like the one before, with nothing in memory.
 func (w *world) mover() {
-	w.fake = &tiertest.Mover{Fault: w.move, OnlyRAM: w.fake.OnlyRAM, Parts: w.fake.Parts, Cold: w.fake.Cold, Deaf: w.fake.Deaf}
+	w.fake = &tiertest.Mover{Fault: w.move, OnlyRAM: w.fake.OnlyRAM, Parts: w.fake.Parts, Cold: w.fake.Cold, Files: w.fake.Files, Deaf: w.fake.Deaf}
 	w.cfg.Mover = w.fake
 	if w.sticky != nil {
 		w.sticky = &tiertest.Sticky{Mover: w.fake, Linger: w.sticks, Lie: w.sticky.Lie}
@@ -320,6 +320,7 @@ func anything(t *rapid.T) {
 		OnlyRAM: rapid.Bool().Draw(t, "only ram"),
 		Parts:   rapid.Bool().Draw(t, "divisible"),
 		Cold:    rapid.Bool().Draw(t, "cold"),
+		Files:   rapid.Bool().Draw(t, "files"),
 		Deaf:    rapid.IntRange(0, 7).Draw(t, "deaf") == 7,
 	}
 	switch rapid.IntRange(0, 2).Draw(t, "sticky") {

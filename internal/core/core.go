@@ -72,6 +72,7 @@ type Core struct {
 	watching bool      // open gates tell when leases end
 	pressed  bool      // moves that nobody waits for may not start
 	changed  bool      // something that a View shows
+	begun    bool      // a load, since pressure was last high
 	stopped  bool
 }
 
@@ -351,6 +352,7 @@ func (c *Core) Reading(m tier.Memory, err error, now time.Time) {
 	if m.At.IsZero() || !m.At.Before(c.unseenAt) { // a probe may go by an older look
 		c.unseen = 0
 	}
+	c.begun = c.begun && !c.hard()
 }
 
 // Released tells that leases on e ended: all of them, if the gate is closed or
@@ -481,6 +483,9 @@ func (c *Core) wake(now time.Time) time.Time {
 		if w.blocked {
 			blocked = true
 			sooner(w.since.Add(c.opt.Fairness))
+		}
+		if e := c.before(w, now); e != nil {
+			sooner(e.LastUse.Add(c.opt.Fairness))
 		}
 	}
 	if blocked && slices.ContainsFunc(c.entries, func(e *Entry) bool { return c.held(e, now) }) {

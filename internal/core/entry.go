@@ -54,8 +54,8 @@ type Entry struct {
 	lastErr  error     // of the last of them
 	coolTill time.Time // until when no load is tried again
 
-	// owed is since when somebody has waited for a load that was called off for want
-	// of memory, until it gets there: it goes before who came later.
+	// owed is the model's place among those that pressure keeps out, see age. Zero:
+	// it is not one of them, or has come since.
 	owed time.Time
 
 	stuck      bool
@@ -148,6 +148,7 @@ type Move struct {
 	startedAt time.Time
 	cancelled bool
 	yielded   bool // called off for want of memory, and by nobody else since
+	first     bool // to be begun since pressure was last high
 	stuck     bool
 }
 

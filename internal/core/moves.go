@@ -57,6 +57,9 @@ func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time
 	m.res, m.was = claim, e.charge
 	e.move, e.victim = m, nil
 	e.serving = serve && m.To == tier.Swap
+	if m.loads() {
+		m.first, c.begun = !c.begun, true
+	}
 	c.queue = append(c.queue, m)
 	c.changed = true
 	c.progress++
@@ -130,8 +133,11 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		}
 	}
 	if x = e.want; x != nil {
-		if short && e.owed.IsZero() {
-			e.owed = x.since
+		if short && m.yielded {
+			e.owed = x.age()
+			if m.first {
+				e.owed = now // it had as long a time as there is
+			}
 		}
 		if out.Err != nil && !again && m.To >= m.From && !calledOff(out.Err) {
 			c.fail(x, out.Err)

@@ -165,6 +165,7 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		// Whoever left for it would leave for nothing.
 		if err := c.admit(&x.e.Model, pl.target(), tier.Footprint{}, false, now); err != nil {
 			if !errors.Is(err, errReading) {
+				x.e.owed = x.age()
 				c.fail(x, c.explain(x, err))
 			}
 			return

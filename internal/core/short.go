@@ -53,3 +53,33 @@ func (c *Core) makesDo(x *want, now time.Time) bool {
 	c.pursue(x, &plan{want: x, steps: []*step{own}}, now)
 	return true
 }
+
+// age is since when the want waits, or its place among the models that pressure
+// keeps out: since when somebody waited when it was first refused. A load that is
+// called off keeps its place, but goes to the end if it was the first to be begun
+// after pressure: it may be one that no gap between two waves is long enough for.
+// So each of n models is the first in one of n gaps.
+func (x *want) age() time.Time {
+	if x.e.owed.IsZero() {
+		return x.since
+	}
+	return x.e.owed
+}
+
+// before returns a model that goes before the want though nobody waits for it at
+// this moment: pressure keeps it out for longer, and whoever asks for it was there
+// within Fairness and may be there again. Without it, those who ask most often
+// would fill every gap between two waves of pressure, and one who asks now and
+// then would have its loads called off for good.
+func (c *Core) before(x *want, now time.Time) *Entry {
+	if x.plan != nil || x.order != nil || c.hard() {
+		return nil
+	}
+	for _, e := range c.entries {
+		if !e.owed.IsZero() && e.owed.Before(x.age()) && e.want == nil && e.idle() && e.tier == tier.Storage &&
+			now.Sub(e.LastUse) < c.opt.Fairness && !now.Before(e.coolTill) {
+			return e
+		}
+	}
+	return nil
+}

@@ -138,24 +138,17 @@ func (c *Core) overdue(x *want, now time.Time) error {
 
 // serveAll carries on with every want, in the order of who goes first:
 // interactive before background, unless that one has waited for longer than the
-// fairness bound, and then by age. A load that was called off for want of memory
-// has the age of who first waited for it.
+// fairness bound, and then by age.
 func (c *Core) serveAll(now time.Time) {
-	since := func(x *want) time.Time {
-		if x.e.owed.IsZero() {
-			return x.since
-		}
-		return x.e.owed
-	}
 	late := func(x *want) int {
 		if x.order == nil && slices.ContainsFunc(x.waiters, func(w *Waiter) bool { return !w.Background }) ||
-			now.Sub(since(x)) >= c.opt.Fairness {
+			now.Sub(x.age()) >= c.opt.Fairness {
 			return 0
 		}
 		return 1
 	}
 	slices.SortStableFunc(c.wants, func(a, b *want) int {
-		return cmp.Or(cmp.Compare(late(a), late(b)), since(a).Compare(since(b)))
+		return cmp.Or(cmp.Compare(late(a), late(b)), a.age().Compare(b.age()))
 	})
 	for _, x := range slices.Clone(c.wants) {
 		if x.e.want == x {
@@ -193,6 +186,8 @@ func (c *Core) serve(x *want, now time.Time) {
 		// Planned carries on.
 	case x.plan != nil && (!x.plan.drains() || x.seen == c.progress):
 		// advanceAll carries on. While it waits for a drain, others may leave.
+	case c.before(x, now) != nil:
+		// It waits for its turn.
 	case x.blocked && x.seen == c.progress && (x.patient || now.Sub(x.since) < c.opt.Fairness):
 	default:
 		if x.blocked && now.Sub(x.since) >= c.opt.Fairness {

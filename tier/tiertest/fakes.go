@@ -22,8 +22,9 @@ type Mover struct {
 	// runtime.Goexit, or block.
 	Fault func(mv tier.Move) error
 	// OnlyRAM: no model can be served from swap. Parts: models can be divided.
-	// Cold: those can have a part in storage while they are in swap.
-	OnlyRAM, Parts, Cold bool
+	// Cold: those can have a part in storage while they are in swap. Files: swap is
+	// backed by the models' own files.
+	OnlyRAM, Parts, Cold, Files bool
 	// Deaf movers do not hear that their context is cancelled.
 	Deaf bool
 
@@ -135,6 +136,9 @@ func (f *Mover) fault(format string, args ...any) {
 
 // InPlace implements tier.InPlacer.
 func (f *Mover) InPlace(*tier.Model) bool { return !f.OnlyRAM }
+
+// FileBacked implements tier.FileBacker.
+func (f *Mover) FileBacked() bool { return f.Files }
 
 // Divisible implements tier.Divider.
 func (f *Mover) Divisible(*tier.Model) bool { return f.Parts }
