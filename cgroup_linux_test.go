@@ -138,7 +138,7 @@ func mark(model, page int) uint64 { return rand.NewPCG(uint64(model), uint64(pag
 
 // TestManager_ModelsTwiceTheMemory_64Clients_NoKillNoWrongAnswer asks for all
 // models at once, from 64 clients, while another process in the same cgroup
-// takes memory and gives it back, for two minutes.
+// takes memory and gives it back, for a minute and a half.
 func TestManager_ModelsTwiceTheMemory_64Clients_NoKillNoWrongAnswer(t *testing.T) {
 	if os.Getenv("MODELTIER_LONG") == "" {
 		t.Skip("takes minutes and all memory there is: MODELTIER_LONG=1 runs it")
@@ -172,7 +172,7 @@ func TestManager_ModelsTwiceTheMemory_64Clients_NoKillNoWrongAnswer(t *testing.T
 			t.Fatal(err)
 		}
 	}
-	const during = 2 * time.Minute
+	const during = 90 * time.Second
 	hog := c.start("TestHogChild", cageTime+"="+during.String())
 	server := c.start("TestServerChild", cageTime+"="+during.String(), cageModels+"="+dir)
 	c.wait(server)
@@ -290,7 +290,7 @@ func TestServerChild(t *testing.T) {
 	for i := range served {
 		ram, swap := served[i][tier.RAM].Load(), served[i][tier.Swap].Load()
 		t.Logf("model %d: %d answers from ram, %d from swap", i, ram, swap)
-		if answers += ram + swap; ram+swap == 0 && long() { // 20 s are few on a slow disk
+		if answers += ram + swap; ram+swap == 0 {
 			t.Errorf("model %d was never served", i)
 		}
 	}
@@ -308,16 +308,17 @@ func TestServerChild(t *testing.T) {
 	}
 }
 
-// probeWeights reads some pages of a leased model and compares them with what was
-// written.
+// probeWeights reads a piece of a leased model, as engines do from one place on,
+// and compares it with what was written.
 func probeWeights(mover *mapped.Mover, model int) error {
 	parts, err := mover.Bytes(fmt.Sprint(model))
 	if err != nil {
 		return err
 	}
 	size := os.Getpagesize()
-	for range 16 {
-		p := rand.IntN(len(parts[0]) / size)
+	const pages = 16
+	from := rand.IntN(len(parts[0])/size - pages)
+	for p := from; p < from+pages; p++ {
 		page := parts[0][p*size:][:size]
 		if head, tail := binary.NativeEndian.Uint64(page), binary.NativeEndian.Uint64(page[size-8:]); head != mark(model, p) || tail != head {
 			return fmt.Errorf("page %d of model %d: %x and %x, want %x", p, model, head, tail, mark(model, p))

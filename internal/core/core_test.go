@@ -27,7 +27,7 @@ func (g *fakeGate) Uses() uint64  { return g.uses }
 // bench drives a core by hand: it carries moves out when told to, and keeps what
 // the core said.
 type bench struct {
-	t       *testing.T
+	t       testing.TB
 	c       *Core
 	now     time.Time
 	plan    func(*tier.View, *tier.Need) tier.Plan
@@ -40,7 +40,7 @@ type bench struct {
 	log     []string
 }
 
-func newBench(t *testing.T, ram, swap tier.Bytes, models ...tier.Model) *bench {
+func newBench(t testing.TB, ram, swap tier.Bytes, models ...tier.Model) *bench {
 	b := &bench{t: t, now: time.Unix(1_700_000_000, 0), refused: map[*Waiter]error{}, ended: map[*Order]error{}}
 	b.c = New(tier.Limits{RAM: ram, Swap: swap, Reserved: 1, MaxModel: tier.Unlimited}, Options{
 		Fairness: time.Second, Grace: 50 * time.Millisecond, Loads: 1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second,
