@@ -512,3 +512,26 @@ func TestReading_OlderThanACharge_ChargeStaysUnseen(t *testing.T) {
 		}
 	}
 }
+
+func TestMoveTo_HotLoadUnderWay_IsRefused(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6))
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step() // a is leased: there is no room for b
+	if err := b.c.Add([]tier.Model{{Name: "b", Size: 6, Home: tier.RAM}}, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
+		t.Fatal(err)
+	}
+	load := &Order{Kind: HotLoad, Entry: b.entry("b"), To: tier.RAM}
+	b.c.Load(load, b.now)
+	b.step()
+	move := &Order{Kind: MoveTier, Entry: b.entry("b"), To: tier.Storage}
+	if err := b.c.MoveTo(move, b.now); !errors.Is(err, tier.ErrInUse) {
+		t.Errorf("a move of what is not in the library yet: %v, want ErrInUse", err)
+	}
+	b.c.CancelOrder(load, errors.New("changed my mind"), b.now)
+	b.step()
+	if _, there := b.c.Find("b"); there || b.ended[load] == nil {
+		t.Errorf("the load ended with %v, and b is there: %v", b.ended[load], there)
+	}
+}
