@@ -47,20 +47,23 @@ func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, er
 			lease, err = m.take(ctx, req, snap, &choice, cell)
 		}
 	}
-	if choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && ctx.Err() == nil {
+	for try := 0; choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && ctx.Err() == nil && try < mostChoices; try++ {
 		lease.Release()
-		if snap, other, fault := m.chooseAgain(ctx, req, tier.ErrNoCapacity); fault == nil {
-			choice = other
-			lease, err = m.take(ctx, req, snap, &choice, cell)
-		} else {
-			lease, err = nil, fault
+		lease = nil
+		if snap, choice, err = m.chooseAgain(ctx, req, tier.ErrNoCapacity); err != nil {
+			break
 		}
+		lease, err = m.take(ctx, req, snap, &choice, cell)
 	}
 	if err != nil && ctx.Err() == nil {
 		m.refused(choice.Model, err)
 	}
 	return lease, choice, err
 }
+
+// mostChoices bounds how often a request is led elsewhere because the model that
+// was chosen for it is another by then.
+const mostChoices = 100
 
 // outdated reports whether a model is not what it was when it was chosen: while
 // the request waited it was configured anew, or removed.

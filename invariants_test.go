@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 	"pgregory.net/rapid"
@@ -523,7 +524,8 @@ func (w *world) job(d deed, j *modeltier.Job, err error) {
 		defer w.mu.Unlock()
 		w.open[d.Model]--
 		w.jobs = slices.DeleteFunc(w.jobs, func(k *modeltier.Job) bool { return k == j })
-		if err == nil {
+		// A model may have been sent elsewhere while its hot load was still on the way.
+		if _, known := w.memoir.Homes[d.Model]; err == nil && !(known && j.Kind() == hotload.KindLoad) {
 			w.memoir = d.apply(w.memoir)
 		}
 	})

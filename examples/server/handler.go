@@ -59,7 +59,7 @@ func writeError(w http.ResponseWriter, err error) {
 // sets Retry-After where the error knows when.
 func statusOf(h http.Header, err error) int {
 	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
-		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(busy.RetryAfter.Seconds()))))
+		h.Set("Retry-After", strconv.Itoa(max(int(math.Ceil(busy.RetryAfter.Seconds())), 1)))
 	}
 	for _, c := range []struct {
 		err    error

@@ -102,7 +102,8 @@ func runFiles(stop, now context.Context, lib *library, opts *options, ln net.Lis
 
 // runEngines serves models with engines that are programs.
 func runEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout, stderr io.Writer) error {
-	manager, engines, known, err := newEngines(lib, modeltier.Events{}, log)
+	loads := &loads{}
+	manager, engines, known, err := newEngines(lib, loads.events(), log)
 	if err != nil {
 		return err
 	}
@@ -118,6 +119,6 @@ func runEngines(stop, now context.Context, lib *library, opts *options, ln net.L
 		defer reloads.Wait()
 		defer cancel()
 	}
-	p := newProxy(manager, engines.URL, log)
+	p := newProxy(manager, loads, engines.URL, log)
 	return serve(stop, now, ln, guard(opts.token, p.handler()), manager, log)
 }

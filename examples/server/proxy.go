@@ -19,20 +19,23 @@ import (
 // autoModel is the model of a request that has one selected.
 const autoModel = "auto"
 
+const embeddingsPath = "/v1/embeddings"
+
 // maxPrompt bounds a body: a long context, or a few pictures.
 const maxPrompt = 32 << 20
 
 // proxy passes OpenAI's requests on to the engine of their model, once that is
 // ready. It holds a lease until the answer has ended, or its client has left.
 type proxy struct {
-	m *modeltier.Manager
+	m     *modeltier.Manager
+	loads *loads
 	// url tells where the engine of a leased model is.
 	url func(model string) (string, bool)
 	out *httputil.ReverseProxy
 }
 
-func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *slog.Logger) *proxy {
-	p := &proxy{m: m, url: url}
+func newProxy(m *modeltier.Manager, loads *loads, url func(model string) (string, bool), log *slog.Logger) *proxy {
+	p := &proxy{m: m, loads: loads, url: url}
 	p.out = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.Header.Del("Authorization") // is between the client and us
@@ -59,8 +62,11 @@ func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *
 // OpenAI's API.
 func (p *proxy) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", impatient(p.m.Handler()))
-	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings"} {
+	own := impatient(p.m.Handler())
+	mux.Handle("/", own)
+	mux.Handle("/v1/models", own) // else it is taken for the folder of the next
+	mux.HandleFunc("GET /v1/models/{name...}", p.serveModel)
+	for _, path := range []string{"/v1/chat/completions", "/v1/completions", embeddingsPath} {
 		mux.Handle("POST "+path, p)
 	}
 	return mux
@@ -86,12 +92,21 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	req, err := understand(r.Header, body)
+	req, stream, err := understand(r, body)
 	if err != nil {
 		writeProblem(w, http.StatusBadRequest, "invalid_request", err.Error(), `Send a JSON object with "model": the name of a model, or "auto".`)
 		return
 	}
-	lease, err := p.m.Acquire(r.Context(), req)
+	var lease *modeltier.Lease
+	if stream && r.Header.Get(progressHeader) != "" {
+		var b *begun
+		if lease, b, err = p.acquireTelling(w, r, req); b != nil {
+			w = b
+			defer b.end()
+		}
+	} else {
+		lease, err = p.m.Acquire(r.Context(), req)
+	}
 	if err != nil {
 		if r.Context().Err() == nil {
 			writeFailure(w, err)
@@ -119,27 +134,79 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.out.ServeHTTP(w, out)
 }
 
+// Where telling begins: a model that is ready sooner is not worth a word, and how
+// far a load is is told so often.
+const (
+	tellAfter = 100 * time.Millisecond
+	tellEvery = 500 * time.Millisecond
+)
+
+// acquireTelling acquires a model, and tells the client how far it is while it
+// waits. Where that has begun the answer has, too.
+func (p *proxy) acquireTelling(w http.ResponseWriter, r *http.Request, req modeltier.Request) (*modeltier.Lease, *begun, error) {
+	var (
+		lease *modeltier.Lease
+		err   error
+		b     *begun
+	)
+	ready := make(chan struct{})
+	go func() {
+		defer close(ready)
+		lease, err = p.m.Acquire(r.Context(), req)
+	}()
+	tell := time.NewTimer(tellAfter)
+	defer tell.Stop()
+	for {
+		select {
+		case <-ready:
+			return lease, b, err
+		case <-tell.C:
+			tell.Reset(tellEvery)
+			model := req.Model
+			if model == "" {
+				choice, err := p.m.Select(req)
+				if err != nil {
+					continue // the answer says so
+				}
+				model = choice.Model
+			}
+			if b == nil {
+				b = begin(w)
+			}
+			b.comment(p.loads.of(p.m, model))
+		}
+	}
+}
+
 // understand makes a request for a model of a body, and of the headers
 // X-Capabilities (with commas) and X-Priority, which count for "auto" and go
-// before what the body says.
-func understand(h http.Header, body []byte) (modeltier.Request, error) {
+// before what the body says. It also tells whether a stream is wanted.
+func understand(r *http.Request, body []byte) (req modeltier.Request, stream bool, err error) {
 	var named struct {
-		Model string `json:"model"`
+		Model  string `json:"model"`
+		Stream bool   `json:"stream"`
 	}
 	if err := json.Unmarshal(body, &named); err != nil {
-		return modeltier.Request{}, err
+		return req, false, err
 	}
 	switch named.Model {
 	case "":
-		return modeltier.Request{}, errors.New("the body names no model")
+		return req, false, errors.New("the body names no model")
 	case autoModel:
-	default:
-		return modeltier.Request{Model: named.Model}, nil
+		req, err = wished(r, body)
+		return req, named.Stream, err
 	}
+	return modeltier.Request{Model: named.Model}, named.Stream, nil
+}
+
+// wished is the request of a body that has a model selected. One for embeddings
+// that names no capabilities wants those.
+func wished(r *http.Request, body []byte) (modeltier.Request, error) {
 	var in wish
 	if err := json.Unmarshal(body, &in); err != nil {
 		return modeltier.Request{}, err
 	}
+	h := r.Header
 	req := modeltier.Request{Capabilities: in.Capabilities, Priority: in.Priority}
 	if list := h.Get("X-Capabilities"); list != "" {
 		req.Capabilities = nil
@@ -152,6 +219,9 @@ func understand(h http.Header, body []byte) (modeltier.Request, error) {
 		if req.Priority, err = tier.ParsePriority(name); err != nil {
 			return modeltier.Request{}, err
 		}
+	}
+	if len(req.Capabilities) == 0 && r.URL.Path == embeddingsPath {
+		req.Capabilities = []string{"embeddings"}
 	}
 	return req, nil
 }
@@ -206,8 +276,12 @@ func writeFailure(w http.ResponseWriter, err error) {
 	case errors.Is(err, modeltier.ErrInvalid) && !errors.Is(err, modeltier.ErrMove): // the request, and not the file
 		status = http.StatusBadRequest
 	}
-	if w.Header().Get("Retry-After") == "" && (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) {
-		w.Header().Set("Retry-After", "1")
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		if w.Header().Get("Retry-After") == "" {
+			w.Header().Set("Retry-After", "1")
+		}
+	} else {
+		w.Header().Set("X-Should-Retry", "false") // to OpenAI's own clients: it would be the same
 	}
 	writeProblem(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
 }

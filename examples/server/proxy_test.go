@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,11 +27,20 @@ import (
 // fakePort is the variable that makes this binary an engine, on its port.
 const fakePort = "MODELTIER_TEST_ENGINE_PORT"
 
+// fakeGate is the variable with a file without which an engine is not ready.
+const fakeGate = "MODELTIER_TEST_ENGINE_GATE"
+
 // fakeEngine answers completions with their request, and streams as the prompt
 // says: some chunks, for ever, or until it dies.
 func fakeEngine(port string) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
+		if gate := os.Getenv(fakeGate); gate != "" {
+			if _, err := os.Stat(gate); err != nil {
+				http.Error(w, "not yet", http.StatusServiceUnavailable)
+			}
+		}
+	})
 	mux.HandleFunc("/v1/completions", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"auth":%q,"type":%q,"body":`, r.Header.Get("Authorization"), r.Header.Get("Content-Type"))
 		io.Copy(w, r.Body)
@@ -41,6 +51,10 @@ func fakeEngine(port string) error {
 	})
 	mux.HandleFunc("/v1/chat/completions", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
+		if bytes.Contains(b, []byte("refuse")) {
+			writeProblem(w, http.StatusBadRequest, "refused", "not this")
+			return
+		}
 		w.Header().Set("Content-Type", "text/event-stream")
 		for i := 0; i < 3 || !bytes.Contains(b, []byte("short")); i++ {
 			fmt.Fprintf(w, "data: %d\n\n", i)
@@ -91,11 +105,12 @@ func newFront(t *testing.T) *front {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	m, engines, known, err := newEngines(lib, modeltier.Events{}, log)
+	loads := &loads{}
+	m, engines, known, err := newEngines(lib, loads.events(), log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Server, f.m, f.engines = httptest.NewServer(guard("", newProxy(m, engines.URL, log).handler())), m, engines
+	f.Server, f.m, f.engines = httptest.NewServer(guard("", newProxy(m, loads, engines.URL, log).handler())), m, engines
 	f.again = &reloader{open: lib.again, manager: m, engines: known}
 	t.Cleanup(func() {
 		f.Close()
@@ -298,6 +313,34 @@ func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
 	}
 }
 
+func TestWriteFailure_SaysWhetherAndWhenToComeBack(t *testing.T) {
+	for _, c := range []struct {
+		err          error
+		status       int
+		after, again string
+	}{
+		{&tier.BusyError{RetryAfter: 300 * time.Millisecond}, http.StatusTooManyRequests, "1", ""},
+		{&tier.BusyError{}, http.StatusTooManyRequests, "1", ""},
+		{&tier.BusyError{RetryAfter: 2100 * time.Millisecond}, http.StatusTooManyRequests, "3", ""},
+		{&tier.CapacityError{Model: "a"}, http.StatusServiceUnavailable, "1", ""},
+		{tier.ErrClosed, http.StatusServiceUnavailable, "1", ""},
+		{&tier.CapacityError{Model: "a", Never: true}, http.StatusInsufficientStorage, "", "false"},
+		{&tier.NotFoundError{What: "model", Name: "a"}, http.StatusNotFound, "", "false"},
+		{&tier.MoveError{Model: "a", Err: errors.New("broken")}, http.StatusInternalServerError, "", "false"},
+	} {
+		w := httptest.NewRecorder()
+		writeFailure(w, c.err)
+		var p problem
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+			t.Fatal(err)
+		}
+		h := w.Header()
+		if w.Code != c.status || h.Get("Retry-After") != c.after || h.Get("X-Should-Retry") != c.again || p.Error.Code != tier.Code(c.err) {
+			t.Errorf("%v: %d %v %+v", c.err, w.Code, h, p.Error)
+		}
+	}
+}
+
 func TestConfig_Faults_AllAreNamed(t *testing.T) {
 	_, err := parseConfig([]byte(`{"engines":{"e":{"standby":"nap"}},"limits":{"ram_gb":-1},
 		"models":[{"name":"a","engine":"f"},{"name":"a"},{"name":"auto","size_gb":-2}]}`), "/")
@@ -359,7 +402,7 @@ func BenchmarkProxy(b *testing.B) {
 	}
 	defer m.Close()
 	log := slog.New(slog.DiscardHandler)
-	through := httptest.NewServer(newProxy(m, func(string) (string, bool) { return engine.URL, true }, log).handler())
+	through := httptest.NewServer(newProxy(m, &loads{}, func(string) (string, bool) { return engine.URL, true }, log).handler())
 	defer through.Close()
 	body := []byte(`{"model":"m","prompt":"` + strings.Repeat("word ", 200) + `"}`)
 	ask := func(url string) time.Duration {

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"encoding/json"
+	"mime"
+	"net/http"
+	"sync"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// loads knows which models are on their way into memory.
+type loads struct {
+	mu   sync.Mutex // guards the rest
+	jobs map[string]string
+}
+
+// events are what a Manager has to be made with, so that loads knows.
+func (l *loads) events() modeltier.Events {
+	l.jobs = make(map[string]string)
+	return modeltier.Events{
+		MoveStarted: func(e modeltier.MoveEvent) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if e.To == tier.RAM {
+				l.jobs[e.Model] = e.Job
+			}
+		},
+		MoveEnded: func(e modeltier.MoveEvent) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.jobs[e.Model] == e.Job {
+				delete(l.jobs, e.Model)
+			}
+		},
+	}
+}
+
+// loading is how far a model is on its way into memory.
+type loading struct {
+	Model string `json:"model"`
+	// JobID is for the contract's tier_job_status; "": the model waits for its turn,
+	// or for the room that others have.
+	JobID    string     `json:"job_id,omitempty"`
+	Progress float64    `json:"progress"` // 0 to 1
+	Done     tier.Bytes `json:"bytes_done"`
+	Total    tier.Bytes `json:"bytes_total"`
+}
+
+// of returns how far the model is.
+func (l *loads) of(m *modeltier.Manager, model string) loading {
+	l.mu.Lock()
+	job := l.jobs[model]
+	l.mu.Unlock()
+	at := loading{Model: model}
+	if j, ok := m.Job(job); ok {
+		p := j.Progress()
+		at.JobID, at.Progress, at.Done, at.Total = job, p.Fraction, p.Done, p.Total
+	}
+	return at
+}
+
+// serveModel answers GET /v1/models/{name}: one entry of OpenAI's list, and, while
+// the model is loaded or waited for, how far that is.
+func (p *proxy) serveModel(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	for s := range p.m.Models() {
+		if s.Name != name {
+			continue
+		}
+		entry := struct {
+			ID           string    `json:"id"`
+			Object       string    `json:"object"`
+			OwnedBy      string    `json:"owned_by"`
+			Capabilities []string  `json:"capabilities"`
+			Resident     tier.Tier `json:"resident_tier"`
+			Loading      *loading  `json:"loading,omitempty"`
+		}{s.Name, "model", "modeltier", append([]string{}, s.Capabilities...), s.Tier, nil}
+		if at := p.loads.of(p.m, name); at.JobID != "" || s.Waiters > 0 {
+			entry.Loading = &at
+		}
+		writeJSON(w, http.StatusOK, &entry)
+		return
+	}
+	_, err := p.m.Select(modeltier.Request{Model: name})
+	if err == nil { // it came in this very moment
+		err = &tier.NotFoundError{What: "model", Name: name}
+	}
+	writeFailure(w, err)
+}
+
+// progressHeader is the header of a request whose client wants to know how far its
+// model is while it waits.
+const progressHeader = "X-Load-Progress"
+
+// begun is the answer of a stream that has begun before its engine was asked: with
+// comments, which readers of event streams skip. What the engine answers follows;
+// where that is no stream, it is an error, and follows as an event.
+type begun struct {
+	http.ResponseWriter
+	header http.Header // the engine's, too late to be sent
+	status int
+	other  []byte // what is no stream
+}
+
+// begin starts a stream.
+func begin(w http.ResponseWriter) *begun {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.WriteHeader(http.StatusOK)
+	return &begun{ResponseWriter: w, header: http.Header{}}
+}
+
+// comment tells where the load is.
+func (b *begun) comment(at loading) {
+	what := ": loading "
+	if at.JobID == "" {
+		what = ": waiting "
+	}
+	b.ResponseWriter.Write([]byte(what + text(at) + "\n\n"))
+	b.FlushError()
+}
+
+func (b *begun) Header() http.Header { return b.header }
+
+func (b *begun) WriteHeader(status int) {
+	if status >= http.StatusOK && b.status == 0 {
+		b.status = status
+	}
+}
+
+// mostOther bounds an answer that is no stream.
+const mostOther = 64 << 10
+
+func (b *begun) Write(p []byte) (int, error) {
+	if b.status == 0 || b.status == http.StatusOK && isStream(b.header) {
+		return b.ResponseWriter.Write(p)
+	}
+	b.other = append(b.other, p[:min(len(p), mostOther-len(b.other))]...)
+	return len(p), nil
+}
+
+// FlushError is for http.ResponseController.
+func (b *begun) FlushError() error { return http.NewResponseController(b.ResponseWriter).Flush() }
+
+// end sends what was no stream.
+func (b *begun) end() {
+	if len(b.other) == 0 {
+		return
+	}
+	var whole json.RawMessage
+	if json.Unmarshal(b.other, &whole) != nil {
+		var p problem
+		p.Error.Message, p.Error.Type, p.Error.Code = string(b.other), "server_error", "engine_failed"
+		whole = json.RawMessage(text(&p))
+	}
+	b.ResponseWriter.Write([]byte("data: " + text(whole) + "\n\n"))
+	b.FlushError()
+}
+
+func isStream(h http.Header) bool {
+	kind, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	return kind == "text/event-stream"
+}
