@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 	"pgregory.net/rapid"
@@ -524,8 +523,7 @@ func (w *world) job(d deed, j *modeltier.Job, err error) {
 		defer w.mu.Unlock()
 		w.open[d.Model]--
 		w.jobs = slices.DeleteFunc(w.jobs, func(k *modeltier.Job) bool { return k == j })
-		// A model may have been sent elsewhere while its hot load was still on the way.
-		if _, known := w.memoir.Homes[d.Model]; err == nil && !(known && j.Kind() == hotload.KindLoad) {
+		if err == nil {
 			w.memoir = d.apply(w.memoir)
 		}
 	})

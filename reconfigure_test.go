@@ -52,7 +52,11 @@ func TestPain18_Reconfigure_WhatIsTheSameIsNotTouched(t *testing.T) {
 		r.begin("c").refused(modeltier.ErrNotFound, 0)
 		r.begin("d").served(0).Release()
 		l.Release()
-		r.wantMoves("load a", "load b", "load c", "unload b", "unload c", "load d", "load b")
+		for _, mv := range r.mover.Moves()[1:] {
+			if mv.Model.Name == "a" {
+				t.Errorf("a was moved from %v to %v", mv.From, mv.To)
+			}
+		}
 		r.wantUsed(4 * tier.GiB)
 	})
 }
@@ -242,5 +246,25 @@ func TestReconfigure_Restart_TheConfigurationCounts(t *testing.T) {
 		if s := r.Status(); len(s.Models) != 1 || s.Models[0].Name != "a" {
 			t.Errorf("after the restart there are %+v", s.Models)
 		}
+	})
+}
+
+// A model is not its owner's to send away before its hot load is done: a load that
+// fails takes the model, and what was acknowledged of it, along.
+func TestMoveTier_HotLoadWaitsForRoom_IsInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 4)))
+		a := r.get("a")
+		x := model("x", 2)
+		x.Home = tier.RAM
+		load := order(t)(r.HotLoad(t.Context(), x))
+		if _, err := r.MoveTier(t.Context(), "x", tier.Storage); !errors.Is(err, modeltier.ErrInUse) {
+			t.Errorf("%v, want ErrInUse", err)
+		}
+		a.Release()
+		if err := load.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		r.wantAt("x", tier.RAM)
 	})
 }

@@ -39,8 +39,12 @@ func (c *Core) CancelOrder(o *Order, cause error, now time.Time) {
 // order is done.
 func (c *Core) MoveTo(o *Order, now time.Time) error {
 	e := o.Entry
-	if !e.Owned() { // where its load fails it goes, and its home with it
-		return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is being added to the library", e.Model.Name)}
+	if !e.Owned() { // it goes where its load fails or its leases end, and its home with it
+		way := "leaving"
+		if e.HotLoad() != nil {
+			way = "being added to"
+		}
+		return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is %s the library", e.Model.Name, way)}
 	}
 	if e.tier == o.To && e.move == nil {
 		if e.Model.Home == o.To {
