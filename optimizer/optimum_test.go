@@ -1,9 +1,11 @@
 package optimizer
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/modeltier/modeltier/tier"
@@ -12,7 +14,7 @@ import (
 // unit is the grain of the exact search: sizes and splits are whole units.
 const unit = 32 * tier.MiB
 
-// puzzle is a small board with whole-unit sizes.
+// puzzle is a board with whole-unit sizes.
 type puzzle struct {
 	view   tier.View
 	wanted int
@@ -20,13 +22,14 @@ type puzzle struct {
 	save   [][2]float64
 }
 
-func newPuzzle(dice *rand.Rand, whole bool) *puzzle {
+// newPuzzle draws a board of about 5 models times scale, in memory for as many.
+func newPuzzle(dice *rand.Rand, scale int, whole bool) *puzzle {
 	p := &puzzle{view: tier.View{Limits: tier.Limits{
-		RAM: tier.Bytes(4+dice.IntN(8)) * unit, Swap: tier.Bytes(4+dice.IntN(10)) * unit,
+		RAM: tier.Bytes((4+dice.IntN(8))*scale) * unit, Swap: tier.Bytes((4+dice.IntN(10))*scale) * unit,
 	}}}
 	ram, swap := p.view.Limits.RAM, p.view.Limits.Swap
 	var models []tier.Model
-	for range 3 + dice.IntN(6) {
+	for range (3 + dice.IntN(6)) * scale {
 		m := tier.Model{Name: fmt.Sprint("m", len(models)), Path: "m", Size: tier.Bytes(1+dice.IntN(7)) * unit}
 		s := tier.State{Divisible: !whole, Leaves: !whole, InPlace: true}
 		switch kept := min(m.Size, ram); {
@@ -159,6 +162,42 @@ func (p *puzzle) passes(to []tier.Tier) bool {
 	return len(left) == 0
 }
 
+// most bounds what any placement is worth that raises nothing but the wanted
+// model: ram and memory as a whole are each filled to the byte with what is worth
+// most there, as in the linear relaxation of the knapsack (Dantzig 1957).
+func (p *puzzle) most() (sum float64) {
+	n := len(p.view.States)
+	fill := func(room tier.Bytes, worth func(i int) float64, there func(i int) tier.Bytes) {
+		order := make([]int, n)
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortFunc(order, func(a, b int) int { return cmp.Compare(worth(b), worth(a)) })
+		for _, i := range order {
+			x := min(there(i), room)
+			room -= x
+			sum += worth(i) * float64(x)
+		}
+	}
+	present := func(i int) tier.Bytes {
+		if i == p.wanted {
+			return p.view.Library.At(i).Size
+		}
+		return p.view.Footprint(i)[tier.RAM]
+	}
+	held := func(i int) tier.Bytes {
+		if i == p.wanted {
+			return p.view.Library.At(i).Size
+		}
+		f := p.view.Footprint(i)
+		return f[tier.RAM] + f[tier.Swap]
+	}
+	ram, swap := p.view.Limits.RAM, p.view.Limits.Swap
+	fill(ram, func(i int) float64 { return p.rate[i] * p.save[i][0] }, present)
+	fill(ram+swap, func(i int) float64 { return p.rate[i] * p.save[i][1] }, held)
+	return sum
+}
+
 // planned is the worth of what the planner makes of the puzzle.
 func (p *puzzle) planned(t *testing.T) float64 {
 	var pl planner
@@ -193,7 +232,7 @@ func TestMeet_SmallBoards_NearTheExactOptimum(t *testing.T) {
 			const puzzles = 1000
 			equal, played, worst := 0, 0, 1.0
 			for range puzzles {
-				p := newPuzzle(dice, whole)
+				p := newPuzzle(dice, 1, whole)
 				if p.wanted < 0 {
 					continue
 				}
@@ -215,6 +254,32 @@ func TestMeet_SmallBoards_NearTheExactOptimum(t *testing.T) {
 			t.Logf("%d puzzles: optimal in %.1f %%, at least %.3f of the optimum", played, 100*float64(equal)/float64(played), worst)
 			if worst < 0.95 || float64(equal) < 0.9*float64(played) {
 				t.Errorf("want at least 0.95 of the optimum everywhere and the optimum in 90 %%")
+			}
+		})
+	}
+}
+
+func TestMeet_LargeBoards_NearTheLinearBound(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		t.Run(fmt.Sprint("whole models ", whole), func(t *testing.T) {
+			dice := rand.New(rand.NewPCG(8, 8))
+			played, sum, worst := 0, 0.0, 1.0
+			for played < 100 {
+				p := newPuzzle(dice, 8+dice.IntN(33), whole) // 24 to 320 models
+				if p.wanted < 0 {
+					continue
+				}
+				share := p.planned(t) / p.most()
+				played++
+				sum += share
+				worst = min(worst, share)
+				if share > 1+1e-9 {
+					t.Fatalf("%v of a bound", share)
+				}
+			}
+			t.Logf("%.4f of the bound in the mean, %.4f at least", sum/float64(played), worst)
+			if worst < 0.95 {
+				t.Errorf("want at least 0.95 of the bound everywhere")
 			}
 		})
 	}
