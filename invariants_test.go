@@ -39,8 +39,10 @@ type world struct {
 	held   map[string]int // leases by model
 	faults []string
 	waits  sync.WaitGroup
-	linger time.Duration // how long what is to be gone stays
-	lie    string        // what is said of what is present
+	linger time.Duration         // how long what is to be gone stays
+	lie    string                // what is said of what is present
+	hungry bool                  // models are seen to take what they like
+	eats   map[string]tier.Bytes // beyond their size
 
 	instant time.Time // of the last move, and how many there were in it
 	moves   int
@@ -191,7 +193,47 @@ func (w *world) mover() {
 		w.sticky = &tiertest.Sticky{Mover: w.fake, Linger: w.sticks, Lie: w.sticky.Lie}
 		w.cfg.Mover = w.sticky
 	}
+	switch {
+	case w.hungry && w.sticky != nil:
+		w.cfg.Mover = hungrySticky{w.sticky, w.takes}
+	case w.hungry:
+		w.cfg.Mover = hungryMover{w.fake, w.takes}
+	}
 }
+
+// takes is what a model is seen to take now, and its most.
+func (w *world) takes(model string) (now, peak tier.Bytes, ok bool) {
+	w.mu.Lock()
+	extra := w.eats[model]
+	w.mu.Unlock()
+	for _, m := range worldModels {
+		if m.Name == model {
+			now = m.Size.Plus(extra)
+		}
+	}
+	switch peak = now.Plus(extra / 2); w.fake.At(model) {
+	case tier.Swap:
+		now = extra
+	case tier.Storage:
+		now = 0
+	}
+	return now, peak, true
+}
+
+// A hungryMover, or hungrySticky, tells what its models take.
+type (
+	hungryMover struct {
+		*tiertest.Mover
+		takes func(model string) (now, peak tier.Bytes, ok bool)
+	}
+	hungrySticky struct {
+		*tiertest.Sticky
+		takes func(model string) (now, peak tier.Bytes, ok bool)
+	}
+)
+
+func (h hungryMover) Footprint(model string) (now, peak tier.Bytes, ok bool)  { return h.takes(model) }
+func (h hungrySticky) Footprint(model string) (now, peak tier.Bytes, ok bool) { return h.takes(model) }
 
 // acquire asks in the background, as a client would, and checks the answer.
 func (w *world) acquire(req modeltier.Request, patience time.Duration) {
@@ -329,6 +371,7 @@ func anything(t *rapid.T) {
 	case 2:
 		w.sticky = &tiertest.Sticky{Lie: w.lies}
 	}
+	w.hungry, w.eats = rapid.IntRange(0, 2).Draw(t, "hungry") == 2, make(map[string]tier.Bytes)
 	w.mover()
 	w.start()
 	defer func() { // also where a check failed: a bubble does not end with goroutines in it
@@ -456,6 +499,12 @@ func anything(t *rapid.T) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.linger, w.lie = linger, lie
+		},
+		"appetite": func(t *rapid.T) {
+			model, extra := rapid.SampledFrom(worldNames).Draw(t, "model"), tier.Bytes(rapid.IntRange(-1, 16).Draw(t, "eats"))*tier.GiB/4
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.eats[model] = extra
 		},
 		"restart": func(*rapid.T) { w.restart() },
 		"hint": func(t *rapid.T) {

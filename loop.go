@@ -342,40 +342,13 @@ func (c *control) tick() {
 	if _, at, _ := c.core.Memory(); at.IsZero() || c.now.Sub(at) >= c.m.cfg.ProbeEvery/2 {
 		c.read(c.now)
 	}
-	c.observeLeftovers()
+	c.observeAgain()
+	c.giveBack()
 	c.teach()
 	if !c.ahead.used.Before(c.remembered) && c.now.Sub(c.remembered) >= rememberEvery {
 		c.remember()
 		c.remembered = c.now
 	}
-}
-
-// observeLeftovers looks again at models whose bytes were to be gone and were
-// still seen.
-func (c *control) observeLeftovers() {
-	if c.m.resident == nil {
-		return
-	}
-	for _, e := range c.core.Leftovers() {
-		name := e.Model.Name
-		c.m.goroutines.Go(func() {
-			present, reclaimable, err := c.m.observe(name)
-			if err == nil {
-				c.m.post(func(time.Time) { c.core.Observed(e, present, reclaimable) })
-			}
-		})
-	}
-}
-
-// observe asks the mover what is present of a model.
-func (m *Manager) observe(name string) (present, reclaimable tier.Bytes, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), observation)
-	defer cancel()
-	err = m.call("mover", func() (err error) {
-		present, reclaimable, err = m.resident.Resident(ctx, name)
-		return err
-	})
-	return present, reclaimable, err
 }
 
 // stopIntake ends all that lets work in; leases that are held go on.

@@ -30,7 +30,8 @@ type Manager struct {
 	jobs *hotload.Jobs
 
 	// What is asked of the mover beyond Move; nil where it does not offer it.
-	resident tier.Resident
+	resident    tier.Resident
+	footprinter tier.Footprinter
 
 	start     time.Time // the epoch of the access log
 	stripes   int
@@ -66,6 +67,10 @@ type entry struct {
 	core *core.Entry
 	// told: the loop has been told that leases ended and has not looked yet.
 	told atomic.Bool
+	// observing: somebody is looking at it. seenUses is how often it had been used
+	// when it was last looked at. The loop's.
+	observing bool
+	seenUses  uint64
 }
 
 // snapshot is what the hot path reads. It is never changed once published.
@@ -110,6 +115,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m.cfg = cfg
 	m.resident, _ = cfg.Mover.(tier.Resident)
+	m.footprinter, _ = cfg.Mover.(tier.Footprinter)
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
 	if err := m.ctl.init(m, kept); err != nil {
 		m.cancel(tier.ErrClosed)

@@ -62,7 +62,9 @@ func (c *control) startMove(mv *core.Move) {
 	if !mv.Demand {
 		ctx, g.urge = tier.Background(ctx)
 	}
-	m.goroutines.Go(func() { m.carry(ctx, mv, g, mv.Move, ev, bytes) })
+	move := mv.Move
+	move.Model.Runtime = mv.Entry.Declared() // what was learned is the ledger's
+	m.goroutines.Go(func() { m.carry(ctx, mv, g, move, ev, bytes) })
 }
 
 // toMove is how many bytes of weights the move has to bring or take.
@@ -94,13 +96,10 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 		})
 	}))
 	took := time.Since(g.began)
-	if m.resident != nil {
-		var err error
-		out.Present, out.Reclaimable, err = m.observe(move.Model.Name)
-		out.Observed = err == nil
-		if err != nil {
-			m.log.Warn("what is resident cannot be told", "model", move.Model.Name, "err", err)
-		}
+	seen, err := m.observe(move.Model.Name)
+	out.Seen, out.Observed = seen, err == nil && m.resident != nil
+	if err != nil {
+		m.log.Warn("what is resident cannot be told", "model", move.Model.Name, "err", err)
 	}
 	ev.Took, ev.Err = took, out.Err
 	m.count.moved(&move, bytes, took, out.Err)
@@ -133,7 +132,9 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 	if out.Err == nil {
 		c.moved = append(c.moved, moved)
 	}
+	runtime := mv.Entry.Model.Runtime
 	c.core.MoveEnded(mv, out, c.now)
+	c.corrected(mv.Entry, runtime)
 	if !g.task || g.stuck {
 		g.work.Finish(out.Err)
 	}

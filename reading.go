@@ -61,10 +61,8 @@ func (c *control) govern(mem tier.Memory) {
 	}
 	c.core.Press(d.Background, cause, c.now)
 	if d.GiveBack > 0 {
-		v := c.core.View(c.now)
-		steps, given := safety.Shed(&v, d.GiveBack, nil)
+		given := c.shed(d.GiveBack)
 		c.m.log.Warn("memory is short", "why", d.Why, "give back", d.GiveBack, "found", given)
-		c.core.Shed(steps)
 	}
 	if d.Changed {
 		was := c.pressure
@@ -74,6 +72,14 @@ func (c *control) govern(mem tier.Memory) {
 		}
 	}
 	c.pressure = d.Level
+}
+
+// shed has idle models give memory back, and returns how much was found.
+func (c *control) shed(bytes tier.Bytes) tier.Bytes {
+	v := c.core.View(c.now)
+	steps, given := safety.Shed(&v, bytes, nil)
+	c.core.Shed(steps)
+	return given
 }
 
 // refresh takes a reading, unless the last is fresh, and closes done when it is

@@ -124,7 +124,9 @@ func (c *control) state() hotload.State {
 		switch {
 		case !configured:
 			if e, _ := c.core.Find(model.Name); e.Owned() {
-				st.Models = append(st.Models, *model)
+				kept := *model
+				kept.Runtime = e.Declared()
+				st.Models = append(st.Models, kept)
 			}
 		case said.Home != model.Home:
 			st.Homes[model.Name] = model.Home

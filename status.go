@@ -72,16 +72,22 @@ type TierStatus struct {
 	Peak     tier.Bytes `json:"peak"` // the most that Used ever was
 	Limit    tier.Bytes `json:"limit"`
 	Room     tier.Bytes `json:"room"` // what may be admitted now
-	Percent  float64    `json:"percent"`
-	Models   int        `json:"models"` // resident in it
+	// Overdraft is what models were seen to take in memory and could not be charged,
+	// as the limit has no room for it. Nothing is admitted until it is charged.
+	Overdraft tier.Bytes `json:"overdraft,omitempty"`
+	Percent   float64    `json:"percent"`
+	Models    int        `json:"models"` // resident in it
 }
 
 // ModelStatus is one model.
 type ModelStatus struct {
-	Name         string     `json:"name"`
-	Path         string     `json:"path,omitempty"`
-	Size         tier.Bytes `json:"size"`
+	Name string     `json:"name"`
+	Path string     `json:"path,omitempty"`
+	Size tier.Bytes `json:"size"`
+	// Runtime is what is charged for serving beyond the weights: Declared by the
+	// owner, or more where the model was seen to take more.
 	Runtime      tier.Bytes `json:"runtime,omitempty"`
+	Declared     tier.Bytes `json:"runtime_declared,omitempty"`
 	Capabilities []string   `json:"capabilities,omitempty"`
 	Pinned       bool       `json:"pinned,omitempty"`
 	Home         tier.Tier  `json:"home"`
@@ -103,6 +109,12 @@ type ModelStatus struct {
 	ChargedSwap tier.Bytes `json:"charged_swap"`
 	Present     tier.Bytes `json:"present"`
 	Leftover    tier.Bytes `json:"leftover,omitempty"`
+	// Taken is all that it takes in memory now, whatever was declared, and Peak the
+	// most that it was ever seen to take, which is set aside for a load; 0 where the
+	// mover cannot see it. Overdraft is bytes of it that could not be charged yet.
+	Taken     tier.Bytes `json:"taken,omitempty"`
+	Peak      tier.Bytes `json:"peak,omitempty"`
+	Overdraft tier.Bytes `json:"overdraft,omitempty"`
 }
 
 // MoveStatus is one move that runs or is queued.
@@ -194,6 +206,7 @@ func (c *control) status() Status {
 	v := c.m.snap.Load().view
 	s := c.m.statusOfView(&v)
 	ledger := c.core.Ledger()
+	s.RAM.Overdraft = c.core.Overdraft()
 	s.RAM.Peak, s.Swap.Peak = ledger.Peak()[tier.RAM], ledger.Peak()[tier.Swap]
 	mem, at, err := c.core.Memory()
 	s.Memory = mem
@@ -206,14 +219,15 @@ func (c *control) status() Status {
 	for i, e := range c.core.Entries() {
 		charge := e.Charge()
 		s.Models[i].ChargedRAM, s.Models[i].ChargedSwap = charge[tier.RAM], charge[tier.Swap]
-		s.Models[i].Leftover = e.Leftover()
+		s.Models[i].Leftover, s.Models[i].Overdraft = e.Leftover(), e.Overdraft()
+		s.Models[i].Declared, s.Models[i].Peak = e.Declared(), e.Peak()
 	}
 	for _, e := range c.core.Leftovers() {
 		if _, known := c.core.Find(e.Model.Name); !known {
 			if s.Leftovers == nil {
 				s.Leftovers = make(map[string]tier.Bytes)
 			}
-			s.Leftovers[e.Model.Name] = e.Leftover()
+			s.Leftovers[e.Model.Name] = e.Leftover() + e.Overdraft()
 		}
 	}
 	s.LastEvictions = slices.Clone(c.evictions)
@@ -252,13 +266,13 @@ func (m *Manager) fillStatus(s *Status) {
 		s.Moved[k] = v
 	}
 	m.count.mu.Unlock()
-	if m.resident != nil && !s.Closing {
-		for i := range s.Models {
-			if ms := &s.Models[i]; ms.Tier != tier.Storage || ms.Leftover > 0 {
-				if present, _, err := m.observe(ms.Name); err == nil {
-					ms.Present = present
-				}
+	for i := range s.Models {
+		if ms := &s.Models[i]; !s.Closing && (ms.Tier != tier.Storage || ms.Leftover > 0) {
+			seen, err := m.observe(ms.Name)
+			if err == nil && m.resident != nil {
+				ms.Present = seen.Present
 			}
+			ms.Taken = seen.Taken
 		}
 	}
 	s.Parts = make(map[string]any)

@@ -240,6 +240,7 @@ func refusal(v *tier.View, need *tier.Need) error {
 		switch {
 		case !inSwap:
 			e.Tier = tier.RAM
+			e.Need = e.Need.Plus(need.Room[tier.RAM])
 		case !s.Divisible:
 			e.Tier = tier.Swap
 			e.Need = m.Size

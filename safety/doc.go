@@ -48,8 +48,9 @@
 //
 //   - Whoever calls states in [Promise] all that was promised and has not arrived,
 //     and how much of his own is clean file pages.
-//   - The peak of a move is what its mover says. A mover that takes more takes it
-//     from the reserve.
+//   - The peak of a move is what was declared, or what was seen of earlier ones
+//     where that is more (tier.Footprinter). A move that takes more takes it from
+//     the reserve until it is seen.
 //   - Between a reading and the arrival of the bytes others take no more than the
 //     reserve. A program that takes more and faster finds the kernel's own means:
 //     clean pages of models are dropped, and then it is up to the OOM killer.

@@ -19,13 +19,16 @@ const MinResidency = 30 * time.Second
 //
 //  1. kept bytes of models in swap, which are clean and on offer anyway;
 //  2. models in ram that have been there for MinResidency;
-//  3. models in ram that have not.
+//  3. models in ram that have not;
+//  4. models in swap that cannot be divided, such as frozen engines: what they
+//     have in memory is all that keeps them from a start.
 //
 // Within each, cheaper says who goes first, as for slices.SortFunc over indexes
 // of v.Library; nil: who was used least recently. Models under lease, with
 // waiters, pinned, moving or stuck are never named (see tier.View.Evictable). A
 // divisible model gives no more than is asked for. A model goes to swap where
-// v.Room has room for it there, and else to storage.
+// v.Room has room for it there, and else to storage; so does one of
+// the last kind.
 //
 // Shed is a pure function of the view; the view's reservations count as bytes
 // that stay.
@@ -35,8 +38,10 @@ func Shed(v *tier.View, bytes tier.Bytes, cheaper func(a, b int) int) ([]tier.St
 	}
 	class := func(i int) int {
 		switch s := &v.States[i]; {
-		case s.Tier == tier.Swap:
+		case s.Tier == tier.Swap && s.Divisible:
 			return 1
+		case s.Tier == tier.Swap:
+			return 4
 		case v.Now.Sub(s.Since) >= MinResidency:
 			return 2
 		}
@@ -81,11 +86,11 @@ func shedOne(v *tier.View, i int, bytes, swap tier.Bytes) (step tier.Step, freed
 	}
 	step.Move = tier.Move{Model: *m, From: s.Tier, To: tier.Swap, Keep: present - grows, Leave: s.Left}
 	step.Why = fmt.Sprintf("memory pressure: %v of an idle model", grows)
-	if grows <= swap {
+	if grows <= swap && (s.Divisible || s.Tier != tier.Swap) {
 		return step, grows, grows
 	}
 	step.To, step.Keep, step.Leave = tier.Storage, 0, 0
-	step.Why = "memory pressure: an idle model, and swap is full"
+	step.Why = "memory pressure: an idle model that swap cannot take out of memory"
 	return step, v.Footprint(i)[tier.RAM], 0
 }
 

@@ -52,6 +52,19 @@ func say(steps []tier.Step) []said {
 
 func old(s tier.State) tier.State { s.Since = noon.Add(-time.Hour); return s }
 
+func TestShed_FrozenEngines_AreTakenLastAndStopped(t *testing.T) {
+	const g = tier.GiB
+	v := viewOf(t, 10*g,
+		held{size: g, state: old(tier.State{Tier: tier.Swap, Kept: g / 4})},
+		held{size: g, state: old(tier.State{Tier: tier.RAM})},
+		held{size: g, state: old(tier.State{Tier: tier.Swap})}, // nothing of it is in memory
+	)
+	steps, given := Shed(v, 5*g/4, nil)
+	if diff := gocmp.Diff([]said{{"m1", tier.Swap, 0}, {"m0", tier.Storage, 0}}, say(steps)); diff != "" || given != 5*g/4 {
+		t.Errorf("gives %v (-want +got):\n%s", given, diff)
+	}
+}
+
 func TestShed_CheapestFirst_KeptBytesThenIdleThenFresh(t *testing.T) {
 	const g = tier.GiB
 	v := viewOf(t, 10*g,

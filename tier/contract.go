@@ -103,6 +103,18 @@ type Resident interface {
 	Resident(ctx context.Context, model string) (present, reclaimable Bytes, err error)
 }
 
+// Footprinter is what a Mover offers that sees what a model really takes, whatever
+// was declared for it. What is beyond that is charged as soon as it is seen, and
+// set aside for the next load.
+type Footprinter interface {
+	// Footprint returns how many bytes of memory the model takes where it is now,
+	// weights included: in RAM all that it needs to serve, elsewhere what of it is
+	// still in memory, of whatever kind; and the most that it was ever seen to take,
+	// on its way to RAM or there. ok is false where neither is known. It may do I/O
+	// and is called with no lock held, concurrently with moves of other models.
+	Footprint(model string) (now, peak Bytes, ok bool)
+}
+
 // Divider is what a Mover offers that can leave a part of a model present in
 // Swap. A mover without it moves whole models.
 type Divider interface {

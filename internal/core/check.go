@@ -46,6 +46,11 @@ func (c *Core) Check() error {
 			fault("%v holds %v of %v", t, held, limits.Of(t))
 		}
 	}
+	for _, e := range slices.Concat(c.entries, c.ghosts) {
+		if e.Overdraft() > 0 && !c.overdrawn {
+			fault("%s has an overdraft of %v that nobody reckons with", e.Model.Name, e.Overdraft())
+		}
+	}
 	for _, x := range c.wants {
 		if x.e.want != x {
 			fault("%s: a want that its entry does not know", x.e.Model.Name)
@@ -87,7 +92,10 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 		return
 	}
 	rest := e.rest()
-	if !rest.Within(e.charge) || e.charge[tier.Swap] != rest[tier.Swap] {
+	if e.charge[tier.Swap] != rest[tier.Swap] || e.Overdraft() == 0 && !rest.Within(e.charge) {
 		fault("%s is charged %v, in %v it takes %v", name, e.charge, e.tier, rest)
+	}
+	if e.Overdraft() > 0 && e.Model.Runtime == e.declared && e.taken == 0 {
+		fault("%s takes no more than was declared, and %v of it are not charged", name, e.Overdraft())
 	}
 }

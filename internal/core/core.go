@@ -74,6 +74,9 @@ type Core struct {
 	changed  bool      // something that a View shows
 	begun    bool      // a load, since pressure was last high
 	stopped  bool
+	// overdrawn: some entry may have an Overdraft. None has unless it was seen to
+	// take more than was declared, and to look at all of them each time is dear.
+	overdrawn bool
 }
 
 // New returns a core with an empty library.
@@ -134,7 +137,7 @@ func (c *Core) Add(models []tier.Model, gate func(int) *Entry, home bool) error 
 	}
 	for i := range models {
 		e := gate(i)
-		e.Model = models[i]
+		e.Model, e.declared = models[i], models[i].Runtime
 		e.Gate.Close()
 		c.inherit(e)
 		entries = append(entries, e)
@@ -164,7 +167,7 @@ func (c *Core) forget(e *Entry) {
 		return
 	}
 	e.removed = true
-	if !e.charge.IsZero() {
+	if !e.charge.IsZero() || e.Overdraft() > 0 {
 		c.ghosts = append(c.ghosts, e)
 	}
 	c.library = c.library.Without(e.Model.Name)
@@ -180,15 +183,10 @@ func (c *Core) inherit(e *Entry) {
 		if g.Model.Name != e.Model.Name {
 			return false
 		}
-		e.charge, e.since, g.charge = g.charge, g.since, tier.Footprint{}
+		e.charge, e.taken, e.since = g.charge, g.taken, g.since
+		g.charge, g.taken = tier.Footprint{}, 0
 		return true
 	})
-}
-
-// Leftovers returns who left memory and is still seen there, removed models
-// among them.
-func (c *Core) Leftovers() []*Entry {
-	return slices.DeleteFunc(slices.Concat(c.entries, c.ghosts), func(e *Entry) bool { return e.Leftover() <= 0 })
 }
 
 // Describe returns the state of a model that is in storage, as far as the mover
@@ -284,7 +282,11 @@ func (c *Core) promise(own tier.Footprint) Promise {
 	free := c.ledger.Free()
 	all := c.ledger.Limits()
 	for _, t := range [...]tier.Tier{tier.Swap, tier.RAM} {
-		free[t] = max(0, free[t]-(all.Of(t)-limits.Of(t))) + own[t]
+		free[t] -= all.Of(t) - limits.Of(t)
+	}
+	free[tier.RAM] -= c.Overdraft()
+	for t := range free {
+		free[t] = max(free[t], 0) + own[t]
 	}
 	p := Promise{
 		Limits: limits, Free: free, FileBacked: c.opt.FileBacked, Memory: c.memory,
@@ -294,7 +296,7 @@ func (c *Core) promise(own tier.Footprint) Promise {
 		p.Reclaimable += e.Reclaimable
 	}
 	for _, m := range c.Moves() {
-		p.Leaving += max(m.was[tier.RAM]-m.Footprint(false)[tier.RAM], 0)
+		p.Leaving += max(m.Entry.charge[tier.RAM]-m.Footprint(false)[tier.RAM], 0)
 	}
 	return p
 }
@@ -368,7 +370,9 @@ func (c *Core) Released(e *Entry) {
 func (c *Core) retire(e *Entry) {
 	before := e.rest()
 	e.serving = false
-	c.discharge(e, before.Beyond(e.rest()))
+	back := before.Beyond(e.rest())
+	back[tier.RAM] = max(min(back[tier.RAM], e.charge[tier.RAM]-e.taken), 0)
+	c.discharge(e, back)
 }
 
 func waitersOf(e *Entry) []*Waiter {
@@ -376,32 +380,6 @@ func waitersOf(e *Entry) []*Waiter {
 		return nil
 	}
 	return e.want.waiters
-}
-
-// Observed tells how many bytes of the entry are present in memory, by the
-// kernel. Leftovers that are gone are given back.
-func (c *Core) Observed(e *Entry, present, reclaimable tier.Bytes) {
-	e.Reclaimable = reclaimable
-	left := e.Leftover()
-	if left <= 0 {
-		return
-	}
-	if gone := left - max(present-e.expected(), 0); gone > 0 {
-		c.discharge(e, tier.Footprint{tier.RAM: min(gone, left)})
-		c.ghosts = slices.DeleteFunc(c.ghosts, func(g *Entry) bool { return g.charge.IsZero() })
-	}
-	c.progress++ // who waits for them may have waited for long enough
-}
-
-// expected is how many bytes of weights should be present at rest.
-func (e *Entry) expected() tier.Bytes {
-	switch e.tier {
-	case tier.RAM:
-		return e.Model.Size
-	case tier.Swap:
-		return e.kept
-	}
-	return 0
 }
 
 func (c *Core) discharge(e *Entry, f tier.Footprint) {
@@ -426,6 +404,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 	for range 1 + len(c.wants) + len(c.plans) + len(c.entries) {
 		before := len(c.out)
 		p := c.progress
+		c.settle(now)
 		c.dropDisowned(now)
 		c.succeed(now)
 		c.serveAll(now)

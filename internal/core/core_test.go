@@ -24,10 +24,17 @@ func (g *fakeGate) Grant()        { g.leases++; g.uses++ }
 func (g *fakeGate) Watch(on bool) { g.watched = on }
 func (g *fakeGate) Uses() uint64  { return g.uses }
 
+// reporter is a *testing.T or a *rapid.T.
+type reporter interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // bench drives a core by hand: it carries moves out when told to, and keeps what
 // the core said.
 type bench struct {
-	t       testing.TB
+	t       reporter
 	c       *Core
 	now     time.Time
 	plan    func(*tier.View, *tier.Need) tier.Plan
@@ -40,7 +47,7 @@ type bench struct {
 	log     []string
 }
 
-func newBench(t testing.TB, ram, swap tier.Bytes, models ...tier.Model) *bench {
+func newBench(t reporter, ram, swap tier.Bytes, models ...tier.Model) *bench {
 	b := &bench{t: t, now: time.Unix(1_700_000_000, 0), refused: map[*Waiter]error{}, ended: map[*Order]error{}}
 	b.c = New(tier.Limits{RAM: ram, Swap: swap, Reserved: 1, MaxModel: tier.Unlimited}, Options{
 		Fairness: time.Second, Grace: 50 * time.Millisecond, Loads: 1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second,
@@ -71,7 +78,7 @@ func (b *bench) toRAM(v *tier.View, need *tier.Need) tier.Plan {
 	}
 	room, want := v.Room, need.Room
 	if need.Model != tier.NoModel {
-		want = v.Library.At(need.Model).Footprint(tier.RAM, 0, true).Beyond(v.Footprint(need.Model))
+		want = v.Library.At(need.Model).Footprint(tier.RAM, 0, true).Beyond(v.Footprint(need.Model)).Plus(need.Room)
 	}
 	var p tier.Plan
 	for i := range v.States {
@@ -263,12 +270,12 @@ func TestMoveEnded_BytesStillSeenAfterAnUnload_StayChargedUntilTheyAreGone(t *te
 		t.Fatal(err)
 	}
 	b.step()
-	b.finish(Outcome{Observed: true, Present: 2})
+	b.finish(Outcome{Observed: true, Seen: Seen{Present: 2}})
 	b.step()
 	if e := b.entry("a"); e.Tier() != tier.Storage || e.Leftover() != 2 || b.c.ledger.Charged()[tier.RAM] != 2 {
 		t.Fatalf("in %v with %v left, %v charged", e.Tier(), e.Leftover(), b.c.ledger.Charged())
 	}
-	b.c.Observed(b.entry("a"), 0, 0)
+	b.c.Observed(b.entry("a"), Seen{})
 	if b.step(); b.c.ledger.Charged()[tier.RAM] != 0 {
 		t.Errorf("%v are charged though nothing is there", b.c.ledger.Charged())
 	}
@@ -283,7 +290,7 @@ func TestMoveEnded_KeptBytes_AreWhatWasSeen(t *testing.T) {
 		}
 		b.c.AskIdle(nil, b.now)
 		b.step()
-		b.finish(Outcome{Observed: true, Present: present})
+		b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
 		b.step()
 		if e := b.entry("a"); e.Kept() != want || e.Charge() != (tier.Footprint{tier.RAM: want, tier.Swap: 6 - want}) {
 			t.Errorf("%d present: %v kept, %v charged", present, e.Kept(), e.Charge())
@@ -300,7 +307,7 @@ func TestMoveEnded_PartLeftInStorage_IsChargedNowhere(t *testing.T) {
 		}
 		b.c.AskIdle(nil, b.now)
 		b.step()
-		b.finish(Outcome{Observed: true, Present: present})
+		b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
 		b.step()
 		e := b.entry("a")
 		if charge := (tier.Footprint{tier.RAM: want.kept, tier.Swap: 6 - want.kept - want.left}); e.Tier() != tier.Swap || e.Kept() != want.kept || e.Left() != want.left || e.Charge() != charge {

@@ -46,6 +46,10 @@ type Entry struct {
 	charge  tier.Footprint // what the ledger charges for it
 	since   time.Time
 
+	declared tier.Bytes // of runtime, by the owner: Model.Runtime is that, or more where more was seen
+	taken    tier.Bytes // while not in ram, what was last seen in memory, of whatever kind
+	peak     tier.Bytes // the most that it was ever seen to take
+
 	move   *Move // in flight or queued
 	victim *plan // the plan that has claimed it
 	want   *want // who waits for it
@@ -76,13 +80,30 @@ func (e *Entry) Kept() tier.Bytes { return e.kept }
 // Charge returns what the ledger charges for the model.
 func (e *Entry) Charge() tier.Footprint { return e.charge }
 
+// Since returns when the model came to its tier.
+func (e *Entry) Since() time.Time { return e.since }
+
+// Declared returns the runtime bytes that the model's owner declared.
+func (e *Entry) Declared() tier.Bytes { return e.declared }
+
+// Peak returns the most that the model was seen to take in memory; 0: not known.
+func (e *Entry) Peak() tier.Bytes { return e.peak }
+
 // Leftover returns bytes that are charged beyond what the model's tier
 // explains: they were to be gone and were still seen.
 func (e *Entry) Leftover() tier.Bytes {
 	if e.move != nil {
 		return 0
 	}
-	return e.charge[tier.RAM] - e.rest()[tier.RAM]
+	return max(e.charge[tier.RAM]-e.rest()[tier.RAM], 0)
+}
+
+// Overdraft returns bytes of memory that the model was seen to take and that are
+// not charged, because the limit has no room for them.
+func (e *Entry) Overdraft() tier.Bytes {
+	there := tier.Move{Model: e.Model, To: e.tier, Keep: e.kept, Leave: e.left}
+	rest := there.Footprint(e.serving && e.move == nil) // a move that is to serve brings its own
+	return max(rest[tier.RAM]-e.charge[tier.RAM], e.taken-e.charge[tier.RAM], 0)
 }
 
 // Waiters returns how many requests wait for the model.
@@ -103,6 +124,14 @@ func (e *Entry) rest() tier.Footprint { return e.in(e.tier, e.kept, e.left) }
 func (e *Entry) in(t tier.Tier, kept, left tier.Bytes) tier.Footprint {
 	there := tier.Move{Model: e.Model, To: t, Keep: kept, Leave: left}
 	return there.Footprint(e.serving)
+}
+
+// peaked is a footprint in tier t as a move there takes it.
+func (e *Entry) peaked(f tier.Footprint, t tier.Tier) tier.Footprint {
+	if t == tier.RAM {
+		f[tier.RAM] = max(f[tier.RAM], e.peak)
+	}
+	return f
 }
 
 // idle reports whether nothing holds the entry where it is but its leases.
@@ -140,7 +169,6 @@ type Move struct {
 	Data any
 
 	res       *tier.Reservation
-	was       tier.Footprint
 	plan      *plan
 	home      bool // to its home tier, for nobody's sake
 	idle      bool // a step of a plan that nobody waited for

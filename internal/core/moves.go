@@ -39,8 +39,7 @@ func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, n
 // and nobody holds a lease. claim, if not nil, is room set aside before.
 func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time) error {
 	e := m.Entry
-	rest := m.Footprint(serve && m.To == tier.Swap)
-	need := rest.Beyond(e.charge)
+	need := e.peaked(m.Footprint(serve && m.To == tier.Swap), m.To).Beyond(e.charge)
 	if claim == nil {
 		claim, _ = c.ledger.Reserve(tier.Footprint{})
 	}
@@ -54,7 +53,7 @@ func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time
 	if err := c.ledger.Grow(claim, need.Beyond(claim.Held())); err != nil {
 		return err
 	}
-	m.res, m.was = claim, e.charge
+	m.res = claim
 	e.move, e.victim = m, nil
 	e.serving = serve && m.To == tier.Swap
 	if m.loads() {
@@ -86,8 +85,8 @@ func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint, at ti
 type Outcome struct {
 	Err error
 	// Observed: Present and Reclaimable were asked of the kernel after the end.
-	Observed             bool
-	Present, Reclaimable tier.Bytes
+	Observed bool
+	Seen
 }
 
 // MoveEnded tells that the mover has returned, or that the move was never
@@ -196,7 +195,7 @@ func (e *Entry) cooling(now time.Time) error {
 // charged, as far as it was charged or set aside.
 func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	e := m.Entry
-	bound := m.was.Plus(m.res.Held())
+	bound := e.charge.Plus(m.res.Held())
 	kept, left := min(max(m.Keep, 0), e.Model.Size), m.Leave
 	rest := e.in(m.To, kept, left)
 	switch {
@@ -220,13 +219,19 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	}
 	e.serving = e.serving && m.To == tier.Swap
 	e.usesAtLoad = e.Gate.Uses() + uint64(e.Waiters())
+	if c.weigh(e, out.Seen); m.To == tier.RAM {
+		rest = e.rest()
+	}
+	rest[tier.RAM] = min(max(rest[tier.RAM], e.taken), bound[tier.RAM]) // settle charges the rest
 	c.commit(e, m.res, rest, now)
+	c.overdrawn = c.overdrawn || e.Overdraft() > 0
 }
 
 // turnBack books a move that failed: the model is where it was, or in storage.
 func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 	e := m.Entry
 	e.serving = false
+	e.peak = max(e.peak, out.Peak)
 	me, ok := errors.AsType[*tier.MoveError](out.Err)
 	if !ok || !me.Lost {
 		// Only where memory was set aside may there be more of it now. A model that
@@ -238,9 +243,9 @@ func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 	}
 	var left tier.Footprint
 	if out.Observed {
-		left[tier.RAM] = min(max(out.Present, 0), m.was[tier.RAM])
+		left[tier.RAM] = min(max(out.Present, 0), e.charge[tier.RAM])
 	}
-	e.tier, e.kept, e.left, e.since = tier.Storage, 0, 0, now
+	e.tier, e.kept, e.left, e.taken, e.since = tier.Storage, 0, 0, 0, now
 	c.commit(e, m.res, left, now)
 }
 

@@ -95,6 +95,7 @@ func (c *Core) Drop(o *Order, now time.Time) error {
 func IsReading(err error) bool { return errors.Is(err, errReading) }
 
 func (c *Core) named(e *Entry, err error) error {
+	err = c.outgrown(e, err)
 	if ce, ok := errors.AsType[*tier.CapacityError](err); ok {
 		n := *ce
 		n.Model, n.Holders = e.Model.Name, c.Holders(n.Tier)

@@ -192,7 +192,7 @@ func (p *plan) drains() bool {
 }
 
 func (s *step) rest(serve bool) tier.Footprint {
-	return s.Footprint(serve && s.To == tier.Swap)
+	return s.e.peaked(s.Footprint(serve && s.To == tier.Swap), s.To)
 }
 
 // claim sets aside what there is of the room that the plan's final step needs,
@@ -385,7 +385,7 @@ func (c *Core) broken(p *plan, err error, now time.Time) {
 		if x.taken++; x.taken >= mostTries {
 			c.block(x, err, now)
 		}
-	case errors.Is(err, tier.ErrNoCapacity) && x.tries < mostTries:
+	case errors.Is(err, tier.ErrNoCapacity) && x.tries < mostTries && !errors.Is(c.outgrown(x.e, err), tier.ErrTooLarge):
 		x.tries++
 		x.denied = err
 	default:

@@ -242,6 +242,7 @@ func (c *Core) serveInPlace(x *want, now time.Time) {
 func (c *Core) need(x *want) tier.Need {
 	n := tier.Need{Waiters: len(x.waiters), Patient: x.patient && x.plan == nil, Background: true}
 	n.Model, _ = c.library.Find(x.e.Model.Name)
+	n.Room[tier.RAM] = max(x.e.peak-x.e.Model.Size.Plus(x.e.Model.Runtime), 0)
 	if x.order != nil {
 		n.To = x.order.To
 	}
@@ -254,6 +255,7 @@ func (c *Core) need(x *want) tier.Need {
 // block puts the want aside until something changes, or fails it where nothing
 // that the core knows of could help.
 func (c *Core) block(x *want, err error, now time.Time) {
+	err = c.outgrown(x.e, err)
 	x.denied = err
 	if errors.Is(err, tier.ErrTooLarge) || !c.hope(x, now) {
 		c.fail(x, c.explain(x, err))

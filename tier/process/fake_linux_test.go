@@ -174,6 +174,7 @@ type fakeServer struct {
 	fake
 	path  string
 	extra []byte
+	more  [][]byte
 
 	mu      sync.Mutex
 	weights []byte
@@ -238,10 +239,13 @@ func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case "/sum":
 		fmt.Fprint(w, e.sum())
-	case "/eat":
+	case "/eat": // 64 MiB, beside what it has where the query says "more"
 		e.extra = make([]byte, 64<<20)
 		for i := 0; i < len(e.extra); i += 4096 {
 			e.extra[i] = 1
+		}
+		if r.URL.RawQuery == "more" {
+			e.more = append(e.more, e.extra)
 		}
 	case "/die":
 		fmt.Println("fatal: told to die")

@@ -131,15 +131,16 @@ func (m *Mover) engineOf(model string) (c *child, files []weightFile, size tier.
 	return nil, nil, 0
 }
 
-// Footprint returns what the engine of a model was seen to take: steady is what
-// it takes to serve, as of now where it runs and else as of when it last did, with
-// its mapped weights counted whole; peak is the most that it was ever seen to
-// take. Both are to be compared with Model.Size + Model.Runtime. ok is false where
-// it has never run, or nothing can be seen. Memory of a GPU is not seen.
+// Footprint implements tier.Footprinter: what the engine of a model takes now and
+// the most that it was ever seen to take, both to be compared with Model.Size +
+// Model.Runtime. Mapped weights count whole while it serves, and else as far as they
+// are in the page cache; memory of its own counts in any state, and while it serves
+// also where it is on a swap device. ok is false where it has never run, or
+// nothing can be seen. Memory of a GPU is not seen.
 //
 // It reads a few files of procfs, which takes some tens of microseconds for each
 // process of the engine.
-func (m *Mover) Footprint(model string) (steady, peak tier.Bytes, ok bool) {
+func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	m.mu.Lock()
 	s := m.slots[model]
 	if s == nil {
@@ -148,23 +149,26 @@ func (m *Mover) Footprint(model string) (steady, peak tier.Bytes, ok bool) {
 	}
 	c, files, running := s.child, s.files, s.state == Running
 	m.mu.Unlock()
-	if c != nil && running {
+	if c != nil {
 		if seen, err := m.look(c, files); err == nil && !c.hasEnded() {
-			m.learn(s, &seen)
+			if now, _ = seen.present(); running {
+				now = m.learn(s, &seen)
+			}
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return s.learned.steady, s.learned.peak, s.learned.peak > 0
+	return now, s.learned.peak, s.learned.peak > 0
 }
 
-// learn takes up what a running engine takes.
-func (m *Mover) learn(s *slot, seen *sight) {
+// learn takes up what a running engine takes, and returns it.
+func (m *Mover) learn(s *slot, seen *sight) tier.Bytes {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.learned.steady = seen.needs()
 	s.learned.peak = max(s.learned.peak, s.learned.steady)
 	s.learned.unmapped = seen.weights > 0 && !seen.maps()
+	return s.learned.steady
 }
 
 func (m *Mover) learnedOf(s *slot) learned {

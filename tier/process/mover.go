@@ -40,6 +40,7 @@ type Mover struct {
 var _ interface {
 	tier.Mover
 	tier.Resident
+	tier.Footprinter
 	tier.InPlacer
 	tier.FileBacker
 	tier.Closer
@@ -147,6 +148,9 @@ func (m *Mover) begin(ctx context.Context, model *tier.Model) (context.Context, 
 			return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
 		case s.settled == nil:
 			ctx, cancel := context.WithCancelCause(ctx)
+			if s.model.Path != model.Path || s.model.Size != model.Size {
+				s.learned = learned{} // another model by that name
+			}
 			s.run, s.model = &run{cancel: cancel}, *model
 			m.runs[s.run] = struct{}{}
 			m.moves.Add(1)

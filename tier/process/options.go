@@ -66,8 +66,9 @@ type Options struct {
 	StopTimeout time.Duration
 	// Excess is how many bytes more than Model.Size + Model.Runtime an engine may
 	// take while it starts before it is killed with an error that says so. What it
-	// takes within that is learned: see Mover.Footprint. 0: as many as declared
-	// again, and 1 GiB at least. tier.Unlimited: no bound.
+	// takes within that is charged, and set aside for its next load: see
+	// Mover.Footprint. 0: as many as declared again, and 1 GiB at least.
+	// tier.Unlimited: no bound.
 	Excess tier.Bytes
 }
 

@@ -63,6 +63,7 @@ var moverChecks = []moverCheck{
 	{"DifferentModels_MoveAtOnce", (*moverSuite).atOnce},
 	{"BadModel_IsATypedErrorAndLeavesNothing", (*moverSuite).bad},
 	{"Resident_TellsWhatIsThere", (*moverSuite).resident},
+	{"Footprint_IsNothingInStorageAndNoMoreThanItsPeak", (*moverSuite).footprint},
 	{"Keep_IsKept", (*moverSuite).keep},
 	{"OptionalAnswers_DoNotChange", (*moverSuite).answers},
 	{"Close_LeavesNoGoroutine", (*moverSuite).closing},
@@ -309,6 +310,33 @@ func (s *moverSuite) resident() error {
 		}
 	}
 	return s.move(m, tier.RAM, tier.Storage, 0)
+}
+
+func (s *moverSuite) footprint() error {
+	f, ok := s.mover.(tier.Footprinter)
+	if !ok {
+		return nil
+	}
+	if now, peak, ok := f.Footprint("nobody knows it"); ok || now != 0 || peak != 0 {
+		return fmt.Errorf("a model that nobody knows takes %d bytes, %d at most (%v)", now, peak, ok)
+	}
+	m, most := s.models[0], tier.Bytes(0)
+	for i := 1; i < len(tour); i++ {
+		if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
+			return err
+		}
+		switch now, peak, _ := f.Footprint(m.Name); {
+		case now < 0 || now > peak:
+			return fmt.Errorf("in %v it takes %d bytes, and %d at most", tour[i], now, peak)
+		case tour[i] == tier.Storage && now != 0:
+			return fmt.Errorf("in storage it takes %d bytes", now)
+		case peak < most:
+			return fmt.Errorf("in %v the most that it was ever seen to take fell from %d to %d bytes", tour[i], most, peak)
+		default:
+			most = peak
+		}
+	}
+	return nil
 }
 
 func (s *moverSuite) keep() error {

@@ -18,6 +18,7 @@ type honest struct {
 
 	mu    sync.Mutex
 	there map[string]tier.Bytes
+	most  map[string]tier.Bytes
 	late  sync.WaitGroup
 	quit  chan struct{}
 }
@@ -28,6 +29,7 @@ type faults struct {
 	ignoresContext, ownError, leavesHalf, slowToReturn         bool
 	takesBad, plainError                                       bool
 	hidesPresent, reclaimsMore, ignoresKeep                    bool
+	takesInStorage, forgetsPeak, takesBeyondPeak, knowsAll     bool
 	changesMind, leaksGoroutine, failsClose, failsReturn       bool
 }
 
@@ -86,6 +88,24 @@ func (h *honest) put(name string, n tier.Bytes) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.there[name] = n
+	h.most[name] = max(h.most[name], 2*n)
+	if h.forgetsPeak {
+		h.most[name] = 2 * n
+	}
+}
+
+// Footprint says that a model takes twice its size.
+func (h *honest) Footprint(name string) (now, peak tier.Bytes, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now, peak = 2*h.there[name], h.most[name]
+	if h.takesInStorage && peak > 0 {
+		now = max(now, 1)
+	}
+	if h.takesBeyondPeak {
+		peak /= 2
+	}
+	return now, peak, peak > 0 || h.knowsAll
 }
 
 func (h *honest) Resident(_ context.Context, name string) (present, reclaimable tier.Bytes, err error) {
@@ -125,7 +145,7 @@ func (h *honest) Close() error {
 func honestOptions(f faults) MoverOptions {
 	return MoverOptions{
 		New: func(t testing.TB) tier.Mover {
-			h := &honest{faults: f, there: map[string]tier.Bytes{}, quit: make(chan struct{})}
+			h := &honest{faults: f, there: map[string]tier.Bytes{}, most: map[string]tier.Bytes{}, quit: make(chan struct{})}
 			if f.leaksGoroutine {
 				go func() { <-h.quit }()
 				t.Cleanup(func() { close(h.quit) })
@@ -163,6 +183,10 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 		{"the error has no code", faults{plainError: true}, "BadModel"},
 		{"what is present is hidden", faults{hidesPresent: true}, "Resident"},
 		{"more is reclaimable than present", faults{reclaimsMore: true}, "Resident"},
+		{"a stopped model takes memory", faults{takesInStorage: true}, "Footprint"},
+		{"a peak is forgotten", faults{forgetsPeak: true}, "Footprint"},
+		{"more is taken than the peak", faults{takesBeyondPeak: true}, "Footprint"},
+		{"a stranger has a footprint", faults{knowsAll: true}, "Footprint"},
 		{"keep is ignored", faults{ignoresKeep: true}, "Keep"},
 		{"an answer changes", faults{changesMind: true}, "OptionalAnswers"},
 		{"a goroutine is left", faults{leaksGoroutine: true}, "Close"},

@@ -1,0 +1,113 @@
+package process
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// withManager is a Manager over a rig's Mover.
+func withManager(t *testing.T, r *rig, ram tier.Bytes, models ...tier.Model) *modeltier.Manager {
+	t.Helper()
+	m, err := modeltier.New(modeltier.Config{
+		Models: models, Mover: r.Mover, Probe: tiertest.NewProbe(tier.Memory{Total: 64 * tier.GiB, Available: 60 * tier.GiB}),
+		Limits: tier.Limits{RAM: ram, Swap: tier.GiB, Reserved: tier.MiB}, ProbeEvery: 20 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+func acquired(t *testing.T, m *modeltier.Manager, name string) *modeltier.Lease {
+	t.Helper()
+	l, err := m.Acquire(t.Context(), modeltier.Request{Model: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func statusOf(m *modeltier.Manager, name string) modeltier.ModelStatus {
+	for _, s := range m.Status().Models {
+		if s.Name == name {
+			return s
+		}
+	}
+	return modeltier.ModelStatus{}
+}
+
+// An engine that takes twice what was declared: it is charged for all of it where it
+// runs, for what it keeps where it is frozen, and its peak is needed next time.
+func TestManager_EngineTakesDouble_IsChargedInEveryTier(t *testing.T) {
+	const size, declared = 16 << 20, 128 << 20
+	r := newRig(t, newSystem(), Options{Engine: fake{Eat: 2 * (size + declared), Touch: true}.engine()})
+	model := modelOf(t, "a", size)
+	model.Runtime = declared
+	m := withManager(t, r, tier.GiB, model)
+	acquired(t, m, "a").Release()
+	s, seen := statusOf(m, "a"), r.engine("a")
+	if s.ChargedRAM < seen.Anon+size-8<<20 || s.Runtime <= declared || s.Declared != declared || s.Taken < 2*(size+declared) || s.Overdraft != 0 {
+		t.Errorf("it has %v of its own: %+v", seen.Anon, s)
+	}
+	j, err := m.MoveTier(t.Context(), "a", tier.Swap)
+	if err == nil {
+		err = j.Wait(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, seen = statusOf(m, "a"), r.engine("a")
+	if seen.State == Frozen && (s.ChargedRAM < seen.Anon-8<<20 || s.Tier != tier.Swap) {
+		t.Errorf("frozen, it has %v of its own: %+v", seen.Anon, s)
+	}
+	if j, err = m.MoveTier(t.Context(), "a", tier.Storage); err == nil {
+		err = j.Wait(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := m.Status(); s.RAM.Used != 0 {
+		t.Errorf("stopped, %v are charged", s.RAM.Used)
+	}
+}
+
+func TestManager_EngineGrowsBeyondTheLimit_ShowsAndNothingElseIsAdmitted(t *testing.T) {
+	const size = 8 << 20
+	r := newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine()})
+	grows, other := modelOf(t, "grows", size), modelOf(t, "other", size)
+	grows.Runtime, other.Runtime = 64<<20, 64<<20
+	m := withManager(t, r, 200<<20, grows, other)
+	acquired(t, m, "other").Release()
+	lease := acquired(t, m, "grows")
+	eat := func(times int) {
+		for range times {
+			r.get("grows", "/eat?more") // 64 MiB
+		}
+	}
+	eat(2)
+	eventually(t, "it is charged, and other gives way", func() bool {
+		return statusOf(m, "grows").ChargedRAM >= 2*64<<20 && statusOf(m, "other").Tier != tier.RAM
+	})
+	eat(2)
+	eventually(t, "it is overdrawn", func() bool { return m.Status().RAM.Overdraft > 0 })
+	if s := m.Status(); s.RAM.Charged+s.RAM.Reserved > s.Limits.RAM || s.RAM.Room != 0 {
+		t.Errorf("%+v", s.RAM)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := m.Acquire(soon, modeltier.Request{Model: "other"}); err == nil {
+		t.Error("other was loaded into memory that is taken")
+	}
+	lease.Release()
+	eventually(t, "nothing is overdrawn once it may leave", func() bool { return m.Status().RAM.Overdraft == 0 })
+}
