@@ -19,41 +19,43 @@ import (
 // nothing else. Other errors unwrap to the sentinels of this package. The caller
 // releases the lease.
 func (m *Manager) Acquire(ctx context.Context, req Request) (*Lease, error) {
-	lease, _, err := m.acquire(ctx, &req)
+	var waited time.Duration
+	lease, _, err := m.acquire(ctx, &req, &waited)
 	return lease, err
 }
 
-// acquire also returns the choice, where one was made.
-func (m *Manager) acquire(ctx context.Context, req *Request) (*Lease, Choice, error) {
+// acquire also returns the choice, where one was made, and adds to waited what was
+// neither choosing nor leasing: waiting for a reading, or for the model.
+func (m *Manager) acquire(ctx context.Context, req *Request, waited *time.Duration) (*Lease, Choice, error) {
 	if ctx.Err() != nil {
 		return nil, Choice{}, context.Cause(ctx)
 	}
 	snap := m.snap.Load()
 	choice, cell, err := m.choose(req, snap)
 	if err != nil {
-		if snap, choice, err = m.chooseAgain(ctx, req, err); err != nil {
+		if snap, choice, err = m.chooseAgain(ctx, req, err, waited); err != nil {
 			if ctx.Err() == nil {
 				m.refused(choice.Model, err)
 			}
 			return nil, choice, err
 		}
 	}
-	lease, err := m.take(ctx, req, snap, &choice, cell)
+	lease, err := m.take(ctx, req, snap, &choice, cell, waited)
 	if choice.Mode != tier.Manual && errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
 		// It was chosen by a reading that is out of date; by a fresh one another may
 		// be.
-		if fresh, other, fault := m.chooseAgain(ctx, req, err); fault == nil && other.Model != choice.Model {
+		if fresh, other, fault := m.chooseAgain(ctx, req, err, waited); fault == nil && other.Model != choice.Model {
 			snap, choice = fresh, other
-			lease, err = m.take(ctx, req, snap, &choice, cell)
+			lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 		}
 	}
 	for try := 0; choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && ctx.Err() == nil && try < mostChoices; try++ {
 		lease.Release()
 		lease = nil
-		if snap, choice, err = m.chooseAgain(ctx, req, tier.ErrNoCapacity); err != nil {
+		if snap, choice, err = m.chooseAgain(ctx, req, tier.ErrNoCapacity, waited); err != nil {
 			break
 		}
-		lease, err = m.take(ctx, req, snap, &choice, cell)
+		lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 	}
 	if err != nil && ctx.Err() == nil {
 		m.refused(choice.Model, err)
@@ -75,10 +77,13 @@ func outdated(l *Lease, chosen *tier.Model, err error) bool {
 }
 
 // take takes a lease on the model that was chosen, at once or when it is ready.
-func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice *Choice, cell uint8) (*Lease, error) {
+func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice *Choice, cell uint8, waited *time.Duration) (*Lease, error) {
 	e := snap.entries[choice.Index]
 	if !e.gate.enter(cell) {
-		return m.await(ctx, req, e)
+		began := time.Now()
+		lease, err := m.await(ctx, req, e)
+		*waited += time.Since(began)
+		return lease, err
 	}
 	at := time.Since(m.start)
 	if e.gate.notable(cell, at) && m.accesses.add(cell, e, at) {
@@ -92,7 +97,8 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 func (m *Manager) Select(req Request) (Choice, error) {
 	choice, _, err := m.choose(&req, m.snap.Load())
 	if err != nil {
-		_, choice, err = m.chooseAgain(m.ctx, &req, err)
+		var waited time.Duration
+		_, choice, err = m.chooseAgain(m.ctx, &req, err, &waited)
 	}
 	return choice, err
 }
@@ -139,21 +145,23 @@ func (m *Manager) choose(req *Request, snap *snapshot) (choice Choice, cell uint
 
 // chooseAgain asks a second time, with a fresh reading, where the answer was that
 // memory is short: it may have been so at the last reading only. If it is so
-// still, models may leave for it.
-func (m *Manager) chooseAgain(ctx context.Context, req *Request, err error) (*snapshot, Choice, error) {
+// still, models may leave for it. The wait for the reading is added to waited.
+func (m *Manager) chooseAgain(ctx context.Context, req *Request, err error, waited *time.Duration) (*snapshot, Choice, error) {
 	if !errors.Is(err, tier.ErrNoCapacity) {
 		return nil, Choice{}, err
 	}
-	fresh := make(chan struct{})
+	fresh, began := make(chan struct{}), time.Now()
 	if m.post(func(now time.Time) { m.ctl.refresh(now, fresh) }) {
 		select {
 		case <-fresh:
 		case <-m.loopDone:
 			return nil, Choice{}, tier.ErrClosed
 		case <-ctx.Done():
+			*waited += time.Since(began)
 			return nil, Choice{}, context.Cause(ctx)
 		}
 	}
+	*waited += time.Since(began)
 	snap := m.snap.Load()
 	choice, err := m.chooseMakingRoom(req, snap)
 	return snap, choice, err

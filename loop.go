@@ -26,6 +26,10 @@ const (
 	// keepEvictions is how many of the last evictions Status tells.
 	keepEvictions = 16
 
+	// aged is how old the published view may get while nothing changes: what it
+	// says of the moment is to be near the truth, for selectors that go by time.
+	aged = 5 * time.Second
+
 	// rememberEvery bounds what a crash costs of what the placement has learned.
 	rememberEvery = 30 * time.Second
 )
@@ -348,6 +352,9 @@ func (c *control) tick() {
 	if !c.ahead.used.Before(c.remembered) && c.now.Sub(c.remembered) >= rememberEvery {
 		c.remember()
 		c.remembered = c.now
+	}
+	if c.now.Sub(c.m.snap.Load().view.Now) >= aged {
+		c.publish()
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/safety"
+	"github.com/modeltier/modeltier/selector"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
@@ -120,6 +121,41 @@ func TestAcquire_ModelInStorage_LoadsItAndLeasesFromRAM(t *testing.T) {
 		l.Release()
 		if s := r.Status(); s.RAM.Charged != 2*tier.GiB || s.RAM.Reserved != 0 || s.Models[0].Leases != 0 || s.Models[0].Accesses != 2 {
 			t.Errorf("after both: %+v %+v", s.RAM, s.Models[0])
+		}
+	})
+}
+
+// A model that keeps failing is left alone for a while and then tried again, also
+// where nothing else happens to tell the time.
+func TestAcquire_AvoidanceEndsWhileNothingChanges_ModelTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, other := model("good", 2), model("other", 1)
+		r := newRig(t, modeltier.Config{Models: []tier.Model{good, other}, Selector: selector.NewAdaptive(), OptimizeEvery: -1})
+		r.use("good")
+		r.use("other")
+		chosen := func() string {
+			c, err := r.Select(modeltier.Request{Priority: modeltier.Quality})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c.Model
+		}
+		for range 3 {
+			l := r.get("good")
+			l.Report(tier.Outcome{Err: errors.New("gibberish")})
+			l.Release()
+		}
+		time.Sleep(2 * time.Second) // the reports are told
+		if got := chosen(); got != "other" {
+			t.Fatalf("%s is chosen after good failed three times", got)
+		}
+		time.Sleep(20 * time.Second)
+		if got := chosen(); got != "other" {
+			t.Errorf("%s is chosen before 30 s are over", got)
+		}
+		time.Sleep(15 * time.Second)
+		if got := chosen(); got != "good" {
+			t.Errorf("%s is chosen after 37 s", got)
 		}
 	})
 }

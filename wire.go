@@ -172,19 +172,19 @@ func explanation(x *tier.Explanation) *wireExplanation {
 
 func (m *Manager) answerSelection(ctx context.Context, req *Request) any {
 	began := time.Now()
-	lease, choice, err := m.acquire(ctx, req)
-	took := time.Since(began)
+	var waited time.Duration
+	lease, choice, err := m.acquire(ctx, req, &waited)
+	selection := max(time.Since(began)-waited, 0)
 	if err != nil {
 		w := errorAnswer(err)
 		return &selectionError{
-			Status: w.Status, Reason: w.Reason, SelectionTime: ms(took), Code: w.Code,
+			Status: w.Status, Reason: w.Reason, SelectionTime: ms(selection), Code: w.Code,
 			Suggestions: w.Suggestions, RetryAfter: w.RetryAfter,
 			Available:   m.snap.Load().view.Library.Names(mostNames),
 			Explanation: explanation(choice.Explanation),
 		}
 	}
 	defer lease.Release()
-	selection := max(took-lease.waited, 0)
 	a := &selectionAnswer{
 		Status: "success", Model: lease.stay.model.Name, SizeGB: gb(lease.stay.model.Size), Tier: lease.stay.tier,
 		Capabilities: names(lease.stay.model.Capabilities), Reason: choice.Reason(), SelectionTime: ms(selection),

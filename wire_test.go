@@ -200,6 +200,29 @@ func sameShape(t *testing.T, where string, got, want map[string]any) {
 	}
 }
 
+// Time stands still in a test but for what is waited for.
+func TestWire_ErrorAfterAWait_SelectionTimeIsThatOfTheSelection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{
+			Models: []tier.Model{model("a", 4), model("c", 60)},
+			Limits: tier.Limits{RAM: 64 * tier.GiB, Swap: 64 * tier.GiB, Reserved: tier.GiB, MaxModel: 64 * tier.GiB},
+			Mover:  &tiertest.Mover{Fault: func(tier.Move) error { return errors.New("broken") }},
+			Probe:  slowly{tiertest.NewProbe(plenty)},
+		})
+		for _, request := range []string{`{"model": "a"}`, `{"model": "c"}`} {
+			time.Sleep(10 * time.Second)
+			began := time.Now()
+			a := r.ask(request)
+			if a["status"] != "error" || a["selection_time_ms"] != 0.0 {
+				t.Errorf("%s: %v", request, a)
+			}
+			if time.Since(began) == 0 {
+				t.Errorf("%s: nothing was waited for", request)
+			}
+		}
+	})
+}
+
 func TestWire_Difference1_LimitsHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := wireRig(t, 6.4, 10.95)

@@ -425,9 +425,13 @@ func (e *StuckError) Error() string {
 	if e.Model != "" {
 		text += " of '" + e.Model + "'"
 	}
-	text = fmt.Sprintf("%s did not end within %v", text, e.After)
+	if e.After > 0 {
+		text += fmt.Sprintf(" did not end within %v", e.After)
+	} else {
+		text += " did not end in time"
+	}
 	if e.Bytes > 0 {
-		text = fmt.Sprintf("%s; %v stay charged", text, e.Bytes)
+		text += fmt.Sprintf("; %v stay charged", e.Bytes)
 	}
 	return text
 }

@@ -398,15 +398,19 @@ type Choice struct {
 // Reason says in one sentence why the model was chosen, in the recorded wording
 // of the wire contract.
 func (c *Choice) Reason() string {
+	score := fmt.Sprintf("%.1f", c.Score)
+	if score == "-0.0" { // of what is just below nothing
+		score = "0.0"
+	}
 	switch {
 	case c.FellBack:
-		return fmt.Sprintf("Intelligent selection: %s (score: %.1f); fell back: %s", c.Model, c.Score, c.Why)
+		return fmt.Sprintf("Intelligent selection: %s (score: %s); fell back: %s", c.Model, score, c.Why)
 	case c.Mode == Hybrid:
 		return fmt.Sprintf("Preferred model '%s' selected", c.Model)
 	case c.Mode == Manual || math.IsNaN(c.Score):
 		return fmt.Sprintf("Explicit model '%s' selected", c.Model)
 	}
-	return fmt.Sprintf("Intelligent selection: %s (score: %.1f)", c.Model, c.Score)
+	return fmt.Sprintf("Intelligent selection: %s (score: %s)", c.Model, score)
 }
 
 // Explanation is why a choice came out as it did.

@@ -231,6 +231,7 @@ func TestErrors_CountsAndGaps_ReadAsSentences(t *testing.T) {
 		{&InUseError{Model: "a", Leases: 1}, "Model 'a' is in use by 1 lease"},
 		{&InUseError{Model: "a", Leases: 2}, "Model 'a' is in use by 2 leases"},
 		{&StuckError{Model: "a", What: "The load", After: time.Minute, Bytes: GiB}, "The load of 'a' did not end within 1m0s; 1.0 GiB stay charged"},
+		{&StuckError{What: "A move", Model: "a", Bytes: GiB}, "A move of 'a' did not end in time; 1.0 GiB stay charged"},
 		{&StuckError{What: "The placement", After: 10 * time.Second}, "The placement did not end within 10s"},
 	} {
 		if got := c.err.Error(); got != c.want {
@@ -246,6 +247,8 @@ func TestChoice_Reason_HasTheRecordedWording(t *testing.T) {
 	for want, c := range map[string]Choice{
 		"Explicit model 'gpt2-large' selected":                               {Model: "gpt2-large", Score: math.NaN()},
 		"Intelligent selection: llama-7b (score: 2.5)":                       {Model: "llama-7b", Mode: Auto, Score: 2.5},
+		"Intelligent selection: a (score: 0.0)":                              {Model: "a", Mode: Auto, Score: -0.04},
+		"Intelligent selection: a (score: -0.1)":                             {Model: "a", Mode: Auto, Score: -0.06},
 		"Preferred model 'a' selected":                                       {Model: "a", Mode: Hybrid},
 		"Intelligent selection: b (score: 0.9); fell back: 'a' is too large": {Model: "b", Mode: Hybrid, FellBack: true, Why: "'a' is too large", Score: 0.9},
 	} {

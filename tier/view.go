@@ -6,7 +6,8 @@ import "time"
 // decide from. Nobody changes it or what it points to once it was handed out,
 // and it stays true to its moment for as long as it is held.
 type View struct {
-	// Now is the moment of the view on the Manager's clock.
+	// Now is the moment of the view on the Manager's clock. What a Selector gets is
+	// renewed whenever something changes, and every few seconds while nothing does.
 	Now time.Time
 	// Library and States describe the models, by the same index.
 	Library *Library
