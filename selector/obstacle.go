@@ -130,6 +130,9 @@ func (e *engine) shortage(v *tier.View, i int) (err *tier.CapacityError, why str
 	default:
 		why = fmt.Sprintf("Insufficient capacity: need %.1fGB, have %.1fGB", m.Size.GB(), both.GB())
 	}
+	if why != "" && m.Size <= err.Free { // there is enough, but not all of it may be taken
+		why += fmt.Sprintf(", of which one model may take %.1fGB", err.Limit.GB())
+	}
 	switch {
 	case never(v, m.Size, m.Size.Plus(m.Runtime), s):
 		err.Never, err.Tier = true, tier.RAM

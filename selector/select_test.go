@@ -107,6 +107,19 @@ func TestAuto_OnlyUnsafeOnesAreCapable_SaysWhichAndWhy(t *testing.T) {
 	}
 }
 
+// "need 3.0GB, have 4.0GB" by itself would leave the reader wondering.
+func TestManual_EnoughMemoryButNotToBePromised_SaysHowMuchMay(t *testing.T) {
+	v := remember(viewOf(newLibrary(t, recordedModels()...)), 4*tier.GiB, 5*tier.GiB)
+	for name, want := range map[string]string{
+		"gpt2-large": "Explicit model 'gpt2-large' unsafe: Insufficient RAM: need 3.0GB, have 4.0GB, of which one model may take 2.8GB",
+		"llama-7b":   "Explicit model 'llama-7b' unsafe: Insufficient capacity: need 7.0GB, have 9.0GB, of which one model may take 5.4GB",
+	} {
+		if _, err := New().Select(&tier.Request{Model: name}, v); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+}
+
 func TestAuto_UnknownCapability_NamesTheNearest(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	for capability, near := range map[string]string{"embedings": "embeddings", "text-classify": "text-classification", "video": "fast"} {
