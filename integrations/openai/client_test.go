@@ -1,0 +1,229 @@
+package openai
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+)
+
+// engines are the servers that the client is held against.
+var engines = map[string]func(t *testing.T) string{
+	"stand-in": func(t *testing.T) string {
+		return serve(t, "-scale", "4096", "-engine", standIn+"={port} '"+os.Args[0]+"'")
+	},
+	"llama.cpp": func(t *testing.T) string {
+		if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+			t.Skip("llama.cpp is loaded on linux/amd64 only")
+		}
+		if _, err := exec.LookPath("npm"); err != nil {
+			t.Skip("llama.cpp cannot be fetched: ", err)
+		}
+		return serve(t, "-scale", "512", "-engine", "llamacpp")
+	},
+}
+
+// Models of the demo library.
+const small, large = "gpt2-small", "llama-7b"
+
+func clientOf(url string, opts ...option.RequestOption) openai.Client {
+	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(url + "/v1"), option.WithAPIKey("none"), option.WithMaxRetries(0)}, opts...)...)
+}
+
+func chat(model, text string) openai.ChatCompletionNewParams {
+	return openai.ChatCompletionNewParams{
+		Model: model, MaxCompletionTokens: openai.Int(5),
+		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(text)},
+	}
+}
+
+// leases are how many the server says are held.
+func leases(t *testing.T, url string) (n int) {
+	t.Helper()
+	res, err := http.Get(url + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var s struct {
+		Models []struct{ Leases int }
+	}
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range s.Models {
+		n += m.Leases
+	}
+	return n
+}
+
+func TestClient_EveryEndpoint(t *testing.T) {
+	for name, start := range engines {
+		t.Run(name, func(t *testing.T) {
+			url := start(t)
+			client, ctx := clientOf(url), t.Context()
+			for _, model := range []string{small, large} {
+				got, err := client.Chat.Completions.New(ctx, chat(model, "What do you know of water?"))
+				if err != nil || len(got.Choices) != 1 || len(strings.Fields(got.Choices[0].Message.Content)) != 5 {
+					t.Errorf("chat with %s: %+v, %v", model, got, err)
+				}
+			}
+			// With the header that asks for progress as well, which comes as comments.
+			for _, opts := range [][]option.RequestOption{nil, {option.WithHeader("X-Load-Progress", "1")}} {
+				stream := client.Chat.Completions.NewStreaming(ctx, chat(small, "And of the sea?"), opts...)
+				var all openai.ChatCompletionAccumulator
+				for stream.Next() {
+					all.AddChunk(stream.Current())
+				}
+				if err := stream.Err(); err != nil || len(all.Choices) != 1 || len(strings.Fields(all.Choices[0].Message.Content)) != 5 {
+					t.Errorf("stream: %+v, %v", all.Choices, err)
+				}
+			}
+			// "auto" picks the only model that is able to.
+			var by *http.Response
+			embedding, err := client.Embeddings.New(ctx, openai.EmbeddingNewParams{Model: "auto", Input: openai.EmbeddingNewParamsInputUnion{OfString: openai.String("water")}}, option.WithResponseInto(&by))
+			if err != nil || len(embedding.Data) != 1 || len(embedding.Data[0].Embedding) < 3 || by.Header.Get("X-Model") != "bert-large" {
+				t.Errorf("embedding: %+v, %v by %v", embedding, err, by)
+			}
+			_, err = client.Chat.Completions.New(ctx, chat("auto", "Who?"), option.WithJSONSet("capabilities", []string{"instruction-following"}), option.WithResponseInto(&by))
+			if err != nil || by.Header.Get("X-Model") != large {
+				t.Errorf("auto: %v by %v", err, by)
+			}
+			list, err := client.Models.List(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, m := range list.Data {
+				names = append(names, m.ID)
+			}
+			if len(names) != 6 || !slices.Contains(names, small) || !slices.Contains(names, large) {
+				t.Errorf("models: %v", names)
+			}
+			if m, err := client.Models.Get(ctx, small); err != nil || m.ID != small {
+				t.Errorf("model: %+v, %v", m, err)
+			}
+			if n := leases(t, url); n != 0 {
+				t.Errorf("%d leases are held when all is over", n)
+			}
+		})
+	}
+}
+
+func TestClient_Errors_AreItsOwnWithCodes(t *testing.T) {
+	client, ctx := clientOf(engines["stand-in"](t)), t.Context()
+	for _, c := range []struct {
+		model  string
+		opts   []option.RequestOption
+		status int
+		code   string
+	}{
+		{"gpt2-smal", nil, http.StatusNotFound, "not_found"},
+		{"auto", []option.RequestOption{option.WithJSONSet("priority", "haste")}, http.StatusBadRequest, "invalid_request"},
+		{"auto", []option.RequestOption{option.WithHeader("X-Capabilities", "flight")}, http.StatusNotFound, "no_capable_model"},
+	} {
+		tries := 0
+		count := option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+			tries++
+			return next(r)
+		})
+		_, err := client.Chat.Completions.New(ctx, chat(c.model, "x"), append(c.opts, count, option.WithMaxRetries(2))...)
+		e, ok := errors.AsType[*openai.Error](err)
+		if !ok || e.StatusCode != c.status || e.Code != c.code || e.Message == "" || e.Type == "" {
+			t.Errorf("%s: %v", c.model, err)
+		}
+		if tries != 1 {
+			t.Errorf("%s: it was tried %d times, and would be the same each time", c.model, tries)
+		}
+	}
+}
+
+func TestClient_LeavesAStream_LeaseEnds(t *testing.T) {
+	url := engines["stand-in"](t)
+	client := clientOf(url)
+	ctx, leave := context.WithCancel(t.Context())
+	stream := client.Chat.Completions.NewStreaming(ctx, chat(small, "for ever"))
+	for range 10 {
+		if !stream.Next() {
+			t.Fatal(stream.Err())
+		}
+	}
+	if n := leases(t, url); n != 1 {
+		t.Errorf("%d leases are held while it streams", n)
+	}
+	leave()
+	for end := time.Now().Add(20 * time.Second); leases(t, url) > 0; {
+		if time.Now().After(end) {
+			t.Fatal("the lease is held though its client has left")
+		}
+	}
+}
+
+// A model that failed to load is left alone for a while, which the client is told
+// and waits for.
+func TestClient_Busy_ComesBackWhenToldTo(t *testing.T) {
+	dir := t.TempDir()
+	config, err := json.Marshal(map[string]any{
+		"engines": map[string]any{"e": map[string]any{"command": []string{"false", "{port}"}}},
+		"models":  []any{map[string]any{"name": "broken", "path": "broken.bin"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"config.json": config, "broken.bin": make([]byte, 4096)} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client, ctx := clientOf(serve(t, "-config", filepath.Join(dir, "config.json"))), t.Context()
+	for range 2 {
+		_, err := client.Chat.Completions.New(ctx, chat("broken", "x"), option.WithMaxRetries(2))
+		if e, ok := errors.AsType[*openai.Error](err); !ok || e.Code != "move_failed" {
+			t.Fatalf("%v, want move_failed", err)
+		}
+	}
+	var (
+		codes []int
+		times []time.Time
+		after string
+	)
+	watch := option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+		times = append(times, time.Now())
+		res, err := next(r)
+		if err == nil {
+			codes = append(codes, res.StatusCode)
+			if res.StatusCode == http.StatusTooManyRequests {
+				after = res.Header.Get("Retry-After")
+			}
+		}
+		return res, err
+	})
+	for range 5 { // where this machine pauses, the while may be over; the next is longer
+		codes, times = nil, nil
+		_, err = client.Chat.Completions.New(ctx, chat("broken", "x"), option.WithMaxRetries(1), watch)
+		if e, ok := errors.AsType[*openai.Error](err); !ok || e.Code != "move_failed" {
+			t.Errorf("%v, want move_failed once more", err)
+		}
+		if after != "" {
+			break
+		}
+	}
+	if !slices.Equal(codes, []int{http.StatusTooManyRequests, http.StatusInternalServerError}) {
+		t.Fatalf("answers %v, Retry-After %q", codes, after)
+	}
+	told, err := time.ParseDuration(after + "s")
+	if waited := times[1].Sub(times[0]); err != nil || waited < told {
+		t.Errorf("told to come back in %q seconds, it came after %v", after, waited)
+	}
+}
