@@ -12,9 +12,12 @@
 // of its own gaps, and a uniform prior. The weights are learned online by
 // expectation maximisation on what was asked for (Cappé and Moulines, JRSS B
 // 2009). A conditional logit (McFadden 1974) over the logarithms of these, of what
-// follows what and of the hour of the day ranks the models; it learns from each
-// request by one step of AdaGrad (Duchi and others, JMLR 2011). Its bits of
-// surprise by request are what is reported of how predictable the traffic is.
+// follows what, of the hour of the day and of whether the model is overdue ranks
+// the models. It sees them as a plan does, right after a request, and learns in
+// what order they were asked for since (Plackett, Applied Statistics 1975): from
+// each request by a step of AdaGrad (Duchi and others, JMLR 2011) for what came
+// next and one for what came soon. Its bits of surprise by request are what is
+// reported of how predictable the traffic is.
 //
 // Value: a byte of a model is worth λ times the seconds for each byte that it
 // saves at a request over the tier below. Those seconds are measured, by medians of

@@ -40,12 +40,27 @@ type estimator struct {
 	inside      map[int32]int32 // place in sample by id
 	scored      []scored
 	phi         []feature
+	lessons     [len(lessonEvery)]lesson
+	odds        []float64 // scratch
 	scale       float64
 	// total is the requests a second that are expected of all models together.
 	total float64
 	// scoredAt is the moment of the last pass, or negative where accesses came since.
 	scoredAt float64
 }
+
+// lesson is the sample as it was some requests ago, from which the logit learns
+// in what order models were asked for since.
+type lesson struct {
+	phi []feature
+	// open: the model was not asked for since.
+	open []bool
+	age  int // requests since; below 0: there is none
+}
+
+// lessonEvery is after how many requests each lesson is begun anew: one teaches
+// what comes next, the other what comes soon.
+var lessonEvery = [...]int{1, 8}
 
 // scored is what is known of one model at one moment.
 type scored struct {
@@ -178,6 +193,9 @@ func (e *estimator) draw() {
 	e.scored = slices.Grow(e.scored[:0], len(e.sample))[:len(e.sample)]
 	e.phi = slices.Grow(e.phi[:0], len(e.sample))[:len(e.sample)]
 	e.scoredAt = -1
+	for i := range e.lessons {
+		e.lessons[i].age = -1
+	}
 }
 
 // models is the number of models that the prior is spread over.
@@ -237,10 +255,14 @@ func (e *estimator) survey(t float64) {
 	}
 }
 
-// access learns from one request for a model at t and notes it.
-func (e *estimator) access(id int32, t float64) {
-	if k, ok := e.inside[id]; ok {
-		e.learn(int(k), t)
+// access learns from one request for a model at t and notes it. Where the model is
+// of the sample, that is scored as of ahead seconds later.
+func (e *estimator) access(id int32, t, ahead float64) {
+	k, inside := e.inside[id]
+	if inside {
+		for i := range e.lessons {
+			e.learn(&e.lessons[i], int(k), i == 0)
+		}
 	}
 	u := e.uses[id]
 	var r rates
@@ -253,24 +275,54 @@ func (e *estimator) access(id int32, t float64) {
 	e.last = id
 	e.count++
 	e.scoredAt = -1
+	if inside {
+		e.survey(t + ahead)
+		for i, every := range lessonEvery {
+			e.lessons[i].begin(e.phi, every)
+		}
+	}
 }
 
-// learn teaches the logit that of the models of the sample, the one at k was
-// asked for next.
-func (e *estimator) learn(k int, t float64) {
-	e.survey(t)
+// begin begins a lesson anew if its time is over.
+func (n *lesson) begin(phi []feature, every int) {
+	if n.age++; n.age > 0 && n.age < every {
+		return
+	}
+	n.age = 0
+	n.phi = append(n.phi[:0], phi...)
+	n.open = slices.Grow(n.open[:0], len(phi))[:len(phi)]
+	for i := range n.open {
+		n.open[i] = true
+	}
+}
+
+// learn teaches the logit that of the models of the sample which were not asked
+// for since the lesson was begun, the one at k is now. next: it is the first since,
+// so that the surprise is that of the next request.
+func (e *estimator) learn(n *lesson, k int, next bool) {
+	if n.age < 0 || !n.open[k] {
+		return
+	}
 	sum := 0.0
-	for i := range e.scored {
-		sum += e.scored[i].odds
+	e.odds = slices.Grow(e.odds[:0], len(n.phi))[:len(n.phi)]
+	for i := range n.phi {
+		e.odds[i] = 0
+		if n.open[i] {
+			e.odds[i] = math.Exp(e.logit.score(&n.phi[i], float64(e.uses[e.sample[i]].bias)))
+			sum += e.odds[i]
+		}
 	}
 	if !(sum > 0) || math.IsInf(sum, 0) {
 		e.logit = newLogit()
 		return
 	}
-	g := e.phi[k]
-	for i := range e.scored {
-		p := e.scored[i].odds / sum
-		for j, x := range e.phi[i] {
+	g := n.phi[k]
+	for i, odds := range e.odds {
+		if odds == 0 {
+			continue
+		}
+		p := odds / sum
+		for j, x := range n.phi[i] {
 			g[j] -= p * x
 		}
 		d := -p
@@ -282,8 +334,11 @@ func (e *estimator) learn(k int, t float64) {
 		u.bias += float32(biasStep * d / math.Sqrt(float64(u.biasSum)+1))
 	}
 	e.logit.learn(&g)
-	e.surprise = surpriseKeep*e.surprise - math.Log2(max(e.scored[k].odds/sum, 1e-12))
-	e.asked = surpriseKeep*e.asked + 1
+	n.open[k] = false
+	if next {
+		e.surprise = surpriseKeep*e.surprise - math.Log2(max(e.odds[k]/sum, 1e-12))
+		e.asked = surpriseKeep*e.asked + 1
+	}
 }
 
 // bits is the mean surprise of the last requests.

@@ -59,8 +59,8 @@ func NewLearned(o Options) *Learned {
 }
 
 // lead is how far ahead in seconds a plan looks: what it moves is of use only
-// when it has arrived.
-const lead = 2
+// when it has arrived, and by then a burst is over more often than not.
+const lead = 5
 
 // homely is the rate in requests a second that a model is taken to have at least
 // in its home tier and below: once an hour.
@@ -76,7 +76,7 @@ func (l *Learned) Accessed(uses []tier.Access) {
 func (l *Learned) access(model string, at time.Time) {
 	id, t := l.est.id(model), l.est.seconds(at)
 	l.hints.request(id, t, l.word)
-	l.est.access(id, t)
+	l.est.access(id, t, lead)
 	u := l.est.uses[id]
 	l.yield.brought += float64(u.owed)
 	u.owed = 0
@@ -84,12 +84,7 @@ func (l *Learned) access(model string, at time.Time) {
 	if !ok || l.est.library == nil || l.sampled != l.est.library {
 		return
 	}
-	surveyed := false
 	l.guard.request(int(k), l.size, &l.terms, func(by estimate, k int) float64 {
-		if !surveyed {
-			l.est.survey(t + lead)
-			surveyed = true
-		}
 		return l.est.scored[k].intensity(by, 1)
 	})
 }

@@ -14,22 +14,25 @@ const (
 	featSame    = featFollows + 1    // it is the last model
 	featNever   = featSame + 1       // it was never asked for
 	featHour    = featNever + 1      // log of its share of accesses at this hour
-	features    = featHour + 1
+	featOverdue = featHour + 1       // log of that time over what is usual for it
+	featOdd     = featOverdue + 1    // how far that is from usual, either way
+	features    = featOdd + 1
 )
 
 type feature [features]float64
 
 // logit is a conditional logit over which model is asked for next (McFadden
 // 1974): the odds of a model are exp(theta·features). It starts as the mixture
-// and learns by gradient ascent on the likelihood of what was asked for, with
-// AdaGrad's steps (Duchi and others, JMLR 2011), which need no tuning by traffic.
+// and learns by gradient ascent on the likelihood of the order in which models
+// were asked for (Plackett 1975), with AdaGrad's steps (Duchi and others, JMLR
+// 2011), which need no tuning by traffic.
 type logit struct {
 	theta, sum feature
 }
 
 const (
-	logitStep = 0.03
-	biasStep  = 0.015
+	logitStep = 0.05
+	biasStep  = 0.05
 	// thetaMost bounds a weight, scoreMost a score; neither is reached by traffic
 	// that makes sense.
 	thetaMost = 20
@@ -91,5 +94,9 @@ func (f *feature) describe(u *use, t float64, hour int, r *rates, lambda, follow
 	}
 	near := u.hours[hour] + 0.5*u.hours[(hour+1)%24] + 0.5*u.hours[(hour+23)%24]
 	kept := min(n, 1/(1-hourKeep))
+	if u.count > 1 {
+		f[featOverdue] = 0.3 * (quickLog(age+1) - float64(u.usual))
+		f[featOdd] = f[featOverdue] * f[featOverdue]
+	}
 	f[featHour] = 0.3 * quickLog((float64(near)+0.05*kept+0.1)/(kept+1))
 }

@@ -16,7 +16,7 @@ import (
 // checksum behind.
 
 const (
-	stateMagic = "mtl1"
+	stateMagic = "mtl2"
 	// stateMost bounds what is taken in: four times the models that a plan is held
 	// to.
 	stateMost = 64 << 20
@@ -44,6 +44,7 @@ type savedUse struct {
 	Rates         [scales]float64
 	Beyond        [gapBins]float32
 	GapCount      uint32
+	Usual         float32
 	Follower      [followers]int32 // places of models below, or -1
 	FollowerCount [followers]float32
 	FollowerTotal float32
@@ -111,7 +112,7 @@ func (l *Learned) MarshalBinary() ([]byte, error) {
 func (u *use) save(place []int32) savedUse {
 	s := savedUse{
 		First: u.first, Last: u.last, Count: u.count, Rates: u.rates,
-		Beyond: u.gaps.beyond, GapCount: u.gaps.count,
+		Beyond: u.gaps.beyond, GapCount: u.gaps.count, Usual: u.usual,
 		FollowerCount: u.next.count, FollowerTotal: u.next.total,
 		Share: u.mix.count, ShareTotal: u.mix.total,
 		Word: [2]float32{u.word.promised, u.word.kept}, Bias: u.bias, BiasSum: u.biasSum, Hours: u.hours,
@@ -216,7 +217,7 @@ func (l *Learned) takeHeader(h *savedHeader) bool {
 func (s *savedUse) use() use {
 	u := use{
 		first: s.First, last: s.Last, count: s.Count, rates: s.Rates,
-		gaps: gaps{beyond: s.Beyond, count: s.GapCount},
+		gaps: gaps{beyond: s.Beyond, count: s.GapCount}, usual: s.Usual,
 		next: follows{who: s.Follower, count: s.FollowerCount, total: s.FollowerTotal},
 		mix:  shares{count: s.Share, total: s.ShareTotal},
 		word: word{s.Word[0], s.Word[1]}, bias: s.Bias, biasSum: s.BiasSum, hours: s.Hours,
@@ -231,7 +232,7 @@ func (s *savedUse) use() use {
 func (s *savedUse) sane(now float64) bool {
 	ok := sane(s.First, s.Last) && s.Last <= now && s.First <= s.Last && sane(s.Rates[:]...) &&
 		sane32(s.Beyond[:]...) && sane32(s.FollowerCount[:]...) && sane32(s.Share[:]...) && sane32(s.Hours[:]...) &&
-		sane32(s.FollowerTotal, s.ShareTotal, s.Word[0], s.Word[1], s.BiasSum) && math.Abs(float64(s.Bias)) <= thetaMost
+		sane32(s.FollowerTotal, s.ShareTotal, s.Usual, s.Word[0], s.Word[1], s.BiasSum) && math.Abs(float64(s.Bias)) <= thetaMost
 	for w := range s.PaceLog {
 		ok = ok && s.PaceCount[w] <= sampled && s.PaceNext[w] < sampled
 		for _, x := range s.PaceLog[w] {

@@ -22,6 +22,8 @@ type use struct {
 	// so that the rate of a steady stream is its frequency.
 	rates [scales]float64
 	gaps  gaps
+	// usual is the decayed mean of the logarithms of the gaps in seconds, and one.
+	usual float32
 	next  follows
 	mix   shares
 	word  word
@@ -39,6 +41,9 @@ type use struct {
 	hours [24]float32
 }
 
+// usualStep: the last ten gaps say what is usual.
+const usualStep = 0.1
+
 // hourKeep is what an access leaves of the counts by hour: the last few hundred
 // accesses count.
 const hourKeep = 0.997
@@ -51,6 +56,7 @@ func (u *use) access(t float64, hour int) {
 		u.first, u.last, age = t, t, 0
 	} else {
 		u.gaps.add(age)
+		u.usual += float32((math.Log(age+1) - float64(u.usual)) * max(usualStep, 1/float64(u.count)))
 	}
 	for k, span := range spans {
 		u.rates[k] = u.rates[k]*fade(age/span) + 1/span
