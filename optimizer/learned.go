@@ -123,10 +123,7 @@ func (l *Learned) Hint(model string, probability float64, within time.Duration, 
 func (l *Learned) Moved(moves []tier.Moved) {
 	for i := range moves {
 		m := &moves[i]
-		id, known := l.est.ids[m.Move.Model.Name]
-		if !known {
-			continue
-		}
+		id := l.est.id(m.Move.Model.Name) // of a model that was only ever ordered about, too
 		u := l.est.uses[id]
 		if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
 			l.device.note(&u.paces, wayOf(from, to), m.Bytes, m.Took)
