@@ -34,8 +34,8 @@ type hints struct {
 
 const (
 	hintsMost = 64
-	// wordKeep: the last few hundred hints count.
-	wordKeep = 0.997
+	// wordKeep: the last hundred hints count.
+	wordKeep = 0.99
 	// hintGrace is by how many seconds a request may be late.
 	hintGrace = 1
 	// wordPrior is how many hints of its own a model's record needs to weigh as
@@ -58,8 +58,13 @@ func (h *hints) trust(own *word) float64 {
 func (h *hints) give(n hint, own func(id int32) *word) {
 	h.expire(n.given, own)
 	for i := range h.open {
-		if h.open[i].id == n.id {
-			h.open[i] = n
+		if o := &h.open[i]; o.id == n.id {
+			// As much of it as has passed was not kept: who announces the same thing
+			// over and over is held to it.
+			passed := o.p * min((n.given-o.given)/o.within, 1)
+			own(n.id).note(passed, 0)
+			h.all.note(passed, 0)
+			*o = n
 			return
 		}
 	}

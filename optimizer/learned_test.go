@@ -21,7 +21,7 @@ func TestReplay(t *testing.T) {
 		}
 		tr := readTrace(t, name, true)
 		for _, p := range []tier.Placement{optimizer.New()} {
-			t.Logf("%s %T %+v", name, p, replay(t, tr, 5, 10, p))
+			t.Logf("%s %T %+v", name, p, replay(t, tr, 5, 10, p, silent))
 		}
 	}
 }

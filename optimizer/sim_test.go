@@ -147,7 +147,7 @@ func (m *machine) rest(from, to float64) error {
 			after := s.Footprint(false)
 			up := max(after[tier.RAM]-before[tier.RAM], 0)
 			read := max(after[tier.RAM]+after[tier.Swap]-before[tier.RAM]-before[tier.Swap], 0)
-			took += (float64(up)*0.4e-9 + float64(read)*1.0e-9) * ioScale
+			took += float64(up)*0.4e-9 + float64(read)*1.0e-9
 			if now+took > to {
 				m.wasted++
 				m.moved += up
@@ -225,19 +225,28 @@ func (m *machine) figures() figures {
 	return figures{sum / float64(n), w[n/2], w[min(n*99/100, n-1)], float64(m.moved) / 1e9 / float64(n)}
 }
 
-func replay(t testing.TB, tr *trace, ram, swap float64, p tier.Placement) figures {
+// announcement is a model that is said to be asked for before a request, or -1.
+type announcement func(before int) int32
+
+func silent(int) int32 { return -1 }
+
+func replay(t testing.TB, tr *trace, ram, swap float64, p tier.Placement, announce announcement) figures {
 	lib, err := tier.NewLibrary(tr.models)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := newMachine(lib, tier.Limits{RAM: tier.Bytes(ram * 1e9), Swap: tier.Bytes(swap * 1e9)}, p)
 	for k, at := range tr.at {
-		if k > 0 && hintShare > 0 && float64(k*7919%1000)/1000 < hintShare {
-			p.(tier.Hinter).Hint(tr.models[tr.who[k]].Name, 1, time.Duration(max(at-tr.at[k-1], 1)*1e9), epoch.Add(time.Duration(tr.at[k-1]*1e9)))
-		}
-		if k > 0 && prefetches(p) {
-			if err := m.rest(tr.at[k-1], at); err != nil {
-				t.Fatalf("%s after request %d: %v", tr.name, k-1, err)
+		if k > 0 {
+			last := tr.at[k-1]
+			if who := announce(k); who >= 0 {
+				m.tell()
+				p.(tier.Hinter).Hint(tr.models[who].Name, 1, time.Duration(max(at-last, 1)*1e9), epoch.Add(time.Duration(last*1e9)))
+			}
+			if prefetches(p) {
+				if err := m.rest(last, at); err != nil {
+					t.Fatalf("%s after request %d: %v", tr.name, k-1, err)
+				}
 			}
 		}
 		if err := m.request(int(tr.who[k]), at); err != nil {
@@ -251,13 +260,3 @@ func prefetches(p tier.Placement) bool {
 	_, ok := p.(*optimizer.Learned)
 	return ok
 }
-
-var hintShare, _ = strconv.ParseFloat(os.Getenv("HINTS"), 64)
-
-var ioScale = func() float64 {
-	x, err := strconv.ParseFloat(os.Getenv("IO"), 64)
-	if err != nil {
-		return 1
-	}
-	return x
-}()
