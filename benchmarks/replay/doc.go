@@ -11,4 +11,10 @@
 // storage. With -clock trace (the default) trace time stands still while a
 // request is served, so that figures compare with simulations; with -clock real
 // the loads take their time, and requests overlap, queue and are batched.
+//
+// With -hints 0.5, half of the requests are announced when the one before arrives.
+// Under -clock trace the load of an announced model takes no trace time, as that
+// of one that is waited for does not; what nobody waits for or announced takes its
+// time in the gaps between requests. What announcing is worth where loads take
+// their time, -clock real tells.
 package main

@@ -41,7 +41,7 @@ func main() {
 	flag.StringVar(&capacities, "capacities", "5/10,16/32,64/128", "machines, as GB of ram / GB of swap")
 	flag.StringVar(&names, "policies", "lru,lfu,gdsf,learned", "placements to play")
 	flag.StringVar(&clock, "clock", "trace", "trace: time stands still while a request is served; real: it does not")
-	flag.Float64Var(&o.hints, "hints", 0, "share of the requests that are announced when the one before has been served, 0 to 1")
+	flag.Float64Var(&o.hints, "hints", 0, "share of the requests that are announced when the one before arrives, 0 to 1")
 	flag.BoolVar(&o.json, "json", false, "print one object a line")
 	flag.StringVar(&o.plot, "plot", "", "write a plot to this SVG file")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the workloads of its own making")

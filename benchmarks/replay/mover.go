@@ -40,23 +40,24 @@ func gb(b tier.Bytes) float64 { return float64(b) / 1e9 }
 
 // mover keeps the account of bytes that a real one would move. With a clock that
 // runs it takes their time; with one that stands still it does so only for what
-// nobody waits for.
+// nobody waits for and nobody announced.
 type mover struct {
 	real bool
 
-	mu    sync.Mutex // guards the rest
-	at    map[string]where
-	moved tier.Bytes // read from a colder place
+	mu        sync.Mutex // guards the rest
+	at        map[string]where
+	announced string     // the model that is asked for next, if that was said
+	moved     tier.Bytes // read from a colder place
 }
 
 // Move implements tier.Mover.
 func (m *mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
 	m.mu.Lock()
-	from := m.at[mv.Model.Name]
+	from, announced := m.at[mv.Model.Name], m.announced == mv.Model.Name
 	m.mu.Unlock()
 	to := at(&mv)
 	bytes, took := transfer(from, to)
-	if took > 0 && (m.real || tier.InBackground(ctx)()) {
+	if took > 0 && (m.real || !announced && tier.InBackground(ctx)()) {
 		t := time.NewTimer(took)
 		defer t.Stop()
 		select {
@@ -90,6 +91,13 @@ func (m *mover) Leaves(*tier.Model) bool { return true }
 
 // FileBacked implements tier.FileBacker.
 func (m *mover) FileBacked() bool { return true }
+
+// announce tells which model is asked for next; empty: that was not said.
+func (m *mover) announce(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.announced = name
+}
 
 func (m *mover) where(name string) where {
 	m.mu.Lock()

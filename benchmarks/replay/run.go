@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"github.com/modeltier/modeltier"
@@ -67,7 +68,7 @@ func (r *run) playTrace(ctx context.Context, m *modeltier.Manager, mv *mover) (f
 	models := r.trace.library(r.capacity.ram)
 	start := time.Now()
 	var tally tally
-	announce := r.announcer(m)
+	announce := r.announcer(m, mv)
 	for i, who := range r.trace.who {
 		time.Sleep(time.Until(start.Add(seconds(r.trace.at[i]))))
 		model := &models[who]
@@ -79,6 +80,7 @@ func (r *run) playTrace(ctx context.Context, m *modeltier.Manager, mv *mover) (f
 		}
 		lease.Release()
 		announce(i)
+		synctest.Wait() // what can be done at this moment is
 	}
 	return tally.figures(mv.moved), nil
 }
@@ -94,7 +96,7 @@ func (r *run) playReal(ctx context.Context, m *modeltier.Manager, mv *mover) (fi
 		first error
 		all   sync.WaitGroup
 	)
-	announce := r.announcer(m)
+	announce := r.announcer(m, mv)
 	for i, who := range r.trace.who {
 		time.Sleep(time.Until(start.Add(seconds(r.trace.at[i]))))
 		model := &models[who]
@@ -123,17 +125,21 @@ func (r *run) playReal(ctx context.Context, m *modeltier.Manager, mv *mover) (fi
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // announcer returns what announces the request behind i, where the dice say so.
-func (r *run) announcer(m *modeltier.Manager) func(i int) {
+func (r *run) announcer(m *modeltier.Manager, mv *mover) func(i int) {
 	if r.hints <= 0 {
 		return func(int) {}
 	}
 	dice := rand.New(rand.NewPCG(1, 2))
 	models := r.trace.library(r.capacity.ram)
 	return func(i int) {
-		if next := i + 1; next < len(r.trace.who) && dice.Float64() < r.hints {
-			within := max(seconds(r.trace.at[next]-r.trace.at[i]), time.Second)
-			m.Hint(models[r.trace.who[next]].Name, 1, within)
+		next := i + 1
+		if next >= len(r.trace.who) || dice.Float64() >= r.hints {
+			mv.announce("")
+			return
 		}
+		name := models[r.trace.who[next]].Name
+		mv.announce(name)
+		m.Hint(name, 1, max(seconds(r.trace.at[next]-r.trace.at[i]), time.Second))
 	}
 }
 
