@@ -61,6 +61,19 @@ func TestDevice_OneSlowReading_DoesNotDecide(t *testing.T) {
 	}
 }
 
+func TestDevice_MoreWorkers_HaveToBeWorthIt(t *testing.T) {
+	for rate, want := range map[float64]string{1e9: "populate ×2", 1.2e9: "populate ×2", 1.3e9: "populate ×8"} {
+		d := testDevice()
+		disk := map[string]float64{"populate ×2": 1e9, "read ×2": 0.9e9, "populate ×8": rate}
+		for range 3 {
+			measure(d, 1<<30, disk)
+		}
+		if w, _ := d.pick(1 << 30); w.String() != want {
+			t.Errorf("with 8 workers at %.1f of the rate of 2 it picks %v", rate/1e9, w)
+		}
+	}
+}
+
 // Ways that were slow once get another chance, though not a large one.
 func TestDevice_RatesGrowStale_AreTakenAgain(t *testing.T) {
 	d := testDevice()
