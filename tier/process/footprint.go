@@ -101,8 +101,9 @@ func (m *Mover) presentIn(c *child) tier.Bytes {
 // Resident implements tier.Resident. Present is the engine's anonymous memory,
 // and the weights that it maps as far as they are in the page cache; together
 // they count up to Model.Size, as what an engine takes beyond that is its Runtime
-// (see Footprint). Weights that are cached though no engine of the model runs are
-// nobody's and count for nothing. Where the process neither owns nor may write
+// (see Footprint). Weights that are cached though no engine of the model runs, or
+// that were left to the kernel (Options.LeaveCached), are nobody's and count for
+// nothing. Where the process neither owns nor may write
 // the weights, only what is in the engine's page tables is seen of them. Outside
 // Linux nothing is seen.
 func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
@@ -126,9 +127,18 @@ func (m *Mover) engineOf(model string) (c *child, files []weightFile, size tier.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.slots[model]; s != nil && s.child != nil {
-		return s.child, s.files, s.model.Size
+		return s.child, m.held(s), s.model.Size
 	}
 	return nil, nil, 0
+}
+
+// held returns the files whose pages are ours to answer for: those of an engine
+// that is frozen are the kernel's where they were left to it. m.mu is held.
+func (m *Mover) held(s *slot) []weightFile {
+	if s.state == Frozen && m.opts.LeaveCached {
+		return nil
+	}
+	return s.files
 }
 
 // Footprint implements tier.Footprinter: what the engine of a model takes now and
@@ -147,7 +157,7 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 		m.mu.Unlock()
 		return 0, 0, false
 	}
-	c, files, running := s.child, s.files, s.state == Running
+	c, files, running := s.child, m.held(s), s.state == Running
 	m.mu.Unlock()
 	if c != nil {
 		if seen, err := m.look(c, files); err == nil && !c.hasEnded() {

@@ -49,9 +49,11 @@ type Options struct {
 	// the other.
 	Refill func(ctx context.Context, path string, progress func(done tier.Bytes)) error
 
-	// LeaveCached leaves the weights of a frozen engine in the page cache for the
-	// kernel to take when it wants them. The engine then thaws at once, and its
-	// bytes are reported, and so charged, as present.
+	// LeaveCached leaves the weights of a frozen engine in the page cache, as those
+	// of a stopped one stay there, for the kernel to take when it wants room: they
+	// are clean, count as available memory, and are not charged. The engine thaws at
+	// once where they are still there. Without it they are paged out, so that the
+	// memory is seen to be free.
 	LeaveCached bool
 	// Prestart has a move from storage to swap start the engine and freeze it.
 	// While it starts it takes what the model takes in ram, which nobody has set
