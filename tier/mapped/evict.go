@@ -63,7 +63,7 @@ func (s *shard) finish(ctx, seeing context.Context, from int, until time.Time) i
 	if inside && s.sight == byTables {
 		s.split(seeing, from) // it is not seen whether that is needed
 	}
-	n := s.sys.await(until, beyond, func() { s.drop(from, s.pages()) })
+	n := s.poll(until, beyond, func() { s.drop(from, s.pages()) })
 	if n > 0 {
 		s.clean(ctx, from)
 		n = beyond()
@@ -75,10 +75,10 @@ func (s *shard) finish(ctx, seeing context.Context, from int, until time.Time) i
 	return n
 }
 
-// await drops what look sees until it sees nothing or the time is over, and
+// poll drops what look sees until it sees nothing or the time is over, and
 // returns what it saw last. The kernel reads ahead: such pages cannot be dropped
 // before they have arrived, and only cachestat sees them before.
-func (s *system) await(until time.Time, look func() int64, drop func()) int64 {
+func (s *shard) poll(until time.Time, look func() int64, drop func()) int64 {
 	const looks = 3
 	n := look()
 	for nothing := 0; time.Now().Before(until); n = look() {
@@ -196,7 +196,7 @@ func (s *shard) await(ctx context.Context, found bitset, until time.Time) int64 
 		})
 		return n
 	}
-	return s.sys.await(until, look, func() { s.dropBut(found) })
+	return s.poll(until, look, func() { s.dropBut(found) })
 }
 
 func (s *shard) dropBut(found bitset) { s.but(found, s.drop) }

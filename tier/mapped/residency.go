@@ -68,16 +68,16 @@ func (s *shard) cached(ctx context.Context, from, to int) (int64, error) {
 	if from >= to {
 		return 0, nil
 	}
-	if s.sys.census == nil {
+	if s.census == nil {
 		return s.present(ctx, from, to)
 	}
 	off := int64(from) * s.sys.page
-	n, err := s.sys.census(s.file, off, int64(to-from)*s.sys.page)
+	n, err := s.census(s.file, off, int64(to-from)*s.sys.page)
 	if err != nil {
 		return s.present(ctx, from, to)
 	}
 	if unused := int64(s.pages())*s.sys.page - s.size(); unused > 0 && to == s.pages() && n > 0 {
-		last, err := s.sys.census(s.file, int64(to-1)*s.sys.page, s.sys.page)
+		last, err := s.census(s.file, int64(to-1)*s.sys.page, s.sys.page)
 		if err == nil && last > 0 {
 			n -= unused
 		}
@@ -92,7 +92,7 @@ func (w *weights) snapshot(ctx context.Context, guess bool) ([]bitset, error) {
 	sets := make([]bitset, len(w.shards))
 	for i, s := range w.shards {
 		sets[i] = newBitset(s.pages())
-		if guess && s.sight == byCache && s.sys.census != nil {
+		if guess && s.sight == byCache && s.census != nil {
 			n, err := s.cached(ctx, 0, s.pages())
 			if err == nil && n == s.size() {
 				sets[i].fill()

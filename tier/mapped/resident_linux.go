@@ -65,10 +65,10 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 // not our own, or else mincore or pagemap.
 func (s *shard) total(ctx context.Context) (int64, error) {
 	if s.sight == blind {
-		if s.sys.census == nil {
+		if s.census == nil {
 			return 0, &UnseenError{Model: s.model, Path: s.path}
 		}
-		if _, err := s.sys.census(s.file, 0, s.sys.page); err != nil {
+		if _, err := s.census(s.file, 0, s.sys.page); err != nil {
 			return 0, &UnseenError{Model: s.model, Path: s.path}
 		}
 	}

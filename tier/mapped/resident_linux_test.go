@@ -297,7 +297,27 @@ func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
 	if n := cachedBytes(t, at("lower/m.gguf")); n != mod.Size {
 		t.Errorf("%d bytes of the layer below are cached", n)
 	}
+	if n, _ := seen(t, m, mod); n != mod.Size {
+		t.Errorf("in ram, %d bytes are told to be present", n)
+	}
+	in, out, cmd := role(t, "holder", at("lower/m.gguf"), nil)
+	if line, err := out.ReadString('\n'); line != "held\n" {
+		t.Fatal(line, err)
+	}
+	mustMove(t, m, mod, tier.Storage, 0)
+	if n, _ := seen(t, m, mod); n != mod.Size {
+		t.Errorf("mapped below by somebody else, %d bytes are told to be present", n)
+	}
+	must(t, in.Close())
+	must(t, cmd.Wait())
+	if n, _ := seen(t, m, mod); n != 0 {
+		t.Errorf("%d bytes are told to be present with nobody left", n)
+	}
+	mustMove(t, m, mod, tier.RAM, 0)
 	mustMove(t, m, mod, tier.Swap, 2*tier.MiB)
+	if n, _ := seen(t, m, mod); n != 2*tier.MiB {
+		t.Errorf("in swap, %d bytes are told to be present", n)
+	}
 	if n := cachedBytes(t, at("lower/m.gguf")); n != 2*tier.MiB {
 		t.Errorf("%d bytes of the layer below are cached, want 2 MiB", n)
 	}

@@ -66,6 +66,9 @@ type filesystem struct {
 	name string
 	// memory: its pages are the file itself, and are not dropped.
 	memory bool
+	// layered: pages may belong to a file below, of which a mapping shows the pages
+	// and cachestat, asked about this one, none.
+	layered bool
 	note   string // what to know about it, "" where there is nothing
 }
 

@@ -105,9 +105,9 @@ func filesystemOf(f *os.File) filesystem {
 	case unix.HUGETLBFS_MAGIC:
 		return filesystem{name: "hugetlbfs", memory: true, note: memory}
 	case unix.OVERLAYFS_SUPER_MAGIC:
-		return filesystem{name: "overlay", note: layered}
+		return filesystem{name: "overlay", layered: true, note: layered}
 	case unix.FUSE_SUPER_MAGIC:
-		return filesystem{name: "fuse", note: fuse}
+		return filesystem{name: "fuse", layered: true, note: fuse} // passthrough, since 6.9
 	case unix.NFS_SUPER_MAGIC:
 		return filesystem{name: "nfs", note: far}
 	case unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
@@ -119,7 +119,7 @@ func filesystemOf(f *os.File) filesystem {
 	case 0x2fc12fc1: // ZFS, not in the kernel's tree
 		return filesystem{name: "zfs", note: arc}
 	default:
-		return filesystem{name: fmt.Sprintf("magic %#x", magic), note: "A filesystem that is not known here: only what was seen is told."}
+		return filesystem{name: fmt.Sprintf("magic %#x", magic), layered: true, note: "A filesystem that is not known here: only what was seen is told."}
 	}
 }
 

@@ -38,6 +38,7 @@ type shard struct {
 	where  string // the device's name
 	fs     filesystem
 	sight  sight
+	census func(f *os.File, off, n int64) (int64, error) // system.census, where it can be believed
 }
 
 // open maps the model's files. It reads none of them.
@@ -97,6 +98,9 @@ func (s *shard) mapIn() error {
 	}
 	if s.sys.filesystem != nil {
 		s.fs = s.sys.filesystem(s.file)
+	}
+	if !s.fs.layered {
+		s.census = s.sys.census
 	}
 	s.sight = s.look()
 	return nil
