@@ -123,6 +123,32 @@ func TestAcquire_PromotionsFail_TheModelIsServedFromSwap(t *testing.T) {
 	})
 }
 
+// Who gives way is the model that is missed least, and not the one that waits for
+// longest: a is asked for every ten seconds, b was twice, the last time just now.
+func TestPressure_High_TheModelWorthLeastGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 2), model("b", 2))
+		var gave []string
+		cfg.Events.Evicted = func(ev modeltier.EvictEvent) { gave = append(gave, ev.Model) }
+		r := newRig(t, cfg)
+		r.use("b")
+		for range 30 {
+			r.use("a")
+			time.Sleep(10 * time.Second)
+		}
+		r.use("a")
+		time.Sleep(time.Second)
+		r.use("b")
+		time.Sleep(4 * time.Second)
+		r.memory(8*tier.GiB, tier.GiB/2)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if fmt.Sprint(gave) != "[b a]" {
+			t.Errorf("%v gave way in this order, want b first", gave)
+		}
+	})
+}
+
 // comesAndGoes lets pressure be high for a second of every period until the test
 // ends.
 func (r *rig) comesAndGoes(period time.Duration, until chan struct{}) {

@@ -77,9 +77,34 @@ func (c *control) govern(mem tier.Memory) {
 // shed has idle models give memory back, and returns how much was found.
 func (c *control) shed(bytes tier.Bytes) tier.Bytes {
 	v := c.core.View(c.now)
-	steps, given := safety.Shed(&v, bytes, nil)
+	steps, given := safety.Shed(&v, bytes, c.cheaper(&v))
 	c.core.Shed(steps)
 	return given
+}
+
+// cheaper says who is missed less, by the placement. nil: it does not say, and
+// those go first that were used least recently.
+func (c *control) cheaper(v *tier.View) func(a, b int) int {
+	p, ok := c.m.cfg.Placement.(tier.Valuer)
+	if !ok {
+		return nil
+	}
+	c.readAccesses()
+	c.teach()
+	if c.planStuck {
+		return nil
+	}
+	told := make(chan []float64, 1) // a call that is stuck may answer much later
+	err := c.m.callFor("placement", planLimit, func(context.Context) error { told <- p.Worth(v); return nil }, c.placementBack)
+	c.placementFailed(err)
+	if err != nil {
+		return nil
+	}
+	worth := <-told
+	if len(worth) != len(v.States) {
+		return nil
+	}
+	return func(a, b int) int { return cmp.Compare(worth[a], worth[b]) }
 }
 
 // refresh takes a reading, unless the last is fresh, and closes done when it is

@@ -47,6 +47,7 @@ var (
 	_ tier.Placement = (*Learned)(nil)
 	_ tier.Learner   = (*Learned)(nil)
 	_ tier.Hinter    = (*Learned)(nil)
+	_ tier.Valuer    = (*Learned)(nil)
 )
 
 // New returns the default placement.
@@ -201,6 +202,22 @@ func (l *Learned) Plan(v *tier.View, need *tier.Need) tier.Plan {
 		l.follow(now)
 	}
 	return plan
+}
+
+// Worth implements tier.Valuer: the seconds of waiting that a byte is expected to
+// save in a second of time.
+func (l *Learned) Worth(v *tier.View) []float64 {
+	now := l.observe(v)
+	if l.est.scale == 0 {
+		l.est.survey(now + lead)
+	}
+	worth := make([]float64, len(v.States))
+	for i := range worth {
+		it := item{index: int32(i), model: v.Library.At(i)}
+		l.value(&it, l.guard.following, now)
+		worth[i] = it.hot
+	}
+	return worth
 }
 
 // value puts on an item what its bytes are worth now.

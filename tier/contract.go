@@ -154,6 +154,13 @@ type Hinter interface {
 	Hint(model string, probability float64, within time.Duration, now time.Time)
 }
 
+// Valuer is what a Placement offers that can tell who is missed least when memory
+// is short. Worth returns, by index of v.Library, what a byte of each model is
+// worth in ram; only the order counts. It is called as Plan is.
+type Valuer interface {
+	Worth(v *View) []float64
+}
+
 // Closer is what a Mover, MemoryProbe, Selector or Placement offers that holds
 // resources. The Manager calls Close once, after the last call to any other
 // method has returned, on the parts that it made itself and on those that it

@@ -69,7 +69,7 @@ type filesystem struct {
 	// layered: pages may belong to a file below, of which a mapping shows the pages
 	// and cachestat, asked about this one, none.
 	layered bool
-	note   string // what to know about it, "" where there is nothing
+	note    string // what to know about it, "" where there is nothing
 }
 
 func (s *system) pages(size int64) int { return int((size + s.page - 1) / s.page) }
