@@ -18,6 +18,12 @@ import (
 // the same model. The end of ctx ends this wait, with context.Cause(ctx), and
 // nothing else. Other errors unwrap to the sentinels of this package. The caller
 // releases the lease.
+//
+// Under high memory pressure nothing is loaded that takes memory. Where the mover
+// can serve without (mapped files), the lease is one from swap; else the error is
+// ErrNoCapacity. Who asks again within Config.Fairness keeps the model's place:
+// when pressure falls, models are loaded in the order in which they were first
+// refused.
 func (m *Manager) Acquire(ctx context.Context, req Request) (*Lease, error) {
 	var waited time.Duration
 	lease, _, err := m.acquire(ctx, &req, &waited)

@@ -40,7 +40,8 @@
 // (where a cgroup bounds it, pages on its active list are taken off like our own)
 // in exact arithmetic, whatever the numbers. Swap is never room for RAM, and
 // compressed swap is no room at all. Under high pressure nothing that takes
-// memory is admitted. Whatever the files of the kernel hold, the probe returns
+// memory is admitted; weights in swap that are clean pages of their files take
+// none. Whatever the files of the kernel hold, the probe returns
 // figures that are possible or an error that names the file; it never panics, and
 // reads no file beyond 1 MiB.
 //
@@ -65,6 +66,9 @@
 //   - That a device can allocate what is available: its driver may want it in one
 //     piece, or not from CMA areas (see ProbeOptions.DeviceMemory). A loader that
 //     fails all the same is an ordinary event.
+//   - That models in swap do not press. They are served where they are whatever
+//     the pressure, and many at once read their files again and again, which can
+//     keep it high: then nothing comes to RAM until fewer are asked for.
 //   - That other programs' file pages stay. Without a cgroup's limit those that
 //     they use count as available like all the rest: admitting a model may make
 //     them read their files again, which shows as pressure.

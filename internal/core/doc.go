@@ -13,8 +13,12 @@
 // What it promises are the invariants of the ledger and of leases: nothing moves
 // under a lease, nothing starts without its bytes set aside, every waiter is
 // answered exactly once, and a waiter that the resident models starve gets its
-// turn after [Options].Fairness. Models may take more than was declared for them:
-// what was seen is charged as far as there is room, and what there is no room for,
-// the overdraft, is taken off what is promised until it is charged. What it does not promise is a good placement:
-// whom to evict is the [tier.Placement]'s decision, which the core only checks.
+// turn after [Options].Fairness. Pressure starves nobody either: what can be served
+// without memory is, whatever the pressure; of n models that it keeps out, each is
+// the first to be loaded in one of n gaps between two waves of it, as long as
+// somebody asks for it again within Fairness. Models may take more than was
+// declared for them: what was seen is charged as far as there is room, and what
+// there is no room for, the overdraft, is taken off what is promised until it is
+// charged. What it does not promise is a good placement: whom to evict is the
+// [tier.Placement]'s decision, which the core only checks.
 package core
