@@ -70,6 +70,21 @@ func TestPressure_HighForGood_EveryModelIsServedFromSwap(t *testing.T) {
 	})
 }
 
+// Swap that is full is no reason to refuse: it is emptied as at any time.
+func TestPressure_HighAndSwapFull_OneModelLeavesForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{
+			Models: []tier.Model{model("a", 3), model("b", 3)}, Mover: &tiertest.Mover{Files: true},
+			Limits: tier.Limits{RAM: 2 * tier.GiB, Swap: 4 * tier.GiB}, OptimizeEvery: -1,
+		})
+		r.use("a")
+		r.press(tier.PressureHigh)
+		time.Sleep(2 * time.Second)
+		r.begin("b").served(4500 * time.Millisecond).Release()
+		r.wantMoves("load a", "unload a", "load b")
+	})
+}
+
 // The load that pressure calls off is not the end of the wait: without memory it
 // can be had at once.
 func TestPressure_RisesDuringALoad_WhoWaitsIsServedFromSwap(t *testing.T) {

@@ -48,6 +48,7 @@ type Core struct {
 	library *tier.Library
 	entries []*Entry // by the library's index
 	ghosts  []*Entry // removed models that are still seen in memory
+	owing   []*Entry // models that pressure keeps out
 
 	wants    []*want
 	plans    []*plan
@@ -167,6 +168,7 @@ func (c *Core) forget(e *Entry) {
 		return
 	}
 	e.removed = true
+	c.settle(e)
 	if !e.charge.IsZero() || e.Overdraft() > 0 {
 		c.ghosts = append(c.ghosts, e)
 	}
@@ -320,7 +322,7 @@ func (c *Core) Press(background bool, cause error, now time.Time) {
 		return
 	}
 	for _, m := range c.Moves() {
-		if takes := m.res.Held(); m.loads() && !m.cancelled && (takes[tier.RAM] > 0 || !c.opt.FileBacked) {
+		if c.takes(m) && !m.cancelled {
 			m.yielded = true
 			c.CancelMove(m, cause, now)
 		}
@@ -404,7 +406,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 	for range 1 + len(c.wants) + len(c.plans) + len(c.entries) {
 		before := len(c.out)
 		p := c.progress
-		c.settle(now)
+		c.cover(now)
 		c.dropDisowned(now)
 		c.succeed(now)
 		c.serveAll(now)

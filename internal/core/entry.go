@@ -58,9 +58,12 @@ type Entry struct {
 	lastErr  error     // of the last of them
 	coolTill time.Time // until when no load is tried again
 
-	// owed is the model's place among those that pressure keeps out, see age. Zero:
-	// it is not one of them, or has come since.
+	// owed is the model's place among those that pressure keeps out (Core.owing), see
+	// age. Zero: it is not one of them.
 	owed time.Time
+	// shortTill is until when no memory is tried for, after a load that found less
+	// than was promised.
+	shortTill time.Time
 
 	stuck      bool
 	ordered    bool          // its owner sent it where it is, and nobody has asked for it since

@@ -56,7 +56,7 @@ func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time
 	m.res = claim
 	e.move, e.victim = m, nil
 	e.serving = serve && m.To == tier.Swap
-	if m.loads() {
+	if c.takes(m) {
 		m.first, c.begun = !c.begun, true
 	}
 	c.queue = append(c.queue, m)
@@ -117,7 +117,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	}
 	x := e.want
 	// It goes on waiting where there was less memory than promised: see makesDo.
-	short := out.Err != nil && x != nil && x.order == nil && (m.yielded || (m.To == tier.RAM || m.Keep > 0) && e.short() && c.streams(e))
+	short := out.Err != nil && x != nil && x.order == nil && (m.yielded || (m.To == tier.RAM || m.Keep > 0) && e.short(now) && c.streams(e))
 	again := short || out.Err != nil && c.retryAlone(m, out.Err)
 	o := m.Order
 	m.Order = nil
@@ -133,10 +133,11 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	}
 	if x = e.want; x != nil {
 		if short && m.yielded {
-			e.owed = x.age()
+			place := x.age()
 			if m.first {
-				e.owed = now // it had as long a time as there is
+				place = now // it had as long a time as there is
 			}
+			c.owe(e, place)
 		}
 		if out.Err != nil && !again && m.To >= m.From && !calledOff(out.Err) {
 			c.fail(x, out.Err)
@@ -172,10 +173,16 @@ func (e *Entry) cool(m *Move, err error, now time.Time) {
 	switch {
 	case err == nil:
 		e.failures, e.lastErr, e.coolTill = 0, nil, time.Time{}
+		if m.To == tier.RAM {
+			e.shortTill = time.Time{}
+		}
 	case m.cancelled:
 	default:
 		e.failures++
 		e.lastErr = err
+		if errors.Is(err, tier.ErrNoCapacity) {
+			e.shortTill = now.Add(coolMost)
+		}
 		if e.failures > 1 {
 			e.coolTill = now.Add(min(coolFirst<<min(e.failures-2, 16), coolMost))
 		}
@@ -211,7 +218,7 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	}
 	if m.To > m.From {
 		e.loadTook = now.Sub(m.startedAt)
-		e.owed = time.Time{}
+		c.settle(e)
 	}
 	e.tier, e.kept, e.left, e.since = m.To, 0, 0, now
 	if m.To == tier.Swap {
@@ -222,7 +229,7 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	if c.weigh(e, out.Seen); m.To == tier.RAM {
 		rest = e.rest()
 	}
-	rest[tier.RAM] = min(max(rest[tier.RAM], e.taken), bound[tier.RAM]) // settle charges the rest
+	rest[tier.RAM] = min(max(rest[tier.RAM], e.taken), bound[tier.RAM]) // cover charges the rest
 	c.commit(e, m.res, rest, now)
 	c.overdrawn = c.overdrawn || e.Overdraft() > 0
 }

@@ -102,8 +102,8 @@ func (c *Core) Overdraft() (b tier.Bytes) {
 	return b
 }
 
-// settle charges what was overdrawn as far as there is room now.
-func (c *Core) settle(now time.Time) {
+// cover charges what was overdrawn as far as there is room now.
+func (c *Core) cover(now time.Time) {
 	if !c.overdrawn {
 		return
 	}

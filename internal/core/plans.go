@@ -161,11 +161,15 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		c.block(x, err, now)
 		return
 	}
-	if c.hard() {
+	takes := pl.target()
+	if c.opt.FileBacked {
+		takes[tier.Swap] = 0
+	}
+	if c.hard() && !takes.IsZero() {
 		// Whoever left for it would leave for nothing.
-		if err := c.admit(&x.e.Model, pl.target(), tier.Footprint{}, false, now); err != nil {
+		if err := c.admit(&x.e.Model, takes, tier.Footprint{}, false, now); err != nil {
 			if !errors.Is(err, errReading) {
-				x.e.owed = x.age()
+				c.owe(x.e, x.age())
 				c.fail(x, c.explain(x, err))
 			}
 			return

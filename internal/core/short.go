@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -10,9 +11,14 @@ import (
 // hard reports whether nothing that takes memory is admitted.
 func (c *Core) hard() bool { return c.memory.Pressure.Level >= tier.PressureHigh }
 
-// short reports whether the last load failed because there was less memory than
-// had been promised.
-func (e *Entry) short() bool { return e.failures > 0 && errors.Is(e.lastErr, tier.ErrNoCapacity) }
+// takes reports whether the move takes memory, beyond what the model had.
+func (c *Core) takes(m *Move) bool {
+	return m.loads() && (m.res.Held()[tier.RAM] > 0 || !c.opt.FileBacked)
+}
+
+// short reports whether a load of the model has just found less memory than was
+// promised.
+func (e *Entry) short(now time.Time) bool { return now.Before(e.shortTill) }
 
 // streams reports whether the model can be served with no more memory than its
 // runtime bytes: its weights are read where they are.
@@ -27,7 +33,7 @@ func (c *Core) streams(e *Entry) bool {
 // never gets there. It reports false where the placement has to be asked.
 func (c *Core) makesDo(x *want, now time.Time) bool {
 	e, cooling := x.e, now.Before(x.e.coolTill)
-	if x.order != nil || x.plan != nil || !c.streams(e) || !c.hard() && !e.short() && !(cooling && e.tier == tier.Swap) {
+	if x.order != nil || x.plan != nil || !c.streams(e) || !c.hard() && !e.short(now) && !(cooling && e.tier == tier.Swap) {
 		return false
 	}
 	there := tier.Move{Model: e.Model, From: e.tier, To: tier.Swap, Keep: e.kept, Leave: e.left}
@@ -66,6 +72,22 @@ func (x *want) age() time.Time {
 	return x.e.owed
 }
 
+// owe gives the model a place among those that pressure keeps out.
+func (c *Core) owe(e *Entry, place time.Time) {
+	if e.owed.IsZero() {
+		c.owing = append(c.owing, e)
+	}
+	e.owed = place
+}
+
+// settle ends that.
+func (c *Core) settle(e *Entry) {
+	if !e.owed.IsZero() {
+		e.owed = time.Time{}
+		c.owing = slices.DeleteFunc(c.owing, func(o *Entry) bool { return o == e })
+	}
+}
+
 // before returns a model that goes before the want though nobody waits for it at
 // this moment: pressure keeps it out for longer, and whoever asks for it was there
 // within Fairness and may be there again. Without it, those who ask most often
@@ -75,8 +97,8 @@ func (c *Core) before(x *want, now time.Time) *Entry {
 	if x.plan != nil || x.order != nil || c.hard() {
 		return nil
 	}
-	for _, e := range c.entries {
-		if !e.owed.IsZero() && e.owed.Before(x.age()) && e.want == nil && e.idle() && e.tier == tier.Storage &&
+	for _, e := range c.owing {
+		if e.owed.Before(x.age()) && e.want == nil && e.idle() && e.tier == tier.Storage &&
 			now.Sub(e.LastUse) < c.opt.Fairness && !now.Before(e.coolTill) {
 			return e
 		}

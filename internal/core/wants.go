@@ -74,6 +74,9 @@ func (c *Core) refuse(w *Waiter, err error) {
 
 // fail answers all who wait for the want's model with err, and ends the want.
 func (c *Core) fail(x *want, err error) {
+	if !c.hard() {
+		c.settle(x.e) // it had its turn
+	}
 	for _, w := range x.waiters {
 		c.refuse(w, err)
 	}
@@ -210,6 +213,7 @@ func (c *Core) grant(x *want) {
 		}
 	}
 	x.waiters = nil
+	c.settle(x.e)
 	c.drop(x)
 }
 
