@@ -31,7 +31,7 @@ type logit struct {
 }
 
 const (
-	logitStep = 0.05
+	logitStep = 0.03
 	biasStep  = 0.05
 	// thetaMost bounds a weight, scoreMost a score; neither is reached by traffic
 	// that makes sense.
