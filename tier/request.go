@@ -95,8 +95,8 @@ type Request struct {
 // Validate returns every fault at once, each an *InvalidError, or nil.
 func (r *Request) Validate() error {
 	var errs []error
-	fault := func(field, value, rule string) {
-		errs = append(errs, &InvalidError{Field: field, Value: value, Rule: rule})
+	fault := func(field, value, rule string, help ...string) {
+		errs = append(errs, &InvalidError{Field: field, Value: value, Rule: rule, Help: help})
 	}
 	check := func(field, name string) {
 		if err := CheckName(field, name); err != nil {
@@ -133,7 +133,7 @@ func (r *Request) Validate() error {
 			}
 			for _, d := range r.Constraints[:i] {
 				if c.contradicts(d) {
-					fault("constraint", shorten(c.String()), "contradicts "+shorten(d.String()))
+					fault("constraint", shorten(c.String()), "contradicts "+shorten(d.String()), "Leave one of the two constraints out.")
 				}
 			}
 		}
