@@ -189,7 +189,7 @@ func (x *index) dropUnused(seed maphash.Seed) {
 	}
 }
 
-// sort fills bySize from nothing: by a radix sort, because comparing would take most of the
+// sort fills bySize from nothing, by a radix sort: comparing would take most of the
 // millisecond that renewing 10 000 models may take.
 func (x *index) sort() {
 	const digit = 11 // bits
