@@ -7,12 +7,28 @@
 //
 //	go run ./examples/server
 //
-// With -models it serves a folder of GGUF and safetensors files. With -config it
-// is the front end of engines that are programs, such as llama-server: it answers
+// With -models it serves a folder of GGUF and safetensors files. With -engine it is
+// the front end of engines that are programs, such as llama-server: it answers
 // OpenAI's completions, chat completions and embeddings, streams included, starts
-// and freezes engines as memory allows, and picks a model for "model": "auto":
+// and freezes engines as memory allows, and picks a model for "model": "auto". One
+// over llama.cpp it makes itself:
 //
-//	go run ./examples/server -config examples/server/config.example.json
+//	go run ./examples/server -engine llamacpp
+//	go run ./examples/server -models FOLDER -engine 'llama-server -m {path} --port {port}'
+//
+// With -config a file says which models there are, and which engine each has; see
+// config.example.json. It is taken up anew, by difference, when it changes, and on
+// SIGHUP, which looks for new files in the folder of -models and -engine, too.
+//
+// A client that streams and sends the header X-Load-Progress is told how far its
+// model is while that loads, in comments of the event stream:
+//
+//	: loading {"model":"llama-7b","job_id":"…","progress":0.42,"bytes_done":…,"bytes_total":…}
+//	: waiting {"model":"llama-7b",…}
+//
+// The answer has begun with the first of these, so what goes wrong from then on is
+// an event of OpenAI's error object. A model that is ready at once, or an answer
+// that is no stream, is as without. GET /v1/models/NAME says the same to anybody.
 //
 // It listens on the loopback interface; on any other it wants a token from its
 // clients, and does not start without one.
