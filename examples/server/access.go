@@ -45,8 +45,17 @@ func bearer(token string, next http.Handler) http.Handler {
 			return
 		}
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		writeRefusal(w, http.StatusUnauthorized, "unauthorized", "The token is missing or wrong", "Send the header Authorization: Bearer TOKEN.")
+		deny(w, r, http.StatusUnauthorized, "unauthorized", "The token is missing or wrong", "Send the header Authorization: Bearer TOKEN.")
 	})
+}
+
+// deny answers as the clients of the path read errors: OpenAI's, or the contract's.
+func deny(w http.ResponseWriter, r *http.Request, status int, code, reason, suggestion string) {
+	if strings.HasPrefix(r.URL.Path, "/v1/") {
+		writeProblem(w, status, code, reason, suggestion)
+		return
+	}
+	writeRefusal(w, status, code, reason, suggestion)
 }
 
 // same compares in a time that tells nothing of where the two differ, nor of how
@@ -63,12 +72,12 @@ func same(a, b string) bool {
 func local(next http.Handler) http.Handler {
 	pages := http.NewCrossOriginProtection()
 	pages.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeRefusal(w, http.StatusForbidden, "forbidden", "A web page may not send requests here", "Start the server with a token, and have the page's own server ask.")
+		deny(w, r, http.StatusForbidden, "forbidden", "A web page may not send requests here", "Start the server with a token, and have the page's own server ask.")
 	}))
 	next = pages.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !isLoopback(r.Host) {
-			writeRefusal(w, http.StatusForbidden, "forbidden", "Without a token the server answers to localhost and loopback addresses only", "Ask for localhost, or start the server with a token.")
+			deny(w, r, http.StatusForbidden, "forbidden", "Without a token the server answers to localhost and loopback addresses only", "Ask for localhost, or start the server with a token.")
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -116,6 +116,9 @@ func TestBearer_OnlyTheTokenComesIn(t *testing.T) {
 		}
 	}
 	s.token = "wrong"
+	if status, a := s.object(t, "POST", "/v1/chat/completions", "{}"); status != 401 || a["error"].(map[string]any)["code"] != "unauthorized" {
+		t.Errorf("chat: %d %v", status, a)
+	}
 	if status, a := s.object(t, "POST", "/", `{"move_tier": {"model_name": "gpt2-small", "target_tier": "storage"}}`); status != 401 || a["code"] != "unauthorized" {
 		t.Errorf("POST: %d %v", status, a)
 	}

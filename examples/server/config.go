@@ -77,7 +77,7 @@ func parseConfig(b []byte, dir string) (*config, error) {
 	in.DisallowUnknownFields()
 	c := &config{}
 	if err := in.Decode(c); err != nil {
-		return nil, err
+		return nil, located(err, b)
 	}
 	if _, err := in.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("there is something after the configuration")
@@ -128,6 +128,21 @@ func parseConfig(b []byte, dir string) (*config, error) {
 		c.State = filepath.Join(dir, c.State)
 	}
 	return c, errors.Join(errs...)
+}
+
+// located says in which line of the file an error of the decoder is, where it
+// knows.
+func located(err error, b []byte) error {
+	var at int64
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		at = syntax.Offset
+	} else if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		at = kind.Offset
+	} else {
+		return err
+	}
+	line := 1 + bytes.Count(b[:min(max(at, 0), int64(len(b)))], []byte{'\n'})
+	return fmt.Errorf("line %d: %w", line, err)
 }
 
 func isSize(gb float64) bool { return gb >= 0 && gb < 1e6 }

@@ -29,9 +29,16 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, 
 	if lib.state != "" {
 		fmt.Fprintf(w, "what changes is remembered in %s\n", lib.state)
 	}
-	// Programs read this line: it stands alone, and from then on the server answers.
 	at := url.URL{Scheme: "http", Host: addr.String()}
+	everywhere := false
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		everywhere, at.Host = true, net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
+	}
+	// Programs read this line: it stands alone, and from then on the server answers.
 	fmt.Fprintf(w, "listening on %s\n", &at)
+	if everywhere {
+		fmt.Fprintln(w, "and on every other address of this machine")
+	}
 
 	curl := "  curl -s "
 	if token {

@@ -78,10 +78,19 @@ func openConfig(o *options) (*library, error) {
 	if err != nil {
 		return nil, err
 	}
+	var missing []error
 	for name, e := range lib.engines {
 		if err := e.find(); err != nil {
-			return nil, fmt.Errorf("%s: engine %q: %w", o.config, name, err)
+			missing = append(missing, fmt.Errorf("%s: engine %q: %w", o.config, name, err))
 		}
+	}
+	for i := range lib.models {
+		if m := &lib.models[i]; m.Path != "" && m.Size == 0 && !exists(m.Path) {
+			missing = append(missing, fmt.Errorf("%s: model %q: there is no %s in %s; where it is a name that the engine knows, size_gb is needed", o.config, m.Name, m.Path, lib.dir))
+		}
+	}
+	if err := errors.Join(missing...); err != nil {
+		return nil, err
 	}
 	lib.limits = fill(o.limits.OrElse(lib.limits), tier.DefaultLimits())
 	if o.stated {

@@ -352,6 +352,14 @@ func TestConfig_Faults_AllAreNamed(t *testing.T) {
 			t.Errorf("%s is not in %q", want, err)
 		}
 	}
+	for bad, says := range map[string]string{
+		"{\n\"models\": [\n{\"name\": 7}]}":   "line 3: ",
+		"{\n\"models\": [\n\n{\"name\": x}]}": "line 4: ",
+	} {
+		if _, err := parseConfig([]byte(bad), "/"); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want an error that says %q", bad, err, says)
+		}
+	}
 	for _, bad := range []string{"", "[]", `{"engine":{}}`, `{} {}`} {
 		if _, err := parseConfig([]byte(bad), "/"); err == nil {
 			t.Errorf("%q is taken", bad)

@@ -154,7 +154,7 @@ func TestReload_BrokenFile_ChangesNothingAndSaysWhy(t *testing.T) {
 		`{"models": [{"name": "x"}]}`:  "no engine",
 		`{"state": "elsewhere"}`:       "while the server runs",
 		`{"limits": {"ram_gb": 1e-6}}`: "ram limit",
-		strings.Replace(string(whole), `"path":"large.bin"`, `"path":"gone.bin"`, 1):                                "gone.bin",
+		strings.Replace(string(whole), `"path":"large.bin"`, `"path":"gone.bin"`, 1):                                "no gone.bin in",
 		strings.Replace(string(whole), text(os.Args[0]), `"no-such-engine"`, 1):                                     "no-such-engine",
 		strings.Replace(string(whole), `"command":[`, `"command":["x","{prot}",`, 1):                                "{prot}",
 		strings.Replace(string(whole), `"name":"large"`, `"name":"small"`, 1):                                       "twice",
