@@ -118,6 +118,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at, ok := p.url(model)
 	to, err := url.Parse(at)
 	if !ok || err != nil { // it crashed in this very moment
+		w.Header().Set("Retry-After", "1")
 		writeProblem(w, http.StatusServiceUnavailable, "engine_failed", "The engine of '"+model+"' has just ended", "Try again: it is started anew.")
 		return
 	}

@@ -59,15 +59,17 @@ const maxQuestion = 1 << 20
 
 var errLoading = errors.New("the model loads")
 
+// unreadable is a request that is none.
+type unreadable struct{ error }
+
 // refuse answers with an error as OpenAI's clients read it.
 func refuse(w http.ResponseWriter, err error) {
 	status, kind := http.StatusInternalServerError, "server_error"
-	_, syntax := errors.AsType[*json.SyntaxError](err)
-	_, shape := errors.AsType[*json.UnmarshalTypeError](err)
+	_, unread := errors.AsType[*unreadable](err)
 	switch {
 	case errors.Is(err, errLoading) || errors.Is(err, llamacpp.ErrClosed):
 		status = http.StatusServiceUnavailable
-	case syntax || shape || errors.Is(err, llamacpp.ErrTooLong):
+	case unread || errors.Is(err, llamacpp.ErrTooLong):
 		status, kind = http.StatusBadRequest, "invalid_request_error"
 	}
 	send(w, status, map[string]any{"error": map[string]any{"message": err.Error(), "type": kind}})
@@ -83,7 +85,7 @@ func send(w http.ResponseWriter, status int, v any) {
 func (e *engine) understand(w http.ResponseWriter, r *http.Request) (question, *llamacpp.Model, error) {
 	var q question
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxQuestion)).Decode(&q); err != nil {
-		return q, nil, err
+		return q, nil, &unreadable{err}
 	}
 	model := e.model.Load()
 	if model == nil {
