@@ -163,7 +163,7 @@ func newEngines(lib *library, events modeltier.Events, log *slog.Logger) (*model
 		return nil, nil, nil, err
 	}
 	m, err := modeltier.New(modeltier.Config{
-		Models: lib.models, Limits: lib.limits, Mover: engines,
+		Models: lib.models, Limits: lib.limits, Mover: engines, Probe: lib.probe,
 		StateDir: lib.state, ModelDir: lib.dir, Logger: log, Events: events,
 	})
 	if err != nil {

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -16,54 +13,15 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// started runs the server until the test's end and returns its URL, and what it
-// says from then on.
-func started(t *testing.T, args ...string) (url string, said *bufio.Scanner) {
-	t.Helper()
-	out, w := io.Pipe()
-	stop, end := context.WithCancelCause(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		err := run(stop, context.Background(), append(args, "-addr", "127.0.0.1:0", "-state", "none"), noEnv, w, w)
-		w.CloseWithError(err)
-		ended <- err
-	}()
-	t.Cleanup(func() {
-		end(errors.New("the test is over"))
-		go io.Copy(io.Discard, out)
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	said = bufio.NewScanner(out)
-	for said.Scan() {
-		if at, ok := strings.CutPrefix(said.Text(), "listening on "); ok {
-			return at, said
-		}
-	}
-	t.Fatalf("it does not listen: %v", said.Err())
-	return "", nil
-}
-
-// quiet reads what is left of what the server says.
-func quiet(said *bufio.Scanner) {
-	go func() {
-		for said.Scan() {
-		}
-	}()
-}
-
 func TestEngine_Command_ServesAFolderOfModels(t *testing.T) {
-	url, said := started(t, "-models", made.Dir, "-engine", fakePort+"={port} GORACE=atexit_sleep_ms=0 "+quoted(os.Args[0]))
-	quiet(said)
+	o, err := parse([]string{"-models", made.Dir, "-state", "none", "-engine", fakePort + "={port} GORACE=atexit_sleep_ms=0 " + quoted(os.Args[0])}, noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := serveFront(t, o)
 	for _, model := range []string{"gpt2-small", "llama-7b", "custom-model"} {
-		res, err := http.Post(url+"/v1/completions", "application/x-www-form-urlencoded", strings.NewReader(`{"model":"`+model+`"}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := whole(t, res)
-		res.Body.Close()
-		if res.StatusCode != http.StatusOK || !strings.Contains(got, model) || !strings.Contains(got, `"type":"application/json"`) {
+		res := f.post(t, t.Context(), "/v1/completions", `{"model":"`+model+`"}`, "Content-Type", "application/x-www-form-urlencoded")
+		if got := whole(t, res); res.StatusCode != http.StatusOK || !strings.Contains(got, model) || !strings.Contains(got, `"type":"application/json"`) {
 			t.Errorf("%s: %d %s", model, res.StatusCode, got)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/mapped"
+	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
 // site is a server in this process.
@@ -51,6 +52,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// plenty is a machine that has memory, whatever else this one is doing.
+func plenty() tier.MemoryProbe {
+	return tiertest.NewProbe(tier.Memory{Total: 8 * tier.GiB, Available: 8 * tier.GiB})
+}
+
 // newSite serves a copy of the demo library, and the models that are given.
 func newSite(t *testing.T, token string, models ...tier.Model) *site {
 	t.Helper()
@@ -63,7 +69,7 @@ func newSite(t *testing.T, token string, models ...tier.Model) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := modeltier.New(modeltier.Config{Models: lib.models, Limits: lib.limits, ModelDir: lib.dir, Mover: weights})
+	m, err := modeltier.New(modeltier.Config{Models: lib.models, Limits: lib.limits, ModelDir: lib.dir, Mover: weights, Probe: plenty()})
 	if err != nil {
 		t.Fatal(err)
 	}

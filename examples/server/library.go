@@ -25,8 +25,9 @@ type library struct {
 	// again opens the library as it is now. nil: it stays as it is.
 	again func(ctx context.Context) (*library, error)
 
-	about string     // the library, in words
-	spare tier.Model // to try a hot load with; its name may be empty
+	probe tier.MemoryProbe // nil: this machine's
+	about string           // the library, in words
+	spare tier.Model       // to try a hot load with; its name may be empty
 }
 
 // mostSkipped bounds how many of the files that are no models are named.

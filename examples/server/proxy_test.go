@@ -100,18 +100,27 @@ func newFront(t *testing.T) *front {
 		"limits":  map[string]any{"ram_gb": 0.15, "swap_gb": 1, "reserved_gb": 0.01},
 	}}
 	f.write(t)
-	lib, err := openLibrary(t.Context(), &options{config: f.path}, io.Discard)
+	served := serveFront(t, &options{config: f.path})
+	served.path, served.config = f.path, f.config
+	return served
+}
+
+// serveFront serves what the options say, on a machine that has memory.
+func serveFront(t *testing.T, o *options) *front {
+	t.Helper()
+	lib, err := openLibrary(t.Context(), o, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
+	lib.probe = plenty()
 	log := slog.New(slog.DiscardHandler)
 	loads := &loads{}
 	m, engines, known, err := newEngines(lib, loads.events(), log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Server, f.m, f.engines = httptest.NewServer(guard("", newProxy(m, loads, engines.URL, log).handler())), m, engines
-	f.again = &reloader{open: lib.again, manager: m, engines: known}
+	f := &front{m: m, engines: engines, again: &reloader{open: lib.again, manager: m, engines: known}}
+	f.Server = httptest.NewServer(guard("", newProxy(m, loads, engines.URL, log).handler()))
 	t.Cleanup(func() {
 		f.Close()
 		if err := m.Close(); err != nil {
@@ -350,7 +359,7 @@ func BenchmarkProxy(b *testing.B) {
 	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	m, err := modeltier.New(modeltier.Config{Models: []tier.Model{{Name: "m", Path: path}}})
+	m, err := modeltier.New(modeltier.Config{Models: []tier.Model{{Name: "m", Path: path}}, Probe: plenty()})
 	if err != nil {
 		b.Fatal(err)
 	}
