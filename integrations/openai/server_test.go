@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // standIn is the variable that makes this binary an engine, on its port.
@@ -117,7 +118,24 @@ func serve(t *testing.T, args ...string) string {
 	if !ok {
 		t.Fatalf("the server does not listen: %s", &stderr)
 	}
+	calm(t, at)
 	return at
+}
+
+// calm waits until the machine's memory is not pressed by somebody else: no model
+// is loaded while it is. It skips the test where that lasts.
+func calm(t *testing.T, url string) {
+	t.Helper()
+	const mostWait = 3 * time.Minute
+	for end := time.Now().Add(mostWait); ; time.Sleep(time.Second) {
+		level := statusOf(t, url).Memory.Pressure.Level
+		if level != "high" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Skipf("this machine's memory has been under %s pressure for %v", level, mostWait)
+		}
+	}
 }
 
 // cache is a cache folder in which the llama.cpp that was fetched before is.

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/openai/openai-go/v3"
-	"github.com/openai/openai-go/v3/option"
 )
 
 // 64 clients stream from six models of which three fit, until each has had some.
@@ -20,7 +19,7 @@ func TestManyStreams_WhileModelsChange_NoneIsBrokenAndNothingIsLeft(t *testing.T
 			var pids []int
 			t.Run("streams", func(t *testing.T) {
 				url := start(t, "-ram", "200MiB")
-				client := clientOf(url, option.WithMaxRetries(5))
+				client := clientOf(url)
 				var all sync.WaitGroup
 				for i := range clients {
 					all.Go(func() {
@@ -53,7 +52,7 @@ func TestManyStreams_WhileModelsChange_NoneIsBrokenAndNothingIsLeft(t *testing.T
 					}
 				}
 				t.Logf("%d streams, %d models gave way, %d engines at the end", clients*each, s.Evictions, len(pids))
-				if s.Evictions == 0 || len(pids) == 0 {
+				if s.Evictions == 0 {
 					t.Error("no model changed")
 				}
 			})
