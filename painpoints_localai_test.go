@@ -152,6 +152,7 @@ func TestScenarios_LocalAI_Watchdog(t *testing.T) {
 // hanging is a mover whose moves of one model do not end before it is let go.
 func hanging(cfg modeltier.Config, name string, to tier.Tier) (modeltier.Config, func()) {
 	letGo := make(chan struct{})
+	cfg.Probe = tiertest.NewProbe(plenty) // not the machine's memory, which others press
 	cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
 		if mv.Model.Name == name && mv.To == to {
 			<-letGo
