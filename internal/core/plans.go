@@ -39,8 +39,11 @@ type plan struct {
 // final is the step that brings the wanted model where it is to be, if the plan
 // has one and it has not begun.
 func (p *plan) final() *step {
+	if p.want == nil || len(p.steps) == 0 {
+		return nil
+	}
 	s := p.steps[len(p.steps)-1]
-	if p.want == nil || s.e != p.want.e || s.move != nil || s.done {
+	if s.e != p.want.e || s.move != nil || s.done {
 		return nil
 	}
 	return s
