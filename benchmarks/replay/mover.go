@@ -104,3 +104,10 @@ func (m *mover) where(name string) where {
 	defer m.mu.Unlock()
 	return m.at[name]
 }
+
+// read returns the bytes that were read from a colder place until now.
+func (m *mover) read() tier.Bytes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.moved
+}

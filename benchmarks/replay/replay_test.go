@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +15,17 @@ import (
 	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"
 )
+
+// asProgram has this binary be the program.
+const asProgram = "MODELTIER_REPLAY"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
 
 // writeTrace writes a trace of that name and rows into a folder, and its models.
 func writeTrace(t *testing.T, dir, name, rows, models, edge string) {
@@ -185,6 +198,42 @@ func TestReport_JSON_OneObjectALineWithTheNamedKeys(t *testing.T) {
 	}
 	if l := lines[1]; l["vs_lru"] != 0.5 || l["vs_bound"] != 1.25 {
 		t.Errorf("ratios %v and %v, want 0.5 and 1.25", l["vs_lru"], l["vs_bound"])
+	}
+}
+
+// The program, as it is run from the command line, on a folder of traces.
+func TestProgram_EveryClockAndHints_ALineForEachPolicyAndTheBound(t *testing.T) {
+	dir := t.TempDir()
+	tr := quick()
+	var rows, models strings.Builder
+	for i, at := range tr.at {
+		fmt.Fprintf(&rows, "%.3f,%s\n", at, tr.models[tr.who[i]].Name)
+	}
+	for i := range tr.models {
+		fmt.Fprintf(&models, "%s,%g,-\n", tr.models[i].Name, gb(tr.models[i].Size))
+	}
+	writeTrace(t, dir, "quick", rows.String(), models.String(), models.String())
+	for _, args := range [][]string{nil, {"-clock", "real"}, {"-hints", "0.5"}} {
+		c := exec.CommandContext(t.Context(), os.Args[0], append([]string{"-traces", dir, "-json", "-capacities", "5/10,16/32"}, args...)...)
+		c.Env = append(os.Environ(), asProgram+"=1")
+		c.Stderr = os.Stderr
+		out, err := c.Output()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		if want := 2 * (len(policies) + 1); len(lines) != want {
+			t.Fatalf("%v: %d lines, want %d: %q", args, len(lines), want, lines)
+		}
+		for _, text := range lines {
+			var l line
+			if err := json.Unmarshal([]byte(text), &l); err != nil {
+				t.Fatalf("%v: %v: %s", args, err, text)
+			}
+			if l.Trace != "quick" || l.Mean <= 0 || l.P99 < l.P50 || l.VsLRU <= 0 || l.VsBound <= 0 || l.Policy == "lru" && l.VsLRU != 1 {
+				t.Errorf("%v: %s", args, text)
+			}
+		}
 	}
 }
 

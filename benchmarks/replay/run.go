@@ -82,7 +82,7 @@ func (r *run) playTrace(ctx context.Context, m *modeltier.Manager, mv *mover) (f
 		announce(i)
 		synctest.Wait() // what can be done at this moment is
 	}
-	return tally.figures(mv.moved), nil
+	return tally.figures(mv.read()), nil
 }
 
 // playReal serves requests as they come: loads take their time, requests overlap,
@@ -119,7 +119,7 @@ func (r *run) playReal(ctx context.Context, m *modeltier.Manager, mv *mover) (fi
 		announce(i)
 	}
 	all.Wait()
-	return tally.figures(mv.moved), first
+	return tally.figures(mv.read()), first
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
