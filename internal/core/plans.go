@@ -230,6 +230,9 @@ func (c *Core) resolve(steps []tier.Step) ([]*step, error) {
 		if !c.opt.Divisible(&e.Model) || s.To != tier.Swap {
 			s.Keep = 0
 		}
+		if !c.opt.Divisible(&e.Model) && s.To == tier.Swap && e.tier == tier.Swap && e.kept > 0 && e.want == nil {
+			s.To = tier.Storage // what a frozen engine has in memory, only its end gives back
+		}
 		if !c.opt.Divisible(&e.Model) || !c.opt.Leaves(&e.Model) || s.To != tier.Swap {
 			s.Leave = 0
 		}

@@ -45,6 +45,42 @@ func TestCached_MincoreAndCachestatAgree(t *testing.T) {
 	}
 }
 
+// On an overlay the pages belong to the file below.
+func TestCached_Overlay_SeesTheLayerBelow(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, d := range []string{"upper", "work", "merged"} {
+		if err := os.Mkdir(at(d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := weightsOf(t, oddSize)
+	opts := "lowerdir=" + filepath.Dir(path) + ",upperdir=" + at("upper") + ",workdir=" + at("work")
+	if err := unix.Mount("overlay", at("merged"), "overlay", 0, opts); err != nil {
+		t.Skip("cannot mount an overlay: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(at("merged"), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	files := []weightFile{{filepath.Join(at("merged"), filepath.Base(path)), oddSize}}
+	sys := newSystem()
+	if n, sure := sys.cachedOf(files); n != 0 || !sure {
+		t.Fatalf("%v are cached before anybody has read it, %v", n, sure)
+	}
+	if _, err := os.ReadFile(files[0].path); err != nil {
+		t.Fatal(err)
+	}
+	if n, sure := sys.cachedOf(files); n != oddSize || !sure {
+		t.Errorf("read, %v are cached, %v", n, sure)
+	}
+	sys.dropAll(files)
+	if n, sure := sys.cachedOf(files); n != 0 || !sure {
+		t.Errorf("dropped, %v are cached, %v", n, sure)
+	}
+}
+
 // A kernel before 6.5, on which the rest works as well.
 func TestMove_WithoutCachestat_SeesTheSame(t *testing.T) {
 	sys := newSystem()

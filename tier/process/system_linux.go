@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -69,10 +70,20 @@ func hasCachestat() bool {
 	return errors.Is(err, unix.EBADF)
 }
 
+// flat is where a file's pages are its own. Elsewhere, on an overlay above all,
+// they may belong to a file below, of which cachestat tells nothing.
+var flat = []uint32{
+	unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.SQUASHFS_MAGIC, unix.TMPFS_MAGIC,
+}
+
 // cachestat counts in one call; it is there since 6.5.
 func cachestat(f *os.File, off, n int64) (int64, error) {
 	if n == 0 {
 		return 0, nil // to the kernel, 0 is all of the file
+	}
+	var on unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &on) != nil || !slices.Contains(flat, uint32(on.Type)) {
+		return mincore(f, off, n)
 	}
 	var st unix.Cachestat_t
 	if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{Off: uint64(off), Len: uint64(n)}, &st, 0); err != nil {

@@ -1,0 +1,222 @@
+package llamacpp
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/process"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// perModel is what an engine with a context of 256 takes beside its weights.
+const perModel = 64 * tier.MiB
+
+// fleet writes n models of about the same size into dir, and takes them up if they
+// are there.
+func fleet(t testing.TB, dir string, n int, s Spec) (models []tier.Model) {
+	t.Helper()
+	for i := range n {
+		path := filepath.Join(dir, fmt.Sprintf("model-%d-%d-%02d.gguf", s.Width, s.Layers, i))
+		s.Seed = uint64(i + 1)
+		if _, err := os.Stat(path); err != nil {
+			if err := WriteModel(path, s); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = f.Sync()
+			f.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		m := sized(t, path)
+		m.Name, m.Runtime = fmt.Sprintf("m%02d", i), perModel
+		models = append(models, m)
+	}
+	return models
+}
+
+// serving starts a Manager over real engines that keeps those which give way as
+// standby says.
+func serving(t testing.TB, engine process.Engine, ram tier.Bytes, models []tier.Model, standby process.Standby, leave bool) (*modeltier.Manager, *process.Mover) {
+	t.Helper()
+	engine.Standby = standby
+	mover, err := process.New(process.Options{Engine: engine, LeaveCached: leave})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := modeltier.New(modeltier.Config{
+		Models: models, Mover: mover, Limits: tier.Limits{RAM: ram, Swap: 32 * tier.GiB, Reserved: tier.MiB},
+		Probe: tiertest.NewProbe(tier.Memory{Total: 64 * tier.GiB, Available: 60 * tier.GiB}), // what is measured is the budget
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, mover
+}
+
+// first asks a model for one token and returns how long it took from the asking.
+func first(t testing.TB, m *modeltier.Manager, mover *process.Mover, model string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	lease, err := m.Acquire(t.Context(), modeltier.Request{Model: model})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	url, ok := mover.URL(model)
+	if !ok {
+		t.Fatalf("%s has no URL under a lease", model)
+	}
+	said(t, url, 1)
+	return time.Since(began)
+}
+
+// summary reports mean and quantiles.
+func summary(b *testing.B, name string, took []time.Duration) {
+	var sum time.Duration
+	for _, d := range took {
+		sum += d
+	}
+	slices.Sort(took)
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	b.ReportMetric(ms(sum)/float64(len(took)), name+"-mean-ms")
+	b.ReportMetric(ms(took[len(took)/2]), name+"-p50-ms")
+	b.ReportMetric(ms(took[(len(took)-1)*99/100]), name+"-p99-ms")
+}
+
+// memoryLimit keeps this process and the engines that it starts, with the page cache
+// that they fill, within limit, where there is a memory controller of cgroup v1
+// and we may use it.
+func memoryLimit(b *testing.B, limit tier.Bytes) {
+	const root = "/sys/fs/cgroup/memory"
+	dir := filepath.Join(root, fmt.Sprint("modeltier-bench-", os.Getpid()))
+	join := func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644)
+	}
+	err := os.Mkdir(dir, 0o755)
+	if err == nil {
+		b.Cleanup(func() {
+			join(root)
+			os.WriteFile(filepath.Join(dir, "memory.force_empty"), []byte("0"), 0o644)
+			os.Remove(dir)
+		})
+		err = os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.FormatInt(int64(limit), 10)), 0o644)
+	}
+	if err == nil {
+		err = join(dir)
+	}
+	if err != nil {
+		b.Log("the page cache has no bound: ", err)
+	}
+}
+
+// BenchmarkFleet asks 20 models of 300 MB under a budget of 2 GB for a first token,
+// b.N times by Zipf's law (s = 1.1): of engines that are frozen where they give
+// way, with their weights paged out or left to the kernel, and of engines that are
+// stopped, and started again. All see the same requests, one after the other, each
+// way from an empty page cache and within the budget and half a GB for all else.
+// MODELTIER_FLEET is a folder that keeps the models from run to run.
+func BenchmarkFleet(b *testing.B) {
+	engine := engineCommand(b, fetched(b))
+	dir := os.Getenv("MODELTIER_FLEET")
+	if dir == "" {
+		dir = b.TempDir()
+	}
+	const budget = 2_000_000_000
+	models := fleet(b, dir, 20, Spec{Width: 1536, Layers: 5})
+	memoryLimit(b, budget+512*tier.MiB)
+	requests := make([]string, b.N)
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, uint64(len(models)-1))
+	for i := range requests {
+		requests[i] = models[zipf.Uint64()].Name
+	}
+	for _, way := range []struct {
+		name    string
+		standby process.Standby
+		leave   bool
+	}{{"started", process.StandbyStop, false}, {"paged-out", process.StandbyAuto, false}, {"left", process.StandbyAuto, true}} {
+		for _, model := range models {
+			chill(b, model.Path)
+		}
+		m, mover := serving(b, engine, budget, models, way.standby, way.leave)
+		var took []time.Duration
+		for _, name := range requests {
+			took = append(took, first(b, m, mover, name))
+		}
+		s := m.Status()
+		b.Logf("%s: %d loads, %d promotes, %d evictions; at most %v of %v used", way.name,
+			s.Moved["load"].Succeeded, s.Moved["promote"].Succeeded, s.Evictions, s.RAM.Peak, s.Limits.RAM)
+		if err := m.Close(); err != nil {
+			b.Fatal(err)
+		}
+		summary(b, way.name, took)
+	}
+	b.ReportMetric(float64(models[0].Size)/1e6, "MB")
+	b.ReportMetric(0, "ns/op")
+}
+
+// chill empties the page cache of a file that nobody maps.
+func chill(b *testing.B, path string) {
+	b.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkSwitch changes between two models of 1 GB of which one fits: A, B, A, and
+// so on until the first token, by a Manager whose engines are frozen with their
+// weights left to the kernel, against one whose engines are stopped and started;
+// with the weights in the page cache, and with it emptied before each change.
+// "hot" is a first token without a change.
+func BenchmarkSwitch(b *testing.B) {
+	engine := engineCommand(b, fetched(b))
+	models := fleet(b, b.TempDir(), 2, Spec{Width: 2048, Layers: 9})
+	b.ReportMetric(float64(models[0].Size)/1e6, "MB")
+	room := models[0].Size + 2*perModel
+	took := map[string][]time.Duration{}
+	for _, way := range []struct {
+		name    string
+		standby process.Standby
+	}{{"started", process.StandbyStop}, {"frozen", process.StandbyAuto}} {
+		m, mover := serving(b, engine, room, models, way.standby, true)
+		for _, model := range models { // all there is to learn and to cache
+			first(b, m, mover, model.Name)
+		}
+		for i := range b.N {
+			name := models[i%2].Name
+			took[way.name+"-warm"] = append(took[way.name+"-warm"], first(b, m, mover, name))
+			took["hot"] = append(took["hot"], first(b, m, mover, name))
+			if way.standby == process.StandbyStop { // nobody maps the other now
+				chill(b, models[(i+1)%2].Path)
+				took[way.name+"-cold"] = append(took[way.name+"-cold"], first(b, m, mover, models[(i+1)%2].Name))
+				first(b, m, mover, name)
+			}
+		}
+		if err := m.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, d := range took {
+		summary(b, name, d)
+	}
+	b.ReportMetric(0, "ns/op")
+}
