@@ -1,7 +1,6 @@
 package modeltier
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -12,12 +11,13 @@ import (
 // where the Mover notices such things, as process.Options.Crashed does.
 //
 // The model takes no new leases from then on, and those that are held are told
-// (Lease.Done); when those that are held have
-// ended, the Mover moves it to storage, which tidies up, and whoever asks for it
-// has it loaded again. A model that is in storage, or moving, is left alone: the
-// move's end says what became of it. cause is for the log and the reason of the
-// move. A name that is not known gives ErrNotFound. Lost does not wait for
-// anything.
+// (Lease.Done); when they have ended, the Mover moves it to storage, which tidies
+// up, and whoever asks for it has it loaded again. From the third time in a row on
+// that it is lost within seconds of its load, requests are refused with ErrBusy for
+// a while first, 1 s and twice as long each time. To say it twice, or of a model
+// that is in storage or moving, does nothing: the move's end says what became of
+// it. cause is for the log and the reason of the move. A name that is not known
+// gives ErrNotFound. Lost does not wait for anything.
 func (m *Manager) Lost(model string, cause error) error {
 	lib := m.snap.Load().view.Library
 	if _, ok := lib.Find(model); !ok {
@@ -36,5 +36,5 @@ func (c *control) lost(model string, cause error) {
 	}
 	c.m.log.Warn("a model left memory by itself", "model", model, "cause", cause)
 	shared(e).gate.lose()
-	c.core.Lose(e, fmt.Sprintf("it left memory by itself: %v", cause))
+	c.core.Lose(e, cause, c.now)
 }

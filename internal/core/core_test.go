@@ -468,6 +468,43 @@ func TestPlanned_PlanThatCannotBe_IsRefusedAfterSomeAttempts(t *testing.T) {
 	}
 }
 
+func TestLose_SoonAfterEachLoad_IsLeftAloneForAWhile(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	crash := errors.New("it crashed")
+	lose := func() {
+		t.Helper()
+		b.load("a")
+		for range 2 { // it may be told twice
+			b.c.Lose(b.entry("a"), crash, b.now)
+		}
+		b.step()
+		b.finish(Outcome{})
+		b.step()
+	}
+	for range accident {
+		lose()
+	}
+	lose()
+	for i := range 2 { // 1 s, then 2
+		w := b.join("a")
+		b.step()
+		busy, ok := errors.AsType[*tier.BusyError](b.refused[w])
+		if want := coolFirst << i; !ok || busy.RetryAfter != want || !errors.Is(busy, crash) {
+			t.Fatalf("%v, want to be told to come back in %v", b.refused[w], want)
+		}
+		b.now = b.now.Add(busy.RetryAfter)
+		lose()
+	}
+	b.now = b.now.Add(coolMost)
+	b.load("a")
+	b.now = b.now.Add(soon) // it has lived
+	b.c.Lose(b.entry("a"), crash, b.now)
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	b.load("a")
+}
+
 // A move home that was called off comes back while somebody waits for its model.
 func TestHome_CalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *testing.T) {
 	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4}, tier.Model{Name: "b", Size: 8})

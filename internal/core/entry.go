@@ -55,7 +55,8 @@ type Entry struct {
 	want   *want // who waits for it
 
 	failures int       // loads that failed in a row
-	lastErr  error     // of the last of them
+	losses   int       // times in a row that it was lost soon after a load
+	lastErr  error     // of the last of either
 	coolTill time.Time // until when no load is tried again
 
 	// owed is the model's place among those that pressure keeps out (Core.owing), see

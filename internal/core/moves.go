@@ -189,12 +189,33 @@ func (e *Entry) cool(m *Move, err error, now time.Time) {
 	}
 }
 
+// A model that is lost within soon of its load is left alone from the third time
+// in a row on, for as long as after failed loads: fewer may be an accident.
+const (
+	soon     = 10 * time.Second
+	accident = 2
+)
+
+func (e *Entry) lost(cause error, now time.Time) {
+	if now.Sub(e.since) >= soon {
+		e.losses = 0
+	}
+	if e.losses++; e.losses > accident {
+		e.lastErr = cause
+		e.coolTill = now.Add(min(coolFirst<<min(e.losses-accident-1, 16), coolMost))
+	}
+}
+
 // cooling is the error of a request for a model that is left alone for a while.
 func (e *Entry) cooling(now time.Time) error {
 	left := e.coolTill.Sub(now)
+	how := fmt.Sprintf("failed to load %d times", e.failures)
+	if e.failures == 0 {
+		how = fmt.Sprintf("was lost %d times soon after its load", e.losses)
+	}
 	return &tier.BusyError{
 		Model: e.Model.Name, RetryAfter: left, Cause: e.lastErr,
-		Reason: fmt.Sprintf("Model '%s' failed to load %d times and is tried again in %v: %v", e.Model.Name, e.failures, left.Round(time.Millisecond), e.lastErr),
+		Reason: fmt.Sprintf("Model '%s' %s and is tried again in %v: %v", e.Model.Name, how, left.Round(time.Millisecond), e.lastErr),
 	}
 }
 

@@ -474,14 +474,17 @@ func (c *Core) plannedIdle(p tier.Plan) []tier.Step {
 // Shed carries out steps that give back memory that the machine is short of.
 func (c *Core) Shed(steps []tier.Step) { c.carryOut(steps, true) }
 
-// Lose tells that the entry's weights left memory by themselves. It takes no new
-// leases, and goes to storage when those that are held have ended. Where it is
-// moving, the move's end tells what became of it.
-func (c *Core) Lose(e *Entry, why string) {
-	if e.move != nil || e.stuck || e.removed || e.tier == tier.Storage {
+// Lose tells that the entry's weights left memory by themselves, and why. It takes
+// no new leases, and goes to storage when those that are held have ended. Where it
+// is moving, the move's end tells what became of it. One that is lost soon after
+// each load is left alone for a while, like one that does not load.
+func (c *Core) Lose(e *Entry, cause error, now time.Time) {
+	known := func(p *plan) bool { return p.lost && p.steps[0].e == e }
+	if e.move != nil || e.stuck || e.removed || e.tier == tier.Storage || slices.ContainsFunc(c.plans, known) {
 		return
 	}
-	c.sendAway(e, why)
+	e.lost(cause, now)
+	c.sendAway(e, fmt.Sprintf("it left memory by itself: %v", cause))
 }
 
 // carryOut begins a plan that is for no model's sake, and returns its steps.
