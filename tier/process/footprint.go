@@ -148,8 +148,9 @@ func (m *Mover) held(s *slot) []weightFile {
 // also where it is on a swap device. ok is false where it has never run, or
 // nothing can be seen. Memory of a GPU is not seen.
 //
-// It reads a few files of procfs, which takes some tens of microseconds for each
-// process of the engine.
+// It reads a few files of procfs for each process of the engine, and one for each
+// process of the machine where engines have no cgroups of their own: that takes
+// from a part of a millisecond to some.
 func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	m.mu.Lock()
 	s := m.slots[model]
