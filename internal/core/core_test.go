@@ -579,3 +579,45 @@ func TestMoveTo_HotLoadUnderWay_IsRefused(t *testing.T) {
 		t.Errorf("the load ended with %v, and b is there: %v", b.ended[load], there)
 	}
 }
+
+// The bytes that a lease from swap runs on were to come from weights that are kept.
+// As long as those are seen to be there, there is nothing to run on.
+func TestMoveEnded_KeptBytesStayWhereTheRuntimeWasToBe_NoLeaseUntilTheyAreGone(t *testing.T) {
+	a := sized("a", 6)
+	a.Runtime = 2
+	b := newBench(t, 4, 10, a)
+	keep := tier.Bytes(4)
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: a, To: tier.Swap, Keep: keep}}}}
+	}
+	b.c.Join(&Waiter{Entry: b.entry("a"), Since: b.now, Claim: func() bool { return false }}, b.now)
+	keep = 2
+	b.step()
+	b.finish(Outcome{Observed: true, Present: 2})
+	b.step()
+	keep = 4
+	b.c.AskIdle(nil, b.now)
+	b.step()
+	b.finish(Outcome{Observed: true, Present: 4})
+	b.step()
+	if f := b.entry("a").Charge(); f[tier.RAM] != 4 {
+		t.Fatalf("charged %v", f)
+	}
+
+	keep = 2
+	b.join("a")
+	b.step()
+	b.finish(Outcome{Observed: true, Present: 4})
+	if b.step(); len(b.granted) != 0 || b.entry("a").Charge()[tier.RAM] != 4 {
+		t.Errorf("%d leases, charged %v, want none while all 4 bytes of ram are weights", len(b.granted), b.entry("a").Charge())
+	}
+	for range mostTries {
+		if len(b.started) > 0 {
+			b.finish(Outcome{Observed: true, Present: 2})
+		}
+		b.step()
+	}
+	if len(b.granted) != 1 || b.entry("a").Charge()[tier.RAM] != 4 {
+		t.Errorf("%d leases, charged %v, want one on 2 bytes of weights and 2 to run", len(b.granted), b.entry("a").Charge())
+	}
+}

@@ -229,6 +229,18 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	switch {
 	case !out.Observed:
 	case m.To == tier.Swap:
+		if over := min(out.Present, e.Model.Size) + rest[tier.RAM] - kept - bound[tier.RAM]; e.serving && over > 0 {
+			// What was to go so that the runtime bytes have room is still there.
+			if c.ledger.Grow(m.res, tier.Footprint{tier.RAM: over}) == nil {
+				bound[tier.RAM] += over
+			} else {
+				e.serving = false
+				rest = e.in(m.To, kept, left)
+				if e.want != nil {
+					e.want.tries++ // it is planned anew
+				}
+			}
+		}
 		least := max(e.Model.Size-left-bound[tier.Swap], 0)
 		most := min(e.Model.Size, bound[tier.RAM]-(rest[tier.RAM]-kept))
 		kept = max(min(out.Present, most), least)
