@@ -90,6 +90,12 @@ func (w *world) move(mv tier.Move) error {
 			return nil // tiertest.Mover cannot lose a model
 		}
 		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Lost: true, Err: errors.New("gone")}
+	case "short":
+		if mv.To == tier.RAM || mv.Keep > 0 {
+			return &tier.CapacityError{Model: mv.Model.Name, Tier: mv.To, Reason: "less than was promised"}
+		}
+	case "slow":
+		time.Sleep(4 * time.Second) // deaf, but not yet stuck
 	case "panic":
 		panic("boom")
 	case "goexit":
@@ -493,7 +499,7 @@ func anything(t *rapid.T) {
 			w.probe.Set(m, err)
 		},
 		"mover": func(t *rapid.T) {
-			w.setMode(rapid.SampledFrom([]string{"", "", "", "error", "lost", "panic", "goexit", "hang"}).Draw(t, "mode"))
+			w.setMode(rapid.SampledFrom([]string{"", "", "", "", "error", "lost", "short", "slow", "panic", "goexit", "hang"}).Draw(t, "mode"))
 		},
 		"residency": func(t *rapid.T) {
 			linger := rapid.SampledFrom([]time.Duration{0, time.Second, 15 * time.Second, hour}).Draw(t, "linger")
