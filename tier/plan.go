@@ -7,7 +7,7 @@ type Move struct {
 	From, To Tier
 	// Keep is the bytes of weights left present in memory when To is Swap, 0 to
 	// Model.Size; a mover that works in pages leaves up to a page less, and never
-	// more. A mover that cannot divide a model ignores it.
+	// more, and pages that the system may take are no failure when it does. A mover that cannot divide a model ignores it.
 	Keep Bytes
 	// Leave is the bytes of weights, the last ones, that stay in storage or go
 	// there when To is Swap, 0 to Model.Size - Keep. Only a Leaver is given any.

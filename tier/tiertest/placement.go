@@ -20,7 +20,7 @@ import (
 // not refused, and refusals say why with the errors of package tier. Equal views
 // and an equal history give equal plans, and neither view nor need is changed. A
 // placement that is a tier.Learner or a tier.Hinter is told what happens, sense
-// and nonsense.
+// and nonsense; one that is a tier.Valuer puts a number on each model.
 //
 // fresh returns a placement that knows nothing yet; two of them are compared.
 func TestPlacement(t *testing.T, fresh func() tier.Placement) {
@@ -230,9 +230,14 @@ func (s *stage) ask(one, two tier.Placement, need *tier.Need) (tier.Plan, error)
 	if need != nil {
 		want = *need
 	}
+	worth, same := s.worth(one), s.worth(two)
 	plan := one.Plan(&s.view, need)
 	again := two.Plan(&s.view, need)
 	switch {
+	case len(worth) != len(same) || len(worth) != 0 && len(worth) != len(s.view.States):
+		return plan, fmt.Errorf("%d and %d models have a worth, of %d", len(worth), len(same), len(s.view.States))
+	case !slices.Equal(worth, same): // nor where one is not a number
+		return plan, fmt.Errorf("equal views and histories gave different worths:\n%v\n%v", worth, same)
 	case !reflect.DeepEqual(before, s.view):
 		return plan, errors.New("the view was changed")
 	case need != nil && *need != want:
@@ -242,6 +247,14 @@ func (s *stage) ask(one, two tier.Placement, need *tier.Need) (tier.Plan, error)
 	}
 	s.uses, s.moves = s.uses[:0], s.moves[:0]
 	return plan, nil
+}
+
+// worth asks a valuer now and then, also before its first plan.
+func (s *stage) worth(p tier.Placement) []float64 {
+	if v, ok := p.(tier.Valuer); ok && len(s.uses)%3 == 0 {
+		return v.Worth(&s.view)
+	}
+	return nil
 }
 
 // act carries a plan out and looks whether it keeps the contract.
