@@ -64,7 +64,7 @@ func (c *Core) makesDo(x *want, now time.Time) bool {
 // keeps out: since when somebody waited when it was first refused. A load that is
 // called off keeps its place, but goes to the end if it was the first to be begun
 // after pressure: it may be one that no gap between two waves is long enough for.
-// So each of n models is the first in one of n gaps.
+// So each of n models is the first in line in one of n gaps.
 func (x *want) age() time.Time {
 	if x.e.owed.IsZero() {
 		return x.since
