@@ -580,6 +580,13 @@ func TestMoveTo_HotLoadUnderWay_IsRefused(t *testing.T) {
 	}
 }
 
+// seen is a move that went well, with that many bytes present after it.
+func seen(present tier.Bytes) Outcome {
+	out := Outcome{Observed: true}
+	out.Present = present
+	return out
+}
+
 // The bytes that a lease from swap runs on were to come from weights that are kept.
 // As long as those are seen to be there, there is nothing to run on.
 func TestMoveEnded_KeptBytesStayWhereTheRuntimeWasToBe_NoLeaseUntilTheyAreGone(t *testing.T) {
@@ -593,12 +600,12 @@ func TestMoveEnded_KeptBytesStayWhereTheRuntimeWasToBe_NoLeaseUntilTheyAreGone(t
 	b.c.Join(&Waiter{Entry: b.entry("a"), Since: b.now, Claim: func() bool { return false }}, b.now)
 	keep = 2
 	b.step()
-	b.finish(Outcome{Observed: true, Present: 2})
+	b.finish(seen(2))
 	b.step()
 	keep = 4
 	b.c.AskIdle(nil, b.now)
 	b.step()
-	b.finish(Outcome{Observed: true, Present: 4})
+	b.finish(seen(4))
 	b.step()
 	if f := b.entry("a").Charge(); f[tier.RAM] != 4 {
 		t.Fatalf("charged %v", f)
@@ -607,17 +614,40 @@ func TestMoveEnded_KeptBytesStayWhereTheRuntimeWasToBe_NoLeaseUntilTheyAreGone(t
 	keep = 2
 	b.join("a")
 	b.step()
-	b.finish(Outcome{Observed: true, Present: 4})
+	b.finish(seen(4))
 	if b.step(); len(b.granted) != 0 || b.entry("a").Charge()[tier.RAM] != 4 {
 		t.Errorf("%d leases, charged %v, want none while all 4 bytes of ram are weights", len(b.granted), b.entry("a").Charge())
 	}
 	for range mostTries {
 		if len(b.started) > 0 {
-			b.finish(Outcome{Observed: true, Present: 2})
+			b.finish(seen(2))
 		}
 		b.step()
 	}
 	if len(b.granted) != 1 || b.entry("a").Charge()[tier.RAM] != 4 {
 		t.Errorf("%d leases, charged %v, want one on 2 bytes of weights and 2 to run", len(b.granted), b.entry("a").Charge())
+	}
+}
+
+func TestMoveEnded_ModelOfARemovedOnesName_WhatThatLeftStaysCharged(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 4))
+	b.load("a")
+	if err := b.c.Drop(&Order{Kind: Remove, Entry: b.entry("a")}, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(seen(4)) // not a byte has gone
+	b.step()
+	if err := b.c.Add([]tier.Model{sized("a", 1)}, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("a"), To: tier.Swap}, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(seen(3)) // a byte of what was left is gone
+	b.step()
+	if l := b.c.Ledger(); l.Charged()[tier.RAM] != 3 {
+		t.Errorf("%v is charged, want the 3 that are present", l.Charged())
 	}
 }

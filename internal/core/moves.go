@@ -249,6 +249,14 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	case m.To == tier.Storage:
 		rest[tier.RAM] = max(min(out.Present, bound[tier.RAM]), 0)
 	}
+	if most := bound[tier.RAM] - rest[tier.RAM]; out.Observed && m.To > tier.Storage && most > 0 {
+		// What a removed model of this name has left is seen beside it.
+		here := kept
+		if m.To == tier.RAM {
+			here = e.Model.Size
+		}
+		rest[tier.RAM] += min(max(out.Present-here, 0), most)
+	}
 	if m.To > m.From {
 		e.loadTook = now.Sub(m.startedAt)
 		c.settle(e)
