@@ -31,7 +31,7 @@ type logit struct {
 }
 
 const (
-	logitStep = 0.03
+	logitStep = 0.05
 	biasStep  = 0.05
 	// thetaMost bounds a weight, scoreMost a score; neither is reached by traffic
 	// that makes sense.
@@ -64,7 +64,8 @@ func (l *logit) learn(g *feature) {
 			continue
 		}
 		l.sum[k] += x * x
-		t := l.theta[k] + logitStep*x/math.Sqrt(l.sum[k]+1e-8)
+		// The one lets it start gently: the first requests tell little.
+		t := l.theta[k] + logitStep*x/math.Sqrt(l.sum[k]+1)
 		l.theta[k] = min(max(t, -thetaMost), thetaMost)
 	}
 }
