@@ -1,12 +1,14 @@
 package llamacpp
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,8 +70,9 @@ func serving(t testing.TB, engine process.Engine, ram tier.Bytes, models []tier.
 	return m, mover
 }
 
-// first asks a model for one token and returns how long it took from the asking.
-func first(t testing.TB, m *modeltier.Manager, mover *process.Mover, model string) time.Duration {
+// first asks a model for one token, and returns how long it took from the asking to
+// the lease and to the token.
+func first(t testing.TB, m *modeltier.Manager, mover *process.Mover, model string) (ready, token time.Duration) {
 	t.Helper()
 	began := time.Now()
 	lease, err := m.Acquire(t.Context(), modeltier.Request{Model: model})
@@ -77,12 +80,13 @@ func first(t testing.TB, m *modeltier.Manager, mover *process.Mover, model strin
 		t.Fatal(err)
 	}
 	defer lease.Release()
+	ready = time.Since(began)
 	url, ok := mover.URL(model)
 	if !ok {
 		t.Fatalf("%s has no URL under a lease", model)
 	}
 	said(t, url, 1)
-	return time.Since(began)
+	return ready, time.Since(began)
 }
 
 // summary reports mean and quantiles.
@@ -99,37 +103,53 @@ func summary(b *testing.B, name string, took []time.Duration) {
 }
 
 // memoryLimit keeps this process and the engines that it starts, with the page cache
-// that they fill, within limit, where there is a memory controller of cgroup v1
-// and we may use it.
-func memoryLimit(b *testing.B, limit tier.Bytes) {
+// that they fill, within limit until end is called, where there is a memory
+// controller of cgroup v1 and we may use it.
+func memoryLimit(b *testing.B, limit tier.Bytes) (end func()) {
 	const root = "/sys/fs/cgroup/memory"
 	dir := filepath.Join(root, fmt.Sprint("modeltier-bench-", os.Getpid()))
 	join := func(dir string) error {
 		return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644)
 	}
-	err := os.Mkdir(dir, 0o755)
-	if err == nil {
-		b.Cleanup(func() {
-			join(root)
-			os.WriteFile(filepath.Join(dir, "memory.force_empty"), []byte("0"), 0o644)
-			os.Remove(dir)
-		})
-		err = os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.FormatInt(int64(limit), 10)), 0o644)
+	own, err := os.ReadFile("/proc/self/cgroup")
+	_, before, found := strings.Cut(string(own), ":memory:")
+	if err == nil && !found {
+		err = errors.New("no memory controller of cgroup v1")
 	}
+	if err == nil {
+		err = os.Mkdir(dir, 0o755)
+	}
+	if err != nil {
+		b.Log("the page cache has no bound: ", err)
+		return func() {}
+	}
+	before, _, _ = strings.Cut(before, "\n")
+	err = os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.FormatInt(int64(limit), 10)), 0o644)
 	if err == nil {
 		err = join(dir)
 	}
 	if err != nil {
 		b.Log("the page cache has no bound: ", err)
 	}
+	return func() {
+		join(filepath.Join(root, before))
+		os.WriteFile(filepath.Join(dir, "memory.force_empty"), []byte("0"), 0o644)
+		for range 50 { // who has just ended leaves a moment later
+			if os.Remove(dir) == nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		b.Errorf("the cgroup %s is left", dir)
+	}
 }
 
 // BenchmarkFleet asks 20 models of 300 MB under a budget of 2 GB for a first token,
-// b.N times by Zipf's law (s = 1.1): of engines that are frozen where they give
+// b.N times, by Zipf's law (s = 1.1): of engines that are frozen where they give
 // way, with their weights paged out or left to the kernel, and of engines that are
-// stopped, and started again. All see the same requests, one after the other, each
-// way from an empty page cache and within the budget and half a GB for all else.
-// MODELTIER_FLEET is a folder that keeps the models from run to run.
+// stopped then, and started again. All see the same requests, one after the other,
+// each way from an empty page cache and within the budget and half a GB for all
+// else. MODELTIER_FLEET is a folder that keeps the models from run to run.
 func BenchmarkFleet(b *testing.B) {
 	engine := engineCommand(b, fetched(b))
 	dir := os.Getenv("MODELTIER_FLEET")
@@ -138,7 +158,7 @@ func BenchmarkFleet(b *testing.B) {
 	}
 	const budget = 2_000_000_000
 	models := fleet(b, dir, 20, Spec{Width: 1536, Layers: 5})
-	memoryLimit(b, budget+512*tier.MiB)
+	defer memoryLimit(b, budget+512*tier.MiB)()
 	requests := make([]string, b.N)
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, uint64(len(models)-1))
 	for i := range requests {
@@ -153,9 +173,10 @@ func BenchmarkFleet(b *testing.B) {
 			chill(b, model.Path)
 		}
 		m, mover := serving(b, engine, budget, models, way.standby, way.leave)
-		var took []time.Duration
+		var leases, tokens []time.Duration
 		for _, name := range requests {
-			took = append(took, first(b, m, mover, name))
+			ready, token := first(b, m, mover, name)
+			leases, tokens = append(leases, ready), append(tokens, token)
 		}
 		s := m.Status()
 		b.Logf("%s: %d loads, %d promotes, %d evictions; at most %v of %v used", way.name,
@@ -163,7 +184,8 @@ func BenchmarkFleet(b *testing.B) {
 		if err := m.Close(); err != nil {
 			b.Fatal(err)
 		}
-		summary(b, way.name, took)
+		summary(b, way.name+"-lease", leases)
+		summary(b, way.name+"-token", tokens)
 	}
 	b.ReportMetric(float64(models[0].Size)/1e6, "MB")
 	b.ReportMetric(0, "ns/op")
@@ -183,7 +205,7 @@ func chill(b *testing.B, path string) {
 }
 
 // BenchmarkSwitch changes between two models of 1 GB of which one fits: A, B, A, and
-// so on until the first token, by a Manager whose engines are frozen with their
+// so on until the lease and until the first token, by a Manager whose engines are frozen with their
 // weights left to the kernel, against one whose engines are stopped and started;
 // with the weights in the page cache, and with it emptied before each change.
 // "hot" is a first token without a change.
@@ -201,13 +223,18 @@ func BenchmarkSwitch(b *testing.B) {
 		for _, model := range models { // all there is to learn and to cache
 			first(b, m, mover, model.Name)
 		}
+		change := func(how, name string) {
+			ready, token := first(b, m, mover, name)
+			took[how+"-lease"] = append(took[how+"-lease"], ready)
+			took[how+"-token"] = append(took[how+"-token"], token)
+		}
 		for i := range b.N {
 			name := models[i%2].Name
-			took[way.name+"-warm"] = append(took[way.name+"-warm"], first(b, m, mover, name))
-			took["hot"] = append(took["hot"], first(b, m, mover, name))
+			change(way.name+"-warm", name)
+			change("hot", name)
 			if way.standby == process.StandbyStop { // nobody maps the other now
 				chill(b, models[(i+1)%2].Path)
-				took[way.name+"-cold"] = append(took[way.name+"-cold"], first(b, m, mover, models[(i+1)%2].Name))
+				change(way.name+"-cold", models[(i+1)%2].Name)
 				first(b, m, mover, name)
 			}
 		}
