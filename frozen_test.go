@@ -31,27 +31,29 @@ func (f frozenMover) Resident(_ context.Context, model string) (present, reclaim
 }
 
 func TestAcquire_FrozenEnginesKeepMemory_RoomIsMadeAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := &tiertest.Mover{OnlyRAM: true}
-		var models []tier.Model
-		for i := range 20 {
-			models = append(models, tier.Model{Name: fmt.Sprint("m", i), Size: 300 * tier.MiB, Runtime: 64 * tier.MiB})
-		}
-		r := newRig(t, modeltier.Config{
-			Models: models, Mover: frozenMover{fake, 57 * tier.MiB},
-			Limits: tier.Limits{RAM: 2_000_000_000, Swap: 32 * tier.GiB, Reserved: tier.MiB},
-		})
-		r.mover = fake
-		dice := rand.New(rand.NewPCG(1, 2))
-		zipf := rand.NewZipf(dice, 1.1, 1, 19)
-		for range 300 {
-			r.use(fmt.Sprint("m", zipf.Uint64()))
-			time.Sleep(time.Duration(dice.IntN(3000)) * time.Millisecond)
-		}
-		for _, mv := range fake.Moves() {
-			if mv.From == tier.Swap && mv.To == tier.Swap {
-				t.Fatalf("%s moves within swap, which gives nothing back", mv.Model.Name)
+	for _, own := range []tier.Bytes{14 * tier.MiB, 57 * tier.MiB, 150 * tier.MiB} { // of the last, not all fit at once
+		synctest.Test(t, func(t *testing.T) {
+			fake := &tiertest.Mover{OnlyRAM: true}
+			var models []tier.Model
+			for i := range 20 {
+				models = append(models, tier.Model{Name: fmt.Sprint("m", i), Size: 300 * tier.MiB, Runtime: 64 * tier.MiB})
 			}
-		}
-	})
+			r := newRig(t, modeltier.Config{
+				Models: models, Mover: frozenMover{fake, own},
+				Limits: tier.Limits{RAM: 2_000_000_000, Swap: 32 * tier.GiB, Reserved: tier.MiB},
+			})
+			r.mover = fake
+			dice := rand.New(rand.NewPCG(1, 2))
+			zipf := rand.NewZipf(dice, 1.1, 1, 19)
+			for range 300 {
+				r.use(fmt.Sprint("m", zipf.Uint64()))
+				time.Sleep(time.Duration(dice.IntN(3000)) * time.Millisecond)
+			}
+			for _, mv := range fake.Moves() {
+				if mv.From == tier.Swap && mv.To == tier.Swap {
+					t.Fatalf("%s moves within swap, which gives nothing back", mv.Model.Name)
+				}
+			}
+		})
+	}
 }

@@ -417,7 +417,7 @@ func anything(t *rapid.T) {
 		"move": func(t *rapid.T) {
 			name, to := rapid.SampledFrom(names).Draw(t, "model"), tier.Tier(rapid.IntRange(0, 3).Draw(t, "to"))
 			j, err := w.m.MoveTier(context.Background(), name, to)
-			w.job(deed{Model: name, Home: &to}, j, err)
+			w.job(deed{Model: name, Home: &to}, j, err, false)
 		},
 		"hot load": func(t *rapid.T) {
 			model := tier.Model{
@@ -426,12 +426,12 @@ func anything(t *rapid.T) {
 				Home: tier.Tier(rapid.IntRange(0, 2).Draw(t, "home")),
 			}
 			j, err := w.m.HotLoad(context.Background(), model)
-			w.job(deed{Model: model.Name, Home: &model.Home}, j, err)
+			w.job(deed{Model: model.Name, Home: &model.Home}, j, err, true)
 		},
 		"remove": func(t *rapid.T) {
 			name := rapid.SampledFrom([]string{"x", "y", "b", "nobody"}).Draw(t, "model")
 			j, err := w.m.Remove(context.Background(), name)
-			w.job(deed{Model: name}, j, err)
+			w.job(deed{Model: name}, j, err, false)
 		},
 		"cancel": func(t *rapid.T) {
 			w.mu.Lock()
@@ -560,8 +560,9 @@ func anything(t *rapid.T) {
 	w.close()
 }
 
-// job waits for the end of what was started, and takes note of it.
-func (w *world) job(d deed, j *modeltier.Job, err error) {
+// job waits for the end of what was started, and takes note of it. A hot load that
+// fails takes its model along, whatever was acknowledged of it meanwhile.
+func (w *world) job(d deed, j *modeltier.Job, err error, hot bool) {
 	switch {
 	case err != nil && tier.Code(err) == "internal":
 		w.t.Fatalf("an error without a code: %v", err)
@@ -582,6 +583,9 @@ func (w *world) job(d deed, j *modeltier.Job, err error) {
 		defer w.mu.Unlock()
 		w.open[d.Model]--
 		w.jobs = slices.DeleteFunc(w.jobs, func(k *modeltier.Job) bool { return k == j })
+		if err != nil && hot && !errors.Is(err, modeltier.ErrClosed) {
+			delete(w.memoir.Homes, d.Model)
+		}
 		if err == nil && n > w.latest[d.Model] { // a hot load may end after a move that was ordered during it
 			w.memoir, w.latest[d.Model] = d.apply(w.memoir), n
 		}

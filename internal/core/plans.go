@@ -80,6 +80,13 @@ func (c *Core) ask(q *Question, now time.Time) {
 		own = q.want.plan.claim.Held()
 	}
 	q.View = c.view(own, now)
+	for i := range q.View.States {
+		// What a whole model has in memory while it is in swap, such as a frozen engine,
+		// no move within swap gives back: it is not to be planned with.
+		if s := &q.View.States[i]; s.Tier == tier.Swap && !s.Divisible {
+			s.Kept = 0
+		}
+	}
 	if q.want != nil {
 		q.want.busy = false
 		for i := range c.entries {
@@ -135,6 +142,9 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		x.seen = c.progress // nothing better than the drain that is under way
 		return
 	case err != nil:
+		if errors.Is(err, tier.ErrNoCapacity) {
+			c.thin(x.e)
+		}
 		c.block(x, err, now)
 		return
 	case x.tries >= mostTries:
@@ -193,6 +203,24 @@ func (c *Core) pursue(x *want, pl *plan, now time.Time) {
 	x.seen = c.progress
 }
 
+// thin has the frozen engine that was used least recently stopped, for the memory
+// that it has, where a placement finds no room without.
+func (c *Core) thin(wanted *Entry) {
+	var victim *Entry
+	for _, e := range c.entries {
+		if e == wanted || e.tier != tier.Swap || e.kept == 0 || c.opt.Divisible(&e.Model) ||
+			!e.idle() || e.Model.Pinned || e.want != nil || e.Gate.Leases() > 0 {
+			continue
+		}
+		if victim == nil || e.LastUse.Before(victim.LastUse) {
+			victim = e
+		}
+	}
+	if victim != nil {
+		c.carryOut([]tier.Step{{Move: tier.Move{Model: victim.Model, To: tier.Storage}, Why: "its memory is needed, and no other can be had"}}, true)
+	}
+}
+
 // drains reports whether the plan waits for leases to end.
 func (p *plan) drains() bool {
 	return slices.ContainsFunc(p.steps, func(s *step) bool { return s.drains && !s.done && s.move == nil && s.e.victim == p })
@@ -229,9 +257,6 @@ func (c *Core) resolve(steps []tier.Step) ([]*step, error) {
 		}
 		if !c.opt.Divisible(&e.Model) || s.To != tier.Swap {
 			s.Keep = 0
-		}
-		if !c.opt.Divisible(&e.Model) && s.To == tier.Swap && e.tier == tier.Swap && e.kept > 0 && e.want == nil {
-			s.To = tier.Storage // what a frozen engine has in memory, only its end gives back
 		}
 		if !c.opt.Divisible(&e.Model) || !c.opt.Leaves(&e.Model) || s.To != tier.Swap {
 			s.Leave = 0
