@@ -204,19 +204,21 @@ func (c *Core) pursue(x *want, pl *plan, now time.Time) {
 }
 
 // thin has the frozen engine that was used least recently stopped, for the memory
-// that it has, where a placement finds no room without.
+// that it has, where a placement finds no room without, and there would be room if
+// all who are idle left.
 func (c *Core) thin(wanted *Entry) {
 	var victim *Entry
+	room := c.promise(tier.Footprint{}).Free[tier.RAM]
 	for _, e := range c.entries {
-		if e == wanted || e.tier != tier.Swap || e.kept == 0 || c.opt.Divisible(&e.Model) ||
-			!e.idle() || e.Model.Pinned || e.want != nil || e.Gate.Leases() > 0 {
+		if e == wanted || !e.idle() || e.Model.Pinned || e.want != nil || e.Gate.Leases() > 0 {
 			continue
 		}
-		if victim == nil || e.LastUse.Before(victim.LastUse) {
+		room = room.Plus(e.charge[tier.RAM])
+		if e.tier == tier.Swap && e.kept > 0 && !c.opt.Divisible(&e.Model) && (victim == nil || e.LastUse.Before(victim.LastUse)) {
 			victim = e
 		}
 	}
-	if victim != nil {
+	if need := wanted.Model.Size.Plus(wanted.Model.Runtime); victim != nil && max(need, wanted.peak) <= room.Plus(wanted.charge[tier.RAM]) {
 		c.carryOut([]tier.Step{{Move: tier.Move{Model: victim.Model, To: tier.Storage}, Why: "its memory is needed, and no other can be had"}}, true)
 	}
 }
