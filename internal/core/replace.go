@@ -87,6 +87,7 @@ func (c *Core) become(e *Entry, next *tier.Model) {
 		return
 	}
 	e.failures, e.lastErr, e.coolTill, e.ordered = 0, nil, time.Time{}, false
+	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
 	c.Remodel(e, *next)
 	if next.Home != tier.Storage && !slices.Contains(c.homes, e) {
 		c.homes = append(c.homes, e)

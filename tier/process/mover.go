@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -148,8 +149,8 @@ func (m *Mover) begin(ctx context.Context, model *tier.Model) (context.Context, 
 			return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
 		case s.settled == nil:
 			ctx, cancel := context.WithCancelCause(ctx)
-			if s.model.Path != model.Path || s.model.Size != model.Size {
-				s.learned = learned{} // another model by that name
+			if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
+				s.learned = learned{} // another model by that name, or another engine
 			}
 			s.run, s.model = &run{cancel: cancel}, *model
 			m.runs[s.run] = struct{}{}
