@@ -31,8 +31,9 @@ type Reconfiguration struct {
 //
 // It does not wait for the models. A model that is replaced or removed takes no
 // new leases, and leaves memory when those that are held have ended; requests for
-// one that is replaced wait for that and get the new one, and at no time are both
-// in memory. One that is removed is not found from now on. New models come home in
+// one that is replaced wait for that and get the new one. At no time are both in
+// memory; bytes of the old one that are still seen there are waited for, 10 s at
+// most. One that is removed is not found from now on. New models come home in
 // the background, as far as there is room. The library keeps its order; what is
 // new stands last.
 //

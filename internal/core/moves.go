@@ -357,7 +357,7 @@ func (c *Core) bringHome(now time.Time) {
 			return
 		}
 		e := c.homes[0]
-		if e.idle() && e.want == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home {
+		if e.idle() && e.next == nil && e.want == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home {
 			m := &Move{Move: tier.Move{Model: e.Model, From: e.tier, To: e.Model.Home}, Entry: e, Why: "to its home tier", home: true}
 			if err := c.begin(m, nil, false, now); errors.Is(err, errReading) {
 				return

@@ -324,7 +324,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 	own, final := p.want != nil && e == p.want.e, s == p.final()
 	serve := final && p.want.order == nil
 	switch {
-	case e.removed || e.stuck:
+	case e.removed || e.stuck || e.next != nil && s.To > e.tier:
 		return fmt.Errorf("%w: '%s' cannot be moved", tier.ErrNoCapacity, e.Model.Name)
 	case e.move != nil || e.victim != nil && e.victim != p:
 		return errLater

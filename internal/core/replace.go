@@ -59,6 +59,10 @@ func (c *Core) succeed(now time.Time) {
 		case e.move != nil || e.stuck || s.plan != nil && slices.Contains(c.plans, s.plan) || e.want != nil && e.want.order != nil:
 			return false
 		case e.tier == tier.Storage:
+			if s.model != nil && e.Leftover() > 0 && now.Sub(e.since) < comeBack {
+				s.again = e.since.Add(comeBack)
+				return false // what it was is still seen in memory
+			}
 			c.become(e, s.model)
 			return true
 		case s.plan != nil: // it has come to nothing

@@ -172,6 +172,8 @@ func (c *Core) serve(x *want, now time.Time) {
 		c.fail(x, &tier.StuckError{Model: e.Model.Name, What: "A move", Bytes: e.charge[tier.RAM]})
 	case e.move != nil || e.victim != nil:
 		// Its own move, or one that takes it away: both end.
+	case e.next != nil && e.tier == tier.Storage:
+		// It becomes another first.
 	case x.order != nil && e.tier == x.order.To:
 		o := x.order
 		x.order = nil
