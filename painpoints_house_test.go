@@ -206,6 +206,7 @@ func TestPain19_Pinned_ItsOwnerMayMoveIt(t *testing.T) {
 func TestPain19_MemoryIsShort_OnePlanGivesBackWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := onlyRAM(model("a", 1), model("b", 1), model("c", 1), model("d", 1), model("e", 1))
+		cfg.Placement = new(optimizer.LRU) // whom it would miss least is plain
 		r, scale := newScaleRig(t, cfg)
 		r.memory(8*tier.GiB, 7*tier.GiB)
 		scale.machine = r.probe
