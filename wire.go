@@ -8,18 +8,10 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
-	"time"
 
 	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 )
-
-// selectionTarget is what a selection may take before the contract's
-// performance_target_met is false.
-const selectionTarget = 10 * time.Millisecond
-
-// mostNames bounds available_models in an error.
-const mostNames = 1000
 
 // HandleRequest answers one request of the JSON contract: one object in, one
 // object out. A request for a model makes it ready before it answers; ctx bounds
@@ -104,190 +96,12 @@ func errorAnswer(err error) *wireError {
 // gb is bytes as the wire has them, to the KiB: 1.3 and not 1.2999999998.
 func gb(b tier.Bytes) float64 { return math.Round(b.GB()*1e6) / 1e6 }
 
-type selectionAnswer struct {
-	Status        string    `json:"status"`
-	Model         string    `json:"model"`
-	SizeGB        float64   `json:"size_gb"`
-	Tier          tier.Tier `json:"tier"`
-	Capabilities  []string  `json:"capabilities"`
-	Reason        string    `json:"selection_reason"`
-	SelectionTime float64   `json:"selection_time_ms"`
-	SwapExecuted  bool      `json:"swap_executed"`
-	SwapTime      float64   `json:"swap_time"`
-	TargetMet     bool      `json:"performance_target_met"`
-	KeptGB        *float64  `json:"kept_gb,omitempty"` // present of a model served from swap
-
-	Explanation *wireExplanation `json:"explanation,omitempty"` // where it was asked for
-}
-
-type selectionError struct {
-	Status        string   `json:"status"`
-	Reason        string   `json:"reason"`
-	SelectionTime float64  `json:"selection_time_ms"`
-	Available     []string `json:"available_models"`
-	Code          string   `json:"code"`
-	Suggestions   []string `json:"suggestions"`
-	RetryAfter    float64  `json:"retry_after,omitempty"`
-
-	Explanation *wireExplanation `json:"explanation,omitempty"`
-}
-
-// wireExplanation is why a selection came out as it did.
-type wireExplanation struct {
-	Policy     string          `json:"policy"`
-	Priority   tier.Priority   `json:"priority"`
-	Candidates []wireCandidate `json:"candidates"`
-	Omitted    int             `json:"omitted,omitempty"`
-}
-
-type wireCandidate struct {
-	Model    string             `json:"model"`
-	Eligible bool               `json:"eligible"`
-	Verdict  string             `json:"verdict"`
-	Score    float64            `json:"score"`
-	Factors  map[string]float64 `json:"factors,omitempty"`
-	Expected float64            `json:"expected_s,omitempty"` // until it can be used
-}
-
-func explanation(x *tier.Explanation) *wireExplanation {
-	if x == nil {
-		return nil
-	}
-	finite := func(f float64) float64 { // JSON has no others
-		if math.IsNaN(f) || math.IsInf(f, 0) {
-			return 0
-		}
-		return f
-	}
-	w := &wireExplanation{Policy: x.Policy, Priority: x.Priority, Omitted: x.Omitted, Candidates: make([]wireCandidate, len(x.Candidates))}
-	for i, c := range x.Candidates {
-		factors := make(map[string]float64, len(c.Factors))
-		for _, f := range c.Factors {
-			factors[f.Name] = finite(f.Value)
-		}
-		w.Candidates[i] = wireCandidate{c.Model, c.Eligible, c.Verdict, finite(c.Score), factors, c.Expected.Seconds()}
-	}
-	return w
-}
-
-func (m *Manager) answerSelection(ctx context.Context, req *Request) any {
-	began := time.Now()
-	var waited time.Duration
-	lease, choice, err := m.acquire(ctx, req, &waited)
-	selection := max(time.Since(began)-waited, 0)
-	if err != nil {
-		w := errorAnswer(err)
-		return &selectionError{
-			Status: w.Status, Reason: w.Reason, SelectionTime: ms(selection), Code: w.Code,
-			Suggestions: w.Suggestions, RetryAfter: w.RetryAfter,
-			Available:   m.snap.Load().view.Library.Names(mostNames),
-			Explanation: explanation(choice.Explanation),
-		}
-	}
-	defer lease.Release()
-	a := &selectionAnswer{
-		Status: "success", Model: lease.stay.model.Name, SizeGB: gb(lease.stay.model.Size), Tier: lease.stay.tier,
-		Capabilities: names(lease.stay.model.Capabilities), Reason: choice.Reason(), SelectionTime: ms(selection),
-		SwapExecuted: lease.moved, TargetMet: selection <= selectionTarget, Explanation: explanation(choice.Explanation),
-	}
-	if lease.moved {
-		a.SwapTime = lease.waited.Seconds()
-	}
-	if lease.stay.tier == tier.Swap {
-		kept := gb(lease.stay.kept)
-		a.KeptGB = &kept
-	}
-	return a
-}
-
-func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
 // names is never null on the wire.
 func names(s []string) []string {
 	if s == nil {
 		return []string{}
 	}
 	return s
-}
-
-type hotLoadAnswer struct {
-	Status   string `json:"status"`
-	JobID    string `json:"job_id"`
-	Model    string `json:"model_name"`
-	Estimate string `json:"estimated_time"`
-}
-
-func (m *Manager) answerHotLoad(ctx context.Context, model *tier.Model) any {
-	if err := m.checkPath(model); err != nil {
-		return errorAnswer(err)
-	}
-	job, err := m.HotLoad(ctx, *model)
-	if err != nil {
-		return errorAnswer(err)
-	}
-	return &hotLoadAnswer{"hot_load_started", job.ID(), model.Name, fmt.Sprintf("%.1fs", job.Estimate().Seconds())}
-}
-
-// checkPath makes the path of a hot load one inside the ModelDir.
-func (m *Manager) checkPath(model *tier.Model) error {
-	if m.cfg.ModelDir == "" || model.Path == "" {
-		return nil
-	}
-	path, err := hotload.Resolve(m.cfg.ModelDir, model.Path)
-	if err == nil {
-		model.Path = path
-	}
-	return err
-}
-
-type loadJobAnswer struct {
-	JobID    string  `json:"job_id"`
-	Model    string  `json:"model_name"`
-	Status   string  `json:"status"`
-	Progress float64 `json:"progress"`
-	Elapsed  float64 `json:"elapsed_time"`
-	Error    *string `json:"error"`
-	Code     string  `json:"code,omitempty"`
-}
-
-// jobStatus is a job's state on the wire, where running loads are "loading" and
-// cancelled jobs have failed.
-func jobStatus(j *Job, running string) (status string, failure *string, code string) {
-	switch j.State() {
-	case hotload.Running:
-		return running, nil, ""
-	case hotload.Success:
-		return "success", nil, ""
-	}
-	text := j.Err().Error()
-	return "failed", &text, tier.Code(j.Err())
-}
-
-func (m *Manager) answerLoadJob(id string) any {
-	j, ok := m.Job(id)
-	if !ok || j.Kind() != hotload.KindLoad {
-		return errorAnswer(&tier.NotFoundError{What: "job", Name: id})
-	}
-	a := &loadJobAnswer{JobID: j.ID(), Model: j.Model(), Progress: j.Progress().Fraction, Elapsed: j.Elapsed().Seconds()}
-	a.Status, a.Error, a.Code = jobStatus(j, "loading")
-	return a
-}
-
-type moveAnswer struct {
-	Status    string    `json:"status"`
-	JobID     string    `json:"job_id"`
-	Model     string    `json:"model_name"`
-	Operation string    `json:"operation"`
-	From      tier.Tier `json:"source_tier"`
-	To        tier.Tier `json:"target_tier"`
-}
-
-func (m *Manager) answerMove(ctx context.Context, mv *moveRequest) any {
-	job, err := m.MoveTier(ctx, mv.model, mv.to)
-	if err != nil {
-		return errorAnswer(err)
-	}
-	return &moveAnswer{"tier_move_started", job.ID(), mv.model, operationOf(job), job.From(), job.To()}
 }
 
 type hintAnswer struct {
@@ -300,43 +114,6 @@ func (m *Manager) answerHint(h *hintRequest) any {
 		return errorAnswer(err)
 	}
 	return &hintAnswer{"hint_taken", h.model}
-}
-
-func operationOf(j *Job) string {
-	switch {
-	case j.Kind() != hotload.KindOptimize:
-		return j.Kind().String()
-	case j.To() < j.From():
-		return hotload.KindDemote.String()
-	}
-	return hotload.KindPromote.String()
-}
-
-type moveJobAnswer struct {
-	JobID     string    `json:"job_id"`
-	Model     string    `json:"model_name"`
-	Operation string    `json:"operation"`
-	From      tier.Tier `json:"source_tier"`
-	To        tier.Tier `json:"target_tier"`
-	Progress  float64   `json:"progress"`
-	Status    string    `json:"status"`
-	Elapsed   float64   `json:"elapsed_time"`
-	Estimate  float64   `json:"estimated_time"`
-	Error     *string   `json:"error"`
-	Code      string    `json:"code,omitempty"`
-}
-
-func (m *Manager) answerMoveJob(id string) any {
-	j, ok := m.Job(id)
-	if !ok || j.Kind() == hotload.KindLoad {
-		return errorAnswer(&tier.NotFoundError{What: "job", Name: id})
-	}
-	a := &moveJobAnswer{
-		JobID: j.ID(), Model: j.Model(), Operation: operationOf(j), From: j.From(), To: j.To(),
-		Progress: j.Progress().Fraction, Elapsed: j.Elapsed().Seconds(), Estimate: j.Estimate().Seconds(),
-	}
-	a.Status, a.Error, a.Code = jobStatus(j, "running")
-	return a
 }
 
 type limitsGB struct {
