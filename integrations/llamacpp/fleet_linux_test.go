@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
 	"github.com/modeltier/modeltier/tier/tiertest"
@@ -25,27 +26,16 @@ const perModel = 64 * tier.MiB
 
 // fleet writes n models of about the same size into dir, and takes them up if they
 // are there.
-func fleet(t testing.TB, dir string, n int, s Spec) (models []tier.Model) {
+func fleet(t testing.TB, dir string, n int, shape demo.Llama) (models []tier.Model) {
 	t.Helper()
 	for i := range n {
-		path := filepath.Join(dir, fmt.Sprintf("model-%d-%d-%02d.gguf", s.Width, s.Layers, i))
-		s.Seed = uint64(i + 1)
-		if _, err := os.Stat(path); err != nil {
-			if err := WriteModel(path, s); err != nil {
-				t.Fatal(err)
-			}
-			f, err := os.Open(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			err = f.Sync()
-			f.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
+		shape.Name = fmt.Sprintf("m%02d", i)
+		path := filepath.Join(dir, fmt.Sprintf("%s-%d-%d-%d.gguf", shape.Name, shape.Width, shape.Inner, shape.Layers))
+		if info, err := os.Stat(path); err != nil || tier.Bytes(info.Size()) != shape.Size() {
+			write(t, shape, path)
 		}
 		m := sized(t, path)
-		m.Name, m.Runtime = fmt.Sprintf("m%02d", i), perModel
+		m.Name, m.Runtime = shape.Name, perModel
 		models = append(models, m)
 	}
 	return models
@@ -157,7 +147,7 @@ func BenchmarkFleet(b *testing.B) {
 		dir = b.TempDir()
 	}
 	const budget = 2_000_000_000
-	models := fleet(b, dir, 20, Spec{Width: 1536, Layers: 5})
+	models := fleet(b, dir, 20, demo.Llama{Width: 1536, Inner: 4608, Layers: 9})
 	defer memoryLimit(b, budget+512*tier.MiB)()
 	requests := make([]string, b.N)
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, uint64(len(models)-1))
@@ -211,7 +201,7 @@ func chill(b *testing.B, path string) {
 // "hot" is a first token without a change.
 func BenchmarkSwitch(b *testing.B) {
 	engine := engineCommand(b, fetched(b))
-	models := fleet(b, b.TempDir(), 2, Spec{Width: 2048, Layers: 9})
+	models := fleet(b, b.TempDir(), 2, demo.Llama{Width: 2048, Inner: 6144, Layers: 17})
 	b.ReportMetric(float64(models[0].Size)/1e6, "MB")
 	room := models[0].Size + 2*perModel
 	took := map[string][]time.Duration{}

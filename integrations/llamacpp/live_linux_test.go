@@ -44,6 +44,13 @@ func opened(t testing.TB) *Library {
 func random(t testing.TB, shape demo.Llama) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "random.gguf")
+	write(t, shape, path)
+	return path
+}
+
+// write writes a model of random weights.
+func write(t testing.TB, shape demo.Llama, path string) {
+	t.Helper()
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +59,6 @@ func random(t testing.TB, shape demo.Llama) string {
 	if err := errors.Join(shape.Write(t.Context(), f, nil), f.Sync()); err != nil { // dirty pages cannot be paged out
 		t.Fatal(err)
 	}
-	return path
 }
 
 const prompt = "the people of the water"
