@@ -1,6 +1,8 @@
 package modeltier
 
 import (
+	"cmp"
+	"errors"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -29,12 +31,20 @@ func (m *Manager) Lost(model string, cause error) error {
 	return nil
 }
 
+// errUnknown is the cause of a loss that nobody gave one.
+var errUnknown = errors.New("no cause was given")
+
 func (c *control) lost(model string, cause error) {
 	e, ok := c.core.Find(model)
 	if !ok || c.stopping {
 		return
 	}
 	c.m.log.Warn("a model left memory by itself", "model", model, "cause", cause)
+	for mv, g := range c.moves {
+		if mv.Entry == e && g.returned.Load() {
+			g.lost = cmp.Or(cause, errUnknown)
+		}
+	}
 	shared(e).gate.lose()
 	c.core.Lose(e, cause, c.now)
 }

@@ -21,6 +21,9 @@ type moving struct {
 	touched atomic.Int64 // when progress was last made, since the Manager's start: no wall clock, which may be set
 	off     time.Time    // when it was called off; the loop's
 	stuck   bool         // the loop's
+	// returned: the mover has; what is lost from then on, the move's end does not tell.
+	returned atomic.Bool
+	lost     error // the loop's: why, if it was lost since
 }
 
 // startMove hands a move to a goroutine.
@@ -95,6 +98,7 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 			g.work.Progressed(done)
 		})
 	}))
+	g.returned.Store(true)
 	took := time.Since(g.began)
 	seen, err := m.observe(move.Model.Name)
 	out.Seen, out.Observed = seen, err == nil && m.resident != nil
@@ -134,6 +138,10 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 	}
 	runtime := mv.Entry.Model.Runtime
 	c.core.MoveEnded(mv, out, c.now)
+	if g.lost != nil && out.Err == nil {
+		shared(mv.Entry).gate.lose()
+		c.core.Lose(mv.Entry, g.lost, c.now)
+	}
 	c.corrected(mv.Entry, runtime)
 	if !g.task || g.stuck {
 		g.work.Finish(out.Err)

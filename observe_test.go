@@ -1,7 +1,9 @@
 package modeltier_test
 
 import (
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,6 +131,30 @@ func TestFootprint_HotLoadedModelTakesMore_WhatWasDeclaredIsKept(t *testing.T) {
 		defer m.Close()
 		if s := m.Status().Models[0]; s.Declared != tier.GiB/2 {
 			t.Errorf("after a restart %v are declared", s.Declared)
+		}
+	})
+}
+
+// A crash is told when the mover has returned, and the loop does not know that yet.
+func TestLost_BetweenTheMoversReturnAndTheMovesEnd_IsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := &tiertest.Mover{OnlyRAM: true}
+		var r *rig
+		var crashed atomic.Bool
+		r = newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Mover: hungryMover{fake, func(name string) (now, peak tier.Bytes, ok bool) {
+			if fake.At(name) == tier.RAM && !crashed.Swap(true) {
+				r.Lost("a", errors.New("OOM kill"))
+			}
+			return 0, 0, false
+		}}})
+		r.mover = fake
+		l := r.get("a")
+		defer l.Release()
+		r.wantMoves("load a", "unload a", "load a")
+		select {
+		case <-l.Done():
+			t.Error("the lease is on the engine that was started anew, and is told that it is lost")
+		default:
 		}
 	})
 }

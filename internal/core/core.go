@@ -45,6 +45,7 @@ type Core struct {
 	running  []*Move // started
 	homes    []*Entry
 	disowned []*Entry // to leave the library as soon as they can
+	gone     []*Entry // lost, and not in storage yet
 	replaced []*Entry // to become another model, or to leave, when nobody uses them
 	limiting *limitsChange
 
@@ -103,7 +104,7 @@ func (c *Core) Moves() []*Move { return slices.Concat(c.running, c.queue) }
 
 // Idle reports whether nothing is under way and nobody waits.
 func (c *Core) Idle() bool {
-	return len(c.wants) == 0 && len(c.plans) == 0 && len(c.running) == 0 && len(c.queue) == 0 && c.limiting == nil
+	return len(c.wants) == 0 && !c.planned() && len(c.running) == 0 && len(c.queue) == 0 && c.limiting == nil
 }
 
 // Add puts entries into the library, in storage. home brings them to their home
@@ -174,7 +175,7 @@ func (c *Core) inherit(e *Entry) {
 		if g.Model.Name != e.Model.Name {
 			return false
 		}
-		e.charge, e.taken, e.since = g.charge, g.taken, g.since
+		e.charge, e.taken, e.since, e.foreign = g.charge, g.taken, g.since, true
 		g.charge, g.taken = tier.Footprint{}, 0
 		return true
 	})
@@ -298,6 +299,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 		c.cover(now)
 		c.dropDisowned(now)
 		c.succeed(now)
+		c.tidy(now)
 		c.serveAll(now)
 		c.advanceAll(now)
 		c.changeLimits(now)
@@ -344,6 +346,9 @@ func (c *Core) wake(now time.Time) time.Time {
 	}
 	for _, e := range c.replaced {
 		sooner(e.next.again)
+	}
+	for _, e := range c.gone {
+		sooner(e.staysTill)
 	}
 	blocked := false
 	for _, w := range c.wants {

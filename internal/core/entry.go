@@ -66,6 +66,14 @@ type Entry struct {
 	// than was promised.
 	shortTill time.Time
 
+	// foreign: in storage, what is charged is left of another model of its name.
+	foreign bool
+
+	// gone: its weights left memory by themselves, and it has not been brought to
+	// storage yet. staysTill is until when an unload that failed is not tried again.
+	gone      bool
+	staysTill time.Time
+
 	stuck      bool
 	ordered    bool          // its owner sent it where it is, and nobody has asked for it since
 	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
@@ -137,6 +145,18 @@ func (e *Entry) peaked(f tier.Footprint, t tier.Tier) tier.Footprint {
 	}
 	return f
 }
+
+// own is what is charged for the entry itself.
+func (e *Entry) own() tier.Footprint {
+	if e.foreign && e.tier == tier.Storage {
+		return tier.Footprint{}
+	}
+	return e.charge
+}
+
+// leaves reports whether the entry goes to storage before it is of use to anybody:
+// it is lost, or becomes another.
+func (e *Entry) leaves() bool { return (e.gone || e.next != nil) && e.tier != tier.Storage }
 
 // idle reports whether nothing holds the entry where it is but its leases.
 func (e *Entry) idle() bool {

@@ -39,7 +39,7 @@ func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, n
 // and nobody holds a lease. claim, if not nil, is room set aside before.
 func (c *Core) begin(m *Move, claim *tier.Reservation, serve bool, now time.Time) error {
 	e := m.Entry
-	need := e.peaked(m.Footprint(serve && m.To == tier.Swap), m.To).Beyond(e.charge)
+	need := e.peaked(m.Footprint(serve && m.To == tier.Swap), m.To).Beyond(e.own())
 	if claim == nil {
 		claim, _ = c.ledger.Reserve(tier.Footprint{})
 	}
@@ -152,12 +152,18 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if o != nil {
 		c.endOrder(o, out.Err)
 	}
+	if out.Err != nil && m.To == tier.Storage && !m.cancelled {
+		e.staysTill = now.Add(coolFirst)
+	}
+	if e.serving && e.want == nil && e.Gate.Leases() == 0 {
+		c.retire(e) // whoever it was to serve has left
+	}
 	c.reopen(e)
 }
 
 // reopen lets leases be taken on an entry that is in ram and in nobody's hands.
 func (c *Core) reopen(e *Entry) {
-	if e.tier == tier.RAM && e.idle() && e.want == nil && !c.stopped {
+	if e.tier == tier.RAM && e.idle() && !e.leaves() && e.want == nil && !c.stopped {
 		e.Gate.Open()
 	}
 }
@@ -224,6 +230,7 @@ func (e *Entry) cooling(now time.Time) error {
 func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	e := m.Entry
 	bound := e.charge.Plus(m.res.Held())
+	others := e.charge[tier.RAM] - e.own()[tier.RAM]
 	kept, left := min(max(m.Keep, 0), e.Model.Size), m.Leave
 	rest := e.in(m.To, kept, left)
 	switch {
@@ -242,26 +249,20 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 			}
 		}
 		least := max(e.Model.Size-left-bound[tier.Swap], 0)
-		most := min(e.Model.Size, bound[tier.RAM]-(rest[tier.RAM]-kept))
+		most := min(e.Model.Size, bound[tier.RAM]-others-(rest[tier.RAM]-kept))
 		kept = max(min(out.Present, most), least)
 		left = min(left, e.Model.Size-kept) // what was to be in storage and is seen is not
 		rest = e.in(tier.Swap, kept, left)
 	case m.To == tier.Storage:
 		rest[tier.RAM] = max(min(out.Present, bound[tier.RAM]), 0)
 	}
-	if most := bound[tier.RAM] - rest[tier.RAM]; out.Observed && m.To > tier.Storage && most > 0 {
-		// What a removed model of this name has left is seen beside it.
-		here := kept
-		if m.To == tier.RAM {
-			here = e.Model.Size
-		}
-		rest[tier.RAM] += min(max(out.Present-here, 0), most)
-	}
 	if m.To > m.From {
 		e.loadTook = now.Sub(m.startedAt)
 		c.settle(e)
 	}
 	e.tier, e.kept, e.left, e.since = m.To, 0, 0, now
+	e.gone = e.gone && m.To != tier.Storage
+	e.foreign = e.foreign && m.To == tier.Storage
 	if m.To == tier.Swap {
 		e.kept, e.left = kept, left
 	}
@@ -269,6 +270,10 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	e.usesAtLoad = e.Gate.Uses() + uint64(e.Waiters())
 	if c.weigh(e, out.Seen); m.To == tier.RAM {
 		rest = e.rest()
+	}
+	if out.Observed && m.To > tier.Storage {
+		// What another model of this name has left is seen beside it.
+		rest[tier.RAM] = rest[tier.RAM].Plus(max(out.Present-e.expected(), 0))
 	}
 	rest[tier.RAM] = min(max(rest[tier.RAM], e.taken), bound[tier.RAM]) // cover charges the rest
 	c.commit(e, m.res, rest, now)
@@ -294,6 +299,7 @@ func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 		left[tier.RAM] = min(max(out.Present, 0), e.charge[tier.RAM])
 	}
 	e.tier, e.kept, e.left, e.taken, e.since = tier.Storage, 0, 0, 0, now
+	e.gone = false
 	c.commit(e, m.res, left, now)
 }
 
@@ -352,12 +358,12 @@ func (c *Core) yield() {
 // bringHome starts to bring the next model to its home tier, where there is room
 // without anybody leaving and nobody waits for anything.
 func (c *Core) bringHome(now time.Time) {
-	for len(c.homes) > 0 && !c.pressed && len(c.wants) == 0 && len(c.plans) == 0 && len(c.queue) == 0 {
+	for len(c.homes) > 0 && !c.pressed && len(c.wants) == 0 && !c.planned() && len(c.queue) == 0 {
 		if slices.ContainsFunc(c.running, (*Move).loads) {
 			return
 		}
 		e := c.homes[0]
-		if e.idle() && e.next == nil && e.want == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home {
+		if e.idle() && e.next == nil && !e.gone && e.want == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home {
 			m := &Move{Move: tier.Move{Model: e.Model, From: e.tier, To: e.Model.Home}, Entry: e, Why: "to its home tier", home: true}
 			if err := c.begin(m, nil, false, now); errors.Is(err, errReading) {
 				return

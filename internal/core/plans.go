@@ -55,7 +55,7 @@ func (p *plan) target() tier.Footprint {
 	if s == nil {
 		return tier.Footprint{}
 	}
-	charge := s.e.charge
+	charge := s.e.own()
 	if s.e.move != nil {
 		charge = charge.Plus(s.e.move.Held())
 	}
@@ -91,7 +91,7 @@ func (c *Core) ask(q *Question, now time.Time) {
 // AskIdle asks the placement what is worth moving though nobody waits. It
 // reports false where something is under way that goes first.
 func (c *Core) AskIdle(data any, now time.Time) bool {
-	if c.asked != nil || len(c.plans) > 0 || len(c.wants) > 0 || c.limiting != nil {
+	if c.asked != nil || c.planned() || len(c.wants) > 0 || c.limiting != nil {
 		return false
 	}
 	c.ask(&Question{Idle: true, Data: data}, now)
@@ -121,6 +121,13 @@ func (c *Core) Planned(q *Question, p tier.Plan, err error, now time.Time) []tie
 	return nil
 }
 
+// planned reports whether a plan is being carried out, other than to wait for the
+// last lease on a model that is lost or replaced, which may take as long as an
+// answer does.
+func (c *Core) planned() bool {
+	return slices.ContainsFunc(c.plans, func(p *plan) bool { return !p.lost || !p.drains() })
+}
+
 // mostTries is how many plans for one want may come to nothing.
 const mostTries = 8
 
@@ -134,7 +141,7 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		return
 	case err != nil:
 		if errors.Is(err, tier.ErrNoCapacity) {
-			c.thin(x.e)
+			c.thin(x.e, now)
 		}
 		c.block(x, err, now)
 		return
@@ -170,12 +177,11 @@ func (c *Core) plannedWant(x *want, p tier.Plan, err error, now time.Time) {
 		takes[tier.Swap] = 0
 	}
 	if c.hard() && !takes.IsZero() {
-		// Whoever left for it would leave for nothing.
-		if err := c.admit(&x.e.Model, takes, tier.Footprint{}, false, now); err != nil {
-			if !errors.Is(err, errReading) {
-				c.owe(x.e, x.age())
-				c.fail(x, c.explain(x, err))
-			}
+		// Whoever left for it would leave for nothing. The reading that it goes by is as
+		// old as the question: a fresher one would be old again after the next.
+		if err := c.opt.Admit(c.promise(tier.Footprint{}), &x.e.Model, takes, false); err != nil {
+			c.owe(x.e, x.age())
+			c.fail(x, c.explain(x, err))
 			return
 		}
 	}
@@ -197,7 +203,7 @@ func (c *Core) pursue(x *want, pl *plan, now time.Time) {
 // thin has the frozen engine that was used least recently stopped, for the memory
 // that it has, where a placement finds no room without, and there would be room if
 // all who are idle left.
-func (c *Core) thin(wanted *Entry) {
+func (c *Core) thin(wanted *Entry, now time.Time) {
 	var victim *Entry
 	room := c.promise(tier.Footprint{}).Free[tier.RAM]
 	for _, e := range c.entries {
@@ -205,7 +211,7 @@ func (c *Core) thin(wanted *Entry) {
 			continue
 		}
 		room = room.Plus(e.charge[tier.RAM])
-		if e.tier == tier.Swap && e.kept > 0 && !c.opt.Divisible(&e.Model) && (victim == nil || e.LastUse.Before(victim.LastUse)) {
+		if e.tier == tier.Swap && e.kept > 0 && !c.opt.Divisible(&e.Model) && !now.Before(e.staysTill) && (victim == nil || e.LastUse.Before(victim.LastUse)) {
 			victim = e
 		}
 	}
@@ -311,7 +317,7 @@ func (c *Core) respectOrders(p *tier.Plan) {
 
 // plannedIdle begins to carry out a plan for whose end nobody waits.
 func (c *Core) plannedIdle(p tier.Plan) []tier.Step {
-	if len(c.wants) > 0 || len(c.plans) > 0 || c.pressed {
+	if len(c.wants) > 0 || c.planned() || c.pressed {
 		return nil
 	}
 	return c.carryOut(p.Steps, false)
@@ -325,12 +331,25 @@ func (c *Core) Shed(steps []tier.Step) { c.carryOut(steps, true) }
 // is moving, the move's end tells what became of it. One that is lost soon after
 // each load is left alone for a while, like one that does not load.
 func (c *Core) Lose(e *Entry, cause error, now time.Time) {
-	known := func(p *plan) bool { return p.lost && p.steps[0].e == e }
-	if e.move != nil || e.stuck || e.removed || e.tier == tier.Storage || slices.ContainsFunc(c.plans, known) {
+	if e.move != nil || e.stuck || e.removed || e.leaves() || e.tier == tier.Storage {
 		return
 	}
 	e.lost(cause, now)
+	e.gone, e.staysTill = true, time.Time{}
+	e.Gate.Close()
+	c.gone = append(c.gone, e)
 	c.sendAway(e, fmt.Sprintf("it left memory by itself: %v", cause))
+}
+
+// tidy tries again to bring lost models to storage whose unload failed.
+func (c *Core) tidy(now time.Time) {
+	c.gone = slices.DeleteFunc(c.gone, func(e *Entry) bool {
+		under := func(p *plan) bool { return p.lost && p.steps[0].e == e }
+		if e.gone && e.move == nil && !e.stuck && !e.removed && !now.Before(e.staysTill) && !slices.ContainsFunc(c.plans, under) {
+			c.sendAway(e, "it left memory by itself, and could not be tidied away before")
+		}
+		return !e.gone
+	})
 }
 
 // carryOut begins a plan that is for no model's sake, and returns its steps.

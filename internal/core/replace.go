@@ -28,6 +28,7 @@ func (c *Core) Replace(e *Entry, next *tier.Model, now time.Time) {
 	if e.next == nil {
 		c.replaced = append(c.replaced, e)
 		e.next = &successor{}
+		e.Gate.Close()
 	}
 	e.next.model, e.next.again = next, time.Time{}
 	m := e.Model
@@ -92,6 +93,7 @@ func (c *Core) become(e *Entry, next *tier.Model) {
 	}
 	e.failures, e.lastErr, e.coolTill, e.ordered = 0, nil, time.Time{}, false
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
+	e.foreign = true
 	c.Remodel(e, *next)
 	if next.Home != tier.Storage && !slices.Contains(c.homes, e) {
 		c.homes = append(c.homes, e)

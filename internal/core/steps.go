@@ -89,6 +89,11 @@ func (c *Core) advance(p *plan, now time.Time) {
 	}
 	if earlier == 0 {
 		c.abandon(p)
+		begun := func(s *step) bool { return s.move != nil }
+		if x := p.want; x != nil && x.e.want == x && !slices.ContainsFunc(p.steps, begun) {
+			x.tries++ // or a placement that changes nothing would be asked without end
+			x.denied = errors.New("the placement's plan changes nothing")
+		}
 	}
 }
 
@@ -107,12 +112,16 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 	own, final := p.want != nil && e == p.want.e, s == p.final()
 	serve := final && p.want.order == nil
 	switch {
-	case e.removed || e.stuck || e.next != nil && s.To > e.tier:
+	case e.removed || e.stuck || (e.gone || e.next != nil) && s.To > e.tier:
 		return fmt.Errorf("%w: '%s' cannot be moved", tier.ErrNoCapacity, e.Model.Name)
 	case e.move != nil || e.victim != nil && e.victim != p:
 		return errLater
 	case e.tier == s.To && (s.To != tier.Swap || e.kept == s.Keep && e.left == s.Leave):
 		s.done = true // overtaken by events
+		c.unclaim(e)
+		return nil
+	case !own && s.To < s.From && s.To > e.tier:
+		s.done = true // it has left further than it was to
 		c.unclaim(e)
 		return nil
 	case !own && e.Model.Pinned && !p.lost:
@@ -185,7 +194,7 @@ func (c *Core) beginMove(p *plan, m *Move, final, serve bool, now time.Time) err
 // unclaim ends a plan's hold on an entry and lets it be served again.
 func (c *Core) unclaim(e *Entry) {
 	e.victim = nil
-	if e.tier == tier.RAM && e.idle() && !c.stopped {
+	if e.tier == tier.RAM && e.idle() && !e.leaves() && !c.stopped {
 		e.Gate.Open()
 	}
 	c.progress++

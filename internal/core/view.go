@@ -49,7 +49,7 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 		switch {
 		case e.move != nil:
 			s.Moving, s.To = true, e.move.To
-		case e.victim != nil: // it drains
+		case e.victim != nil || e.leaves(): // it drains
 			s.Moving, s.To = true, e.tier
 		}
 	}
@@ -58,7 +58,7 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 
 // servable reports whether leases can be granted where the entry is.
 func (e *Entry) servable() bool {
-	return e.idle() && (e.tier == tier.RAM || e.tier == tier.Swap && e.serving)
+	return e.idle() && !e.leaves() && (e.tier == tier.RAM || e.tier == tier.Swap && e.serving)
 }
 
 // limits returns the limits that admissions go by: while they are being lowered,

@@ -178,6 +178,8 @@ func (c *Core) serve(x *want, now time.Time) {
 		o := x.order
 		x.order = nil
 		c.endOrder(o, nil)
+	case e.leaves() && x.order == nil:
+		// It goes to storage first.
 	case e.tier == tier.RAM && x.order == nil:
 		e.Gate.Open()
 		c.grant(x)
@@ -278,7 +280,8 @@ const comeBack = 10 * time.Second
 
 // hope reports whether anything that is going on may make room for the want.
 func (c *Core) hope(x *want, now time.Time) bool {
-	if len(c.running) > 0 || len(c.queue) > 0 || len(c.plans) > 0 || c.dirty {
+	moves := func(m *Move) bool { return !m.stuck }
+	if slices.ContainsFunc(c.running, moves) || len(c.queue) > 0 || len(c.plans) > 0 || c.dirty {
 		return true
 	}
 	if slices.ContainsFunc(c.Leftovers(), func(e *Entry) bool { return now.Sub(e.since) < comeBack }) {
