@@ -47,7 +47,8 @@ type Manager struct {
 	// ctx ends when the Manager is closed; moves and jobs derive from it.
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
-	goroutines group // every goroutine but the loop and the events'
+	goroutines group        // every goroutine but the loop and the events'
+	blind      atomic.Int32 // looks of the mover's that did not return in time
 	loopDone   chan struct{}
 	eventsDone chan struct{}
 

@@ -100,7 +100,7 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	}))
 	g.returned.Store(true)
 	took := time.Since(g.began)
-	seen, err := m.observe(move.Model.Name)
+	seen, err := m.observe(move.Model.Name, observation)
 	out.Seen, out.Observed = seen, err == nil && m.resident != nil
 	if err != nil {
 		m.log.Warn("what is resident cannot be told", "model", move.Model.Name, "err", err)

@@ -8,23 +8,44 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// observe asks the mover what it sees of a model, as far as it can see.
-func (m *Manager) observe(name string) (seen core.Seen, err error) {
-	if m.resident == nil && m.footprinter == nil {
-		return seen, nil
+// mostBlind is how many looks may be on their way that did not return in time.
+// With more the mover is not asked again until one does: each holds a goroutine.
+const mostBlind = 16
+
+// observe asks the mover what it sees of a model, as far as it can see, and waits
+// for it for twice limit at most. What was moved is looked at though the Manager
+// is being closed.
+func (m *Manager) observe(name string, limit time.Duration) (core.Seen, error) {
+	switch {
+	case m.resident == nil && m.footprinter == nil:
+		return core.Seen{}, nil
+	case m.blind.Load() >= mostBlind:
+		return core.Seen{}, &tier.StuckError{What: "A look of the mover's"}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), observation)
-	defer cancel()
-	err = m.call("mover", func() (err error) {
+	type look struct {
+		seen core.Seen
+		err  error
+	}
+	told := make(chan look, 1) // a mover that is stuck may answer much later
+	err := m.callIn(context.WithoutCancel(m.ctx), "mover", limit, func(ctx context.Context) error {
+		var l look
 		if m.footprinter != nil {
-			seen.Taken, seen.Peak, _ = m.footprinter.Footprint(name)
+			l.seen.Taken, l.seen.Peak, _ = m.footprinter.Footprint(name)
 		}
 		if m.resident != nil {
-			seen.Present, seen.Reclaimable, err = m.resident.Resident(ctx, name)
+			l.seen.Present, l.seen.Reclaimable, l.err = m.resident.Resident(ctx, name)
 		}
-		return err
-	})
-	return seen, err
+		told <- l
+		return nil
+	}, func() { m.blind.Add(-1) })
+	switch err.(type) {
+	case nil:
+		l := <-told
+		return l.seen, l.err
+	case *tier.StuckError:
+		m.blind.Add(1)
+	}
+	return core.Seen{}, err
 }
 
 // observeAgain looks again at models whose bytes were to be gone and were still
@@ -59,7 +80,7 @@ func (c *control) look(e *core.Entry) {
 	}
 	s.observing = true
 	c.m.goroutines.Go(func() {
-		seen, err := c.m.observe(name)
+		seen, err := c.m.observe(name, observation)
 		c.m.post(func(time.Time) {
 			s.observing = false
 			if err != nil || !e.Since().Equal(since) {

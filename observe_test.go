@@ -1,6 +1,7 @@
 package modeltier_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -155,6 +156,60 @@ func TestLost_BetweenTheMoversReturnAndTheMovesEnd_IsNotForgotten(t *testing.T) 
 		case <-l.Done():
 			t.Error("the lease is on the engine that was started anew, and is told that it is lost")
 		default:
+		}
+	})
+}
+
+// speechless is a mover that does not tell what is resident, whatever its context
+// says, until it is let.
+type speechless struct {
+	*tiertest.Mover
+	let chan struct{}
+}
+
+func (s speechless) Resident(context.Context, string) (present, reclaimable tier.Bytes, err error) {
+	<-s.let
+	return 0, 0, nil
+}
+
+func TestResident_DoesNotReturn_HoldsUpNeitherMovesNorStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := speechless{&tiertest.Mover{}, make(chan struct{})}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1), model("b", 1)}, Mover: mover})
+		r.mover = mover.Mover
+		defer close(mover.let)
+		r.begin("a").served(1500*time.Millisecond + 10*time.Second).Release()
+		r.use("b")
+		for range 50 {
+			began := time.Now()
+			if s := r.Status(); s.Stale || s.Models[0].Present != -1 || s.Models[1].Present != -1 {
+				t.Errorf("%+v", s.Models)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Fatalf("Status took %v", took)
+			}
+		}
+		// It is not asked without end.
+		began := time.Now()
+		if r.Status(); time.Since(began) > 0 {
+			t.Errorf("it is still asked, for %v", time.Since(began))
+		}
+	})
+}
+
+func TestResident_ReturnsAfterAll_IsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := speechless{&tiertest.Mover{}, make(chan struct{})}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Mover: mover})
+		r.mover = mover.Mover
+		r.use("a")
+		for range 50 {
+			r.Status()
+		}
+		close(mover.let)
+		synctest.Wait()
+		if a := r.Status().Models[0]; a.Present != 0 {
+			t.Errorf("%v are present, the mover says 0", a.Present)
 		}
 	})
 }

@@ -20,7 +20,12 @@ func (m *Manager) call(part string, fn func() error) error {
 // callFor is call for at most limit: a part that takes longer goes on alone and
 // is reported as stuck; late is called when it returns at last.
 func (m *Manager) callFor(part string, limit time.Duration, fn func(context.Context) error, late func()) error {
-	ctx, cancel := context.WithTimeout(m.ctx, limit)
+	return m.callIn(m.ctx, part, limit, fn, late)
+}
+
+// callIn is callFor for what is not to end with the Manager, but with parent.
+func (m *Manager) callIn(parent context.Context, part string, limit time.Duration, fn func(context.Context) error, late func()) error {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	done := make(chan error, 1)
 	m.goroutines.Go(func() {
 		guarded(part, func() error { return fn(ctx) }, func(err error) { done <- err })

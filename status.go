@@ -132,11 +132,13 @@ type MoveStatus struct {
 	Elapsed  time.Duration `json:"elapsed_ns"`
 }
 
-// statusLimit is how long Status waits for the loop.
+// statusLimit is how long Status waits for the loop, and how long for the mover's
+// looks, all of them together.
 const statusLimit = 2 * time.Second
 
 // Status returns the state of now. It asks the kernel what is really resident,
-// where the mover can, which takes about a millisecond for a GiB.
+// where the mover can, which takes about a millisecond for a GiB; models that it
+// does not tell of within 2 s, all together, have a Present of -1.
 func (m *Manager) Status() Status {
 	ctx, cancel := context.WithTimeout(context.Background(), statusLimit)
 	defer cancel()
@@ -266,9 +268,11 @@ func (m *Manager) fillStatus(s *Status) {
 		s.Moved[k] = v
 	}
 	m.count.mu.Unlock()
+	looked := time.Now()
 	for i := range s.Models {
-		if ms := &s.Models[i]; !s.Closing && (ms.Tier != tier.Storage || ms.Leftover > 0) {
-			seen, err := m.observe(ms.Name)
+		left := statusLimit - time.Since(looked)
+		if ms := &s.Models[i]; left > 0 && !s.Closing && (ms.Tier != tier.Storage || ms.Leftover > 0) {
+			seen, err := m.observe(ms.Name, left/2)
 			if err == nil && m.resident != nil {
 				ms.Present = seen.Present
 			}
