@@ -126,6 +126,7 @@ func (c *control) adopt(next *tier.Model, r *Reconfiguration, now time.Time) {
 		return
 	case !before: // it was hot loaded, or is about to leave
 		said = e.Model
+		said.Runtime = e.Declared() // and not what it was seen to take
 	}
 	home := next.Home
 	if before && said.Home == home {

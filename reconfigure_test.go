@@ -288,3 +288,19 @@ func TestReconfigure_WhatItWasIsStillInMemory_TheNewOneWaits(t *testing.T) {
 		r.wantUsed(tier.GiB)
 	})
 }
+
+func TestReconfigure_HotLoadedModelTakesMoreThanDeclared_SaidTheSame_IsNotReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, eats := newHungryRig(t, model("b", 1))
+		eats.set("a", 2)
+		a := model("a", 1)
+		if err := order(t)(r.HotLoad(t.Context(), a)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.use("a")
+		if m := r.model("a"); m.Runtime == 0 {
+			t.Fatalf("nothing was learned of a: %+v", m)
+		}
+		wantReconfiguration(t, r.reconfigured(tier.Limits{}, model("b", 1), a), modeltier.Reconfiguration{})
+	})
+}
