@@ -141,7 +141,7 @@ func (c *control) adopt(next *tier.Model, r *Reconfiguration, now time.Time) {
 	case otherwise(&said, next):
 		was := e.Model
 		was.Capabilities, was.Quality, was.Pinned, was.Home = m.Capabilities, m.Quality, m.Pinned, m.Home
-		c.core.Remodel(e, was)
+		c.core.Amend(e, was)
 		r.Changed = append(r.Changed, m.Name)
 	}
 }

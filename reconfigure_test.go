@@ -304,3 +304,36 @@ func TestReconfigure_HotLoadedModelTakesMoreThanDeclared_SaidTheSame_IsNotReplac
 		wantReconfiguration(t, r.reconfigured(tier.Limits{}, model("b", 1), a), modeltier.Reconfiguration{})
 	})
 }
+
+func TestReconfigure_AgainBeforeTheModelIsFree_TheLastOneCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1))
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.reconfigured(cfg.Limits, model("a", 2))
+		last := pinned(able(model("a", 2), "vision"))
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, last), modeltier.Reconfiguration{Changed: []string{"a"}})
+		l.Release()
+		time.Sleep(time.Minute)
+		if m := r.model("a"); m.Size != 2*tier.GiB || m.Capabilities[0] != "vision" || !m.Pinned {
+			t.Errorf("%+v", m)
+		}
+	})
+}
+
+func TestReconfigure_HomeIsMovedBeforeTheModelIsFree_NewOneComesThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1))
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.reconfigured(cfg.Limits, model("a", 2))
+		if err := order(t)(r.MoveTier(t.Context(), "a", tier.RAM)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.Release()
+		time.Sleep(time.Minute)
+		if m := r.model("a"); m.Size != 2*tier.GiB || m.Home != tier.RAM || m.Tier != tier.RAM {
+			t.Errorf("%+v", m)
+		}
+	})
+}

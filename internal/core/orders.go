@@ -124,6 +124,17 @@ func (c *Core) seize(e *Entry) error {
 	return nil
 }
 
+// Amend changes what an owner may say of a model that stays the same otherwise,
+// and of the one that it is about to become.
+func (c *Core) Amend(e *Entry, m tier.Model) {
+	c.Remodel(e, m)
+	if e.next != nil && e.next.model != nil {
+		n := *e.next.model
+		n.Capabilities, n.Quality, n.Pinned, n.Home = m.Capabilities, m.Quality, m.Pinned, m.Home
+		e.next.model = &n
+	}
+}
+
 // endOrder tells that an order has ended and does what its end means.
 func (c *Core) endOrder(o *Order, err error) {
 	e := o.Entry
@@ -131,7 +142,7 @@ func (c *Core) endOrder(o *Order, err error) {
 	case o.Kind == MoveTier && err == nil:
 		m := e.Model
 		m.Home = o.To
-		c.Remodel(e, m)
+		c.Amend(e, m)
 		e.ordered = true
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && e.tier == tier.Storage && e.move == nil:
 		c.forget(e)
