@@ -44,9 +44,9 @@ type Core struct {
 	queue    []*Move // begun, waiting for a turn at the storage
 	running  []*Move // started
 	homes    []*Entry
-	disowned []*Entry // to leave the library as soon as they can
-	gone     []*Entry // lost, and not in storage yet
-	replaced []*Entry // to become another model, or to leave, when nobody uses them
+	disowned []disowned // to leave the library as soon as they can
+	gone     []*Entry   // lost, and not in storage yet
+	replaced []*Entry   // to become another model, or to leave, when nobody uses them
 	limiting *limitsChange
 
 	memory   tier.Memory
@@ -349,6 +349,9 @@ func (c *Core) wake(now time.Time) time.Time {
 	}
 	for _, e := range c.gone {
 		sooner(e.staysTill)
+	}
+	for i := range c.disowned {
+		sooner(c.disowned[i].again)
 	}
 	blocked := false
 	for _, w := range c.wants {

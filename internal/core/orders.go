@@ -144,30 +144,46 @@ func (c *Core) endOrder(o *Order, err error) {
 		m.Home = o.To
 		c.Amend(e, m)
 		e.ordered = true
+	case o.Kind == Remove && err == nil && e.disowned && e.next != nil: // it is wanted again: see dropDisowned
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && e.tier == tier.Storage && e.move == nil:
 		c.forget(e)
 	case o.Kind == HotLoad && err != nil && !c.stopped:
 		e.disowned = true // it arrives yet, or is half-way: it leaves from there
-		c.disowned = append(c.disowned, e)
+		m := e.Model
+		m.Capabilities = nil // no request that names none is led to it
+		c.Remodel(e, m)
+		c.disowned = append(c.disowned, disowned{e: e})
 	}
 	c.emit(OrderDone{o, err})
 }
 
+// disowned is a model to be taken out of the library.
+type disowned struct {
+	e     *Entry
+	again time.Time // when it is tried again, should it come to nothing
+}
+
 // dropDisowned takes out models that arrived after their hot load had been given
-// up, such as that of a mover that came back late.
+// up, such as that of a mover that came back late. Until they are out nobody gets
+// one.
 func (c *Core) dropDisowned(now time.Time) {
-	c.disowned = slices.DeleteFunc(c.disowned, func(e *Entry) bool {
-		switch {
-		case e.removed:
-			return true
-		case e.move != nil || e.victim != nil || e.Gate.Leases() > 0:
-			return false
+	for i := range c.disowned {
+		e := c.disowned[i].e
+		if e.removed || e.move != nil || e.victim != nil {
+			continue
+		}
+		if e.next != nil {
+			e.disowned = false // it is wanted again, as another: see succeed
+			continue
 		}
 		if e.want != nil {
 			c.fail(e.want, unknown(e))
 		}
-		return c.Drop(&Order{Kind: Remove, Entry: e}, now) == nil
-	})
+		if e.Gate.Close() == 0 && !now.Before(c.disowned[i].again) && c.Drop(&Order{Kind: Remove, Entry: e}, now) == nil {
+			c.disowned[i].again = now.Add(coolFirst)
+		}
+	}
+	c.disowned = slices.DeleteFunc(c.disowned, func(d disowned) bool { return d.e.removed || !d.e.disowned })
 }
 
 // limitsChange is new limits that wait for models to leave.

@@ -1,0 +1,78 @@
+package core
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// newGivenUp is a bench with a model whose hot load was given up before its mover
+// came back with it.
+func newGivenUp(t *testing.T) (*bench, *Entry) {
+	h := sized("h", 6)
+	h.Capabilities = []string{"text-generation"}
+	b := newBench(t, 10, 10, h)
+	b.c.Load(&Order{Kind: HotLoad, Entry: b.entry("h"), To: tier.RAM}, b.now)
+	b.step()
+	m := b.started[0]
+	b.started = nil
+	b.c.CancelMove(m, errors.New("stalled"), b.now)
+	b.c.MoveStuck(m, &tier.StuckError{Model: "h"})
+	b.step()
+	b.c.MoveEnded(m, Outcome{}, b.now)
+	return b, b.entry("h")
+}
+
+// A mover that came back late has brought what is not wanted any more, and at
+// first does not take it away again either.
+func TestHotLoadGivenUp_UnloadFails_TriedAgainEachSecondAndServesNobody(t *testing.T) {
+	b, h := newGivenUp(t)
+	if len(h.Model.Capabilities) > 0 {
+		t.Errorf("requests for %v are still led to it", h.Model.Capabilities)
+	}
+	for range 5 {
+		b.step()
+		b.finish(Outcome{Err: errors.New("it cannot be unloaded")})
+		if wake := b.step(); !wake.Equal(b.now.Add(time.Second)) || len(b.started) > 0 {
+			t.Fatalf("it is looked at again at %v, now is %v; %d moves run", wake, b.now, len(b.started))
+		}
+		w := b.join("h")
+		b.step()
+		if h.Gate.(*fakeGate).open || !errors.Is(b.refused[w], tier.ErrNotFound) {
+			t.Fatalf("it is still served: gate open %v, the request got %v", h.Gate.(*fakeGate).open, b.refused[w])
+		}
+		b.now = b.now.Add(time.Second)
+	}
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	if _, ok := b.c.Find("h"); ok {
+		t.Error("it is still in the library")
+	}
+}
+
+func TestHotLoadGivenUp_ConfiguredBeforeItIsOut_BecomesTheConfiguredOne(t *testing.T) {
+	for _, when := range []string{"while it leaves", "when it could not leave"} {
+		t.Run(when, func(t *testing.T) {
+			b, h := newGivenUp(t)
+			b.step()
+			next := sized("h", 3)
+			if when == "while it leaves" {
+				b.c.Replace(h, &next, b.now)
+				b.step()
+			} else {
+				b.finish(Outcome{Err: errors.New("it cannot be unloaded")})
+				b.step()
+				b.c.Replace(h, &next, b.now)
+				b.step()
+			}
+			b.finish(Outcome{})
+			b.step()
+			if e, ok := b.c.Find("h"); !ok || e.Model.Size != 3 || !e.Owned() {
+				t.Errorf("known %v, %+v", ok, e)
+			}
+		})
+	}
+}
