@@ -23,3 +23,17 @@ func (m *Manager) Used() tier.Footprint {
 	})
 	return used
 }
+
+// Hold keeps the loop busy until let is called.
+func (m *Manager) Hold() (let func()) {
+	held := make(chan struct{})
+	m.post(func(time.Time) { <-held })
+	return func() { close(held) }
+}
+
+// Mail returns how much waits for the loop.
+func (m *Manager) Mail() int {
+	m.mail.mu.Lock()
+	defer m.mail.mu.Unlock()
+	return len(m.mail.fns)
+}

@@ -38,6 +38,7 @@ type Manager struct {
 	accesses  *accessLog
 	snap      atomic.Pointer[snapshot]
 	waiting   atomic.Int64  // requests that wait
+	reports   atomic.Int64  // outcomes that wait for the loop
 	tickets   sync.Pool     // of *ticket
 	issued    atomic.Uint32 // tickets
 	count     counters

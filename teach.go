@@ -27,13 +27,20 @@ func (c *control) readAccesses() {
 	c.m.accesses.read(c.used)
 }
 
-// mostOutcomes bounds the reports that wait to be told.
+// mostOutcomes bounds the reports that wait for the loop, and those that wait to be
+// told.
 const mostOutcomes = 1024
 
 // report hands an outcome to the loop.
 func (m *Manager) report(o tier.Outcome) {
-	if len(m.ctl.reporters) > 0 { // set before the loop starts, and never again
-		m.post(func(time.Time) { m.ctl.reported(o) })
+	if len(m.ctl.reporters) == 0 { // set before the loop starts, and never again
+		return
+	}
+	if m.reports.Add(1) > mostOutcomes || !m.post(func(time.Time) {
+		m.reports.Add(-1)
+		m.ctl.reported(o)
+	}) {
+		m.reports.Add(-1)
 	}
 }
 
