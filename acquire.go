@@ -210,6 +210,7 @@ func (m *Manager) await(ctx context.Context, req *Request, e *entry) (*Lease, er
 	w := &waiter{answer: make(chan answer, 1)}
 	if n := m.waiting.Add(1); n > int64(m.cfg.MaxQueue) {
 		m.waiting.Add(-1)
+		m.kick() // for a moment the gate counted this one: who looked then looks again
 		return nil, &tier.BusyError{Queued: int(n - 1), RetryAfter: m.cfg.Fairness}
 	}
 	defer m.waiting.Add(-1)
