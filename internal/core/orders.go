@@ -145,6 +145,7 @@ func (c *Core) endOrder(o *Order, err error) {
 		c.Amend(e, m)
 		e.ordered = true
 	case o.Kind == Remove && err == nil && e.disowned && e.next != nil: // it is wanted again: see dropDisowned
+	case o.Kind == HotLoad && err != nil && e.next != nil && e.tier == tier.Storage && e.move == nil: // see succeed
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && e.tier == tier.Storage && e.move == nil:
 		c.forget(e)
 	case o.Kind == HotLoad && err != nil && !c.stopped:

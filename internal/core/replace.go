@@ -57,9 +57,17 @@ func (c *Core) succeed(now time.Time) {
 		switch {
 		case e.removed:
 			return true
-		case e.move != nil || e.stuck || s.plan != nil && slices.Contains(c.plans, s.plan) || e.want != nil && e.want.order != nil:
+		case e.move != nil || e.stuck || s.plan != nil && slices.Contains(c.plans, s.plan):
 			return false
+		case e.want != nil && e.want.order != nil && e.tier != tier.Storage:
+			return false // its hot load ends by itself
 		case e.tier == tier.Storage:
+			if x := e.want; x != nil && x.order != nil {
+				// Its hot load waits for what is not wanted any more.
+				o := x.order
+				x.order = nil
+				c.endOrder(o, &tier.MoveError{Model: e.Model.Name, To: o.To, Err: errReplaced})
+			}
 			if s.model != nil && e.Leftover() > 0 && now.Sub(e.since) < comeBack {
 				s.again = e.since.Add(comeBack)
 				return false // what it was is still seen in memory

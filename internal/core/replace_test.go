@@ -26,3 +26,28 @@ func TestReplace_ModelThatTookMoreThanDeclared_TheNewOneBeginsAnew(t *testing.T)
 		t.Error(err)
 	}
 }
+
+// The hot load of a model that is configured anew while it waits for room is
+// overtaken: its job ends, and the model that was configured stays.
+func TestReplace_HotLoadWaitsForRoom_JobEndsAndTheNewOneStays(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6))
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step() // a is leased: there is no room for b
+	if err := b.c.Add([]tier.Model{sized("b", 6)}, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
+		t.Fatal(err)
+	}
+	load := &Order{Kind: HotLoad, Entry: b.entry("b"), To: tier.RAM}
+	b.c.Load(load, b.now)
+	b.step()
+	b.c.Replace(b.entry("b"), other("b", 3), b.now)
+	b.step()
+	b.step()
+	if err, ended := b.ended[load]; !ended || err == nil {
+		t.Errorf("the hot load ended: %v, with %v; want an error", ended, err)
+	}
+	if e, there := b.c.Find("b"); !there || e.Model.Size != 3 {
+		t.Errorf("b is there: %v", there)
+	}
+}
