@@ -17,6 +17,10 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
+// toListen is long enough for an engine to listen, built with the race detector and
+// on a machine that has other things to do.
+const toListen = 10 * time.Second
+
 func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
 	noProgram := fake{}.engine()
 	noProgram.Command = []string{"no-such-program-anywhere", "{port}"}
@@ -30,9 +34,9 @@ func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
 	}{
 		{"NoProgram", noProgram, Options{}, CannotStart, []string{"cannot be started", "executable file not found"}, ""},
 		{"Exits", fake{Exit: 3}.engine(), Options{}, ExitedEarly, []string{"before it was ready", "exit status 3", "cannot load the model"}, "error: cannot load the model"},
-		{"NeverHealthy", fake{Sick: true}.engine(), Options{StartTimeout: 2 * time.Second}, NeverReady, []string{"not ready in time", "503", "Loading model"}, "engine starts on"},
-		{"Garbage", fake{Garbage: true}.engine(), Options{StartTimeout: 2 * time.Second}, NeverReady, []string{"malformed HTTP"}, "engine starts on"},
-		{"Deaf", fake{Deaf: true}.engine(), Options{StartTimeout: 2 * time.Second}, NeverReady, []string{"not ready in time"}, "engine starts on"},
+		{"NeverHealthy", fake{Sick: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"not ready in time", "503", "Loading model"}, "engine starts on"},
+		{"Garbage", fake{Garbage: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"malformed HTTP"}, "engine starts on"},
+		{"Deaf", fake{Deaf: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"not ready in time"}, "engine starts on"},
 		{"EatsDouble", fake{Eat: 256 << 20}.engine(), Options{Excess: 128 << 20}, TookTooMuch, []string{"takes more memory"}, "engine starts on"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -94,8 +98,7 @@ func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
 			if at == tier.Swap {
 				r.move(m, tier.RAM, tier.Swap)
 			}
-			pid := r.engine("m").Pid
-			unix.Kill(pid, unix.SIGKILL)
+			pid := r.kill("m")
 			select {
 			case <-r.crashed:
 			case <-time.After(patience):
@@ -126,7 +129,7 @@ func TestCrash_NotYetKnownToTheManager_DemoteSaysLost(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
-	unix.Kill(r.engine("m").Pid, unix.SIGKILL)
+	r.kill("m")
 	<-r.crashed
 	err := r.try(m, tier.RAM, tier.Swap)
 	if me, ok := errors.AsType[*tier.MoveError](err); !ok || !me.Lost {
@@ -251,12 +254,13 @@ func TestCrashed_Panics_NothingElseSuffers(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Crashed: func(string, error) { told <- struct{}{}; panic("mine") }})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
-	unix.Kill(r.engine("m").Pid, unix.SIGKILL)
+	r.kill("m")
 	<-told
 	r.move(m, tier.Storage, tier.RAM)
 }
 
 func TestMove_ThawedEngineDoesNotAnswer_LostAndGone(t *testing.T) {
+	needsPageOut(t)
 	sys := withoutCgroups()
 	sys.resume = func(int, []int) error { return nil } // so that it never wakes
 	r := newRig(t, sys, Options{Engine: fake{}.engine(), StartTimeout: 5 * time.Second, StopTimeout: 100 * time.Millisecond})

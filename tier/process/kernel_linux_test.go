@@ -99,6 +99,7 @@ func TestMove_WithoutCachestat_SeesTheSame(t *testing.T) {
 
 // Files of somebody else, of which the kernel tells nothing.
 func TestResident_FilesOfAnother_OnlyThePageTablesCount(t *testing.T) {
+	needsPageOut(t)
 	sys := newSystem()
 	sys.owned = func(*os.File, os.FileInfo) bool { return false }
 	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
@@ -184,6 +185,7 @@ func TestOptions_Cgroup(t *testing.T) {
 		}
 	})
 	t.Run("NoneThere", func(t *testing.T) {
+		needsPageOut(t)
 		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: t.TempDir()})
 		r.move(m, tier.Storage, tier.RAM)
 		r.move(m, tier.RAM, tier.Swap)
@@ -194,6 +196,7 @@ func TestOptions_Cgroup(t *testing.T) {
 }
 
 func TestEngineOf_EachModelItsOwn(t *testing.T) {
+	needsPageOut(t)
 	base := fake{}.engine()
 	r := newRig(t, newSystem(), Options{Engine: base, EngineOf: func(m *tier.Model) (Engine, error) {
 		e := base

@@ -24,7 +24,8 @@ func TestMover_KeepsTheContract(t *testing.T) {
 		opts Options
 	}{
 		{"Default", newSystem(), Options{Engine: fake{}.engine()}},
-		{"Prestart", newSystem(), Options{Engine: fake{}.engine(), LeaveCached: true}},
+		{"LeftCached", newSystem(), Options{Engine: fake{}.engine(), LeaveCached: true}},
+		{"Prestart", newSystem(), Options{Engine: fake{}.engine(), Prestart: true}},
 		{"SIGSTOP", withoutCgroups(), Options{Engine: fake{Touch: true}.engine()}},
 		{"Copy", newSystem(), Options{Engine: fake{Copy: true}.engine()}},
 	} {
@@ -272,6 +273,7 @@ func TestMove_CancelledStop_KillsAtOnce(t *testing.T) {
 }
 
 func TestMove_SwapFromStorage_StartsNothingUnlessTold(t *testing.T) {
+	needsPageOut(t)
 	m := modelOf(t, "m", 1<<20)
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	r.move(m, tier.Storage, tier.Swap)
@@ -288,6 +290,7 @@ func TestMove_SwapFromStorage_StartsNothingUnlessTold(t *testing.T) {
 }
 
 func TestMove_CancelledThaw_StaysFrozenAndPagedOut(t *testing.T) {
+	needsPageOut(t)
 	cause := errors.New("nobody waits")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	opts := Options{Engine: fake{Touch: true}.engine()}

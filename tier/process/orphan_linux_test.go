@@ -110,6 +110,9 @@ func TestOrphans_ManagerKilled_NothingIsLeftRunning(t *testing.T) {
 				name = way.name + "/" + stage + name
 				f.Sick, f.Stubborn = stage == "starting", true
 				t.Run(name, func(t *testing.T) {
+					if f.Hidden {
+						needsCgroups(t)
+					}
 					m := manage(t, t.TempDir(), f, stage, way.flags...)
 					m.die(t)
 					awaitGone(t, m.pids)

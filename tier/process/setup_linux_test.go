@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -144,6 +145,17 @@ func (r *rig) engine(model string) ModelStatus {
 	return ModelStatus{Name: model, State: Stopped}
 }
 
+// kill kills the process of a model's engine as somebody else would. Of an engine
+// that does not run there is none, and 0 would be the test's own group.
+func (r *rig) kill(model string) (pid int) {
+	r.t.Helper()
+	if pid = r.engine(model).Pid; pid <= 1 {
+		r.t.Fatalf("the engine of %s has no process", model)
+	}
+	unix.Kill(pid, unix.SIGKILL)
+	return pid
+}
+
 // carrying returns the living processes that were started with an environment
 // that holds the token.
 func carrying(token string) (pids []int) {
@@ -192,18 +204,45 @@ func withoutCgroups() *system {
 	return s
 }
 
+// needsCgroups skips what only engines with cgroups of their own can show.
+func needsCgroups(t *testing.T) {
+	t.Helper()
+	folder, err := newSystem().cages("")
+	if err != nil {
+		t.Skip("no cgroup v2 here: ", err)
+	}
+	if err := folder.remove(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// needsPageOut skips what needs frozen engines: where their weights cannot be paged
+// out they are stopped instead.
+func needsPageOut(t *testing.T) {
+	t.Helper()
+	if err := mayPageOut(); err != nil {
+		t.Skip("process_madvise is not permitted here, which takes CAP_SYS_NICE: ", err)
+	}
+}
+
+// mayPageOut tries it on a process that has nothing at that address.
+var mayPageOut = sync.OnceValue(func() error {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), role+"=idle")
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	return pageOut(context.Background(), cmd.Process.Pid, []region{{size: 1 << 12}}, func(tier.Bytes) {})
+})
+
 // eachFreezer runs a test with every way to freeze.
 func eachFreezer(t *testing.T, test func(t *testing.T, sys *system)) {
+	needsPageOut(t)
 	t.Run("Cgroup", func(t *testing.T) {
-		sys := newSystem()
-		folder, err := sys.cages("")
-		if err != nil {
-			t.Skip("no cgroup v2 here: ", err)
-		}
-		if err := folder.remove(); err != nil {
-			t.Fatal(err)
-		}
-		test(t, sys)
+		needsCgroups(t)
+		test(t, newSystem())
 	})
 	t.Run("SIGSTOP", func(t *testing.T) { test(t, withoutCgroups()) })
 }

@@ -54,6 +54,9 @@ func TestStandby_EachFallback(t *testing.T) {
 		{name: "Stop", standby: StandbyStop, sleeper: sleeper(), state: Stopped, says: "Standby"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.state == Frozen && c.standby != StandbyFreeze && !c.leave {
+				needsPageOut(t)
+			}
 			os.Remove(trace)
 			c.fake.Trace = trace
 			sys := newSystem()
@@ -171,6 +174,7 @@ func TestReclaim_SparesSwap(t *testing.T) {
 }
 
 func TestCgroups_CloneForbidden_EngineRunsWithoutAndIsStopped(t *testing.T) {
+	needsPageOut(t)
 	sys := newSystem()
 	folders := sys.cages
 	sys.cages = func(parent string) (cages, error) {
