@@ -308,6 +308,56 @@ func TestMove_EngineThatCannotBeKilled_StuckAndStillSeen(t *testing.T) {
 	r.move(m, tier.Storage, tier.RAM)
 }
 
+// Something that the engine has started outlives it and every signal, as a process
+// does that waits for a dead disk.
+func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T) {
+	const nobody = 1 << 30 // the number of no process
+	for name, running := range map[string]bool{"Starting": false, "Refilling": true} {
+		t.Run(name, func(t *testing.T) {
+			sys := withoutCgroups()
+			members := sys.members
+			var undead atomic.Bool
+			sys.members = func(pid int, mark string) []int {
+				if undead.Load() {
+					return append(members(pid, mark), nobody)
+				}
+				return members(pid, mark)
+			}
+			opts := Options{Engine: fake{Exit: 3}.engine()}
+			if running {
+				opts = Options{Engine: fake{}.engine(), LeaveCached: true}
+			}
+			r := newRig(t, sys, opts)
+			m := modelOf(t, "m", 1<<20)
+			from := tier.Storage
+			if running {
+				r.move(m, tier.Storage, tier.RAM)
+				r.move(m, tier.RAM, tier.Swap)
+				from = tier.Swap
+				r.opts.Refill = func(ctx context.Context, _ string, _ func(tier.Bytes)) error {
+					r.kill("m")
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				r.sys.cached = func(*os.File, int64, int64) (int64, error) { return 0, nil }
+			}
+			undead.Store(true)
+			t.Cleanup(func() { undead.Store(false) })
+			r.killLimit = 50 * time.Millisecond
+			err := r.try(m, from, tier.RAM)
+			if me, ok := errors.AsType[*tier.MoveError](err); !ok || !me.Lost || !errors.Is(err, tier.ErrStuck) {
+				t.Errorf("the move returned %v", err)
+			}
+			if n := strings.Count(fmt.Sprint(err), "killed engine"); n != 1 {
+				t.Errorf("it says %d times what is stuck: %v", n, err)
+			}
+			undead.Store(false)
+			r.killLimit = patience
+			r.move(m, tier.RAM, tier.Storage)
+		})
+	}
+}
+
 func TestOutput_ALotOfIt_LastLinesAreKept(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{Noise: 10_000, Exit: 1}.engine()})
 	err := r.try(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)

@@ -90,7 +90,9 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 	for {
 		last := m.ask(life, c, engine.Health)
 		if c.hasEnded() {
-			<-c.gone // so that all of its output is there
+			if err := m.kill(c); err != nil { // waits until it is gone, so that all of its output is there
+				return err
+			}
 			if fault == NeverReady {
 				fault = ExitedEarly
 			}

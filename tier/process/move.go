@@ -65,7 +65,7 @@ func (m *Mover) settle(s *slot, mv *tier.Move, had bool, err error) error {
 				err = c.fail(Ended, c.began, c.exited())
 			}
 			m.is(s, Stopped, nil)
-		} else {
+		} else if !errors.Is(err, tier.ErrStuck) {
 			err = errors.Join(err, e)
 		}
 	}
@@ -158,6 +158,9 @@ func (m *Mover) clearAway(s *slot) error {
 // abandon kills an engine that failed, and returns err.
 func (m *Mover) abandon(s *slot, c *child, err error) error {
 	m.is(s, Stopping, c)
+	if errors.Is(err, tier.ErrStuck) {
+		return err // it was killed, in vain
+	}
 	if e := m.kill(c); e != nil {
 		return errors.Join(err, e)
 	}

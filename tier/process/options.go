@@ -45,8 +45,8 @@ type Options struct {
 
 	// Refill brings the files at path into the page cache, with progress in bytes;
 	// mapped.Mover.Refill is one. Its error is logged and harms nothing: the engine
-	// then reads what is missing itself. Nil: 8 reads at a time, one model after
-	// the other.
+	// then reads what is missing itself. Nil: 4 readers, one model after the
+	// other.
 	Refill func(ctx context.Context, path string, progress func(done tier.Bytes)) error
 
 	// LeaveCached leaves the weights of a frozen engine in the page cache, as those

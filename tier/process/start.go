@@ -134,7 +134,9 @@ func (m *Mover) await(ctx context.Context, c *child, f *filling, rep *report) er
 			}
 			return nil
 		case <-c.ended:
-			<-c.gone
+			if err := m.kill(c); err != nil {
+				return err
+			}
 			return c.fail(Ended, c.began, c.exited())
 		case <-ctx.Done():
 			return context.Cause(ctx)
