@@ -120,9 +120,7 @@ func (c *child) job(t *testing.T, request, poll string) {
 	if !ok {
 		t.Fatalf("%s: %v", request, a)
 	}
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for range tick.C {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		a = c.do(t, "POST", "/", fmt.Sprintf(`{%q: %q}`, poll, id))
 		if a["status"] == "success" {
 			return
@@ -131,6 +129,7 @@ func (c *child) job(t *testing.T, request, poll string) {
 			t.Fatalf("%s: %v", request, a)
 		}
 	}
+	t.Fatalf("%s: not done in time, %v", request, a)
 }
 
 // homes returns the home tier of each model.
