@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // listen opens the address. Without a token only the loopback interface is
@@ -28,12 +29,26 @@ func listen(addr, token string) (net.Listener, error) {
 	return ln, nil
 }
 
-// guard keeps out who may not use the server.
+// guard keeps out who may not use the server, and has no patience with the bodies
+// of those either.
 func guard(token string, next http.Handler) http.Handler {
 	if token == "" {
-		return local(next)
+		return impatient(local(next))
 	}
-	return bearer(token, next)
+	return impatient(bearer(token, next))
+}
+
+// impatient bounds how long a body may take to come that its request has no use
+// for: the server reads it to the end before it takes the next request. One that
+// is read sets a bound of its own.
+func impatient(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// Not every ResponseWriter has a deadline to set; then there is no connection.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // bearer wants the token on every path but /healthz, which tells nothing.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestListen_WithoutToken_LoopbackOnly(t *testing.T) {
@@ -56,6 +57,16 @@ func TestListen_WithToken_Anywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln.Close()
+}
+
+func TestRun_TokenOfTheEnvironment_IsNotLeftThereForEngines(t *testing.T) {
+	t.Setenv(tokenVariable, "secret")
+	if err := run(t.Context(), t.Context(), []string{"-addr", "nowhere"}, os.LookupEnv, io.Discard, io.Discard); err == nil {
+		t.Fatal("it ran")
+	}
+	if _, left := os.LookupEnv(tokenVariable); left {
+		t.Error("it is there")
+	}
 }
 
 func TestListen_PortTaken_SaysWhatToDo(t *testing.T) {
@@ -180,6 +191,26 @@ func TestLocal_WebPagesStayOut(t *testing.T) {
 		h.ServeHTTP(w, r)
 		if w.Code != c.want {
 			t.Errorf("%s: %d, want %d", c.name, w.Code, c.want)
+		}
+	}
+}
+
+// limited is a ResponseWriter that knows until when the body may come.
+type limited struct {
+	*httptest.ResponseRecorder
+	read time.Time
+}
+
+func (l *limited) SetReadDeadline(t time.Time) error { l.read = t; return nil }
+
+// Who is turned away could else keep the connection by never ending the body.
+func TestGuard_BodyOfWhoeverIsTurnedAway_HasToCome(t *testing.T) {
+	for token, status := range map[string]int{"": http.StatusForbidden, "secret": http.StatusUnauthorized} {
+		w := &limited{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequest("POST", "http://evil.example/", strings.NewReader("body"))
+		guard(token, http.NotFoundHandler()).ServeHTTP(w, r)
+		if left := time.Until(w.read); w.Code != status || left > time.Minute || w.read.IsZero() {
+			t.Errorf("token %q: %d, the body may come for %v", token, w.Code, left)
 		}
 	}
 }

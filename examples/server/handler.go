@@ -6,7 +6,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
@@ -21,20 +20,7 @@ func handler(m *modeltier.Manager, weights *mapped.Mover) http.Handler {
 	mux.Handle("/", own)
 	mux.Handle("/v1/models", own) // else it is taken for the folder of the next
 	mux.Handle("GET /v1/models/{name...}", &digests{m: m, weights: weights})
-	return impatient(mux)
-}
-
-// impatient bounds how long a body may take to come that its request has no use
-// for: the server reads it to the end before it takes the next request. One that
-// is read sets a bound of its own.
-func impatient(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ContentLength != 0 {
-			// Not every ResponseWriter has a deadline to set; then there is no connection.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
-		}
-		next.ServeHTTP(w, r)
-	})
+	return mux
 }
 
 // refusal is an error on the wire, of the contract's shape.

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -54,7 +55,7 @@ func (l *loads) of(m *modeltier.Manager, model string) loading {
 	job := l.jobs[model]
 	l.mu.Unlock()
 	at := loading{Model: model}
-	if j, ok := m.Job(job); ok {
+	if j, ok := m.Job(job); ok && j.State() == hotload.Running {
 		p := j.Progress()
 		at.JobID, at.Progress, at.Done, at.Total = job, p.Fraction, p.Done, p.Total
 	}

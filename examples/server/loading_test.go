@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/modeltier/modeltier/tier"
 )
 
 // gated is a front end whose engines are not ready before open is called.
@@ -197,5 +199,21 @@ func TestModelPage_SaysHowFarItsLoadIs(t *testing.T) {
 	<-answer
 	if status, v := page("smal"); status != http.StatusNotFound || v["error"] == nil {
 		t.Errorf("%d %v", status, v)
+	}
+}
+
+// The end of a job is seen before its event is.
+func TestLoads_JobThatHasEnded_IsNotLoading(t *testing.T) {
+	f := newFront(t)
+	job, err := f.m.MoveTier(t.Context(), "small", tier.RAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := job.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l := &loads{jobs: map[string]string{"small": job.ID()}}
+	if at := l.of(f.m, "small"); at.JobID != "" {
+		t.Errorf("told of %+v", at)
 	}
 }

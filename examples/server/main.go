@@ -61,6 +61,7 @@ func run(stop, now context.Context, args []string, env func(string) (string, boo
 	if err != nil {
 		return err
 	}
+	os.Unsetenv(tokenVariable) // engines get what is left of the environment
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: opts.level()}))
 	ln, err := listen(opts.addr, opts.token)
 	if err != nil {

@@ -62,7 +62,7 @@ func newProxy(m *modeltier.Manager, loads *loads, url func(model string) (string
 // OpenAI's API.
 func (p *proxy) handler() http.Handler {
 	mux := http.NewServeMux()
-	own := impatient(p.m.Handler())
+	own := p.m.Handler()
 	mux.Handle("/", own)
 	mux.Handle("/v1/models", own) // else it is taken for the folder of the next
 	mux.HandleFunc("GET /v1/models/{name...}", p.serveModel)
@@ -81,6 +81,7 @@ type wish struct {
 
 // ServeHTTP implements http.Handler.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w = flowing{w}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Minute))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPrompt))
 	if _, long := errors.AsType[*http.MaxBytesError](err); long {
@@ -162,6 +163,11 @@ func (p *proxy) acquireTelling(w http.ResponseWriter, r *http.Request, req model
 		case <-ready:
 			return lease, b, err
 		case <-tell.C:
+			select {
+			case <-ready:
+				continue // there is nothing left to tell
+			default:
+			}
 			tell.Reset(tellEvery)
 			model := req.Model
 			if model == "" {

@@ -244,6 +244,22 @@ func TestProxy_Stream_LeaseHeldUntilItsEnd(t *testing.T) {
 	}
 }
 
+func TestProxy_StreamLongerThanAnAnswerMayTake_NotCutWhileItFlows(t *testing.T) {
+	f := newFront(t)
+	s := httptest.NewUnstartedServer(f.Config.Handler)
+	s.Config.WriteTimeout = time.Nanosecond // over before the first part
+	s.Start()
+	defer s.Close()
+	res, err := s.Client().Post(s.URL+"/v1/chat/completions", "application/json", strings.NewReader(`{"model":"small","messages":"short"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got := whole(t, res); !strings.HasSuffix(got, "data: [DONE]\n\n") {
+		t.Errorf("the stream was %q", got)
+	}
+}
+
 func TestProxy_ManyStreamsWhileModelsChange_NoneIsBroken(t *testing.T) {
 	f := newFront(t)
 	var all sync.WaitGroup

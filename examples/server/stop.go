@@ -15,6 +15,33 @@ import (
 // grace is how long requests have to end once the server is told to stop.
 const grace = 30 * time.Second
 
+// takeLimit is how long an answer may take: a request may wait minutes for its model
+// and then read gigabytes. It only lets go, some day, of a client that does not take
+// its answer. One that flows, as a stream does, has it anew with each part.
+const takeLimit = 30 * time.Minute
+
+// flowing is an answer that may take for ever, as long as it flows.
+type flowing struct{ http.ResponseWriter }
+
+func (f flowing) Write(p []byte) (int, error) {
+	f.goOn()
+	return f.ResponseWriter.Write(p)
+}
+
+// FlushError is for http.ResponseController.
+func (f flowing) FlushError() error {
+	f.goOn()
+	return http.NewResponseController(f.ResponseWriter).Flush()
+}
+
+func (f flowing) goOn() {
+	// Where there is no deadline to set, there is no connection.
+	_ = http.NewResponseController(f.ResponseWriter).SetWriteDeadline(time.Now().Add(takeLimit))
+}
+
+// Unwrap is for http.ResponseController, too.
+func (f flowing) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
 // serve answers requests until stop ends, and then ends in order: no new
 // connections, waiting requests get an error, those that are served have grace to
 // finish. When that is over, or now ends, it ends at once, with an error that
@@ -24,11 +51,9 @@ func serve(stop, now context.Context, ln net.Listener, h http.Handler, m *modelt
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		// A request may wait minutes for its model and then read gigabytes; this only
-		// lets go, some day, of a client that does not take its answer.
-		WriteTimeout:   30 * time.Minute,
-		MaxHeaderBytes: 32 << 10,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		WriteTimeout:      takeLimit,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ln) }()
