@@ -335,7 +335,8 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 				r.move(m, tier.RAM, tier.Swap)
 				from = tier.Swap
 				r.opts.Refill = func(ctx context.Context, _ string, _ func(tier.Bytes)) error {
-					r.kill("m")
+					c, _, _ := r.engineOf("m")
+					unix.Kill(c.pid, unix.SIGKILL)
 					<-ctx.Done()
 					return ctx.Err()
 				}
