@@ -21,6 +21,9 @@ const (
 	thawLimit = 30 * time.Second
 	// undoLimit is how long it may take to undo a move that was called off.
 	undoLimit = 5 * time.Second
+	// fewLeft is how much of the weights may be left by paging out for it to be tried
+	// once more.
+	fewLeft = 4 * tier.MiB
 	// freezeLimit is how long an engine may take to stand still.
 	freezeLimit = 5 * time.Second
 )
@@ -272,7 +275,14 @@ func (m *Mover) pageOut(ctx context.Context, s *slot, c *child, pids []int, rep 
 	defer m.sys.dropAll(s.files) // what was read ahead and never mapped
 	err := errors.New("this system has no process_madvise")
 	if m.sys.pageOut != nil && !m.lacking(lackPageOut) {
-		if err = m.advise(ctx, s, c, pids, rep); err == nil || ctx.Err() != nil {
+		err = m.advise(ctx, s, c, pids, rep)
+		if left, sure := m.sys.cachedOf(s.files); err == nil && sure && left > 0 && left <= fewLeft {
+			// The kernel passes over pages that a processor has touched a moment ago and
+			// keeps on a list of its own; to drop what it can makes it look through those.
+			m.sys.dropAll(s.files)
+			err = m.advise(ctx, s, c, pids, rep)
+		}
+		if err == nil || ctx.Err() != nil {
 			return causeOf(ctx, err)
 		}
 		m.lack(lackPageOut, err)
