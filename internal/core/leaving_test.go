@@ -17,13 +17,16 @@ func other(name string, size tier.Bytes) *tier.Model {
 	return &m
 }
 
+// waysToLeave are those in which model a goes though nobody made room by it.
+var waysToLeave = map[string]func(b *bench){
+	"lost":     func(b *bench) { b.c.Lose(b.entry("a"), errCrash, b.now) },
+	"replaced": func(b *bench) { b.c.Replace(b.entry("a"), other("a", 3), b.now) },
+}
+
 // The loop may hear of the end of a load and of a loss, or of another
 // configuration, before it has granted anything.
 func TestLeaving_InTheBatchOfItsLoadsEnd_NoLeaseOnWhatLeaves(t *testing.T) {
-	for how, leave := range map[string]func(b *bench){
-		"lost":     func(b *bench) { b.c.Lose(b.entry("a"), errCrash, b.now) },
-		"replaced": func(b *bench) { b.c.Replace(b.entry("a"), other("a", 3), b.now) },
-	} {
+	for how, leave := range waysToLeave {
 		t.Run(how, func(t *testing.T) {
 			b := newBench(t, 10, 10, sized("a", 6))
 			b.join("a")
@@ -48,10 +51,7 @@ func TestLeaving_InTheBatchOfItsLoadsEnd_NoLeaseOnWhatLeaves(t *testing.T) {
 }
 
 func TestLeaving_UnloadFails_GateStaysClosedAndItIsTriedAgain(t *testing.T) {
-	for how, leave := range map[string]func(b *bench){
-		"lost":     func(b *bench) { b.c.Lose(b.entry("a"), errCrash, b.now) },
-		"replaced": func(b *bench) { b.c.Replace(b.entry("a"), other("a", 3), b.now) },
-	} {
+	for how, leave := range waysToLeave {
 		t.Run(how, func(t *testing.T) {
 			b := newBench(t, 10, 10, sized("a", 6))
 			b.load("a")
