@@ -50,7 +50,7 @@ const (
 	scratch = 1 << 20
 	// mappers map what is cached, in pieces of that many bytes: it takes a
 	// fraction of a millisecond.
-	mappers, mappedPiece = 2, 64 << 20
+	mappers, mappedPiece = 2, 16 << 20
 )
 
 // loader brings bytes [0, end) of a model in.

@@ -3,6 +3,8 @@ package mapped
 import (
 	"context"
 	"io/fs"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // sight is how it is seen which pages of a shard are present.
@@ -36,8 +38,9 @@ func (s *shard) look() sight {
 	return blind
 }
 
-// scanned is how many pages are asked for at a time.
-const scanned = 1 << 14
+// Pages are asked for so many at a time, a multiple of 64, and by that many at
+// once: what the kernel walks over waits for memory more than for a processor.
+const scanned, lookers = 1 << 14, 2
 
 // scan calls visit with every page of [from, to): 1 present, 0 not.
 func (s *shard) scan(ctx context.Context, from, to int, visit func(page int, present []byte)) error {
@@ -86,33 +89,45 @@ func (s *shard) cached(ctx context.Context, from, to int) (int64, error) {
 }
 
 // snapshot returns, by shard, which pages are present. Of what cannot be seen,
-// none is. With guess, a shard that is wholly in the page cache is taken to be
+// none is. With guess, a stretch that is wholly in the page cache is taken to be
 // present though some of it may still be on its way; that is fast.
 func (w *weights) snapshot(ctx context.Context, guess bool) ([]bitset, error) {
 	sets := make([]bitset, len(w.shards))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(lookers)
 	for i, s := range w.shards {
 		sets[i] = newBitset(s.pages())
-		if guess && s.sight == byCache && s.census != nil {
-			n, err := s.cached(ctx, 0, s.pages())
-			if err == nil && n == s.size() {
-				sets[i].fill()
-			}
-			if err == nil && (n == s.size() || n == 0) {
-				continue
-			}
-		}
-		err := s.scan(ctx, 0, s.pages(), func(page int, present []byte) {
-			for j, p := range present {
-				if p != 0 {
-					sets[i].add(page + j)
-				}
-			}
-		})
-		if err != nil {
-			return nil, err
+		for from := 0; from < s.pages(); from += scanned {
+			to := min(from+scanned, s.pages())
+			group.Go(func() error { return s.see(ctx, from, to, guess, sets[i][from/64:(to+63)/64]) })
 		}
 	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
 	return sets, nil
+}
+
+// see enters in set, whose first page is from, which pages of [from, to) are
+// present.
+func (s *shard) see(ctx context.Context, from, to int, guess bool, set bitset) error {
+	if guess && s.sight == byCache && s.census != nil {
+		n, err := s.cached(ctx, from, to)
+		switch {
+		case err == nil && n == 0:
+			return nil
+		case err == nil && n == s.bytes(from, to):
+			set.fill()
+			return nil
+		}
+	}
+	return s.scan(ctx, from, to, func(page int, present []byte) {
+		for j, p := range present {
+			if p != 0 {
+				set.add(page + j - from)
+			}
+		}
+	})
 }
 
 // present returns how many bytes of the pages [from, to) are present.
