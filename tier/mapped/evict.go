@@ -52,16 +52,16 @@ func (w *weights) evict(ctx context.Context, end int64, read bool, r *report) (l
 	return left
 }
 
-// finish deals with what did not go at once: pages that are still being read or
-// written, and a folio that lies across page from.
+// finish deals with what did not go at once: a folio that lies across page from,
+// which no waiting drops, and pages that are still being read or written.
 func (s *shard) finish(ctx, seeing context.Context, from int, until time.Time) int64 {
 	beyond := func() int64 { return s.beyond(seeing, from) }
 	if s.fs.memory {
 		return beyond()
 	}
 	inside := 0 < from && from < s.pages()
-	if inside && s.sight == byTables {
-		s.split(seeing, from) // it is not seen whether that is needed
+	if inside {
+		s.split(seeing, from)
 	}
 	n := s.poll(until, beyond, func() { s.drop(from, s.pages()) })
 	if n > 0 {
