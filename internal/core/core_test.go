@@ -331,6 +331,30 @@ func TestMoveEnded_LostModel_IsInStorageWithNothingCharged(t *testing.T) {
 	}
 }
 
+func TestMoveEnded_FailedLoadLeavesBytesBehind_TheyStayChargedUntilTheyAreGone(t *testing.T) {
+	for present, want := range map[tier.Bytes]tier.Bytes{0: 0, 4: 4, 99: 6} {
+		b := newBench(t, 10, 10, sized("a", 6), sized("b", 8))
+		b.join("a")
+		b.step()
+		b.finish(Outcome{Err: errors.New("bad weights"), Observed: true, Seen: Seen{Present: present}})
+		b.step()
+		e := b.entry("a")
+		if e.Tier() != tier.Storage || e.Charge() != (tier.Footprint{tier.RAM: want}) || e.Leftover() != want {
+			t.Errorf("%d present: in %v, %v charged, %v left over", present, e.Tier(), e.Charge(), e.Leftover())
+		}
+		w := b.join("b") // needs what is left over
+		b.step()
+		if len(b.started) > 0 != (want <= 2) {
+			t.Errorf("%d present: %d loads began beside it", present, len(b.started))
+		}
+		b.c.Observed(e, Seen{})
+		b.step()
+		if !e.Charge().IsZero() || len(b.started) == 0 || b.refused[w] != nil {
+			t.Errorf("%d were present and are gone: %v charged, %d loads, %v", present, e.Charge(), len(b.started), b.refused[w])
+		}
+	}
+}
+
 func TestStep_MoveThatNobodyWaitsFor_IsCalledOffForOneWhoDoes(t *testing.T) {
 	b := newBench(t, 10, 10, sized("a", 6), sized("b", 6))
 	b.entry("a").Model.Home = tier.RAM

@@ -137,6 +137,39 @@ func TestLeaving_LostBeforeItsDemotion_IsNotLoadedToMakeRoom(t *testing.T) {
 	}
 }
 
+// The same for one that was in swap when the plan was made, and was to keep less
+// there: to carry that out would map it again.
+func TestPlanned_LeftFurtherThanItsStep_IsNotBroughtBackToMakeRoom(t *testing.T) {
+	b := newBench(t, 14, 10, sized("x", 10), sized("v", 6))
+	b.load("v")
+	to := func(name string, size tier.Bytes, t tier.Tier, keep tier.Bytes) tier.Step {
+		return tier.Step{Move: tier.Move{Model: sized(name, size), To: t, Keep: keep}}
+	}
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{to("v", 6, tier.Swap, 3)}}
+	}
+	b.c.AskIdle(nil, b.now)
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	b.started = nil
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{to("v", 6, tier.Storage, 0), to("v", 6, tier.Swap, 1), to("x", 10, tier.RAM, 0)}}
+	}
+	b.join("x")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	for _, m := range b.started {
+		if m.Entry == b.entry("v") && m.To > m.From {
+			t.Errorf("to make room, %s goes from %v to %v", m.Model.Name, m.From, m.To)
+		}
+	}
+	if e := b.entry("v"); e.Tier() != tier.Storage {
+		t.Errorf("v is in %v", e.Tier())
+	}
+}
+
 func TestMoveEnded_WhoeverItWasToServeHasLeft_RuntimeBytesAreGivenBack(t *testing.T) {
 	m := sized("a", 6)
 	m.Runtime = 3

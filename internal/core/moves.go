@@ -286,7 +286,15 @@ func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
 	e.serving = false
 	e.peak = max(e.peak, out.Peak)
 	me, ok := errors.AsType[*tier.MoveError](out.Err)
-	if !ok || !me.Lost {
+	lost := ok && me.Lost
+	// A load that failed leaves nothing behind, or so movers promise; of one that was
+	// just called off, pages may still be on their way out, and are waited for.
+	if here := max(out.Present, out.Taken) - e.charge[tier.RAM]; !lost && out.Observed && e.tier == tier.Storage && here > 0 {
+		e.since = now
+		c.commit(e, m.res, e.charge.Plus(tier.Footprint{tier.RAM: min(here, m.res.Held()[tier.RAM])}), now)
+		return
+	}
+	if !lost {
 		// Only where memory was set aside may there be more of it now. A model that
 		// could not leave changed nothing, and a fresh reading would have it tried
 		// again at once, without end.

@@ -120,7 +120,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 		s.done = true // overtaken by events
 		c.unclaim(e)
 		return nil
-	case !own && s.To < s.From && s.To > e.tier:
+	case !own && s.To <= s.From && s.To > e.tier:
 		s.done = true // it has left further than it was to
 		c.unclaim(e)
 		return nil
