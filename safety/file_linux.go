@@ -12,10 +12,11 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Files of the kernel that we read are far smaller; what is larger is not one.
+// Files of the kernel that we read are smaller, even the list of mounts of a host
+// with thousands of containers; what is larger is not one.
 const (
 	firstBuffer = 16 << 10
-	largestFile = 1 << 20
+	largestFile = 16 << 20
 )
 
 // file is one of the kernel's text files, kept open and read from its start each
