@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -285,16 +286,26 @@ func (m *Mover) pageOut(ctx context.Context, s *slot, c *child, pids []int, rep 
 		if err == nil || ctx.Err() != nil {
 			return causeOf(ctx, err)
 		}
-		m.lack(lackPageOut, err)
+		if lasting(err) {
+			m.lack(lackPageOut, err)
+		}
 	}
 	if c.cage == nil || m.lacking(lackReclaim) {
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w)", err)
 	}
 	if e := c.cage.reclaim(sizeOf(s.files)); e != nil {
-		m.lack(lackReclaim, e)
+		if lasting(e) {
+			m.lack(lackReclaim, e)
+		}
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w; memory.reclaim: %s)", err, reason(e))
 	}
 	return nil
+}
+
+// lasting reports whether err says that this system or this process will not do
+// it the next time either.
+func lasting(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)
 }
 
 func (m *Mover) advise(ctx context.Context, s *slot, c *child, pids []int, rep *report) error {

@@ -114,6 +114,27 @@ func TestStandby_ForbiddenPageOut_IsTriedOnceAndShows(t *testing.T) {
 	}
 }
 
+func TestStandby_PageOutFailsOnce_IsTriedAgainTheNextTime(t *testing.T) {
+	sys, tries := withoutCgroups(), 0
+	kernels := sys.pageOut
+	sys.pageOut = func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
+		if tries++; tries == 1 {
+			return unix.EAGAIN
+		}
+		return kernels(ctx, pid, regions, done)
+	}
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	for _, want := range []State{Stopped, Frozen} {
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+		if s := r.Status(); s.Engines[0].State != want || s.Lacks[lackPageOut] != "" {
+			t.Errorf("after %d tries it is %s, want %s, and is said to be lacking: %v", tries, s.Engines[0].State, want, s.Lacks)
+		}
+		r.move(m, tier.Swap, tier.Storage)
+	}
+}
+
 // reclaiming is a cgroup that has a memory controller, which here none has.
 type reclaiming struct {
 	cage
