@@ -69,6 +69,9 @@ type Entry struct {
 	// foreign: in storage, what is charged is left of another model of its name.
 	foreign bool
 
+	// clings: of what its last move was to take out of memory, nothing went.
+	clings bool
+
 	// gone: its weights left memory by themselves, and it has not been brought to
 	// storage yet. staysTill is until when an unload that failed is not tried again.
 	gone      bool

@@ -260,6 +260,7 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 		e.loadTook = now.Sub(m.startedAt)
 		c.settle(e)
 	}
+	e.clings = out.Observed && m.From == tier.Swap && m.To == tier.Swap && m.Keep < e.kept && kept >= e.kept
 	e.tier, e.kept, e.left, e.since = m.To, 0, 0, now
 	e.gone = e.gone && m.To != tier.Storage
 	e.foreign = e.foreign && m.To == tier.Storage

@@ -301,3 +301,24 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 		}
 	})
 }
+
+// Another process maps the pages, say. Asked for them again and again, it would keep
+// the core busy, and who waits hoping.
+func TestShed_ModelThatGaveNothing_GoesToStorage(t *testing.T) {
+	for stays, want := range map[tier.Bytes]tier.Tier{6: tier.Storage, 4: tier.Swap} {
+		b := newBench(t, 10, 10, sized("a", 6))
+		b.load("a")
+		shed := func(keep, present tier.Bytes) {
+			b.c.Shed([]tier.Step{{Move: tier.Move{Model: sized("a", 6), To: tier.Swap, Keep: keep}}})
+			b.step()
+			b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
+			b.step()
+		}
+		shed(6, 6)
+		shed(2, stays)
+		shed(1, 0)
+		if e := b.entry("a"); e.Tier() != want {
+			t.Errorf("%d of 6 bytes stayed, and then it went to %v, want %v", stays, e.Tier(), want)
+		}
+	}
+}

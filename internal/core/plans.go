@@ -323,8 +323,18 @@ func (c *Core) plannedIdle(p tier.Plan) []tier.Step {
 	return c.carryOut(p.Steps, false)
 }
 
-// Shed carries out steps that give back memory that the machine is short of.
-func (c *Core) Shed(steps []tier.Step) { c.carryOut(steps, true) }
+// Shed carries out steps that give back memory that the machine is short of. A
+// model that gave nothing the last time goes to storage, or it would be asked
+// again for as long as memory is short, and whoever waits would go on hoping.
+func (c *Core) Shed(steps []tier.Step) {
+	for i := range steps {
+		if e, ok := c.Find(steps[i].Model.Name); ok && e.clings && steps[i].To == tier.Swap {
+			steps[i].To, steps[i].Keep, steps[i].Leave = tier.Storage, 0, 0
+			steps[i].Why = "memory pressure: what it was to give back stayed"
+		}
+	}
+	c.carryOut(steps, true)
+}
 
 // Lose tells that the entry's weights left memory by themselves, and why. It takes
 // no new leases, and goes to storage when those that are held have ended. Where it
