@@ -55,7 +55,7 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *time.Durati
 			lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 		}
 	}
-	for try := 0; choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && ctx.Err() == nil && try < mostChoices; try++ {
+	for try := 0; choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && try < mostChoices; try++ {
 		lease.Release()
 		lease = nil
 		if snap, choice, err = m.chooseAgain(ctx, req, tier.ErrNoCapacity, waited); err != nil {

@@ -1,7 +1,9 @@
 package modeltier_test
 
 import (
+	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,6 +194,43 @@ func TestReconfigure_ChosenByWhatItWasAble_AnotherIsChosen(t *testing.T) {
 		if name := <-got; name != "b" {
 			t.Errorf("served by %q, which is no chat", name)
 		}
+	})
+}
+
+// lateContext has ended, which nobody was told: as at the moment in which a context
+// and a load end together.
+type lateContext struct {
+	context.Context
+	ended atomic.Bool
+}
+
+func (c *lateContext) Err() error {
+	if c.ended.Load() {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestReconfigure_ContextEndsAsTheModelIsAnother_NoLeaseOnThatOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := able(model("a", 2), "chat")
+		cfg := onlyRAM(a)
+		r := newRig(t, cfg)
+		ctx := &lateContext{Context: context.WithoutCancel(t.Context())}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			l, err := r.Acquire(ctx, modeltier.Request{Capabilities: []string{"chat"}})
+			if l != nil || err == nil {
+				t.Errorf("a lease: %v, error: %v; want an error alone", l != nil, err)
+			}
+			l.Release()
+		}()
+		time.Sleep(time.Second)
+		a.Capabilities = []string{"embeddings"}
+		r.reconfigured(cfg.Limits, a)
+		ctx.ended.Store(true)
+		<-ended
 	})
 }
 
