@@ -360,6 +360,7 @@ func (c *Core) wake(now time.Time) time.Time {
 		if w.blocked {
 			blocked = true
 			sooner(w.since.Add(c.opt.Fairness))
+			sooner(w.till)
 		}
 		if e := c.before(w, now); e != nil {
 			sooner(e.LastUse.Add(c.opt.Fairness))

@@ -256,6 +256,31 @@ func TestLoad_OnlyAStuckMoveHoldsTheRoom_HotLoadEnds(t *testing.T) {
 	}
 }
 
+// A mover that does not say what is present any more does not keep a hot load, which
+// has no deadline, waiting for bytes to go.
+func TestLoad_NobodySeesWhatWasLeftGo_HotLoadEnds(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 8), sized("h", 8))
+	b.join("a")
+	b.step()
+	b.finish(Outcome{Err: errors.New("bad weights"), Observed: true, Seen: Seen{Present: 8}})
+	b.step()
+	o := &Order{Kind: HotLoad, Entry: b.entry("h"), To: tier.RAM}
+	b.c.Load(o, b.now)
+	for until := b.now.Add(time.Minute); b.now.Before(until); {
+		wake := b.step()
+		if b.ended[o] != nil {
+			break
+		}
+		if wake.IsZero() {
+			break
+		}
+		b.now = wake
+	}
+	if b.ended[o] == nil {
+		t.Error("the hot load waits for good")
+	}
+}
+
 // What a removed model has left is not room for a new one of its name.
 func TestAdd_NameOfARemovedModelThatIsStillSeen_BothAreCharged(t *testing.T) {
 	b := newBench(t, 20, 10, sized("a", 6))

@@ -18,14 +18,15 @@ type want struct {
 	since   time.Time // when the oldest of them came
 	plan    *plan
 
-	settled bool   // the placement said to serve it where it is
-	blocked bool   // no plan until progress differs from seen
-	seen    uint64 // progress at the last attempt
-	busy    bool   // somebody was in use when the placement was asked
-	patient bool   // busy models may be drained for it
-	tries   int    // plans that came to nothing
-	taken   int    // plans that wanted what was in use
-	denied  error  // why the last attempt did not go on
+	settled bool      // the placement said to serve it where it is
+	blocked bool      // no plan until progress differs from seen
+	seen    uint64    // progress at the last attempt
+	till    time.Time // until when what has left is waited for, at that attempt; zero: nothing is
+	busy    bool      // somebody was in use when the placement was asked
+	patient bool      // busy models may be drained for it
+	tries   int       // plans that came to nothing
+	taken   int       // plans that wanted what was in use
+	denied  error     // why the last attempt did not go on
 }
 
 // errCalledOff is the cause of a move that nobody waits for any more.
@@ -195,7 +196,7 @@ func (c *Core) serve(x *want, now time.Time) {
 		// advanceAll carries on. While it waits for a drain, others may leave.
 	case c.before(x, now) != nil:
 		// It waits for its turn.
-	case x.blocked && x.seen == c.progress && (x.patient || now.Sub(x.since) < c.opt.Fairness):
+	case x.blocked && x.seen == c.progress && (x.till.IsZero() || now.Before(x.till)) && (x.patient || now.Sub(x.since) < c.opt.Fairness):
 	default:
 		if x.blocked && now.Sub(x.since) >= c.opt.Fairness {
 			x.patient = true
@@ -269,7 +270,7 @@ func (c *Core) block(x *want, err error, now time.Time) {
 		c.fail(x, c.explain(x, err))
 		return
 	}
-	x.blocked, x.seen = true, c.progress
+	x.blocked, x.seen, x.till = true, c.progress, c.comesBack(now)
 	c.readDue = c.readDue || c.dirty && c.readErr == nil // what left since may be back by now
 	c.yield()
 }
@@ -278,13 +279,24 @@ func (c *Core) block(x *want, err error, now time.Time) {
 // expected to go. A want that needs them waits for that long.
 const comeBack = 10 * time.Second
 
+// comesBack returns until when such bytes are waited for, whether anybody looks for
+// them meanwhile or not; zero: there are none.
+func (c *Core) comesBack(now time.Time) (until time.Time) {
+	for _, e := range c.Leftovers() {
+		if t := e.since.Add(comeBack); t.After(now) && t.After(until) {
+			until = t
+		}
+	}
+	return until
+}
+
 // hope reports whether anything that is going on may make room for the want.
 func (c *Core) hope(x *want, now time.Time) bool {
 	moves := func(m *Move) bool { return !m.stuck }
 	if slices.ContainsFunc(c.running, moves) || len(c.queue) > 0 || len(c.plans) > 0 || c.dirty {
 		return true
 	}
-	if slices.ContainsFunc(c.Leftovers(), func(e *Entry) bool { return now.Sub(e.since) < comeBack }) {
+	if !c.comesBack(now).IsZero() {
 		return true
 	}
 	if x.patient {
