@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -137,7 +139,14 @@ func parseHotLoad(raw json.RawMessage) (*tier.Model, error) {
 	case err != nil:
 		return nil, err
 	case !tiered || !capable || !sized && m.Path == "":
-		return nil, worded("Invalid model configuration", "model_config needs tier, capabilities, and size_gb or a path that can be measured.")
+		var missing []string
+		for name, there := range map[string]bool{"tier": tiered, "capabilities": capable, "size_gb or path": sized || m.Path != ""} {
+			if !there {
+				missing = append(missing, name)
+			}
+		}
+		slices.Sort(missing)
+		return nil, worded("Invalid model configuration", fmt.Sprintf("model_config needs tier, capabilities, and size_gb or a path that can be measured; missing here: %s.", strings.Join(missing, ", ")))
 	case m.Home == tier.Storage:
 		return nil, worded("Cannot hot load into storage", "Name the tier ram or swap; a model that is not asked for moves to storage by itself.")
 	}
@@ -217,13 +226,13 @@ func parseLimits(raw json.RawMessage) (*tier.Limits, error) {
 			return err
 		}
 		b, err := tier.FromGB(gb)
-		if err != nil {
+		switch {
+		case err != nil:
 			return bad(key, excerpt(value), "must be a finite number of GB below 2^33")
+		case gb < 0:
+			return bad(key, excerpt(value), "must not be negative")
 		}
-		if b == 0 {
-			b = 1 // nothing at all, which a Limits cannot say with zero: the floors decide
-		}
-		*into = max(b, 1)
+		*into = max(b, 1) // nothing at all is what a Limits cannot say with zero: the floors decide
 		return nil
 	})
 }

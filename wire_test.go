@@ -306,7 +306,7 @@ func TestWire_Difference4_WhatCanBeSeenToBeWrongIsAnErrorAtOnce(t *testing.T) {
 			`{"model": ""}`, `{"model": null}`, `{"model": ["a"]}`, `{"auto_select": false}`, `{"auto_select": 1}`,
 			`{"preferred_model": "llama-7b", "fallback": "manual"}`, `{"model": "llama-7b", "preferred_model": "gpt-j-6b"}`,
 			`{"tier_status": "yes"}`, `{"load_status": 7}`, `{"colour": "red"}`,
-			`{"update_limits": {"ram_max_gb": "5"}}`, `{"update_limits": {"ram_max_gb": 1e300}}`, `{"update_limits": {"vram_max_gb": 5}}`, `{"update_limits": 5}`,
+			`{"update_limits": {"ram_max_gb": "5"}}`, `{"update_limits": {"ram_max_gb": 1e300}}`, `{"update_limits": {"ram_max_gb": -1}}`, `{"update_limits": {"vram_max_gb": 5}}`, `{"update_limits": 5}`,
 		} {
 			a := r.ask(request)
 			if a["status"] != "error" || a["code"] != "invalid_request" && a["code"] != "exists" || a["suggestions"] == nil || len(a["suggestions"].([]any)) == 0 {
@@ -315,6 +315,20 @@ func TestWire_Difference4_WhatCanBeSeenToBeWrongIsAnErrorAtOnce(t *testing.T) {
 		}
 		if n := len(r.ask(`{"list_models": true}`)["models"].(map[string]any)); n != 6 {
 			t.Errorf("%d models are left", n)
+		}
+	})
+}
+
+func TestWire_HotLoadOfHalfAModel_SaysWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := wireRig(t, 6.4, 10.95)
+		for config, missing := range map[string]string{
+			`{"size_gb": 1, "tier": "ram"}`: "capabilities", `{"tier": "ram", "capabilities": []}`: "size_gb or path", `{}`: "capabilities, size_gb or path, tier",
+		} {
+			a := r.ask(fmt.Sprintf(`{"hot_load": {"model_name": "x", "model_config": %s}}`, config))
+			if help, _ := a["suggestions"].([]any); len(help) != 1 || !strings.HasSuffix(help[0].(string), "missing here: "+missing+".") {
+				t.Errorf("%s: %v", config, a)
+			}
 		}
 	})
 }

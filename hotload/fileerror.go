@@ -1,6 +1,7 @@
 package hotload
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/modeltier/modeltier/tier"
@@ -44,6 +45,8 @@ func (e *FileError) Suggestions() []string {
 	switch {
 	case e.Help != "":
 		return []string{e.Help}
+	case errors.Is(e.Err, errOutside):
+		return []string{"Put the file itself into the model folder: links may not lead out of it."}
 	case e.Missing > 0:
 		return []string{"Wait until the file is complete, or copy it again."}
 	case e.Err != nil:

@@ -70,7 +70,7 @@ func (w *window) expect(what string, count, least uint64) error {
 }
 
 func (w *window) truncated(missing int64) error {
-	return &FileError{Missing: tier.Bytes(missing), Reason: fmt.Sprintf("is truncated: it ends in its header, at least %d bytes are missing", missing)}
+	return &FileError{Missing: tier.Bytes(missing), Reason: fmt.Sprintf("is truncated: it ends in its header, of which %v or more are missing", tier.Bytes(missing))}
 }
 
 func (w *window) uint32() (uint32, error) {

@@ -122,18 +122,20 @@ var tierNames = [tier.Count]string{tier.Storage: "Storage", tier.Swap: "Swap", t
 func overLimit(p *Promise, model *tier.Model, t tier.Tier, need tier.Bytes) *tier.CapacityError {
 	limit, free := p.Limits.Of(t), max(p.Free[t], 0)
 	used := max(limit-free, 0).Plus(need)
+	is, may := tier.Apart(used, limit)
 	return &tier.CapacityError{
 		Model: nameOf(model), Tier: t, Need: need, Free: free, Limit: limit,
 		Never:  need > limit,
-		Reason: fmt.Sprintf("%s limit exceeded: %.1fGB > %.1fGB", tierNames[t], used.GB(), limit.GB()),
+		Reason: fmt.Sprintf("%s limit exceeded: %sGB > %sGB", tierNames[t], is, may),
 	}
 }
 
 // short is the error of a need beyond what the probe sees.
 func short(model *tier.Model, t tier.Tier, what string, need, have, limit tier.Bytes) *tier.CapacityError {
+	needs, has := tier.Apart(need, have)
 	return &tier.CapacityError{
 		Model: nameOf(model), Tier: t, Need: need, Free: have, Limit: limit,
-		Reason: fmt.Sprintf("Insufficient %s: need %.1fGB, have %.1fGB", what, need.GB(), have.GB()),
+		Reason: fmt.Sprintf("Insufficient %s: need %sGB, have %sGB", what, needs, has),
 	}
 }
 

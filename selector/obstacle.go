@@ -116,6 +116,12 @@ func (e *engine) short(v *tier.View, i int, who string) *tier.CapacityError {
 	return err
 }
 
+// lacks words a need and what there is for it.
+func lacks(format string, need, have tier.Bytes) string {
+	a, b := tier.Apart(need, have)
+	return fmt.Sprintf(format, a, b)
+}
+
 // shortage is what memory lacks for model i, and the same in words: the recorded
 // ones where it is recorded.
 func (e *engine) shortage(v *tier.View, i int) (err *tier.CapacityError, why string) {
@@ -126,9 +132,9 @@ func (e *engine) shortage(v *tier.View, i int) (err *tier.CapacityError, why str
 	case resident(s) || m.Size <= err.Limit:
 	case m.Home == tier.RAM:
 		err.Tier, err.Free = tier.RAM, available
-		why = fmt.Sprintf("Insufficient RAM: need %.1fGB, have %.1fGB", m.Size.GB(), available.GB())
+		why = lacks("Insufficient RAM: need %sGB, have %sGB", m.Size, available)
 	default:
-		why = fmt.Sprintf("Insufficient capacity: need %.1fGB, have %.1fGB", m.Size.GB(), both.GB())
+		why = lacks("Insufficient capacity: need %sGB, have %sGB", m.Size, both)
 	}
 	if why != "" && m.Size <= err.Free { // there is enough, but not all of it may be taken
 		why += fmt.Sprintf(", of which one model may take %.1fGB", err.Limit.GB())
@@ -144,7 +150,7 @@ func (e *engine) shortage(v *tier.View, i int) (err *tier.CapacityError, why str
 		err.Limit = v.Limits.Of(err.Tier)
 		err.Free = err.Limit
 		if why == "" {
-			why = fmt.Sprintf("Model too large: need %.1fGB, limit %.1fGB", err.Need.GB(), err.Limit.GB())
+			why = lacks("Model too large: need %sGB, limit %sGB", err.Need, err.Limit)
 		}
 	case stuck(s):
 		why = "a move of it is stuck"

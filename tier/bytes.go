@@ -54,6 +54,18 @@ func (b Bytes) Abs() Bytes {
 // GB returns b in units of 2^30 bytes, the unit of the wire contract.
 func (b Bytes) GB() float64 { return float64(b) / float64(GiB) }
 
+// Apart returns a and b in units of 2^30 bytes with one decimal, as the recorded
+// answers of the wire contract have it, or with as many as it takes to tell them
+// apart: a refusal that says 0.4 is more than 0.4 helps nobody.
+func Apart(a, b Bytes) (string, string) {
+	for digits := 1; ; digits++ {
+		x, y := strconv.FormatFloat(a.GB(), 'f', digits, 64), strconv.FormatFloat(b.GB(), 'f', digits, 64)
+		if x != y || a == b || digits == 9 { // 2^-30 is 9e-10
+			return x, y
+		}
+	}
+}
+
 // FromGB returns gb, in units of 2^30 bytes, as Bytes, rounded to the nearest
 // byte. NaN, infinities and what does not fit give an error that unwraps to
 // ErrInvalid.

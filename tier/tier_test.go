@@ -42,6 +42,20 @@ func TestFromGB_AnyNumber_FitsOrIsInvalid(t *testing.T) {
 	})
 }
 
+func TestApart_WhatDiffers_LooksDifferent(t *testing.T) {
+	for _, c := range []struct {
+		a, b Bytes
+		x, y string
+	}{
+		{8 * GiB, 7 * GiB, "8.0", "7.0"}, {GiB, GiB, "1.0", "1.0"},
+		{468640000, 429496729, "0.44", "0.40"}, {2, 1, "0.000000002", "0.000000001"},
+	} {
+		if x, y := Apart(c.a, c.b); x != c.x || y != c.y {
+			t.Errorf("Apart(%d, %d) = %s, %s; want %s, %s", c.a, c.b, x, y, c.x, c.y)
+		}
+	}
+}
+
 func TestBytes_Add_SaturatesInsteadOfWrapping(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := Bytes(rapid.Int64().Draw(t, "a")), Bytes(rapid.Int64().Draw(t, "b"))

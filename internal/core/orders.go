@@ -271,7 +271,8 @@ func (c *Core) endLimits(l *limitsChange, err error) {
 		held := c.ledger.Charged()[t] + c.ledger.Reserved()[t]
 		if held > l.now.Of(t) {
 			refused.Field, refused.Value, refused.MustLeave = t.String(), l.now.Of(t), c.Holders(t)
-			refused.Reason = fmt.Sprintf("%v limit cannot be lowered to %.1fGB: %.1fGB are held and cannot leave now", t, l.now.Of(t).GB(), held.GB())
+			to, holds := tier.Apart(l.now.Of(t), held)
+			refused.Reason = fmt.Sprintf("%v limit cannot be lowered to %sGB: %sGB are held and cannot leave now", t, to, holds)
 			break
 		}
 	}

@@ -294,7 +294,7 @@ func (m *Mover) pageOut(ctx context.Context, s *slot, c *child, pids []int, rep 
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w)", err)
 	}
 	if e := c.cage.reclaim(sizeOf(s.files)); e != nil {
-		if lasting(e) {
+		if lasting(e) && !c.hasEnded() { // else its cgroup has gone with it
 			m.lack(lackReclaim, e)
 		}
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w; memory.reclaim: %s)", err, reason(e))
