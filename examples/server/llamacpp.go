@@ -20,8 +20,8 @@ const llamacpp = "llamacpp"
 // makeLlamacpp builds the engine, has it fetch llama.cpp, and returns it.
 func makeLlamacpp(ctx context.Context, stderr io.Writer) (engineConfig, error) {
 	const other = "name a command instead, such as -engine 'llama-server -m {path} --port {port}'"
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		return engineConfig{}, fmt.Errorf("it runs on linux/amd64 only: %s", other)
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		return engineConfig{}, fmt.Errorf("it runs on linux/amd64 and linux/arm64 only: %s", other)
 	}
 	for program, why := range map[string]string{"go": "the engine is built with it", "npm": "llama.cpp is fetched with it"} {
 		if _, err := exec.LookPath(program); err != nil {

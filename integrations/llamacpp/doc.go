@@ -9,7 +9,8 @@
 // over HTTP; examples/server/demo makes models of random weights to do it with.
 //
 // What it does not promise: to be a binding. It knows a dozen functions of one
-// release, on linux/amd64 with glibc; elsewhere Open returns an error that says so.
+// release, on linux/amd64 and linux/arm64 with glibc 2.34 or later; elsewhere Open
+// returns an error that says so.
 package llamacpp
 
 import "errors"
@@ -20,3 +21,5 @@ var (
 	ErrClosed  = errors.New("the model is closed")
 	ErrTooLong = errors.New("the prompt is too long")
 )
+
+var errElsewhere = errors.New("llama.cpp is loaded on linux/amd64 and linux/arm64 only")

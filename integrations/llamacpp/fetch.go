@@ -14,14 +14,21 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
-// The package that the libraries come in, and its hash as the registry lists it.
-const (
-	release   = "@node-llama-cpp/linux-x64@3.22.1"
-	integrity = "5uCCDNqWCNfaAm8aR/Uzxbo4HBpKgNF91kCHPepKhgMgV2OAmatoefbOlMihsqCiH2Od35E/eUHQCFbfRBJuOg=="
-)
+// released returns the package that the libraries for a platform come in, and its
+// hash as the registry lists it.
+func released(platform string) (release, integrity string, err error) {
+	switch platform {
+	case "linux/amd64":
+		return "@node-llama-cpp/linux-x64@3.22.1", "5uCCDNqWCNfaAm8aR/Uzxbo4HBpKgNF91kCHPepKhgMgV2OAmatoefbOlMihsqCiH2Od35E/eUHQCFbfRBJuOg==", nil
+	case "linux/arm64":
+		return "@node-llama-cpp/linux-arm64@3.22.1", "W+7naKCXX9/eEjjFmRS8vvx91QyLXDbeFxexZc3bh/PtQABZgmRL3C0AtYYXn4YGTj/3Qor4lWZn2tpjZFPLdQ==", nil
+	}
+	return "", "", errElsewhere
+}
 
 // Bounds on what is taken from the package, well above what it holds.
 const (
@@ -30,10 +37,14 @@ const (
 	maxFiles   = 64
 )
 
-// Fetch returns a folder with the libraries of llama.cpp, below dir. They are
-// fetched with "npm pack" the first time, about 10 MB, and kept if their hash is
-// right. Several processes may do it at once.
+// Fetch returns a folder with the libraries of llama.cpp for this platform, below
+// dir. They are fetched with "npm pack" the first time, up to 10 MB, and kept if
+// their hash is right. Several processes may do it at once.
 func Fetch(ctx context.Context, dir string) (libs string, err error) {
+	release, integrity, err := released(runtime.GOOS + "/" + runtime.GOARCH)
+	if err != nil {
+		return "", err
+	}
 	libs = filepath.Join(dir, "llama.cpp-"+integrity[:8])
 	if _, err := os.Stat(libs); err == nil {
 		return libs, nil

@@ -1,13 +1,8 @@
-//go:build !linux || !amd64
+//go:build !linux || (!amd64 && !arm64)
 
 package llamacpp
 
-import (
-	"context"
-	"errors"
-)
-
-var errElsewhere = errors.New("llama.cpp is loaded on linux/amd64 only")
+import "context"
 
 // Library is llama.cpp, which cannot be loaded here.
 type Library struct{}

@@ -1,3 +1,5 @@
+//go:build amd64 || arm64
+
 package llamacpp
 
 import (
@@ -15,25 +17,30 @@ import (
 	"github.com/ebitengine/purego"
 )
 
-// Parameters are structs that grow from release to release, which C passes by
-// value on the stack. A callee looks at as much of them as it knows, and they come
-// last: so room for more than any release has, filled in by the library, serves
-// without knowing what is in it. Only the first word is: n_ctx, of a context.
-const (
-	paramWords = 26 // what is left of purego's 32 arguments beside 6 registers
-	registers  = 6  // of integer arguments, in the System V ABI
-)
-
-type params [paramWords]uintptr
+// params are a struct that grows from release to release, which C passes by value
+// and returns. A callee reads and writes as much of it as it knows, and as an
+// argument it comes last: so room for more than any release has, filled in by the
+// library, serves without knowing what is in it. Only the first word is: n_ctx, of
+// a context.
+//
+// That holds for each calling convention that takes a struct so large as memory and
+// not in registers. On amd64 (System V) it lies on the stack, and the callee fills
+// in what a hidden first argument points to. On arm64 (AAPCS64) an argument points
+// to a copy, and register x8 to the result. purego knows both.
+type params struct {
+	words [26]uintptr // on amd64, what purego's 32 arguments leave beside 6 registers
+}
 
 // Library is llama.cpp, loaded into this process, where it stays until the end.
 type Library struct {
-	modelDefaults, contextDefaults     uintptr
-	loadModel, newContext              uintptr
+	modelDefaults, contextDefaults     func() params
+	loadModel                          func(path *byte, p params) (model uintptr)
+	newContext                         func(model uintptr, p params) (context uintptr)
+	decode                             func(context uintptr, batch params) int32
 	freeModel, freeContext             uintptr
 	getVocab, vocabSize, isEnd         uintptr
 	tokenize, toPiece, getMemory       uintptr
-	clearMemory, decode, logits        uintptr
+	clearMemory, logits                uintptr
 	setThreads, nCtx, batch, setLogger uintptr
 	setEmbeddings, embedding, width    uintptr
 
@@ -58,7 +65,7 @@ func Open(dir string) (*Library, error) {
 	for _, f := range []struct {
 		from uintptr
 		name string
-		to   *uintptr
+		to   any
 	}{
 		{ggml, "ggml_backend_load_all_from_path", &backends},
 		{llama, "llama_backend_init", &start},
@@ -85,9 +92,14 @@ func Open(dir string) (*Library, error) {
 		{llama, "llama_get_embeddings_ith", &l.embedding},
 		{llama, "llama_model_n_embd", &l.width},
 	} {
-		var err error
-		if *f.to, err = purego.Dlsym(f.from, f.name); err != nil {
+		at, err := purego.Dlsym(f.from, f.name)
+		if err != nil {
 			return nil, fmt.Errorf("this llama.cpp has no %s: %w", f.name, err)
+		}
+		if to, ok := f.to.(*uintptr); ok {
+			*to = at
+		} else {
+			purego.RegisterFunc(f.to, at)
 		}
 	}
 	purego.SyscallN(l.setLogger, purego.NewCallback(l.hear), 0)
@@ -152,13 +164,12 @@ func (l *Library) Load(path string, size, threads int) (*Model, error) {
 	l.mu.Unlock()
 	m := &Model{l: l, path: path}
 	name := append([]byte(path), 0)
-	if m.model = l.with(l.loadModel, uintptr(unsafe.Pointer(&name[0])), l.defaults(l.modelDefaults)); m.model == 0 {
+	if m.model = l.loadModel(&name[0], l.modelDefaults()); m.model == 0 {
 		return nil, l.fail("cannot load " + path)
 	}
-	runtime.KeepAlive(name)
-	p := l.defaults(l.contextDefaults)
-	*(*uint32)(unsafe.Pointer(p)) = uint32(max(size, 0))
-	if m.context = l.with(l.newContext, m.model, p); m.context == 0 {
+	p := l.contextDefaults()
+	*(*uint32)(unsafe.Pointer(&p)) = uint32(max(size, 0))
+	if m.context = l.newContext(m.model, p); m.context == 0 {
 		err := l.fail("cannot make a context for " + path)
 		purego.SyscallN(l.freeModel, m.model)
 		return nil, err
@@ -173,22 +184,6 @@ func (l *Library) Load(path string, size, threads int) (*Model, error) {
 	n, _, _ = purego.SyscallN(l.batch, m.context)
 	m.batch = int(uint32(n))
 	return m, nil
-}
-
-// defaults has the library fill in the parameters of one kind.
-func (l *Library) defaults(fn uintptr) *params {
-	p := new(params)
-	purego.SyscallN(fn, uintptr(unsafe.Pointer(p)))
-	return p
-}
-
-// with calls fn with first, and p by value: on the stack, behind all registers.
-func (l *Library) with(fn, first uintptr, p *params) uintptr {
-	args := append(make([]uintptr, registers, registers+paramWords), p[:]...)
-	args[0] = first
-	r, _, _ := purego.SyscallN(fn, args...)
-	runtime.KeepAlive(p)
-	return r
 }
 
 // Close frees the model. It waits for a Generate that runs, and is idempotent.
@@ -308,10 +303,12 @@ func (m *Model) take(tokens []int32) error {
 		pinned := new(runtime.Pinner)
 		pinned.Pin(&part[0])
 		// struct llama_batch: how many, which, and five arrays that default.
-		r := m.l.with(m.l.decode, m.context, &params{uintptr(uint32(len(part))), uintptr(unsafe.Pointer(&part[0]))})
+		var batch params
+		batch.words[0], batch.words[1] = uintptr(uint32(len(part))), uintptr(unsafe.Pointer(&part[0]))
+		r := m.l.decode(m.context, batch)
 		pinned.Unpin()
-		if int32(r) != 0 {
-			return m.l.fail(fmt.Sprintf("cannot decode (%d)", int32(r)))
+		if r != 0 {
+			return m.l.fail(fmt.Sprintf("cannot decode (%d)", r))
 		}
 	}
 	return nil
