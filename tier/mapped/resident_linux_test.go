@@ -15,8 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/modeltier/modeltier/tier"
 	"golang.org/x/sys/unix"
@@ -358,26 +356,6 @@ func TestResident_KeptPartOfALargeFile_IsExact(t *testing.T) {
 		t.Errorf("%d bytes are present, want %d", present, keep)
 	}
 	sameWeights(t, m, mod)
-}
-
-// A load of a part ends with the block of pages that lies across its end cut at
-// once: no waiting drops that.
-func TestMove_PartOfALargeFile_WaitsForNoPages(t *testing.T) {
-	mod := model(t, "m", 150*tier.MiB)
-	synctest.Test(t, func(t *testing.T) {
-		m := newTestMover(t, needPopulate(t), Options{Recheck: -1})
-		began := time.Now()
-		for keep := 10 * tier.MiB; keep < mod.Size; keep += 20*tier.MiB + 3*tier.Bytes(m.sys.page) {
-			mustMove(t, m, mod, tier.Swap, keep)
-			if present, _ := seen(t, m, mod); present != keep {
-				t.Errorf("%d bytes are present, want %d", present, keep)
-			}
-		}
-		if waited := time.Since(began); waited >= readAhead {
-			t.Errorf("waited for %v", waited)
-		}
-		m.Close()
-	})
 }
 
 func TestResident_NothingTells_IsAnUnseenError(t *testing.T) {
