@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -140,12 +139,15 @@ func parseHotLoad(raw json.RawMessage) (*tier.Model, error) {
 		return nil, err
 	case !tiered || !capable || !sized && m.Path == "":
 		var missing []string
-		for name, there := range map[string]bool{"tier": tiered, "capabilities": capable, "size_gb or path": sized || m.Path != ""} {
-			if !there {
-				missing = append(missing, name)
-			}
+		if !capable {
+			missing = append(missing, "capabilities")
 		}
-		slices.Sort(missing)
+		if !sized && m.Path == "" {
+			missing = append(missing, "size_gb or path")
+		}
+		if !tiered {
+			missing = append(missing, "tier")
+		}
 		return nil, worded("Invalid model configuration", fmt.Sprintf("model_config needs tier, capabilities, and size_gb or a path that can be measured; missing here: %s.", strings.Join(missing, ", ")))
 	case m.Home == tier.Storage:
 		return nil, worded("Cannot hot load into storage", "Name the tier ram or swap; a model that is not asked for moves to storage by itself.")

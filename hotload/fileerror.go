@@ -1,7 +1,6 @@
 package hotload
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/modeltier/modeltier/tier"
@@ -45,8 +44,6 @@ func (e *FileError) Suggestions() []string {
 	switch {
 	case e.Help != "":
 		return []string{e.Help}
-	case errors.Is(e.Err, errOutside):
-		return []string{"Put the file itself into the model folder: links may not lead out of it."}
 	case e.Missing > 0:
 		return []string{"Wait until the file is complete, or copy it again."}
 	case e.Err != nil:

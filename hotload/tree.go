@@ -63,11 +63,11 @@ func (f *file) name() string { return filepath.Base(f.path) }
 // list reads a folder. Its error is a *FileError.
 func (t *tree) list(dir string) (*folder, error) {
 	real, err := filepath.EvalSymlinks(dir)
-	if err == nil && !t.holds(real) {
-		err = errOutside
-	}
 	if err != nil {
 		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: err}
+	}
+	if !t.holds(real) {
+		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: errOutside, Help: "Put the file itself into the model folder: links may not lead out of it."}
 	}
 	entries, err := t.readDir(real)
 	if err != nil {

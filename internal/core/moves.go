@@ -175,6 +175,9 @@ const (
 	coolMost  = time.Minute
 )
 
+// coolDown is how long a model is left alone that has been so before that often.
+func coolDown(before int) time.Duration { return min(coolFirst<<min(before, 16), coolMost) }
+
 func (e *Entry) cool(m *Move, err error, now time.Time) {
 	switch {
 	case err == nil:
@@ -190,7 +193,7 @@ func (e *Entry) cool(m *Move, err error, now time.Time) {
 			e.shortTill = now.Add(coolMost)
 		}
 		if e.failures > 1 {
-			e.coolTill = now.Add(min(coolFirst<<min(e.failures-2, 16), coolMost))
+			e.coolTill = now.Add(coolDown(e.failures - 2))
 		}
 	}
 }
@@ -208,7 +211,7 @@ func (e *Entry) lost(cause error, now time.Time) {
 	}
 	if e.losses++; e.losses > accident {
 		e.lastErr = cause
-		e.coolTill = now.Add(min(coolFirst<<min(e.losses-accident-1, 16), coolMost))
+		e.coolTill = now.Add(coolDown(e.losses - accident - 1))
 	}
 }
 
