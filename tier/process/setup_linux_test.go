@@ -179,10 +179,13 @@ func awaitGone(t testing.TB, pids []int) {
 		if err != nil {
 			continue
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(limit).Milliseconds()))
+		n, err := 0, error(unix.EINTR)
+		for err == unix.EINTR { // any child's end interrupts, as SIGCHLD
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(time.Until(limit).Milliseconds())))
+		}
 		unix.Close(fd)
-		if n == 0 {
-			t.Fatalf("process %d has not ended: %v", pid, err)
+		if n != 1 {
+			t.Fatalf("process %d has not ended: %d, %v", pid, n, err)
 		}
 	}
 }
