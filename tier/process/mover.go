@@ -181,7 +181,29 @@ func (m *Mover) end(s *slot) {
 	if s.child == nil && s.tier == tier.Storage && s.learned.peak == 0 && s.failure == "" {
 		delete(m.slots, s.name)
 	}
+	m.forgetOldest()
 	m.moves.Done()
+}
+
+// remembered is of how many models at most it is kept what their engines took and
+// how they failed, as models come and go; those above storage are always kept.
+const remembered = 1024
+
+// forgetOldest drops, beyond that, what is known of the model that has been in
+// storage for longest. m.mu is held.
+func (m *Mover) forgetOldest() {
+	if len(m.slots) <= remembered {
+		return
+	}
+	var oldest *slot
+	for _, s := range m.slots {
+		if s.run == nil && s.child == nil && s.tier == tier.Storage && s.settled == nil && (oldest == nil || s.since.Before(oldest.since)) {
+			oldest = s
+		}
+	}
+	if oldest != nil {
+		delete(m.slots, oldest.name)
+	}
 }
 
 // is sets what a slot's engine does, and its process.

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptrace"
 	"os"
@@ -372,6 +373,22 @@ func TestFootprint_TellsWhatTheEngineTakes(t *testing.T) {
 	r.move(m, tier.RAM, tier.Storage)
 	if _, p, ok := r.Footprint("m"); !ok || p < peak {
 		t.Errorf("stopped, its peak is %v, %v", p, ok)
+	}
+}
+
+func TestStatus_ModelsComeAndGo_TheOldestAreForgotten(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: Engine{Command: []string{filepath.Join(t.TempDir(), "missing"), "{port}"}}})
+	m := modelOf(t, "first", 1<<20)
+	r.move(m, tier.Storage, tier.Swap) // which starts nothing
+	for i := range remembered + 10 {
+		m.Name = fmt.Sprintf("m%04d", i)
+		if err := r.try(m, tier.Storage, tier.RAM); err == nil {
+			t.Fatal("a program that is not there has started")
+		}
+	}
+	engines := r.Status().Engines
+	if n := len(engines); n != remembered || engines[0].Name != "first" || engines[1].Name != "m0011" || engines[n-1].Failure == "" {
+		t.Errorf("%d are remembered, from %+v and %+v to %+v", n, engines[0], engines[1], engines[n-1])
 	}
 }
 

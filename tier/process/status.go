@@ -21,8 +21,10 @@ type Status struct {
 	// Lacks is what was found not to work here, and why.
 	Lacks map[string]string `json:"lacks,omitempty"`
 	// Orphans is what keeps engines from outliving us.
-	Orphans OrphanStatus  `json:"orphans"`
-	Engines []ModelStatus `json:"engines"` // by name
+	Orphans OrphanStatus `json:"orphans"`
+	// Engines are by name, with those of models that have left the library: what they
+	// took and how they failed is kept for the 1024 models of late.
+	Engines []ModelStatus `json:"engines"`
 }
 
 // OrphanStatus is what keeps engines from outliving their maker.
