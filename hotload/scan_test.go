@@ -171,6 +171,23 @@ func TestScan_FileIsSwappedForALinkAfterTheListing_NotFollowedOut(t *testing.T) 
 	}
 }
 
+func TestScan_FolderIsSwappedForALinkAfterTheListing_NotFollowedOut(t *testing.T) {
+	outside, dir := t.TempDir(), t.TempDir()
+	plant(t, outside, map[string]string{"secret.gguf": llama()})
+	plant(t, dir, map[string]string{"sub": "-> " + outside})
+	tr, err := openTree(dir)
+	must(t, err)
+	defer tr.close()
+	_, err = tr.list(filepath.Join(dir, "sub"))
+	e, ok := errors.AsType[*FileError](err)
+	if !ok || !strings.Contains(err.Error(), "leads out") {
+		t.Fatalf("%v", err)
+	}
+	if advice := e.Suggestions(); len(advice) != 1 || !strings.Contains(advice[0], "into the model folder") {
+		t.Errorf("the advice is %q", advice)
+	}
+}
+
 func TestScan_NamesThatCannotBeShown_LeftOut(t *testing.T) {
 	dir := t.TempDir()
 	bad := []string{"a\nb.gguf", "a\x1b[2J.gguf", "a\u202eb.gguf"}
