@@ -147,6 +147,27 @@ func TestClose_EventsAndStatusMeanwhile_CountedWithoutRace(t *testing.T) {
 	}
 }
 
+// A hot load has no deadline, and nobody is left who could make room for this one.
+func TestHotLoad_MemoryCannotBeReadAnyMore_EndsAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := model("a", 4)
+		a.Pinned = true
+		r := newRig(t, modeltier.Config{Models: []tier.Model{a}, Limits: tier.Limits{RAM: 5 * tier.GiB, MaxModel: tier.Unlimited}})
+		use := make(chan struct{})
+		go func() { defer close(use); r.use("a") }()
+		time.Sleep(time.Second)
+		r.probe.Set(tier.Memory{}, errors.New("no such file"))
+		<-use // what its load has moved, no reading shows
+		h := model("h", 3)
+		h.Home = tier.RAM
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := order(t)(r.HotLoad(t.Context(), h)).Wait(ctx); !errors.Is(err, modeltier.ErrNoCapacity) {
+			t.Errorf("the hot load ended with %v, want ErrNoCapacity", err)
+		}
+	})
+}
+
 // told is a placement that has something to say in Status.
 type told struct{ takesLeased }
 

@@ -297,6 +297,40 @@ func TestPain20_RemovedModelStillThere_ItsBytesAreNotForgotten(t *testing.T) {
 	})
 }
 
+// Weights that stay in memory though the model is in storage, as where another
+// process maps their file, stand in the way of others, and not of itself.
+func TestPain20_WeightsStayInMemory_TheirOwnModelFitsAllTheSame(t *testing.T) {
+	start := map[string]func(r *rig, s *scale){
+		"after a load that failed": func(r *rig, s *scale) {
+			s.put("a", 3*tier.GiB)
+			r.mover.Fault = func(tier.Move) error { return errors.New("bad weights") }
+			if _, err := r.Acquire(r.t.Context(), modeltier.Request{Model: "a"}); err == nil {
+				r.t.Fatal("the load did not fail")
+			}
+			r.mover.Fault = nil
+		},
+		"after a move to storage": func(r *rig, s *scale) {
+			s.lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
+			r.use("a")
+			if err := order(r.t)(r.MoveTier(r.t.Context(), "a", tier.Storage)).Wait(r.t.Context()); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+	}
+	for name, start := range start {
+		scenario(t, name, func(t *testing.T) {
+			r, scale := newObserverRig(t, onlyRAM(model("a", 3), model("b", 3)), false)
+			start(r, scale)
+			time.Sleep(time.Minute)
+			if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "b"}); !errors.Is(err, modeltier.ErrNoCapacity) {
+				t.Errorf("another model of 3 GiB beside it: %v", err)
+			}
+			r.use("a")
+			r.wantUsed(3 * tier.GiB)
+		})
+	}
+}
+
 func TestPain21_HotModelAmongCold_IsNotReloadedAllTheTime(t *testing.T) {
 	reloads := func(p tier.Placement) (perHour [3]int) {
 		synctest.Test(t, func(t *testing.T) {

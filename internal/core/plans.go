@@ -79,6 +79,12 @@ func (c *Core) ask(q *Question, now time.Time) {
 		}
 	}
 	if q.want != nil {
+		if e := q.want.e; e.tier == tier.Storage {
+			// Its own bytes that are still in memory are not in its way: its load needs
+			// only those that are missing.
+			r := &q.View.Room[tier.RAM]
+			*r = r.Plus(min(e.own()[tier.RAM], e.Model.Size.Plus(e.Model.Runtime)))
+		}
 		q.want.busy = false
 		for i := range c.entries {
 			q.want.busy = q.want.busy || i != q.Need.Model && q.View.Drainable(i) && !q.View.Evictable(i)

@@ -293,7 +293,11 @@ func (c *Core) comesBack(now time.Time) (until time.Time) {
 // hope reports whether anything that is going on may make room for the want.
 func (c *Core) hope(x *want, now time.Time) bool {
 	moves := func(m *Move) bool { return !m.stuck }
-	if slices.ContainsFunc(c.running, moves) || len(c.queue) > 0 || len(c.plans) > 0 || c.dirty {
+	if slices.ContainsFunc(c.running, moves) || len(c.queue) > 0 || len(c.plans) > 0 {
+		return true
+	}
+	// A reading that failed may be followed by one that does not.
+	if c.dirty && (c.readErr == nil || now.Sub(c.readAt) <= c.opt.Stale) {
 		return true
 	}
 	if !c.comesBack(now).IsZero() {
