@@ -13,6 +13,10 @@ import (
 // anything else to take: less would give back what was only just paid for.
 const MinResidency = 30 * time.Second
 
+// largestPage is the largest page that a kernel is built with on arm64; all others
+// divide it.
+const largestPage = 64 * tier.KiB
+
 // Shed returns moves that give back that many bytes of memory, cheapest loss
 // first, and how many they give back at least: fewer than asked for where not
 // enough is idle. It takes
@@ -26,7 +30,8 @@ const MinResidency = 30 * time.Second
 // Within each, cheaper says who goes first, as for slices.SortFunc over indexes
 // of v.Library; nil: who was used least recently. Models under lease, with
 // waiters, pinned, moving or stuck are never named (see tier.View.Evictable). A
-// divisible model gives no more than is asked for. A model goes to swap where
+// divisible model gives no more than is asked for, in whole pages of any machine
+// (64 KiB), as less may free nothing. A model goes to swap where
 // v.Room has room for it there, and else to storage; so does one of
 // the last kind.
 //
@@ -82,7 +87,7 @@ func shedOne(v *tier.View, i int, bytes, swap tier.Bytes) (step tier.Step, freed
 	}
 	grows = present
 	if s.Divisible {
-		grows = min(present, bytes)
+		grows = min(present, bytes.Plus(largestPage-1)/largestPage*largestPage)
 	}
 	step.Move = tier.Move{Model: *m, From: s.Tier, To: tier.Swap, Keep: present - grows, Leave: s.Left}
 	step.Why = fmt.Sprintf("memory pressure: %v of an idle model", grows)

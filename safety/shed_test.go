@@ -110,10 +110,12 @@ func TestShed_Divisible_GivesNoMoreThanAsked(t *testing.T) {
 	if diff := gocmp.Diff(want, say(steps)); diff != "" || given != 3*tier.GiB {
 		t.Errorf("given %v (-want +got):\n%s", given, diff)
 	}
-	steps, given = Shed(v, tier.MiB, nil)
-	want = []said{{"m1", tier.Swap, tier.GiB - tier.MiB}}
-	if diff := gocmp.Diff(want, say(steps)); diff != "" || given != tier.MiB {
-		t.Errorf("given %v (-want +got):\n%s", given, diff)
+	// What is less than a page of memory gives nothing back.
+	for asked, gives := range map[tier.Bytes]tier.Bytes{tier.MiB: tier.MiB, tier.MiB + 1: tier.MiB + 64*tier.KiB, 1000: 64 * tier.KiB, tier.Unlimited: 5 * tier.GiB} {
+		steps, given = Shed(v, asked, nil)
+		if given != gives || steps[0].Model.Name != "m1" || steps[0].Keep != max(tier.GiB-gives, 0) {
+			t.Errorf("asked for %d, it gives %v: %v", asked, given, say(steps))
+		}
 	}
 }
 
@@ -155,13 +157,14 @@ func TestShed_CallersOrder_Followed(t *testing.T) {
 }
 
 func TestShed_AnyView_AccountsComeOutAndNobodyInUseIsNamed(t *testing.T) {
+	const part = 10 * tier.KiB // of a page
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(0, 12).Draw(t, "models")
-		v := &tier.View{Now: noon, Room: tier.Footprint{tier.Swap: tier.Bytes(rapid.Int64Range(0, 5000).Draw(t, "swap"))}}
+		v := &tier.View{Now: noon, Room: tier.Footprint{tier.Swap: part * tier.Bytes(rapid.Int64Range(0, 5000).Draw(t, "swap"))}}
 		var models []tier.Model
 		for i := range n {
-			size := tier.Bytes(rapid.Int64Range(1, 1000).Draw(t, "size"))
-			models = append(models, tier.Model{Name: fmt.Sprint("m", i), Size: size, Runtime: tier.Bytes(rapid.Int64Range(0, 50).Draw(t, "runtime")), Pinned: rapid.Bool().Draw(t, "pinned")})
+			size := part * tier.Bytes(rapid.Int64Range(1, 1000).Draw(t, "size"))
+			models = append(models, tier.Model{Name: fmt.Sprint("m", i), Size: size, Runtime: part * tier.Bytes(rapid.Int64Range(0, 50).Draw(t, "runtime")), Pinned: rapid.Bool().Draw(t, "pinned")})
 			v.States = append(v.States, tier.State{
 				Tier: tier.Tier(rapid.IntRange(0, 2).Draw(t, "tier")), Moving: rapid.IntRange(0, 5).Draw(t, "moving") == 0,
 				Divisible: rapid.Bool().Draw(t, "divisible"), Leases: int32(rapid.IntRange(0, 1).Draw(t, "leases")),
@@ -173,7 +176,7 @@ func TestShed_AnyView_AccountsComeOutAndNobodyInUseIsNamed(t *testing.T) {
 		if v.Library, err = tier.NewLibrary(models); err != nil {
 			t.Fatal(err)
 		}
-		bytes := tier.Bytes(rapid.Int64Range(0, 6000).Draw(t, "bytes"))
+		bytes := part * tier.Bytes(rapid.Int64Range(0, 6000).Draw(t, "bytes"))
 		steps, given := Shed(v, bytes, nil)
 
 		var freed, grown tier.Bytes

@@ -115,6 +115,7 @@ func TestStandby_ForbiddenPageOut_IsTriedOnceAndShows(t *testing.T) {
 }
 
 func TestStandby_PageOutFailsOnce_IsTriedAgainTheNextTime(t *testing.T) {
+	needsPageOut(t)
 	sys, tries := withoutCgroups(), 0
 	kernels := sys.pageOut
 	sys.pageOut = func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
