@@ -39,8 +39,11 @@ func (s *source) layOut(at time.Time) error {
 	}
 	s.ownText = append(s.ownText[:0], text...)
 
-	var mounts []mount
-	text, ok, err = s.mountinfo.readIfThere(&s.buf)
+	var (
+		mounts []mount
+		large  []byte // the list may be of megabytes, which are not kept
+	)
+	text, ok, err = s.mountinfo.readIfThere(&large)
 	if err == nil && ok {
 		mounts, err = parseMounts(s.mountinfo.path, text)
 	}
