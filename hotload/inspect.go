@@ -80,7 +80,7 @@ func (t *tree) inspectFolder(f *folder) (Info, error) {
 	parts, skipped := t.assemble(f)
 	for _, s := range skipped {
 		if s.special || len(parts) == 0 { // what is no part was skipped, so there is one
-			return Info{}, &FileError{Path: s.Path, Reason: s.Reason, Help: "Put the file itself there, or take the entry out of the folder."}
+			return Info{}, s.fault()
 		}
 	}
 	if len(parts) > 1 {

@@ -231,6 +231,30 @@ func TestInspect_CannotBeAModel_ErrorNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
+// What is wrong within a folder comes with the advice that fits it.
+func TestInspect_PartOfAFolder_AdviceFits(t *testing.T) {
+	for advice, files := range map[string]map[string]string{
+		"Wait until":          {"d/m.gguf": llama()[:100]},
+		"Copy the missing":    {"d/a.safetensors": safetensorsShard(), "d/model.safetensors.index.json": `{"weight_map":{"x":"a.safetensors","y":"gone.safetensors"}}`},
+		"Put the file itself": {"d/a.gguf": llama(), "d/b.gguf": "-> gone"},
+		"Put a whole model":   {"d/a.gguf": projector()},
+	} {
+		dir := t.TempDir()
+		plant(t, dir, files)
+		_, err := Inspect(filepath.Join(dir, "d"))
+		if got := tier.Suggestions(err); len(got) != 1 || !strings.HasPrefix(got[0], advice) {
+			t.Errorf("%v: the advice is %q, want %q", err, got, advice)
+		}
+	}
+	outside, root := t.TempDir(), t.TempDir()
+	plant(t, outside, map[string]string{"secret.gguf": llama()})
+	plant(t, root, map[string]string{"leaky/m.gguf": "-> " + filepath.Join(outside, "secret.gguf")})
+	_, err := Resolve(root, "leaky")
+	if got := tier.Suggestions(err); len(got) != 1 || !strings.HasPrefix(got[0], "Put the file itself") {
+		t.Errorf("%v: the advice is %q", err, got)
+	}
+}
+
 func TestInspect_SpecialFiles_RefusedAtOnce(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no devices and sockets in folders on windows")

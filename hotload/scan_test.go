@@ -178,13 +178,8 @@ func TestScan_FolderIsSwappedForALinkAfterTheListing_NotFollowedOut(t *testing.T
 	tr, err := openTree(dir)
 	must(t, err)
 	defer tr.close()
-	_, err = tr.list(filepath.Join(dir, "sub"))
-	e, ok := errors.AsType[*FileError](err)
-	if !ok || !strings.Contains(err.Error(), "leads out") {
-		t.Fatalf("%v", err)
-	}
-	if advice := e.Suggestions(); len(advice) != 1 || !strings.Contains(advice[0], "into the model folder") {
-		t.Errorf("the advice is %q", advice)
+	if _, err = tr.list(filepath.Join(dir, "sub")); !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), "leads out") {
+		t.Errorf("%v", err)
 	}
 }
 

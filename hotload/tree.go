@@ -67,7 +67,7 @@ func (t *tree) list(dir string) (*folder, error) {
 		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: err}
 	}
 	if !t.holds(real) {
-		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: errOutside, Help: "Put the file itself into the model folder: links may not lead out of it."}
+		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: errOutside}
 	}
 	entries, err := t.readDir(real)
 	if err != nil {
@@ -77,7 +77,8 @@ func (t *tree) list(dir string) (*folder, error) {
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		skip := func(reason string, special bool) {
-			f.skipped = append(f.skipped, Skipped{Path: path, Reason: reason, special: special})
+			help := "Put the file itself there, or take the entry out of the folder."
+			f.skipped = append(f.skipped, Skipped{Path: path, Reason: reason, help: help, special: special})
 		}
 		if strings.HasPrefix(e.Name(), ".") {
 			if e.IsDir() || formatOf(path) != FormatUnknown {
@@ -111,7 +112,7 @@ func (t *tree) list(dir string) (*folder, error) {
 func (f *folder) fault() error {
 	for _, s := range f.skipped {
 		if s.special && (len(f.weights) == 0 || formatOf(s.Path) != FormatUnknown) {
-			return &FileError{Path: s.Path, Reason: s.Reason}
+			return s.fault()
 		}
 	}
 	return nil
