@@ -19,25 +19,68 @@ import (
 
 // A record is a file of its own, "engine-MARK.json". Its recorder holds a lock on
 // it for as long as it lives, which the kernel lets go of however that ends: a
-// record that can be locked is that of an engine nobody looks after.
+// record that can be locked is that of an engine nobody looks after. So it must
+// never be without one under its own name, and is made under another.
 const (
 	recordPrefix = "engine-"
 	recordSuffix = ".json"
+	unfinished   = ".tmp" // suffix of a record that is being made
 	maxRecord    = 1 << 20
+	// recordTries is how often a record is made anew when a sweep of somebody else
+	// took it for one that was left unfinished.
+	recordTries = 100
 )
 
-type recordFile struct{ f *os.File }
+type recordFile struct {
+	f    *os.File
+	path string
+}
 
 func record(dir string, id identity) (entry, error) {
-	f, err := os.OpenFile(filepath.Join(dir, recordPrefix+id.Mark+recordSuffix), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	path := filepath.Join(dir, recordPrefix+id.Mark+recordSuffix)
+	for range recordTries {
+		// A new name each time: the sweep may be about to remove the last one.
+		f, err := os.CreateTemp(dir, recordPrefix+id.Mark+".*"+unfinished)
+		if err != nil {
+			return nil, err
+		}
+		r := recordFile{f, f.Name()}
+		locked, err := lockNamed(f)
+		if locked {
+			if err = r.update(id); err == nil {
+				err = os.Rename(r.path, path)
+			}
+			if err == nil {
+				return recordFile{f, path}, nil
+			}
+		}
+		if err := errors.Join(err, r.forget()); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errors.New("somebody sweeps it all the time")
+}
+
+// lockNamed takes the lock of a file, and reports whether it got it and the file
+// still goes by its name: between the opening and the lock it may have been
+// removed by whom it belonged to.
+func lockNamed(f *os.File) (bool, error) {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	r := recordFile{f}
-	if err := errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), r.update(id)); err != nil {
-		return nil, errors.Join(err, r.forget())
+	locked, err := f.Stat()
+	if err != nil {
+		return false, err
 	}
-	return r, nil
+	named, err := os.Lstat(f.Name())
+	if err != nil {
+		return false, unlessMissing(err)
+	}
+	return os.SameFile(locked, named), nil
 }
 
 func (r recordFile) update(id identity) error {
@@ -52,7 +95,7 @@ func (r recordFile) update(id identity) error {
 }
 
 func (r recordFile) forget() error {
-	return errors.Join(unlessMissing(os.Remove(r.f.Name())), r.f.Close())
+	return errors.Join(unlessMissing(os.Remove(r.path)), r.f.Close())
 }
 
 // parseRecord reads a record. One that was cut short by a crash still has its
@@ -90,7 +133,8 @@ func (p proc) sweep(ctx context.Context, dir string) (swept []string, err error)
 	}
 	var errs []error
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), recordPrefix) || !strings.HasSuffix(e.Name(), recordSuffix) || !e.Type().IsRegular() {
+		ext := filepath.Ext(e.Name())
+		if !strings.HasPrefix(e.Name(), recordPrefix) || ext != recordSuffix && ext != unfinished || !e.Type().IsRegular() {
 			continue
 		}
 		what, err := p.sweepOne(ctx, filepath.Join(dir, e.Name()))
@@ -111,8 +155,11 @@ func (p proc) sweepOne(ctx context.Context, path string) (swept string, err erro
 		return "", err
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		return "", nil // somebody looks after it
+	if left, err := lockNamed(f); !left {
+		return "", err // somebody looks after it, or did until its engine ended
+	}
+	if strings.HasSuffix(path, unfinished) {
+		return "", unlessMissing(os.Remove(path)) // its engine was never started
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
 	if err != nil {
