@@ -87,7 +87,6 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 		c.output.read(r)
 	}()
 	m.watchers.Go(func() { m.watch(c, r, printed) })
-	m.opts.Logger.Info("an engine starts", "model", c.model, "pid", c.pid, "port", port, "command", argv)
 	return c, nil
 }
 

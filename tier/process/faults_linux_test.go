@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -257,6 +258,66 @@ func TestCrashed_Panics_NothingElseSuffers(t *testing.T) {
 	r.kill("m")
 	<-told
 	r.move(m, tier.Storage, tier.RAM)
+}
+
+// Whoever is told of progress panics, or ends the goroutine, which is what
+// t.FailNow does.
+func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.T) {
+	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, newSystem(), Options{Engine: fake{Child: true}.engine()})
+			m := modelOf(t, "m", 1<<20)
+			broken := func(from, to tier.Tier, in State) {
+				t.Helper()
+				left := false
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					defer func() { recover() }()
+					r.Move(context.Background(), tier.Move{Model: m, From: from, To: to}, func(tier.Bytes) {
+						r.mu.Lock()
+						defer r.mu.Unlock()
+						if !left && r.engine("m").State == in {
+							left = true
+							leave()
+						}
+					})
+				}()
+				<-done
+				if !left {
+					t.Fatalf("no progress was told of while it was %s", in)
+				}
+			}
+			check := func(want State, processes int) {
+				t.Helper()
+				_, serves := r.URL("m")
+				if e := r.engine("m"); e.State != want || serves != (want == Running) {
+					t.Errorf("it is %s, and has a URL: %v", e.State, serves)
+				}
+				if pids := carrying(r.token); len(pids) != processes {
+					t.Fatalf("it has the processes %v, want %d", pids, processes)
+				}
+			}
+			broken(tier.Storage, tier.RAM, Starting)
+			check(Stopped, 0)
+			r.move(m, tier.Storage, tier.RAM)
+			check(Running, 2)
+			if mayPageOut() == nil {
+				broken(tier.RAM, tier.Swap, Frozen)
+				check(Running, 2)
+				r.get("m", "/health")
+				r.move(m, tier.RAM, tier.Swap)
+				broken(tier.Swap, tier.RAM, Frozen)
+				check(Frozen, 2)
+				broken(tier.Swap, tier.RAM, Starting)
+				check(Stopped, 0)
+				r.move(m, tier.Swap, tier.RAM)
+			}
+			if len(r.crashed) > 0 {
+				t.Error("Crashed was called for what the move has told")
+			}
+		})
+	}
 }
 
 func TestMove_ThawedEngineDoesNotAnswer_LostAndGone(t *testing.T) {

@@ -34,9 +34,21 @@ func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.
 		return err
 	}
 	defer m.end(s)
-	had := s.child != nil
+	had, returned := s.child != nil, false
+	defer func() {
+		if !returned {
+			m.breakOff(s, had)
+		}
+	}()
+	err = m.move(ctx, s, &mv, had, progress)
+	returned = true
+	return err
+}
+
+// move carries out a move of a model that was claimed for it.
+func (m *Mover) move(ctx context.Context, s *slot, mv *tier.Move, had bool, progress func(done tier.Bytes)) (err error) {
 	if err := m.clearAway(s); err != nil {
-		return m.settle(s, &mv, had, err)
+		return m.settle(s, mv, had, err)
 	}
 	rep := &report{fn: progress, most: mv.Model.Size}
 	switch mv.To {
@@ -47,7 +59,24 @@ func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.
 	default:
 		err = m.toStorage(ctx, s)
 	}
-	return m.settle(s, &mv, had, err)
+	return m.settle(s, mv, had, err)
+}
+
+// breakOff follows a move that did not return, as somebody's code panicked or
+// ended the goroutine. An engine that it has started, or that does not answer yet,
+// is killed: nobody knows of it.
+func (m *Mover) breakOff(s *slot, had bool) {
+	c := s.child
+	if c == nil || had && s.state != Starting {
+		return
+	}
+	m.opts.Logger.Error("an engine is killed, as its move was broken off", "model", s.name, "pid", c.pid)
+	if err := m.abandon(s, c, nil); err != nil {
+		m.opts.Logger.Error("and is not gone", "model", s.name, "err", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.tier = tier.Storage
 }
 
 func checkTier(t tier.Tier) error {

@@ -77,8 +77,9 @@ func (m *Mover) freeze(ctx context.Context, s *slot, c *child, rep *report) (err
 	case pageOut != nil && !m.opts.LeaveCached:
 		return pageOut
 	}
+	frozen := false
 	defer func() {
-		if err != nil {
+		if !frozen { // also where progress panicked
 			err = m.unfreeze(s, c, err)
 		}
 	}()
@@ -97,6 +98,7 @@ func (m *Mover) freeze(ctx context.Context, s *slot, c *child, rep *report) (err
 		note = m.noteOfPageOut(s, pageOut)
 	}
 	m.note(s, note)
+	frozen = true
 	return nil
 }
 
@@ -144,6 +146,7 @@ func (m *Mover) noteOfPageOut(s *slot, err error) string {
 // thaw brings the weights back and lets the engine go on.
 func (m *Mover) thaw(ctx context.Context, s *slot, c *child, rep *report) error {
 	ahead := m.fill(ctx, s)
+	defer ahead.stop()
 	err := m.await(ctx, c, ahead, rep)
 	ahead.stop()
 	if err != nil {

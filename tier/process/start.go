@@ -56,6 +56,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 		return err
 	}
 	m.is(s, Starting, c)
+	m.opts.Logger.Info("an engine starts", "model", c.model, "pid", c.pid, "port", port, "command", c.command)
 	var ahead *filling
 	if !m.learnedOf(s).unmapped {
 		ahead = m.fill(ctx, s)
