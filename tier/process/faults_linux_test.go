@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -315,6 +316,24 @@ func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.
 			}
 			if len(r.crashed) > 0 {
 				t.Error("Crashed was called for what the move has told")
+			}
+		})
+	}
+}
+
+// A refill runs on a goroutine of ours, in which a panic would end the host.
+func TestRefill_DoesNotReturn_EngineReadsForItselfAndItIsLogged(t *testing.T) {
+	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			var log journal
+			opts := Options{Engine: fake{}.engine(), Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			opts.Refill = func(context.Context, string, func(tier.Bytes)) error { leave(); return nil }
+			r := newRig(t, newSystem(), opts)
+			m := modelOf(t, "m", 1<<20)
+			r.move(m, tier.Storage, tier.RAM)
+			r.get("m", "/sum")
+			if !strings.Contains(log.String(), "Options.Refill") {
+				t.Errorf("the log says %s", &log)
 			}
 		})
 	}

@@ -44,9 +44,9 @@ type Options struct {
 	Crashed func(model string, err error)
 
 	// Refill brings the files at path into the page cache, with progress in bytes;
-	// mapped.Mover.Refill is one. Its error is logged and harms nothing: the engine
-	// then reads what is missing itself. Nil: 4 readers, one model after the
-	// other.
+	// mapped.Mover.Refill is one. Its error, or a panic in it, is logged and harms
+	// nothing: the engine then reads what is missing itself. Nil: 4 readers, one
+	// model after the other.
 	Refill func(ctx context.Context, path string, progress func(done tier.Bytes)) error
 
 	// LeaveCached leaves the weights of a frozen engine in the page cache, as those

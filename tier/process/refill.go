@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime/debug"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -43,15 +44,22 @@ func (m *Mover) fill(ctx context.Context, s *slot) *filling {
 			f.bytes.Store(int64(n))
 			return
 		}
-		refill := func() error {
-			if m.opts.Refill != nil && len(files) > 0 {
-				return m.opts.Refill(ctx, path, func(done tier.Bytes) { f.bytes.Store(int64(done)) })
+		var err error
+		returned := false
+		defer func() {
+			if !returned { // or the host would end with Options.Refill
+				err = &tier.PanicError{Part: "Options.Refill", Value: recover(), Stack: debug.Stack()}
 			}
-			return m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
+			if err != nil && (ctx.Err() == nil || !returned) {
+				m.opts.Logger.Warn("weights could not be read ahead", "model", s.name, "err", err)
+			}
+		}()
+		if m.opts.Refill != nil && len(files) > 0 {
+			err = m.opts.Refill(ctx, path, func(done tier.Bytes) { f.bytes.Store(int64(done)) })
+		} else {
+			err = m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
 		}
-		if err := refill(); err != nil && ctx.Err() == nil {
-			m.opts.Logger.Warn("weights could not be read ahead", "model", s.name, "err", err)
-		}
+		returned = true
 	}()
 	return f
 }
