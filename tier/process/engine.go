@@ -40,7 +40,8 @@ type Engine struct {
 	// Health is the path of the page that answers a GET with 2xx when the engine is
 	// ready; until then it may answer anything, or not at all. "": "/health".
 	Health string
-	// Shutdown, where its Path is set, is sent before the engine is terminated.
+	// Shutdown, where its Path is set, is sent before the engine is terminated,
+	// which it is once that was answered, or not in time: see Options.StopTimeout.
 	Shutdown Request
 
 	// Threads and Context are for the command. 0: one for each CPU; 4096.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +48,8 @@ type fake struct {
 	Exit     int    // ends at once with this status
 	Taken    bool   // ends if the port is taken, after having lost it to somebody
 	Stubborn bool   // ignores SIGTERM
+	Mute     bool   // never answers when asked to shut down
+	Lingers  bool   // takes a moment to end when terminated
 	Child    bool   // starts another process
 	Hidden   bool   // and that one leaves the session
 	Eat      int64  // bytes of memory beyond its weights
@@ -104,6 +107,9 @@ func fakeEngine(args []string) int {
 		signal.Notify(term, syscall.SIGTERM)
 		go func() {
 			<-term
+			if f.Lingers {
+				time.Sleep(200 * time.Millisecond)
+			}
 			(&fakeServer{fake: f}).trace("terminated")
 			os.Exit(0)
 		}()
@@ -252,6 +258,10 @@ func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		os.Exit(7)
 	case "/shutdown":
 		e.trace("shutdown")
+		if e.Mute {
+			<-r.Context().Done()
+			return
+		}
 		go os.Exit(0)
 	case "/sleep":
 		body, _ := io.ReadAll(r.Body)

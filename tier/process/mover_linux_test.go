@@ -174,6 +174,20 @@ func TestMove_ToStorage_AsksBeforeItTerminates(t *testing.T) {
 	}
 }
 
+// The request takes no time away from an engine that cleans up when terminated.
+func TestMove_ToStorage_ShutdownIsNotAnswered_SIGTERMHasItsTime(t *testing.T) {
+	trace := filepath.Join(t.TempDir(), "trace")
+	engine := fake{Trace: trace, Mute: true, Lingers: true}.engine()
+	engine.Shutdown = Request{Path: "/shutdown"}
+	r := newRig(t, newSystem(), Options{Engine: engine, StopTimeout: 3 * time.Second})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Storage)
+	if b, _ := os.ReadFile(trace); string(b) != "shutdown\nterminated\n" {
+		t.Errorf("the engine was told %q", b)
+	}
+}
+
 func TestMove_FrozenToStorage_EngineEndsPolitely(t *testing.T) {
 	eachFreezer(t, func(t *testing.T, sys *system) {
 		trace := filepath.Join(t.TempDir(), "trace")

@@ -64,7 +64,8 @@ type Options struct {
 	// and a wake-up. 0: 5 min.
 	StartTimeout time.Duration
 	// StopTimeout is how long an engine has to end when asked to, before it is
-	// killed. 0: 5 s.
+	// killed. Up to half of it is for Engine.Shutdown to be answered, what is left
+	// is from SIGTERM on. 0: 5 s.
 	StopTimeout time.Duration
 	// Excess is how many bytes more than Model.Size + Model.Runtime an engine may
 	// take while it starts before it is killed with an error that says so. What it

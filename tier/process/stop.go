@@ -7,20 +7,17 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// stop ends an engine: it is asked to shut down where it knows how, then
-// terminated, then killed, each in its time; when ctx ends, killed at once. It
-// returns when nothing of the engine is left, or a *tier.StuckError.
+// stop ends an engine: it is asked to shut down where it knows how, for which it
+// has half of the time, then terminated, for which it has the rest, then killed;
+// when ctx ends, killed at once. It returns when nothing of the engine is left, or
+// a *tier.StuckError.
 func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
 	c.once.Do(func() { close(c.asked) })
 	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
 	defer cancel()
 	if m.sys.terminate != nil || shutdown.Path != "" {
 		if shutdown.Path != "" {
-			life, cancel := c.while(ctx)
-			if err := sendAll(life, c.url, c.model, []Request{shutdown}); err != nil && !c.hasEnded() {
-				m.opts.Logger.Info("an engine does not shut down when asked", "model", c.model, "err", err)
-			}
-			cancel()
+			m.askToEnd(ctx, c, shutdown)
 		}
 		// The signal waits for an engine that is frozen, and is the first thing it
 		// meets when it goes on.
@@ -36,6 +33,18 @@ func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
 		}
 	}
 	return m.kill(c)
+}
+
+// askToEnd sends the request. An engine that does not answer must not lose the
+// time that it has once it is terminated.
+func (m *Mover) askToEnd(ctx context.Context, c *child, shutdown Request) {
+	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout/2)
+	defer cancel()
+	life, end := c.while(ctx)
+	defer end()
+	if err := sendAll(life, c.url, c.model, []Request{shutdown}); err != nil && !c.hasEnded() {
+		m.opts.Logger.Info("an engine does not shut down when asked", "model", c.model, "err", err)
+	}
 }
 
 // shutdown is the request that asks the engine to end, where it can answer one.
