@@ -52,6 +52,7 @@ type fake struct {
 	Lingers  bool   // takes a moment to end when terminated
 	Child    bool   // starts another process
 	Hidden   bool   // and that one leaves the session
+	Forks    int    // workers that have all of its memory too
 	Eat      int64  // bytes of memory beyond its weights
 	Noise    int    // lines that it prints
 	NoSleep  bool   // refuses to sleep
@@ -171,8 +172,26 @@ func fakeEngine(args []string) int {
 			e.extra[i] = 1
 		}
 	}
+	for range f.Forks {
+		if !forkIdle() {
+			return 1
+		}
+	}
 	fmt.Println(http.Serve(l, e))
 	return 1
+}
+
+// forkIdle makes a worker as a server does that forks without an exec. Go cannot
+// run in it; it does nothing but wait.
+//
+//go:norace
+//go:nosplit
+func forkIdle() bool {
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	for pid == 0 && errno == 0 {
+		unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+	}
+	return errno == 0
 }
 
 // fakeServer is an engine's server.

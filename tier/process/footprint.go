@@ -150,7 +150,9 @@ func (m *Mover) held(s *slot) []weightFile {
 //
 // It reads a few files of procfs for each process of the engine, and one for each
 // process of the machine where engines have no cgroups of their own: that takes
-// from a part of a millisecond to some.
+// from a part of a millisecond to some. Where several processes of an engine have
+// memory of their own, which they may share as forked workers do, the page tables
+// are looked at, which takes some milliseconds for each GiB.
 func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	m.mu.Lock()
 	s := m.slots[model]

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
@@ -44,6 +45,30 @@ func statusOf(m *modeltier.Manager, name string) modeltier.ModelStatus {
 		}
 	}
 	return modeltier.ModelStatus{}
+}
+
+// Workers that were forked have their memory in common, which counts once: the
+// engine is not killed for it, nor charged.
+func TestFootprint_ForkedWorkers_WhatTheyShareCountsOnce(t *testing.T) {
+	own, _ := os.ReadFile("/proc/self/smaps_rollup")
+	if _, told := parseRollup(own); !told {
+		t.Skip("this kernel does not tell memory of files from other memory that is shared")
+	}
+	for name, sys := range map[string]*system{"Cgroup": newSystem(), "SIGSTOP": withoutCgroups()} {
+		t.Run(name, func(t *testing.T) {
+			const size, workers = 96 << 20, 4
+			r := newRig(t, sys, Options{Engine: fake{Copy: true, Forks: workers}.engine(), Excess: size})
+			m := modelOf(t, "m", size)
+			r.move(m, tier.Storage, tier.RAM)
+			e := r.engine("m")
+			if e.Others != workers || e.Anon < size || e.Anon > 2*size {
+				t.Errorf("with %d workers it has %v of its own, and %v of weights", e.Others, e.Anon, m.Size)
+			}
+			if now, peak, ok := r.Footprint("m"); now < size || now > 2*size || peak > 2*size || !ok {
+				t.Errorf("it takes %v, at most %v", now, peak)
+			}
+		})
+	}
 }
 
 // An engine that takes twice what was declared: it is charged for all of it where it

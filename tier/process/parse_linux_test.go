@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/modeltier/modeltier/tier"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -69,6 +71,83 @@ func FuzzParseRecord(f *testing.F) {
 			t.Errorf("%q is the record of %q", name, id.Mark)
 		}
 	})
+}
+
+const rollup = `55dc75c46000-7ffc27783000 ---p 00000000 00:00 0                          [rollup]
+Rss:                9000 kB
+Pss:                 537 kB
+Pss_Dirty:           116 kB
+Pss_Anon:            110 kB
+Pss_File:            421 kB
+Pss_Shmem:             6 kB
+Anonymous:          4000 kB
+Swap:                900 kB
+SwapPss:              30 kB
+Locked:                0 kB
+`
+
+func TestParseRollup(t *testing.T) {
+	u, told := parseRollup([]byte(rollup))
+	if diff := cmp.Diff(usage{Anon: 116 << 10, Swap: 30 << 10, Share: 537 << 10}, u); diff != "" || !told {
+		t.Error(told, diff)
+	}
+	old := strings.ReplaceAll(rollup, "Pss_", "No_")
+	if u, told := parseRollup([]byte(old)); told || u.Share != 537<<10 {
+		t.Errorf("of an older kernel: %+v, %v", u, told)
+	}
+}
+
+func FuzzParseRollup(f *testing.F) {
+	f.Add([]byte(rollup))
+	f.Add([]byte("Pss: 18446744073709551615 kB\nPss_Anon: -1 kB\nPss_Shmem: 4503599627370495 kB\nSwapPss: kB\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if u, _ := parseRollup(b); u.Anon < 0 || u.Share < 0 || u.Swap < 0 {
+			t.Errorf("%+v", u)
+		}
+	})
+}
+
+// What may be counted twice is too little to be worth the walk of the page tables,
+// or the kernel or a right is missing, and then the sum stands.
+func TestUsage_SeveralProcesses(t *testing.T) {
+	const mib = 1 << 10 // in kB
+	fake := func(other int, rollups ...string) proc {
+		stats := map[int]string{10: statLine(10, "S", 10, 1), 11: statLine(11, "S", 10, 2)}
+		p := fakeProc(t, stats, nil)
+		for i, anon := range []int{100 * mib, other} {
+			dir := filepath.Join(string(p), itoa(10+i))
+			status := fmt.Sprintf("Name:\tx\nRssAnon:\t%d kB\n", anon)
+			write(t, filepath.Join(dir, "status"), status)
+			if i < len(rollups) {
+				write(t, filepath.Join(dir, "smaps_rollup"), rollups[i])
+			}
+		}
+		return p
+	}
+	of := func(anon, shmem, swap int) string {
+		return fmt.Sprintf("Pss: 5 kB\nPss_Anon: %d kB\nPss_Shmem: %d kB\nSwapPss: %d kB\n", anon*mib, shmem*mib, swap*mib)
+	}
+	for name, c := range map[string]struct {
+		p          proc
+		anon, swap int // in MiB
+	}{
+		"Forked":      {fake(90*mib, of(60, 1, 2), of(50, 0, 3)), 111, 5},
+		"SmallHelper": {fake(16*mib, of(1, 0, 0), of(1, 0, 0)), 116, 0},
+		"OldKernel":   {fake(90*mib, "Pss: 5 kB\n", of(50, 0, 0)), 190, 0},
+		"NotOurs":     {fake(90*mib, of(60, 0, 0)), 190, 0},
+	} {
+		u, err := c.p.usage([]int{10, 11, 12}, false) // 12 has ended
+		if want := (usage{Anon: tier.Bytes(c.anon) * tier.MiB, Swap: tier.Bytes(c.swap) * tier.MiB}); err != nil || u.Anon != want.Anon || u.Swap != want.Swap {
+			t.Errorf("%s: %+v, %v; want %+v", name, u, err, want)
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestLocateCgroup(t *testing.T) {

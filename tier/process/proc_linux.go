@@ -146,10 +146,16 @@ func (p proc) suspended(pids []int) bool {
 	return true
 }
 
+// countedTwice is how much of an engine's memory may be counted once for each of
+// its processes.
+const countedTwice = 16 * tier.MiB
+
 // usage implements system.usage, by the counters of /proc/pid/status. They cost
 // some tens of microseconds, where smaps_rollup walks the page tables for
 // milliseconds, and lag by less than a MiB on a small machine; it is asked where
-// exact is wanted, for the share of memory that others use too.
+// exact is wanted, for the share of memory that others use too. And it is asked
+// where an engine has forked workers, which have most of their memory in common:
+// what is counted more than once is at most what all but the largest have.
 func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 	if len(pids) == 0 {
 		return u, nil
@@ -158,6 +164,7 @@ func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
+	var most tier.Bytes // of its own, that a process has
 	for _, pid := range pids {
 		one, err := filesystem.Proc(pid)
 		if err != nil {
@@ -170,17 +177,70 @@ func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 		if err != nil {
 			return u, err
 		}
-		u.Anon = u.Anon.Plus(bytesOf(s.RssAnon)).Plus(bytesOf(s.RssShmem))
+		anon, swap := bytesOf(s.RssAnon).Plus(bytesOf(s.RssShmem)), bytesOf(s.VmSwap)
+		most = max(most, anon.Plus(swap))
+		u.Anon = u.Anon.Plus(anon)
 		u.File = u.File.Plus(bytesOf(s.RssFile))
-		u.Swap = u.Swap.Plus(bytesOf(s.VmSwap))
+		u.Swap = u.Swap.Plus(swap)
 		u.Locked = u.Locked.Plus(bytesOf(s.VmLck))
-		if exact {
-			if r, err := one.ProcSMapsRollup(); err == nil {
-				u.Share = u.Share.Plus(bytesOf(r.Pss))
-			}
-		}
+	}
+	if !exact && u.own()-most <= countedTwice {
+		return u, nil
+	}
+	share, all := p.share(pids)
+	u.Share = share.Share
+	if all {
+		u.Anon, u.Swap = share.Anon, share.Swap
 	}
 	return u, nil
+}
+
+// share is what processes have of their own, with what several have divided among
+// them. all is false where a process is not ours to look into, or the kernel is
+// too old to tell which of it is of no file.
+func (p proc) share(pids []int) (u usage, all bool) {
+	all = true
+	for _, pid := range pids {
+		b, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), "smaps_rollup"))
+		if err != nil {
+			if s, e := p.stat(strconv.Itoa(pid)); e == nil && !s.zombie { // else it has ended
+				all = false
+			}
+			continue
+		}
+		one, told := parseRollup(b)
+		all = all && told
+		u.Anon, u.Swap, u.Share = u.Anon.Plus(one.Anon), u.Swap.Plus(one.Swap), u.Share.Plus(one.Share)
+	}
+	return u, all
+}
+
+// parseRollup reads /proc/pid/smaps_rollup (proc_pid_smaps(5)). told is false where
+// it has but one figure for memory of files and of none.
+func parseRollup(b []byte) (u usage, told bool) {
+	var anon, shmem bool
+	for line := range bytes.Lines(b) {
+		f := bytes.Fields(line)
+		if len(f) != 3 || string(f[2]) != "kB" {
+			continue
+		}
+		kib, err := strconv.ParseUint(string(f[1]), 10, 52)
+		if err != nil {
+			continue
+		}
+		n := bytesOf(kib << 10)
+		switch string(f[0]) {
+		case "Pss:":
+			u.Share = n
+		case "Pss_Anon:":
+			u.Anon, anon = u.Anon.Plus(n), true
+		case "Pss_Shmem:":
+			u.Anon, shmem = u.Anon.Plus(n), true
+		case "SwapPss:":
+			u.Swap = n
+		}
+	}
+	return u, anon && shmem
 }
 
 func bytesOf(n uint64) tier.Bytes { return tier.Bytes(min(n, 1<<62)) }

@@ -52,7 +52,8 @@ type system struct {
 	// started tells the two numbers that set a process apart for ever.
 	started func(pid int) (ticks uint64, boot string)
 
-	// usage returns the memory of processes, summed up.
+	// usage returns the memory of processes, summed up; what several of them have in
+	// common counts once where the system tells, but for File and Locked.
 	usage func(pids []int, exact bool) (usage, error)
 	// regions returns where a process maps the files.
 	regions func(pid int, files []weightFile) ([]region, error)
