@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,12 +20,17 @@ type guard struct {
 	sys *system
 	log *slog.Logger
 
+	waits sync.WaitGroup // for the end of guards
+
 	mu    sync.Mutex       // guards the rest; lines are written under it, to be in order
 	pids  map[int]struct{} // of the leaders
 	cages string           // the folder of their cgroups, "" for none
 	cmd   *exec.Cmd        // nil: it does not run
 	in    *os.File
-	err   error // why there is none
+	gone  chan struct{} // closed when it has ended
+	err   error         // why there is none
+
+	replaced time.Time // when one that had ended by itself was
 }
 
 // guardPatience is how long the guard may take to read a line.
@@ -56,6 +62,11 @@ func (g *guard) tell(verb string, pid int) {
 		return
 	}
 	g.end(true)
+	g.renew()
+}
+
+// renew starts a guard where there is something to guard.
+func (g *guard) renew() {
 	if g.sys.guard == nil || len(g.pids) == 0 {
 		return
 	}
@@ -85,13 +96,40 @@ func (g *guard) start() error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(err, w.Close())
 	}
-	g.cmd, g.in = cmd, w
+	gone := make(chan struct{})
+	g.cmd, g.in, g.gone = cmd, w, gone
+	g.waits.Go(func() {
+		err := cmd.Wait()
+		close(gone)
+		g.ended(cmd, err)
+	})
 	for pid := range g.pids {
 		if err := g.write("+", pid); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ended replaces a guard that has ended though nobody ended it. If that happens
+// again at once, there is none until the next engine starts.
+func (g *guard) ended(cmd *exec.Cmd, why error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cmd != cmd {
+		return
+	}
+	g.end(true)
+	if len(g.pids) == 0 {
+		return
+	}
+	g.err = fmt.Errorf("it ended: %w", cmp.Or(why, errors.New("exit status 0")))
+	g.log.Warn("the guard of engines has ended", "err", g.err)
+	if time.Since(g.replaced) < guardPatience {
+		return
+	}
+	g.replaced = time.Now()
+	g.renew()
 }
 
 // end ends the guard. It then kills the groups that it knows of, unless it is
@@ -104,14 +142,15 @@ func (g *guard) end(silenced bool) {
 		g.cmd.Process.Kill()
 	}
 	g.in.Close()
-	g.cmd.Wait() // how it ends is nobody's concern
+	<-g.gone
 	g.cmd, g.in = nil, nil
 }
 
 func (g *guard) close() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.end(false)
+	g.mu.Unlock()
+	g.waits.Wait()
 }
 
 // state says whether there is a guard, in words.
@@ -124,7 +163,7 @@ func (g *guard) state() string {
 	case g.err != nil:
 		return "none: " + g.err.Error()
 	case g.cmd == nil:
-		return "starts with the first engine"
+		return "starts with the next engine"
 	}
 	return "runs"
 }
