@@ -75,7 +75,7 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 		r.Close()
 		return nil, fail(err)
 	}
-	m.guard.watch(c.pid, m.cages.path())
+	m.guard.watch(c.pid)
 	if c.record != nil {
 		if err := c.record.update(c.identity()); err != nil {
 			m.opts.Logger.Warn("an engine is not recorded", "model", c.model, "err", err)
@@ -105,7 +105,9 @@ func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
 	if c.cage != nil {
 		var done func()
 		if done, err = c.cage.prepare(c.cmd); err == nil {
-			err = m.starter.do(c.cmd.Start)
+			if err = m.starter.do(c.cmd.Start); err == nil {
+				m.lacksNoMore(lackCgroup)
+			}
 			done()
 		}
 		if err != nil { // clone3 may be missing (before 5.7) or forbidden

@@ -19,12 +19,15 @@ import (
 type guard struct {
 	sys *system
 	log *slog.Logger
+	// cages returns the folder of the engines' cgroups, "" for none. It is made
+	// with the first engine that gets one.
+	cages func() string
 
 	waits sync.WaitGroup // for the end of guards
 
 	mu    sync.Mutex       // guards the rest; lines are written under it, to be in order
 	pids  map[int]struct{} // of the leaders
-	cages string           // the folder of their cgroups, "" for none
+	knows string           // the folder of cgroups that it was started with
 	cmd   *exec.Cmd        // nil: it does not run
 	in    *os.File
 	gone  chan struct{} // closed when it has ended
@@ -38,10 +41,13 @@ const guardPatience = time.Second
 
 // watch adds a group. Where there is no guard to be had, that is logged and shows
 // in Status: the kernel and the sweep are still there.
-func (g *guard) watch(pid int, cages string) {
+func (g *guard) watch(pid int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pids[pid], g.cages = struct{}{}, cages
+	g.pids[pid] = struct{}{}
+	if g.cages() != g.knows {
+		g.end(true) // for another, as it cannot learn of a folder
+	}
 	g.tell("+", pid)
 }
 
@@ -83,7 +89,8 @@ func (g *guard) write(verb string, pid int) error {
 }
 
 func (g *guard) start() error {
-	cmd, err := g.sys.guard(g.cages)
+	g.knows = g.cages()
+	cmd, err := g.sys.guard(g.knows)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 		}
 	}
 	m.cages = &cageFolder{sys: sys, parent: opts.Cgroup}
-	m.guard = &guard{sys: sys, log: opts.Logger, pids: make(map[int]struct{})}
+	m.guard = &guard{sys: sys, log: opts.Logger, cages: m.cages.path, pids: make(map[int]struct{})}
 	m.starter = newStarter()
 	return m, nil
 }
@@ -213,7 +213,8 @@ func (m *Mover) is(s *slot, state State, c *child) {
 	s.state, s.child, s.since = state, c, time.Now()
 }
 
-// lack notes that something does not work here, once and for all.
+// lack notes that something does not work here: until it does, if it is tried
+// again.
 func (m *Mover) lack(what string, err error) {
 	m.mu.Lock()
 	_, known := m.lacks[what]
@@ -221,6 +222,17 @@ func (m *Mover) lack(what string, err error) {
 	m.mu.Unlock()
 	if !known {
 		m.opts.Logger.Warn("engines do without", "what", what, "because", err)
+	}
+}
+
+// lacksNoMore notes that it does.
+func (m *Mover) lacksNoMore(what string) {
+	m.mu.Lock()
+	_, known := m.lacks[what]
+	delete(m.lacks, what)
+	m.mu.Unlock()
+	if known {
+		m.opts.Logger.Info("engines do no longer do without", "what", what)
 	}
 }
 

@@ -297,7 +297,7 @@ func TestGuard_DoesNotListen_IsReplacedAndKillsNobody(t *testing.T) {
 	first, pid := r.guardPid(), r.engine("m").Pid
 	unix.Kill(first, unix.SIGSTOP)
 	for r.guardPid() == first { // until the pipe is full
-		r.guard.watch(pid, r.cages.path())
+		r.guard.watch(pid)
 	}
 	r.get("m", "/health")
 	if r.Status().Orphans.Guard != "runs" {

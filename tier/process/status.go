@@ -14,11 +14,12 @@ type Status struct {
 	Kernel string `json:"kernel"`
 	// Freeze is how engines are frozen: "cgroup v2", "SIGSTOP", or "none". PageOut
 	// is how their weights leave memory: "process_madvise", "memory.reclaim",
-	// "left to the kernel", or "none". Before the first engine, they are what is
-	// hoped for.
+	// "left to the kernel", or "none". They go by the engine that was started last;
+	// before the first one, they are what is hoped for.
 	Freeze  string `json:"freeze"`
 	PageOut string `json:"page_out"`
-	// Lacks is what was found not to work here, and why.
+	// Lacks is what was found not to work here, and why. An engine that gets no
+	// cgroup is done without one, and the next may get its own.
 	Lacks map[string]string `json:"lacks,omitempty"`
 	// Orphans is what keeps engines from outliving us.
 	Orphans OrphanStatus `json:"orphans"`
