@@ -160,6 +160,72 @@ func TestStore_DamagedFileCannotBeSetAside_SaveRefusesToOverwriteIt(t *testing.T
 	}
 }
 
+// A file that cannot be read for a moment is not a damaged one: to set it aside and
+// go by the other would undo what was acknowledged.
+func TestStore_StateFileCannotBeRead_ErrorAndNothingIsRenamed(t *testing.T) {
+	for _, step := range []string{"stat", "open", "read"} {
+		for _, slot := range slots {
+			for _, cause := range []error{syscall.EMFILE, syscall.EIO, syscall.EACCES} {
+				d := newFakeDisk(0)
+				s, _, _, _ := openStore("/state", d)
+				save(s, 1)
+				save(s, 2)
+				s.Close()
+				d.fail = func(what, path string) error {
+					if what == step && filepath.Base(path) == slot {
+						return cause
+					}
+					return nil
+				}
+				if _, _, warnings, err := openStore("/state", d); !errors.Is(err, cause) || len(warnings) > 0 || !strings.Contains(err.Error(), slot) {
+					t.Errorf("%v at %s of %s: error %v, warnings %v", cause, step, slot, err, warnings)
+				}
+				if kept := d.named(".damaged-"); len(kept) > 0 {
+					t.Errorf("%v at %s of %s: set aside as %q", cause, step, slot, kept)
+				}
+				d.fail = nil
+				s, st, warnings, err := openStore("/state", d)
+				if err != nil || len(warnings) > 0 || number(t, st) != 2 {
+					t.Fatalf("%v at %s of %s, when it is over: state %d, error %v, warnings %v", cause, step, slot, number(t, st), err, warnings)
+				}
+				s.Close()
+			}
+		}
+	}
+}
+
+func TestStore_StateFileCannotBeReadWhenTheFolderIsLocked_SaveFailsUntilItCan(t *testing.T) {
+	d := newFakeDisk(0)
+	s, _, _, _ := openStore("/state", d)
+	save(s, 1)
+	save(s, 2)
+	s.Close()
+	failing := "lock"
+	d.fail = func(what, path string) error {
+		if what == failing {
+			return syscall.EIO
+		}
+		return nil
+	}
+	s, st, warnings, err := openStore("/state", d)
+	if err != nil || len(warnings) != 1 || number(t, st) != 2 {
+		t.Fatalf("state %d, error %v, warnings %v", number(t, st), err, warnings)
+	}
+	failing = "read"
+	for range 2 {
+		if err := save(s, 3); !errors.Is(err, syscall.EIO) {
+			t.Errorf("save: %v, want the error of the disk", err)
+		}
+	}
+	d.fail = nil
+	if err := save(s, 4); err != nil {
+		t.Error(err)
+	}
+	if kept := d.named(".damaged-"); len(kept) > 0 {
+		t.Errorf("set aside as %q", kept)
+	}
+}
+
 func TestStore_HugeOrSpecialStateFile_SetAsideUnread(t *testing.T) {
 	dir := t.TempDir()
 	huge, err := os.Create(filepath.Join(dir, slots[0]))

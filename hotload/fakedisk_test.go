@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"testing/iotest"
 	"time"
 )
 
@@ -171,6 +172,11 @@ func (d *fakeDisk) Open(path string) (io.ReadCloser, error) {
 	n, ok := d.live[path]
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	}
+	if d.fail != nil {
+		if err := d.fail("read", path); err != nil {
+			return io.NopCloser(iotest.ErrReader(err)), nil
+		}
 	}
 	return io.NopCloser(bytes.NewReader(bytes.Clone(n.data))), nil
 }

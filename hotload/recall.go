@@ -31,26 +31,38 @@ func (w Warning) String() string {
 }
 
 // recall reads both slots, remembers the newest that is whole, and sets aside
-// what is not.
-func (s *Store) recall() (State, []Warning) {
+// what is not. Where a slot cannot be read, which of the two is newer is not known:
+// then it is an error, and nothing is changed.
+func (s *Store) recall() (State, []Warning, error) {
 	var (
 		best     State
 		newest   stateRecord
+		foreign  [2]error
 		warnings []Warning
 	)
-	used := "an empty state"
-	s.foreign = [2]error{}
+	used, slot := "an empty state", s.newest
 	for i := range slots {
-		st, rec, err := s.readSlot(i)
+		data, err := s.readSlot(i)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if _, other := errors.AsType[*contentError](err); other {
+			foreign[i] = err
+			continue
+		}
+		if err != nil {
+			return State{}, nil, fmt.Errorf("%q cannot be read, and may be what was saved last; try again when it can, or move it away to start without it: %w", s.slotPath(i), err)
+		}
+		st, rec, err := decodeState(data)
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
-			s.foreign[i] = err
+			foreign[i] = err
 		case rec.Generation > newest.Generation: // a saved generation is 1 or more
-			best, newest, s.newest = st, rec, i
+			best, newest, slot = st, rec, i
 			used = "the state saved at " + rec.Saved.Format(time.RFC3339)
 		}
 	}
+	s.foreign, s.newest = foreign, slot
 	s.generation = max(s.generation, newest.Generation)
 	for i, err := range s.foreign {
 		if err == nil {
@@ -63,34 +75,37 @@ func (s *Store) recall() (State, []Warning) {
 		w.Used = used
 		warnings = append(warnings, w)
 	}
-	return best, warnings
+	return best, warnings, nil
 }
 
 func (s *Store) slotPath(i int) string { return filepath.Join(s.dir, slots[i]) }
 
-// readSlot reads a state file of bounded size.
-func (s *Store) readSlot(i int) (State, stateRecord, error) {
+// contentError is what stands in a slot and can be told without reading it to be
+// none of ours.
+type contentError struct{ what string }
+
+func (e *contentError) Error() string { return e.what }
+
+// readSlot reads a state file of bounded size. Its error is a *contentError, or
+// that of the disk.
+func (s *Store) readSlot(i int) ([]byte, error) {
 	path := s.slotPath(i)
 	info, err := s.disk.Lstat(path)
 	if err != nil {
-		return State{}, stateRecord{}, err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return State{}, stateRecord{}, errors.New("is not a regular file")
+		return nil, &contentError{"is not a regular file"}
 	}
 	if info.Size() > maxStateBytes {
-		return State{}, stateRecord{}, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size()))
+		return nil, &contentError{fmt.Sprintf("has %v, more than any state file", tier.Bytes(info.Size()))}
 	}
 	f, err := s.disk.Open(path)
 	if err != nil {
-		return State{}, stateRecord{}, err
+		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxStateBytes+1))
-	if err != nil {
-		return State{}, stateRecord{}, err
-	}
-	return decodeState(data)
+	return io.ReadAll(io.LimitReader(f, maxStateBytes+1))
 }
 
 // setAside gives a file that is not ours to overwrite a name that nobody has. Where

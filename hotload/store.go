@@ -53,7 +53,9 @@ const tempName = "state-new"
 // under a new name, and the file before it is read instead; a Warning tells. A
 // folder that cannot be written costs no error but a Warning: what is there is
 // read, and each Save tries again. The error is a *HeldError where another has the
-// folder open, and else one of the folder itself.
+// folder open, and else one of the folder itself, or of a state file that the
+// operating system cannot read now: to go by the other one could undo what was
+// acknowledged, so nothing is read and nothing renamed.
 func OpenStore(dir string) (*Store, State, []Warning, error) {
 	return openStore(dir, osDisk{})
 }
@@ -79,7 +81,13 @@ func openStore(dir string, d disk) (*Store, State, []Warning, error) {
 		}
 		warnings = append(warnings, Warning{File: dir, Err: fmt.Errorf("nothing can be kept for now: %w", err)})
 	}
-	st, more := s.recall()
+	st, more, err := s.recall()
+	if err != nil {
+		if s.lock != nil {
+			s.lock.Close()
+		}
+		return nil, State{}, nil, err
+	}
 	return s, st, append(warnings, more...), nil
 }
 
@@ -173,13 +181,16 @@ func (s *Store) ready() error {
 		return fmt.Errorf("save state in %q: %w", s.dir, err)
 	}
 	known := s.generation
-	s.recall()
-	if s.generation > known {
+	_, _, err := s.recall()
+	if err == nil && s.generation > known {
 		// Another process has saved, or the folder was not mounted yet. To save now
 		// would undo what was acknowledged there.
+		err = errors.New("there is newer state than was read at the start; restart to use it")
+	}
+	if err != nil {
 		s.lock.Close()
 		s.lock, s.generation = nil, known
-		return fmt.Errorf("save state in %q: there is newer state than was read at the start; restart to use it", s.dir)
+		return fmt.Errorf("save state in %q: %w", s.dir, err)
 	}
 	return nil
 }
