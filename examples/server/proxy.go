@@ -14,15 +14,13 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
+	"golang.org/x/sync/semaphore"
 )
 
 // autoModel is the model of a request that has one selected.
 const autoModel = "auto"
 
 const embeddingsPath = "/v1/embeddings"
-
-// maxPrompt bounds a body: a long context, or a few pictures.
-const maxPrompt = 32 << 20
 
 // proxy passes OpenAI's requests on to the engine of their model, once that is
 // ready. It holds a lease until the answer has ended, or its client has left.
@@ -32,10 +30,12 @@ type proxy struct {
 	// url tells where the engine of a leased model is.
 	url func(model string) (string, bool)
 	out *httputil.ReverseProxy
+	// bodies is the room for those of all requests.
+	bodies *semaphore.Weighted
 }
 
 func newProxy(m *modeltier.Manager, loads *loads, url func(model string) (string, bool), log *slog.Logger) *proxy {
-	p := &proxy{m: m, loads: loads, url: url}
+	p := &proxy{m: m, loads: loads, url: url, bodies: semaphore.NewWeighted(maxPrompts)}
 	p.out = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.Header.Del("Authorization") // is between the client and us
@@ -83,7 +83,14 @@ type wish struct {
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = flowing{w}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Minute))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPrompt))
+	in := &charged{from: http.MaxBytesReader(w, r.Body, maxPrompt), room: p.bodies}
+	defer in.release()
+	body, err := io.ReadAll(in)
+	if errors.Is(err, errPrompts) {
+		w.Header().Set("Retry-After", "1")
+		writeProblem(w, http.StatusTooManyRequests, tier.Code(modeltier.ErrBusy), "The body cannot be taken now: "+err.Error(), "Come back when some of them have their answers.")
+		return
+	}
 	if _, long := errors.AsType[*http.MaxBytesError](err); long {
 		writeProblem(w, http.StatusRequestEntityTooLarge, "invalid_request", "The body is too long")
 		return
