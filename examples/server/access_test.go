@@ -176,6 +176,13 @@ func TestLocal_WebPagesStayOut(t *testing.T) {
 		{"by IPv6", "GET", "[::1]:8080", [2]string{}, 200},
 		{"page of another site", "POST", "127.0.0.1:8080", [2]string{"Sec-Fetch-Site", "cross-site"}, 403},
 		{"page of an old browser", "POST", "127.0.0.1:8080", [2]string{"Origin", "https://evil.example"}, 403},
+		{"picture in a page of another site", "GET", "127.0.0.1:8080", [2]string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"picture in a page at another port", "GET", "localhost:8080", [2]string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"its head", "HEAD", "127.0.0.1:8080", [2]string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"script of an old browser", "GET", "127.0.0.1:8080", [2]string{"Origin", "https://evil.example"}, 403},
+		{"address that the user typed", "GET", "127.0.0.1:8080", [2]string{"Sec-Fetch-Site", "none"}, 200},
+		{"a page of the server's own", "GET", "127.0.0.1:8080", [2]string{"Sec-Fetch-Site", "same-origin"}, 200},
+		{"the same in an old browser", "GET", "127.0.0.1:8080", [2]string{"Origin", "http://127.0.0.1:8080"}, 200},
 		{"name that resolves to us", "GET", "evil.example:8080", [2]string{}, 403},
 		{"name that begins like ours", "GET", "localhost.evil.example", [2]string{}, 403},
 		{"number that begins like ours", "GET", "127.0.0.1.evil.example:80", [2]string{}, 403},
@@ -192,6 +199,12 @@ func TestLocal_WebPagesStayOut(t *testing.T) {
 		if w.Code != c.want {
 			t.Errorf("%s: %d, want %d", c.name, w.Code, c.want)
 		}
+	}
+	r := httptest.NewRequest("GET", "http://127.0.0.1:8080/healthz", nil)
+	r.Header.Set("Sec-Fetch-Site", "cross-site")
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusOK {
+		t.Errorf("whether it lives: %d", w.Code)
 	}
 }
 
