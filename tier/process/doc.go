@@ -26,9 +26,11 @@
 //
 // What the package does not promise: that it sees the memory of a GPU, which
 // procfs does not show (declare it in Model.Runtime); that it can freeze or page
-// out without the rights to (CAP_SYS_NICE for paging out); or that requests in
-// flight survive a move (the holder of no lease has no request); or that it reaches
-// an engine that is run by somebody else, as "docker run" does. Outside Linux
+// out without the rights to (CAP_SYS_NICE for paging out); that requests in
+// flight survive a move (the holder of no lease has no request); that it reaches
+// an engine that is run by somebody else, as "docker run" does; or that it notices
+// an engine that runs and answers nobody any more: only its user can tell that from
+// a long answer, and says so with Manager.Lost. Outside Linux
 // engines are started, stopped, put to sleep, and on Unix frozen, but nothing is
 // paged out, counted or swept.
 package process

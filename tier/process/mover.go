@@ -232,7 +232,7 @@ func (m *Mover) lacksNoMore(what string) {
 	delete(m.lacks, what)
 	m.mu.Unlock()
 	if known {
-		m.opts.Logger.Info("engines do no longer do without", "what", what)
+		m.opts.Logger.Info("engines no longer do without", "what", what)
 	}
 }
 
