@@ -70,13 +70,11 @@ func (m *Mover) breakOff(s *slot, had bool) {
 	if c == nil || had && s.state != Starting {
 		return
 	}
-	m.opts.Logger.Error("an engine is killed, as its move was broken off", "model", s.name, "pid", c.pid)
-	if err := m.abandon(s, c, nil); err != nil {
-		m.opts.Logger.Error("and is not gone", "model", s.name, "err", err)
-	}
+	err := m.abandon(s, c, nil)
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	s.tier = tier.Storage
+	m.mu.Unlock()
+	m.opts.Logger.Error("an engine was killed, as its move was broken off", "model", s.name, "pid", c.pid, "err", err)
 }
 
 func checkTier(t tier.Tier) error {
