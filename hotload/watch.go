@@ -2,8 +2,10 @@ package hotload
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -27,8 +29,9 @@ type Change struct {
 // Watch looks at the folder every interval (0: DefaultInterval) and tells of what
 // changed, until ctx ends; it then returns context.Cause(ctx). It begins from
 // known, which are the models that Scan returned or that were kept from before;
-// those that lie elsewhere are left alone. Names are given as Scan gives them, and
-// a model keeps its name for as long as its path is there.
+// those that lie elsewhere are left alone, and those that Scan would not name, as a
+// file of an unknown format, are only told of when they are gone. Names are given as
+// Scan gives them, and a model keeps its name for as long as its path is there.
 //
 // A change is told when the files in question have been still for an interval, so
 // that a file is not taken while it is copied; one that vanishes and is back within
@@ -66,11 +69,12 @@ func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Du
 type watcher struct {
 	dir     string
 	taken   names
-	models  map[string]found       // what was told, by the model's path
+	models  map[string]found       // what was told or known, by the model's path
 	prints  map[string]fs.FileInfo // how the files looked then, by path
 	last    map[string]fs.FileInfo // how they looked at the last look; nil before the first
 	told    map[Skipped]bool
-	empty   int // looks since there was a weight file
+	away    map[string]int // models that Scan does not name: looks since there was anything at their path
+	empty   int            // looks since there was a weight file
 	headers map[string]header
 }
 
@@ -100,6 +104,7 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	now, weights := fingerprints(folders)
 	last := w.last
 	w.last = now
+	gone := w.goAway()
 
 	if weights == 0 && len(w.models) > 0 {
 		// One look makes it still, and one more is for the mount to come back.
@@ -113,7 +118,7 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	if last != nil {
 		moving = differences(last, now)
 	}
-	if w.prints != nil && !w.news(now, moving) {
+	if w.prints != nil && !gone && !w.news(now, moving) {
 		return Change{}, false
 	}
 	for _, f := range folders {
@@ -178,6 +183,40 @@ func (w *watcher) news(now map[string]fs.FileInfo, moving map[string]bool) bool 
 	return false
 }
 
+// goAway counts at how many looks in a row nothing was there of the models that
+// Scan does not name, and reports whether one has been away for an interval.
+func (w *watcher) goAway() (gone bool) {
+	away := make(map[string]int)
+	for path, f := range w.models {
+		if f.files != nil {
+			continue
+		}
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			away[path] = w.away[path] + 1
+			gone = gone || away[path] > 1
+		}
+	}
+	w.away = away
+	return gone
+}
+
+// stays reports whether a model that was not found is there all the same: a hot
+// load may name what Scan would not.
+func (w *watcher) stays(f found) bool {
+	if f.files != nil {
+		return false
+	}
+	path := f.model.Path
+	if w.away[path] == 1 {
+		return true // for now: it may be back
+	}
+	within, err := Resolve(w.dir, path)
+	if err == nil {
+		_, err = Inspect(within)
+	}
+	return err == nil
+}
+
 // settledPrints takes over how what is still looks now.
 func settledPrints(before, now map[string]fs.FileInfo, moving map[string]bool) map[string]fs.FileInfo {
 	out := maps.Clone(now)
@@ -239,7 +278,11 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 		}
 	}
 	for path, f := range w.models {
-		if _, still := models[path]; !still {
+		switch _, still := models[path]; {
+		case still:
+		case w.stays(f):
+			models[path] = f
+		default:
 			delete(w.taken, f.model.Name)
 			c.Removed = append(c.Removed, f.model)
 		}

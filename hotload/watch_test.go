@@ -282,6 +282,37 @@ func TestWatch_ChangedBetweenScanAndWatch_IsTold(t *testing.T) {
 	})
 }
 
+// A hot load may name a file that Scan would not: it was never gone.
+func TestWatch_KnownModelThatScanWouldNotName_RemovedOnlyWhenItIsGone(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"a.gguf": llama(), "raw.bin": "weights", "sub/part.bin": "weights", "out.bin": "-> " + filepath.Join(t.TempDir(), "x"), "empty.bin": ""})
+	synctest.Test(t, func(t *testing.T) {
+		known, _, err := Scan(t.Context(), dir)
+		must(t, err)
+		for _, name := range []string{"raw.bin", "sub", "out.bin", "empty.bin"} {
+			known = append(known, tier.Model{Name: name, Path: filepath.Join(dir, name), Size: 7})
+		}
+		w := startWatchKnowing(t, dir, known)
+		w.expect(1, "-out.bin", "-empty.bin") // of these Inspect would make no model
+		w.plant(map[string]string{"b.gguf": llama()})
+		w.expect(3, "+b")
+
+		must(t, os.Rename(w.path("raw.bin"), w.path("raw.away")))
+		must(t, os.Remove(w.path("b.gguf")))
+		w.expect(1)
+		must(t, os.Rename(w.path("raw.away"), w.path("raw.bin")))
+		w.expect(5, "-b")
+
+		must(t, os.Remove(w.path("raw.bin")))
+		w.expect(1)
+		w.expect(1, "-raw.bin")
+		must(t, os.RemoveAll(w.path("sub")))
+		w.expect(3, "-sub")
+		w.expect(5)
+		w.end()
+	})
+}
+
 func TestWatch_NamesRepeat_AModelKeepsItsName(t *testing.T) {
 	bubble(t, map[string]string{"z/m.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.plant(map[string]string{"a/m.gguf": llama()}) // it stands before the other
