@@ -106,7 +106,7 @@ func parseConfig(b []byte, dir string) (*config, error) {
 		}
 		seen[m.Name] = true
 		if m.Name == autoModel {
-			fault("no model can be called %q, which has one selected", autoModel)
+			errs = append(errs, errAuto)
 		}
 		if m.Engine == "" && len(c.Engines) == 1 {
 			m.Engine = only

@@ -27,6 +27,34 @@ func TestEngine_Command_ServesAFolderOfModels(t *testing.T) {
 	}
 }
 
+func TestOpenLibrary_FileThatWouldBeCalledAuto_LeftOutWithAReason(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(made.Dir, "gpt2-small.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"auto.gguf", "other.gguf"} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o, err := parse([]string{"-models", dir, "-state", "none", "-engine", quoted(os.Args[0]) + " {port}"}, noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told strings.Builder
+	lib, err := openLibrary(t.Context(), o, &told)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(lib.models) != 1 || lib.models[0].Name != "other" {
+		t.Errorf("served are %+v", lib.models)
+	}
+	if got := told.String(); !strings.Contains(got, "auto.gguf") || !strings.Contains(got, errAuto.Error()) {
+		t.Errorf("it says %q", got)
+	}
+}
+
 func TestOpenLibrary_EngineThatCannotBe_SaysWhatToDo(t *testing.T) {
 	for _, c := range []struct {
 		engine string

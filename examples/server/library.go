@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/hotload"
@@ -108,6 +109,15 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, stderr io
 	models, skipped, err := hotload.Scan(ctx, dir)
 	if err != nil {
 		return nil, err
+	}
+	if engine != nil {
+		models = slices.DeleteFunc(models, func(m tier.Model) bool {
+			if m.Name == autoModel {
+				s := hotload.Skipped{Path: m.Path, Reason: "needs another name: " + errAuto.Error()}
+				skipped = slices.Insert(skipped, 0, s) // not among those that are too many to tell
+			}
+			return m.Name == autoModel
+		})
 	}
 	for i, s := range skipped {
 		if i == mostSkipped {
