@@ -20,6 +20,12 @@ import (
 // out. Only headers are read. The error is that of the folder itself, a
 // *FileError, or context.Cause(ctx).
 func Scan(ctx context.Context, dir string) ([]tier.Model, []Skipped, error) {
+	return Rescan(ctx, dir, nil)
+}
+
+// Rescan is Scan of a folder of which models are known. What is still at the path
+// of one of them keeps its name, and what is new gets none of those.
+func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, []Skipped, error) {
 	t, err := openTree(dir)
 	if err != nil {
 		return nil, nil, err
@@ -33,11 +39,21 @@ func Scan(ctx context.Context, dir string) ([]tier.Model, []Skipped, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	before := make(map[string]string, len(known)) // names by path
+	for _, m := range known {
+		before[m.Path] = m.Name
+	}
 	taken := make(names)
 	models := make([]tier.Model, len(found))
 	for i, f := range found {
 		models[i] = f.model
-		models[i].Name = taken.claim(f.model.Name, filepath.Dir(f.model.Path))
+		models[i].Name = before[f.model.Path]
+		taken[models[i].Name] = true
+	}
+	for i, f := range found {
+		if models[i].Name == "" {
+			models[i].Name = taken.claim(f.model.Name, filepath.Dir(f.model.Path))
+		}
 	}
 	return models, append(skipped, more...), nil
 }

@@ -346,3 +346,31 @@ func BenchmarkScan(b *testing.B) {
 		}
 	}
 }
+
+func TestRescan_FileOfTheSameNameIsNew_KnownOneKeepsItsName(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"b/m.gguf": llama(), "c/m.gguf": llama()})
+	known, _, err := Scan(t.Context(), dir)
+	must(t, err)
+	check := func(want map[string]string) {
+		t.Helper()
+		known, _, err = Rescan(t.Context(), dir, known)
+		must(t, err)
+		got := map[string]string{}
+		for _, m := range known {
+			rel, err := filepath.Rel(dir, m.Path)
+			must(t, err)
+			got[m.Name] = filepath.ToSlash(rel)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+	check(map[string]string{"m": "b/m.gguf", "c/m": "c/m.gguf"})
+	plant(t, dir, map[string]string{"a/m.gguf": llama()}) // it stands before the others
+	check(map[string]string{"m": "b/m.gguf", "c/m": "c/m.gguf", "a/m": "a/m.gguf"})
+	must(t, os.Remove(filepath.Join(dir, "b", "m.gguf")))
+	check(map[string]string{"c/m": "c/m.gguf", "a/m": "a/m.gguf"})
+	plant(t, dir, map[string]string{"b/m.gguf": llama()})
+	check(map[string]string{"m": "b/m.gguf", "c/m": "c/m.gguf", "a/m": "a/m.gguf"})
+}

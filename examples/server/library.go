@@ -23,7 +23,7 @@ type library struct {
 	state  string // "": nothing is remembered
 	// engines serve the models, by name. nil: there are none, and files are served.
 	engines map[string]engineConfig
-	// again opens the library as it is now. nil: it stays as it is.
+	// again opens the library as it is now, one at a time. nil: it stays as it is.
 	again func(ctx context.Context) (*library, error)
 
 	probe tier.MemoryProbe // nil: this machine's
@@ -67,11 +67,18 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	if o.models == "" {
 		return openDemo(ctx, o, engine, stderr)
 	}
-	lib, err := openFolder(ctx, o, engine, stderr)
+	lib, err := openFolder(ctx, o, engine, nil, stderr)
 	if err != nil {
 		return nil, err
 	}
-	lib.again = func(ctx context.Context) (*library, error) { return openFolder(ctx, o, engine, stderr) }
+	known := lib.models
+	lib.again = func(ctx context.Context) (*library, error) {
+		lib, err := openFolder(ctx, o, engine, known, stderr)
+		if err == nil {
+			known = lib.models
+		}
+		return lib, err
+	}
 	return lib, nil
 }
 
@@ -101,12 +108,14 @@ func openConfig(o *options) (*library, error) {
 	return lib, nil
 }
 
-func openFolder(ctx context.Context, o *options, engine *engineConfig, stderr io.Writer) (*library, error) {
+// openFolder returns the library of a folder. Models that are known keep their
+// names: what a client asks for does not become other weights beside it.
+func openFolder(ctx context.Context, o *options, engine *engineConfig, known []tier.Model, stderr io.Writer) (*library, error) {
 	dir, err := filepath.Abs(o.models)
 	if err != nil {
 		return nil, err
 	}
-	models, skipped, err := hotload.Scan(ctx, dir)
+	models, skipped, err := hotload.Rescan(ctx, dir, known)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -169,6 +170,35 @@ func TestReload_BrokenFile_ChangesNothingAndSaysWhy(t *testing.T) {
 		}
 		if s := f.m.Status(); f.pid("small") != before || len(s.Models) != 2 || s.Models[0].Leases != 1 {
 			t.Errorf("%.100s…: something has changed: %+v", config, s.Models)
+		}
+	}
+}
+
+func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(made.Dir, "gpt2-small.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	add := func(folder string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(dir, folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, folder, "llama.gguf"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("c")
+	o, err := parse([]string{"-models", dir, "-state", "none", "-engine", fakePort + "={port} " + quoted(os.Args[0])}, noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := serveFront(t, o)
+	for _, folder := range []string{"b", "a"} { // each stands before those that are there
+		add(folder)
+		if got, want := f.reload(t), "taken up anew: added "+folder+"/llama\n"; got != want {
+			t.Errorf("it says %q, want %q", got, want)
 		}
 	}
 }
