@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -43,7 +44,7 @@ func (s *Store) recall() (State, []Warning, error) {
 	used, slot := "an empty state", s.newest
 	for i := range slots {
 		data, err := s.readSlot(i)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue
 		}
 		if _, other := errors.AsType[*contentError](err); other {

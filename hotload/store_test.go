@@ -403,3 +403,16 @@ func TestStore_ClosedWhileASaveWaitsForItsTurn_SaveIsRefused(t *testing.T) {
 		}
 	})
 }
+
+func TestStore_FolderCannotBeThere_WarnsAndKeepsNothing(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	s, _, warnings, err := OpenStore(filepath.Join(file, "state"))
+	if err != nil || len(warnings) != 1 {
+		t.Fatalf("error %v, warnings %v", err, warnings)
+	}
+	if err := save(s, 1); err == nil {
+		t.Error("a state was saved below a file")
+	}
+	s.Close()
+}
