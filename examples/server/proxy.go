@@ -68,37 +68,12 @@ func (p *proxy) handler() http.Handler {
 	mux := http.NewServeMux()
 	own := p.m.Handler()
 	mux.Handle("/", own)
-	mux.Handle("POST /{$}", reachable(own))
 	mux.Handle("/v1/models", own) // else it is taken for the folder of the next
 	mux.HandleFunc("GET /v1/models/{name...}", p.serveModel)
 	for _, path := range []string{"/v1/chat/completions", "/v1/completions", embeddingsPath} {
 		mux.Handle("POST "+path, p)
 	}
 	return mux
-}
-
-// reachable passes the contract's requests on, but for a hot load under the name
-// by which a model is selected: no request could ask for that one.
-func reachable(own http.Handler) http.Handler {
-	const most = 1 << 20 // what is longer is refused there
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(io.LimitReader(r.Body, most)) // the error comes again
-		var in struct {
-			HotLoad struct {
-				Name string `json:"model_name"`
-			} `json:"hot_load"`
-		}
-		if json.Unmarshal(b, &in) == nil && in.HotLoad.Name == autoModel {
-			writeRefusal(w, http.StatusOK, tier.Code(modeltier.ErrInvalid), "Cannot hot load: "+errAuto.Error(), "Give it another model_name.")
-			return
-		}
-		again := r.WithContext(r.Context()) // a copy
-		again.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(b), r.Body), r.Body}
-		own.ServeHTTP(w, again)
-	})
 }
 
 // wish is what a body says beside "model": "auto"; with another model, these

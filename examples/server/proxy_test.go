@@ -338,36 +338,6 @@ func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
 	}
 }
 
-// A request for "auto" has a model selected, so that one of that name could never
-// be asked for.
-func TestProxy_HotLoadUnderTheNameAuto_Refused(t *testing.T) {
-	f := newFront(t)
-	load := func(name string) (answer map[string]any) {
-		t.Helper()
-		res := f.post(t, t.Context(), "/", `{"hot_load": {"model_name": "`+name+`", "model_config": {"path": "small.bin", "tier": "ram", "capabilities": ["x"]}}}`)
-		if err := json.Unmarshal([]byte(whole(t, res)), &answer); err != nil {
-			t.Fatal(err)
-		}
-		return answer
-	}
-	if got := load("auto"); got["status"] != "error" || got["code"] != tier.Code(modeltier.ErrInvalid) || !strings.Contains(fmt.Sprint(got["reason"]), errAuto.Error()) {
-		t.Errorf("got %v", got)
-	}
-	if n := len(f.m.Status().Models); n != 2 {
-		t.Errorf("there are %d models", n)
-	}
-	if got := load("automatic"); got["status"] != "hot_load_started" {
-		t.Errorf("another name: %v", got)
-	}
-	res := f.post(t, t.Context(), "/", strings.Repeat(" ", 2<<20))
-	if whole(t, res); res.StatusCode != http.StatusRequestEntityTooLarge {
-		t.Errorf("a body that is too long: %d", res.StatusCode)
-	}
-	if got := whole(t, f.post(t, t.Context(), "/", `{"list_models": `)); !strings.Contains(got, `"error"`) {
-		t.Errorf("a body that is no JSON: %s", got)
-	}
-}
-
 func TestWriteFailure_SaysWhetherAndWhenToComeBack(t *testing.T) {
 	for _, c := range []struct {
 		err          error
