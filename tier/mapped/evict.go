@@ -60,17 +60,15 @@ func (s *shard) finish(ctx, seeing context.Context, from int, until time.Time) i
 		return beyond()
 	}
 	inside := 0 < from && from < s.pages() && s.sight != blind
-	split := inside && s.split(seeing, from)
-	n := s.poll(until, beyond, func() { s.drop(from, s.pages()) })
-	if n == 0 {
-		return 0
+	if inside {
+		s.split(seeing, from)
 	}
-	s.clean(ctx, from)
-	was := n
-	// Again where it could come to more than before: something had not arrived, or
-	// was dirty. What another process maps stays, and what is kept is not read twice
-	// for it.
-	if n = beyond(); n > 0 && inside && (n < was || !split) {
+	n := s.poll(until, beyond, func() { s.drop(from, s.pages()) })
+	if n > 0 {
+		s.clean(ctx, from)
+		n = beyond()
+	}
+	if n > 0 && inside { // it had not arrived before, or was dirty
 		s.split(seeing, from)
 		n = beyond()
 	}
@@ -123,9 +121,8 @@ func (s *shard) drop(from, to int) {
 // split drops a folio that lies across page from: the kernel drops it only whole.
 // What was dropped with it before that page is read again, page by page, so that
 // no folio lies there any more. Where only our page tables are seen, the kernel
-// has taken a huge page out of them whole, kept part and all. It reports whether
-// it has dropped anything before that page.
-func (s *shard) split(ctx context.Context, from int) bool {
+// has taken a huge page out of them whole, kept part and all.
+func (s *shard) split(ctx context.Context, from int) {
 	first := from
 	for folio := int64(minFolio); folio <= maxFolio; folio *= 2 {
 		n, err := s.present(ctx, from, from+1)
@@ -139,7 +136,7 @@ func (s *shard) split(ctx context.Context, from int) bool {
 		}
 	}
 	if first == from {
-		return false
+		return
 	}
 	if s.sys.ahead != nil {
 		s.sys.ahead(s.file, -1)
@@ -149,7 +146,6 @@ func (s *shard) split(ctx context.Context, from int) bool {
 	if p.read(make([]byte, scratch)) == nil { // else it is missing, which is seen
 		_ = p.enter()
 	}
-	return true
 }
 
 // clean writes back what was written to the file a moment ago, which keeps its
