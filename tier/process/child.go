@@ -322,7 +322,8 @@ func (m *Mover) ended(c *child) {
 		m.mu.Unlock()
 		return
 	}
-	s.state, s.child, s.tier, s.since = Stopped, nil, tier.Storage, time.Now()
+	now := time.Now()
+	s.state, s.child, s.tier, s.since, s.last = Stopped, nil, tier.Storage, now, now
 	if c.toldToEnd() { // it was stuck, and its move has said so
 		m.mu.Unlock()
 		return

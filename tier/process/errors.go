@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -114,4 +115,23 @@ func inJSON(s string) string {
 		return ""
 	}
 	return string(b[1 : len(b)-1])
+}
+
+// guarded calls somebody else's code, and makes a panic in it, or its end of the
+// goroutine, a *tier.PanicError of that part.
+func guarded(part string, call func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		var err error
+		returned := false
+		defer func() {
+			if !returned {
+				err = &tier.PanicError{Part: part, Value: recover(), Stack: debug.Stack()}
+			}
+			result <- err
+		}()
+		err = call()
+		returned = true
+	}()
+	return <-result
 }

@@ -68,6 +68,7 @@ type slot struct {
 	state State
 	child *child // nil: there is no process
 	since time.Time
+	last  time.Time // when its last move, or its engine, ended
 	// engine and files are the run's while there is one, and else not changed.
 	engine Engine
 	files  []weightFile
@@ -174,7 +175,7 @@ func (m *Mover) end(s *slot) {
 	defer m.mu.Unlock()
 	delete(m.runs, s.run)
 	s.run.cancel(nil)
-	s.run = nil
+	s.run, s.last = nil, time.Now()
 	if c := s.child; c != nil && c.isGone() { // too late for the move to see
 		m.watchers.Go(func() { m.ended(c) })
 	}
@@ -189,15 +190,15 @@ func (m *Mover) end(s *slot) {
 // how they failed, as models come and go; those above storage are always kept.
 const remembered = 1024
 
-// forgetOldest drops, beyond that, what is known of the model that has been in
-// storage for longest. m.mu is held.
+// forgetOldest drops, beyond that, what is known of the model in storage of
+// which nothing was heard for longest. m.mu is held.
 func (m *Mover) forgetOldest() {
 	if len(m.slots) <= remembered {
 		return
 	}
 	var oldest *slot
 	for _, s := range m.slots {
-		if s.run == nil && s.child == nil && s.tier == tier.Storage && s.settled == nil && (oldest == nil || s.since.Before(oldest.since)) {
+		if s.run == nil && s.child == nil && s.tier == tier.Storage && s.settled == nil && (oldest == nil || s.last.Before(oldest.last)) {
 			oldest = s
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime/debug"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -44,22 +43,15 @@ func (m *Mover) fill(ctx context.Context, s *slot) *filling {
 			f.bytes.Store(int64(n))
 			return
 		}
-		var err error
-		returned := false
-		defer func() {
-			if !returned { // or the host would end with Options.Refill
-				err = &tier.PanicError{Part: "Options.Refill", Value: recover(), Stack: debug.Stack()}
+		err := guarded("Options.Refill", func() error {
+			if m.opts.Refill != nil && len(files) > 0 {
+				return m.opts.Refill(ctx, path, func(done tier.Bytes) { f.bytes.Store(int64(done)) })
 			}
-			if err != nil && (ctx.Err() == nil || !returned) {
-				m.opts.Logger.Warn("weights could not be read ahead", "model", s.name, "err", err)
-			}
-		}()
-		if m.opts.Refill != nil && len(files) > 0 {
-			err = m.opts.Refill(ctx, path, func(done tier.Bytes) { f.bytes.Store(int64(done)) })
-		} else {
-			err = m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
+			return m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
+		})
+		if err != nil && (ctx.Err() == nil || errors.Is(err, tier.ErrPanic)) {
+			m.opts.Logger.Warn("weights could not be read ahead", "model", s.name, "err", err)
 		}
-		returned = true
 	}()
 	return f
 }

@@ -229,7 +229,7 @@ func (m *Mover) within(ctx context.Context, c *child, limit time.Duration, call 
 	defer cancel()
 	life, end := c.while(ctx)
 	defer end()
-	return call(life, c.url, c.model)
+	return guarded("Engine.Sleeper", func() error { return call(life, c.url, c.model) })
 }
 
 // freeze returns when all processes of the engine stand still, or with an error

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -251,6 +252,36 @@ func TestSleeper_WakeFails_LostAndGone(t *testing.T) {
 	}
 	if e := r.engine("m"); e.State != Stopped {
 		t.Errorf("it is %s", e.State)
+	}
+}
+
+// leaving is a Sleeper that does what it is told and does not return.
+type leaving struct {
+	Sleeper
+	leave func()
+}
+
+func (l leaving) Sleep(ctx context.Context, url, model string) error {
+	_ = l.Sleeper.Sleep(ctx, url, model)
+	l.leave()
+	return nil
+}
+
+func TestSleeper_DoesNotReturn_NoSleepingEngineIsServed(t *testing.T) {
+	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			engine := fake{}.engine()
+			engine.Standby, engine.Sleeper = StandbySleep, leaving{sleeper(), leave}
+			r := newRig(t, newSystem(), Options{Engine: engine})
+			m := modelOf(t, "m", 1<<20)
+			r.move(m, tier.Storage, tier.RAM)
+			r.move(m, tier.RAM, tier.Swap)
+			if e := r.engine("m"); e.State != Stopped || !strings.Contains(e.Note, "Engine.Sleeper") {
+				t.Errorf("it is %s: %q", e.State, e.Note)
+			}
+			r.move(m, tier.Swap, tier.RAM)
+			r.get("m", "/sum")
+		})
 	}
 }
 
