@@ -104,7 +104,8 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	now, weights := fingerprints(folders)
 	last := w.last
 	w.last = now
-	gone := w.goAway()
+	present, gone := w.goAway()
+	weights += present
 
 	if weights == 0 && len(w.models) > 0 {
 		// One look makes it still, and one more is for the mount to come back.
@@ -183,39 +184,29 @@ func (w *watcher) news(now map[string]fs.FileInfo, moving map[string]bool) bool 
 	return false
 }
 
-// goAway counts at how many looks in a row nothing was there of the models that
-// Scan does not name, and reports whether one has been away for an interval.
-func (w *watcher) goAway() (gone bool) {
+// goAway looks after the models that Scan does not name, as a hot load may name
+// what Scan would not. It returns how many of them are there, and whether one has
+// been away for an interval.
+func (w *watcher) goAway() (present int, gone bool) {
 	away := make(map[string]int)
 	for path, f := range w.models {
 		if f.files != nil {
 			continue
 		}
-		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			away[path] = w.away[path] + 1
 			gone = gone || away[path] > 1
+		} else {
+			present++
 		}
 	}
 	w.away = away
-	return gone
+	return present, gone
 }
 
-// stays reports whether a model that was not found is there all the same: a hot
-// load may name what Scan would not.
-func (w *watcher) stays(f found) bool {
-	if f.files != nil {
-		return false
-	}
-	path := f.model.Path
-	if w.away[path] == 1 {
-		return true // for now: it may be back
-	}
-	within, err := Resolve(w.dir, path)
-	if err == nil {
-		_, err = Inspect(within)
-	}
-	return err == nil
-}
+// stays reports whether a model that was not found is there all the same, or may
+// be back.
+func (w *watcher) stays(f found) bool { return f.files == nil && w.away[f.model.Path] <= 1 }
 
 // settledPrints takes over how what is still looks now.
 func settledPrints(before, now map[string]fs.FileInfo, moving map[string]bool) map[string]fs.FileInfo {

@@ -293,8 +293,9 @@ func TestWatch_KnownModelThatScanWouldNotName_RemovedOnlyWhenItIsGone(t *testing
 			known = append(known, tier.Model{Name: name, Path: filepath.Join(dir, name), Size: 7})
 		}
 		w := startWatchKnowing(t, dir, known)
-		w.expect(1, "-out.bin", "-empty.bin") // of these Inspect would make no model
+		w.expect(2, "-out.bin") // leads nowhere
 		w.plant(map[string]string{"b.gguf": llama()})
+		must(t, os.Truncate(w.path("raw.bin"), 0)) // to be written anew
 		w.expect(3, "+b")
 
 		must(t, os.Rename(w.path("raw.bin"), w.path("raw.away")))
@@ -308,6 +309,14 @@ func TestWatch_KnownModelThatScanWouldNotName_RemovedOnlyWhenItIsGone(t *testing
 		w.expect(1, "-raw.bin")
 		must(t, os.RemoveAll(w.path("sub")))
 		w.expect(3, "-sub")
+		w.expect(5)
+
+		// A mount that blinks takes the last file with it.
+		must(t, os.Remove(w.path("a.gguf")))
+		w.expect(3, "-a")
+		must(t, os.Rename(w.path("empty.bin"), w.path("empty.away")))
+		w.expect(2)
+		must(t, os.Rename(w.path("empty.away"), w.path("empty.bin")))
 		w.expect(5)
 		w.end()
 	})
@@ -350,6 +359,9 @@ func TestWatch_ConfigArrivesWhileAnotherModelIsTold_FolderWaitsForIt(t *testing.
 func TestWatch_SubfolderCannotBeListed_ItsModelsAreKept(t *testing.T) {
 	known := []tier.Model{{Name: "a", Path: "/m/sub/a.gguf", Size: 1}, {Name: "sub", Path: "/m/sub", Size: 1}, {Name: "b", Path: "/m/subway/b.gguf", Size: 1}}
 	w := newWatcher("/m", known)
+	for range 2 { // looks, at which nothing is there
+		w.goAway()
+	}
 	c := w.settle(nil, []Skipped{{Path: "/m/sub", Reason: "cannot be listed: input/output error", unread: true}}, nil)
 	if len(c.Removed) != 1 || c.Removed[0].Name != "b" {
 		t.Errorf("removed %v, want b alone", c.Removed)
