@@ -23,8 +23,9 @@ type library struct {
 	state  string // "": nothing is remembered
 	// engines serve the models, by name. nil: there are none, and files are served.
 	engines map[string]engineConfig
-	// again opens the library as it is now, one at a time. nil: it stays as it is.
-	again func(ctx context.Context) (*library, error)
+	// again opens the library as it is now, where those models are known. nil: it
+	// stays as it is.
+	again func(ctx context.Context, known []tier.Model) (*library, error)
 
 	probe tier.MemoryProbe // nil: this machine's
 	about string           // the library, in words
@@ -42,7 +43,7 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 		if err != nil {
 			return nil, err
 		}
-		lib.again = func(context.Context) (*library, error) { return openConfig(o) }
+		lib.again = func(context.Context, []tier.Model) (*library, error) { return openConfig(o) }
 		return lib, nil
 	}
 	var engine *engineConfig
@@ -71,13 +72,8 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	if err != nil {
 		return nil, err
 	}
-	known := lib.models
-	lib.again = func(ctx context.Context) (*library, error) {
-		lib, err := openFolder(ctx, o, engine, known, stderr)
-		if err == nil {
-			known = lib.models
-		}
-		return lib, err
+	lib.again = func(ctx context.Context, known []tier.Model) (*library, error) {
+		return openFolder(ctx, o, engine, known, stderr)
 	}
 	return lib, nil
 }

@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
 )
 
 // reloader has the Manager go by what the library is now, by difference.
 type reloader struct {
-	open    func(ctx context.Context) (*library, error)
+	open    func(ctx context.Context, known []tier.Model) (*library, error)
 	manager *modeltier.Manager
 	engines *registry
 	state   string
@@ -78,7 +79,11 @@ func (r *reloader) reload(ctx context.Context) {
 }
 
 func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, error) {
-	lib, err := r.open(ctx)
+	var known []tier.Model
+	for m := range r.manager.Models() {
+		known = append(known, tier.Model{Name: m.Name, Path: m.Path})
+	}
+	lib, err := r.open(ctx, known)
 	if err != nil {
 		return modeltier.Reconfiguration{}, err
 	}

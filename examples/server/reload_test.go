@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
 )
 
 // reload takes up the configuration as it is now, and returns what is said of it.
@@ -182,7 +183,7 @@ func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
 	dir := t.TempDir()
 	add := func(folder string) {
 		t.Helper()
-		if err := os.Mkdir(filepath.Join(dir, folder), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, folder), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, folder, "llama.gguf"), b, 0o600); err != nil {
@@ -200,6 +201,19 @@ func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
 		if got, want := f.reload(t), "taken up anew: added "+folder+"/llama\n"; got != want {
 			t.Errorf("it says %q, want %q", got, want)
 		}
+	}
+
+	add("z/hot") // one that came by hot load, under a name that a scan would not give
+	hot := tier.Model{Name: "other", Path: filepath.Join(dir, "z", "hot", "llama.gguf"), Size: tier.Bytes(len(b))}
+	j, err := f.m.HotLoad(t.Context(), hot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.reload(t); strings.Contains(got, "added") || strings.Contains(got, "llama") {
+		t.Errorf("with a model that was hot loaded, it says %q", got)
 	}
 }
 
