@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -20,25 +18,15 @@ import (
 // else stand in no account.
 func TestProxy_BodiesOfAllRequests_HeldWithinABound(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
-	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	m, engine := servedBy(t, func(w http.ResponseWriter, r *http.Request) {
 		if b, _ := io.ReadAll(r.Body); strings.Contains(string(b), "wait") {
 			asked <- struct{}{}
 			<-answer
 		}
 		io.WriteString(w, "{}")
-	}))
-	defer engine.Close()
-	path := filepath.Join(t.TempDir(), "m.bin")
-	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	m, err := modeltier.New(modeltier.Config{Models: []tier.Model{{Name: "m", Path: path}}, Probe: plenty()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	})
 	const room = 1000
-	p := newProxy(m, &loads{}, func(string) (string, bool) { return engine.URL, true }, slog.New(slog.DiscardHandler))
+	p := newProxy(m, &loads{}, func(string) (string, bool) { return engine, true }, slog.New(slog.DiscardHandler))
 	p.bodies = semaphore.NewWeighted(room)
 	h := p.handler()
 	ask := func(prompt string, length int, body io.Reader) *httptest.ResponseRecorder {

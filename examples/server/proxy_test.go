@@ -366,22 +366,29 @@ func TestWriteFailure_SaysWhetherAndWhenToComeBack(t *testing.T) {
 	}
 }
 
-// BenchmarkProxy measures what the front end adds to a hot request, against the
-// engine asked directly in the same run.
-func BenchmarkProxy(b *testing.B) {
-	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }))
-	defer engine.Close()
-	path := filepath.Join(b.TempDir(), "m.bin")
+// servedBy returns a Manager of one model, m, and the address of an engine that
+// answers so.
+func servedBy(tb testing.TB, answer http.HandlerFunc) (m *modeltier.Manager, engine string) {
+	e := httptest.NewServer(answer)
+	tb.Cleanup(e.Close)
+	path := filepath.Join(tb.TempDir(), "m.bin")
 	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	m, err := modeltier.New(modeltier.Config{Models: []tier.Model{{Name: "m", Path: path}}, Probe: plenty()})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer m.Close()
+	tb.Cleanup(func() { m.Close() })
+	return m, e.URL
+}
+
+// BenchmarkProxy measures what the front end adds to a hot request, against the
+// engine asked directly in the same run.
+func BenchmarkProxy(b *testing.B) {
+	m, engine := servedBy(b, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") })
 	log := slog.New(slog.DiscardHandler)
-	through := httptest.NewServer(newProxy(m, &loads{}, func(string) (string, bool) { return engine.URL, true }, log).handler())
+	through := httptest.NewServer(newProxy(m, &loads{}, func(string) (string, bool) { return engine, true }, log).handler())
 	defer through.Close()
 	body := []byte(`{"model":"m","prompt":"` + strings.Repeat("word ", 200) + `"}`)
 	ask := func(url string) time.Duration {
@@ -397,7 +404,7 @@ func BenchmarkProxy(b *testing.B) {
 	ask(through.URL)
 	var direct, added []time.Duration
 	for b.Loop() {
-		direct = append(direct, ask(engine.URL))
+		direct = append(direct, ask(engine))
 		added = append(added, ask(through.URL))
 	}
 	b.ReportMetric(0, "ns/op")
