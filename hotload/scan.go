@@ -44,16 +44,19 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 		before[m.Path] = m.Name
 	}
 	taken := make(names)
+	for _, f := range found {
+		if name, ok := before[f.model.Path]; ok {
+			taken[name] = true
+		}
+	}
 	models := make([]tier.Model, len(found))
 	for i, f := range found {
 		models[i] = f.model
-		models[i].Name = before[f.model.Path]
-		taken[models[i].Name] = true
-	}
-	for i, f := range found {
-		if models[i].Name == "" {
-			models[i].Name = taken.claim(f.model.Name, filepath.Dir(f.model.Path))
+		name, ok := before[f.model.Path]
+		if !ok {
+			name = taken.claim(f.model.Name, filepath.Dir(f.model.Path))
 		}
+		models[i].Name = name
 	}
 	return models, append(skipped, more...), nil
 }
