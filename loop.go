@@ -81,7 +81,7 @@ func (c *control) init(m *Manager, kept restored) error {
 		Fairness: cfg.Fairness, Grace: grace, Loads: cfg.Loads, Fresh: fresh, Stale: stale,
 		Divisible: func(*tier.Model) bool { return false },
 		Leaves:    func(*tier.Model) bool { return false },
-		InPlace:   func(*tier.Model) bool { return true },
+		InPlace:   func(*tier.Model) bool { return false },
 		Room:      func(p core.Promise) tier.Footprint { return safety.Room(promise(p, false), p.Memory) },
 		Admit: func(p core.Promise, model *tier.Model, need tier.Footprint, background bool) error {
 			return safety.Admit(promise(p, background), p.Memory, model, need)

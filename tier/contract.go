@@ -132,8 +132,8 @@ type Leaver interface {
 	Leaves(m *Model) bool
 }
 
-// InPlacer is what a Mover offers whose models cannot all be served from Swap.
-// Without it, every model can be.
+// InPlacer is what a Mover offers that can serve models from Swap. Without it,
+// none can be: a model is served from RAM only.
 type InPlacer interface {
 	// InPlace reports whether this model can be served from Swap. It is fast and
 	// does no I/O.
@@ -159,6 +159,23 @@ type Hinter interface {
 // worth in ram; only the order counts. It is called as Plan is.
 type Valuer interface {
 	Worth(v *View) []float64
+}
+
+// ModelChecker is what a Mover offers that can tell at once, from the description
+// alone, that it cannot move a model. New, HotLoad and Reconfigure ask it and
+// return its error, which should name the field and the rule (*InvalidError).
+type ModelChecker interface {
+	// CheckModel returns nil or what is wrong. It is fast and does no I/O.
+	CheckModel(m *Model) error
+}
+
+// PartStatuser is what a Mover, MemoryProbe, Selector or Placement offers that has
+// something to say in Status.Parts. Every default part does.
+type PartStatuser interface {
+	// PartStatus returns a copy of what an operator may want to know; it marshals to
+	// JSON. It may be called from any goroutine, at the same time as any other
+	// method, and returns at once.
+	PartStatus() any
 }
 
 // Closer is what a Mover, MemoryProbe, Selector or Placement offers that holds

@@ -1,12 +1,28 @@
 package tier
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
-// Footprint is an amount of bytes for each tier, indexed by Tier. Storage is not
-// accounted for and stays zero.
-type Footprint [Count]Bytes
+// Account names one kind of memory in the ledger. The accounts of the memory
+// tiers are always there, and their numbers are those of the tiers: Account(RAM)
+// and Account(Swap). Further ones, such as the memory of a device, are numbered
+// from FurtherAccount on when a Manager is made.
+type Account uint8
 
-// Plus returns the sum by tier, saturated.
+// FurtherAccount is the first account that is not a tier's; MaxAccounts is how
+// many there are at most, the unused one of Storage included.
+const (
+	FurtherAccount Account = Account(Count)
+	MaxAccounts            = 8
+)
+
+// Footprint is an amount of bytes for each account, indexed by Tier or Account.
+// Storage is not accounted for and stays zero.
+type Footprint [MaxAccounts]Bytes
+
+// Plus returns the sum by account, saturated.
 func (f Footprint) Plus(g Footprint) Footprint {
 	for t := range f {
 		f[t] = f[t].Plus(g[t])
@@ -14,7 +30,7 @@ func (f Footprint) Plus(g Footprint) Footprint {
 	return f
 }
 
-// Minus returns the difference by tier.
+// Minus returns the difference by account.
 func (f Footprint) Minus(g Footprint) Footprint {
 	for t := range f {
 		f[t] -= g[t]
@@ -22,7 +38,7 @@ func (f Footprint) Minus(g Footprint) Footprint {
 	return f
 }
 
-// Beyond returns by tier what f has more than g, never below zero.
+// Beyond returns by account what f has more than g, never below zero.
 func (f Footprint) Beyond(g Footprint) Footprint {
 	for t := range f {
 		f[t] = max(f[t]-g[t], 0)
@@ -43,7 +59,14 @@ func (f Footprint) Within(g Footprint) bool {
 // IsZero reports whether f holds no bytes.
 func (f Footprint) IsZero() bool { return f == Footprint{} }
 
-func (f Footprint) negative() bool { return f[Swap] < 0 || f[RAM] < 0 || f[Storage] < 0 }
+func (f Footprint) negative() bool {
+	for _, b := range f {
+		if b < 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // Errors of a Ledger that is used wrongly. They are faults of the program, not
 // of its input.
@@ -53,8 +76,8 @@ var (
 	errBeyond   = errors.New("ledger: charge is more than was charged and reserved")
 )
 
-// Ledger is the account of bytes by tier. At all times charged + reserved ≤
-// limit in every tier. It is a value without locks, clock or I/O: whoever owns
+// Ledger keeps the accounts of bytes. At all times charged + reserved ≤ limit in
+// every account. It is a value without locks, clock or I/O: whoever owns
 // it guards it. A method that returns an error has changed nothing.
 //
 // A move goes: Reserve what its peak takes beyond what is charged already, move
@@ -62,6 +85,7 @@ var (
 // has no room.
 type Ledger struct {
 	limits                  Limits
+	further                 []Bytes // limits of the further accounts
 	charged, reserved, peak Footprint
 }
 
@@ -80,10 +104,38 @@ func (r *Reservation) Held() Footprint {
 	return r.held
 }
 
-// NewLedger returns an empty ledger with those limits.
-func NewLedger(l Limits) *Ledger { return &Ledger{limits: l} }
+// NewLedger returns an empty ledger with those limits of ram and swap, and a
+// further account for each of the limits that follow, numbered from FurtherAccount
+// on; there are MaxAccounts - FurtherAccount of those at most.
+func NewLedger(l Limits, further ...Bytes) *Ledger {
+	return &Ledger{limits: l, further: slices.Clone(further[:min(len(further), MaxAccounts-int(FurtherAccount))])}
+}
 
-// Limits returns the limits in force.
+// Accounts returns how many account numbers are in use: those below are the ones
+// to go over.
+func (l *Ledger) Accounts() Account { return FurtherAccount + Account(len(l.further)) }
+
+// Limit returns the limit of an account; that of Storage, and of one that does not
+// exist, is zero.
+func (l *Ledger) Limit(a Account) Bytes {
+	switch {
+	case a == Account(Storage) || a >= l.Accounts():
+		return 0
+	case a < FurtherAccount:
+		return l.limits.Of(Tier(a))
+	}
+	return l.further[a-FurtherAccount]
+}
+
+// tierOf returns the tier of an account; RAM for a further one, which is memory too.
+func tierOf(a Account) Tier {
+	if a < FurtherAccount {
+		return Tier(a)
+	}
+	return RAM
+}
+
+// Limits returns the limits of ram and swap in force.
 func (l *Ledger) Limits() Limits { return l.limits }
 
 // Charged returns the bytes that are there.
@@ -92,20 +144,20 @@ func (l *Ledger) Charged() Footprint { return l.charged }
 // Reserved returns the bytes that are promised to moves.
 func (l *Ledger) Reserved() Footprint { return l.reserved }
 
-// Peak returns the most that charged + reserved ever was, by tier.
+// Peak returns the most that charged + reserved ever was, by account.
 func (l *Ledger) Peak() Footprint { return l.peak }
 
-// Free returns by tier what is neither charged nor reserved.
+// Free returns by account what is neither charged nor reserved.
 func (l *Ledger) Free() Footprint {
 	var f Footprint
-	for _, t := range [...]Tier{Swap, RAM} {
-		f[t] = l.limits.Of(t) - l.charged[t] - l.reserved[t]
+	for a := range l.Accounts() {
+		f[a] = l.Limit(a) - l.charged[a] - l.reserved[a]
 	}
 	return f
 }
 
 // Reserve sets f aside. Where it does not fit it returns a *CapacityError with
-// the tier, the need and what is free.
+// the account, the need and what is free.
 func (l *Ledger) Reserve(f Footprint) (*Reservation, error) {
 	r := &Reservation{}
 	return r, l.Grow(r, f)
@@ -120,15 +172,15 @@ func (l *Ledger) Grow(r *Reservation, f Footprint) error {
 		return errNegative
 	}
 	free := l.Free()
-	for _, t := range [...]Tier{RAM, Swap} {
-		if f[t] > free[t] {
+	f[Storage] = 0
+	for a := len(f) - 1; a > 0; a-- { // ram before swap, as it is the scarcer
+		if f[a] > free[a] {
 			return &CapacityError{
-				Tier: t, Need: f[t], Free: free[t], Limit: l.limits.Of(t),
-				Never: r.held[t].Plus(f[t]) > l.limits.Of(t),
+				Account: Account(a), Tier: tierOf(Account(a)), Need: f[a], Free: free[a], Limit: l.Limit(Account(a)),
+				Never: r.held[a].Plus(f[a]) > l.Limit(Account(a)),
 			}
 		}
 	}
-	f[Storage] = 0
 	l.reserved = l.reserved.Plus(f)
 	r.held = r.held.Plus(f)
 	l.note()
@@ -175,12 +227,12 @@ func (l *Ledger) Discharge(f Footprint) error {
 	return nil
 }
 
-// SetLimits replaces the limits. Where a tier holds more than its new limit it
-// returns a *CapacityError with the tier, what it holds as Need, and the limit.
+// SetLimits replaces the limits. Where a tier's account holds more than its new limit it
+// returns a *CapacityError with the account, what it holds as Need, and the limit.
 func (l *Ledger) SetLimits(n Limits) error {
 	for _, t := range [...]Tier{RAM, Swap} {
 		if held := l.charged[t] + l.reserved[t]; held > n.Of(t) {
-			return &CapacityError{Tier: t, Need: held, Free: n.Of(t), Limit: n.Of(t)}
+			return &CapacityError{Account: Account(t), Tier: t, Need: held, Free: n.Of(t), Limit: n.Of(t)}
 		}
 	}
 	l.limits = n

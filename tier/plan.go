@@ -38,8 +38,9 @@ func (m *Move) Verb() string {
 // Step is one move of a plan, with the reason for it.
 type Step struct {
 	Move
-	// Why says in a few words for whose sake and by what measure.
-	Why string
+	// Reason is the stable word, Why the details: for whose sake and by what measure.
+	Reason Reason
+	Why    string
 	// Gain is the seconds of waiting per hour that the step is expected to save;
 	// 0 where that was not estimated.
 	Gain float64

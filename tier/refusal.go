@@ -35,7 +35,10 @@ func (h Holder) String() string {
 // not now (ErrNoCapacity).
 type CapacityError struct {
 	Model string
-	Tier  Tier
+	// Account is what lacks room, where a Ledger says so; Tier is its tier, RAM for a
+	// further account.
+	Account Account
+	Tier    Tier
 	// Need, Free and Limit are bytes: what was asked for, what there is, and the
 	// bound that was hit.
 	Need, Free, Limit Bytes

@@ -14,6 +14,8 @@ type View struct {
 	States  []State
 	// Limits in force.
 	Limits Limits
+	// Protection from eviction in force, without zero-means-default.
+	Protection Protection
 	// Charged and Reserved are the ledger's account by tier.
 	Charged, Reserved Footprint
 	// Room is what may be admitted into each tier at once: for RAM the smaller of
