@@ -41,7 +41,7 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *time.Durati
 	if err != nil {
 		if snap, choice, err = m.chooseAgain(ctx, req, err, waited); err != nil {
 			if ctx.Err() == nil {
-				m.refused(choice.Model, err)
+				m.refused(req, choice.Model, err)
 			}
 			return nil, choice, err
 		}
@@ -55,7 +55,7 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *time.Durati
 			lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 		}
 	}
-	for try := 0; choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && try < mostChoices; try++ {
+	for try := 0; choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && try < maxChoices; try++ {
 		lease.Release()
 		lease = nil
 		if snap, choice, err = m.chooseAgain(ctx, req, tier.ErrNoCapacity, waited); err != nil {
@@ -64,14 +64,14 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *time.Durati
 		lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 	}
 	if err != nil && ctx.Err() == nil {
-		m.refused(choice.Model, err)
+		m.refused(req, choice.Model, err)
 	}
 	return lease, choice, err
 }
 
-// mostChoices bounds how often a request is led elsewhere because the model that
+// maxChoices bounds how often a request is led elsewhere because the model that
 // was chosen for it is another by then.
-const mostChoices = 100
+const maxChoices = 100
 
 // outdated reports whether a model is not what it was when it was chosen: while
 // the request waited it was configured anew, or removed.
@@ -95,7 +95,11 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 	if e.gate.notable(cell, at) && m.accesses.add(cell, e, at) {
 		m.kick()
 	}
-	return &Lease{stay: e.gate.stay.Load(), at: at, cell: cell}, nil
+	l := &Lease{stay: e.gate.stay.Load(), at: at, cell: cell}
+	if m.cfg.Events.Granted != nil {
+		m.grantedEvent(l)
+	}
+	return l, nil
 }
 
 // Select says which model would answer req, by what is known now. It moves
@@ -242,10 +246,3 @@ func (m *Manager) await(ctx context.Context, req *Request, e *entry) (*Lease, er
 
 // claim decides for the loop: true means that the answer follows.
 func (w *waiter) claim() bool { return w.state.CompareAndSwap(waits, answered) }
-
-func (m *Manager) refused(model string, err error) {
-	m.count.refuse(tier.Code(err))
-	if fn := m.cfg.Events.Refused; fn != nil {
-		m.event(func() { fn(RefuseEvent{Model: model, Err: err}) })
-	}
-}

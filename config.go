@@ -1,6 +1,7 @@
 package modeltier
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,10 +43,13 @@ type Config struct {
 	// Events are called as things happen.
 	Events Events
 
-	// Fairness bounds starvation and thrash: a request waits at most this long
-	// before busy models are drained for it, and a model in demand stays at most
-	// this long after a load. 0: 3 s.
-	Fairness time.Duration
+	// Protection from eviction, see tier.Protection, which has the defaults. Fairness
+	// bounds starvation and thrash: a request waits at most this long before busy
+	// models are drained for it, and a model in demand stays at most this long after a
+	// load. Grace is how long after its last use a model still counts as in demand.
+	// MinResidency is how long a model that came to ram is spared while memory is
+	// reclaimed. 0: 3 s, 50 ms, 30 s; negative, but for Fairness: none.
+	Fairness, Grace, MinResidency time.Duration
 	// MaxWait is the longest that a request waits; then it gets ErrBusy. 0: 5 min.
 	MaxWait time.Duration
 	// MaxQueue and MaxQueueModel bound how many requests wait, in all and for one
@@ -67,6 +71,24 @@ type Config struct {
 	OptimizeEvery time.Duration
 	// MaxBody is the largest JSON request, in bytes. 0: 1 MiB.
 	MaxBody int64
+
+	accounts []account // further kinds of memory
+}
+
+// account is a kind of memory beside ram and swap.
+type account struct {
+	name  string
+	limit tier.Bytes
+	// takes returns what a model takes of it in a tier; it is a pure function.
+	takes func(m *tier.Model, t tier.Tier) tier.Bytes
+	// available returns what the machine has of it to give. It is called as
+	// tier.MemoryProbe is.
+	available func(ctx context.Context) (tier.Bytes, error)
+}
+
+// protection returns the protection from eviction, settled.
+func (cfg *Config) protection() tier.Protection {
+	return tier.Protection{MinResidency: cfg.MinResidency, Grace: cfg.Grace, Fairness: cfg.Fairness}.OrDefault()
 }
 
 func orElse[T comparable](v *T, zero T) {
@@ -80,8 +102,7 @@ func orElse[T comparable](v *T, zero T) {
 // once. cfg is the Manager's own copy.
 func (cfg *Config) fill() error {
 	cfg.Limits = cfg.Limits.OrElse(tier.DefaultLimits())
-	orElse(&cfg.Logger, slog.New(slog.DiscardHandler))
-	orElse(&cfg.Fairness, 3*time.Second)
+	orElse(&cfg.Fairness, tier.DefaultFairness)
 	orElse(&cfg.MaxWait, 5*time.Minute)
 	orElse(&cfg.MaxQueue, 4096)
 	orElse(&cfg.MaxQueueModel, 1024)

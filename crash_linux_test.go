@@ -2,9 +2,12 @@ package modeltier_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -95,35 +98,72 @@ func TestManager_StateDirFull_CostsPersistenceNotService(t *testing.T) {
 	}
 }
 
-func TestManager_StateDirReadOnly_CostsPersistenceNotService(t *testing.T) {
+func TestNew_StateDirReadOnly_IsAnErrorThatSaysWhatToDo(t *testing.T) {
 	leavesNothing(t)
 	dir := mountTmpfs(t, "size=1m")
-	m, err := modeltier.New(crashConfig(filepath.Join(dir, "state")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := order(t)(m.HotLoad(t.Context(), tier.Model{Name: "kept", Size: tier.GiB})).Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Close(); err != nil {
-		t.Fatal(err)
-	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	m, err = modeltier.New(crashConfig(filepath.Join(dir, "state")))
+	if m, err := modeltier.New(crashConfig(filepath.Join(dir, "state"))); err == nil {
+		m.Close()
+		t.Error("New accepts a StateDir that nothing can be kept in")
+	}
+}
+
+// A disk that fills up, or fails, while the Manager runs costs persistence and not
+// service; what was acknowledged meanwhile is kept as soon as it can be.
+func TestManager_DiskFullForAWhile_AcknowledgedIsKeptWhenThereIsRoomAgain(t *testing.T) {
+	for _, orderly := range []bool{false, true} {
+		t.Run(fmt.Sprintf("only at Close %v", orderly), func(t *testing.T) {
+			leavesNothing(t)
+			dir := mountTmpfs(t, "size=256k")
+			m, err := modeltier.New(crashConfig(filepath.Join(dir, "state")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			full := fill(t, filepath.Join(dir, "fill"))
+			if err := order(t)(m.HotLoad(t.Context(), tier.Model{Name: "kept", Size: tier.GiB})).Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			servesAll(t, m)
+			if trouble := m.Status().StateTrouble; len(trouble) == 0 {
+				t.Error("Status says nothing of the state that cannot be kept")
+			}
+			if err := os.Remove(full); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(time.Minute); !orderly && len(m.Status().StateTrouble) > 0; {
+				if time.Now().After(deadline) {
+					t.Fatal("the state is not kept a minute after there is room again")
+				}
+				runtime.Gosched()
+			}
+			if err := m.Close(); err != nil {
+				t.Fatalf("Close: %v", err)
+			}
+			again, err := modeltier.New(crashConfig(filepath.Join(dir, "state")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			if _, ok := again.Model("kept"); !ok {
+				t.Error("the model that was acknowledged is forgotten")
+			}
+		})
+	}
+}
+
+// fill makes a file that takes all the room there is, and returns its path.
+func fill(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Create(path)
 	if err != nil {
-		t.Fatalf("a folder that cannot be written is no reason not to serve: %v", err)
+		t.Fatal(err)
 	}
-	defer m.Close()
-	if _, ok := memoirOf(m).Homes["kept"]; !ok {
-		t.Error("what was kept before is not read")
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
 	}
-	servesAll(t, m)
-	if trouble := m.Status().StateTrouble; len(trouble) == 0 {
-		t.Error("Status says nothing of the state that cannot be kept")
-	}
-	if err := m.Close(); err != nil {
-		t.Errorf("Close: %v", err)
-	}
+	return path
 }

@@ -3,19 +3,25 @@ package modeltier
 import (
 	"time"
 
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 )
 
 // Events are functions that the Manager calls as things happen; any may be nil.
 // They are called in order, one at a time, from a goroutine of the Manager's
-// with no lock held, and may call the Manager. A slow one delays the events
-// behind it and nothing else; when more than 1024 wait, further ones are dropped
-// and counted in Status. A panic in one is logged. Close waits for the one that
-// runs, so an event must not call Close or Shutdown.
+// with no lock held, and may call the Manager, Close included. A slow one delays
+// the events behind it and nothing else; when more than 4096 wait, further ones
+// are dropped and counted in Status. A panic in one is logged. Close waits for
+// those that are queued for one second at most.
 type Events struct {
 	// MoveStarted and MoveEnded frame every move of bytes.
 	MoveStarted func(MoveEvent)
 	MoveEnded   func(MoveEvent)
+	// Granted and Released frame every lease.
+	Granted  func(GrantEvent)
+	Released func(ReleaseEvent)
+	// JobEnded tells that a job has ended: a hot load, a move, a removal.
+	JobEnded func(JobEvent)
 	// Evicted tells that a model leaves its tier for another's sake.
 	Evicted func(EvictEvent)
 	// Refused tells that a request got an error other than its own context's end.
@@ -33,7 +39,8 @@ type MoveEvent struct {
 	From, To tier.Tier
 	Keep     tier.Bytes // of it, left present in memory when To is swap
 	Leave    tier.Bytes // of it, left in storage when To is swap
-	Why      string
+	Reason   tier.Reason
+	Why      string        // the details
 	Took     time.Duration // of an ended one
 	Err      error         // of an ended one
 }
@@ -45,52 +52,80 @@ type EvictEvent struct {
 	From  tier.Tier `json:"from"`
 	To    tier.Tier `json:"to"`
 	For   string    `json:"for,omitempty"` // who needs the room; "" where it is not a model
-	Why   string    `json:"why"`
+	// Reason is a stable word; Why tells the details.
+	Reason tier.Reason `json:"reason"`
+	Why    string      `json:"why"`
 }
 
 // RefuseEvent is a request that got an error.
 type RefuseEvent struct {
-	Model string // "" where none was chosen
-	Err   error
+	At      time.Time
+	Request Request
+	Model   string // "" where none was chosen
+	Err     error
+	// Code is the error's stable word, see tier.Code; Suggestions what its reader can
+	// do about it.
+	Code        string
+	Suggestions []string
 }
 
-const eventQueue = 1024
+// GrantEvent is a lease that was granted.
+type GrantEvent struct {
+	At     time.Time
+	Model  string
+	Tier   tier.Tier // that it is served from
+	Waited time.Duration
+	Moved  bool // weights had to move for it
+}
 
-// event hands fn to the goroutine that calls events; it never blocks.
-func (m *Manager) event(fn func()) {
-	if m.events == nil {
-		return
-	}
-	select {
-	case m.events <- fn:
-	default:
-		m.count.eventsDropped.Add(1)
+// ReleaseEvent is a lease that was given back.
+type ReleaseEvent struct {
+	At    time.Time
+	Model string
+	Held  time.Duration
+}
+
+// JobEvent is a job that has ended.
+type JobEvent struct {
+	At       time.Time
+	Job      string // ID
+	Kind     hotload.Kind
+	Model    string
+	From, To tier.Tier
+	Took     time.Duration
+	Err      error
+}
+
+// refused counts a refusal and tells of it.
+func (m *Manager) refused(req *Request, model string, err error) {
+	code := tier.Code(err)
+	m.count.refuse(code)
+	if fn := m.cfg.Events.Refused; fn != nil {
+		ev := RefuseEvent{At: time.Now(), Request: *req, Model: model, Err: err, Code: code, Suggestions: tier.Suggestions(err)}
+		m.events.Post(func() { fn(ev) })
 	}
 }
 
-// callEvents runs until the Manager is closed, and calls what is left then. The
-// channel itself stays open: refusals and late moves may still send.
-func (m *Manager) callEvents(events <-chan func()) {
-	run := func(fn func()) {
-		if err := m.call("event", func() error { fn(); return nil }); err != nil {
-			m.log.Error("an event function failed", "err", err)
-		}
-	}
-	for {
-		select {
-		case fn := <-events:
-			run(fn)
-		case <-m.eventsEnd:
-			for len(events) > 0 {
-				run(<-events)
-			}
-			return
-		}
+// grantedEvent tells of a lease.
+func (m *Manager) grantedEvent(l *Lease) {
+	if fn := m.cfg.Events.Granted; fn != nil {
+		ev := GrantEvent{At: m.start.Add(l.at), Model: l.stay.model.Name, Tier: l.stay.tier, Waited: l.waited, Moved: l.moved}
+		m.events.Post(func() { fn(ev) })
 	}
 }
 
-// any reports whether anybody listens.
-func (e *Events) any() bool {
-	return e.MoveStarted != nil || e.MoveEnded != nil || e.Evicted != nil ||
-		e.Refused != nil || e.LimitsChanged != nil || e.PressureChanged != nil
+// releasedEvent tells that a lease ended.
+func (m *Manager) releasedEvent(l *Lease) {
+	now := time.Now()
+	ev := ReleaseEvent{At: now, Model: l.stay.model.Name, Held: now.Sub(m.start) - l.at}
+	m.events.Post(func() { m.cfg.Events.Released(ev) })
+}
+
+// jobEnded tells that a job ended.
+func (m *Manager) jobEnded(j *Job) {
+	if fn := m.cfg.Events.JobEnded; fn != nil {
+		now := time.Now()
+		ev := JobEvent{At: now, Job: j.ID(), Kind: j.Kind(), Model: j.Model(), From: j.From(), To: j.To(), Took: now.Sub(j.Started()), Err: j.Err()}
+		m.events.Post(func() { fn(ev) })
+	}
 }

@@ -105,7 +105,7 @@ func TestAcquire_PlacementNamesWhatIsLeased_LoopGoesOn(t *testing.T) {
 func TestLost_ModelInStorage_NextLeaseIsNotLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("big", 7)}, Limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 10 * tier.GiB}})
-		if err := r.Lost("big", errors.New("it was said to")); err != nil {
+		if err := r.ReportCrash("big", errors.New("it was said to")); err != nil {
 			t.Fatal(err)
 		}
 		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "big"})

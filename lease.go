@@ -1,7 +1,6 @@
 package modeltier
 
 import (
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -52,7 +51,7 @@ func (l *Lease) Waited() time.Duration { return l.waited }
 func (l *Lease) Moved() bool { return l.moved }
 
 // Done is closed when the model has left memory by itself while the lease is held,
-// as Manager.Lost told: what is asked of it fails, and will until the lease is
+// as Manager.ReportCrash told: what is asked of it fails, and will until the lease is
 // given back, which is still to be done, and the model is acquired anew. It stays
 // open otherwise, after Release too.
 func (l *Lease) Done() <-chan struct{} { return l.stay.loss.done }
@@ -63,8 +62,12 @@ func (l *Lease) Release() {
 	if l == nil || l.released.Swap(true) {
 		return
 	}
-	if g := l.stay.gate; g.leave(l.cell) {
-		l.stay.m.leasesEnded(g.e)
+	s := l.stay
+	if s.gate.leave(l.cell) {
+		s.m.leasesEnded(s.gate.e)
+	}
+	if s.m.cfg.Events.Released != nil {
+		s.m.releasedEvent(l)
 	}
 }
 
@@ -82,151 +85,4 @@ func (l *Lease) Report(o tier.Outcome) {
 		o.Served = now - l.at
 	}
 	m.report(o)
-}
-
-// gate counts the leases of one model. Requests pass it with two atomic
-// operations while it is open; the loop closes it before it moves the model.
-//
-// The order is what makes it safe: who enters counts first and looks second,
-// who closes closes first and counts second, so that one of the two sees the
-// other.
-type gate struct {
-	state atomic.Uint32 // gateOpen, gateWatched
-	cells []cell        // a power of two of them, so that cores do not meet in one
-	// stay is that of the leases which enter. A lease takes it once it is counted,
-	// and it changes only while nobody can enter, or for one of the same loss.
-	stay atomic.Pointer[stay]
-	loss *loss // the loop's; of the leases from now on
-	e    *entry
-	m    *Manager
-}
-
-// loss tells the leases of a model that it is lost. The gate gets a new one when
-// it lets somebody in again, which waits for the leases: so none misses its own.
-type loss struct {
-	done chan struct{}
-	told bool // done is closed; the loop's
-}
-
-// lose tells the leases. The loop calls it.
-func (g *gate) lose() {
-	if !g.loss.told {
-		g.loss.told = true
-		close(g.loss.done)
-	}
-}
-
-const (
-	gateOpen = 1 << iota
-	gateWatched
-)
-
-// cell is a part of the count, alone on its cache line.
-type cell struct {
-	leases atomic.Int64
-	uses   atomic.Uint64
-	noteAt atomic.Int64 // from then on a use is worth noting
-	_      [40]byte
-}
-
-// stripes is how many cells a gate has: a power of two, more than there are
-// cores at work, at most 8, so that a model costs at most 512 bytes.
-func stripes() int {
-	n := 1
-	for n < 2*runtime.GOMAXPROCS(0) && n < 8 {
-		n *= 2
-	}
-	return n
-}
-
-func newGate(m *Manager, e *entry) *gate {
-	return &gate{cells: make([]cell, m.stripes), e: e, m: m, loss: newLoss()}
-}
-
-func newLoss() *loss { return &loss{done: make(chan struct{})} }
-
-// settle makes the stay of leases from now on, at which nobody has ever told a
-// loss.
-func (g *gate) settle() *stay {
-	if g.loss.told {
-		g.loss = newLoss()
-	}
-	e := g.e.core
-	s := &stay{m: g.m, gate: g, loss: g.loss, model: e.Model, tier: e.Tier(), kept: e.Kept()}
-	if s.tier == tier.RAM {
-		s.kept = s.model.Size
-	}
-	return s
-}
-
-// enter takes a lease in cell i if the gate is open.
-func (g *gate) enter(i uint8) bool {
-	c := &g.cells[i]
-	c.leases.Add(1)
-	if g.state.Load()&gateOpen == 0 {
-		c.leases.Add(-1)
-		return false
-	}
-	c.uses.Add(1)
-	return true
-}
-
-// noteEvery is how close uses of one model come to be noted one by one. Whoever
-// learns from them gains nothing by more, and must not pay for more.
-const noteEvery = time.Millisecond
-
-// notable reports whether the use of cell i at that time is to be noted.
-func (g *gate) notable(i uint8, at time.Duration) bool {
-	next := &g.cells[i].noteAt
-	if int64(at) < next.Load() {
-		return false
-	}
-	next.Store(int64(at + noteEvery))
-	return true
-}
-
-// leave gives a lease back, and reports whether the loop has to be told.
-func (g *gate) leave(i uint8) bool {
-	return g.cells[i].leases.Add(-1) == 0 && g.state.Load() != gateOpen
-}
-
-// The rest is core.Gate, called by the loop.
-
-func (g *gate) Open() {
-	g.stay.Store(g.settle())
-	g.state.Or(gateOpen)
-}
-
-func (g *gate) Close() int {
-	g.state.And(^uint32(gateOpen))
-	return g.Leases()
-}
-
-func (g *gate) Leases() int {
-	n := int64(0)
-	for i := range g.cells {
-		n += g.cells[i].leases.Load()
-	}
-	return int(n)
-}
-
-func (g *gate) Grant() {
-	g.cells[0].leases.Add(1)
-	g.cells[0].uses.Add(1)
-}
-
-func (g *gate) Watch(on bool) {
-	if on {
-		g.state.Or(gateWatched)
-	} else {
-		g.state.And(^uint32(gateWatched))
-	}
-}
-
-func (g *gate) Uses() uint64 {
-	n := uint64(0)
-	for i := range g.cells {
-		n += g.cells[i].uses.Load()
-	}
-	return n
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/modeltier/modeltier/internal/core"
@@ -12,16 +13,11 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Bounds that nobody has wanted to set. A reading is good for an admission for
-// fresh, and while the probe fails for stale; a model counts as in demand for
-// grace after its last use.
+// Fixed limits. A reading may admit loads for fresh; while the probe is failing,
+// for stale.
 const (
-	fresh       = 100 * time.Millisecond
-	stale       = 5 * time.Second
-	grace       = 50 * time.Millisecond
-	probeLimit  = time.Second
-	planLimit   = 10 * time.Second
-	observation = 5 * time.Second // for one look at what is resident
+	fresh = 100 * time.Millisecond
+	stale = 5 * time.Second
 
 	// keepEvictions is how many of the last evictions Status tells.
 	keepEvictions = 16
@@ -35,76 +31,71 @@ const (
 )
 
 // control is what the loop's goroutine owns. Nothing else touches it while the
-// loop runs.
+// loop runs. The loop runs no foreign code and waits for nothing: parts are asked
+// through their plugins, whose answers come as mail.
 type control struct {
-	m     *Manager
-	core  *core.Core
-	now   time.Time
-	after []func() // to be done once the new snapshot is published
+	m       *Manager
+	core    *core.Core
+	now     time.Time
+	after   []func() // to be done once the new snapshot is published
+	shared  map[*core.Entry]*entry
+	library *tier.Library // that gates is of
+	gates   []*entry
 
-	learners  []tier.Learner
-	reporters []tier.Reporter
-	uses      []tier.Access
-	moved     []tier.Moved
-	outcomes  []tier.Outcome
+	uses     []tier.Access
+	moved    []tier.Moved
+	outcomes []tier.Outcome
 
-	moves      map[*core.Move]*moving
-	tasks      []func(now time.Time) bool // orders that wait for a reading
-	idle       []chan struct{}            // closed when no lease is held
-	limits     []limitsReply
-	stopping   bool
-	planStuck  bool // a call of the placement has not returned
-	probeStuck bool
-	usedSince  bool // a model was asked for since the loop last looked ahead
-	ahead      ahead
-	remembered time.Time // when what it has learned was last kept
-	waits      waitStats
-	evictions  []EvictEvent // the last keepEvictions, oldest first
+	moves    map[*core.Move]*moving
+	orders   map[*core.Order]*orderJob
+	tasks    []func(now time.Time) bool // orders that wait for a reading
+	idle     []chan struct{}            // closed when no lease is held
+	limits   []limitsReply
+	optimize map[*core.Question]func(Optimization, error)
+	stopping bool
+
+	reading    bool            // the probe has been asked
+	refreshing []chan struct{} // closed after the next reading
+	reclaiming bool            // the placement has been asked what models are worth
 	governor   safety.Governor
 	pressure   tier.PressureLevel // by the governor
-	kept       restored
+
+	keeping    keeping
+	remembered time.Time // when what the placement has learned was last kept
+	waits      waitStats
+	evictions  []EvictEvent // the last keepEvictions, oldest first
 }
 
 func (c *control) init(m *Manager, kept restored) error {
 	cfg := &m.cfg
-	c.m = m
-	c.moves = make(map[*core.Move]*moving)
-	for _, p := range []any{cfg.Placement, cfg.Selector} {
-		if l, ok := p.(tier.Learner); ok {
-			c.learners = append(c.learners, l)
-		}
-		if r, ok := p.(tier.Reporter); ok {
-			c.reporters = append(c.reporters, r)
-		}
+	*c = control{
+		m: m, now: time.Now(), shared: make(map[*core.Entry]*entry), moves: make(map[*core.Move]*moving),
+		orders: make(map[*core.Order]*orderJob), optimize: make(map[*core.Question]func(Optimization, error)),
 	}
 	opt := core.Options{
-		Fairness: cfg.Fairness, Grace: grace, Loads: cfg.Loads, Fresh: fresh, Stale: stale,
-		Divisible: func(*tier.Model) bool { return false },
-		Leaves:    func(*tier.Model) bool { return false },
-		InPlace:   func(*tier.Model) bool { return false },
-		Room:      func(p core.Promise) tier.Footprint { return safety.Room(promise(p, false), p.Memory) },
+		Protection: cfg.protection(), Loads: cfg.Loads, MaxQueueModel: cfg.MaxQueueModel, Fresh: fresh, Stale: stale,
+		StallAfter: cfg.StallAfter, StuckAfter: cfg.StuckAfter, OptimizeEvery: cfg.OptimizeEvery,
+		Room: func(p core.Promise) tier.Footprint { return safety.Room(promise(p, false), p.Memory) },
 		Admit: func(p core.Promise, model *tier.Model, need tier.Footprint, background bool) error {
 			return safety.Admit(promise(p, background), p.Memory, model, need)
 		},
 	}
-	if f, ok := cfg.Mover.(tier.FileBacker); ok {
-		opt.FileBacked = f.FileBacked()
+	for _, a := range cfg.accounts {
+		opt.Further = append(opt.Further, core.FurtherAccount{Name: a.name, Limit: a.limit, Takes: a.takes})
 	}
-	if d, ok := cfg.Mover.(tier.Divider); ok {
-		opt.Divisible = d.Divisible
-	}
-	if l, ok := cfg.Mover.(tier.Leaver); ok {
-		opt.Leaves = l.Leaves
-	}
-	if p, ok := cfg.Mover.(tier.InPlacer); ok {
-		opt.InPlace = p.InPlace
+	traits, err := m.traits(m.ctx, cfg.Models, func(fileBacked bool) { opt.FileBacked = fileBacked })
+	if err != nil {
+		return err
 	}
 	c.core = core.New(cfg.Limits, opt)
-	if err := c.core.Add(cfg.Models, m.newEntry, true); err != nil {
+	c.core.SetConfigured(kept.configured)
+	if err := c.core.Add(cfg.Models, traits, c.newGate, true); err != nil {
 		return err
 	}
 	c.restore(kept)
-	c.read(time.Now())
+	got := m.readMemory(m.ctx)
+	c.now = time.Now()
+	c.read(got)
 	c.publish()
 	return nil
 }
@@ -116,17 +107,16 @@ func promise(p core.Promise, background bool) safety.Promise {
 	}
 }
 
-// newEntry makes the shared half of an entry; the int is for core.Add.
-func (m *Manager) newEntry(int) *core.Entry {
-	e := &entry{}
-	e.gate = newGate(m, e)
-	e.core = &core.Entry{Gate: e.gate, Data: e}
-	return e.core
+// newGate makes the shared half of an entry.
+func (c *control) newGate(e *core.Entry) core.Gate {
+	s := &entry{core: e}
+	s.gate = newGate(c.m, s)
+	c.shared[e] = s
+	return s.gate
 }
 
-func shared(e *core.Entry) *entry { return e.Data.(*entry) }
-
-// loop runs until the Manager is closed.
+// loop runs until the Manager is closed. Each turn looks at the mail and at the
+// Manager's context, and is bounded.
 func (m *Manager) loop() {
 	defer close(m.loopDone)
 	c := &m.ctl
@@ -134,18 +124,14 @@ func (m *Manager) loop() {
 	defer timer.Stop()
 	tick := time.NewTicker(m.cfg.ProbeEvery)
 	defer tick.Stop()
-	var fns []func(time.Time)
+	var mail []func(time.Time)
 	for m.ctx.Err() == nil {
 		c.now = time.Now()
-		fns = m.mail.take(fns)
-		for _, fn := range fns {
+		mail = m.mail.take(mail)
+		for _, fn := range mail {
 			fn(c.now)
 		}
-		wake := c.step()
-		if at := c.lookAhead(); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
-			wake = at
-		}
-		if wake.IsZero() {
+		if wake := c.turn(); wake.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(max(time.Until(wake), 0))
@@ -154,6 +140,7 @@ func (m *Manager) loop() {
 		case <-m.mail.wake:
 		case <-timer.C:
 		case <-tick.C:
+			c.now = time.Now()
 			c.tick()
 		case <-m.ctx.Done():
 		}
@@ -161,41 +148,34 @@ func (m *Manager) loop() {
 	c.end(m.mail.shut())
 }
 
-// end answers everyone who still waits for the loop.
+// end answers everything that still waits for the loop.
 func (c *control) end(rest []func(time.Time)) {
 	c.now = time.Now()
 	c.core.Stop(tier.ErrClosed, c.now)
 	for _, fn := range rest {
 		fn(c.now)
 	}
-	c.core.Stop(tier.ErrClosed, c.now) // those who joined in the rest
+	c.core.Stop(tier.ErrClosed, c.now) // for requests that joined in the rest
 	c.stopping = true
-	c.step()
-	c.remember()
+	c.turn()
+	c.memoryRead()
 	for _, ch := range c.idle {
 		close(ch)
 	}
 	c.idle = nil
 }
 
-// step lets the core go on as far as it can and does what it says. It returns
-// when the loop has to look again.
-func (c *control) step() (wake time.Time) {
+// turn lets the core go on, does what it says, and returns when the loop has to
+// look again.
+func (c *control) turn() (wake time.Time) {
 	c.readAccesses()
-	for {
-		actions, at := c.core.Step(c.now)
-		if len(actions) == 0 {
-			wake = at
-			break
-		}
-		for _, a := range actions {
-			c.do(a)
-		}
-		if len(c.tasks) > 0 {
-			c.tasks = slices.DeleteFunc(c.tasks, func(t func(time.Time) bool) bool { return t(c.now) })
-		}
+	for mv, g := range c.moves {
+		c.core.Progressed(mv, c.m.start.Add(time.Duration(g.touched.Load())))
 	}
-	wake = c.watchMoves(wake)
+	actions, wake := c.core.Step(c.now)
+	for _, a := range actions {
+		c.do(a)
+	}
 	if c.core.Changed() {
 		c.publish()
 	}
@@ -210,31 +190,39 @@ func (c *control) step() (wake time.Time) {
 	return wake
 }
 
+// retryOrders gives orders again that waited for a reading.
+func (c *control) retryOrders() {
+	c.tasks = slices.DeleteFunc(c.tasks, func(t func(time.Time) bool) bool { return t(c.now) })
+}
+
 // publish makes the core's picture the one that requests read.
 func (c *control) publish() {
-	entries := c.core.Entries()
-	s := &snapshot{view: c.core.View(c.now), entries: make([]*entry, len(entries)), inUse: c.inUse()}
-	for i, e := range entries {
-		s.entries[i] = shared(e)
+	s := &snapshot{view: c.core.View(c.now), inUse: c.inUse()}
+	if c.library == nil || c.library != s.view.Library {
+		entries := c.core.Entries()
+		c.library, c.gates = s.view.Library, make([]*entry, len(entries))
+		for i, e := range entries {
+			c.gates[i] = c.shared[e]
+		}
+		if len(c.shared) > 2*len(entries)+64 { // most are removed by now
+			keep := make(map[*core.Entry]*entry, len(entries))
+			for _, e := range slices.Concat(entries, c.core.Residues()) {
+				keep[e] = c.shared[e]
+			}
+			c.shared = keep
+		}
 	}
+	s.entries = c.gates
 	c.m.snap.Store(s)
 }
 
 // inUse is memory that models have, which the machine counts as taken and which
 // could be had if they left. It takes a mover that can tell what is present.
-func (c *control) inUse() (b tier.Bytes) {
+func (c *control) inUse() tier.Bytes {
 	if c.m.resident == nil {
 		return 0
 	}
-	for _, e := range c.core.Entries() {
-		if !e.Model.Pinned {
-			b = b.Plus(max(e.Charge()[tier.RAM]-e.Reclaimable, 0))
-		}
-	}
-	for _, mv := range c.core.Moves() {
-		b = b.Plus(mv.Held()[tier.RAM])
-	}
-	return b
+	return c.core.InUse()
 }
 
 // do carries out one action of the core.
@@ -242,22 +230,26 @@ func (c *control) do(a core.Action) {
 	switch a := a.(type) {
 	case core.Start:
 		c.startMove(a.Move)
-	case core.Cancel:
-		c.cancelMove(a.Move, a.Cause)
-	case core.Granted:
-		c.granted(a.Waiter)
-	case core.Refused:
-		w := a.Waiter.Data.(*waiter)
-		if errors.Is(a.Err, tier.ErrMove) {
-			c.reported(tier.Outcome{Model: a.Waiter.Entry.Model.Name, At: c.now, Waited: c.now.Sub(a.Waiter.Since), Err: a.Err})
+	case core.Urge:
+		if g := c.moves[a.Move]; g != nil { // it may have ended in the same turn
+			g.urge()
 		}
-		c.after = append(c.after, func() { w.answer <- answer{err: a.Err} })
+	case core.Cancel:
+		if g := c.moves[a.Move]; g != nil {
+			g.work.Job().Cancel(a.Cause)
+		}
+	case core.Stuck:
+		c.stuck(a.Move, a.Err)
+	case core.Granted:
+		a.Waiter.Reply(nil)
+	case core.Refused:
+		a.Waiter.Reply(a.Err)
 	case core.OrderDone:
 		c.orderDone(a.Order, a.Err)
 	case core.Ask:
 		c.plan(a.Question)
 	case core.Read:
-		c.read(c.now)
+		c.askMemory()
 	case core.LimitsDone:
 		c.limitsDone(a)
 	case core.Evicted:
@@ -267,16 +259,11 @@ func (c *control) do(a core.Action) {
 
 // join takes up a request that has to wait for e.
 func (c *control) join(w *waiter, e *entry, began time.Time) {
-	w.Waiter.Entry, w.Waiter.Data, w.Waiter.Claim = e.core, w, w.claim
+	w.Entry, w.Claim = e.core, w.claim
+	w.Reply = func(err error) { c.answer(w, e, err) }
 	if c.stopping {
 		if w.claim() {
 			w.answer <- answer{err: tier.ErrClosed}
-		}
-		return
-	}
-	if n := e.core.Waiters(); n >= c.m.cfg.MaxQueueModel {
-		if w.claim() {
-			w.answer <- answer{err: &tier.BusyError{Model: e.core.Model.Name, Queued: n, RetryAfter: c.m.cfg.Fairness}}
 		}
 		return
 	}
@@ -285,73 +272,70 @@ func (c *control) join(w *waiter, e *entry, began time.Time) {
 	c.core.Join(&w.Waiter, c.now)
 }
 
-// granted hands a lease to a waiter. The gate has counted it.
-func (c *control) granted(cw *core.Waiter) {
-	w := cw.Data.(*waiter)
-	l := &Lease{stay: shared(cw.Entry).gate.settle(), moved: cw.Moved, waited: c.now.Sub(cw.Since), at: c.now.Sub(c.m.start)}
-	c.waits.add(l, cw.From)
-	c.reported(tier.Outcome{Model: l.stay.model.Name, At: c.now, Waited: l.waited})
-	c.after = append(c.after, func() { w.answer <- answer{lease: l} })
-}
-
-// placementBack is called, not by the loop, when a call that was stuck returns.
-func (c *control) placementBack() {
-	c.m.post(func(time.Time) { c.planStuck = false })
-}
-
-func (c *control) placementFailed(err error) {
-	if err == nil {
+// answer hands a waiter its lease, which the gate has counted, or its error.
+func (c *control) answer(w *waiter, e *entry, err error) {
+	if err != nil {
+		if errors.Is(err, tier.ErrMove) {
+			c.reported(tier.Outcome{Model: e.core.Model.Name, At: c.now, Waited: c.now.Sub(w.Since), Err: err})
+		}
+		c.after = append(c.after, func() { w.answer <- answer{err: err} })
 		return
 	}
-	c.m.log.Error("the placement failed", "err", err)
-	c.planStuck = tier.Code(err) == "stuck"
+	l := &Lease{stay: e.gate.settle(), moved: w.Moved, waited: c.now.Sub(w.Since), at: c.now.Sub(c.m.start)}
+	c.waits.add(l, w.From)
+	c.reported(tier.Outcome{Model: l.stay.model.Name, At: c.now, Waited: l.waited})
+	c.m.grantedEvent(l)
+	c.after = append(c.after, func() { w.answer <- answer{lease: l} })
 }
 
 // plan asks the placement, on behalf of the core.
 func (c *control) plan(q *core.Question) {
 	c.teach()
-	// The answer's own memory: a call that is stuck may write to it much later.
-	p := new(tier.Plan)
-	err := error(&tier.StuckError{What: "The placement", After: planLimit})
-	if !c.planStuck {
-		need := &q.Need
-		if q.Idle {
-			need = nil
-		}
-		began := time.Now()
-		err = c.m.callFor("placement", planLimit, func(context.Context) error {
-			*p = c.m.cfg.Placement.Plan(&q.View, need)
-			return nil
-		}, c.placementBack)
-		c.m.count.planning.add(time.Since(began))
-		c.placementFailed(err)
-	}
-	c.now = time.Now()
-	var answer tier.Plan
-	if err == nil {
-		answer = *p
-	}
-	steps := c.core.Planned(q, answer, err, c.now)
+	need := &q.Need
 	if q.Idle {
-		c.lookedAhead(len(steps))
+		need = nil
 	}
-	if o, ok := q.Data.(*optimizing); ok {
-		o.done(c, steps, err)
+	p := new(tier.Plan) // the answer's own: a call that is stuck may write to it much later
+	began := time.Now()
+	c.m.placement.ask(planLimit, func(context.Context) error {
+		*p = c.m.cfg.Placement.Plan(&q.View, need)
+		p.Err = seal(p.Err)
+		p.Steps = slices.Clone(p.Steps)
+		return nil
+	}, func(err error) {
+		c.m.count.planning.add(time.Since(began))
+		var answer tier.Plan
+		if err == nil {
+			answer = *p
+		}
+		c.m.post(func(now time.Time) { c.planned(q, answer, err, now) })
+	})
+}
+
+func (c *control) planned(q *core.Question, p tier.Plan, err error, now time.Time) {
+	if err != nil {
+		c.m.log.Error("the placement failed", "err", err)
+	}
+	steps := c.core.Planned(q, p, err, now)
+	if reply := c.optimize[q]; reply != nil {
+		delete(c.optimize, q)
+		c.after = append(c.after, func() { reply(Optimization{Steps: steps}, err) })
 	}
 }
 
 // tick is what happens every ProbeEvery though nothing else does.
 func (c *control) tick() {
-	c.now = time.Now()
 	if _, at, _ := c.core.Memory(); at.IsZero() || c.now.Sub(at) >= c.m.cfg.ProbeEvery/2 {
-		c.read(c.now)
+		c.askMemory()
 	}
 	c.observeAgain()
-	c.giveBack()
+	if short := c.core.Shortfall(); short > 0 {
+		c.reclaim(short, tier.ReasonOverdraft, "models take more than was declared")
+	}
 	c.teach()
-	if !c.ahead.used.Before(c.remembered) && c.now.Sub(c.remembered) >= rememberEvery {
-		c.remember()
+	if !c.core.LastRequest().Before(c.remembered) && c.now.Sub(c.remembered) >= rememberEvery {
 		c.remembered = c.now
+		c.remember()
 	}
 	if c.now.Sub(c.m.snap.Load().view.Now) >= aged {
 		c.publish()
@@ -362,10 +346,7 @@ func (c *control) tick() {
 func (c *control) stopIntake() {
 	c.stopping = true
 	c.core.Stop(tier.ErrClosed, c.now)
-	for _, attempt := range c.tasks {
-		attempt(c.now) // each answers ErrClosed
-	}
-	c.tasks = nil
+	c.retryOrders() // each answers ErrClosed
 }
 
 // whenIdle closes done when no lease is held. The intake has stopped.
@@ -382,14 +363,65 @@ func (c *control) closeIdle() {
 }
 
 func (c *control) evicted(a core.Evicted) {
-	c.m.count.evicted.Add(1)
-	ev := EvictEvent{At: c.now, Model: a.Entry.Model.Name, From: a.Entry.Tier(), To: a.To, For: a.For, Why: a.Why}
+	c.m.count.evict(a.Reason)
+	ev := EvictEvent{At: c.now, Model: a.Entry.Model.Name, From: a.Entry.Tier(), To: a.To, For: a.For, Reason: a.Reason, Why: a.Why}
 	if len(c.evictions) == keepEvictions {
 		c.evictions = slices.Delete(c.evictions, 0, 1)
 	}
 	c.evictions = append(c.evictions, ev)
-	c.m.log.Info("a model gives way", "model", ev.Model, "from", ev.From, "to", ev.To, "for", cmp.Or(ev.For, "no model"), "why", ev.Why)
+	c.m.log.Info("a model gives way", "model", ev.Model, "from", ev.From, "to", ev.To, "for", cmp.Or(ev.For, "no model"), "reason", ev.Reason, "why", ev.Why)
 	if fn := c.m.cfg.Events.Evicted; fn != nil {
-		c.m.event(func() { fn(ev) })
+		c.m.events.Post(func() { fn(ev) })
 	}
+}
+
+// mailbox takes what others want done by the loop.
+type mailbox struct {
+	mu     sync.Mutex // guards the rest
+	fns    []func(now time.Time)
+	closed bool
+
+	wake chan struct{} // holds a token when the loop has something to look at
+}
+
+// post has the loop run fn. It reports false once the loop takes no more; fn is
+// then not run.
+func (m *Manager) post(fn func(now time.Time)) bool {
+	b := &m.mail
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
+	b.fns = append(b.fns, fn)
+	b.mu.Unlock()
+	m.kick()
+	return true
+}
+
+// kick wakes the loop.
+func (m *Manager) kick() {
+	select {
+	case m.mail.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b *mailbox) take(into []func(time.Time)) []func(time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	into = append(into[:0], b.fns...)
+	clear(b.fns)
+	b.fns = b.fns[:0]
+	return into
+}
+
+// shut ends the box and returns what is still in it.
+func (b *mailbox) shut() []func(time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	rest := b.fns
+	b.fns = nil
+	return rest
 }

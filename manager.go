@@ -11,6 +11,7 @@ import (
 
 	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/internal/outbox"
 	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/safety"
 	"github.com/modeltier/modeltier/selector"
@@ -33,25 +34,29 @@ type Manager struct {
 	resident    tier.Resident
 	footprinter tier.Footprinter
 
-	start     time.Time // the epoch of the access log
-	stripes   int
-	accesses  *accessLog
-	snap      atomic.Pointer[snapshot]
-	waiting   atomic.Int64  // requests that wait
-	reports   atomic.Int64  // outcomes that wait for the loop
-	tickets   sync.Pool     // of *ticket
-	issued    atomic.Uint32 // tickets
-	count     counters
-	events    chan func()
-	eventsEnd chan struct{}
+	start    time.Time // the epoch of the access log
+	stripes  int
+	accesses *accessLog
+	snap     atomic.Pointer[snapshot]
+	tickets  sync.Pool     // of *ticket
+	issued   atomic.Uint32 // tickets
+	count    counters
+	events   *outbox.Box
+	logs     *outbox.Box
+
+	waiting        atomic.Int64 // requests that wait
+	waitingReports atomic.Int64 // outcomes that wait for the loop
+
+	// The parts' calls, other than Select, Move and what is asked after a move.
+	mover, probe, selector, placement *plugin
+	learners                          []learner
 
 	// ctx ends when the Manager is closed; moves and jobs derive from it.
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
-	goroutines group        // every goroutine but the loop and the events'
-	blind      atomic.Int32 // looks of the mover's that did not return in time
+	goroutines group        // every goroutine but the loop, the saver's and the outboxes'
+	stuckLooks atomic.Int32 // looks of the mover's that did not return in time
 	loopDone   chan struct{}
-	eventsDone chan struct{}
 
 	mail mailbox
 	ctl  control // the loop's own
@@ -69,7 +74,7 @@ type entry struct {
 	core *core.Entry
 	// told: the loop has been told that leases ended and has not looked yet.
 	told atomic.Bool
-	// observing: somebody is looking at it. seenUses is how often it had been used
+	// observing: it is being looked at. seenUses is how often it had been used
 	// when it was last looked at. The loop's.
 	observing bool
 	seenUses  uint64
@@ -100,39 +105,52 @@ func New(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("modeltier: %w", err)
 	}
 	m := &Manager{
-		log: cfg.Logger, jobs: hotload.NewJobs(0), start: time.Now(), stripes: stripes(),
-		loopDone: make(chan struct{}), eventsEnd: make(chan struct{}), eventsDone: make(chan struct{}), closed: make(chan struct{}),
+		jobs: hotload.NewJobs(0), start: time.Now(), stripes: stripes(),
+		loopDone: make(chan struct{}), closed: make(chan struct{}),
 	}
+	m.logs = outbox.New(outbox.Size, nil)
+	m.log = slog.New(slog.DiscardHandler)
+	if cfg.Logger != nil {
+		m.log = m.logs.Logger(cfg.Logger.Handler())
+	}
+	m.events = outbox.New(outbox.Size, func(value any, stack []byte) {
+		m.log.Error("an event function failed", "err", (&tier.PanicError{Part: "event", Value: value, Stack: stack}).Error())
+	})
 	m.accesses = newAccessLog(m.start, m.stripes)
 	m.tickets.New = func() any { return &ticket{cell: uint8(m.issued.Add(1)) & uint8(m.stripes-1)} }
 	m.mail.wake = make(chan struct{}, 1)
+	m.ctx, m.cancel = context.WithCancelCause(context.Background())
+	for name, p := range map[string]**plugin{"mover": &m.mover, "memory probe": &m.probe, "selector": &m.selector, "placement": &m.placement} {
+		*p = &plugin{m: m, name: name}
+	}
 
 	kept, err := m.openState(&cfg)
 	if err != nil {
 		return nil, err
 	}
 	if err := fillParts(&cfg); err != nil {
-		m.save.close()
-		return nil, err
+		return nil, errors.Join(err, m.save.close())
 	}
 	m.cfg = cfg
 	m.resident, _ = cfg.Mover.(tier.Resident)
 	m.footprinter, _ = cfg.Mover.(tier.Footprinter)
-	m.ctx, m.cancel = context.WithCancelCause(context.Background())
+	for _, p := range []struct {
+		part   any
+		plugin *plugin
+	}{{cfg.Placement, m.placement}, {cfg.Selector, m.selector}} {
+		l := learner{plugin: p.plugin}
+		l.learner, _ = p.part.(tier.Learner)
+		l.reporter, _ = p.part.(tier.Reporter)
+		if l.learner != nil || l.reporter != nil {
+			m.learners = append(m.learners, l)
+		}
+	}
+	if cfg.Events.JobEnded != nil {
+		m.jobs.OnEnd(m.jobEnded)
+	}
 	if err := m.ctl.init(m, kept); err != nil {
 		m.cancel(tier.ErrClosed)
-		m.closeParts()
-		m.save.close()
-		return nil, fmt.Errorf("modeltier: %w", err)
-	}
-	if cfg.Events.any() {
-		m.events = make(chan func(), eventQueue)
-		go func() {
-			defer close(m.eventsDone)
-			m.callEvents(m.events)
-		}()
-	} else {
-		close(m.eventsDone)
+		return nil, errors.Join(fmt.Errorf("modeltier: %w", err), m.awaitGoroutines(), m.closeParts(), m.save.close())
 	}
 	m.save.run(m)
 	go m.loop()
@@ -162,68 +180,6 @@ func fillParts(cfg *Config) error {
 		cfg.Placement = optimizer.New()
 	}
 	return nil
-}
-
-// mailbox takes what others want done by the loop.
-type mailbox struct {
-	mu     sync.Mutex // guards the rest
-	fns    []func(now time.Time)
-	closed bool
-
-	wake chan struct{} // holds a token when the loop has something to look at
-}
-
-// post has the loop run fn. It reports false once the loop takes no more; fn is
-// then not run.
-func (m *Manager) post(fn func(now time.Time)) bool {
-	b := &m.mail
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return false
-	}
-	b.fns = append(b.fns, fn)
-	b.mu.Unlock()
-	m.kick()
-	return true
-}
-
-// kick wakes the loop.
-func (m *Manager) kick() {
-	select {
-	case m.mail.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (b *mailbox) take(into []func(time.Time)) []func(time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	into = append(into[:0], b.fns...)
-	clear(b.fns)
-	b.fns = b.fns[:0]
-	return into
-}
-
-// shut ends the box and returns what is still in it.
-func (b *mailbox) shut() []func(time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
-	rest := b.fns
-	b.fns = nil
-	return rest
-}
-
-// leasesEnded tells the loop that the last lease of a cell of e's gate ended
-// while somebody waits for that. It is cheap however often it is called.
-func (m *Manager) leasesEnded(e *entry) {
-	if !e.told.Swap(true) {
-		m.post(func(time.Time) {
-			e.told.Store(false)
-			m.ctl.core.Released(e.core)
-		})
-	}
 }
 
 // Shutdown ends the Manager in order: it takes no more requests, refuses those
@@ -258,23 +214,27 @@ func (m *Manager) stopIntake() {
 // called off, weights are unmapped though leases may be held, and the state is
 // kept. It returns when no goroutine, mapping, process or file handle of the
 // Manager is left, or an error that unwraps to ErrStuck when a part did not
-// return within StuckAfter. It is idempotent; later calls wait for the first.
+// return within StuckAfter. Log records and events that are queued are delivered
+// for one second at most. It is idempotent; later calls wait for the first.
 func (m *Manager) Close() error {
 	m.closeOnce.Do(func() {
 		m.stopIntake()
 		m.cancel(tier.ErrClosed)
 		m.kick()
 		<-m.loopDone
+		m.rememberLast()
 		m.closeErr = errors.Join(m.awaitGoroutines(), m.closeParts(), m.save.close())
-		if m.events != nil {
-			close(m.eventsEnd)
-		}
-		<-m.eventsDone
+		m.events.Close(deliverLimit)
+		m.logs.Close(deliverLimit)
 		close(m.closed)
 	})
 	<-m.closed
 	return m.closeErr
 }
+
+// deliverLimit is how long Close waits for log records and for events that are
+// queued.
+const deliverLimit = time.Second
 
 // awaitGoroutines waits for the goroutines of moves and calls, StuckAfter at
 // most.

@@ -144,7 +144,7 @@ func TestLost_BetweenTheMoversReturnAndTheMovesEnd_IsNotForgotten(t *testing.T) 
 		var crashed atomic.Bool
 		r = newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Mover: hungryMover{fake, func(name string) (now, peak tier.Bytes, ok bool) {
 			if fake.At(name) == tier.RAM && !crashed.Swap(true) {
-				r.Lost("a", errors.New("OOM kill"))
+				r.ReportCrash("a", errors.New("OOM kill"))
 			}
 			return 0, 0, false
 		}}})

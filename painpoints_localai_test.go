@@ -324,7 +324,7 @@ func TestScenarios_Lemonade(t *testing.T) {
 		time.Sleep(time.Minute)
 		r.wantAt("a", tier.RAM)
 		r.memory(64*tier.GiB, 60*tier.GiB)
-		if err := r.Lost("a", errors.New("it crashed")); err != nil {
+		if err := r.ReportCrash("a", errors.New("it crashed")); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
@@ -339,7 +339,7 @@ func TestScenarios_Lemonade(t *testing.T) {
 	scenario(t, "Lemonade/idle crash is reaped and status updated next request reloads", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 2)))
 		r.use("a")
-		if err := r.Lost("a", errors.New("it crashed")); err != nil {
+		if err := r.ReportCrash("a", errors.New("it crashed")); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
@@ -350,7 +350,7 @@ func TestScenarios_Lemonade(t *testing.T) {
 	scenario(t, "Lemonade/concurrent request during reload completes", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 2)))
 		held := r.get("a")
-		if err := r.Lost("a", errors.New("it crashed")); err != nil {
+		if err := r.ReportCrash("a", errors.New("it crashed")); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()

@@ -280,7 +280,7 @@ func TestNobody_EngineKilled_LeasesAreToldAndLaterOnesServed(t *testing.T) {
 		}
 		waited, hot, other := r.get("a"), r.get("a"), r.get("b")
 		for range 2 { // also where it is told twice
-			if err := r.Lost("a", errors.New("signal: killed")); err != nil {
+			if err := r.ReportCrash("a", errors.New("signal: killed")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -313,7 +313,7 @@ func TestNobody_EngineKilled_StatusIsRightWithoutARequest(t *testing.T) {
 		r.use("a")
 		b := r.get("b")
 		for _, name := range []string{"a", "b"} {
-			if err := r.Lost(name, errors.New("signal: killed")); err != nil {
+			if err := r.ReportCrash(name, errors.New("signal: killed")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -330,7 +330,7 @@ func TestNobody_EngineKilled_StatusIsRightWithoutARequest(t *testing.T) {
 		if s := r.Status(); s.Evictions != 0 {
 			t.Errorf("%d evictions, want none: nobody gave way to anybody", s.Evictions)
 		}
-		if err := r.Lost("nobody", nil); !errors.Is(err, modeltier.ErrNotFound) {
+		if err := r.ReportCrash("nobody", nil); !errors.Is(err, modeltier.ErrNotFound) {
 			t.Errorf("err = %v, want ErrNotFound", err)
 		}
 		r.use("a")

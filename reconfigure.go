@@ -3,10 +3,10 @@ package modeltier
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
+	"github.com/modeltier/modeltier/internal/core"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -44,12 +44,19 @@ func (m *Manager) Reconfigure(ctx context.Context, models []tier.Model, limits t
 	if err := cfg.fill(); err != nil {
 		return Reconfiguration{}, fmt.Errorf("modeltier: %w", err)
 	}
+	if m.closing.Load() {
+		return Reconfiguration{}, tier.ErrClosed
+	}
+	traits, err := m.traits(ctx, cfg.Models, nil)
+	if err != nil {
+		return Reconfiguration{}, fmt.Errorf("modeltier: %w", err)
+	}
 	changed, err := ask(ctx, m, func(_ time.Time, reply func(bool, error)) { m.ctl.relimit(cfg.Limits, reply) })
 	if err != nil {
 		return Reconfiguration{}, err
 	}
 	r, err := ask(ctx, m, func(now time.Time, reply func(Reconfiguration, error)) {
-		m.ctl.reconfigure(byName(cfg.Models), cfg.Models, now, reply)
+		m.ctl.reconfigure(cfg.Models, traits, now, reply)
 	})
 	r.Limits = changed
 	return r, err
@@ -66,7 +73,7 @@ func byName(models []tier.Model) map[string]tier.Model {
 
 // relimit sets the limits where the configuration says others than before.
 func (c *control) relimit(l tier.Limits, reply func(changed bool, err error)) {
-	if l == c.kept.limits {
+	if l == c.keeping.limits {
 		reply(false, nil)
 		return
 	}
@@ -78,81 +85,19 @@ func (c *control) relimit(l tier.Limits, reply func(changed bool, err error)) {
 			return
 		}
 		c.m.post(func(time.Time) {
-			c.kept.limits = l
+			c.keeping.limits = l
 			reply(true, nil)
 		})
 	})
 }
 
-func (c *control) reconfigure(next map[string]tier.Model, order []tier.Model, now time.Time, reply func(Reconfiguration, error)) {
+func (c *control) reconfigure(models []tier.Model, traits []core.Traits, now time.Time, reply func(Reconfiguration, error)) {
 	if c.stopping {
 		reply(Reconfiguration{}, tier.ErrClosed)
 		return
 	}
-	var r Reconfiguration
-	for i := range order {
-		c.adopt(&order[i], &r, now)
-	}
-	for name := range c.kept.configured {
-		if _, stays := next[name]; stays {
-			continue
-		}
-		if e, ok := c.core.Find(name); ok {
-			c.core.Replace(e, nil, now)
-			r.Removed = append(r.Removed, name)
-		}
-	}
-	c.kept.configured = next
-	for _, names := range [][]string{r.Added, r.Removed, r.Replaced, r.Changed} {
-		slices.Sort(names)
-	}
-	c.m.log.Info("configured anew", "added", r.Added, "removed", r.Removed, "replaced", r.Replaced, "changed", r.Changed)
-	state := c.state()
-	c.after = append(c.after, func() { c.m.save.keep(state, func() { reply(r, nil) }) })
-}
-
-// adopt takes up what the configuration says of one model.
-func (c *control) adopt(next *tier.Model, r *Reconfiguration, now time.Time) {
-	said, before := c.kept.configured[next.Name]
-	e, known := c.core.Find(next.Name)
-	switch {
-	case !known && before: // it was removed while running, and stays so
-		return
-	case !known:
-		// No other model has the name, which is all that Add could find wrong.
-		if err := c.core.Add([]tier.Model{*next}, c.m.newEntry, true); err == nil {
-			r.Added = append(r.Added, next.Name)
-		}
-		return
-	case !before: // it was hot loaded, or is about to leave
-		said = e.Model
-		said.Runtime = e.Declared() // and not what it was seen to take
-	}
-	home := next.Home
-	if before && said.Home == home {
-		home = e.Model.Home
-	}
-	m := *next
-	m.Home = home
-	switch {
-	case otherWeights(&said, next) || !before && !e.Owned():
-		c.core.Replace(e, &m, now)
-		r.Replaced = append(r.Replaced, m.Name)
-	case otherwise(&said, next):
-		was := e.Model
-		was.Capabilities, was.Quality, was.Pinned, was.Home = m.Capabilities, m.Quality, m.Pinned, m.Home
-		c.core.Amend(e, was)
-		r.Changed = append(r.Changed, m.Name)
-	}
-}
-
-// otherWeights reports whether a model has to be loaded anew to be the other.
-// Labels are among it, as a mover may go by them.
-func otherWeights(a, b *tier.Model) bool {
-	return a.Path != b.Path || a.Size != b.Size || a.Runtime != b.Runtime || !maps.Equal(a.Labels, b.Labels)
-}
-
-// otherwise reports whether two models of the same weights differ.
-func otherwise(a, b *tier.Model) bool {
-	return a.Home != b.Home || a.Quality != b.Quality || a.Pinned != b.Pinned || !slices.Equal(a.Capabilities, b.Capabilities)
+	d := c.core.Reconfigure(models, traits, c.newGate, now)
+	r := Reconfiguration{Added: d.Added, Removed: d.Removed, Replaced: d.Replaced, Changed: d.Changed}
+	c.m.log.Info("configured anew", "added", len(r.Added), "removed", len(r.Removed), "replaced", len(r.Replaced), "changed", len(r.Changed))
+	c.keep(func() { reply(r, nil) })
 }

@@ -3,7 +3,11 @@ package modeltier
 import (
 	"context"
 	"iter"
+	"maps"
+	"math/bits"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -23,6 +27,8 @@ type Status struct {
 	Limits tier.Limits `json:"limits"`
 	RAM    TierStatus  `json:"ram"`
 	Swap   TierStatus  `json:"swap"`
+	// Accounts are those of further kinds of memory, by name.
+	Accounts map[string]TierStatus `json:"accounts,omitempty"`
 
 	Memory      tier.Memory   `json:"memory"`        // the probe's last reading
 	MemoryAge   time.Duration `json:"memory_age_ns"` //
@@ -46,15 +52,20 @@ type Status struct {
 	HotLoads  hotload.Counts       `json:"hot_loads"`
 	Refusals  map[string]int64     `json:"refusals"`  // by code
 	Evictions int64                `json:"evictions"` // models that gave way
+	// EvictionsBy are the evictions by reason.
+	EvictionsBy map[tier.Reason]int64 `json:"evictions_by,omitempty"`
 	// LastEvictions are the last 16 of them, oldest first: when, for whom and why.
 	LastEvictions []EvictEvent `json:"last_evictions,omitempty"`
 	Accesses      Accesses     `json:"accesses"`
 
+	// EventsDropped and LogDropped count events and log records that nothing took in
+	// time.
 	EventsDropped int64 `json:"events_dropped,omitempty"`
+	LogDropped    int64 `json:"log_dropped,omitempty"`
 	// StateTrouble says what is wrong with the keeping of the state.
 	StateTrouble []string `json:"state_trouble,omitempty"`
 	// Parts are what mover, probe, selector and placement say of themselves, where
-	// they have a Status method.
+	// they are a tier.PartStatuser.
 	Parts map[string]any `json:"parts,omitempty"`
 }
 
@@ -64,7 +75,7 @@ type Accesses struct {
 	Dropped int64  `json:"dropped,omitempty"` // not seen by the learners
 }
 
-// TierStatus is the account of one memory tier.
+// TierStatus is the account of one memory tier, or of a further kind of memory.
 type TierStatus struct {
 	Used     tier.Bytes `json:"used"` // charged + reserved
 	Charged  tier.Bytes `json:"charged"`
@@ -125,6 +136,7 @@ type MoveStatus struct {
 	To       tier.Tier     `json:"to"`
 	Keep     tier.Bytes    `json:"keep,omitempty"`
 	Leave    tier.Bytes    `json:"leave,omitempty"`
+	Reason   tier.Reason   `json:"reason"`
 	Why      string        `json:"why"`
 	Started  bool          `json:"started"`
 	Stuck    bool          `json:"stuck,omitempty"`
@@ -144,7 +156,7 @@ func (m *Manager) Status() Status {
 	defer cancel()
 	s, err := ask(ctx, m, func(now time.Time, reply func(Status, error)) { reply(m.ctl.status(), nil) })
 	if err != nil {
-		s = m.statusOfView(&m.snap.Load().view)
+		s = m.statusOfView(m.snap.Load())
 		s.At, s.Stale = time.Now(), true
 	}
 	m.fillStatus(&s)
@@ -157,46 +169,69 @@ func (m *Manager) Models() iter.Seq[ModelStatus] {
 	snap := m.snap.Load()
 	return func(yield func(ModelStatus) bool) {
 		for i := range snap.entries {
-			if !yield(modelStatus(snap, i)) {
+			if !yield(snap.status(i)) {
 				return
 			}
 		}
 	}
 }
 
-func modelStatus(snap *snapshot, i int) ModelStatus {
-	v := &snap.view
-	model, s, g := v.Library.At(i), &v.States[i], snap.entries[i].gate
+// Model returns the status of the model of that name, as Models does.
+func (m *Manager) Model(name string) (ModelStatus, bool) {
+	snap := m.snap.Load()
+	i, ok := snap.view.Library.Find(name)
+	if !ok {
+		return ModelStatus{}, false
+	}
+	return snap.status(i), true
+}
+
+// model returns the model of that name; zero where it is not known.
+func (s *snapshot) model(name string) tier.Model {
+	if i, ok := s.view.Library.Find(name); ok {
+		return *s.view.Library.At(i)
+	}
+	return tier.Model{}
+}
+
+func (s *snapshot) status(i int) ModelStatus {
+	v := &s.view
+	model, st, g := v.Library.At(i), &v.States[i], s.entries[i].gate
 	charged := v.Footprint(i)
 	return ModelStatus{
 		Name: model.Name, Path: model.Path, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Pinned: model.Pinned, Home: model.Home,
-		Tier: s.Tier, Moving: s.Moving, To: s.To, Stuck: s.Stuck, Kept: s.Kept, Left: s.Left,
-		Leases: g.Leases(), Waiters: int(s.Waiters), Accesses: g.Uses(), Since: s.Since, LastUse: s.LastUse,
+		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left,
+		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
 		ChargedRAM: charged[tier.RAM], ChargedSwap: charged[tier.Swap], Present: -1,
 	}
 }
 
-// statusOfView is what can be told from a view.
-func (m *Manager) statusOfView(v *tier.View) Status {
+// statusOfView is what can be told from a snapshot.
+func (m *Manager) statusOfView(snap *snapshot) Status {
+	v := &snap.view
 	s := Status{At: v.Now, Limits: v.Limits, Memory: v.Memory}
-	snap := m.snap.Load()
 	for i := range snap.entries {
-		s.Models = append(s.Models, modelStatus(snap, i))
+		s.Models = append(s.Models, snap.status(i))
 	}
-	for t, into := range map[tier.Tier]*TierStatus{tier.RAM: &s.RAM, tier.Swap: &s.Swap} {
-		*into = TierStatus{
-			Charged: v.Charged[t], Reserved: v.Reserved[t], Used: v.Charged[t] + v.Reserved[t],
-			Limit: v.Limits.Of(t), Room: v.Room[t],
+	s.RAM = accountStatus(v, tier.Account(tier.RAM), v.Limits.RAM)
+	s.Swap = accountStatus(v, tier.Account(tier.Swap), v.Limits.Swap)
+	for i := range v.States {
+		switch v.States[i].Tier {
+		case tier.RAM:
+			s.RAM.Models++
+		case tier.Swap:
+			s.Swap.Models++
 		}
-		if into.Limit > 0 {
-			into.Percent = 100 * float64(into.Used) / float64(into.Limit)
-		}
-		for j := range snap.view.States {
-			if snap.view.States[j].Tier == t {
-				into.Models++
-			}
-		}
+	}
+	return s
+}
+
+// accountStatus is one account of a view.
+func accountStatus(v *tier.View, a tier.Account, limit tier.Bytes) TierStatus {
+	s := TierStatus{Charged: v.Charged[a], Reserved: v.Reserved[a], Used: v.Charged[a].Plus(v.Reserved[a]), Limit: limit, Room: v.Room[a]}
+	if limit > 0 {
+		s.Percent = 100 * float64(s.Used) / float64(limit)
 	}
 	return s
 }
@@ -205,11 +240,27 @@ func (m *Manager) statusOfView(v *tier.View) Status {
 func (c *control) status() Status {
 	c.readAccesses()
 	c.publish()
-	v := c.m.snap.Load().view
-	s := c.m.statusOfView(&v)
+	snap := c.m.snap.Load()
+	s := c.m.statusOfView(snap)
 	ledger := c.core.Ledger()
+	// What is in force, also while lower limits wait for models to leave: admissions
+	// go by those already, and the view says so.
+	s.Limits = ledger.Limits()
+	s.RAM = accountStatusOf(c, tier.Account(tier.RAM), s.RAM.Models)
+	s.Swap = accountStatusOf(c, tier.Account(tier.Swap), s.Swap.Models)
 	s.RAM.Overdraft = c.core.Overdraft()
-	s.RAM.Peak, s.Swap.Peak = ledger.Peak()[tier.RAM], ledger.Peak()[tier.Swap]
+	for a := tier.FurtherAccount; a < ledger.Accounts(); a++ {
+		if s.Accounts == nil {
+			s.Accounts = make(map[string]TierStatus)
+		}
+		n := 0
+		for _, e := range c.core.Entries() {
+			if e.Charge()[a] > 0 {
+				n++
+			}
+		}
+		s.Accounts[c.core.AccountName(a)] = accountStatusOf(c, a, n)
+	}
 	mem, at, err := c.core.Memory()
 	s.Memory = mem
 	if !at.IsZero() {
@@ -219,30 +270,41 @@ func (c *control) status() Status {
 		s.MemoryError = err.Error()
 	}
 	for i, e := range c.core.Entries() {
-		charge := e.Charge()
-		s.Models[i].ChargedRAM, s.Models[i].ChargedSwap = charge[tier.RAM], charge[tier.Swap]
-		s.Models[i].Leftover, s.Models[i].Overdraft = e.Leftover(), e.Overdraft()
-		s.Models[i].Declared, s.Models[i].Peak = e.Declared(), e.Peak()
+		ms, charge := &s.Models[i], e.Charge()
+		ms.ChargedRAM, ms.ChargedSwap = charge[tier.RAM], charge[tier.Swap]
+		ms.Leftover, ms.Overdraft = e.Residue(), e.Overdraft()
+		ms.Declared, ms.Peak = e.Declared(), e.Peak()
 	}
-	for _, e := range c.core.Leftovers() {
-		if _, known := c.core.Find(e.Model.Name); !known {
+	for _, e := range c.core.Residues() {
+		if known, ok := c.core.Find(e.Model.Name); !ok || known != e {
 			if s.Leftovers == nil {
 				s.Leftovers = make(map[string]tier.Bytes)
 			}
-			s.Leftovers[e.Model.Name] = e.Leftover() + e.Overdraft()
+			s.Leftovers[e.Model.Name] += e.Residue() + e.Overdraft()
 		}
 	}
 	s.LastEvictions = slices.Clone(c.evictions)
 	for _, mv := range c.core.Moves() {
-		ms := MoveStatus{Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave, Why: mv.Why, Started: mv.Started()}
+		ms := MoveStatus{
+			Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave,
+			Reason: mv.Reason, Why: mv.Why, Started: mv.Started(), Stuck: mv.Stuck(),
+		}
 		if g := c.moves[mv]; g != nil {
-			ms.Job, ms.Stuck, ms.Progress, ms.Elapsed = g.work.Job().ID(), g.stuck, g.work.Job().Progress(), c.now.Sub(g.began)
+			ms.Job, ms.Progress, ms.Elapsed = g.work.Job().ID(), g.work.Job().Progress(), c.now.Sub(g.began)
 		}
 		s.Moves = append(s.Moves, ms)
 	}
 	s.Waits = map[string]Quantiles{
 		"load": c.waits.load.quantiles(), "promote": c.waits.promote.quantiles(), "turn": c.waits.turn.quantiles(),
 	}
+	return s
+}
+
+// accountStatusOf is one account as the ledger has it.
+func accountStatusOf(c *control, a tier.Account, models int) TierStatus {
+	ledger := c.core.Ledger()
+	s := accountStatus(&c.m.snap.Load().view, a, ledger.Limit(a))
+	s.Peak, s.Models = ledger.Peak()[a], models
 	return s
 }
 
@@ -253,38 +315,35 @@ func (m *Manager) fillStatus(s *Status) {
 	s.Selection, s.Planning = m.count.selection.quantiles(), m.count.planning.quantiles()
 	s.Waiting = int(m.waiting.Load())
 	s.HotLoads = m.jobs.Counts(hotload.KindLoad)
-	s.Evictions, s.EventsDropped = m.count.evicted.Load(), m.count.eventsDropped.Load()
+	s.EventsDropped, s.LogDropped = m.events.Dropped(), m.logs.Dropped()
 	s.StateTrouble = m.save.trouble()
 	s.Accesses.Dropped = m.accesses.dropped.Load()
 	for i := range s.Models {
 		s.Accesses.Total += s.Models[i].Accesses
 	}
 	m.count.mu.Lock()
-	s.Refusals, s.Moved = make(map[string]int64), make(map[string]MoveStats)
-	for k, v := range m.count.codes {
-		s.Refusals[k] = v
-	}
-	for k, v := range m.count.moves {
-		s.Moved[k] = v
-	}
+	s.Refusals, s.Moved, s.EvictionsBy = maps.Clone(m.count.codes), maps.Clone(m.count.moves), maps.Clone(m.count.evictions)
 	m.count.mu.Unlock()
+	for _, n := range s.EvictionsBy {
+		s.Evictions += n
+	}
 	looked := time.Now()
 	for i := range s.Models {
 		left := statusLimit - time.Since(looked)
 		if ms := &s.Models[i]; left > 0 && !s.Closing && (ms.Tier != tier.Storage || ms.Leftover > 0) {
-			seen, err := m.observe(ms.Name, left/2)
+			model := tier.Model{Name: ms.Name, Path: ms.Path, Size: ms.Size}
+			l, err := m.look(&model, left/2)
 			if err == nil && m.resident != nil {
-				ms.Present = seen.Present
+				ms.Present = l.seen.Present
 			}
-			ms.Taken = seen.Taken
+			ms.Taken = l.seen.Taken
 		}
 	}
 	s.Parts = make(map[string]any)
 	for name, part := range map[string]any{"mover": m.cfg.Mover, "probe": m.cfg.Probe, "selector": m.cfg.Selector, "placement": m.cfg.Placement} {
-		if p, ok := part.(statusPart); ok {
+		if p, ok := part.(tier.PartStatuser); ok {
 			told := make(chan any, 1) // a part that is stuck may answer much later
-			err := m.callFor(name, observation, func(context.Context) error { told <- p.PartStatus(); return nil }, func() {})
-			if err != nil {
+			if err := m.callFor(m.ctx, name, adviceLimit, func(context.Context) error { told <- p.PartStatus(); return nil }, func() {}); err != nil {
 				s.Parts[name] = err.Error()
 			} else {
 				s.Parts[name] = <-told
@@ -293,6 +352,141 @@ func (m *Manager) fillStatus(s *Status) {
 	}
 }
 
-// statusPart is what a part offers that has something to say in Status. It is
-// called from any goroutine and returns at once what marshals to JSON.
-type statusPart interface{ PartStatus() any }
+// histogram counts durations in buckets that grow by a factor of 2^(1/4), from
+// nanoseconds to hours: a quantile is within 10 per cent. It is safe for
+// concurrent use.
+type histogram struct {
+	buckets [4 * 48]atomic.Uint64
+	sum     atomic.Int64
+}
+
+func (h *histogram) add(d time.Duration) {
+	h.buckets[bucketOf(d)].Add(1)
+	h.sum.Add(int64(d))
+}
+
+// bucketOf takes the position of the highest bit and the two bits behind it.
+func bucketOf(d time.Duration) int {
+	v := uint64(max(d, 1))
+	high := bits.Len64(v) - 1
+	quarter := uint64(0)
+	if high >= 2 {
+		quarter = v >> (high - 2) & 3
+	} else {
+		quarter = v << (2 - high) & 3
+	}
+	return min(4*high+int(quarter), len(histogram{}.buckets)-1)
+}
+
+// Quantiles of durations. All are zero where nothing was measured.
+type Quantiles struct {
+	Count uint64        `json:"count"`
+	Mean  time.Duration `json:"mean_ns"`
+	P50   time.Duration `json:"p50_ns"`
+	P99   time.Duration `json:"p99_ns"`
+}
+
+func (h *histogram) quantiles() Quantiles {
+	var counts [len(h.buckets)]uint64
+	var q Quantiles
+	for i := range h.buckets {
+		counts[i] = h.buckets[i].Load()
+		q.Count += counts[i]
+	}
+	if q.Count == 0 {
+		return q
+	}
+	q.Mean = time.Duration(uint64(h.sum.Load()) / q.Count)
+	at := func(share float64) time.Duration {
+		want, seen := uint64(share*float64(q.Count-1))+1, uint64(0)
+		for i, n := range counts {
+			if seen += n; seen >= want {
+				return time.Duration((4 + i%4)) << (i / 4) / 4
+			}
+		}
+		return 0
+	}
+	q.P50, q.P99 = at(0.50), at(0.99)
+	return q
+}
+
+// counters are figures that any goroutine adds to.
+type counters struct {
+	selection, planning histogram
+
+	mu        sync.Mutex // guards the rest; held for a few instructions
+	codes     map[string]int64
+	moves     map[string]MoveStats
+	evictions map[tier.Reason]int64
+}
+
+func (c *counters) evict(why tier.Reason) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.evictions == nil {
+		c.evictions = make(map[tier.Reason]int64)
+	}
+	c.evictions[why]++
+}
+
+func (c *counters) refuse(code string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.codes == nil {
+		c.codes = make(map[string]int64)
+	}
+	c.codes[code]++
+}
+
+// MoveStats are the figures of the moves of one kind.
+type MoveStats struct {
+	Succeeded int64         `json:"succeeded"`
+	Failed    int64         `json:"failed"`
+	Bytes     tier.Bytes    `json:"bytes"`      // moved by those that succeeded
+	Took      time.Duration `json:"took_ns"`    // by those, summed
+	Longest   time.Duration `json:"longest_ns"` // of those
+}
+
+// Rate returns the bytes moved in a second of moving.
+func (s MoveStats) Rate() tier.Bytes {
+	if s.Took <= 0 {
+		return 0
+	}
+	return tier.Bytes(float64(s.Bytes) / s.Took.Seconds())
+}
+
+func (c *counters) moved(mv *tier.Move, bytes tier.Bytes, took time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.moves == nil {
+		c.moves = make(map[string]MoveStats)
+	}
+	s := c.moves[mv.Verb()]
+	if err != nil {
+		s.Failed++
+	} else {
+		s.Succeeded++
+		s.Bytes += bytes
+		s.Took += took
+		s.Longest = max(s.Longest, took)
+	}
+	c.moves[mv.Verb()] = s
+}
+
+// waitStats are how long granted requests had waited, by what for. The loop's.
+type waitStats struct {
+	load    histogram // for a load from storage
+	promote histogram // for bytes that were missing in swap
+	turn    histogram // for a lease, a place in the queue, a plan; no bytes moved
+}
+
+func (w *waitStats) add(l *Lease, from tier.Tier) {
+	switch {
+	case !l.moved:
+		w.turn.add(l.waited)
+	case from == tier.Storage:
+		w.load.add(l.waited)
+	default:
+		w.promote.add(l.waited)
+	}
+}

@@ -37,7 +37,7 @@ func (m *Manager) answer(ctx context.Context, request []byte) (out any) {
 	}
 	op, err := parseRequest(request)
 	if err != nil {
-		m.refused("", err)
+		m.refused(&Request{}, "", err)
 		return errorAnswer(err)
 	}
 	switch {
@@ -147,8 +147,8 @@ type tierAnswer struct {
 }
 
 func (m *Manager) answerTiers() any {
-	v := &m.snap.Load().view
-	s := m.statusOfView(v)
+	snap := m.snap.Load()
+	v, s := &snap.view, m.statusOfView(snap)
 	of := func(t TierStatus, available tier.Bytes) tierAnswer {
 		return tierAnswer{
 			UsedGB: gb(t.Used), AvailableGB: available.GB(), LimitGB: gb(t.Limit),

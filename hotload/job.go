@@ -131,7 +131,11 @@ func (j *Job) Started() time.Time { return j.started }
 
 // Estimate returns how long the job was expected to take when it was started; 0:
 // nobody knew.
-func (j *Job) Estimate() time.Duration { return j.spec.Estimate }
+func (j *Job) Estimate() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.spec.Estimate
+}
 
 // Elapsed returns how long the job has run, or did run where it has ended.
 func (j *Job) Elapsed() time.Duration {
@@ -217,6 +221,13 @@ func (w *Work) Expect(total tier.Bytes) {
 	}
 }
 
+// Estimate replaces how long the job is expected to take.
+func (w *Work) Estimate(d time.Duration) {
+	w.job.mu.Lock()
+	defer w.job.mu.Unlock()
+	w.job.spec.Estimate = max(d, 0)
+}
+
 // Progressed reports the bytes done so far. Reports may come out of order: one
 // that is lower than another before it changes nothing.
 func (w *Work) Progressed(done tier.Bytes) {
@@ -253,6 +264,9 @@ func (w *Work) Finish(err error) {
 	}
 	w.jobs.ended(w.job, state)
 	close(w.job.done)
+	if w.jobs.onEnd != nil {
+		w.jobs.onEnd(w.job)
+	}
 	w.job.cancel(nil) // lets go of the parent context
 }
 

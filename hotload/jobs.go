@@ -27,7 +27,8 @@ type Counts struct {
 // Jobs starts jobs and remembers them: all that run, and those that ended last.
 // It may be used by any number of goroutines at once, and starts none.
 type Jobs struct {
-	keep int
+	keep  int
+	onEnd func(*Job)
 
 	mu     sync.Mutex // guards the rest; no other lock is taken under it
 	last   int64      // number of the last job
@@ -100,6 +101,10 @@ func (s *Jobs) ended(j *Job, state JobState) {
 	s.ring[s.next] = j
 	s.next = (s.next + 1) % s.keep
 }
+
+// OnEnd has fn called for each job that ends, with no lock held. It is set once,
+// before the first Start.
+func (s *Jobs) OnEnd(fn func(*Job)) { s.onEnd = fn }
 
 // Get returns the job of that ID, unless it never was or is forgotten.
 func (s *Jobs) Get(id string) (*Job, bool) {

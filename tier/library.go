@@ -100,3 +100,13 @@ func (l *Library) Names(most int) []string {
 	}
 	return names
 }
+
+// AssembleLibrary returns a library of models that are known to be valid and of
+// different names, in that order. It keeps the slice.
+func AssembleLibrary(models []Model) *Library {
+	l := &Library{models: models, byName: make(map[string]int, len(models))}
+	for i := range models {
+		l.byName[models[i].Name] = i
+	}
+	return l
+}

@@ -149,7 +149,7 @@ func newEngines(lib *library, events modeltier.Events, log *slog.Logger) (*model
 		Logger:   log,
 		Crashed: func(model string, err error) {
 			if m := manager.Load(); m != nil {
-				if err := m.Lost(model, err); err != nil && !errors.Is(err, modeltier.ErrClosed) {
+				if err := m.ReportCrash(model, err); err != nil && !errors.Is(err, modeltier.ErrClosed) {
 					log.Warn("a crash was not taken note of", "model", model, "err", err)
 				}
 			}

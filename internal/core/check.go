@@ -14,16 +14,15 @@ func (c *Core) Check() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
-	limits := c.ledger.Limits()
 	var charged, reserved tier.Footprint
 	for _, e := range c.entries {
 		charged = charged.Plus(e.charge)
 		c.checkEntry(e, fault)
 	}
-	for _, e := range c.ghosts {
+	for _, e := range c.residues {
 		charged = charged.Plus(e.charge)
-		if !e.removed || e.charge.IsZero() {
-			fault("%s: a leftover of %v that is none", e.Model.Name, e.charge)
+		if e.phase != removed || e.charge.IsZero() {
+			fault("%s: residue of %v that is none", e.Model.Name, e.charge)
 		}
 	}
 	for _, m := range c.Moves() {
@@ -31,9 +30,15 @@ func (c *Core) Check() error {
 		if m.Entry.move != m {
 			fault("%s: a move is under way that its entry does not know", m.Entry.Model.Name)
 		}
+		if started := slices.Contains(c.running, m); started != m.Started() || m.phase == moveEnded {
+			fault("%s: its move is in phase %d, started %v", m.Entry.Model.Name, m.phase, started)
+		}
 	}
 	for _, p := range c.plans {
 		reserved = reserved.Plus(p.claim.Held())
+		if !p.live {
+			fault("a plan is carried out that has ended")
+		}
 	}
 	if charged != c.ledger.Charged() {
 		fault("the entries charge %v, the ledger says %v", charged, c.ledger.Charged())
@@ -41,29 +46,46 @@ func (c *Core) Check() error {
 	if reserved != c.ledger.Reserved() {
 		fault("moves and plans hold %v, the ledger says %v", reserved, c.ledger.Reserved())
 	}
-	for _, t := range [...]tier.Tier{tier.Swap, tier.RAM} {
-		if held := c.ledger.Charged()[t] + c.ledger.Reserved()[t]; held > limits.Of(t) {
-			fault("%v holds %v of %v", t, held, limits.Of(t))
+	for a := tier.Account(tier.Swap); a < c.ledger.Accounts(); a++ {
+		if held := c.used(a); held > c.ledger.Limit(a) {
+			fault("%s holds %v of %v", c.AccountName(a), held, c.ledger.Limit(a))
 		}
 	}
-	for _, e := range slices.Concat(c.entries, c.ghosts) {
+	for _, e := range slices.Concat(c.entries, c.residues) {
 		if e.Overdraft() > 0 && !c.overdrawn {
-			fault("%s has an overdraft of %v that nobody reckons with", e.Model.Name, e.Overdraft())
+			fault("%s has an overdraft of %v that is not reckoned with", e.Model.Name, e.Overdraft())
 		}
 	}
-	for _, x := range c.wants {
-		if x.e.want != x {
-			fault("%s: a want that its entry does not know", x.e.Model.Name)
+	for _, x := range c.demands {
+		if x.e.demand != x {
+			fault("%s: a demand that its entry does not know", x.e.Model.Name)
 		}
 		if x.plan != nil && !slices.Contains(c.plans, x.plan) {
-			fault("%s: a want with a plan that is not carried out", x.e.Model.Name)
+			fault("%s: a demand with a plan that is not carried out", x.e.Model.Name)
 		}
+	}
+	if len(c.byName) != len(c.entries) {
+		fault("%d names for %d entries", len(c.byName), len(c.entries))
+	}
+	if c.library != nil && c.library.Len() != len(c.entries) {
+		fault("the library has %d models, there are %d entries", c.library.Len(), len(c.entries))
 	}
 	return errors.Join(errs...)
 }
 
 func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	name := e.Model.Name
+	if c.byName[name] != e {
+		fault("%s: its name leads to another", name)
+	}
+	if c.library != nil {
+		if i, ok := c.library.Find(name); !ok || c.entries[i] != e || c.library.At(i).Runtime != e.Model.Runtime {
+			fault("%s: the library says something else", name)
+		}
+	}
+	if (e.phase == moving) != (e.move != nil) || (e.phase == claimed) != (e.claimant != nil) || e.phase == removed {
+		fault("%s is %v with move %v and plan %v", name, e.phase, e.move != nil, e.claimant != nil)
+	}
 	if e.move != nil && e.Gate.Leases() > 0 {
 		fault("%s moves under %d leases", name, e.Gate.Leases())
 	}
@@ -76,17 +98,17 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	if e.tier == tier.Swap && e.move == nil && e.Gate.Leases() > 0 && !e.serving {
 		fault("%s is leased from swap without its runtime bytes", name)
 	}
-	if e.left < 0 || e.kept+e.left > e.Model.Size || e.left > 0 && e.tier != tier.Swap {
-		fault("%s keeps %v and has %v left in storage while in %v", name, e.kept, e.left, e.tier)
+	if e.left < 0 || e.kept+e.left > e.Model.Size || (e.left > 0 || e.kept > 0 || e.serving) && e.tier != tier.Swap {
+		fault("%s keeps %v and has %v left in storage while in %v, served there: %v", name, e.kept, e.left, e.tier, e.serving)
 	}
-	if e.victim != nil && !slices.Contains(c.plans, e.victim) {
-		fault("%s waits to leave for a plan that is gone", name)
+	if e.claimant != nil && !slices.Contains(c.plans, e.claimant) {
+		fault("%s waits to leave for a plan that has ended", name)
 	}
-	if (e.next != nil) != slices.Contains(c.replaced, e) {
-		fault("%s: what it is to become is forgotten, or was never said", name)
+	if (e.fate != stays) != slices.Contains(c.fated, e) {
+		fault("%s: its fate is forgotten, or was never said", name)
 	}
-	if e.want != nil && !slices.Contains(c.wants, e.want) {
-		fault("%s: its want is forgotten", name)
+	if e.demand != nil && !slices.Contains(c.demands, e.demand) {
+		fault("%s: its demand is forgotten", name)
 	}
 	if e.move != nil {
 		return

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -10,73 +11,131 @@ import (
 
 // Options are the core's rules. None has a default here.
 type Options struct {
-	// Fairness is how long a waiter lets busy models go on before they are drained
-	// for it, and the longest that a model in demand is held after a load.
-	Fairness time.Duration
-	// Grace is how long after its last use a model counts as in demand.
-	Grace time.Duration
+	// Protection from eviction, settled.
+	Protection tier.Protection
 	// Loads is how many moves may read weights at once.
 	Loads int
+	// MaxQueueModel is how many requests may wait for one model.
+	MaxQueueModel int
 	// Fresh is how old a reading may be for an admission; Stale how old it may be
 	// while the probe fails.
 	Fresh, Stale time.Duration
+	// StallAfter is how long a move may go without progress before it is called off;
+	// StuckAfter how long it then has to return before it counts as stuck.
+	StallAfter, StuckAfter time.Duration
+	// OptimizeEvery is the longest pause between two idle questions; zero or less:
+	// none is asked by itself.
+	OptimizeEvery time.Duration
 	// FileBacked: swap-tier weights need no swap device.
 	FileBacked bool
-	// Divisible, Leaves and InPlace describe the mover.
-	Divisible, Leaves, InPlace func(*tier.Model) bool
-	// Room and Admit are the guard.
+	// Further are the accounts beyond ram and swap, from tier.FurtherAccount on.
+	Further []FurtherAccount
+	// Room and Admit are the admission rules for ram and swap.
 	Room  func(Promise) tier.Footprint
 	Admit func(p Promise, m *tier.Model, need tier.Footprint, background bool) error
 }
 
+// FurtherAccount is a kind of memory beside ram and swap.
+type FurtherAccount struct {
+	Name  string
+	Limit tier.Bytes
+	// Takes returns what the model takes of it in a tier. It is a pure function.
+	Takes func(m *tier.Model, t tier.Tier) tier.Bytes
+}
+
 // Core is the state machine. It is not safe for concurrent use.
 type Core struct {
-	opt     Options
-	ledger  *tier.Ledger
-	library *tier.Library
-	entries []*Entry // by the library's index
-	ghosts  []*Entry // removed models that are still seen in memory
-	owing   []*Entry // models that pressure keeps out
+	opt    Options
+	ledger *tier.Ledger
 
-	wants    []*want
+	entries  []*Entry // in the library's order
+	byName   map[string]*Entry
+	library  *tier.Library // of the entries; nil: to be assembled
+	epoch    uint64        // counts the models that came, see Entry.epoch
+	residues []*Entry      // removed models that are still seen in memory
+	fated    []*Entry      // entries with a fate
+	turns    []*Entry      // models that pressure keeps out, see Entry.turn
+
+	demands  []*demand
 	plans    []*plan
 	queue    []*Move // begun, waiting for a turn at the storage
-	running  []*Move // started
+	running  []*Move // started and not returned yet
 	homes    []*Entry
-	disowned []disowned // to leave the library as soon as they can
-	gone     []*Entry   // lost, and not in storage yet
-	replaced []*Entry   // to become another model, or to leave, when nobody uses them
 	limiting *limitsChange
+	asked    *Question // a question is out
+	idle     idlePlanning
+
+	// configured is what the configuration says, by name; see Reconfigure.
+	configured map[string]tier.Model
 
 	memory   tier.Memory
 	readAt   time.Time // when memory was read; zero: never
 	triedAt  time.Time // when a reading was last attempted, and what went wrong
 	readErr  error
-	readDue  bool       // a fresh reading is wanted
-	unseen   tier.Bytes // charged in ram since the reading
-	unseenAt time.Time  // when the last of that was charged
-	dirty    bool       // something was charged or given back since the reading
-	progress uint64     // counts changes that may let a blocked want go on
-	out      []Action
-	asked    *Question // a question is out
-	watching bool      // open gates tell when leases end
-	pressed  bool      // moves that nobody waits for may not start
-	changed  bool      // something that a View shows
-	begun    bool      // a load, since pressure was last high
-	stopped  bool
+	readDue  bool           // a fresh reading is wanted
+	further  tier.Footprint // available of further accounts, as last read
+	unseen   tier.Footprint // charged since the reading
+	unseenAt time.Time      // when the last of that was charged
+
+	background bool // moves that no request waits for may start
+	begun      bool // a load, since pressure was last high
+	watching   bool // open gates tell when leases end
+	stopped    bool
 	// overdrawn: some entry may have an Overdraft. None has unless it was seen to
 	// take more than was declared, and to look at all of them each time is dear.
 	overdrawn bool
+
+	// What mark sets.
+	changed  bool   // something that a View shows
+	dirty    bool   // bytes were charged or given back since the reading
+	progress uint64 // counts what may let a blocked demand go on
+
+	out []Action
+}
+
+// marks say what an event means for those who wait.
+type marks uint8
+
+const (
+	changed marks = 1 << iota
+	dirty
+	progressed
+)
+
+// mark takes note of a change. Entry and Move phases are marked by their
+// transitions, charges by recharge; what else calls it is an event from outside.
+func (c *Core) mark(m marks) {
+	c.changed = c.changed || m&changed != 0
+	c.dirty = c.dirty || m&dirty != 0
+	if m&progressed != 0 {
+		c.progress++
+	}
 }
 
 // New returns a core with an empty library.
 func New(limits tier.Limits, opt Options) *Core {
-	lib, _ := tier.NewLibrary(nil)
-	return &Core{opt: opt, ledger: tier.NewLedger(limits), library: lib}
+	further := make([]tier.Bytes, len(opt.Further))
+	for i, a := range opt.Further {
+		further[i] = a.Limit
+	}
+	c := &Core{opt: opt, ledger: tier.NewLedger(limits, further...), byName: map[string]*Entry{}, configured: map[string]tier.Model{}, background: true}
+	for a := range further {
+		c.further[int(tier.FurtherAccount)+a] = tier.Unlimited
+	}
+	return c
 }
 
-// Library returns the models known now, and Entries the entries by its index.
-func (c *Core) Library() *tier.Library { return c.library }
+// Library returns the models known now.
+func (c *Core) Library() *tier.Library {
+	if c.library == nil {
+		models := make([]tier.Model, len(c.entries))
+		for i, e := range c.entries {
+			models[i] = e.Model
+		}
+		c.library = tier.AssembleLibrary(models)
+	}
+	return c.library
+}
 
 // Entries returns the entries by the library's index. The slice is never
 // changed in place.
@@ -84,11 +143,8 @@ func (c *Core) Entries() []*Entry { return c.entries }
 
 // Find returns the entry of that name.
 func (c *Core) Find(name string) (*Entry, bool) {
-	i, ok := c.library.Find(name)
-	if !ok {
-		return nil, false
-	}
-	return c.entries[i], true
+	e, ok := c.byName[name]
+	return e, ok
 }
 
 // Ledger returns a copy of the account.
@@ -101,76 +157,74 @@ func (c *Core) Memory() (tier.Memory, time.Time, error) { return c.memory, c.rea
 // Moves returns the moves that run, then those that are queued.
 func (c *Core) Moves() []*Move { return slices.Concat(c.running, c.queue) }
 
-// Idle reports whether nothing is under way and nobody waits.
-func (c *Core) Idle() bool {
-	return len(c.wants) == 0 && !c.planned() && len(c.running) == 0 && len(c.queue) == 0 && c.limiting == nil
+// quiet reports whether nothing is under way and nothing waits.
+func (c *Core) quiet() bool {
+	return len(c.demands) == 0 && !c.planned() && len(c.running) == 0 && len(c.queue) == 0 && c.limiting == nil
 }
 
-// Add puts entries into the library, in storage. home brings them to their home
-// tiers in the background, as far as there is room.
-func (c *Core) Add(models []tier.Model, gate func(int) *Entry, home bool) error {
-	lib := c.library
-	entries := slices.Clone(c.entries)
-	if lib.Len() == 0 {
-		l, err := tier.NewLibrary(slices.Clone(models))
-		if err != nil {
-			return err
-		}
-		lib = l
-	} else {
-		for i := range models {
-			if _, taken := lib.Find(models[i].Name); taken {
-				return &tier.ExistsError{Model: models[i].Name}
-			}
-			lib = lib.With(models[i])
-		}
-	}
+// Add puts models into the library, in storage, with what the mover says of each
+// and a gate for each. home brings them to their home tiers in the background, as
+// far as there is room.
+func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate, home bool) error {
 	for i := range models {
-		e := gate(i)
-		e.Model, e.declared = models[i], models[i].Runtime
-		e.Gate.Close()
-		c.inherit(e)
-		entries = append(entries, e)
-		if home && e.Model.Home != tier.Storage {
-			c.homes = append(c.homes, e)
+		if _, taken := c.byName[models[i].Name]; taken {
+			return &tier.ExistsError{Model: models[i].Name}
 		}
 	}
-	c.library, c.entries = lib, entries
-	c.changed = true
-	c.progress++
+	c.entries = slices.Grow(slices.Clone(c.entries), len(models))
+	for i := range models {
+		e := &Entry{Model: models[i], opt: &c.opt, declared: models[i].Runtime}
+		e.Gate = gate(e)
+		c.renew(e, traits[i])
+		c.inheritResidue(e)
+		c.byName[e.Model.Name] = e
+		c.entries = append(c.entries, e)
+		if home {
+			c.bringHomeLater(e)
+		}
+	}
+	c.library = nil
+	c.mark(changed | progressed)
 	return nil
 }
 
-// Remodel replaces a model's description. In memory its name, size and path stay.
-func (c *Core) Remodel(e *Entry, m tier.Model) {
+// renew makes the entry a model that was not there before.
+func (c *Core) renew(e *Entry, t Traits) {
+	c.epoch++
+	e.epoch, e.traits = c.epoch, t
+	e.Gate.Close()
+}
+
+// describe replaces a model's description. In memory its name, size and path stay.
+func (c *Core) describe(e *Entry, m tier.Model) {
 	e.Model = m
-	c.library = c.library.With(m)
-	c.reopen(e) // whoever enters from now on gets the new one
-	c.changed = true
-	c.progress++
+	c.library = nil
+	c.reopen(e) // who enters from now on gets the new one
+	c.mark(changed | progressed)
 }
 
-// forget takes the entry out of the library.
-func (c *Core) forget(e *Entry) {
-	i, ok := c.library.Find(e.Model.Name)
-	if !ok || c.entries[i] != e {
-		return
+// forget takes entries out of the library.
+func (c *Core) forget(entries ...*Entry) {
+	for _, e := range entries {
+		c.endTurn(e)
+		delete(c.byName, e.Model.Name)
+		c.transition(e, removed, nil, nil)
+		if !e.charge.IsZero() || e.Overdraft() > 0 {
+			c.residues = append(c.residues, e)
+		}
 	}
-	e.removed = true
-	c.settle(e)
-	if !e.charge.IsZero() || e.Overdraft() > 0 {
-		c.ghosts = append(c.ghosts, e)
+	if len(entries) > 0 {
+		gone := func(e *Entry) bool { return e.phase == removed }
+		c.entries = slices.DeleteFunc(slices.Clone(c.entries), gone)
+		c.homes = slices.DeleteFunc(c.homes, gone)
+		c.library = nil
 	}
-	c.library = c.library.Without(e.Model.Name)
-	c.entries = slices.Delete(slices.Clone(c.entries), i, i+1)
-	c.homes = slices.DeleteFunc(c.homes, func(h *Entry) bool { return h == e })
-	c.changed = true
-	c.progress++
 }
 
-// inherit lets a new entry answer for what is left of a removed one of its name.
-func (c *Core) inherit(e *Entry) {
-	c.ghosts = slices.DeleteFunc(c.ghosts, func(g *Entry) bool {
+// inheritResidue lets a new entry answer for what is left of a removed one of its
+// name.
+func (c *Core) inheritResidue(e *Entry) {
+	c.residues = slices.DeleteFunc(c.residues, func(g *Entry) bool {
 		if g.Model.Name != e.Model.Name {
 			return false
 		}
@@ -188,12 +242,12 @@ func (c *Core) Changed() bool {
 	return was
 }
 
-// Stop ends the core's work: whoever waits gets err, moves are called off, every
+// Stop ends the core's work: those who wait get err, moves are called off, every
 // gate is closed for good, and Step does nothing but hand out what is left to
 // tell. Leases that are held go on.
 func (c *Core) Stop(err error, now time.Time) {
 	c.stopped = true
-	for _, x := range slices.Clone(c.wants) {
+	for _, x := range slices.Clone(c.demands) {
 		c.fail(x, err)
 	}
 	if c.limiting != nil {
@@ -208,121 +262,101 @@ func (c *Core) Stop(err error, now time.Time) {
 	}
 }
 
-// Press says whether moves that nobody waits for may start. With a cause, loads
-// that are under way, for whomever, are called off where they take memory. Who
-// waits for them goes on waiting: what can be had without memory is tried next.
-func (c *Core) Press(background bool, cause error, now time.Time) {
-	if c.pressed == background {
-		c.progress++
-	}
-	c.pressed = !background
-	if cause == nil {
-		return
-	}
-	for _, m := range c.Moves() {
-		if c.takes(m) && !m.cancelled {
-			m.yielded = true
-			c.CancelMove(m, cause, now)
-		}
-	}
-}
-
-// Reading tells what the probe saw at now, or why it saw nothing.
-func (c *Core) Reading(m tier.Memory, err error, now time.Time) {
+// Reading tells what the probe saw at now, or why it saw nothing. further is what
+// is available of the further accounts, by account; nil where that is not read.
+func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.Time) {
 	c.readDue = false
 	c.readErr, c.triedAt = err, now
 	if err != nil {
-		c.progress++
+		c.mark(progressed)
 		return
 	}
-	if m.Available > c.memory.Available || c.dirty || c.unseen > 0 {
-		c.progress++
+	if m.Available > c.memory.Available || c.dirty || !c.unseen.IsZero() {
+		c.mark(progressed)
 	}
 	was := c.memory
 	was.At = m.At
-	c.changed = c.changed || c.dirty || !reflect.DeepEqual(was, m)
-	c.memory, c.readAt, c.dirty = m, now, false
-	if m.At.IsZero() || !m.At.Before(c.unseenAt) { // a probe may go by an older look
-		c.unseen = 0
+	if c.dirty || !reflect.DeepEqual(was, m) {
+		c.mark(changed)
 	}
-	c.begun = c.begun && !c.hard()
+	c.memory, c.readAt, c.dirty = m, now, false
+	for i, b := range further {
+		c.further[int(tier.FurtherAccount)+i] = max(b, 0)
+	}
+	if m.At.IsZero() || !m.At.Before(c.unseenAt) { // a probe may go by an older look
+		c.unseen = tier.Footprint{}
+	}
+	c.begun = c.begun && !c.pressureHigh()
 }
 
 // Released tells that leases on e ended: all of them, if the gate is closed or
 // watched.
 func (c *Core) Released(e *Entry) {
-	c.progress++
-	if e.serving && e.tier == tier.Swap && e.move == nil && e.Gate.Leases() == 0 && len(waitersOf(e)) == 0 {
-		c.retire(e)
+	c.mark(progressed)
+	if e.serving && e.phase == resting && e.Gate.Leases() == 0 && e.Waiters() == 0 {
+		c.stopServing(e)
 	}
 }
 
-// retire ends the serving of a swap-tier model and gives its runtime bytes back.
-func (c *Core) retire(e *Entry) {
-	before := e.rest()
-	e.serving = false
-	back := before.Beyond(e.rest())
-	back[tier.RAM] = max(min(back[tier.RAM], e.charge[tier.RAM]-e.taken), 0)
-	c.discharge(e, back)
+// Used tells that a model was asked for at that time.
+func (c *Core) Used(e *Entry, at, now time.Time) {
+	if at.After(e.LastUse) {
+		e.LastUse = at
+	}
+	c.idle.request(c.opt.OptimizeEvery, now)
 }
 
-func waitersOf(e *Entry) []*Waiter {
-	if e.want == nil {
-		return nil
-	}
-	return e.want.waiters
-}
-
-func (c *Core) discharge(e *Entry, f tier.Footprint) {
-	if f.IsZero() {
-		return
-	}
-	if err := c.ledger.Discharge(f); err != nil {
-		panic("core: " + err.Error())
-	}
-	e.charge = e.charge.Minus(f)
-	c.dirty, c.changed = true, true
-}
+// maxRounds bounds one Step. A core that has not come to rest by then asks for
+// another at once, so that its owner looks at other things in between.
+const maxRounds = 64
 
 // Step carries on whatever can go on at now, and returns what its owner has to
-// do, and when to call again though nothing happened (zero: not before).
+// do, and when to call again though nothing happened (zero: not before). It does a
+// bounded amount of work: wake is now where there is more.
 func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
-	if c.stopped {
-		actions, c.out = c.out, nil
-		return actions, time.Time{}
+	settled := c.stopped
+	if !c.stopped {
+		c.expire(now)
+		c.watchMoves(now)
 	}
-	c.expire(now)
-	for range 1 + len(c.wants) + len(c.plans) + len(c.entries) {
-		before := len(c.out)
-		p := c.progress
+	for range maxRounds {
+		if settled {
+			break
+		}
+		before, p := len(c.out), c.progress
 		c.cover(now)
-		c.dropDisowned(now)
-		c.succeed(now)
-		c.tidy(now)
+		c.carryFates(now)
 		c.serveAll(now)
 		c.advanceAll(now)
 		c.changeLimits(now)
 		c.bringHome(now)
 		c.schedule(now)
-		c.watch()
-		if c.asked != nil || len(c.out) == before && p == c.progress {
-			break
-		}
+		c.watchGates()
+		settled = c.asked != nil || len(c.out) == before && p == c.progress
 	}
 	if c.readDue {
 		c.readDue = false
 		c.emit(Read{})
 	}
+	switch {
+	case c.stopped:
+	case !settled:
+		wake = now
+	default:
+		c.askIdle(now)
+		wake = c.wake(now)
+	}
 	actions, c.out = c.out, nil
-	return actions, c.wake(now)
+	return actions, wake
 }
 
 func (c *Core) emit(a Action) { c.out = append(c.out, a) }
 
-// watch has open gates tell when leases end for as long as a want is blocked or
-// waits for a drain, and only then, because telling costs the requests that pass.
-func (c *Core) watch() {
-	blocked := slices.ContainsFunc(c.wants, func(x *want) bool { return x.blocked || x.plan != nil && x.plan.drains() })
+// watchGates has open gates tell when leases end for as long as a demand is
+// blocked or waits for a drain, and only then, because telling costs the requests
+// that pass.
+func (c *Core) watchGates() {
+	blocked := slices.ContainsFunc(c.demands, func(x *demand) bool { return x.blocked || x.plan != nil && x.plan.drains() })
 	if !blocked && !c.watching {
 		return
 	}
@@ -330,7 +364,7 @@ func (c *Core) watch() {
 		e.Gate.Watch(blocked)
 	}
 	if blocked && !c.watching {
-		c.progress++ // leases that ended until now were not told
+		c.mark(progressed) // leases that ended until now were not told
 	}
 	c.watching = blocked
 }
@@ -343,31 +377,110 @@ func (c *Core) wake(now time.Time) time.Time {
 			at = t
 		}
 	}
-	for _, e := range c.replaced {
-		sooner(e.next.again)
+	for _, e := range c.fated {
+		sooner(e.retryAt)
 	}
-	for _, e := range c.gone {
-		sooner(e.staysTill)
-	}
-	for i := range c.disowned {
-		sooner(c.disowned[i].again)
+	for _, m := range c.running {
+		sooner(c.overdueAt(m))
 	}
 	blocked := false
-	for _, w := range c.wants {
-		for _, x := range w.waiters {
-			sooner(x.Deadline)
+	for _, x := range c.demands {
+		for _, w := range x.waiters {
+			sooner(w.Deadline)
 		}
-		if w.blocked {
+		if x.blocked {
 			blocked = true
-			sooner(w.since.Add(c.opt.Fairness))
-			sooner(w.till)
+			sooner(x.since.Add(c.opt.Protection.Fairness))
+			sooner(x.till)
 		}
-		if e := c.before(w, now); e != nil {
-			sooner(e.LastUse.Add(c.opt.Fairness))
+		sooner(x.notBefore)
+		if e := c.goesFirst(x, now); e != nil {
+			sooner(e.LastUse.Add(c.opt.Protection.Fairness))
 		}
 	}
 	if blocked && slices.ContainsFunc(c.entries, func(e *Entry) bool { return c.held(e, now) }) {
-		sooner(now.Add(c.opt.Grace))
+		sooner(now.Add(c.opt.Protection.Grace))
+	}
+	if c.quiet() {
+		sooner(c.idle.at)
 	}
 	return at
 }
+
+// Configured returns what the configuration says, by name. It is not to be changed.
+func (c *Core) Configured() map[string]tier.Model { return c.configured }
+
+// SetConfigured tells what the configuration says that the library was made of.
+func (c *Core) SetConfigured(models map[string]tier.Model) { c.configured = maps.Clone(models) }
+
+// Action is something that the owner of a Core has to do, in order.
+type Action interface{ action() }
+
+// Start asks for a move to be carried out; its end is told by Core.MoveEnded.
+type Start struct{ Move *Move }
+
+// Urge tells that a request waits for a move now that no request waited for when
+// it started.
+type Urge struct{ Move *Move }
+
+// Cancel asks for a started move to be called off; its end is told all the same.
+type Cancel struct {
+	Move  *Move
+	Cause error
+}
+
+// Stuck tells that a move was called off and has not returned in time. Its end may
+// be told yet.
+type Stuck struct {
+	Move *Move
+	Err  error
+}
+
+// Granted tells that the waiter's lease was taken at its gate.
+type Granted struct{ Waiter *Waiter }
+
+// Refused tells that the waiter gets an error.
+type Refused struct {
+	Waiter *Waiter
+	Err    error
+}
+
+// OrderDone tells that an order has ended.
+type OrderDone struct {
+	Order *Order
+	Err   error
+}
+
+// Ask asks for Placement.Plan; the answer is told by Core.Planned.
+type Ask struct{ Question *Question }
+
+// Read asks for a fresh reading of the probe; told by Core.Reading.
+type Read struct{}
+
+// LimitsDone tells that the change of limits has ended: with nil they are in
+// force, with an error the old ones still are.
+type LimitsDone struct {
+	Old, Now tier.Limits
+	Err      error
+}
+
+// Evicted tells that a model is leaving its tier for another's sake.
+type Evicted struct {
+	Entry  *Entry
+	For    string // the model that needs the room; "" where it is not a model
+	To     tier.Tier
+	Reason tier.Reason
+	Why    string
+}
+
+func (Start) action()      {}
+func (Urge) action()       {}
+func (Cancel) action()     {}
+func (Stuck) action()      {}
+func (Granted) action()    {}
+func (Refused) action()    {}
+func (OrderDone) action()  {}
+func (Ask) action()        {}
+func (Read) action()       {}
+func (LimitsDone) action() {}
+func (Evicted) action()    {}

@@ -50,11 +50,9 @@ type bench struct {
 func newBench(t reporter, ram, swap tier.Bytes, models ...tier.Model) *bench {
 	b := &bench{t: t, now: time.Unix(1_700_000_000, 0), refused: map[*Waiter]error{}, ended: map[*Order]error{}}
 	b.c = New(tier.Limits{RAM: ram, Swap: swap, Reserved: 1, MaxModel: tier.Unlimited}, Options{
-		Fairness: time.Second, Grace: 50 * time.Millisecond, Loads: 1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second,
+		Protection: tier.Protection{Fairness: time.Second, Grace: 50 * time.Millisecond},
+		Loads:      1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second, StallAfter: time.Hour, StuckAfter: 10 * time.Second,
 		FileBacked: true,
-		Divisible:  func(*tier.Model) bool { return true },
-		Leaves:     func(*tier.Model) bool { return true },
-		InPlace:    func(*tier.Model) bool { return true },
 		Room:       func(p Promise) tier.Footprint { return p.Free },
 		Admit: func(p Promise, m *tier.Model, need tier.Footprint, _ bool) error {
 			if need.Within(p.Free) {
@@ -63,11 +61,29 @@ func newBench(t reporter, ram, swap tier.Bytes, models ...tier.Model) *bench {
 			return &tier.CapacityError{Model: m.Name, Tier: tier.RAM, Need: need[tier.RAM], Free: p.Free[tier.RAM]}
 		},
 	})
-	if err := b.c.Add(models, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
-		t.Fatal(err)
-	}
+	b.add(models...)
 	b.plan = b.toRAM
 	return b
+}
+
+// all is what the most able of movers says of a model.
+var all = Traits{Divisible: true, Leaves: true, InPlace: true}
+
+func newGate(*Entry) Gate { return &fakeGate{} }
+
+// add puts models into the library, in storage.
+func (b *bench) add(models ...tier.Model) {
+	b.t.Helper()
+	if err := b.c.Add(models, slices.Repeat([]Traits{all}, len(models)), newGate, false); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// traits has all models be like that.
+func (b *bench) traits(t Traits) {
+	for _, e := range b.c.entries {
+		e.traits = t
+	}
 }
 
 // toRAM is the plainest placement: idle models leave for storage in order until
@@ -132,7 +148,7 @@ func (b *bench) step() time.Time {
 				}
 				b.c.Planned(a.Question, b.plan(&a.Question.View, need), nil, b.now)
 			case Read:
-				b.c.Reading(tier.Memory{Available: tier.Unlimited}, nil, b.now)
+				b.c.Reading(tier.Memory{Available: tier.Unlimited}, nil, nil, b.now)
 			}
 		}
 	}
@@ -272,8 +288,8 @@ func TestMoveEnded_BytesStillSeenAfterAnUnload_StayChargedUntilTheyAreGone(t *te
 	b.step()
 	b.finish(Outcome{Observed: true, Seen: Seen{Present: 2}})
 	b.step()
-	if e := b.entry("a"); e.Tier() != tier.Storage || e.Leftover() != 2 || b.c.ledger.Charged()[tier.RAM] != 2 {
-		t.Fatalf("in %v with %v left, %v charged", e.Tier(), e.Leftover(), b.c.ledger.Charged())
+	if e := b.entry("a"); e.Tier() != tier.Storage || e.Residue() != 2 || b.c.ledger.Charged()[tier.RAM] != 2 {
+		t.Fatalf("in %v with %v left, %v charged", e.Tier(), e.Residue(), b.c.ledger.Charged())
 	}
 	b.c.Observed(b.entry("a"), Seen{})
 	if b.step(); b.c.ledger.Charged()[tier.RAM] != 0 {
@@ -288,7 +304,7 @@ func TestMoveEnded_KeptBytes_AreWhatWasSeen(t *testing.T) {
 		b.plan = func(v *tier.View, _ *tier.Need) tier.Plan {
 			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.Swap, Keep: 2}}}}
 		}
-		b.c.AskIdle(nil, b.now)
+		b.c.AskIdle(false, b.now)
 		b.step()
 		b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
 		b.step()
@@ -305,7 +321,7 @@ func TestMoveEnded_PartLeftInStorage_IsChargedNowhere(t *testing.T) {
 		b.plan = func(v *tier.View, _ *tier.Need) tier.Plan {
 			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.Swap, Keep: 2, Leave: 3}}}}
 		}
-		b.c.AskIdle(nil, b.now)
+		b.c.AskIdle(false, b.now)
 		b.step()
 		b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
 		b.step()
@@ -324,7 +340,7 @@ func TestMoveEnded_LostModel_IsInStorageWithNothingCharged(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.step()
-	b.finish(Outcome{Err: &tier.MoveError{Lost: true, Err: errors.New("crashed")}})
+	b.finish(Outcome{Lost: true, Err: &tier.MoveError{Lost: true, Err: errors.New("crashed")}})
 	b.step()
 	if e := b.entry("a"); e.Tier() != tier.Storage || !b.c.ledger.Charged().IsZero() || b.ended[o] == nil {
 		t.Errorf("in %v, %v charged, order: %v", e.Tier(), b.c.ledger.Charged(), b.ended[o])
@@ -339,8 +355,8 @@ func TestMoveEnded_FailedLoadLeavesBytesBehind_TheyStayChargedUntilTheyAreGone(t
 		b.finish(Outcome{Err: errors.New("bad weights"), Observed: true, Seen: Seen{Present: present}})
 		b.step()
 		e := b.entry("a")
-		if e.Tier() != tier.Storage || e.Charge() != (tier.Footprint{tier.RAM: want}) || e.Leftover() != want {
-			t.Errorf("%d present: in %v, %v charged, %v left over", present, e.Tier(), e.Charge(), e.Leftover())
+		if e.Tier() != tier.Storage || e.Charge() != (tier.Footprint{tier.RAM: want}) || e.Residue() != want {
+			t.Errorf("%d present: in %v, %v charged, %v left over", present, e.Tier(), e.Charge(), e.Residue())
 		}
 		w := b.join("b") // needs what is left over
 		b.step()
@@ -358,7 +374,7 @@ func TestMoveEnded_FailedLoadLeavesBytesBehind_TheyStayChargedUntilTheyAreGone(t
 func TestStep_MoveThatNobodyWaitsFor_IsCalledOffForOneWhoDoes(t *testing.T) {
 	b := newBench(t, 10, 10, sized("a", 6), sized("b", 6))
 	b.entry("a").Model.Home = tier.RAM
-	b.c.homes = []*Entry{b.entry("a")}
+	b.c.bringHomeLater(b.entry("a"))
 	b.step()
 	b.join("b")
 	b.step()
@@ -434,7 +450,7 @@ func TestPlanned_IdleStepUpThatFindsNoRoom_LeavesItsModelWhereItIs(t *testing.T)
 	b.plan = func(*tier.View, *tier.Need) tier.Plan {
 		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Swap, Keep: 4}}}}
 	}
-	b.c.AskIdle(nil, b.now)
+	b.c.AskIdle(false, b.now)
 	for b.step(); len(b.started) > 0; b.step() {
 		b.finish(Outcome{})
 	}
@@ -499,13 +515,13 @@ func TestLose_SoonAfterEachLoad_IsLeftAloneForAWhile(t *testing.T) {
 		t.Helper()
 		b.load("a")
 		for range 2 { // it may be told twice
-			b.c.Lose(b.entry("a"), crash, b.now)
+			b.c.Crash(b.entry("a"), crash, b.now)
 		}
 		b.step()
 		b.finish(Outcome{})
 		b.step()
 	}
-	for range accident {
+	for range crashesForgiven {
 		lose()
 	}
 	lose()
@@ -513,16 +529,16 @@ func TestLose_SoonAfterEachLoad_IsLeftAloneForAWhile(t *testing.T) {
 		w := b.join("a")
 		b.step()
 		busy, ok := errors.AsType[*tier.BusyError](b.refused[w])
-		if want := coolFirst << i; !ok || busy.RetryAfter != want || !errors.Is(busy, crash) {
+		if want := backOffFirst << i; !ok || busy.RetryAfter != want || !errors.Is(busy, crash) {
 			t.Fatalf("%v, want to be told to come back in %v", b.refused[w], want)
 		}
 		b.now = b.now.Add(busy.RetryAfter)
 		lose()
 	}
-	b.now = b.now.Add(coolMost)
+	b.now = b.now.Add(backOffMax)
 	b.load("a")
-	b.now = b.now.Add(soon) // it has lived
-	b.c.Lose(b.entry("a"), crash, b.now)
+	b.now = b.now.Add(crashSoon) // it has lived
+	b.c.Crash(b.entry("a"), crash, b.now)
 	b.step()
 	b.finish(Outcome{})
 	b.step()
@@ -534,7 +550,7 @@ func TestHome_CalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *testing.T) 
 	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4}, tier.Model{Name: "b", Size: 8})
 	e := b.entry("a")
 	e.Model.Home = tier.RAM
-	b.c.homes = append(b.c.homes, e)
+	b.c.bringHomeLater(e)
 	b.step()
 	plain := b.plan
 	b.plan = func(v *tier.View, n *tier.Need) tier.Plan {
@@ -549,7 +565,7 @@ func TestHome_CalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *testing.T) 
 	b.join("a")
 	b.step()
 	home := b.started[0]
-	b.c.MoveEnded(home, Outcome{Err: &tier.MoveError{Model: "a", From: home.From, To: home.To, Err: errCalledOff}}, b.now)
+	b.c.MoveEnded(home, Outcome{Err: &tier.MoveError{Model: "a", From: home.From, To: home.To, Err: errCalledOff}, CalledOff: true}, b.now)
 	b.step()
 	for len(b.c.running) > 0 && len(b.granted) == 0 {
 		b.c.MoveEnded(b.c.running[0], Outcome{}, b.now)
@@ -567,15 +583,15 @@ func TestHome_CalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *testing.T) 
 func TestReading_OlderThanACharge_ChargeStaysUnseen(t *testing.T) {
 	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4})
 	b.load("a")
-	if got := b.c.Unread(); got != 4 {
+	if got := b.c.unseen[tier.RAM]; got != 4 {
 		t.Fatalf("%d unseen after a load", got)
 	}
 	for _, c := range []struct {
 		age  time.Duration
 		want tier.Bytes
 	}{{time.Second, 4}, {0, 0}} {
-		b.c.Reading(tier.Memory{At: b.now.Add(-c.age), Available: tier.Unlimited}, nil, b.now)
-		if got := b.c.Unread(); got != c.want {
+		b.c.Reading(tier.Memory{At: b.now.Add(-c.age), Available: tier.Unlimited}, nil, nil, b.now)
+		if got := b.c.unseen[tier.RAM]; got != c.want {
 			t.Errorf("a look %v before: %d unseen, want %d", c.age, got, c.want)
 		}
 	}
@@ -587,9 +603,7 @@ func TestMoveTo_HotLoadUnderWay_IsRefused(t *testing.T) {
 	b.step()
 	b.finish(Outcome{})
 	b.step() // a is leased: there is no room for b
-	if err := b.c.Add([]tier.Model{{Name: "b", Size: 6, Home: tier.RAM}}, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
-		t.Fatal(err)
-	}
+	b.add(tier.Model{Name: "b", Size: 6, Home: tier.RAM})
 	load := &Order{Kind: HotLoad, Entry: b.entry("b"), To: tier.RAM}
 	b.c.Load(load, b.now)
 	b.step()
@@ -627,7 +641,7 @@ func TestMoveEnded_KeptBytesStayWhereTheRuntimeWasToBe_NoLeaseUntilTheyAreGone(t
 	b.finish(seen(2))
 	b.step()
 	keep = 4
-	b.c.AskIdle(nil, b.now)
+	b.c.AskIdle(false, b.now)
 	b.step()
 	b.finish(seen(4))
 	b.step()
@@ -642,7 +656,7 @@ func TestMoveEnded_KeptBytesStayWhereTheRuntimeWasToBe_NoLeaseUntilTheyAreGone(t
 	if b.step(); len(b.granted) != 0 || b.entry("a").Charge()[tier.RAM] != 4 {
 		t.Errorf("%d leases, charged %v, want none while all 4 bytes of ram are weights", len(b.granted), b.entry("a").Charge())
 	}
-	for range mostTries {
+	for range maxTries {
 		if len(b.started) > 0 {
 			b.finish(seen(2))
 		}
@@ -662,9 +676,7 @@ func TestMoveEnded_ModelOfARemovedOnesName_WhatThatLeftStaysCharged(t *testing.T
 	b.step()
 	b.finish(seen(4)) // not a byte has gone
 	b.step()
-	if err := b.c.Add([]tier.Model{sized("a", 1)}, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
-		t.Fatal(err)
-	}
+	b.add(sized("a", 1))
 	if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("a"), To: tier.Swap}, b.now); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -27,63 +28,127 @@ type Gate interface {
 	Uses() uint64
 }
 
+// Traits are what the mover says of a model, see the optional interfaces of a
+// tier.Mover: whether a part of it can stay present in swap, whether a part can
+// stay in storage meanwhile, and whether it can be served from swap.
+type Traits struct{ Divisible, Leaves, InPlace bool }
+
+// phase is what is being done with an entry.
+type phase uint8
+
+const (
+	// resting: it is at its tier and leases may be granted there.
+	resting phase = iota
+	// claimed: a plan waits to move it (Entry.claimant). It takes no new leases.
+	claimed
+	// moving: it has a move (Entry.move) that is queued, runs or is stuck.
+	moving
+	// removed: it is out of the library. What it is charged is residue.
+	removed
+)
+
+var phaseNames = [...]string{"resting", "claimed", "moving", "removed"}
+
+func (p phase) String() string { return phaseNames[p] }
+
+// follows says which phase may follow which.
+var follows = [...][]phase{
+	resting: {claimed, moving, removed},
+	claimed: {resting, moving, removed},
+	moving:  {resting},
+	removed: {},
+}
+
+// fate is what is to become of an entry that does not stay what it is. Each takes
+// it to storage first, when the leases that are held have ended.
+type fate uint8
+
+const (
+	stays fate = iota
+	// crashed: its weights left memory by themselves. From storage on it stays.
+	crashed
+	// pendingRemoval: its hot load failed while its bytes were on their way. It
+	// leaves the library from storage.
+	pendingRemoval
+	// replaced: in storage it becomes Entry.successor, or leaves the library where
+	// that is nil.
+	replaced
+)
+
+// residence is where the bytes of a model are at rest.
+type residence struct {
+	tier    tier.Tier
+	kept    tier.Bytes // of the weights, present while the tier is swap
+	left    tier.Bytes // of the weights, in storage while the tier is swap
+	serving bool       // in swap, with its runtime bytes charged: leases may be granted there
+}
+
 // Entry is one model in the core. Its fields belong to the core's owner.
 type Entry struct {
 	Model tier.Model
 	Gate  Gate
-	// Data is the owner's.
-	Data any
-	// LastUse is when a lease was last asked for, kept by the owner.
+	// LastUse is when a lease was last asked for.
 	LastUse time.Time
 	// Reclaimable is how many of the model's present bytes the machine counts as
 	// available, as last observed.
 	Reclaimable tier.Bytes
 
-	tier    tier.Tier
-	kept    tier.Bytes
-	left    tier.Bytes     // in storage while the tier is swap
-	serving bool           // leased, or about to be, from swap
-	charge  tier.Footprint // what the ledger charges for it
-	since   time.Time
+	opt    *Options
+	epoch  uint64 // the core's when the entry became the model that it is
+	traits Traits
 
-	declared tier.Bytes // of runtime, by the owner: Model.Runtime is that, or more where more was seen
-	taken    tier.Bytes // while not in ram, what was last seen in memory, of whatever kind
-	peak     tier.Bytes // the most that it was ever seen to take
+	phase    phase
+	move     *Move // while moving
+	claimant *plan // while claimed
+	fate     fate
+	// successor and heirTraits are what a replaced entry becomes; exit is the plan
+	// that takes an entry with a fate to storage; retryAt is until when an unload
+	// that failed is not tried again.
+	successor  *tier.Model
+	heirTraits Traits
+	exit       *plan
+	retryAt    time.Time
 
-	move   *Move // in flight or queued
-	victim *plan // the plan that has claimed it
-	want   *want // who waits for it
+	residence
+	since    time.Time      // when it came there
+	charge   tier.Footprint // what the ledger charges for it
+	declared tier.Bytes     // of runtime, by the owner: Model.Runtime is that, or more where more was seen
+	taken    tier.Bytes     // while not in ram, what was last seen in memory, of whatever kind
+	peak     tier.Bytes     // the most that it was ever seen to take
+	foreign  bool           // in storage, what is charged is residue of another model of its name
+	sticky   bool           // its last demotion within swap freed nothing
 
-	failures int       // loads that failed in a row
-	losses   int       // times in a row that it was lost soon after a load
-	lastErr  error     // of the last of either
-	coolTill time.Time // until when no load is tried again
+	demand   *demand // who waits for it
+	homeward bool    // it is to be brought to its home tier
+	ordered  bool    // its owner sent it where it is, and no request came since
 
-	// owed is the model's place among those that pressure keeps out (Core.owing), see
-	// age. Zero: it is not one of them.
-	owed time.Time
-	// shortTill is until when no memory is tried for, after a load that found less
+	failures  int       // loads that failed in a row
+	crashes   int       // crashes in a row soon after a load
+	lastErr   error     // of the last of either
+	coolUntil time.Time // until when no load is tried again
+	// shortUntil is until when no memory is tried for, after a load that found less
 	// than was promised.
-	shortTill time.Time
+	shortUntil time.Time
+	// turn is the model's place among those that pressure keeps out (Core.turns), see
+	// demand.age. Zero: it is not one of them.
+	turn time.Time
 
-	// foreign: in storage, what is charged is left of another model of its name.
-	foreign bool
-
-	// clings: of what its last move was to take out of memory, nothing went.
-	clings bool
-
-	// gone: its weights left memory by themselves, and it has not been brought to
-	// storage yet. staysTill is until when an unload that failed is not tried again.
-	gone      bool
-	staysTill time.Time
-
-	stuck      bool
-	ordered    bool          // its owner sent it where it is, and nobody has asked for it since
 	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
 	loadTook   time.Duration // how long its last load took
-	removed    bool
-	disowned   bool       // its hot load failed while its bytes were on their way
-	next       *successor // what it becomes; nil: it stays what it is
+}
+
+// transition is the only writer of an entry's phase. m goes with moving, p with
+// claimed.
+func (c *Core) transition(e *Entry, to phase, m *Move, p *plan) {
+	allowed := false
+	for _, f := range follows[e.phase] {
+		allowed = allowed || f == to
+	}
+	if !allowed || (m != nil) != (to == moving) || (p != nil) != (to == claimed) {
+		panic(fmt.Sprintf("core: %s cannot go from %v to %v", e.Model.Name, e.phase, to))
+	}
+	e.phase, e.move, e.claimant = to, m, p
+	c.mark(changed | progressed)
 }
 
 // Tier returns the resident tier; while a move runs, the tier that is left.
@@ -91,6 +156,9 @@ func (e *Entry) Tier() tier.Tier { return e.tier }
 
 // Kept returns the bytes of weights that are present while the tier is swap.
 func (e *Entry) Kept() tier.Bytes { return e.kept }
+
+// Left returns the bytes of weights that are in storage while the tier is swap.
+func (e *Entry) Left() tier.Bytes { return e.left }
 
 // Charge returns what the ledger charges for the model.
 func (e *Entry) Charge() tier.Footprint { return e.charge }
@@ -104,153 +172,125 @@ func (e *Entry) Declared() tier.Bytes { return e.declared }
 // Peak returns the most that the model was seen to take in memory; 0: not known.
 func (e *Entry) Peak() tier.Bytes { return e.peak }
 
-// Leftover returns bytes that are charged beyond what the model's tier
-// explains: they were to be gone and were still seen.
-func (e *Entry) Leftover() tier.Bytes {
-	if e.move != nil {
-		return 0
-	}
-	return max(e.charge[tier.RAM]-e.rest()[tier.RAM], 0)
-}
-
-// Overdraft returns bytes of memory that the model was seen to take and that are
-// not charged, because the limit has no room for them.
-func (e *Entry) Overdraft() tier.Bytes {
-	there := tier.Move{Model: e.Model, To: e.tier, Keep: e.kept, Leave: e.left}
-	rest := there.Footprint(e.serving && e.move == nil) // a move that is to serve brings its own
-	return max(rest[tier.RAM]-e.charge[tier.RAM], e.taken-e.charge[tier.RAM], 0)
-}
+// Stuck reports whether its move was called off and does not return.
+func (e *Entry) Stuck() bool { return e.move != nil && e.move.phase == moveStuck }
 
 // Waiters returns how many requests wait for the model.
 func (e *Entry) Waiters() int {
-	if e.want == nil {
+	if e.demand == nil {
 		return 0
 	}
-	return len(e.want.waiters)
-}
-
-// Left returns the bytes of weights that are in storage while the tier is swap.
-func (e *Entry) Left() tier.Bytes { return e.left }
-
-// rest is the footprint at rest.
-func (e *Entry) rest() tier.Footprint { return e.in(e.tier, e.kept, e.left) }
-
-// in is the footprint at rest in a tier.
-func (e *Entry) in(t tier.Tier, kept, left tier.Bytes) tier.Footprint {
-	there := tier.Move{Model: e.Model, To: t, Keep: kept, Leave: left}
-	return there.Footprint(e.serving)
-}
-
-// peaked is a footprint in tier t as a move there takes it.
-func (e *Entry) peaked(f tier.Footprint, t tier.Tier) tier.Footprint {
-	if t == tier.RAM {
-		f[tier.RAM] = max(f[tier.RAM], e.peak)
-	}
-	return f
-}
-
-// own is what is charged for the entry itself.
-func (e *Entry) own() tier.Footprint {
-	if e.foreign && e.tier == tier.Storage {
-		return tier.Footprint{}
-	}
-	return e.charge
-}
-
-// leaves reports whether the entry goes to storage before it is of use to anybody:
-// it is lost, or becomes another.
-func (e *Entry) leaves() bool { return (e.gone || e.next != nil) && e.tier != tier.Storage }
-
-// idle reports whether nothing holds the entry where it is but its leases.
-func (e *Entry) idle() bool {
-	return e.move == nil && e.victim == nil && !e.stuck && !e.removed
-}
-
-// Waiter is one request that waits for one model.
-type Waiter struct {
-	Entry      *Entry
-	Background bool
-	// Since is when it came, Deadline when it is refused if it still waits.
-	Since, Deadline time.Time
-	// Claim decides whether the waiter is still there: the core calls it right
-	// before it answers, and answers only where it returns true.
-	Claim func() bool
-	// Moved: bytes had to move for it, at first from tier From.
-	Moved bool
-	From  tier.Tier
-	// Data is the owner's.
-	Data any
-}
-
-// Move is bytes on their way, or about to be.
-type Move struct {
-	tier.Move
-	Entry *Entry
-	// Why is the reason in a few words.
-	Why string
-	// Demand: somebody waits for the move's end. Background moves yield.
-	Demand bool
-	// Order is the instruction that it carries out, if any.
-	Order *Order
-	// Data is the owner's.
-	Data any
-
-	res       *tier.Reservation
-	plan      *plan
-	home      bool // to its home tier, for nobody's sake
-	idle      bool // a step of a plan that nobody waited for
-	started   bool
-	startedAt time.Time
-	cancelled bool
-	yielded   bool // called off for want of memory, and by nobody else since
-	first     bool // to be begun since pressure was last high
-	stuck     bool
-}
-
-// Started reports whether the move was handed out to be carried out; before
-// that it is queued.
-func (m *Move) Started() bool { return m.started }
-
-// Idle reports whether a placement wanted the move though nobody waited.
-func (m *Move) Idle() bool { return m.idle }
-
-// Held returns the bytes that are set aside for the move.
-func (m *Move) Held() tier.Footprint { return m.res.Held() }
-
-// loads reports whether the move has to read weights, and so wants a turn at
-// the storage.
-func (m *Move) loads() bool {
-	return m.To > m.From || m.To == tier.Swap && m.From == tier.Swap && (m.Keep > m.Entry.kept || m.Leave < m.Entry.left)
-}
-
-// OrderKind is what an Order asks for.
-type OrderKind uint8
-
-const (
-	HotLoad OrderKind = iota // bring a new model to its home tier
-	MoveTier
-	Remove
-)
-
-// Order is an instruction from outside about one model, other than a request.
-type Order struct {
-	Kind  OrderKind
-	Entry *Entry
-	To    tier.Tier
-	// Data is the owner's.
-	Data any
+	return len(e.demand.waiters)
 }
 
 // HotLoad returns the order that loads the entry for the first time, while that
 // is under way; the entry is in the library for good once it is done.
 func (e *Entry) HotLoad() *Order {
-	if e.want == nil {
+	if e.demand == nil {
 		return nil
 	}
-	return e.want.order
+	return e.demand.order
 }
 
 // Owned reports whether the entry is in the library for good: it is not while its
 // hot load is under way, nor where the model has yet to leave, because that has
 // failed or because it was taken out of the configuration.
-func (e *Entry) Owned() bool { return e.HotLoad() == nil && !e.disowned && !e.leaving() }
+func (e *Entry) Owned() bool { return e.HotLoad() == nil && e.fate != pendingRemoval && !e.leaving() }
+
+// leaving reports whether the entry is replaced by nothing.
+func (e *Entry) leaving() bool { return e.fate == replaced && e.successor == nil }
+
+// unloading reports whether the entry goes to storage before it is of use to any
+// request: it crashed, or becomes another.
+func (e *Entry) unloading() bool {
+	return (e.fate == crashed || e.fate == replaced) && e.tier != tier.Storage
+}
+
+// free reports whether the entry rests and nothing holds it there but its leases.
+func (e *Entry) free() bool { return e.phase == resting }
+
+// servable reports whether leases can be granted where the entry is.
+func (e *Entry) servable() bool {
+	return e.free() && !e.unloading() && (e.tier == tier.RAM || e.tier == tier.Swap && e.serving)
+}
+
+// reopen lets leases be taken on an entry that rests in ram and is nobody else's.
+func (c *Core) reopen(e *Entry) {
+	if e.tier == tier.RAM && e.free() && !e.unloading() && e.fate != pendingRemoval && e.demand == nil && !c.stopped {
+		e.Gate.Open()
+	}
+}
+
+// unclaim ends a plan's hold on an entry, if it has one, and lets it be served
+// again.
+func (c *Core) unclaim(e *Entry) {
+	if e.phase == claimed {
+		c.transition(e, resting, nil, nil)
+	}
+	c.reopen(e)
+}
+
+// Back-off: from the second failed load in a row on, a model is left alone for
+// backOffFirst, and twice as long after each further one, backOffMax at most.
+const (
+	backOffFirst = time.Second
+	backOffMax   = time.Minute
+)
+
+// backOff returns how long a model is left alone after n earlier back-offs.
+func backOff(n int) time.Duration { return min(backOffFirst<<min(n, 16), backOffMax) }
+
+// loadEnded updates the back-off after a load.
+func (e *Entry) loadEnded(m *Move, out Outcome, now time.Time) {
+	switch {
+	case out.Err == nil:
+		e.failures, e.lastErr, e.coolUntil = 0, nil, time.Time{}
+		if m.To == tier.RAM {
+			e.shortUntil = time.Time{}
+		}
+	case m.calledOff != notCalledOff:
+	default:
+		e.failures++
+		e.lastErr = out.Err
+		if out.Short {
+			e.shortUntil = now.Add(backOffMax)
+		}
+		if e.failures > 1 {
+			e.coolUntil = now.Add(backOff(e.failures - 2))
+		}
+	}
+}
+
+// A model that crashes within crashSoon of its load is left alone from the third
+// time in a row on, for as long as after failed loads: fewer may be an accident.
+const (
+	crashSoon       = 10 * time.Second
+	crashesForgiven = 2
+)
+
+// crash updates the back-off after a crash.
+func (e *Entry) crash(cause error, now time.Time) {
+	if now.Sub(e.since) >= crashSoon {
+		e.crashes = 0
+	}
+	if e.crashes++; e.crashes > crashesForgiven {
+		e.lastErr = cause
+		e.coolUntil = now.Add(backOff(e.crashes - crashesForgiven - 1))
+	}
+}
+
+// cooling returns the error of a request for a model that is left alone for a
+// while.
+func (e *Entry) cooling(now time.Time) error {
+	left := e.coolUntil.Sub(now)
+	how := fmt.Sprintf("failed to load %d times", e.failures)
+	if e.failures == 0 {
+		how = fmt.Sprintf("crashed %d times soon after its load", e.crashes)
+	}
+	return &tier.BusyError{
+		Model: e.Model.Name, RetryAfter: left, Cause: e.lastErr,
+		Reason: fmt.Sprintf("Model '%s' %s and is tried again in %v: %v", e.Model.Name, how, left.Round(time.Millisecond), e.lastErr),
+	}
+}
+
+func unknown(e *Entry) error { return &tier.NotFoundError{What: "model", Name: e.Model.Name} }

@@ -19,8 +19,8 @@ func other(name string, size tier.Bytes) *tier.Model {
 
 // waysToLeave are those in which model a goes though nobody made room by it.
 var waysToLeave = map[string]func(b *bench){
-	"lost":     func(b *bench) { b.c.Lose(b.entry("a"), errCrash, b.now) },
-	"replaced": func(b *bench) { b.c.Replace(b.entry("a"), other("a", 3), b.now) },
+	"lost":     func(b *bench) { b.c.Crash(b.entry("a"), errCrash, b.now) },
+	"replaced": func(b *bench) { b.c.Replace(b.entry("a"), other("a", 3), all, b.now) },
 }
 
 // The loop may hear of the end of a load and of a loss, or of another
@@ -69,7 +69,7 @@ func TestLeaving_UnloadFails_GateStaysClosedAndItIsTriedAgain(t *testing.T) {
 				if _, wake := b.c.Step(b.now); wake.IsZero() {
 					t.Fatal("nothing wakes the loop for it")
 				}
-				b.now = b.now.Add(coolFirst)
+				b.now = b.now.Add(backOffFirst)
 				b.step()
 			}
 			b.finish(Outcome{})
@@ -92,7 +92,7 @@ func TestLeaving_LostWhileItDrainsForAnother_NotServedWhenThatIsCalledOff(t *tes
 	b.step() // drains e
 	b.join("e")
 	b.step()
-	b.c.Lose(b.entry("e"), errCrash, b.now)
+	b.c.Crash(b.entry("e"), errCrash, b.now)
 	b.step()
 	n := len(b.granted)
 	b.c.Leave(w)
@@ -122,7 +122,7 @@ func TestLeaving_LostBeforeItsDemotion_IsNotLoadedToMakeRoom(t *testing.T) {
 	}
 	b.join("x")
 	b.step()
-	b.c.Lose(b.entry("e"), errCrash, b.now)
+	b.c.Crash(b.entry("e"), errCrash, b.now)
 	b.step()
 	u, e := b.started[0], b.started[1]
 	b.started = nil
@@ -148,7 +148,7 @@ func TestPlanned_LeftFurtherThanItsStep_IsNotBroughtBackToMakeRoom(t *testing.T)
 	b.plan = func(*tier.View, *tier.Need) tier.Plan {
 		return tier.Plan{Steps: []tier.Step{to("v", 6, tier.Swap, 3)}}
 	}
-	b.c.AskIdle(nil, b.now)
+	b.c.AskIdle(false, b.now)
 	b.step()
 	b.finish(Outcome{})
 	b.step()
@@ -196,23 +196,23 @@ func TestPlanned_ChangesNothing_AskedAFewTimesOnly(t *testing.T) {
 		asks++
 		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: sized("v", 2), To: tier.Storage}}}}
 	}
-	for range 3 * mostTries {
+	for range 3 * maxTries {
 		b.step()
 	}
-	if len(b.refused) != 1 || asks > 2*mostTries {
-		t.Errorf("asked %d times, %d refused; want an end after %d tries", asks, len(b.refused), mostTries)
+	if len(b.refused) != 1 || asks > 2*maxTries {
+		t.Errorf("asked %d times, %d refused; want an end after %d tries", asks, len(b.refused), maxTries)
 	}
 }
 
 // Under high pressure a placement may take longer than a reading is fresh.
 func TestPlanned_SlowPlacementUnderHighPressure_HasAnEnd(t *testing.T) {
 	b := newBench(t, 10, 0, sized("a", 6))
-	b.c.opt.InPlace = func(*tier.Model) bool { return false }
+	b.traits(Traits{Divisible: true, Leaves: true})
 	b.c.opt.Admit = func(_ Promise, m *tier.Model, _ tier.Footprint, _ bool) error {
 		return &tier.CapacityError{Model: m.Name, Reason: "pressure is high"}
 	}
 	pressed := tier.Memory{Available: tier.Unlimited, Pressure: tier.Pressure{Level: tier.PressureHigh}}
-	b.c.Reading(pressed, nil, b.now)
+	b.c.Reading(pressed, nil, nil, b.now)
 	b.join("a")
 	for asks := 0; asks < 100; {
 		actions, _ := b.c.Step(b.now)
@@ -227,7 +227,7 @@ func TestPlanned_SlowPlacementUnderHighPressure_HasAnEnd(t *testing.T) {
 				b.now = b.now.Add(150 * time.Millisecond)
 				b.c.Planned(a.Question, p, nil, b.now)
 			case Read:
-				b.c.Reading(pressed, nil, b.now)
+				b.c.Reading(pressed, nil, nil, b.now)
 			case Refused:
 				return
 			}
@@ -243,7 +243,7 @@ func TestLoad_OnlyAStuckMoveHoldsTheRoom_HotLoadEnds(t *testing.T) {
 	b.step()
 	m := b.started[0]
 	b.c.CancelMove(m, errors.New("stalled"), b.now)
-	b.c.MoveStuck(m, &tier.StuckError{Model: "a"})
+	b.now = b.now.Add(time.Minute)
 	b.step()
 	o := &Order{Kind: HotLoad, Entry: b.entry("h"), To: tier.RAM}
 	b.c.Load(o, b.now)
@@ -291,9 +291,7 @@ func TestAdd_NameOfARemovedModelThatIsStillSeen_BothAreCharged(t *testing.T) {
 	b.step()
 	b.finish(seen(4))
 	b.step()
-	if err := b.c.Add([]tier.Model{sized("a", 5)}, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
-		t.Fatal(err)
-	}
+	b.add(sized("a", 5))
 	b.join("a")
 	b.step()
 	b.finish(seen(9))
@@ -306,7 +304,7 @@ func TestAdd_NameOfARemovedModelThatIsStillSeen_BothAreCharged(t *testing.T) {
 // An engine whose stop fails at once is not asked to stop over and over.
 func TestThin_UnloadFails_NotTriedAgainAtOnce(t *testing.T) {
 	b := newBench(t, 10, 10, sized("f", 6), sized("x", 8))
-	b.c.opt.Divisible = func(*tier.Model) bool { return false }
+	b.traits(Traits{Leaves: true, InPlace: true})
 	b.load("f")
 	if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("f"), To: tier.Swap}, b.now); err != nil {
 		t.Fatal(err)

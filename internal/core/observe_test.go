@@ -14,9 +14,7 @@ import (
 
 // wholes has a bench's models be engines: not divided, and served from ram alone.
 func (b *bench) wholes() *bench {
-	b.c.opt.Divisible = func(*tier.Model) bool { return false }
-	b.c.opt.InPlace = func(*tier.Model) bool { return false }
-	b.c.opt.Leaves = b.c.opt.InPlace
+	b.traits(Traits{})
 	return b
 }
 
@@ -112,7 +110,7 @@ func TestObserved_ModelGrowsUnderItsLease_IsChargedWhereItIs(t *testing.T) {
 			t.Errorf("it takes %v: %v charged, %v not", c.takes, e.Charge(), e.Overdraft())
 		}
 	}
-	b.c.Shed([]tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Storage}}})
+	b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Storage}}}, b.c.Epoch())
 	b.step()
 	b.taking(0, 0)
 	if e.Charge()[tier.RAM] != 8 || e.Overdraft() != 0 {
@@ -132,15 +130,15 @@ func TestMoveEnded_EngineAtRestHasMoreMemoryThanWeights_IsChargedUntilItIsGone(t
 	b.step()
 	b.finish(Outcome{Observed: true, Seen: Seen{Present: 4, Taken: 7, Peak: 10}})
 	b.step()
-	if charged, _ := b.ram(); charged != 7 || e.Leftover() != 3 {
-		t.Fatalf("of 7 bytes at rest %v are charged, %v beyond the weights", charged, e.Leftover())
+	if charged, _ := b.ram(); charged != 7 || e.Residue() != 3 {
+		t.Fatalf("of 7 bytes at rest %v are charged, %v beyond the weights", charged, e.Residue())
 	}
 	b.c.Observed(e, Seen{Present: 4, Taken: 9})
-	if b.step(); e.Charge()[tier.RAM] != 9 || !slices.Contains(b.c.Leftovers(), e) {
+	if b.step(); e.Charge()[tier.RAM] != 9 || !slices.Contains(b.c.Residues(), e) {
 		t.Errorf("it has grown to 9: %v charged", e.Charge())
 	}
 	b.c.Observed(e, Seen{Present: 4, Taken: 4})
-	if b.step(); e.Charge()[tier.RAM] != 4 || len(b.c.Leftovers()) != 0 {
+	if b.step(); e.Charge()[tier.RAM] != 4 || len(b.c.Residues()) != 0 {
 		t.Errorf("4 are left: %v charged", e.Charge())
 	}
 }
@@ -244,7 +242,7 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 				b.c.MoveTo(&Order{Kind: MoveTier, Entry: pick(), To: tier.Tier(rapid.IntRange(0, 2).Draw(t, "to"))}, b.now)
 			},
 			"shed": func(*rapid.T) {
-				b.c.Shed([]tier.Step{{Move: tier.Move{Model: pick().Model, To: tier.Storage}}})
+				b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: pick().Model, To: tier.Storage}}}, b.c.Epoch())
 			},
 			"look": func(*rapid.T) {
 				if e := pick(); e.move == nil {
@@ -260,7 +258,7 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 				m := b.started[0]
 				if rapid.IntRange(0, 4).Draw(t, "fails") == 0 {
 					lost := rapid.Bool().Draw(t, "lost")
-					b.finish(Outcome{Err: &tier.MoveError{Model: m.Model.Name, Lost: lost, Err: errors.New("no")}})
+					b.finish(Outcome{Lost: lost, Err: &tier.MoveError{Model: m.Model.Name, Lost: lost, Err: errors.New("no")}})
 					if lost {
 						truth[m.Entry] = 0
 					}
@@ -287,17 +285,17 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 			if len(b.started) > 0 {
 				e := b.finish(Outcome{}).Entry
 				truth[e] = 0
-			} else if b.c.Idle() {
+			} else if b.c.quiet() {
 				break
 			}
 			b.now = b.now.Add(20 * time.Second)
-			for _, e := range b.c.Leftovers() {
+			for _, e := range b.c.Residues() {
 				b.c.Observed(e, Seen{Present: min(truth[e], e.Model.Size), Taken: truth[e]})
 			}
 		}
 		settled()
-		if !b.c.Idle() {
-			t.Fatalf("it does not come to rest: %d wants, %d plans, %d moves", len(b.c.wants), len(b.c.plans), len(b.c.Moves()))
+		if !b.c.quiet() {
+			t.Fatalf("it does not come to rest: %d wants, %d plans, %d moves", len(b.c.demands), len(b.c.plans), len(b.c.Moves()))
 		}
 	})
 }
@@ -309,7 +307,7 @@ func TestShed_ModelThatGaveNothing_GoesToStorage(t *testing.T) {
 		b := newBench(t, 10, 10, sized("a", 6))
 		b.load("a")
 		shed := func(keep, present tier.Bytes) {
-			b.c.Shed([]tier.Step{{Move: tier.Move{Model: sized("a", 6), To: tier.Swap, Keep: keep}}})
+			b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: sized("a", 6), To: tier.Swap, Keep: keep}}}, b.c.Epoch())
 			b.step()
 			b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
 			b.step()

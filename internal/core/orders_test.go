@@ -19,7 +19,7 @@ func newGivenUp(t *testing.T) (*bench, *Entry) {
 	m := b.started[0]
 	b.started = nil
 	b.c.CancelMove(m, errors.New("stalled"), b.now)
-	b.c.MoveStuck(m, &tier.StuckError{Model: "h"})
+	b.now = b.now.Add(time.Minute)
 	b.step()
 	b.c.MoveEnded(m, Outcome{}, b.now)
 	return b, b.entry("h")
@@ -60,12 +60,12 @@ func TestHotLoadGivenUp_ConfiguredBeforeItIsOut_BecomesTheConfiguredOne(t *testi
 			b.step()
 			next := sized("h", 3)
 			if when == "while it leaves" {
-				b.c.Replace(h, &next, b.now)
+				b.c.Replace(h, &next, all, b.now)
 				b.step()
 			} else {
 				b.finish(Outcome{Err: errors.New("it cannot be unloaded")})
 				b.step()
-				b.c.Replace(h, &next, b.now)
+				b.c.Replace(h, &next, all, b.now)
 				b.step()
 			}
 			b.finish(Outcome{})

@@ -14,7 +14,7 @@ func TestReplace_ModelThatTookMoreThanDeclared_TheNewOneBeginsAnew(t *testing.T)
 	b.taking(8, 11)
 	b.release("a")
 	e := b.entry("a")
-	b.c.Replace(e, &tier.Model{Name: "a", Size: 2, Runtime: 1}, b.now)
+	b.c.Replace(e, &tier.Model{Name: "a", Size: 2, Runtime: 1}, all, b.now)
 	b.step()
 	b.taking(0, 11)
 	b.join("a")
@@ -35,13 +35,11 @@ func TestReplace_HotLoadWaitsForRoom_JobEndsAndTheNewOneStays(t *testing.T) {
 	b.step()
 	b.finish(Outcome{})
 	b.step() // a is leased: there is no room for b
-	if err := b.c.Add([]tier.Model{sized("b", 6)}, func(int) *Entry { return &Entry{Gate: &fakeGate{}} }, false); err != nil {
-		t.Fatal(err)
-	}
+	b.add(sized("b", 6))
 	load := &Order{Kind: HotLoad, Entry: b.entry("b"), To: tier.RAM}
 	b.c.Load(load, b.now)
 	b.step()
-	b.c.Replace(b.entry("b"), other("b", 3), b.now)
+	b.c.Replace(b.entry("b"), other("b", 3), all, b.now)
 	b.step()
 	b.step()
 	if err, ended := b.ended[load]; !ended || err == nil {

@@ -1,12 +1,13 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Promise is what the guard weighs.
+// Promise is what the admission rules weigh.
 type Promise struct {
 	Limits      tier.Limits
 	Free        tier.Footprint // what the ledger leaves
@@ -17,65 +18,7 @@ type Promise struct {
 	Memory      tier.Memory
 }
 
-// Describe returns the state of a model that is in storage, as far as the mover
-// decides it.
-func (c *Core) Describe(m *tier.Model) tier.State {
-	return tier.State{Divisible: c.opt.Divisible(m), Leaves: c.opt.Leaves(m), InPlace: c.opt.InPlace(m)}
-}
-
-// View returns the picture of now.
-func (c *Core) View(now time.Time) tier.View { return c.view(tier.Footprint{}, now) }
-
-// view is the picture for somebody who holds own reservations already.
-func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
-	v := tier.View{
-		Now: now, Library: c.library, States: make([]tier.State, len(c.entries)),
-		Limits: c.limits(), Charged: c.ledger.Charged(), Reserved: c.ledger.Reserved(),
-		Memory: c.memory, FreeSwap: c.memory.SwapFree,
-	}
-	p := c.promise(own)
-	v.Room = c.opt.Room(p)
-	if c.opt.FileBacked {
-		v.FreeSwap = p.Free[tier.Swap]
-	}
-	for i, e := range c.entries {
-		s := &v.States[i]
-		*s = tier.State{
-			Tier: e.tier, Kept: e.kept, Left: e.left, Stuck: e.stuck, Since: e.since, LastUse: e.LastUse,
-			Leases: int32(e.Gate.Leases()), Waiters: int32(e.Waiters()),
-			Divisible: c.opt.Divisible(&e.Model), Leaves: c.opt.Leaves(&e.Model), InPlace: c.opt.InPlace(&e.Model),
-			Serving: e.servable(), Held: c.held(e, now),
-		}
-		switch {
-		case e.move != nil:
-			s.Moving, s.To = true, e.move.To
-		case e.victim != nil || e.leaves(): // it drains
-			s.Moving, s.To = true, e.tier
-		}
-	}
-	return v
-}
-
-// servable reports whether leases can be granted where the entry is.
-func (e *Entry) servable() bool {
-	return e.idle() && !e.leaves() && (e.tier == tier.RAM || e.tier == tier.Swap && e.serving)
-}
-
-// limits returns the limits that admissions go by: while they are being lowered,
-// the smaller of the old and the new.
-func (c *Core) limits() tier.Limits {
-	l := c.ledger.Limits()
-	if c.limiting == nil {
-		return l
-	}
-	n := c.limiting.now
-	return tier.Limits{
-		RAM: min(l.RAM, n.RAM), Swap: min(l.Swap, n.Swap),
-		Reserved: max(l.Reserved, n.Reserved), MaxModel: min(l.MaxModel, n.MaxModel),
-	}
-}
-
-// promise is what the guard weighs for somebody who holds own reservations
+// promise is what the admission rules weigh for one that holds own reservations
 // already.
 func (c *Core) promise(own tier.Footprint) Promise {
 	limits := c.limits()
@@ -85,34 +28,105 @@ func (c *Core) promise(own tier.Footprint) Promise {
 		free[t] -= all.Of(t) - limits.Of(t)
 	}
 	free[tier.RAM] -= c.Overdraft()
-	for t := range free {
-		free[t] = max(free[t], 0) + own[t]
+	for a := range free {
+		free[a] = max(free[a], 0).Plus(own[a])
 	}
 	p := Promise{
 		Limits: limits, Free: free, FileBacked: c.opt.FileBacked, Memory: c.memory,
-		Unseen: c.unseen + c.ledger.Reserved()[tier.RAM] - own[tier.RAM],
+		Unseen: c.unseen[tier.RAM].Plus(c.ledger.Reserved()[tier.RAM]) - own[tier.RAM],
 	}
 	for _, e := range c.entries {
-		p.Reclaimable += e.Reclaimable
+		p.Reclaimable = p.Reclaimable.Plus(e.Reclaimable)
 	}
-	for _, m := range c.Moves() {
-		p.Leaving += max(m.Entry.charge[tier.RAM]-m.Footprint(false)[tier.RAM], 0)
+	leaving := func(moves []*Move) {
+		for _, m := range moves {
+			at := m.goal()
+			at.serving = false
+			p.Leaving = p.Leaving.Plus(max(m.Entry.charge[tier.RAM]-m.Entry.footprint(at)[tier.RAM], 0))
+		}
 	}
+	leaving(c.running)
+	leaving(c.queue)
 	return p
 }
 
-// Promise is what the guard weighs for somebody who holds nothing yet.
+// Promise is what the admission rules weigh for one that holds nothing yet.
 func (c *Core) Promise() Promise { return c.promise(tier.Footprint{}) }
 
-// Unread returns the bytes of memory that were charged since the last reading:
-// the next one shows them.
-func (c *Core) Unread() tier.Bytes { return c.unseen }
+// PressurePromise is Promise for the judgement of pressure, given the bytes that
+// moves under way have brought by now. What has arrived may be in the reading
+// already: an admission counts it twice to be safe; to be safe here is not to send
+// models away for it.
+func (c *Core) PressurePromise(arrived tier.Bytes) Promise {
+	p := c.Promise()
+	p.Unseen = max(p.Unseen-c.unseen[tier.RAM]-arrived, 0)
+	return p
+}
 
-// held reports whether the entry came a moment ago, was asked for again since,
-// and may not be evicted yet for somebody who could wait: it earns its load for
-// as long as the load took, Fairness at most, while requests for it keep coming.
-func (c *Core) held(e *Entry, now time.Time) bool {
-	return e.tier != tier.Storage && e.Gate.Uses() > e.usesAtLoad &&
-		now.Sub(e.LastUse) < c.opt.Grace &&
-		now.Sub(e.since) < min(e.loadTook, c.opt.Fairness)
+// InUse is memory that models have, which the machine counts as taken and which
+// could be had if they left.
+func (c *Core) InUse() (b tier.Bytes) {
+	for _, e := range c.entries {
+		if !e.Model.Pinned {
+			b = b.Plus(max(e.charge[tier.RAM]-e.Reclaimable, 0))
+		}
+	}
+	for _, moves := range [...][]*Move{c.running, c.queue} {
+		for _, m := range moves {
+			b = b.Plus(m.Held()[tier.RAM])
+		}
+	}
+	return b
+}
+
+// AccountName returns the name of an account.
+func (c *Core) AccountName(a tier.Account) string {
+	if a >= tier.FurtherAccount && a < c.ledger.Accounts() {
+		return c.opt.Further[a-tier.FurtherAccount].Name
+	}
+	return tier.Tier(a).String()
+}
+
+// View returns the picture of now.
+func (c *Core) View(now time.Time) tier.View { return c.view(tier.Footprint{}, now) }
+
+// ViewWith returns the picture of now with one more model, in storage.
+func (c *Core) ViewWith(m tier.Model, t Traits, now time.Time) tier.View {
+	v := c.View(now)
+	v.Library = v.Library.With(m)
+	v.States = append(slices.Clip(v.States), tier.State{Divisible: t.Divisible, Leaves: t.Leaves, InPlace: t.InPlace})
+	return v
+}
+
+// view is the picture for one that holds own reservations already.
+func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
+	p := c.promise(own)
+	v := tier.View{
+		Now: now, Library: c.Library(), States: make([]tier.State, len(c.entries)),
+		Limits: p.Limits, Protection: c.opt.Protection,
+		Charged: c.ledger.Charged(), Reserved: c.ledger.Reserved(),
+		Memory: c.memory, FreeSwap: c.memory.SwapFree, Room: c.opt.Room(p),
+	}
+	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
+		v.Room[a] = min(p.Free[a], max(c.further[a]-c.unseen[a], 0))
+	}
+	if c.opt.FileBacked {
+		v.FreeSwap = p.Free[tier.Swap]
+	}
+	for i, e := range c.entries {
+		s := &v.States[i]
+		*s = tier.State{
+			Tier: e.tier, Kept: e.kept, Left: e.left, Stuck: e.Stuck(), Since: e.since, LastUse: e.LastUse,
+			Leases: int32(e.Gate.Leases()), Waiters: int32(e.Waiters()),
+			Divisible: e.traits.Divisible, Leaves: e.traits.Leaves, InPlace: e.traits.InPlace,
+			Serving: e.servable(), Held: c.held(e, now),
+		}
+		switch {
+		case e.phase == moving:
+			s.Moving, s.To = true, e.move.To
+		case e.phase == claimed || e.unloading(): // it drains
+			s.Moving, s.To = true, e.tier
+		}
+	}
+	return v
 }

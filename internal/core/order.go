@@ -3,18 +3,33 @@ package core
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
+// OrderKind is what an Order asks for.
+type OrderKind uint8
+
+const (
+	HotLoad OrderKind = iota // bring a new model to its home tier
+	MoveTier
+	Remove
+)
+
+// Order is an instruction from outside about one model, other than a request.
+type Order struct {
+	Kind  OrderKind
+	Entry *Entry
+	To    tier.Tier
+}
+
 // Load orders a hot load: the entry, just added, is brought to o.To, for which
 // idle models may have to leave.
 func (c *Core) Load(o *Order, now time.Time) {
-	x := c.wantOf(o.Entry, now)
+	x := c.demandOf(o.Entry, now)
 	x.order = o
-	c.progress++
+	c.mark(progressed)
 }
 
 // CancelOrder ends an order that its owner no longer wants. A move that carries
@@ -24,12 +39,12 @@ func (c *Core) CancelOrder(o *Order, cause error, now time.Time) {
 	switch {
 	case e.move != nil && e.move.Order == o:
 		c.CancelMove(e.move, cause, now)
-	case e.want == nil || e.want.order != o:
+	case e.demand == nil || e.demand.order != o:
 	case e.move != nil:
-		c.CancelMove(e.move, cause, now) // its end fails the want, and so the order
+		c.CancelMove(e.move, cause, now) // its end fails the demand, and so the order
 	default:
-		// Who waits for the model waits for the order's success.
-		c.fail(e.want, &tier.MoveError{Model: e.Model.Name, From: e.tier, To: o.To, Err: cause})
+		// Requests for the model wait for the order's success.
+		c.fail(e.demand, &tier.MoveError{Model: e.Model.Name, From: e.tier, To: o.To, Err: cause})
 	}
 }
 
@@ -57,134 +72,89 @@ func (c *Core) MoveTo(o *Order, now time.Time) error {
 		c.endOrder(o, nil)
 		return nil
 	}
-	if err := c.seize(e); err != nil {
-		return err
-	}
-	m := &Move{Move: tier.Move{Model: e.Model, From: e.tier, To: o.To}, Entry: e, Why: "ordered", Demand: true, Order: o}
-	err := c.begin(m, nil, false, now)
-	if err != nil {
-		c.unclaim(e)
-		return c.named(e, err)
-	}
-	return nil
+	return c.orderMove(o, tier.ReasonOrder, "ordered", now)
 }
 
 // Drop orders that the model leaves its tier and the library. It is in use, or
 // moving: the error says so.
 func (c *Core) Drop(o *Order, now time.Time) error {
 	e := o.Entry
-	if err := c.seize(e); err != nil {
-		return err
-	}
-	o.To = tier.Storage
 	if e.tier == tier.Storage {
-		c.forget(e)
+		if err := c.seize(e); err != nil {
+			return err
+		}
 		c.endOrder(o, nil)
 		return nil
 	}
-	m := &Move{Move: tier.Move{Model: e.Model, From: e.tier, To: tier.Storage}, Entry: e, Why: "removed", Demand: true, Order: o}
-	if err := c.begin(m, nil, false, now); err != nil {
-		c.unclaim(e)
+	o.To = tier.Storage
+	return c.orderMove(o, tier.ReasonRemoved, "removed", now)
+}
+
+// orderMove begins the move that carries an order out.
+func (c *Core) orderMove(o *Order, reason tier.Reason, why string, now time.Time) error {
+	e := o.Entry
+	if err := c.seize(e); err != nil {
+		return err
+	}
+	m := newMove(e, residence{tier: o.To}, forOrder, reason, why)
+	m.Order = o
+	if err := c.begin(m, nil, now); err != nil {
+		c.reopen(e)
 		return c.named(e, err)
 	}
 	return nil
 }
 
-// IsReading reports whether an order could not be decided because memory is
-// being read: it is given again after the next Reading.
-func IsReading(err error) bool { return errors.Is(err, errReading) }
-
 func (c *Core) named(e *Entry, err error) error {
 	err = c.outgrown(e, err)
 	if ce, ok := errors.AsType[*tier.CapacityError](err); ok {
 		n := *ce
-		n.Model, n.Holders = e.Model.Name, c.Holders(n.Tier)
+		n.Model, n.Holders = e.Model.Name, c.Holders(accountOf(ce))
 		return &n
 	}
 	return err
 }
 
-// seize closes an idle entry's gate, or says who uses it.
+// seize closes the gate of an entry that nothing uses, or says what uses it.
 func (c *Core) seize(e *Entry) error {
 	switch {
-	case e.stuck:
+	case e.Stuck():
 		return &tier.StuckError{Model: e.Model.Name, What: "A move", Bytes: e.charge[tier.RAM]}
-	case e.move != nil:
+	case e.phase == moving:
 		return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is moving from %v to %v", e.Model.Name, e.move.From, e.move.To)}
-	case e.victim != nil || e.want != nil:
+	case e.phase == claimed || e.demand != nil:
 		return &tier.InUseError{Model: e.Model.Name, Leases: e.Gate.Leases(), Reason: fmt.Sprintf("Model '%s' is in use: requests wait for it or for its room", e.Model.Name)}
 	}
 	if n := e.Gate.Close(); n > 0 {
-		c.unclaim(e)
+		c.reopen(e)
 		return &tier.InUseError{Model: e.Model.Name, Leases: n}
 	}
 	if e.serving {
-		c.retire(e)
+		c.stopServing(e)
 	}
 	return nil
-}
-
-// Amend changes what an owner may say of a model that stays the same otherwise,
-// and of the one that it is about to become.
-func (c *Core) Amend(e *Entry, m tier.Model) {
-	c.Remodel(e, m)
-	if e.next != nil && e.next.model != nil {
-		n := *e.next.model
-		n.Capabilities, n.Quality, n.Pinned, n.Home = m.Capabilities, m.Quality, m.Pinned, m.Home
-		e.next.model = &n
-	}
 }
 
 // endOrder tells that an order has ended and does what its end means.
 func (c *Core) endOrder(o *Order, err error) {
 	e := o.Entry
+	gone := e.tier == tier.Storage && e.phase != moving
 	switch {
 	case o.Kind == MoveTier && err == nil:
 		m := e.Model
 		m.Home = o.To
 		c.Amend(e, m)
 		e.ordered = true
-	case o.Kind == Remove && err == nil && e.disowned && e.next != nil: // it is wanted again: see dropDisowned
-	case o.Kind == HotLoad && err != nil && e.next != nil && e.tier == tier.Storage && e.move == nil: // see succeed
-	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && e.tier == tier.Storage && e.move == nil:
+	case o.Kind == HotLoad && err != nil && e.fate == replaced && gone: // carryFates goes on with it
+	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && gone:
 		c.forget(e)
 	case o.Kind == HotLoad && err != nil && !c.stopped:
-		e.disowned = true // it arrives yet, or is half-way: it leaves from there
+		c.doom(e, pendingRemoval) // it arrives yet, or is half-way: it leaves from there
 		m := e.Model
 		m.Capabilities = nil // no request that names none is led to it
-		c.Remodel(e, m)
-		c.disowned = append(c.disowned, disowned{e: e})
+		c.describe(e, m)
 	}
 	c.emit(OrderDone{o, err})
-}
-
-// disowned is a model to be taken out of the library.
-type disowned struct {
-	e     *Entry
-	again time.Time // when it is tried again, should it come to nothing
-}
-
-// dropDisowned takes out models that arrived after their hot load had been given
-// up, such as that of a mover that came back late. Until they are out nobody gets
-// one.
-func (c *Core) dropDisowned(now time.Time) {
-	for i := range c.disowned {
-		e := c.disowned[i].e
-		if e.removed || e.move != nil || e.victim != nil {
-			continue
-		}
-		if e.next != nil {
-			e.disowned = false // it is wanted again, as another: see succeed
-			continue
-		}
-		if e.want != nil {
-			c.fail(e.want, unknown(e))
-		}
-		if e.Gate.Close() == 0 && !now.Before(c.disowned[i].again) && c.Drop(&Order{Kind: Remove, Entry: e}, now) == nil {
-			c.disowned[i].again = now.Add(coolFirst)
-		}
-	}
-	c.disowned = slices.DeleteFunc(c.disowned, func(d disowned) bool { return d.e.removed || !d.e.disowned })
 }
 
 // limitsChange is new limits that wait for models to leave.
@@ -201,8 +171,22 @@ func (c *Core) SetLimits(n tier.Limits) error {
 		return &tier.BusyError{RetryAfter: time.Second, Reason: "Limits are being changed already"}
 	}
 	c.limiting = &limitsChange{old: c.ledger.Limits(), now: n}
-	c.progress++
+	c.mark(progressed)
 	return nil
+}
+
+// limits returns the limits that admissions go by: while they are being lowered,
+// the smaller of the old and the new.
+func (c *Core) limits() tier.Limits {
+	l := c.ledger.Limits()
+	if c.limiting == nil {
+		return l
+	}
+	n := c.limiting.now
+	return tier.Limits{
+		RAM: min(l.RAM, n.RAM), Swap: min(l.Swap, n.Swap),
+		Reserved: max(l.Reserved, n.Reserved), MaxModel: min(l.MaxModel, n.MaxModel),
+	}
 }
 
 // changeLimits carries on with a change of limits.
@@ -215,7 +199,7 @@ func (c *Core) changeLimits(now time.Time) {
 		c.endLimits(l, nil)
 		return
 	}
-	if l.plan != nil && !slices.Contains(c.plans, l.plan) {
+	if l.plan != nil && !l.plan.live {
 		c.endLimits(l, tier.ErrNoCapacity) // all that could leave has left
 		return
 	}
@@ -223,14 +207,19 @@ func (c *Core) changeLimits(now time.Time) {
 		l.asked = true
 		var room tier.Footprint
 		for _, t := range [...]tier.Tier{tier.Swap, tier.RAM} {
-			held := c.ledger.Charged()[t] + c.ledger.Reserved()[t]
-			room[t] = max(held-l.now.Of(t), 0)
+			room[t] = max(c.used(tier.Account(t))-l.now.Of(t), 0)
 		}
 		c.ask(&Question{limiting: l, Need: tier.Need{Model: tier.NoModel, Room: room}}, now)
 	}
 }
 
-func (c *Core) plannedLimits(l *limitsChange, p tier.Plan, err error) {
+// used is what an account holds.
+func (c *Core) used(a tier.Account) tier.Bytes {
+	return c.ledger.Charged()[a].Plus(c.ledger.Reserved()[a])
+}
+
+func (c *Core) plannedLimits(q *Question, p tier.Plan, err error) {
+	l := q.limiting
 	if c.limiting != l {
 		return
 	}
@@ -239,16 +228,17 @@ func (c *Core) plannedLimits(l *limitsChange, p tier.Plan, err error) {
 	}
 	var steps []*step
 	if err == nil {
-		steps, err = c.resolve(p.Steps)
+		steps, err = c.resolve(p.Steps, q.epoch)
 	}
 	if err != nil {
 		c.endLimits(l, err)
 		return
 	}
-	l.plan = &plan{limiting: l, steps: steps}
-	l.plan.claim, _ = c.ledger.Reserve(tier.Footprint{})
-	c.plans = append(c.plans, l.plan)
-	c.progress++
+	for _, s := range steps {
+		s.reason = tier.ReasonLimits
+	}
+	l.plan = &plan{purpose: forLimits, limiting: l, steps: steps}
+	c.start(l.plan)
 }
 
 // endLimits ends a change of limits; err says why it was refused.
@@ -257,20 +247,18 @@ func (c *Core) endLimits(l *limitsChange, err error) {
 		return
 	}
 	c.limiting = nil
-	c.changed = true
-	if l.plan != nil {
+	if l.plan != nil && l.plan.live {
 		c.abandon(l.plan)
 	}
-	c.progress++
+	c.mark(changed | progressed)
 	if err == nil {
 		c.emit(LimitsDone{Old: l.old, Now: l.now})
 		return
 	}
 	refused := &tier.LimitsError{Field: "ram"}
 	for _, t := range [...]tier.Tier{tier.RAM, tier.Swap} {
-		held := c.ledger.Charged()[t] + c.ledger.Reserved()[t]
-		if held > l.now.Of(t) {
-			refused.Field, refused.Value, refused.MustLeave = t.String(), l.now.Of(t), c.Holders(t)
+		if held := c.used(tier.Account(t)); held > l.now.Of(t) {
+			refused.Field, refused.Value, refused.MustLeave = t.String(), l.now.Of(t), c.Holders(tier.Account(t))
 			to, holds := tier.Apart(l.now.Of(t), held)
 			refused.Reason = fmt.Sprintf("%v limit cannot be lowered to %sGB: %sGB are held and cannot leave now", t, to, holds)
 			break

@@ -1,0 +1,436 @@
+package modeltier
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// orderJob is the job that stands for an order on its way.
+type orderJob struct {
+	work *hotload.Work
+	stop func() bool // ends the watch for the job's cancellation
+}
+
+// ask has the loop run fn and waits for it to call back, with what it got or an
+// error.
+func ask[T any](ctx context.Context, m *Manager, fn func(now time.Time, reply func(T, error))) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	answer := make(chan result, 1)
+	var none T
+	if m.closing.Load() || !m.post(func(now time.Time) {
+		fn(now, func(v T, err error) { answer <- result{v, err} })
+	}) {
+		return none, tier.ErrClosed
+	}
+	select {
+	case r := <-answer:
+		return r.v, r.err
+	case <-ctx.Done():
+		return none, context.Cause(ctx)
+	case <-m.loopDone:
+	}
+	select {
+	case r := <-answer:
+		return r.v, r.err
+	default:
+		return none, tier.ErrClosed
+	}
+}
+
+// HotLoad adds a model while the Manager runs and brings it to its home tier;
+// idle models make room for it where they must. The model is known at once and
+// is served as soon as it is there. The job ends when the model is in its home
+// tier and, with a StateDir, kept across restarts; when it fails, the model is
+// not in the library. ctx bounds the call, not the job.
+//
+// What can be seen to be wrong is an error at once: an invalid model (ErrInvalid),
+// a file that is empty, truncated or broken (hotload.FileError), or a name that is
+// taken (ErrExists). A model that is too large (ErrTooLarge)
+// or cannot be served safely now (ErrNoCapacity) is a job that fails. A Selector,
+// Placement or Mover that does not answer delays the call by two seconds each at
+// most.
+func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
+	model, err := measure(model)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(model.Validate(), inspect(&model)); err != nil {
+		return nil, err
+	}
+	if m.closing.Load() {
+		return nil, tier.ErrClosed
+	}
+	traits, err := m.traits(ctx, []tier.Model{model}, nil)
+	if err != nil {
+		return nil, err
+	}
+	candidate, err := ask(ctx, m, func(now time.Time, reply func(*snapshot, error)) {
+		if _, taken := m.ctl.core.Find(model.Name); taken {
+			reply(nil, &tier.ExistsError{Model: model.Name})
+			return
+		}
+		v := m.ctl.core.ViewWith(model, traits[0], now)
+		reply(&snapshot{view: v, entries: make([]*entry, len(v.States)), inUse: m.ctl.inUse()}, nil)
+	})
+	if err != nil {
+		return nil, err
+	}
+	estimate := m.predict(tier.Move{Model: model, To: model.Home}, model.Size)
+	unsafe := m.unsafe(ctx, &model, candidate)
+	if _, stuck := errors.AsType[*tier.StuckError](unsafe); stuck {
+		return nil, unsafe
+	}
+	return ask(ctx, m, func(now time.Time, reply func(*Job, error)) {
+		m.ctl.hotLoad(model, traits[0], estimate, unsafe, now, reply)
+	})
+}
+
+// unsafe says why the model could not be served now, in the selector's words.
+func (m *Manager) unsafe(ctx context.Context, model *tier.Model, candidate *snapshot) error {
+	if limit := candidate.view.Limits.MaxModel; model.Size > limit {
+		return &tier.CapacityError{
+			Model: model.Name, Tier: model.Home, Need: model.Size, Limit: limit, Never: true,
+			Reason: "Unsafe to load: Model too large: " + strconv.FormatFloat(model.Size.GB(), 'g', 6, 64) + "GB",
+		}
+	}
+	if model.Home == tier.Storage {
+		return nil
+	}
+	err := m.selector.wait(ctx, adviceLimit, func(context.Context) error {
+		_, err := m.chooseMakingRoom(&tier.Request{Model: model.Name}, candidate)
+		return err
+	})
+	ce, ok := errors.AsType[*tier.CapacityError](err)
+	if !ok {
+		return err
+	}
+	n := *ce
+	n.Reason = "Unsafe to load: " + strings.TrimPrefix(ce.Error(), fmt.Sprintf("Explicit model '%s' unsafe: ", model.Name))
+	return &n
+}
+
+func (c *control) hotLoad(model tier.Model, t core.Traits, estimate time.Duration, unsafe error, now time.Time, reply func(*Job, error)) {
+	if c.stopping {
+		reply(nil, tier.ErrClosed)
+		return
+	}
+	if unsafe == nil {
+		if err := c.core.Add([]tier.Model{model}, []core.Traits{t}, c.newGate, false); err != nil {
+			reply(nil, err) // another took the name meanwhile
+			return
+		}
+	}
+	work := c.m.jobs.Start(c.m.ctx, hotload.Spec{
+		Kind: hotload.KindLoad, Model: model.Name, From: tier.Storage, To: model.Home, Total: model.Size, Estimate: estimate,
+	})
+	if unsafe != nil {
+		work.Finish(unsafe)
+		reply(work.Job(), nil)
+		return
+	}
+	e, _ := c.core.Find(model.Name)
+	o := &core.Order{Kind: core.HotLoad, Entry: e, To: model.Home}
+	c.orders[o] = &orderJob{work: work, stop: c.watchJob(o, work)}
+	c.core.Load(o, now)
+	c.after = append(c.after, func() { reply(work.Job(), nil) })
+}
+
+// watchJob has the order cancelled when its job is. The function that it returns
+// ends that.
+func (c *control) watchJob(o *core.Order, work *hotload.Work) func() bool {
+	return context.AfterFunc(work.Context(), func() {
+		cause := seal(context.Cause(work.Context()))
+		c.m.post(func(now time.Time) { c.core.CancelOrder(o, cause, now) })
+	})
+}
+
+// orderDone ends an order's job; where the order changed what is to be kept,
+// once it is kept.
+func (c *control) orderDone(o *core.Order, err error) {
+	j := c.orders[o]
+	if j == nil {
+		return
+	}
+	delete(c.orders, o)
+	j.stop()
+	if err != nil {
+		c.after = append(c.after, func() { j.work.Finish(err) })
+		return
+	}
+	c.keep(func() { j.work.Finish(nil) })
+}
+
+// MoveTier starts to move a model to another tier at its owner's wish; that tier
+// is its home from the job's success on. It makes no room for itself: where the
+// model does not fit beside those that are there it returns ErrNoCapacity, or
+// ErrTooLarge, and where it is leased, awaited or moving, ErrInUse.
+func (m *Manager) MoveTier(ctx context.Context, name string, to tier.Tier) (*Job, error) {
+	if !to.Valid() {
+		_, err := tier.ParseTier(to.String())
+		return nil, err
+	}
+	return m.order(ctx, name, func(s *ModelStatus) tier.Move {
+		// By home, which is what the tiers of the contract are; by residence where
+		// only that differs.
+		from := s.Home
+		if from == to {
+			from = s.Tier
+		}
+		return tier.Move{From: from, To: to}
+	}, core.MoveTier, func(c *control, o *core.Order, now time.Time) error { return c.core.MoveTo(o, now) })
+}
+
+// Remove starts to take a model out of memory and out of the library. A model
+// that is leased, awaited or moving gives ErrInUse. With a StateDir, a model of
+// Config.Models that was removed stays removed.
+func (m *Manager) Remove(ctx context.Context, name string) (*Job, error) {
+	return m.order(ctx, name, func(s *ModelStatus) tier.Move {
+		return tier.Move{From: s.Tier, To: tier.Storage}
+	}, core.Remove, func(c *control, o *core.Order, now time.Time) error { return c.core.Drop(o, now) })
+}
+
+// order gives an order about a model to the core, and returns the job for it. move
+// says what the job is called.
+func (m *Manager) order(ctx context.Context, name string, move func(*ModelStatus) tier.Move, kind core.OrderKind, give func(*control, *core.Order, time.Time) error) (*Job, error) {
+	var estimate time.Duration
+	if s, ok := m.Model(name); ok {
+		mv := move(&s)
+		mv.Model = m.snap.Load().model(name)
+		estimate = m.predict(mv, s.Size)
+	}
+	return ask(ctx, m, func(_ time.Time, reply func(*Job, error)) {
+		c := &m.ctl
+		attempt := func(now time.Time) (done bool) {
+			e, ok := c.core.Find(name)
+			if !ok || c.stopping {
+				err := m.unknown(name)
+				if c.stopping {
+					err = tier.ErrClosed
+				}
+				reply(nil, err)
+				return true
+			}
+			mv := move(&ModelStatus{Home: e.Model.Home, Tier: e.Tier()})
+			mv.Model = e.Model
+			spec := hotload.Spec{Kind: jobKind(kind, &mv), Model: name, From: mv.From, To: mv.To, Estimate: cmp.Or(estimate, recordedEstimate(&mv, e.Model.Size))}
+			// The job is made once the order is accepted; it may be done by then.
+			o, j := &core.Order{Kind: kind, Entry: e, To: mv.To}, &orderJob{stop: func() bool { return true }}
+			c.orders[o] = j
+			if err := give(c, o, now); err != nil {
+				delete(c.orders, o)
+				if core.IsReading(err) {
+					return false // it is given again after the next reading
+				}
+				c.after = append(c.after, func() { reply(nil, err) })
+				return true
+			}
+			j.work = m.jobs.Start(m.ctx, spec)
+			j.stop = c.watchJob(o, j.work)
+			c.after = append(c.after, func() { reply(j.work.Job(), nil) })
+			return true
+		}
+		if !attempt(c.now) {
+			c.tasks = append(c.tasks, attempt)
+		}
+	})
+}
+
+func jobKind(kind core.OrderKind, mv *tier.Move) hotload.Kind {
+	switch {
+	case kind == core.Remove:
+		return hotload.KindRemove
+	case mv.To < mv.From:
+		return hotload.KindDemote
+	}
+	return hotload.KindPromote
+}
+
+// unknown is the error of a name that is not known.
+func (m *Manager) unknown(name string) error {
+	lib := m.snap.Load().view.Library
+	return &tier.NotFoundError{What: "model", Name: name, Nearby: tier.Nearest(name, lib.Names(lib.Len()))}
+}
+
+// Job returns the job of that ID. The last 1024 jobs that ended are remembered,
+// and all that run.
+func (m *Manager) Job(id string) (*Job, bool) { return m.jobs.Get(id) }
+
+// Jobs yields the jobs that are remembered, the newest last: all that run, and the
+// last 1024 that ended.
+func (m *Manager) Jobs() iter.Seq[*Job] { return m.jobs.All() }
+
+type limitsReply func(old, now tier.Limits, err error)
+
+// UpdateLimits changes the limits, all of them or none. A zero field keeps its
+// value. Lowering a limit below what is resident lets idle models leave first;
+// where they cannot, it is refused with an error (ErrLimits) that names who
+// would have to. A Manager whose limits keep the floors of tier.FloorRAM,
+// FloorSwap and FloorReserved is not lowered beneath them; one that was made
+// smaller has no floor but zero. It returns the limits before and after.
+func (m *Manager) UpdateLimits(ctx context.Context, l tier.Limits) (old, now tier.Limits, err error) {
+	type pair struct{ old, now tier.Limits }
+	p, err := ask(ctx, m, func(_ time.Time, reply func(pair, error)) {
+		m.ctl.setLimits(l, func(old, now tier.Limits, err error) { reply(pair{old, now}, err) })
+	})
+	return p.old, p.now, err
+}
+
+func (c *control) setLimits(l tier.Limits, reply limitsReply) {
+	ledger := c.core.Ledger()
+	old := ledger.Limits()
+	l = l.OrElse(old)
+	err := l.Validate()
+	if err == nil {
+		err = l.CheckFloors(c.m.cfg.Limits)
+	}
+	if err == nil && c.stopping {
+		err = tier.ErrClosed
+	}
+	if err == nil {
+		err = c.core.SetLimits(l.Settled())
+	}
+	if err != nil {
+		reply(old, old, err)
+		return
+	}
+	c.limits = append(c.limits, reply)
+}
+
+func (c *control) limitsDone(a core.LimitsDone) {
+	replies := c.limits
+	c.limits = nil
+	answer := func() {
+		for _, reply := range replies {
+			if a.Err != nil {
+				reply(a.Old, a.Old, a.Err)
+			} else {
+				reply(a.Old, a.Now, nil)
+			}
+		}
+	}
+	if a.Err != nil {
+		c.after = append(c.after, answer)
+		return
+	}
+	c.m.log.Info("limits changed", "old", a.Old, "now", a.Now)
+	if fn := c.m.cfg.Events.LimitsChanged; fn != nil {
+		c.m.events.Post(func() { fn(a.Old, a.Now) })
+	}
+	c.keep(answer)
+}
+
+// Optimization is what an Optimize call set going.
+type Optimization struct {
+	// Steps are the moves, in order. Each begins when there is room for it and
+	// no request waits; a request that comes in between ends the rest.
+	Steps []tier.Step
+}
+
+// Optimize asks the placement, by what is known of use, what is worth moving
+// though no request waits, and starts it. It returns what it has started; nothing
+// where requests wait or moves for them are under way.
+func (m *Manager) Optimize(ctx context.Context) (Optimization, error) {
+	return ask(ctx, m, func(now time.Time, reply func(Optimization, error)) {
+		c := &m.ctl
+		if q := c.askIdle(true, now); q != nil {
+			c.optimize[q] = reply
+			return
+		}
+		reply(Optimization{}, nil)
+	})
+}
+
+// askIdle asks the placement what is worth moving. It returns nil where something
+// goes first.
+func (c *control) askIdle(ordered bool, now time.Time) *core.Question {
+	if c.stopping {
+		return nil
+	}
+	return c.core.AskIdle(ordered, now)
+}
+
+// Hint tells the placement that, with that probability, model will be asked for
+// within that time: a caller that knows what comes next (a pipeline, an agent, an
+// open page) saves others the wait. It is advice: the placement weighs it by how
+// often hints came true, and one that does not listen (tier.Hinter) ignores it.
+// probability is above 0 and 1 at most, within is positive and a day at most; a
+// model that is not known gives ErrNotFound. Hint does not wait for anything.
+func (m *Manager) Hint(model string, probability float64, within time.Duration) error {
+	switch {
+	case m.closing.Load():
+		return tier.ErrClosed
+	case !(probability > 0 && probability <= 1):
+		return &tier.InvalidError{Model: model, Field: "probability", Value: fmt.Sprint(probability), Rule: "must be above 0, and 1 at most"}
+	case within <= 0 || within > 24*time.Hour:
+		return &tier.InvalidError{Model: model, Field: "within", Value: within.String(), Rule: "must be positive, and a day at most"}
+	}
+	if _, ok := m.snap.Load().view.Library.Find(model); !ok {
+		return m.unknown(model)
+	}
+	h, ok := m.cfg.Placement.(tier.Hinter)
+	if !ok {
+		return nil
+	}
+	m.post(func(now time.Time) {
+		c := &m.ctl
+		if c.stopping {
+			return
+		}
+		c.readAccesses()
+		c.teach()
+		m.placement.ask(planLimit, func(context.Context) error {
+			h.Hint(model, probability, within, now)
+			return nil
+		}, func(err error) {
+			if err != nil {
+				m.log.Error("a hint could not be given", "model", model, "err", err)
+				return
+			}
+			m.post(func(now time.Time) { c.askIdle(false, now) }) // what to do about it
+		})
+	})
+	return nil
+}
+
+// ReportCrash tells the Manager that a model has left memory though it was not
+// moved: its engine crashed, or a remote one was started again. It is what a Mover's
+// owner calls where the Mover notices such things, as process.Options.Crashed does.
+//
+// The model takes no new leases from then on, and those that are held are told
+// (Lease.Done); when they have ended, the Mover moves it to storage, which tidies
+// up, and the next request for it has it loaded again. From the third time in a row
+// on that it crashes within 10 s of its load, requests are refused with ErrBusy for
+// a while first, 1 s and twice as long each time, a minute at most. To say it twice,
+// or of a model that is in storage or moving, does nothing: the move's end says what
+// became of it. cause, which may be nil, is for the log and the reason of the move.
+// A name that is not known gives ErrNotFound. ReportCrash does not wait for
+// anything, and may be called from any goroutine, a Mover's included.
+func (m *Manager) ReportCrash(model string, cause error) error {
+	if _, ok := m.snap.Load().view.Library.Find(model); !ok {
+		return m.unknown(model)
+	}
+	if cause == nil {
+		cause = errNoCause
+	}
+	cause = seal(cause)
+	if !m.post(func(time.Time) { m.ctl.crashed(model, cause) }) {
+		return tier.ErrClosed
+	}
+	return nil
+}
+
+// errNoCause is the cause of a crash that was reported without one.
+var errNoCause = errors.New("no cause was given")

@@ -1,0 +1,406 @@
+package core
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Waiter is one request that waits for one model.
+type Waiter struct {
+	Entry      *Entry
+	Background bool
+	// Since is when it came, Deadline when it is refused if it still waits.
+	Since, Deadline time.Time
+	// Claim decides whether the waiter is still there: the core calls it right
+	// before it answers, and answers only where it returns true.
+	Claim func() bool
+	// Reply is the owner's, who calls it for Granted, with nil, and for Refused.
+	Reply func(error)
+	// Moved: bytes had to move for it, at first from tier From.
+	Moved bool
+	From  tier.Tier
+}
+
+// demand is one model that requests, a hot load, or both wait for.
+type demand struct {
+	e       *Entry
+	order   *Order // hot load
+	waiters []*Waiter
+	since   time.Time // when the oldest of them came
+	plan    *plan
+
+	settled   bool      // the placement said to serve it where it is
+	blocked   bool      // no plan until progress differs from seen
+	seen      uint64    // progress at the last attempt
+	till      time.Time // until when residue is waited for, at that attempt; zero: there is none
+	busy      bool      // some model was in use when the placement was asked
+	patient   bool      // busy models may be drained for it
+	tries     int       // plans that came to nothing
+	taken     int       // plans that named what was in use by then
+	overtaken int       // refusals that went by what was no longer so
+	denied    error     // why the last attempt did not go on
+
+	attempts  int       // since a move of its plans began or time passed
+	notBefore time.Time // no attempt before; zero: at once
+}
+
+// Join adds a request that waits for its entry.
+func (c *Core) Join(w *Waiter, now time.Time) {
+	e := w.Entry
+	switch n := e.Waiters(); {
+	case e.phase == removed || e.leaving() || e.fate == pendingRemoval:
+		c.refuse(w, unknown(e))
+		return
+	case c.opt.MaxQueueModel > 0 && n >= c.opt.MaxQueueModel:
+		c.refuse(w, &tier.BusyError{Model: e.Model.Name, Queued: n, RetryAfter: c.opt.Protection.Fairness})
+		return
+	}
+	e.ordered = false
+	x := c.demandOf(e, now)
+	x.waiters = append(x.waiters, w)
+	if m := e.move; m != nil && m.To > m.From {
+		c.urge(m)
+	}
+	c.mark(progressed)
+}
+
+func (c *Core) demandOf(e *Entry, now time.Time) *demand {
+	if e.demand == nil {
+		e.demand = &demand{e: e, since: now}
+		e.homeward = false
+		c.demands = append(c.demands, e.demand)
+	}
+	return e.demand
+}
+
+// Leave tells that the waiter has given up; it was not answered.
+func (c *Core) Leave(w *Waiter) {
+	x := w.Entry.demand
+	if x == nil {
+		return
+	}
+	x.waiters = slices.DeleteFunc(x.waiters, func(y *Waiter) bool { return y == w })
+	c.mark(progressed)
+}
+
+func (c *Core) refuse(w *Waiter, err error) {
+	if w.Claim() {
+		c.emit(Refused{w, err})
+	}
+}
+
+// fail answers all who wait for the demand's model with err, and ends it.
+func (c *Core) fail(x *demand, err error) {
+	if !c.pressureHigh() {
+		c.endTurn(x.e) // it had its turn
+	}
+	for _, w := range x.waiters {
+		c.refuse(w, err)
+	}
+	x.waiters = nil
+	if x.order != nil {
+		o := x.order
+		x.order = nil
+		c.endOrder(o, err)
+	}
+	c.drop(x)
+}
+
+// drop ends a demand. Its move, if one runs, goes on; what was only planned is
+// called off.
+func (c *Core) drop(x *demand) {
+	if x.plan != nil {
+		c.abandon(x.plan)
+	}
+	if x.e.demand == x {
+		x.e.demand = nil
+	}
+	c.demands = slices.DeleteFunc(c.demands, func(y *demand) bool { return y == x })
+	if e := x.e; e.serving && e.phase != moving && e.Gate.Leases() == 0 {
+		c.stopServing(e)
+	}
+	c.reopen(x.e)
+	c.mark(progressed)
+}
+
+// expire refuses the waiters whose time is up.
+func (c *Core) expire(now time.Time) {
+	late := func(w *Waiter) bool { return !w.Deadline.IsZero() && !now.Before(w.Deadline) }
+	for _, x := range slices.Clone(c.demands) {
+		if !slices.ContainsFunc(x.waiters, late) {
+			continue
+		}
+		err := c.overdue(x, now)
+		x.waiters = slices.DeleteFunc(x.waiters, func(w *Waiter) bool {
+			if late(w) {
+				c.refuse(w, err)
+			}
+			return late(w)
+		})
+		c.mark(progressed)
+	}
+}
+
+func (c *Core) overdue(x *demand, now time.Time) error {
+	waited := now.Sub(x.since).Round(time.Millisecond)
+	why := "the load is still running"
+	switch {
+	case x.denied != nil:
+		why = x.denied.Error()
+	case c.asked != nil && c.asked.demand == x:
+		why = "the placement has not answered yet"
+	case x.plan != nil && x.e.move == nil:
+		why = "models that have to leave for it are in use"
+	}
+	return &tier.BusyError{
+		Model: x.e.Model.Name, Queued: len(x.waiters), RetryAfter: max(c.opt.Protection.Fairness, time.Second),
+		Reason: fmt.Sprintf("Model '%s' was not ready within %v: %s", x.e.Model.Name, waited, why),
+	}
+}
+
+// age returns since when the demand waits, or its place among the models that
+// pressure keeps out: since when the first request was refused for it. A load that
+// is called off keeps its place, but goes to the end if it was the first to be
+// begun after pressure: it may be one that no gap between two waves is long enough
+// for. So each of n models is the first in line in one of n gaps.
+func (x *demand) age() time.Time {
+	if x.e.turn.IsZero() {
+		return x.since
+	}
+	return x.e.turn
+}
+
+// serveAll carries on with every demand, in the order of who goes first:
+// interactive before background, unless that one has waited for longer than the
+// fairness bound, and then by age.
+func (c *Core) serveAll(now time.Time) {
+	if len(c.demands) == 0 {
+		return
+	}
+	rank := func(x *demand) int {
+		if x.order == nil && slices.ContainsFunc(x.waiters, func(w *Waiter) bool { return !w.Background }) ||
+			now.Sub(x.age()) >= c.opt.Protection.Fairness {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(c.demands, func(a, b *demand) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.age().Compare(b.age()))
+	})
+	for _, x := range slices.Clone(c.demands) {
+		if x.e.demand == x {
+			c.serve(x, now)
+		}
+	}
+}
+
+// serve does what can be done for one demand now.
+func (c *Core) serve(x *demand, now time.Time) {
+	e := x.e
+	if x.order == nil && len(x.waiters) == 0 {
+		c.drop(x)
+		return
+	}
+	switch {
+	case e.Stuck():
+		c.fail(x, &tier.StuckError{Model: e.Model.Name, What: "A move", Bytes: e.charge[tier.RAM]})
+	case e.phase != resting:
+		// Its own move, or one that takes it away: both end.
+	case e.fate == pendingRemoval && x.order == nil:
+		c.fail(x, unknown(e))
+	case e.fate == replaced && e.tier == tier.Storage:
+		// It becomes another first.
+	case x.order != nil && e.tier == x.order.To:
+		o := x.order
+		x.order = nil
+		c.endOrder(o, nil)
+	case e.unloading() && x.order == nil:
+		// It goes to storage first.
+	case e.tier == tier.RAM && x.order == nil:
+		e.Gate.Open()
+		c.grant(x)
+	case e.tier == tier.Swap && x.order == nil && (e.serving || x.settled):
+		c.serveInPlace(x, now)
+	case now.Before(x.notBefore):
+		// Its attempts change nothing: see attempt.
+	case x.order == nil && c.serveUnderPressure(x, now):
+		// Planned without the placement: memory is short.
+	case now.Before(e.coolUntil):
+		c.fail(x, e.cooling(now))
+	case c.asked != nil:
+		// Planned carries on.
+	case x.plan != nil && (!x.plan.drains() || x.seen == c.progress):
+		// advanceAll carries on. While it waits for a drain, others may leave.
+	case c.goesFirst(x, now) != nil:
+		// It waits for its turn.
+	case x.blocked && x.seen == c.progress && (x.till.IsZero() || now.Before(x.till)) && (x.patient || now.Sub(x.since) < c.opt.Protection.Fairness):
+	default:
+		if x.blocked && now.Sub(x.since) >= c.opt.Protection.Fairness {
+			x.patient = true
+		}
+		x.attempt(now)
+		c.ask(&Question{demand: x, Need: c.need(x)}, now)
+	}
+}
+
+// Attempts that change nothing are spaced out from the attemptsAtOnce-th on, by
+// attemptPause: two demands whose attempts make each other try again would else
+// keep the core busy for good.
+const (
+	attemptsAtOnce = 32
+	attemptPause   = 50 * time.Millisecond
+)
+
+// attempt counts an attempt to plan.
+func (x *demand) attempt(now time.Time) {
+	if x.attempts++; x.attempts >= attemptsAtOnce {
+		x.notBefore = now.Add(attemptPause)
+	}
+}
+
+// begun tells that a move of the demand's plan began.
+func (x *demand) begun() { x.attempts, x.overtaken, x.notBefore = 0, 0, time.Time{} }
+
+// grant gives every waiter its lease. The gate counts it before anything else
+// can be decided, so no eviction comes between.
+func (c *Core) grant(x *demand) {
+	for _, w := range x.waiters {
+		if w.Claim() {
+			x.e.Gate.Grant()
+			c.emit(Granted{w})
+		}
+	}
+	x.waiters = nil
+	c.endTurn(x.e)
+	c.drop(x)
+}
+
+// serveInPlace grants leases on a swap-tier model where it is, once its runtime
+// bytes are set aside.
+func (c *Core) serveInPlace(x *demand, now time.Time) {
+	e := x.e
+	if !e.serving {
+		there := e.residence
+		there.serving = true
+		need := e.footprint(there).Beyond(e.footprint(e.residence))
+		err := c.admit(&e.Model, need, tier.Footprint{}, false, now)
+		if errors.Is(err, errReading) {
+			return
+		}
+		if err == nil {
+			err = c.chargeMore(e, need, now)
+		}
+		if err != nil {
+			x.settled = false
+			c.block(x, err, now)
+			return
+		}
+		e.serving = true
+	}
+	c.grant(x)
+}
+
+// stopServing ends the serving of a swap-tier model and gives its runtime bytes
+// back.
+func (c *Core) stopServing(e *Entry) {
+	before := e.rest()
+	e.serving = false
+	back := before.Beyond(e.rest())
+	back[tier.RAM] = max(min(back[tier.RAM], e.charge[tier.RAM]-e.taken), 0)
+	c.discharge(e, back)
+}
+
+// need says what a plan for the demand is to reach.
+func (c *Core) need(x *demand) tier.Need {
+	n := tier.Need{Waiters: len(x.waiters), Patient: x.patient && x.plan == nil, Background: true}
+	n.Model, _ = c.Library().Find(x.e.Model.Name)
+	n.Room[tier.RAM] = max(x.e.peak-x.e.Model.Size.Plus(x.e.Model.Runtime), 0)
+	if x.order != nil {
+		n.To = x.order.To
+	}
+	for _, w := range x.waiters {
+		n.Background = n.Background && w.Background
+	}
+	return n
+}
+
+// block puts the demand aside until something changes, or fails it where nothing
+// that the core knows of could help.
+func (c *Core) block(x *demand, err error, now time.Time) {
+	err = c.outgrown(x.e, err)
+	x.denied = err
+	if errors.Is(err, tier.ErrTooLarge) || !c.mayFreeRoom(x, now) {
+		c.fail(x, c.explain(x, err))
+		return
+	}
+	x.blocked, x.seen, x.till = true, c.progress, c.residueUntil(now)
+	c.readDue = c.readDue || c.dirty && c.readErr == nil // what left since may be back by now
+	c.yield(now)
+}
+
+// mayFreeRoom reports whether anything that is going on may make room for the
+// demand.
+func (c *Core) mayFreeRoom(x *demand, now time.Time) bool {
+	moves := func(m *Move) bool { return m.phase != moveStuck }
+	if slices.ContainsFunc(c.running, moves) || len(c.queue) > 0 || len(c.plans) > 0 {
+		return true
+	}
+	// A reading that failed may be followed by one that does not.
+	if c.dirty && (c.readErr == nil || now.Sub(c.readAt) <= c.opt.Stale) {
+		return true
+	}
+	if !c.residueUntil(now).IsZero() {
+		return true
+	}
+	if x.patient {
+		return false // draining every model was considered
+	}
+	// Models that were in use when the placement was asked may be so no more.
+	return x.busy || slices.ContainsFunc(c.entries, func(e *Entry) bool {
+		return e != x.e && e.tier != tier.Storage && !e.Model.Pinned && !e.Stuck() &&
+			(e.Waiters() > 0 || e.Gate.Leases() > 0 || c.held(e, now))
+	})
+}
+
+// held reports whether the entry came a moment ago, was asked for again since,
+// and may not be evicted yet for a request that could wait: it earns its load for
+// as long as the load took, Fairness at most, while requests for it keep coming.
+func (c *Core) held(e *Entry, now time.Time) bool {
+	return e.tier != tier.Storage && e.Gate.Uses() > e.usesAtLoad &&
+		now.Sub(e.LastUse) < c.opt.Protection.Grace &&
+		now.Sub(e.since) < min(e.loadTook, c.opt.Protection.Fairness)
+}
+
+// outgrown adds to a lack of room that the model was seen to take more than was
+// declared, where it was; and that it will never fit, where that is beyond the
+// limit.
+func (c *Core) outgrown(e *Entry, err error) error {
+	ce, ok := errors.AsType[*tier.CapacityError](err)
+	most, declared := max(e.peak, e.Model.Size.Plus(e.Model.Runtime)), e.Model.Size.Plus(e.declared)
+	if !ok || most <= declared {
+		return err
+	}
+	n := *ce
+	n.Never = n.Never || most > c.limits().RAM && !e.traits.InPlace
+	n.Reason = fmt.Sprintf("%v; '%s' was seen to take %v, %v are declared", ce, e.Model.Name, most, declared)
+	return &n
+}
+
+// explain names who holds the room, and the model that did not get it.
+func (c *Core) explain(x *demand, err error) error {
+	ce, ok := errors.AsType[*tier.CapacityError](err)
+	if !ok {
+		return err
+	}
+	n := *ce
+	n.Model = x.e.Model.Name
+	if len(n.Holders) == 0 && !n.Never {
+		n.Holders = c.Holders(accountOf(ce))
+	}
+	return &n
+}

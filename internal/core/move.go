@@ -1,0 +1,560 @@
+package core
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// movePhase is how far a move has come.
+type movePhase uint8
+
+const (
+	moveQueued    movePhase = iota // it waits for a turn at the storage
+	moveRuns                       // the mover works on it
+	moveCancelled                  // the mover works on it and was told to stop
+	moveStuck                      // it did not stop in time
+	moveEnded
+)
+
+var moveFollows = [...][]movePhase{
+	moveQueued:    {moveRuns, moveEnded},
+	moveRuns:      {moveCancelled, moveEnded},
+	moveCancelled: {moveStuck, moveEnded},
+	moveStuck:     {moveEnded},
+	moveEnded:     {},
+}
+
+// callOff is why a move was called off.
+type callOff uint8
+
+const (
+	notCalledOff callOff = iota
+	forPressure          // for want of memory: requests for it go on waiting
+	forOther
+)
+
+// Move is bytes on their way, or about to be.
+type Move struct {
+	tier.Move
+	Entry *Entry
+	// Reason is the stable word, Why the details.
+	Reason tier.Reason
+	Why    string
+	// Order is the instruction that it carries out, if any.
+	Order *Order
+
+	purpose   purpose
+	urgent    bool // a request waits for its end: it does not yield
+	serving   bool // to be served from swap when it is there
+	phase     movePhase
+	calledOff callOff
+	first     bool // to be begun since pressure was last high
+	res       *tier.Reservation
+	plan      *plan
+	startedAt time.Time
+	touchedAt time.Time // when it last made progress, as far as was told
+	stoppedAt time.Time // when it was called off
+}
+
+// newMove returns a move that takes an entry from where it is.
+func newMove(e *Entry, to residence, p purpose, reason tier.Reason, why string) *Move {
+	return &Move{
+		Move:  tier.Move{Model: e.Model, From: e.tier, To: to.tier, Keep: to.kept, Leave: to.left},
+		Entry: e, Reason: reason, Why: why, purpose: p, urgent: p < forHome, serving: to.serving && to.tier == tier.Swap,
+	}
+}
+
+// moveTo is the only writer of a move's phase.
+func (c *Core) moveTo(m *Move, to movePhase) {
+	if !slices.Contains(moveFollows[m.phase], to) {
+		panic(fmt.Sprintf("core: a move of %s cannot go from phase %d to %d", m.Model.Name, m.phase, to))
+	}
+	m.phase = to
+	c.mark(changed | progressed)
+}
+
+// Started reports whether the move was handed out to be carried out; before
+// that it is queued.
+func (m *Move) Started() bool { return m.phase != moveQueued }
+
+// CalledOff reports whether the move was called off.
+func (m *Move) CalledOff() bool { return m.calledOff != notCalledOff }
+
+// Stuck reports whether the move was called off and does not return.
+func (m *Move) Stuck() bool { return m.phase == moveStuck }
+
+// Idle reports whether a placement wanted the move though no request waited.
+func (m *Move) Idle() bool { return m.purpose == forIdle }
+
+// Background reports whether no request waits for the move's end: it yields.
+func (m *Move) Background() bool { return !m.urgent }
+
+// Held returns the bytes that are set aside for the move.
+func (m *Move) Held() tier.Footprint { return m.res.Held() }
+
+// goal is where the move takes its entry.
+func (m *Move) goal() residence {
+	return residence{tier: m.To, kept: m.Keep, left: m.Leave, serving: m.serving}
+}
+
+// Bytes returns how many bytes of weights the move has to bring or take.
+func (m *Move) Bytes() tier.Bytes {
+	present := m.Entry.kept
+	if m.From == tier.RAM {
+		present = m.Model.Size
+	}
+	switch m.To {
+	case tier.RAM:
+		return m.Model.Size - present
+	case tier.Swap:
+		left := m.Entry.left
+		if m.From == tier.Storage {
+			left = m.Model.Size
+		}
+		return max((m.Keep - present).Abs(), left-m.Leave)
+	}
+	return present
+}
+
+// Down reports whether the move takes bytes out of memory.
+func (m *Move) Down() bool { return m.To < m.From || m.Keep < m.Entry.kept }
+
+// loads reports whether the move has to read weights, and so wants a turn at
+// the storage.
+func (m *Move) loads() bool {
+	return m.To > m.From || m.To == tier.Swap && m.From == tier.Swap && (m.Keep > m.Entry.kept || m.Leave < m.Entry.left)
+}
+
+// urge tells that a request waits for the move.
+func (c *Core) urge(m *Move) {
+	if !m.urgent {
+		m.urgent = true
+		if m.Started() {
+			c.emit(Urge{m})
+		}
+	}
+}
+
+// errReading: the admission needs a fresh reading first, which was asked for.
+var errReading = errors.New("memory is being read")
+
+// IsReading reports whether an order could not be decided because memory is
+// being read: it is given again after the next Reading.
+func IsReading(err error) bool { return errors.Is(err, errReading) }
+
+// admit asks the admission rules whether need may be promised, to one that holds
+// own reservations already.
+func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, now time.Time) error {
+	old := c.readAt.IsZero() || now.Sub(c.readAt) > c.opt.Fresh
+	switch {
+	case need[tier.RAM] <= 0:
+	case old && (c.triedAt.IsZero() || now.Sub(c.triedAt) > c.opt.Fresh):
+		c.readDue = true
+		return errReading
+	case c.readErr != nil && (c.readAt.IsZero() || now.Sub(c.readAt) > c.opt.Stale):
+		return &tier.CapacityError{
+			Model: m.Name, Tier: tier.RAM, Need: need[tier.RAM], Limit: c.limits().RAM,
+			Reason: fmt.Sprintf("Memory cannot be read, so none is promised: %v", c.readErr),
+		}
+	}
+	p := c.promise(own)
+	err := c.admitFurther(&p, m, need)
+	if err == nil {
+		err = c.opt.Admit(p, m, need, background)
+	}
+	if err != nil && c.dirty && c.readErr == nil {
+		c.readDue = true // what left since may be back by now
+		return errReading
+	}
+	return err
+}
+
+// admitFurther is Admit for the further accounts: the smaller of what the ledger
+// and what the last reading leave.
+func (c *Core) admitFurther(p *Promise, m *tier.Model, need tier.Footprint) error {
+	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
+		free := min(p.Free[a], max(c.further[a]-c.unseen[a], 0))
+		if need[a] > free {
+			return &tier.CapacityError{
+				Model: m.Name, Account: a, Tier: tier.RAM, Need: need[a], Free: free, Limit: c.ledger.Limit(a),
+				Never:  need[a] > c.ledger.Limit(a),
+				Reason: fmt.Sprintf("Not enough %s for '%s': it takes %v, %v is free of %v", c.AccountName(a), m.Name, need[a], free, c.ledger.Limit(a)),
+			}
+		}
+	}
+	return nil
+}
+
+// begin sets the move's bytes aside and queues it. The entry's gate is closed
+// and no lease is held. claim, if not nil, is room set aside before.
+func (c *Core) begin(m *Move, claim *tier.Reservation, now time.Time) error {
+	e := m.Entry
+	need := e.peakFootprint(m.goal()).Beyond(e.own())
+	if claim == nil {
+		claim = c.nothing()
+	}
+	if m.To > m.From || need[tier.RAM] > 0 {
+		if err := c.admit(&e.Model, need, claim.Held(), !m.urgent, now); err != nil {
+			return err
+		}
+	} else if free := c.promise(claim.Held()).Free; need[tier.Swap] > free[tier.Swap] {
+		return &tier.CapacityError{Model: e.Model.Name, Tier: tier.Swap, Need: need[tier.Swap], Free: free[tier.Swap], Limit: c.limits().Swap}
+	}
+	if err := c.ledger.Grow(claim, need.Beyond(claim.Held())); err != nil {
+		return err
+	}
+	m.res = claim
+	c.transition(e, moving, m, nil)
+	if c.takes(m) {
+		m.first, c.begun = !c.begun, true
+	}
+	c.queue = append(c.queue, m)
+	return nil
+}
+
+// schedule hands queued moves out: those that read weights as there are turns,
+// moves that a request waits for first; the others at once.
+func (c *Core) schedule(now time.Time) {
+	if len(c.queue) == 0 {
+		return
+	}
+	rank := func(m *Move) int {
+		if m.urgent {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(c.queue, func(a, b *Move) int { return cmp.Compare(rank(a), rank(b)) })
+	turns := c.opt.Loads
+	for _, m := range c.running {
+		if m.loads() && m.phase != moveStuck {
+			turns--
+		}
+	}
+	c.queue = slices.DeleteFunc(c.queue, func(m *Move) bool {
+		if m.loads() {
+			if turns <= 0 {
+				return false
+			}
+			turns--
+		}
+		c.moveTo(m, moveRuns)
+		m.startedAt, m.touchedAt = now, now
+		c.running = append(c.running, m)
+		c.emit(Start{m})
+		return true
+	})
+}
+
+// Progressed tells when a running move last made progress.
+func (c *Core) Progressed(m *Move, at time.Time) {
+	if at.After(m.touchedAt) {
+		m.touchedAt = at
+	}
+}
+
+var errStalled = errors.New("called off: it made no progress")
+
+// overdueAt is when a running move is called off, or counts as stuck, unless
+// something happens before; zero: it is not waited for any more.
+func (c *Core) overdueAt(m *Move) time.Time {
+	switch m.phase {
+	case moveRuns:
+		return m.touchedAt.Add(c.opt.StallAfter)
+	case moveCancelled:
+		return m.stoppedAt.Add(c.opt.StuckAfter)
+	}
+	return time.Time{}
+}
+
+// watchMoves calls off moves that make no progress, and takes those for stuck that
+// were called off and do not return.
+func (c *Core) watchMoves(now time.Time) {
+	for _, m := range slices.Clone(c.running) {
+		switch at := c.overdueAt(m); {
+		case at.IsZero() || now.Before(at):
+		case m.phase == moveRuns:
+			c.callOff(m, forOther, errStalled, now)
+		default:
+			c.stuck(m, now)
+		}
+	}
+}
+
+// stuck ends all waiting for a move that does not return. Its bytes stay charged
+// and set aside until it does.
+func (c *Core) stuck(m *Move, now time.Time) {
+	e := m.Entry
+	err := &tier.StuckError{
+		Model: m.Model.Name, What: "The " + m.Verb(), After: now.Sub(m.startedAt).Round(time.Millisecond),
+		Bytes: e.charge[tier.RAM].Plus(m.Held()[tier.RAM]),
+	}
+	c.moveTo(m, moveStuck)
+	o := m.Order
+	m.Order = nil
+	if m.plan != nil {
+		c.abandon(m.plan)
+	}
+	if e.demand != nil {
+		c.fail(e.demand, err)
+	}
+	if o != nil {
+		c.endOrder(o, err)
+	}
+	c.emit(Stuck{m, err})
+}
+
+// errCalledOff is the cause of a move that no request waits for any more.
+var errCalledOff = errors.New("called off: no request waits for it any more and others do")
+
+// CancelMove calls a move off: a queued one ends at once, a started one when its
+// mover returns.
+func (c *Core) CancelMove(m *Move, cause error, now time.Time) {
+	c.callOff(m, forOther, cause, now)
+}
+
+func (c *Core) callOff(m *Move, why callOff, cause error, now time.Time) {
+	switch {
+	case m.Entry.move != m:
+	case m.calledOff != notCalledOff:
+		if why == forOther {
+			m.calledOff = forOther
+		}
+	case m.phase == moveQueued:
+		m.calledOff = why
+		c.MoveEnded(m, Outcome{Err: &tier.MoveError{Model: m.Model.Name, From: m.From, To: m.To, Err: cause}, CalledOff: errors.Is(cause, errCalledOff)}, now)
+	default:
+		m.calledOff, m.stoppedAt = why, now
+		c.moveTo(m, moveCancelled)
+		c.emit(Cancel{m, cause})
+	}
+}
+
+// yield calls off loads that no request waits for, because one waits for the room
+// or the turn that they take.
+func (c *Core) yield(now time.Time) {
+	for _, m := range c.Moves() {
+		waited := m.Order != nil || m.plan != nil && (m.plan.demand != nil || m.plan.limiting != nil) || m.Entry.demand != nil
+		if !waited && m.To > m.From {
+			c.callOff(m, forOther, errCalledOff, now)
+		}
+	}
+}
+
+// Outcome is how a move ended.
+type Outcome struct {
+	Err error
+	// What Err means, found out where foreign code may be asked: Lost, that the model
+	// is in storage (tier.MoveError); Short, that less memory was found than was
+	// promised (tier.ErrNoCapacity); CalledOff, that it ended because it was not
+	// wanted any more (see Cause).
+	Lost, Short, CalledOff bool
+	// Observed: Present and Reclaimable were asked of the kernel after the end.
+	Observed bool
+	Seen
+	// Traits are what the mover says of the model now; nil: as before.
+	Traits *Traits
+}
+
+// CalledOff reports whether a move ended because it was not wanted any more, and
+// not for a fault.
+func CalledOff(err error) bool { return errors.Is(err, errCalledOff) }
+
+// MoveEnded tells that the mover has returned, or that the move was never
+// started.
+func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
+	e := m.Entry
+	if e.move != m {
+		return
+	}
+	out.Seen = out.Seen.believable()
+	same := func(r *Move) bool { return r == m }
+	c.running, c.queue = slices.DeleteFunc(c.running, same), slices.DeleteFunc(c.queue, same)
+	c.moveTo(m, moveEnded)
+	c.transition(e, resting, nil, nil)
+	if out.Observed {
+		e.Reclaimable = out.Reclaimable
+	}
+	if out.Traits != nil {
+		e.traits = *out.Traits
+	}
+	if out.Err == nil {
+		c.arrive(m, out, now)
+	} else {
+		c.turnBack(m, out, now)
+	}
+	if m.To >= m.From {
+		e.loadEnded(m, out, now)
+	}
+	if m.purpose == forHome && out.CalledOff && e.fate != replaced {
+		c.bringHomeLater(e) // when it is quiet again
+	}
+	x := e.demand
+	pressed := m.calledOff == forPressure
+	// It goes on waiting where there was less memory than promised: see
+	// serveUnderPressure.
+	short := out.Err != nil && x != nil && x.order == nil && (pressed || (m.To == tier.RAM || m.Keep > 0) && e.short(now) && c.servableInPlace(e))
+	again := short || out.Err != nil && c.retryAlone(m, out)
+	o := m.Order
+	m.Order = nil
+	if p := m.plan; p != nil {
+		for _, s := range p.steps {
+			if s.move == m {
+				s.phase = stepDone
+			}
+		}
+		switch {
+		case out.Err != nil && out.Short:
+			c.broken(p, fmt.Errorf("%w: %v", tier.ErrNoCapacity, out.Err), now)
+		case out.Err != nil:
+			c.broken(p, out.Err, now)
+		case p.live:
+			c.claim(p)
+		}
+	}
+	if x = e.demand; x != nil {
+		if short && pressed {
+			place := x.age()
+			if m.first {
+				place = now // it had as long a time as there is
+			}
+			c.giveTurn(e, place)
+		}
+		if out.Err != nil && !again && m.To >= m.From && !out.CalledOff {
+			c.fail(x, out.Err)
+		} else {
+			for _, w := range x.waiters {
+				if !w.Moved {
+					w.Moved, w.From = true, m.From
+				}
+			}
+		}
+	}
+	if o != nil {
+		c.endOrder(o, out.Err)
+	}
+	if out.Err != nil && m.To == tier.Storage && m.calledOff == notCalledOff {
+		e.retryAt = now.Add(backOffFirst)
+	}
+	if e.serving && e.demand == nil && e.phase != moving && e.Gate.Leases() == 0 {
+		c.stopServing(e) // the requests that it was to serve have left
+	}
+	c.reopen(e)
+}
+
+// arrive books a move that succeeded: what was seen to be present stays
+// charged, as far as it was charged or set aside.
+func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
+	e := m.Entry
+	bound := e.charge.Plus(m.res.Held())
+	others := e.charge[tier.RAM] - e.own()[tier.RAM]
+	at := m.goal()
+	at.kept = min(max(at.kept, 0), e.Model.Size)
+	rest := e.footprint(at)
+	switch {
+	case !out.Observed:
+	case m.To == tier.Swap:
+		if over := min(out.Present, e.Model.Size) + rest[tier.RAM] - at.kept - bound[tier.RAM]; at.serving && over > 0 {
+			// What was to go so that the runtime bytes have room is still there.
+			if c.ledger.Grow(m.res, tier.Footprint{tier.RAM: over}) == nil {
+				bound[tier.RAM] += over
+			} else {
+				at.serving = false
+				rest = e.footprint(at)
+				if e.demand != nil {
+					e.demand.tries++ // it is planned again
+				}
+			}
+		}
+		least := max(e.Model.Size-at.left-bound[tier.Swap], 0)
+		most := min(e.Model.Size, bound[tier.RAM]-others-(rest[tier.RAM]-at.kept))
+		at.kept = max(min(out.Present, most), least)
+		at.left = min(at.left, e.Model.Size-at.kept) // what was to be in storage and is seen is not
+		rest = e.footprint(at)
+	case m.To == tier.Storage:
+		rest[tier.RAM] = min(out.Present, bound[tier.RAM])
+	}
+	if m.To > m.From {
+		e.loadTook = now.Sub(m.startedAt)
+		c.endTurn(e)
+	}
+	e.sticky = out.Observed && m.From == tier.Swap && m.To == tier.Swap && m.Keep < e.kept && at.kept >= e.kept
+	if at.tier != tier.Swap {
+		at.kept, at.left = 0, 0
+	}
+	e.residence, e.since = at, now
+	e.foreign = e.foreign && m.To == tier.Storage
+	e.usesAtLoad = e.Gate.Uses() + uint64(e.Waiters())
+	if c.weigh(e, out.Seen); m.To == tier.RAM {
+		rest = e.rest()
+	}
+	if out.Observed && m.To > tier.Storage {
+		// What another model of this name has left is seen beside it.
+		rest[tier.RAM] = rest[tier.RAM].Plus(max(out.Present-e.expected(), 0))
+	}
+	rest[tier.RAM] = min(max(rest[tier.RAM], e.taken), bound[tier.RAM]) // cover charges the rest
+	c.commit(e, m.res, rest, now)
+	c.overdrawn = c.overdrawn || e.Overdraft() > 0
+}
+
+// turnBack books a move that failed: the model is where it was, or in storage.
+func (c *Core) turnBack(m *Move, out Outcome, now time.Time) {
+	e := m.Entry
+	e.serving = false
+	e.peak = max(e.peak, out.Peak)
+	// A load that failed leaves nothing behind, or so movers promise; of one that was
+	// just called off, pages may still be on their way out, and are waited for.
+	if here := max(out.Present, out.Taken) - e.charge[tier.RAM]; !out.Lost && out.Observed && e.tier == tier.Storage && here > 0 {
+		e.since = now
+		c.commit(e, m.res, e.charge.Plus(tier.Footprint{tier.RAM: min(here, m.res.Held()[tier.RAM])}), now)
+		return
+	}
+	if !out.Lost {
+		// Only where memory was set aside may there be more of it now. A model that
+		// could not leave changed nothing, and a fresh reading would have it tried
+		// again at once, without end.
+		if m.res.Held()[tier.RAM] > 0 {
+			c.mark(dirty)
+		}
+		c.refund(m.res)
+		return
+	}
+	var left tier.Footprint
+	if out.Observed {
+		left[tier.RAM] = min(out.Present, e.charge[tier.RAM])
+	}
+	e.residence, e.taken, e.since = residence{}, 0, now
+	c.commit(e, m.res, left, now)
+}
+
+// bringHomeLater has an entry brought to its home tier in the background.
+func (c *Core) bringHomeLater(e *Entry) {
+	if e.Model.Home != tier.Storage && !e.homeward && !c.stopped {
+		e.homeward = true
+		c.homes = append(c.homes, e)
+	}
+}
+
+// bringHome starts to bring the next model to its home tier, where there is room
+// without another leaving and no request waits for anything.
+func (c *Core) bringHome(now time.Time) {
+	for len(c.homes) > 0 && c.background && len(c.demands) == 0 && !c.planned() && len(c.queue) == 0 {
+		if slices.ContainsFunc(c.running, (*Move).loads) {
+			return
+		}
+		e := c.homes[0]
+		if e.homeward && e.free() && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home {
+			m := newMove(e, residence{tier: e.Model.Home}, forHome, tier.ReasonHome, "to its home tier")
+			if err := c.begin(m, nil, now); errors.Is(err, errReading) {
+				return
+			}
+		}
+		e.homeward = false
+		c.homes = c.homes[1:]
+	}
+}

@@ -1,0 +1,641 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Epoch is a moment in the life of the library. What was decided by a view is
+// carried out only on models that were there in its epoch: a name may belong to
+// another model by then.
+type Epoch uint64
+
+// Epoch returns the epoch of a view that is made now.
+func (c *Core) Epoch() Epoch { return Epoch(c.epoch) }
+
+// Question is what the owner asks the placement.
+type Question struct {
+	View tier.View
+	Need tier.Need
+	// Idle: no request waits; the placement is asked for what is worth moving.
+	Idle bool
+
+	ordered  bool // idle: by the models' owner
+	epoch    Epoch
+	progress uint64 // when it was asked
+	demand   *demand
+	limiting *limitsChange
+}
+
+// purpose is what a move or a plan is for.
+type purpose uint8
+
+const (
+	forRequest purpose = iota // a request or a hot load waits
+	forOrder                  // a move or a removal was ordered
+	forLimits                 // a limit is lowered
+	forMemory                 // memory is short, or a model has to leave
+	forHome                   // its home tier
+	forIdle                   // the placement found it worth moving
+)
+
+// plan is a tier.Plan that is being carried out.
+type plan struct {
+	purpose  purpose
+	demand   *demand       // for whose sake; nil: no request's or hot load's
+	limiting *limitsChange // for whose sake
+	steps    []*step
+	live     bool
+	patient  bool // it waits for leases on its victims to end
+	exit     bool // its model leaves, or has left by itself, pinned or not
+	alone    bool // the last step waits for all others, whatever room there is
+	// claim is the room set aside for the final step. It grows as victims leave, and
+	// the steps before draw on it.
+	claim *tier.Reservation
+}
+
+// step is one step of a plan. It names an entry, not a model: what the model is
+// when the step begins, the entry says.
+type step struct {
+	e     *Entry
+	epoch Epoch // of the view that it was made from
+	from  tier.Tier
+	to    residence
+
+	reason tier.Reason
+	why    string
+	gain   float64
+
+	phase stepPhase
+	move  *Move // once begun
+}
+
+// stepPhase is how far a step has come.
+type stepPhase uint8
+
+const (
+	stepWaits  stepPhase = iota
+	stepDrains           // leases on its model have to end before it can begin
+	stepBegun
+	stepDone
+)
+
+// stepOf returns a step that brings an entry to another residence.
+func (c *Core) stepOf(e *Entry, to residence, reason tier.Reason, why string) *step {
+	return &step{e: e, epoch: c.Epoch(), from: e.tier, to: to, reason: reason, why: why}
+}
+
+// drains reports whether the plan waits for leases to end.
+func (p *plan) drains() bool {
+	return slices.ContainsFunc(p.steps, func(s *step) bool { return s.phase == stepDrains && s.e.claimant == p })
+}
+
+// final is the step that brings the wanted model where it is to be, if the plan
+// has one and it has not begun.
+func (p *plan) final() *step {
+	if p.demand == nil || len(p.steps) == 0 {
+		return nil
+	}
+	s := p.steps[len(p.steps)-1]
+	if s.e != p.demand.e || s.phase >= stepBegun {
+		return nil
+	}
+	return s
+}
+
+// target is what the claim has to reach.
+func (p *plan) target() tier.Footprint {
+	s := p.final()
+	if s == nil {
+		return tier.Footprint{}
+	}
+	charge := s.e.own()
+	if s.e.move != nil {
+		charge = charge.Plus(s.e.move.Held())
+	}
+	return s.e.peakFootprint(s.to).Beyond(charge)
+}
+
+// planned reports whether a plan is being carried out, other than to wait for the
+// last lease on a model that crashed or is replaced, which may take as long as an
+// answer does.
+func (c *Core) planned() bool {
+	return slices.ContainsFunc(c.plans, func(p *plan) bool { return !p.exit || !p.drains() })
+}
+
+func (c *Core) ask(q *Question, now time.Time) {
+	if c.asked != nil {
+		return
+	}
+	var own tier.Footprint
+	if q.demand != nil && q.demand.plan != nil {
+		own = q.demand.plan.claim.Held()
+	}
+	q.View, q.epoch, q.progress = c.view(own, now), c.Epoch(), c.progress
+	for i := range q.View.States {
+		// What a whole model has in memory while it is in swap, such as a frozen engine,
+		// no move within swap gives back: it is not to be planned with.
+		if s := &q.View.States[i]; s.Tier == tier.Swap && !s.Divisible {
+			s.Kept = 0
+		}
+	}
+	if q.demand != nil {
+		if e := q.demand.e; e.tier == tier.Storage {
+			// Its own bytes that are still in memory are not in its way: its load needs
+			// only those that are missing.
+			r := &q.View.Room[tier.RAM]
+			*r = r.Plus(min(e.own()[tier.RAM], e.Model.Size.Plus(e.Model.Runtime)))
+		}
+		q.demand.busy = false
+		for i := range c.entries {
+			q.demand.busy = q.demand.busy || i != q.Need.Model && q.View.Drainable(i) && !q.View.Evictable(i)
+		}
+	}
+	c.asked = q
+	c.emit(Ask{q})
+}
+
+// AskIdle asks the placement what is worth moving though no request waits; ordered
+// says that the models' owner wants to know. It returns nil where something is
+// under way that goes first.
+func (c *Core) AskIdle(ordered bool, now time.Time) *Question {
+	if c.stopped || c.asked != nil || c.planned() || len(c.demands) > 0 || c.limiting != nil {
+		return nil
+	}
+	q := &Question{Idle: true, ordered: ordered}
+	c.ask(q, now)
+	return q
+}
+
+// Planned tells what the placement answered. Of an idle plan it returns the
+// steps that are being carried out. err is a placement that failed.
+func (c *Core) Planned(q *Question, p tier.Plan, err error, now time.Time) []tier.Step {
+	if c.asked == q {
+		c.asked = nil
+	}
+	if err == nil {
+		err = p.Err
+	}
+	var steps []tier.Step
+	switch {
+	case c.stopped:
+	case q.demand != nil:
+		c.plannedDemand(q, p, err, now)
+	case q.limiting != nil:
+		c.plannedLimits(q, p, err)
+	default:
+		if err == nil {
+			steps = c.plannedIdle(q, p)
+		}
+		c.idle.planned(len(steps), c.opt.OptimizeEvery, now)
+	}
+	return steps
+}
+
+// maxTries is how many plans for one demand may come to nothing.
+const maxTries = 8
+
+func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time) {
+	x := q.demand
+	if x.e.demand != x || x.e.phase != resting || c.goesFirst(x, now) != nil {
+		return // overtaken by events: Step asks again where it still matters
+	}
+	refused := err != nil || len(p.Steps) == 0
+	switch {
+	case x.plan != nil && refused:
+		x.seen = q.progress // nothing better than the drain that is under way
+		return
+	case refused && c.progress != q.progress && x.overtaken < maxTries && !errors.Is(err, tier.ErrTooLarge):
+		// Something that may help has happened since it was asked.
+		x.overtaken++
+		x.blocked, x.denied, x.seen = true, err, q.progress
+		return
+	case err != nil:
+		if errors.Is(err, tier.ErrNoCapacity) {
+			c.stopOneFrozen(x.e, now)
+		}
+		c.block(x, err, now)
+		return
+	case x.tries >= maxTries:
+		if x.denied == nil {
+			x.denied = errors.New("the placement found no plan that could be carried out")
+		}
+		c.fail(x, &tier.CapacityError{Model: x.e.Model.Name, Tier: tier.RAM, Need: x.e.Model.Size, Limit: c.limits().RAM, Holders: c.Holders(tier.Account(tier.RAM)), Reason: fmt.Sprintf("No room could be made for '%s' in %d attempts: %v", x.e.Model.Name, x.tries, x.denied)})
+		return
+	}
+	x.blocked, x.denied = false, nil
+	if len(p.Steps) == 0 {
+		x.tries++
+		if x.e.tier == tier.Swap && x.order == nil && x.e.traits.InPlace {
+			x.settled = true
+			c.mark(progressed)
+			return
+		}
+		c.block(x, fmt.Errorf("%w: the placement has no plan", tier.ErrNoCapacity), now)
+		return
+	}
+	if x.plan != nil {
+		c.abandon(x.plan) // others left meanwhile: no need to wait for the drain
+	}
+	pl := &plan{demand: x, patient: x.patient}
+	if pl.steps, err = c.resolve(p.Steps, q.epoch); err != nil {
+		if c.progress != q.progress && x.overtaken < maxTries {
+			x.overtaken++ // it speaks of models that are others by now
+			return
+		}
+		x.tries++
+		c.block(x, err, now)
+		return
+	}
+	if s := pl.final(); s != nil && s.to.tier == tier.Swap {
+		s.to.serving = x.order == nil
+	}
+	c.makeFurtherRoom(pl)
+	takes := pl.target()
+	if c.opt.FileBacked {
+		takes[tier.Swap] = 0
+	}
+	if c.pressureHigh() && !takes.IsZero() {
+		// Victims would leave for nothing. The reading that it goes by is as old as the
+		// question: a fresher one would be old again after the next.
+		if err := c.opt.Admit(c.promise(tier.Footprint{}), &x.e.Model, takes, false); err != nil {
+			c.giveTurn(x.e, x.age())
+			c.fail(x, c.explain(x, err))
+			return
+		}
+	}
+	x.settled = x.e.tier == tier.Swap && pl.final() == nil && x.order == nil
+	c.pursue(x, pl, now)
+}
+
+// resolve finds the entries of a plan's steps, and refuses a plan that cannot
+// be one.
+func (c *Core) resolve(steps []tier.Step, since Epoch) ([]*step, error) {
+	out := make([]*step, len(steps))
+	for i, s := range steps {
+		e, ok := c.Find(s.Model.Name)
+		switch {
+		case !ok:
+			return nil, &tier.NotFoundError{What: "model", Name: s.Model.Name}
+		case Epoch(e.epoch) > since:
+			return nil, errOtherModel(e)
+		case !s.To.Valid() || s.Keep < 0 || s.Leave < 0 || s.Keep.Plus(s.Leave) > e.Model.Size:
+			return nil, &tier.InvalidError{Model: s.Model.Name, Field: "plan", Value: fmt.Sprintf("%v, keep %v, leave %v", s.To, s.Keep, s.Leave), Rule: "must name a tier, and keep and leave no more than the model's size"}
+		}
+		to := residence{tier: s.To}
+		if e.traits.Divisible && s.To == tier.Swap {
+			to.kept = s.Keep
+			if e.traits.Leaves {
+				to.left = s.Leave
+			}
+		}
+		out[i] = &step{e: e, epoch: since, from: e.tier, to: to, reason: s.Reason, why: s.Why, gain: s.Gain}
+	}
+	return out, nil
+}
+
+// errOtherModel is the end of a step whose name belongs to another model by now.
+func errOtherModel(e *Entry) error {
+	return fmt.Errorf("%w: '%s' is another model by now", tier.ErrNoCapacity, e.Model.Name)
+}
+
+// makeFurtherRoom lets idle models leave that hold the room which the plan's final
+// step needs in a further account, least recently used first: a placement plans
+// for ram and swap.
+func (c *Core) makeFurtherRoom(p *plan) {
+	target, free := p.target(), c.promise(tier.Footprint{}).Free
+	for a := int(tier.FurtherAccount); a < int(c.ledger.Accounts()); a++ {
+		missing := target[a] - free[a]
+		for _, s := range p.steps {
+			missing -= max(s.e.charge[a]-s.e.footprint(s.to)[a], 0)
+		}
+		if missing <= 0 {
+			continue
+		}
+		var idle []*Entry
+		for _, e := range c.entries {
+			named := slices.ContainsFunc(p.steps, func(s *step) bool { return s.e == e })
+			if e.charge[a] > 0 && !named && c.mayLeave(e) {
+				idle = append(idle, e)
+			}
+		}
+		slices.SortStableFunc(idle, func(x, y *Entry) int { return x.LastUse.Compare(y.LastUse) })
+		for _, e := range idle {
+			if missing <= 0 {
+				break
+			}
+			missing -= e.charge[a]
+			p.steps = slices.Insert(p.steps, 0, c.stepOf(e, residence{}, tier.ReasonRoom, "it holds "+c.AccountName(tier.Account(a))))
+		}
+	}
+}
+
+// mayLeave reports whether the entry can leave its tier at once.
+func (c *Core) mayLeave(e *Entry) bool {
+	return e.tier != tier.Storage && e.free() && !e.Model.Pinned && e.Waiters() == 0 && e.Gate.Leases() == 0
+}
+
+// start puts a plan among those that are carried out.
+func (c *Core) start(p *plan) {
+	p.live = true
+	p.claim = c.nothing()
+	c.claim(p)
+	c.plans = append(c.plans, p)
+	c.mark(progressed)
+}
+
+// pursue makes pl the demand's plan, and begins it.
+func (c *Core) pursue(x *demand, pl *plan, now time.Time) {
+	c.start(pl)
+	x.plan = pl
+	c.advance(pl, now) // before another plans with the same victims
+	x.seen = c.progress
+}
+
+// claim sets aside what there is of the room that the plan's final step needs,
+// so that no other takes what its victims leave.
+func (c *Core) claim(p *plan) {
+	missing := p.target().Beyond(p.claim.Held())
+	free := c.promise(tier.Footprint{}).Free
+	for a := range missing {
+		missing[a] = min(missing[a], free[a])
+	}
+	if err := c.ledger.Grow(p.claim, missing); err != nil {
+		panic("core: " + err.Error())
+	}
+}
+
+// advanceAll carries on with every plan.
+func (c *Core) advanceAll(now time.Time) {
+	for _, p := range slices.Clone(c.plans) {
+		if p.live {
+			c.advance(p, now)
+		}
+	}
+}
+
+// advance begins every step that can begin, and ends the plan when all are done.
+func (c *Core) advance(p *plan, now time.Time) {
+	if p.purpose == forIdle && (len(c.demands) > 0 || !c.background) {
+		c.abandon(p) // requests wait: what none waits for is planned again later
+		return
+	}
+	earlier := 0   // steps before this one that have not ended
+	short := false // one of them waits for room or its turn: it must not be overtaken to it
+	for _, s := range p.steps {
+		if s.phase == stepDone {
+			continue
+		}
+		if s.phase < stepBegun {
+			switch err := c.beginStep(p, s, earlier, short, now); {
+			case err == nil || errors.Is(err, errDrains):
+			case errors.Is(err, errLater) || errors.Is(err, errReading):
+				short = true
+			default:
+				c.broken(p, err, now)
+				return
+			}
+		}
+		if s.phase != stepDone {
+			earlier++
+		}
+	}
+	if earlier == 0 {
+		c.abandon(p)
+		begun := func(s *step) bool { return s.move != nil }
+		if x := p.demand; x != nil && x.e.demand == x && !slices.ContainsFunc(p.steps, begun) {
+			x.tries++ // or a placement that changes nothing would be asked without end
+			x.denied = errors.New("the placement's plan changes nothing")
+		}
+	}
+}
+
+// errLater: the step cannot begin yet. errDrains: leases on its model have to end
+// first. errTaken: its model was taken into use between plan and step; the plan is
+// made again.
+var (
+	errLater  = errors.New("later")
+	errDrains = errors.New("drains")
+	errTaken  = fmt.Errorf("%w: a model that was to leave was taken into use", tier.ErrNoCapacity)
+)
+
+// beginStep begins one step if it can begin now.
+func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Time) error {
+	e, to := s.e, s.to
+	own, final := p.demand != nil && e == p.demand.e, s == p.final()
+	switch {
+	case Epoch(e.epoch) > s.epoch:
+		return errOtherModel(e)
+	case e.phase == removed || e.Stuck() || e.fate != stays && to.tier > e.tier:
+		return fmt.Errorf("%w: '%s' cannot be moved", tier.ErrNoCapacity, e.Model.Name)
+	case e.phase == moving || e.phase == claimed && e.claimant != p:
+		return errLater
+	case e.tier == to.tier && (to.tier != tier.Swap || e.kept == to.kept && e.left == to.left),
+		!own && to.tier <= s.from && to.tier > e.tier: // overtaken by events, or it has left further than it was to
+		s.phase = stepDone
+		c.unclaim(e)
+		return nil
+	case !own && e.Model.Pinned && !p.exit:
+		return fmt.Errorf("%w: '%s' is pinned", tier.ErrNoCapacity, e.Model.Name)
+	case short && (final || !e.peakFootprint(to).Beyond(e.charge).IsZero()):
+		return errLater
+	case final && earlier > 0 && (p.alone || !p.target().Within(p.claim.Held())):
+		return errLater
+	}
+	leases := e.Gate.Close()
+	if leases > 0 && (!p.patient || own) {
+		c.unclaim(e)
+		return errTaken
+	}
+	if e.phase == resting {
+		c.transition(e, claimed, nil, p)
+	}
+	if leases > 0 {
+		s.phase = stepDrains // no new leases, and the step begins when the last ends
+		return errDrains
+	}
+	s.phase = stepWaits
+	if e.serving {
+		c.stopServing(e)
+	}
+	m := newMove(e, to, p.purpose, s.reason, s.why)
+	m.plan = p
+	down := m.To < m.From || m.Keep < e.kept || m.Leave > e.left
+	if err := c.beginMove(p, m, final, now); err != nil {
+		switch {
+		case errors.Is(err, errReading):
+			return err
+		case earlier > 0:
+			return errLater // room is being made for it
+		case own || !down || m.To != tier.Swap:
+			return err
+		}
+		m.To, m.Keep, m.Leave, m.serving = tier.Storage, 0, 0, false
+		if err := c.beginMove(p, m, false, now); err != nil {
+			return err
+		}
+	}
+	s.phase, s.move = stepBegun, m
+	if p.demand != nil {
+		p.demand.begun()
+	}
+	if !own && !p.exit && down {
+		ev := Evicted{Entry: e, To: m.To, Reason: m.Reason, Why: m.Why}
+		if p.demand != nil {
+			ev.For = p.demand.e.Model.Name
+		}
+		c.emit(ev)
+	}
+	return nil
+}
+
+// beginMove begins the move of a step with what the plan has set aside: the final
+// one takes all of it, one before what it needs.
+func (c *Core) beginMove(p *plan, m *Move, final bool, now time.Time) error {
+	if final {
+		err := c.begin(m, p.claim, now)
+		if err == nil {
+			p.claim = c.nothing() // the move's now
+		}
+		return err
+	}
+	c.ledger.Refund(p.claim)
+	p.claim = c.nothing()
+	err := c.begin(m, nil, now)
+	c.claim(p)
+	return err
+}
+
+// broken ends a plan that cannot go on. Where it was overtaken by events, by a
+// lease or by bytes that are seen where they were not meant to be, the demand is
+// planned again by what is true now; maxTries bounds that.
+func (c *Core) broken(p *plan, err error, now time.Time) {
+	x := p.demand
+	c.abandon(p)
+	switch {
+	case p.limiting != nil:
+		c.endLimits(p.limiting, err)
+	case x == nil || x.e.demand != x:
+	case errors.Is(err, errTaken):
+		if x.taken++; x.taken >= maxTries {
+			c.block(x, err, now)
+		}
+	case errors.Is(err, tier.ErrNoCapacity) && x.tries < maxTries && !errors.Is(c.outgrown(x.e, err), tier.ErrTooLarge):
+		x.tries++
+		x.denied = err
+	default:
+		x.tries++
+		c.block(x, err, now)
+	}
+}
+
+// abandon ends a plan: what it has begun goes on, what it has set aside is given
+// back, and models that drain for it are served again.
+func (c *Core) abandon(p *plan) {
+	c.ledger.Refund(p.claim)
+	p.live = false
+	c.plans = slices.DeleteFunc(c.plans, func(q *plan) bool { return q == p })
+	for _, s := range p.steps {
+		if s.move != nil {
+			s.move.plan = nil
+		}
+		if s.e.claimant == p {
+			c.unclaim(s.e)
+		}
+	}
+	if p.demand != nil {
+		p.demand.plan = nil
+	}
+	c.mark(progressed)
+}
+
+// stopOneFrozen stops the frozen engine that was used least recently, for the
+// memory that it has, where a placement finds no room without, and there would be
+// room if all idle models left.
+func (c *Core) stopOneFrozen(wanted *Entry, now time.Time) {
+	var victim *Entry
+	room := c.promise(tier.Footprint{}).Free[tier.RAM]
+	for _, e := range c.entries {
+		if e == wanted || !e.free() || e.Model.Pinned || e.demand != nil || e.Gate.Leases() > 0 {
+			continue
+		}
+		room = room.Plus(e.charge[tier.RAM])
+		if e.tier == tier.Swap && e.kept > 0 && !e.traits.Divisible && !now.Before(e.retryAt) && (victim == nil || e.LastUse.Before(victim.LastUse)) {
+			victim = e
+		}
+	}
+	if need := wanted.Model.Size.Plus(wanted.Model.Runtime); victim != nil && max(need, wanted.peak) <= room.Plus(wanted.charge[tier.RAM]) {
+		c.start(&plan{purpose: forMemory, steps: []*step{c.stepOf(victim, residence{}, tier.ReasonRoom, "its memory is needed, and no other can be had")}})
+	}
+}
+
+// retryAlone answers a load for which the mover found no memory though there was
+// room by all that is known, as happens where a device wants it in one piece: all
+// idle models leave, and the load is tried once more. It reports false where none
+// could leave or that has been tried.
+func (c *Core) retryAlone(m *Move, out Outcome) bool {
+	e := m.Entry
+	if e.demand == nil || e.failures != 1 || m.calledOff != notCalledOff || m.To <= m.From || !out.Short {
+		return false
+	}
+	p := &plan{demand: e.demand, alone: true}
+	for _, other := range c.entries {
+		if other != e && c.mayLeave(other) {
+			p.steps = append(p.steps, c.stepOf(other, residence{}, tier.ReasonDevice, "the device found no memory for another"))
+		}
+	}
+	if len(p.steps) == 0 {
+		return false
+	}
+	if m.plan != nil {
+		c.abandon(m.plan)
+	}
+	p.steps = append(p.steps, c.stepOf(e, m.goal(), m.Reason, m.Why))
+	e.demand.plan = p
+	c.start(p)
+	return true
+}
+
+// plannedIdle begins to carry out a plan for whose end no request waits. Unless
+// their owner asked for it, models that the owner sent down, and that no request
+// came for since, stay there.
+func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
+	if len(c.demands) > 0 || c.planned() || !c.background {
+		return nil
+	}
+	steps := p.Steps
+	if !q.ordered {
+		steps = slices.DeleteFunc(slices.Clone(steps), func(s tier.Step) bool {
+			e, ok := c.Find(s.Model.Name)
+			return ok && e.ordered && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
+		})
+	}
+	return c.carryOut(steps, q.epoch, forIdle)
+}
+
+// carryOut begins a plan that is for no model's sake, and returns its steps.
+func (c *Core) carryOut(steps []tier.Step, since Epoch, why purpose) []tier.Step {
+	resolved, err := c.resolve(steps, since)
+	if err != nil || len(steps) == 0 {
+		return nil
+	}
+	c.start(&plan{purpose: why, steps: resolved})
+	out := make([]tier.Step, len(resolved))
+	for i, s := range resolved {
+		mv := tier.Move{Model: s.e.Model, From: s.from, To: s.to.tier, Keep: s.to.kept, Leave: s.to.left}
+		out[i] = tier.Step{Move: mv, Reason: s.reason, Why: s.why, Gain: s.gain}
+	}
+	return out
+}
+
+// sendAway has an entry go to storage once the leases that are held have ended,
+// pinned or not; it takes no new ones.
+func (c *Core) sendAway(e *Entry, reason tier.Reason, why string) *plan {
+	p := &plan{purpose: forMemory, patient: true, exit: true, steps: []*step{c.stepOf(e, residence{}, reason, why)}}
+	c.start(p)
+	return p
+}

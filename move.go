@@ -1,0 +1,216 @@
+package modeltier
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// moving is a move that a goroutine carries out.
+type moving struct {
+	work    *hotload.Work
+	ordered bool // the work is an order's, which ends it
+	began   time.Time
+	urge    func()       // tells the mover that a request waits for it now
+	touched atomic.Int64 // when progress was last made, since the Manager's start: no wall clock, which may be set
+	// returned: the mover has; a crash from then on the move's end does not tell.
+	returned atomic.Bool
+	crash    error // the loop's: why, if it crashed since
+}
+
+// startMove hands a move to a goroutine.
+func (c *control) startMove(mv *core.Move) {
+	m := c.m
+	g := &moving{began: c.now, urge: func() {}}
+	g.touched.Store(int64(c.now.Sub(m.start)))
+	bytes := mv.Bytes()
+	if o := c.orders[cmp.Or(mv.Order, mv.Entry.HotLoad())]; o != nil {
+		g.work, g.ordered = o.work, true
+		g.work.Expect(bytes)
+	} else {
+		kind := hotload.KindPromote
+		switch {
+		case mv.Idle():
+			kind = hotload.KindOptimize
+		case mv.Down():
+			kind = hotload.KindDemote
+		}
+		g.work = m.jobs.Start(m.ctx, hotload.Spec{
+			Kind: kind, Model: mv.Model.Name, From: mv.From, To: mv.To,
+			Total: bytes, Estimate: recordedEstimate(&mv.Move, bytes),
+		})
+		m.predictLater(mv.Move, bytes, g.work)
+	}
+	c.moves[mv] = g
+	job := g.work.Context()
+	context.AfterFunc(job, func() { // called off, by whomever
+		cause := seal(context.Cause(job))
+		m.post(func(now time.Time) {
+			if c.moves[mv] == g && !mv.CalledOff() {
+				c.core.CancelMove(mv, cause, now)
+			}
+		})
+	})
+	ev := MoveEvent{
+		Job: g.work.Job().ID(), Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave,
+		Reason: mv.Reason, Why: mv.Why,
+	}
+	m.log.Info("a move starts", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "keep", ev.Keep, "leave", ev.Leave, "bytes", bytes, "reason", ev.Reason, "why", ev.Why)
+	if fn := m.cfg.Events.MoveStarted; fn != nil {
+		m.events.Post(func() { fn(ev) })
+	}
+	ctx := job
+	if mv.Background() {
+		ctx, g.urge = tier.Background(job)
+	}
+	move := mv.Move
+	move.Model.Runtime = mv.Entry.Declared() // what was learned is the ledger's
+	m.goroutines.Go(func() { m.carry(ctx, mv, g, move, ev, bytes) })
+}
+
+// carry runs a move, looks at what is resident after it, and tells the loop.
+func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier.Move, ev MoveEvent, bytes tier.Bytes) {
+	out := core.Outcome{Err: m.call("mover", func() error {
+		err := m.cfg.Mover.Move(ctx, move, func(done tier.Bytes) {
+			g.touched.Store(int64(time.Since(m.start)))
+			g.work.Progressed(done)
+		})
+		return seal(moveError(ctx, &move, err))
+	})}
+	if out.Err != nil {
+		if _, ok := errors.AsType[*tier.MoveError](out.Err); !ok { // it panicked
+			out.Err = &tier.MoveError{Model: move.Model.Name, From: move.From, To: move.To, Err: out.Err}
+		}
+		me, _ := errors.AsType[*tier.MoveError](out.Err)
+		out.Lost, out.Short, out.CalledOff = me.Lost, errors.Is(out.Err, tier.ErrNoCapacity), core.CalledOff(context.Cause(ctx))
+	}
+	g.returned.Store(true)
+	took := time.Since(g.began)
+	l, err := m.look(&move.Model, observeLimit)
+	out.Seen, out.Observed, out.Traits = l.seen, err == nil && m.resident != nil, l.traits
+	if err != nil {
+		m.log.Warn("what is resident cannot be told", "model", move.Model.Name, "err", err)
+	}
+	ev.Took, ev.Err = took, out.Err
+	m.count.moved(&move, bytes, took, out.Err)
+	m.log.Info("a move ended", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "took", took, "err", ev.Err)
+	if fn := m.cfg.Events.MoveEnded; fn != nil {
+		m.events.Post(func() { fn(ev) })
+	}
+	if !m.post(func(time.Time) { m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: bytes, Took: took}) }) {
+		g.work.Finish(errors.Join(out.Err, tier.ErrClosed))
+	}
+}
+
+// moveError says which move it was that failed, and, where it was called off,
+// why.
+func moveError(ctx context.Context, mv *tier.Move, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, cause) {
+		err = errors.Join(cause, err)
+	}
+	if _, ok := errors.AsType[*tier.MoveError](err); ok {
+		return err
+	}
+	return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: err}
+}
+
+func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved tier.Moved) {
+	delete(c.moves, mv)
+	if out.Err == nil && c.m.learns() {
+		c.moved = append(c.moved, moved)
+	}
+	runtime := mv.Entry.Model.Runtime
+	c.core.MoveEnded(mv, out, c.now)
+	if g.crash != nil && out.Err == nil {
+		c.shared[mv.Entry].gate.lose()
+		c.core.Crash(mv.Entry, g.crash, c.now)
+	}
+	c.corrected(mv.Entry, runtime)
+	if !g.ordered || mv.Stuck() {
+		g.work.Finish(out.Err)
+	}
+}
+
+// stuck tells of a move that was called off and does not return.
+func (c *control) stuck(mv *core.Move, err error) {
+	c.m.log.Error("a mover does not return", "err", err)
+	if g := c.moves[mv]; g != nil && !g.ordered {
+		g.work.Finish(err)
+	}
+}
+
+// crashed takes up that a model left memory though it was not moved.
+func (c *control) crashed(model string, cause error) {
+	e, ok := c.core.Find(model)
+	if !ok || c.stopping {
+		return
+	}
+	c.m.log.Warn("a model left memory by itself", "model", model, "cause", cause)
+	for mv, g := range c.moves {
+		if mv.Entry == e && g.returned.Load() {
+			g.crash = cause
+		}
+	}
+	c.shared[e].gate.lose()
+	c.core.Crash(e, cause, c.now)
+}
+
+// recordedEstimate is how long a move took in the earlier system: 1.5 s for a GB
+// from storage and 0.2 s elsewhere.
+func recordedEstimate(mv *tier.Move, bytes tier.Bytes) time.Duration {
+	perGB := 0.2
+	if mv.From == tier.Storage {
+		perGB = 1.5
+	}
+	return time.Duration(min(perGB*bytes.GB()*float64(time.Second), float64(time.Hour*24*365)))
+}
+
+// predictor is what a Placement offers that predicts how long moves take.
+type predictor interface {
+	Predict(m *tier.Model, from, to tier.Tier, bytes tier.Bytes) (d, low, high time.Duration)
+}
+
+// predict returns how long a move should take, by what the placement has learned;
+// without that, or where it does not say so in time, as recorded. It is not for
+// the loop.
+func (m *Manager) predict(mv tier.Move, bytes tier.Bytes) time.Duration {
+	answer := make(chan time.Duration, 1)
+	m.askPrediction(mv, bytes, func(d time.Duration) { answer <- d })
+	return <-answer
+}
+
+// predictLater corrects the estimate of a job when the prediction is there.
+func (m *Manager) predictLater(mv tier.Move, bytes tier.Bytes, work *hotload.Work) {
+	if _, ok := m.cfg.Placement.(predictor); ok {
+		m.askPrediction(mv, bytes, work.Estimate)
+	}
+}
+
+func (m *Manager) askPrediction(mv tier.Move, bytes tier.Bytes, done func(time.Duration)) {
+	recorded := recordedEstimate(&mv, bytes)
+	p, ok := m.cfg.Placement.(predictor)
+	if !ok {
+		done(recorded)
+		return
+	}
+	got := new(time.Duration)
+	m.placement.ask(adviceLimit, func(context.Context) error {
+		*got, _, _ = p.Predict(&mv.Model, mv.From, mv.To, bytes)
+		return nil
+	}, func(err error) {
+		if err != nil || *got < 0 {
+			done(recorded)
+			return
+		}
+		done(*got)
+	})
+}

@@ -1,0 +1,351 @@
+package modeltier
+
+import (
+	"context"
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Names of what is kept beside models and limits.
+const (
+	blobBasis     = "basis"     // what the Config said when the state was kept
+	blobPlacement = "placement" // what the placement has learned
+)
+
+// basis is what the Config said. What was changed while running is taken up again
+// only where the Config still says what it said then: the newer word counts.
+type basis struct {
+	Limits tier.Limits          `json:"limits"`
+	Homes  map[string]tier.Tier `json:"homes"`
+}
+
+// restored is what a StateDir gave back, beyond what went into the Config.
+type restored struct {
+	configured map[string]tier.Model // by the Config, all its models
+	limits     tier.Limits           // by the Config
+	placement  []byte
+}
+
+// keeping is what is kept beside the core's state. The loop's.
+type keeping struct {
+	limits    tier.Limits // by the Config
+	placement []byte      // what the placement has learned
+}
+
+// openState opens the StateDir and merges what it remembers into cfg.
+func (m *Manager) openState(cfg *Config) (restored, error) {
+	r := restored{configured: byName(cfg.Models), limits: cfg.Limits}
+	if cfg.StateDir == "" {
+		return r, nil
+	}
+	store, st, warnings, err := hotload.OpenStore(cfg.StateDir)
+	if err != nil {
+		return r, fmt.Errorf("modeltier: StateDir cannot be used: %w", err)
+	}
+	for _, w := range warnings {
+		m.log.Warn("state folder", "warning", w.String())
+		m.save.warnings = append(m.save.warnings, w.String())
+	}
+	m.save.store = store
+
+	var b basis
+	if raw := st.Blobs[blobBasis]; raw != nil {
+		if err := json.Unmarshal(raw, &b); err != nil {
+			m.log.Warn("state folder", "warning", "the basis cannot be read; what the Config says counts", "err", err)
+		}
+	}
+	if st.Limits != (tier.Limits{}) && b.Limits == cfg.Limits && st.Limits.Validate() == nil {
+		cfg.Limits = st.Limits
+	}
+	removed := make(map[string]bool, len(st.Removed))
+	for _, name := range st.Removed {
+		removed[name] = true
+	}
+	cfg.Models = slices.DeleteFunc(cfg.Models, func(model tier.Model) bool { return removed[model.Name] })
+	for i := range cfg.Models {
+		model := &cfg.Models[i]
+		if home, ok := st.Homes[model.Name]; ok && b.Homes[model.Name] == model.Home {
+			model.Home = home
+		}
+	}
+	for _, model := range st.Models {
+		if _, known := r.configured[model.Name]; !known {
+			if measured, err := measure(model); err == nil {
+				model = measured
+			}
+			cfg.Models = append(cfg.Models, model)
+		}
+	}
+	r.placement = st.Blobs[blobPlacement]
+	return r, nil
+}
+
+// restore takes up what is not in the Config. It is called before the loop starts.
+func (c *control) restore(r restored) {
+	c.keeping, c.remembered = keeping{limits: r.limits, placement: r.placement}, c.now
+	p, ok := c.m.cfg.Placement.(encoding.BinaryUnmarshaler)
+	if !ok || len(r.placement) == 0 {
+		return
+	}
+	learned := slices.Clone(r.placement)
+	if err := c.m.placement.wait(c.m.ctx, adviceLimit, func(context.Context) error { return p.UnmarshalBinary(learned) }); err != nil {
+		c.m.log.Warn("what the placement had learned cannot be restored; it starts from nothing", "err", err)
+	}
+}
+
+// remember asks the placement for what it has learned, and has it kept.
+func (c *control) remember() {
+	ask, ok := c.m.askLearned()
+	if !ok {
+		return
+	}
+	got := new([]byte)
+	c.m.placement.ask(planLimit, ask(got), func(err error) {
+		if err != nil {
+			c.m.log.Error("what the placement has learned cannot be kept", "err", err)
+			return
+		}
+		c.m.post(func(time.Time) {
+			c.keeping.placement = *got
+			c.keep(func() {})
+		})
+	})
+}
+
+// askLearned returns the call that asks the placement for what it has learned;
+// false where it does not say or nothing is kept.
+func (m *Manager) askLearned() (func(into *[]byte) func(context.Context) error, bool) {
+	p, ok := m.cfg.Placement.(encoding.BinaryMarshaler)
+	if !ok || m.save.store == nil {
+		return nil, false
+	}
+	return func(into *[]byte) func(context.Context) error {
+		return func(context.Context) (err error) {
+			*into, err = p.MarshalBinary()
+			return err
+		}
+	}, true
+}
+
+// rememberLast is remember at the end, when the loop has ended and what it owns is
+// the caller's.
+func (m *Manager) rememberLast() {
+	c := &m.ctl
+	if ask, ok := m.askLearned(); ok {
+		got := new([]byte)
+		if err := m.placement.wait(context.WithoutCancel(m.ctx), adviceLimit, ask(got)); err == nil {
+			c.keeping.placement = *got
+		}
+		m.save.keep(c.kept(), func() {})
+	}
+}
+
+// keep has the core's state kept as it is now, and then calls ack.
+func (c *control) keep(ack func()) {
+	if c.m.save.store == nil {
+		c.after = append(c.after, ack)
+		return
+	}
+	kept := c.kept()
+	c.after = append(c.after, func() { c.m.save.keep(kept, ack) })
+}
+
+// kept is what is to be kept, but for its encoding.
+type kept struct {
+	state hotload.State
+	basis basis
+}
+
+// kept returns what is to be kept, as it is now.
+func (c *control) kept() kept {
+	ledger := c.core.Ledger()
+	st := hotload.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Blobs: map[string][]byte{}}
+	configured := c.core.Configured()
+	here := 0
+	for _, e := range c.core.Entries() {
+		said, known := configured[e.Model.Name]
+		switch {
+		case known:
+			here++
+			if said.Home != e.Model.Home {
+				st.Homes[e.Model.Name] = e.Model.Home
+			}
+		case e.Owned():
+			model := e.Model
+			model.Runtime = e.Declared()
+			st.Models = append(st.Models, model)
+		}
+	}
+	if here < len(configured) {
+		for name := range configured {
+			if _, there := c.core.Find(name); !there {
+				st.Removed = append(st.Removed, name)
+			}
+		}
+		slices.Sort(st.Removed)
+	}
+	if c.keeping.placement != nil {
+		st.Blobs[blobPlacement] = c.keeping.placement
+	}
+	b := basis{Limits: c.keeping.limits, Homes: make(map[string]tier.Tier, len(configured))}
+	for name, model := range configured {
+		b.Homes[name] = model.Home
+	}
+	return kept{st, b}
+}
+
+// encode returns the state with the basis in it.
+func (k kept) encode() hotload.State {
+	if raw, err := json.Marshal(k.basis); err == nil {
+		st := k.state
+		st.Blobs = maps.Clone(st.Blobs)
+		st.Blobs[blobBasis] = raw
+		return st
+	}
+	return k.state
+}
+
+// A save that failed is tried again after saveRetry, and after twice as long each
+// further time, saveRetryMax at most.
+const (
+	saveRetry    = time.Second
+	saveRetryMax = 30 * time.Second
+)
+
+// saver keeps the state on a goroutine of its own, so that a slow disk delays
+// acknowledgements and nothing else.
+type saver struct {
+	store    *hotload.Store // nil: nothing is kept
+	warnings []string       // from the opening
+
+	mu      sync.Mutex // guards the rest; nothing is called under it
+	latest  kept
+	unsaved bool // latest is not on disk
+	acks    []func()
+	err     error // of the last save
+	stopped bool
+
+	wake chan struct{}
+	done chan struct{}
+}
+
+func (s *saver) run(m *Manager) {
+	s.wake, s.done = make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(s.done)
+		pause := saveRetry
+		retry := time.NewTimer(pause)
+		defer retry.Stop()
+		for open := true; open; {
+			retry.Stop()
+			if s.failing() {
+				retry.Reset(pause)
+				pause = min(2*pause, saveRetryMax)
+			} else {
+				pause = saveRetry
+			}
+			select {
+			case _, open = <-s.wake:
+			case <-retry.C:
+			}
+			s.flush(m)
+		}
+	}()
+}
+
+// failing reports whether the last save failed.
+func (s *saver) failing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err != nil
+}
+
+// flush saves what is to be saved and then acknowledges. A state that cannot be
+// kept costs persistence and not service: the acknowledgement comes all the same,
+// Status says what is wrong, and the save is tried again.
+func (s *saver) flush(m *Manager) {
+	s.mu.Lock()
+	acks, unsaved := s.acks, s.unsaved
+	s.acks, s.unsaved = nil, false
+	s.mu.Unlock()
+	if unsaved && s.store != nil {
+		err := s.store.Save(func() hotload.State {
+			s.mu.Lock()
+			latest := s.latest
+			s.mu.Unlock()
+			return latest.encode()
+		})
+		s.mu.Lock()
+		changed := (err == nil) != (s.err == nil)
+		s.err, s.unsaved = err, s.unsaved || err != nil
+		s.mu.Unlock()
+		if changed && err != nil {
+			m.log.Error("the state cannot be kept; a restart now would lose what changed", "err", err)
+		} else if changed {
+			m.log.Info("the state is kept again")
+		}
+	}
+	for _, ack := range acks {
+		ack()
+	}
+}
+
+// keep saves the state and then calls ack, from the saver's goroutine.
+func (s *saver) keep(k kept, ack func()) {
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		ack()
+		return
+	}
+	s.latest, s.unsaved = k, true
+	s.acks = append(s.acks, ack)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	s.mu.Unlock()
+}
+
+// close saves what is left and lets go of the folder. It returns the error of a
+// state that could not be saved.
+func (s *saver) close() error {
+	s.mu.Lock()
+	first := !s.stopped
+	s.stopped = true
+	s.mu.Unlock()
+	if first && s.wake != nil {
+		close(s.wake)
+		<-s.done
+	}
+	if s.store == nil {
+		return nil
+	}
+	err := s.store.Close()
+	if errors.Is(err, tier.ErrClosed) {
+		err = nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(s.err, err)
+}
+
+// trouble returns what is wrong with the keeping of the state, in words.
+func (s *saver) trouble() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := slices.Clone(s.warnings)
+	if s.err != nil {
+		out = append(out, s.err.Error())
+	}
+	return out
+}
