@@ -350,7 +350,7 @@ func TestManager_AnythingAtAnyTime_KeepsTheInvariants(t *testing.T) {
 	t.Logf("%d steps", worldSteps.Load())
 }
 
-var worldNames = []string{"a", "b", "c", "d", "e", "p", "x", "y", "nobody"}
+var worldNames = []string{"a", "b", "c", "d", "e", "p", "x", "y", "unknown"}
 
 func anything(t *rapid.T) {
 	w := &world{t: t, probe: tiertest.NewProbe(plenty), open: make(map[string]int), latest: make(map[string]int)}
@@ -421,17 +421,29 @@ func anything(t *rapid.T) {
 		},
 		"hot load": func(t *rapid.T) {
 			model := tier.Model{
-				Name: rapid.SampledFrom([]string{"x", "y", "a"}).Draw(t, "name"),
+				Name: rapid.SampledFrom([]string{"x", "y", "a", "b", "c"}).Draw(t, "name"),
 				Size: tier.Bytes(rapid.IntRange(0, 12).Draw(t, "GiB")) * tier.GiB,
 				Home: tier.Tier(rapid.IntRange(0, 2).Draw(t, "home")),
+			}
+			for i := range grown { // sizes only grow, see "reconfigure"
+				if m := &grown[i]; m.Name == model.Name {
+					m.Size = max(m.Size, model.Size)
+					model.Size = m.Size
+				}
 			}
 			j, err := w.m.HotLoad(context.Background(), model)
 			w.job(deed{Model: model.Name, Home: &model.Home}, j, err, true)
 		},
 		"remove": func(t *rapid.T) {
-			name := rapid.SampledFrom([]string{"x", "y", "b", "nobody"}).Draw(t, "model")
+			name := rapid.SampledFrom([]string{"x", "y", "b", "c", "unknown"}).Draw(t, "model")
 			j, err := w.m.Remove(context.Background(), name)
 			w.job(deed{Model: name}, j, err, false)
+		},
+		"crash": func(t *rapid.T) {
+			name := rapid.SampledFrom(names).Draw(t, "model")
+			if err := w.m.ReportCrash(name, errors.New("signal: killed")); err != nil && tier.Code(err) == "internal" {
+				t.Fatalf("an error without a code: %v", err)
+			}
 		},
 		"cancel": func(t *rapid.T) {
 			w.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -299,7 +300,7 @@ func (c *control) plan(q *core.Question) {
 	began := time.Now()
 	c.m.placement.ask(planLimit, func(context.Context) error {
 		*p = c.m.cfg.Placement.Plan(&q.View, need)
-		p.Err = seal(p.Err)
+		p.Err = planError(p.Err)
 		p.Steps = slices.Clone(p.Steps)
 		return nil
 	}, func(err error) {
@@ -310,6 +311,16 @@ func (c *control) plan(q *core.Question) {
 		}
 		c.m.post(func(now time.Time) { c.planned(q, answer, err, now) })
 	})
+}
+
+// planError returns what a placement says against a need, sealed. What is neither
+// of the two errors that it may give counts as a lack of room.
+func planError(err error) error {
+	err = seal(err)
+	if err == nil || errors.Is(err, tier.ErrNoCapacity) || errors.Is(err, tier.ErrTooLarge) {
+		return err
+	}
+	return fmt.Errorf("%w: the placement found no plan: %v", tier.ErrNoCapacity, err)
 }
 
 func (c *control) planned(q *core.Question, p tier.Plan, err error, now time.Time) {

@@ -1,0 +1,451 @@
+package modeltier_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/optimizer"
+	"github.com/modeltier/modeltier/selector"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// misdeed is what a hostile method does instead of its work.
+type misdeed string
+
+const (
+	behaves   misdeed = ""
+	blocks    misdeed = "blocks"
+	panics    misdeed = "panics"
+	exits     misdeed = "exits"
+	lies      misdeed = "lies"
+	callsBack misdeed = "calls back"
+)
+
+var misdeeds = []misdeed{blocks, panics, exits, lies, callsBack}
+
+// villain decides what each method of each part does.
+type villain struct {
+	misdeed func(method string) misdeed
+	free    chan struct{} // closed when what blocks is let go
+	m       atomic.Pointer[modeltier.Manager]
+	inside  atomic.Bool // a call back is under way
+	backs   atomic.Int32
+	calls   sync.Map // of method: it was called
+}
+
+// act does the method's misdeed, and reports whether it is to lie.
+func (v *villain) act(method string) (lie bool) {
+	v.calls.Store(method, true)
+	switch v.misdeed(method) {
+	case blocks:
+		<-v.free
+	case panics:
+		panic(errText{method})
+	case exits:
+		runtime.Goexit()
+	case lies:
+		return true
+	case callsBack:
+		if m := v.m.Load(); m != nil && v.backs.Add(1) < 100 && !v.inside.Swap(true) { // bounded: what it calls may call it
+			defer v.inside.Store(false)
+			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			defer cancel()
+			if l, err := m.Acquire(ctx, modeltier.Request{Model: "b"}); err == nil {
+				l.Release()
+			}
+			m.Status()
+			m.Optimize(ctx)
+			m.Hint("a", 0.5, time.Minute)
+			m.ReportCrash("c", nil)
+			m.MoveTier(ctx, "a", tier.Storage)
+			m.UpdateLimits(ctx, tier.Limits{RAM: 6 * tier.GiB})
+		}
+	}
+	return false
+}
+
+// errText is an error whose text panics, as one of foreign code may.
+type errText struct{ method string }
+
+func (e errText) Error() string {
+	if strings.Contains(e.method, "Move") {
+		panic("no text")
+	}
+	return "hostile " + e.method
+}
+
+const vast = tier.Bytes(math.MaxInt64 - 1)
+
+type hostileMover struct {
+	*tiertest.Mover
+	v *villain
+}
+
+func (h hostileMover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	if h.v.act("mover.Move") {
+		progress(vast)
+		progress(math.MinInt64)
+		return &tier.MoveError{Lost: true, Err: errText{"mover.Move"}}
+	}
+	return h.Mover.Move(ctx, mv, progress)
+}
+func (h hostileMover) Divisible(m *tier.Model) bool {
+	return h.v.act("mover.Divisible") != h.Mover.Divisible(m)
+}
+func (h hostileMover) Leaves(m *tier.Model) bool {
+	return h.v.act("mover.Leaves") != h.Mover.Leaves(m)
+}
+func (h hostileMover) InPlace(m *tier.Model) bool {
+	return h.v.act("mover.InPlace") != h.Mover.InPlace(m)
+}
+func (h hostileMover) FileBacked() bool { return h.v.act("mover.FileBacked") != h.Mover.FileBacked() }
+func (h hostileMover) CheckModel(m *tier.Model) error {
+	if h.v.act("mover.CheckModel") {
+		return errText{"mover.CheckModel"}
+	}
+	return nil
+}
+func (h hostileMover) Resident(_ context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	if h.v.act("mover.Resident") {
+		return vast, vast, nil
+	}
+	if h.At(model) == tier.RAM {
+		return 0, 0, nil
+	}
+	return 0, 0, nil
+}
+func (h hostileMover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
+	if h.v.act("mover.Footprint") {
+		return vast, vast, true
+	}
+	return 0, 0, false
+}
+func (h hostileMover) PartStatus() any { return h.v.status("mover") }
+func (h hostileMover) Close() error    { return h.v.close("mover") }
+
+func (v *villain) status(part string) any {
+	if v.act(part + ".PartStatus") {
+		return math.NaN() // which JSON cannot say
+	}
+	return part
+}
+
+func (v *villain) close(part string) error {
+	if v.act(part + ".Close") {
+		return errText{part + ".Close"}
+	}
+	return nil
+}
+
+type hostileProbe struct{ v *villain }
+
+func (h hostileProbe) Memory(context.Context) (tier.Memory, error) {
+	if h.v.act("probe.Memory") {
+		return tier.Memory{Total: vast, Available: vast, SwapTotal: math.MinInt64, SwapFree: vast}, nil
+	}
+	return plenty, nil
+}
+func (h hostileProbe) PartStatus() any { return h.v.status("probe") }
+func (h hostileProbe) Close() error    { return h.v.close("probe") }
+
+type hostileSelector struct {
+	tier.Selector
+	v *villain
+}
+
+func (h hostileSelector) Select(req *tier.Request, view *tier.View) (tier.Choice, error) {
+	if h.v.act("selector.Select") {
+		return tier.Choice{Index: math.MaxInt, Model: "no such model"}, nil
+	}
+	return h.Selector.Select(req, view)
+}
+func (h hostileSelector) Accessed([]tier.Access)  { h.v.act("selector.Accessed") }
+func (h hostileSelector) Moved([]tier.Moved)      { h.v.act("selector.Moved") }
+func (h hostileSelector) Reported([]tier.Outcome) { h.v.act("selector.Reported") }
+func (h hostileSelector) PartStatus() any         { return h.v.status("selector") }
+func (h hostileSelector) Close() error            { return h.v.close("selector") }
+
+type hostilePlacement struct {
+	*optimizer.Learned
+	v *villain
+}
+
+func (h hostilePlacement) Plan(view *tier.View, need *tier.Need) tier.Plan {
+	if h.v.act("placement.Plan") {
+		var p tier.Plan
+		for i, m := range view.Library.All() {
+			p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *m, To: tier.Tier(i % 4), Keep: vast, Leave: vast}, Gain: math.NaN()})
+		}
+		if need == nil {
+			return p
+		}
+		switch need.Model % 3 {
+		case 0:
+			return tier.Plan{Err: errText{"placement.Plan"}}
+		case 1:
+			m := *view.Library.At(need.Model)
+			m.Size, m.Runtime, m.Path = vast, vast, "/elsewhere"
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: m, From: tier.RAM, To: tier.Swap}}}}
+		}
+		return p
+	}
+	return h.Learned.Plan(view, need)
+}
+func (h hostilePlacement) Accessed(uses []tier.Access) {
+	h.v.act("placement.Accessed")
+	h.Learned.Accessed(uses)
+}
+func (h hostilePlacement) Moved(moves []tier.Moved) {
+	h.v.act("placement.Moved")
+	h.Learned.Moved(moves)
+}
+func (h hostilePlacement) Reported([]tier.Outcome) { h.v.act("placement.Reported") }
+func (h hostilePlacement) Hint(model string, p float64, within time.Duration, now time.Time) {
+	h.v.act("placement.Hint")
+	h.Learned.Hint(model, p, within, now)
+}
+func (h hostilePlacement) Worth(view *tier.View) []float64 {
+	if h.v.act("placement.Worth") {
+		return []float64{math.NaN()}
+	}
+	return h.Learned.Worth(view)
+}
+func (h hostilePlacement) Predict(m *tier.Model, from, to tier.Tier, b tier.Bytes) (d, low, high time.Duration) {
+	if h.v.act("placement.Predict") {
+		return math.MinInt64, math.MaxInt64, math.MinInt64
+	}
+	return h.Learned.Predict(m, from, to, b)
+}
+func (h hostilePlacement) MarshalBinary() ([]byte, error) {
+	if h.v.act("placement.MarshalBinary") {
+		return nil, errText{"placement.MarshalBinary"}
+	}
+	return h.Learned.MarshalBinary()
+}
+func (h hostilePlacement) UnmarshalBinary(b []byte) error {
+	if h.v.act("placement.UnmarshalBinary") {
+		return errText{"placement.UnmarshalBinary"}
+	}
+	return h.Learned.UnmarshalBinary(b)
+}
+func (h hostilePlacement) PartStatus() any { return h.v.status("placement") }
+func (h hostilePlacement) Close() error    { return h.v.close("placement") }
+
+type hostileHandler struct{ v *villain }
+
+func (h hostileHandler) Enabled(context.Context, slog.Level) bool {
+	return !h.v.act("logger.Enabled")
+}
+func (h hostileHandler) Handle(context.Context, slog.Record) error {
+	h.v.act("logger.Handle")
+	return nil
+}
+func (h hostileHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
+
+// hostileMethods are all that a Manager may call.
+var hostileMethods = []string{
+	"mover.Move", "mover.Divisible", "mover.Leaves", "mover.InPlace", "mover.FileBacked", "mover.CheckModel", "mover.Resident",
+	"mover.Footprint", "mover.PartStatus", "mover.Close",
+	"probe.Memory", "probe.PartStatus", "probe.Close",
+	"selector.Select", "selector.Accessed", "selector.Moved", "selector.Reported", "selector.PartStatus", "selector.Close",
+	"placement.Plan", "placement.Accessed", "placement.Moved", "placement.Reported", "placement.Hint", "placement.Worth",
+	"placement.Predict", "placement.MarshalBinary", "placement.UnmarshalBinary", "placement.PartStatus", "placement.Close",
+	"logger.Enabled", "logger.Handle",
+	"event.MoveStarted", "event.MoveEnded", "event.Granted", "event.Released", "event.JobEnded", "event.Evicted", "event.Refused",
+	"event.LimitsChanged", "event.PressureChanged",
+}
+
+// hostileConfig is a Manager of six models, with parts that do what v says.
+func hostileConfig(v *villain, stateDir string) modeltier.Config {
+	act := func(method string) { v.act("event." + method) }
+	return modeltier.Config{
+		Models: []tier.Model{
+			{Name: "a", Size: tier.GiB, Capabilities: []string{"text-generation"}, Home: tier.RAM}, {Name: "b", Size: 2 * tier.GiB, Capabilities: []string{"text-generation"}},
+			{Name: "c", Size: 3 * tier.GiB, Capabilities: []string{"chat"}}, {Name: "d", Size: 4 * tier.GiB},
+		},
+		Limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 10 * tier.GiB},
+		Mover:  hostileMover{&tiertest.Mover{Parts: true, Files: true}, v}, Probe: hostileProbe{v},
+		Selector: hostileSelector{selector.New(), v}, Placement: hostilePlacement{optimizer.New(), v},
+		Logger: slog.New(hostileHandler{v}), StateDir: stateDir,
+		MaxWait: 30 * time.Second, Fairness: time.Second, StallAfter: 20 * time.Second, StuckAfter: 5 * time.Second, OptimizeEvery: 2 * time.Second,
+		Events: modeltier.Events{
+			MoveStarted: func(modeltier.MoveEvent) { act("MoveStarted") }, MoveEnded: func(modeltier.MoveEvent) { act("MoveEnded") },
+			Granted: func(modeltier.GrantEvent) { act("Granted") }, Released: func(modeltier.ReleaseEvent) { act("Released") },
+			JobEnded: func(modeltier.JobEvent) { act("JobEnded") }, Evicted: func(modeltier.EvictEvent) { act("Evicted") },
+			Refused:       func(modeltier.RefuseEvent) { act("Refused") },
+			LimitsChanged: func(_, _ tier.Limits) { act("LimitsChanged") }, PressureChanged: func(_, _ tier.PressureLevel) { act("PressureChanged") },
+		},
+	}
+}
+
+// Bounds of waits under hostile parts: MaxWait and the time after which a part is
+// known to be stuck; and of Close, which waits StuckAfter for what runs and for
+// each part's Close.
+const (
+	hostileWait  = 30*time.Second + 45*time.Second
+	hostileClose = 40 * time.Second
+)
+
+// abuse drives a Manager of hostile parts and checks that everything ends.
+func abuse(t *testing.T, v *villain, stateDir string) {
+	v.free = make(chan struct{})
+	bounded := func(what string, limit time.Duration, fn func()) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done) // also where a selector ends the goroutine
+			fn()
+		}()
+		select {
+		case <-done:
+		case <-time.After(limit):
+			t.Errorf("%s has not ended after %v", what, limit)
+			<-done
+		}
+	}
+	var m *modeltier.Manager
+	var err error
+	bounded("New", time.Minute, func() { m, err = modeltier.New(hostileConfig(v, stateDir)) })
+	if err != nil { // it may refuse such parts, if it says so
+		close(v.free)
+		if m != nil {
+			t.Error("New returns a Manager and an error")
+		}
+		time.Sleep(time.Minute)
+		return
+	}
+	v.m.Store(m)
+	var clients sync.WaitGroup
+	client := func(what string, limit time.Duration, fn func(ctx context.Context)) {
+		clients.Go(func() {
+			if v.misdeed("selector.Select") == blocks {
+				limit = time.Hour // on the caller's own goroutine
+			}
+			bounded(what, limit, func() { fn(context.Background()) })
+		})
+	}
+	for i := range 8 {
+		client("Acquire", 3*hostileWait, func(ctx context.Context) {
+			for j := range 3 {
+				l, err := m.Acquire(ctx, modeltier.Request{Model: string("abcd"[(i+j)%4]), Background: i%3 == 0})
+				if err == nil {
+					l.Report(tier.Outcome{Scored: true, Score: math.NaN()})
+					time.Sleep(time.Duration(100*i) * time.Millisecond)
+				} else if tier.Code(err) == "internal" && !errors.Is(err, tier.ErrPanic) {
+					t.Errorf("an error without a code: %v", err)
+				}
+				l.Release()
+			}
+		})
+	}
+	client("HotLoad", 4*hostileWait, func(ctx context.Context) {
+		if j, err := m.HotLoad(ctx, tier.Model{Name: "h", Size: tier.GiB, Home: tier.RAM}); err == nil {
+			j.Wait(ctx)
+		}
+	})
+	client("orders", 3*hostileWait, func(ctx context.Context) {
+		time.Sleep(5 * time.Second)
+		if j, err := m.MoveTier(ctx, "b", tier.RAM); err == nil {
+			j.Wait(ctx)
+		}
+		m.Hint("c", 1, time.Minute)
+		m.Optimize(ctx)
+		m.ReportCrash("a", errText{"crash"})
+		m.UpdateLimits(ctx, tier.Limits{RAM: 4 * tier.GiB})
+		models := hostileConfig(v, "").Models
+		models[1].Size += tier.GiB
+		m.Reconfigure(ctx, models[:3], tier.Limits{})
+		if j, err := m.Remove(ctx, "h"); err == nil {
+			j.Wait(ctx)
+		}
+	})
+	client("Status", time.Minute, func(context.Context) {
+		for range 3 {
+			time.Sleep(2 * time.Second)
+			if s := m.Status(); s.RAM.Used > s.RAM.Limit || s.RAM.Used < 0 {
+				t.Errorf("ram holds %v of %v", s.RAM.Used, s.RAM.Limit)
+			}
+			if err := m.Check(); err != nil {
+				t.Errorf("invariants: %v", err)
+			}
+		}
+	})
+	if v.misdeed("selector.Select") == blocks {
+		time.Sleep(time.Minute)
+	} else {
+		clients.Wait()
+	}
+	if s := m.Status(); s.Stale {
+		t.Error("the loop does not answer")
+	}
+	bounded("Close", hostileClose, func() { m.Close() })
+	close(v.free)
+	clients.Wait()
+	time.Sleep(time.Minute) // until what was let go has ended: a bubble does not end with goroutines in it
+}
+
+// TestHostile_EachMethodInTurn_EverythingEnds has each method of each part do each
+// misdeed, for good.
+func TestHostile_EachMethodInTurn_EverythingEnds(t *testing.T) {
+	called := make(map[string]bool)
+	for _, method := range hostileMethods {
+		for _, d := range misdeeds {
+			t.Run(method+" "+string(d), func(t *testing.T) {
+				dir := t.TempDir()
+				for range 2 { // with nothing kept, and with what the first has kept
+					synctest.Test(t, func(t *testing.T) {
+						v := &villain{misdeed: func(m string) misdeed {
+							if m == method {
+								return d
+							}
+							return behaves
+						}}
+						abuse(t, v, dir)
+						v.calls.Range(func(m, _ any) bool { called[m.(string)] = true; return true })
+					})
+				}
+			})
+		}
+	}
+	for _, method := range hostileMethods {
+		if !called[method] && !slices.Contains([]string{"placement.Worth", "event.PressureChanged"}, method) {
+			t.Errorf("%s was never called", method)
+		}
+	}
+}
+
+// TestHostile_AnyMethodAtRandom_EverythingEnds has all methods do misdeeds at random.
+func TestHostile_AnyMethodAtRandom_EverythingEnds(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				dice := rand.New(rand.NewPCG(seed, 1))
+				often := dice.Float64() / 2
+				v := &villain{misdeed: func(m string) misdeed {
+					mu.Lock()
+					defer mu.Unlock()
+					if dice.Float64() > often || m == "selector.Select" {
+						return behaves
+					}
+					return misdeeds[dice.IntN(len(misdeeds))]
+				}}
+				abuse(t, v, "")
+			})
+		})
+	}
+}
