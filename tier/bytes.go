@@ -99,3 +99,15 @@ func (b Bytes) Plus(c Bytes) Bytes {
 	s, _ := b.Add(c)
 	return s
 }
+
+// Minus returns b-c, saturated.
+func (b Bytes) Minus(c Bytes) Bytes {
+	switch d := b - c; {
+	case b >= 0 && c < 0 && d < 0:
+		return math.MaxInt64
+	case b < 0 && c >= 0 && d >= 0:
+		return math.MinInt64
+	default:
+		return d
+	}
+}

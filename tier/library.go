@@ -18,23 +18,32 @@ type Library struct {
 // NewLibrary returns a library of the models in that order. It reports every
 // invalid model and every repeated name at once. It keeps the slice.
 func NewLibrary(models []Model) (*Library, error) {
-	l := &Library{models: models, byName: make(map[string]int, len(models))}
+	l := AssembleLibrary(models)
 	var faults []error
 	for i := range models {
-		m := &models[i]
-		if err := m.Validate(); err != nil {
+		if err := models[i].Validate(); err != nil {
 			faults = append(faults, err)
 		}
-		if _, dup := l.byName[m.Name]; dup {
-			faults = append(faults, &ExistsError{Model: m.Name})
-			continue
+		if l.byName[models[i].Name] != i {
+			faults = append(faults, &ExistsError{Model: models[i].Name})
 		}
-		l.byName[m.Name] = i
 	}
 	if len(faults) > 0 {
 		return nil, joinFaults(faults)
 	}
 	return l, nil
+}
+
+// AssembleLibrary returns a library of models that were validated before, in that
+// order, in time proportional to their number: for changes of many models at once,
+// where With and Without would copy the library for each. No two models may have
+// the same name. It keeps the slice.
+func AssembleLibrary(models []Model) *Library {
+	l := &Library{models: models, byName: make(map[string]int, len(models))}
+	for i := range models {
+		l.byName[models[i].Name] = i
+	}
+	return l
 }
 
 // Len returns the number of models.
@@ -81,11 +90,7 @@ func (l *Library) Without(name string) *Library {
 	if !ok {
 		return l
 	}
-	n := &Library{models: slices.Delete(slices.Clone(l.models), i, i+1), byName: make(map[string]int, len(l.models)-1)}
-	for j := range n.models {
-		n.byName[n.models[j].Name] = j
-	}
-	return n
+	return AssembleLibrary(slices.Delete(slices.Clone(l.models), i, i+1))
 }
 
 // Names returns up to most names in order, and a last element that counts the

@@ -59,9 +59,17 @@ func (e *CapacityError) Error() string {
 		about = "model '" + e.Model + "': "
 	}
 	if e.Never {
-		return fmt.Sprintf("%sneeds %v in %v, the limit is %v", about, e.Need, e.Tier, e.Limit)
+		return fmt.Sprintf("%sneeds %v in %s, the limit is %v", about, e.Need, e.place(), e.Limit)
 	}
-	return fmt.Sprintf("%sneeds %v in %v, %v is free of %v", about, e.Need, e.Tier, max(e.Free, 0), e.Limit)
+	return fmt.Sprintf("%sneeds %v in %s, %v is free of %v", about, e.Need, e.place(), max(e.Free, 0), e.Limit)
+}
+
+// place is what lacks room: a tier, or an account that is no tier's.
+func (e *CapacityError) place() string {
+	if e.Account >= FurtherAccount {
+		return fmt.Sprintf("account %d", e.Account)
+	}
+	return e.Tier.String()
 }
 
 // Unwrap returns ErrTooLarge or ErrNoCapacity.
@@ -76,7 +84,7 @@ func (e *CapacityError) Unwrap() error {
 func (e *CapacityError) Suggestions() []string {
 	var out []string
 	if e.Never {
-		return append(out, fmt.Sprintf("Raise the %v limit, or use a smaller model or a stronger quantisation.", e.Tier))
+		return append(out, fmt.Sprintf("Raise the %s limit, or use a smaller model or a stronger quantisation.", e.place()))
 	}
 	if len(e.Holders) > 0 {
 		names := make([]string, 0, len(e.Holders))

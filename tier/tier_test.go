@@ -188,6 +188,20 @@ func TestLibrary_WithAndWithout_LeaveTheOriginalAlone(t *testing.T) {
 	}
 }
 
+func TestAssembleLibrary_ManyModels_FoundByNameWithoutACopy(t *testing.T) {
+	models := make([]Model, 10_000)
+	for i := range models {
+		models[i].Name = fmt.Sprint("m", i)
+	}
+	l := AssembleLibrary(models)
+	if i, ok := l.Find("m9999"); !ok || i != 9999 || l.Len() != len(models) || l.At(0) != &models[0] {
+		t.Errorf("m9999 is found at %d (%v) of %d", i, ok, l.Len())
+	}
+	if _, ok := l.Find("m10000"); ok || AssembleLibrary(nil).Len() != 0 {
+		t.Error("a model that was not given is found")
+	}
+}
+
 func TestNewLibrary_RepeatedNameAndBadModel_AreBothReported(t *testing.T) {
 	_, err := NewLibrary([]Model{{Name: "a", Size: 1}, {Name: "a", Size: 2}, {Name: "b", Size: -1}})
 	if !errors.Is(err, ErrExists) || !errors.Is(err, ErrInvalid) {
