@@ -77,7 +77,7 @@ func (c *control) govern(mem tier.Memory) {
 // shed has idle models give memory back, and returns how much was found.
 func (c *control) shed(bytes tier.Bytes) tier.Bytes {
 	v := c.core.View(c.now)
-	steps, given := safety.Shed(&v, bytes, c.cheaper(&v))
+	steps, given := safety.Reclaim(&v, bytes, c.cheaper(&v))
 	c.core.Shed(steps)
 	return given
 }

@@ -32,6 +32,7 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 		Now: now, Library: c.library, States: make([]tier.State, len(c.entries)),
 		Limits: c.limits(), Charged: c.ledger.Charged(), Reserved: c.ledger.Reserved(),
 		Memory: c.memory, FreeSwap: c.memory.SwapFree,
+		Protection: tier.Protection{Grace: c.opt.Grace, Fairness: c.opt.Fairness}.OrDefault(),
 	}
 	p := c.promise(own)
 	v.Room = c.opt.Room(p)
