@@ -397,7 +397,7 @@ func TestReclaim_CallersOrder_Followed(t *testing.T) {
 	}
 }
 
-func TestReclaim_AnyView_AccountsComeOutAndNobodyInUseIsNamed(t *testing.T) {
+func TestReclaim_AnyView_AccountsComeOutAndNoModelInUseIsNamed(t *testing.T) {
 	const part = 10 * tier.KiB // of a page
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(0, 12).Draw(t, "models")
