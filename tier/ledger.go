@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// Account names one kind of memory in the ledger. The accounts of the memory
-// tiers are always there, and their numbers are those of the tiers: Account(RAM)
-// and Account(Swap). Further ones, such as the memory of a device, are numbered
-// from FurtherAccount on when a Manager is made.
+// Account numbers one kind of memory in the ledger. The accounts of the memory
+// tiers always exist, and their numbers are those of the tiers: Account(RAM) and
+// Account(Swap). Further ones, such as the memory of a device, are numbered from
+// FurtherAccount on when a Manager is made.
 type Account uint8
 
 // FurtherAccount is the first account that is not a tier's; MaxAccounts is how
@@ -95,14 +95,14 @@ type Ledger struct {
 	charged, reserved, peak Footprint
 }
 
-// Reservation is bytes set aside before a move starts. It is spent by exactly
-// one Commit or Refund.
+// Reservation is bytes set aside before a move starts. Exactly one Commit or Refund
+// spends it.
 type Reservation struct {
 	held  Footprint
 	spent bool
 }
 
-// Held returns the bytes set aside; zero once it is spent.
+// Held returns the bytes set aside; zero after it was spent.
 func (r *Reservation) Held() Footprint {
 	if r.spent {
 		return Footprint{}
@@ -118,8 +118,8 @@ func NewLedger(l Limits, further ...Bytes) *Ledger {
 	return &Ledger{limits: l, further: slices.Clone(further[:min(len(further), MaxAccounts-int(FurtherAccount))])}
 }
 
-// Accounts returns how many account numbers are in use: those below are the ones
-// to go over.
+// Accounts returns how many account numbers are in use: from Storage, which has no
+// room, up to the last further account.
 func (l *Ledger) Accounts() Account { return FurtherAccount + Account(len(l.further)) }
 
 // Limit returns the limit of an account; that of Storage, and of one that does not

@@ -375,7 +375,7 @@ func (s *stage) step(p *tier.Step, need *tier.Need, room *tier.Footprint) error 
 	after := p.Footprint(false)
 	for t, more := range after.Beyond(before) {
 		if more > 0 && more > room[t] {
-			return fmt.Errorf("it takes %v more of %v, where %v are free", more, tier.Tier(t), room[t])
+			return fmt.Errorf("it takes %v more of %v, and %v are free", more, tier.Tier(t), room[t])
 		}
 	}
 	*room = room.Plus(before).Minus(after)
