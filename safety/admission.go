@@ -1,9 +1,7 @@
 package safety
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -172,22 +170,4 @@ func nameOf(model *tier.Model) string {
 		return ""
 	}
 	return model.Name
-}
-
-// Holders returns the models that hold bytes of tier t, largest first, as the
-// Holders of a tier.CapacityError are.
-func Holders(v *tier.View, t tier.Tier) []tier.Holder {
-	var holders []tier.Holder
-	for i := range v.States {
-		s := &v.States[i]
-		if held := v.Footprint(i)[t]; held > 0 {
-			m := v.Library.At(i)
-			holders = append(holders, tier.Holder{
-				Model: m.Name, Bytes: held, Leases: int(s.Leases),
-				Pinned: m.Pinned, Moving: s.Moving, Stuck: s.Stuck,
-			})
-		}
-	}
-	slices.SortStableFunc(holders, func(a, b tier.Holder) int { return cmp.Compare(b.Bytes, a.Bytes) })
-	return holders
 }

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/modeltier/modeltier/tier"
@@ -312,26 +311,5 @@ func BenchmarkAdmit(b *testing.B) {
 		if err := Admit(p, m, model, tier.Footprint{tier.RAM: tier.GiB}); err != nil {
 			b.Fatal(err)
 		}
-	}
-}
-
-func TestHolders_LargestFirst_WithWhatHoldsThem(t *testing.T) {
-	v := viewOf(t, tier.GiB,
-		held{size: 1 * tier.GiB, state: tier.State{Tier: tier.RAM, Leases: 2}},
-		held{size: 3 * tier.GiB, state: tier.State{Tier: tier.Swap, Kept: 2 * tier.GiB, Moving: true, To: tier.RAM}},
-		held{size: 1 * tier.GiB, state: tier.State{Tier: tier.Storage}},
-		held{size: 4 * tier.GiB, state: tier.State{Tier: tier.RAM, Stuck: true}, pin: true},
-	)
-	want := []tier.Holder{
-		{Model: "m3", Bytes: 4 * tier.GiB, Pinned: true, Stuck: true},
-		{Model: "m1", Bytes: 2 * tier.GiB, Moving: true},
-		{Model: "m0", Bytes: 1 * tier.GiB, Leases: 2},
-	}
-	if diff := gocmp.Diff(want, Holders(v, tier.RAM)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	want = []tier.Holder{{Model: "m1", Bytes: 1 * tier.GiB, Moving: true}}
-	if diff := gocmp.Diff(want, Holders(v, tier.Swap)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

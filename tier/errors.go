@@ -255,8 +255,9 @@ type CapacityError struct {
 	Need, Free, Limit Bytes
 	// Never: it would not fit if everything else left.
 	Never bool
-	// Reason is the whole sentence, if its wording is fixed.
-	Reason string
+	// Reason is the whole sentence, if its wording is fixed. Detail is what is missing,
+	// without the model's name, for use in another sentence; a Selector sets both.
+	Reason, Detail string
 	// Holders hold the room, largest first.
 	Holders []Holder
 }

@@ -3,10 +3,12 @@ package tiertest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -250,4 +252,23 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMover_ModelOfAnySize_ProgressRisesAndTimePasses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, size := range []tier.Bytes{tier.KiB, tier.GiB, 1<<62 + 5, tier.Unlimited} {
+			m := tier.Model{Name: fmt.Sprint(int64(size)), Size: size}
+			var last tier.Bytes
+			began := time.Now()
+			err := (&Mover{}).Move(t.Context(), tier.Move{Model: m, To: tier.RAM}, func(done tier.Bytes) {
+				if done < last {
+					t.Errorf("progress fell from %d to %d of %d", last, done, size)
+				}
+				last = done
+			})
+			if took := time.Since(began); err != nil || last != size || took <= 0 {
+				t.Errorf("%d bytes: %v after %v, %d done", size, err, took, last)
+			}
+		}
+	})
 }
