@@ -32,11 +32,7 @@ type ownCgroups struct {
 // number, its controllers and the path in it, separated by colons.
 func parseOwnCgroups(file string, text []byte) (ownCgroups, error) {
 	var own ownCgroups
-	for l := (lines{text}); ; {
-		line, ok := l.next()
-		if !ok {
-			return own, nil
-		}
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
 		if len(line) == 0 {
 			continue
 		}
@@ -55,6 +51,7 @@ func parseOwnCgroups(file string, text []byte) (ownCgroups, error) {
 			own.memory = string(where)
 		}
 	}
+	return own, nil
 }
 
 func lists(commaSeparated []byte, name string) bool {
@@ -77,11 +74,7 @@ type mount struct {
 // the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 func parseMounts(file string, text []byte) ([]mount, error) {
 	var mounts []mount
-	for l := (lines{text}); ; {
-		line, ok := l.next()
-		if !ok {
-			return mounts, nil
-		}
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
 		// Six fields, any number of optional ones, a hyphen, then the type, the
 		// source and the options of the file system. No field holds a blank.
 		before, after, ok := bytes.Cut(line, []byte(" - "))
@@ -104,6 +97,7 @@ func parseMounts(file string, text []byte) ([]mount, error) {
 		}
 		mounts = append(mounts, mount{root: root, point: point, unified: unified})
 	}
+	return mounts, nil
 }
 
 // unescape undoes the kernel's \ooo for blanks, line ends and backslashes.
@@ -508,40 +502,33 @@ type groupStat struct {
 
 func parseGroupStat(path string, text []byte, unified bool) (groupStat, error) {
 	s := groupStat{limit: tier.Unlimited}
-	for l := (lines{text}); ; {
-		line, ok := l.next()
-		if !ok {
-			return s, nil
-		}
-		key, rest := word(line)
+	for key, value := range pairs(text) {
 		if !unified && !bytes.HasPrefix(key, []byte("hierarchical_")) {
 			// Without the prefix a line is of this group alone.
+			var ok bool
 			if key, ok = bytes.CutPrefix(key, []byte("total_")); !ok {
 				continue
 			}
 		}
-		files := false
-		switch string(key) {
-		case "inactive_file", "active_file":
-			files = true
-		case "hierarchical_memory_limit":
-		default:
+		name := string(key)
+		if name != "inactive_file" && name != "active_file" && name != "hierarchical_memory_limit" {
 			continue
 		}
-		text, _ := word(rest)
-		n, ok := limited(text)
-		switch {
-		case !ok:
-			return groupStat{}, invalid(path, line, "must be a number of bytes")
-		case files:
-			s.files = s.files.Plus(n)
-			if key[0] == 'i' {
-				s.inactive = n
-			}
+		n, err := numberOf(path, key, value)
+		if err != nil {
+			return groupStat{}, err
+		}
+		switch amount := bounded(n); name {
+		case "hierarchical_memory_limit":
+			s.limit = amount
+		case "inactive_file":
+			s.inactive = amount
+			fallthrough
 		default:
-			s.limit = n
+			s.files = s.files.Plus(amount)
 		}
 	}
+	return s, nil
 }
 
 // groupEvents is the figures of memory.events and memory.oom_control that count
@@ -552,14 +539,8 @@ type groupEvents struct {
 	hits            uint64 // version 2 only
 }
 
-func parseGroupEvents(path string, text []byte) (groupEvents, error) {
-	var e groupEvents
-	for l := (lines{text}); ; {
-		line, ok := l.next()
-		if !ok {
-			return e, nil
-		}
-		key, rest := word(line)
+func parseGroupEvents(path string, text []byte) (e groupEvents, err error) {
+	for key, value := range pairs(text) {
 		var to *uint64
 		switch string(key) {
 		case "oom_kill":
@@ -571,11 +552,11 @@ func parseGroupEvents(path string, text []byte) (groupEvents, error) {
 		default:
 			continue
 		}
-		text, _ := word(rest)
-		if *to, ok = number(text); !ok {
-			return groupEvents{}, invalid(path, line, "must be a counter")
+		if *to, err = numberOf(path, key, value); err != nil {
+			return groupEvents{}, err
 		}
 	}
+	return e, nil
 }
 
 // value reads a file of one number of bytes or the word max, which is Unlimited.
@@ -599,19 +580,16 @@ func valueIfThere(f *file, buf *[]byte) (v tier.Bytes, ok bool, err error) {
 }
 
 func parseValue(path string, text []byte) (tier.Bytes, error) {
-	w, rest := word(bytes.TrimRight(text, "\n"))
-	if string(w) == "max" && len(rest) == 0 {
+	text = bytes.TrimRight(text, "\n")
+	if string(text) == "max" {
 		return tier.Unlimited, nil
 	}
-	v, ok := limited(w)
-	if !ok || len(rest) > 0 {
+	n, ok := number(text)
+	if !ok {
 		return 0, invalid(path, text, `must be a number of bytes or "max"`)
 	}
-	return v, nil
+	return bounded(n), nil
 }
 
-// limited returns a number of bytes; a number beyond 63 bits is no limit.
-func limited(text []byte) (tier.Bytes, bool) {
-	n, ok := number(text)
-	return tier.Bytes(min(n, uint64(tier.Unlimited))), ok
-}
+// bounded returns n as Bytes; a number beyond 63 bits is no limit.
+func bounded(n uint64) tier.Bytes { return tier.Bytes(min(n, uint64(tier.Unlimited))) }

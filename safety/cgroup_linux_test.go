@@ -40,7 +40,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 6 * tier.GiB, total: 8 * tier.GiB, source: "/sys/fs/cgroup/a",
 		},
 		{
-			name: "v2, an ancestor is tighter than our own",
+			name: "v2, an ancestor is tighter than the own one",
 			files: []map[string]string{
 				cgroups("0::/a/b/c\n", v2Mount),
 				v2(root+"/a", "8589934592", "6442450944"), v2(root+"/a/b", "", "6442450944"), v2(root+"/a/b/c", "4294967296", gib),
@@ -48,7 +48,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 2 * tier.GiB, total: 4 * tier.GiB, source: "/sys/fs/cgroup/a",
 		},
 		{
-			name: "v2, our own is tighter than an ancestor",
+			name: "v2, the own one is tighter than an ancestor",
 			files: []map[string]string{
 				cgroups("0::/a/b\n", v2Mount), v2(root+"/a", "8589934592", gib), v2(root+"/a/b", "2147483648", gib),
 			},
@@ -75,7 +75,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 0, total: 0, source: "/sys/fs/cgroup/a",
 		},
 		{
-			name:      "v2, the controller is not enabled in our own group",
+			name:      "v2, the controller is not enabled in the own group",
 			files:     []map[string]string{cgroups("0::/a/leaf\n", v2Mount), v2(root+"/a", "2147483648", gib), {root + "/a/leaf/cgroup.procs": "1\n"}},
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/sys/fs/cgroup/a",
 		},
@@ -93,7 +93,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/mnt/my cgroups/a b",
 		},
 		{
-			name: "v2, mount root is our own group, as in a container without a namespace",
+			name: "v2, mount root is the own group, as in a container without a namespace",
 			files: []map[string]string{
 				cgroups("0::/kubepods/pod1/c1\n", "30 24 0:26 /kubepods/pod1/c1 /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"),
 				v2(root, "2147483648", gib),
@@ -117,7 +117,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 12 * tier.GiB, total: 16 * tier.GiB, source: "host", note: "outside of what it can see",
 		},
 		{
-			name: "v2, we are outside of our cgroup namespace",
+			name: "v2, the process is outside of its cgroup namespace",
 			files: []map[string]string{
 				cgroups("0::/../other\n", v2Mount), v2(root, "2147483648", gib), v2("sys/fs/other", gib, gib),
 			},
@@ -131,7 +131,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/sys/fs/cgroup/a", note: "outside of what it can see",
 		},
 		{
-			name:      "v2, mounted nowhere that we see",
+			name:      "v2, mounted nowhere that can be seen",
 			files:     []map[string]string{cgroups("0::/a\n", "22 1 0:20 / /proc rw - proc proc rw\n")},
 			available: 12 * tier.GiB, total: 16 * tier.GiB, source: "host", note: "outside of what it can see",
 		},
@@ -174,7 +174,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 3 * tier.GiB, total: 4 * tier.GiB, source: "/sys/fs/cgroup/memory/a",
 		},
 		{
-			name: "v1, an ancestor is tighter than our own",
+			name: "v1, an ancestor is tighter than the own one",
 			files: []map[string]string{
 				cgroups("4:memory:/a/b\n", v1Mount), v1(root+"/memory", "", "5"),
 				v1(root+"/memory/a", "2147483648", gib), v1(root+"/memory/a/b", "4294967296", "5"),
@@ -182,7 +182,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/sys/fs/cgroup/memory/a",
 		},
 		{
-			name: "v1, the kernel knows of a limit that we do not see",
+			name: "v1, the kernel knows of a limit that cannot be seen",
 			files: []map[string]string{
 				cgroups("4:memory:/docker/c1\n", "35 31 0:32 /docker/c1 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"),
 				v1(root+"/memory", "", gib, "memory.stat", "hierarchical_memory_limit 2147483648\ntotal_inactive_file 0\n"),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"math"
 	"os"
 	"strconv"
@@ -149,15 +150,16 @@ func parsed[T any](dir, name string, parse func(procfs.FS) (T, error)) (v T, err
 	return v, err
 }
 
-// lines yields the lines of a text, without their ends, and allocates nothing.
-type lines struct{ rest []byte }
-
-func (l *lines) next() (line []byte, ok bool) {
-	if len(l.rest) == 0 {
-		return nil, false
+// pairs yields the first two words of each line of a text: a key and its value.
+func pairs(text []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, value []byte) bool) {
+		for line := range bytes.SplitSeq(text, []byte{'\n'}) {
+			key, rest := word(line)
+			if value, _ := word(rest); !yield(key, value) {
+				return
+			}
+		}
 	}
-	line, l.rest, _ = bytes.Cut(l.rest, []byte{'\n'})
-	return line, true
 }
 
 // word returns the first word of a line and the text after it. Blanks and tabs
@@ -183,6 +185,15 @@ func number(text []byte) (uint64, bool) {
 		n = n*10 + d
 	}
 	return n, len(text) > 0
+}
+
+// numberOf is number for the value of a key in the file at path.
+func numberOf(path string, key, value []byte) (uint64, error) {
+	n, ok := number(value)
+	if !ok {
+		return 0, invalid(path, fmt.Appendf(nil, "%s %s", key, value), "must be a number")
+	}
+	return n, nil
 }
 
 // invalid returns the error of a file whose text breaks a rule.

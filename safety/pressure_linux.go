@@ -78,12 +78,7 @@ type counters struct {
 // zero; kernels before 5.9 count refaults of all kinds together.
 func parseVmstat(path string, text []byte) (counters, error) {
 	var c counters
-	for l := (lines{text}); ; {
-		line, ok := l.next()
-		if !ok {
-			return c, nil
-		}
-		key, rest := word(line)
+	for key, value := range pairs(text) {
 		var to *uint64
 		switch string(key) {
 		case "workingset_refault_file", "workingset_refault":
@@ -100,13 +95,13 @@ func parseVmstat(path string, text []byte) (counters, error) {
 			}
 			to = &c.stalls // one counter for each zone
 		}
-		value, _ := word(rest)
-		n, ok := number(value)
-		if !ok {
-			return counters{}, invalid(path, line, "must be a counter")
+		n, err := numberOf(path, key, value)
+		if err != nil {
+			return counters{}, err
 		}
 		*to += n
 	}
+	return c, nil
 }
 
 // rateWindow is the least time over which rates are taken: shorter ones would

@@ -250,22 +250,17 @@ func (s *source) watermarks(total tier.Bytes) (tier.Bytes, error) {
 func parseWatermarks(path string, text []byte) (uint64, error) {
 	const maxPages = 1 << 48 // no machine has more
 	sum := uint64(0)
-	for l := (lines{text}); ; {
-		line, ok := l.next()
-		if !ok {
-			return sum, nil
-		}
-		key, rest := word(line)
+	for key, value := range pairs(text) {
 		if string(key) != "low" {
 			continue
 		}
-		value, _ := word(rest)
-		n, ok := number(value)
-		if !ok || n > maxPages || sum > maxPages {
-			return 0, invalid(path, line, "must be a number of pages")
+		n, err := numberOf(path, key, value)
+		if err != nil {
+			return 0, err
 		}
-		sum += n
+		sum = min(sum+min(n, maxPages), maxPages)
 	}
+	return sum, nil
 }
 
 // readSwap fills in the machine's swap.
