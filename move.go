@@ -174,11 +174,6 @@ func recordedEstimate(mv *tier.Move, bytes tier.Bytes) time.Duration {
 	return time.Duration(min(perGB*bytes.GB()*float64(time.Second), float64(time.Hour*24*365)))
 }
 
-// predictor is what a Placement offers that predicts how long moves take.
-type predictor interface {
-	Predict(m *tier.Model, from, to tier.Tier, bytes tier.Bytes) (d, low, high time.Duration)
-}
-
 // predict returns how long a move should take, by what the placement has learned;
 // without that, or where it does not say so in time, as recorded. It is not for
 // the loop.
@@ -190,14 +185,14 @@ func (m *Manager) predict(mv tier.Move, bytes tier.Bytes) time.Duration {
 
 // predictLater corrects the estimate of a job when the prediction is there.
 func (m *Manager) predictLater(mv tier.Move, bytes tier.Bytes, work *hotload.Work) {
-	if _, ok := m.cfg.Placement.(predictor); ok {
+	if _, ok := m.cfg.Placement.(tier.Predictor); ok {
 		m.askPrediction(mv, bytes, work.Estimate)
 	}
 }
 
 func (m *Manager) askPrediction(mv tier.Move, bytes tier.Bytes, done func(time.Duration)) {
 	recorded := recordedEstimate(&mv, bytes)
-	p, ok := m.cfg.Placement.(predictor)
+	p, ok := m.cfg.Placement.(tier.Predictor)
 	if !ok {
 		done(recorded)
 		return

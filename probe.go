@@ -140,7 +140,7 @@ func (c *control) reclaim(bytes tier.Bytes, reason tier.Reason, why string) {
 		if len(worth) == len(v.States) {
 			cheaper = func(a, b int) int { return cmp.Compare(worth[a], worth[b]) }
 		}
-		steps, found := safety.Shed(&v, bytes, cheaper)
+		steps, found := safety.Reclaim(&v, bytes, cheaper)
 		for i := range steps {
 			steps[i].Reason = reason
 		}

@@ -1,8 +1,12 @@
 package safety
 
 import (
+	"errors"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -36,7 +40,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 6 * tier.GiB, total: 8 * tier.GiB, source: "/sys/fs/cgroup/a",
 		},
 		{
-			name: "v2, an ancestor is tighter than our own",
+			name: "v2, an ancestor is tighter than the own one",
 			files: []map[string]string{
 				cgroups("0::/a/b/c\n", v2Mount),
 				v2(root+"/a", "8589934592", "6442450944"), v2(root+"/a/b", "", "6442450944"), v2(root+"/a/b/c", "4294967296", gib),
@@ -44,7 +48,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 2 * tier.GiB, total: 4 * tier.GiB, source: "/sys/fs/cgroup/a",
 		},
 		{
-			name: "v2, our own is tighter than an ancestor",
+			name: "v2, the own one is tighter than an ancestor",
 			files: []map[string]string{
 				cgroups("0::/a/b\n", v2Mount), v2(root+"/a", "8589934592", gib), v2(root+"/a/b", "2147483648", gib),
 			},
@@ -71,7 +75,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 0, total: 0, source: "/sys/fs/cgroup/a",
 		},
 		{
-			name:      "v2, the controller is not enabled in our own group",
+			name:      "v2, the controller is not enabled in the own group",
 			files:     []map[string]string{cgroups("0::/a/leaf\n", v2Mount), v2(root+"/a", "2147483648", gib), {root + "/a/leaf/cgroup.procs": "1\n"}},
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/sys/fs/cgroup/a",
 		},
@@ -89,7 +93,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/mnt/my cgroups/a b",
 		},
 		{
-			name: "v2, mount root is our own group, as in a container without a namespace",
+			name: "v2, mount root is the own group, as in a container without a namespace",
 			files: []map[string]string{
 				cgroups("0::/kubepods/pod1/c1\n", "30 24 0:26 /kubepods/pod1/c1 /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"),
 				v2(root, "2147483648", gib),
@@ -113,7 +117,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 12 * tier.GiB, total: 16 * tier.GiB, source: "host", note: "outside of what it can see",
 		},
 		{
-			name: "v2, we are outside of our cgroup namespace",
+			name: "v2, the process is outside of its cgroup namespace",
 			files: []map[string]string{
 				cgroups("0::/../other\n", v2Mount), v2(root, "2147483648", gib), v2("sys/fs/other", gib, gib),
 			},
@@ -127,7 +131,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/sys/fs/cgroup/a", note: "outside of what it can see",
 		},
 		{
-			name:      "v2, mounted nowhere that we see",
+			name:      "v2, mounted nowhere that can be seen",
 			files:     []map[string]string{cgroups("0::/a\n", "22 1 0:20 / /proc rw - proc proc rw\n")},
 			available: 12 * tier.GiB, total: 16 * tier.GiB, source: "host", note: "outside of what it can see",
 		},
@@ -170,7 +174,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 3 * tier.GiB, total: 4 * tier.GiB, source: "/sys/fs/cgroup/memory/a",
 		},
 		{
-			name: "v1, an ancestor is tighter than our own",
+			name: "v1, an ancestor is tighter than the own one",
 			files: []map[string]string{
 				cgroups("4:memory:/a/b\n", v1Mount), v1(root+"/memory", "", "5"),
 				v1(root+"/memory/a", "2147483648", gib), v1(root+"/memory/a/b", "4294967296", "5"),
@@ -178,7 +182,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/sys/fs/cgroup/memory/a",
 		},
 		{
-			name: "v1, the kernel knows of a limit that we do not see",
+			name: "v1, the kernel knows of a limit that cannot be seen",
 			files: []map[string]string{
 				cgroups("4:memory:/docker/c1\n", "35 31 0:32 /docker/c1 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"),
 				v1(root+"/memory", "", gib, "memory.stat", "hierarchical_memory_limit 2147483648\ntotal_inactive_file 0\n"),
@@ -269,5 +273,247 @@ func TestParseMounts_ThisMachinesCapture_MemoryControllerFound(t *testing.T) {
 	want := []mount{{"/", "/sys/fs/cgroup/memory", false}, {"/", "/sys/fs/cgroup/unified", true}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mount{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestMemory_CgroupBoundsSwap(t *testing.T) {
+	disk := map[string]string{"proc/swaps": "Filename Type Size Used Priority\n/dev/sda2 partition 8388608 0 -2\n/dev/zram0 partition 4194304 0 100\n"}
+	for _, c := range []struct {
+		name        string
+		files       []map[string]string
+		total, free tier.Bytes
+	}{
+		{"v2 swap limit", []map[string]string{
+			cgroups("0::/a\n", v2Mount), v2("sys/fs/cgroup/a", "", "5", "memory.swap.max", "2147483648\n", "memory.swap.current", gib+"\n"),
+		}, 2 * tier.GiB, 1 * tier.GiB},
+		{"v2 no swap at all", []map[string]string{
+			cgroups("0::/a\n", v2Mount), v2("sys/fs/cgroup/a", "", "5", "memory.swap.max", "0\n"),
+		}, 0, 0},
+		{"v2 without swap accounting", []map[string]string{
+			cgroups("0::/a\n", v2Mount), {"sys/fs/cgroup/a/memory.max": "max\n", "sys/fs/cgroup/a/memory.current": "1\n"},
+		}, 8 * tier.GiB, 8 * tier.GiB},
+		{"v1 memory and swap", []map[string]string{
+			cgroups("4:memory:/a\n", v1Mount),
+			v1("sys/fs/cgroup/memory/a", "4294967296", gib, "memory.memsw.limit_in_bytes", "6442450944\n", "memory.memsw.usage_in_bytes", "2147483648\n"),
+		}, 2 * tier.GiB, 1 * tier.GiB},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newTree(t, append([]map[string]string{machine(), disk}, c.files...)...).read()
+			if m.SwapTotal != c.total || m.SwapFree != c.free {
+				t.Errorf("swap %v free of %v, want %v of %v", m.SwapFree, m.SwapTotal, c.free, c.total)
+			}
+			if m.CompressedSwapTotal > 4*tier.GiB || c.total < 4*tier.GiB && m.CompressedSwapTotal > c.total {
+				t.Errorf("compressed swap %v", m.CompressedSwapTotal)
+			}
+		})
+	}
+}
+
+func TestMemory_PressureOfLimitedGroup_RaisesTheMachines(t *testing.T) {
+	group := func(limit string) tier.Pressure {
+		return newTree(t, machine(), cgroups("0::/a\n", v2Mount), map[string]string{
+			"proc/pressure/memory": "some avg10=1.00 avg60=9.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+		}, v2("sys/fs/cgroup/a", limit, gib, "memory.pressure", "some avg10=30.00 avg60=5.00 avg300=0.00 total=0\nfull avg10=8.00 avg60=2.00 avg300=0.00 total=0\n")).read().Pressure
+	}
+	limited := group("2147483648")
+	want := tier.Pressure{HasPSI: true, Some10: 30, Some60: 9, Full10: 8, Full60: 2, Level: tier.PressureHigh}
+	if diff := cmp.Diff(want, limited); diff != "" {
+		t.Errorf("limited group (-want +got):\n%s", diff)
+	}
+	want = tier.Pressure{HasPSI: true, Some10: 1, Some60: 9}
+	for _, limit := range []string{"", "17179869185"} { // the latter is more than the machine has
+		if diff := cmp.Diff(want, group(limit)); diff != "" {
+			t.Errorf("group with limit %q (-want +got):\n%s", limit, diff)
+		}
+	}
+}
+
+func TestMemory_GroupRunsIntoItsLimit_HighOnlyWithoutFilePages(t *testing.T) {
+	type step struct {
+		use, inactive, active string
+		hits                  string
+		want                  tier.PressureLevel
+	}
+	steps := []step{
+		{gib, "0", "0", "5", tier.PressureLow},                      // full, but when that was is not known
+		{gib, "0", "0", "5", tier.PressureLow},                      // and not again
+		{gib, "500000000", "500000000", "316802", tier.PressureLow}, // reading files
+		{gib, "30000000", "30000000", "316803", tier.PressureHigh},  // nothing left to drop
+		{gib, "30000000", "30000000", "316803", tier.PressureLow},
+	}
+	for _, version := range []string{"v1", "v2"} {
+		t.Run(version, func(t *testing.T) {
+			tr := newTree(t, machine())
+			files := func(s step) map[string]string {
+				if version == "v2" {
+					return v2("sys/fs/cgroup/a", gib, s.use, append(stat2(s.inactive, s.active),
+						"memory.events", "low 0\nhigh 0\nmax "+s.hits+"\noom 0\noom_kill 0\n")...)
+				}
+				return v1("sys/fs/cgroup/memory/a", gib, s.use, "memory.failcnt", s.hits+"\n", "memory.stat",
+					"hierarchical_memory_limit 1073741824\ntotal_inactive_file "+s.inactive+"\ntotal_active_file "+s.active+"\n")
+			}
+			place := cgroups("0::/a\n", v2Mount)
+			if version == "v1" {
+				place = cgroups("4:memory:/a\n", v1Mount)
+			}
+			for name, text := range place {
+				tr.write(name, text)
+			}
+			p := tr.probe()
+			for i, s := range steps {
+				for name, text := range files(s) {
+					tr.write(name, text)
+				}
+				if m := mustRead(t, p); m.Pressure.Level != s.want {
+					t.Errorf("step %d: level %v, want %v", i, m.Pressure.Level, s.want)
+				}
+			}
+		})
+	}
+}
+
+func TestMemory_KillsInOurGroups_CountedThereAndNotElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := func(oom, kills string) []string {
+			return []string{"memory.events", "max 0\noom " + oom + "\noom_kill " + kills + "\n"}
+		}
+		tr := newTree(t, machine(), cgroups("0::/a/b\n", v2Mount),
+			v2("sys/fs/cgroup/a", "4294967296", gib, events("7", "5")...), v2("sys/fs/cgroup/a/b", "2147483648", "1", events("2", "1")...))
+		p := tr.probe()
+		if m := mustRead(t, p); m.Pressure.OOMKills != 5 || m.Pressure.Level != tier.PressureLow {
+			t.Fatalf("%+v", m.Pressure)
+		}
+		tr.write("proc/vmstat", "oom_kill 100\n") // elsewhere
+		if m := mustRead(t, p); m.Pressure.OOMKills != 5 || m.Pressure.Level != tier.PressureLow {
+			t.Errorf("a kill elsewhere counts: %+v", m.Pressure)
+		}
+		tr.write("sys/fs/cgroup/a/memory.events", "max 0\noom 8\noom_kill 5\n")
+		if m := mustRead(t, p); m.Pressure.Level != tier.PressureHigh {
+			t.Errorf("a failed allocation does not count: %+v", m.Pressure)
+		}
+		time.Sleep(2 * time.Minute)
+		tr.write("sys/fs/cgroup/a/memory.events", "max 0\noom 8\noom_kill 6\n")
+		if m := mustRead(t, p); m.Pressure.OOMKills != 6 || m.Pressure.Level != tier.PressureHigh {
+			t.Errorf("a kill does not count: %+v", m.Pressure)
+		}
+	})
+}
+
+func TestMemory_KillsInVersion1_SumOfOurGroups(t *testing.T) {
+	kills := func(n string) []string {
+		return []string{"memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill " + n + "\n"}
+	}
+	m := newTree(t, machine(), cgroups("4:memory:/a/b\n", v1Mount),
+		v1("sys/fs/cgroup/memory/a", "4294967296", gib, kills("3")...), v1("sys/fs/cgroup/memory/a/b", "2147483648", "1", kills("4")...)).read()
+	if m.Pressure.OOMKills != 7 {
+		t.Errorf("%d kills, want 7", m.Pressure.OOMKills)
+	}
+}
+
+func TestMemory_LimitChanges_SeenAtOnce(t *testing.T) {
+	tr := newTree(t, machine(), cgroups("0::/a\n", v2Mount), v2("sys/fs/cgroup/a", "", gib))
+	p := tr.probe()
+	if m := mustRead(t, p); m.Source != "host" {
+		t.Fatalf("bounded by %q", m.Source)
+	}
+	tr.write("sys/fs/cgroup/a/memory.max", "2147483648\n")
+	if m := mustRead(t, p); m.Available != tier.GiB {
+		t.Errorf("available %v", m.Available)
+	}
+}
+
+func TestMemory_MovedToAnotherCgroup_SeenAtOnce(t *testing.T) {
+	tr := newTree(t, machine(), cgroups("0::/a\n", v2Mount),
+		v2("sys/fs/cgroup/a", "4294967296", gib), v2("sys/fs/cgroup/b", "2147483648", gib))
+	p := tr.probe()
+	if m := mustRead(t, p); m.Available != 3*tier.GiB {
+		t.Fatalf("available %v", m.Available)
+	}
+	tr.write("proc/self/cgroup", "0::/b\n")
+	if err := os.RemoveAll(tr.dir + "/sys/fs/cgroup/a"); err != nil {
+		t.Fatal(err)
+	}
+	if m := mustRead(t, p); m.Available != tier.GiB || m.Source != "/sys/fs/cgroup/b" {
+		t.Errorf("available %v by %s", m.Available, m.Source)
+	}
+}
+
+func TestMemory_NewPlaceCannotBeFound_ErrorUntilItCan(t *testing.T) {
+	tr := newTree(t, machine(), cgroups("0::/a\n", v2Mount),
+		v2("sys/fs/cgroup/a", "4294967296", gib), v2("sys/fs/cgroup/b", "2147483648", gib))
+	p := tr.probe()
+	mustRead(t, p)
+	tr.write("proc/self/cgroup", "0::/b\n")
+	tr.write("proc/self/mountinfo", "30 24 0:26 - cgroup2 cgroup2 rw\n")
+	for range 2 { // what is not known must not pass for no limit
+		if m, err := p.Memory(t.Context()); !errors.Is(err, tier.ErrInvalid) {
+			t.Errorf("error is %v, reading %+v", err, m)
+		}
+	}
+	tr.write("proc/self/mountinfo", v2Mount)
+	if m := mustRead(t, p); m.Available != tier.GiB || m.Source != "/sys/fs/cgroup/b" {
+		t.Errorf("available %v by %s", m.Available, m.Source)
+	}
+}
+
+func TestMemory_LaidOutAgain_HitsAreRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newTree(t, machine(), cgroups("0::/a\n", v2Mount), v2("sys/fs/cgroup/a", gib, gib))
+		p := tr.probe()
+		mustRead(t, p)
+		time.Sleep(layoutAge)
+		tr.write("sys/fs/cgroup/a/memory.events", "max 1\noom 0\noom_kill 0\n")
+		if m := mustRead(t, p); m.Pressure.Level != tier.PressureHigh {
+			t.Errorf("%+v", m.Pressure)
+		}
+	})
+}
+
+func TestMemory_ControllerEnabledLater_SeenWithinHalfAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newTree(t, machine(), cgroups("0::/a\n", v2Mount), map[string]string{"sys/fs/cgroup/a/cgroup.procs": "1\n"})
+		p := tr.probe()
+		if m := mustRead(t, p); m.Source != "host" || !notesContain(m, "no pressure") {
+			t.Fatalf("%+v", m)
+		}
+		for name, text := range v2("sys/fs/cgroup/a", "2147483648", gib) {
+			tr.write(name, text)
+		}
+		tr.write("proc/pressure/memory", "some avg10=1.00 avg60=0.00 avg300=0.00 total=0\n")
+		time.Sleep(layoutAge)
+		if m := mustRead(t, p); m.Available != tier.GiB || m.Pressure.Some10 != 1 || notesContain(m, "no pressure") {
+			t.Errorf("%+v", m)
+		}
+	})
+}
+
+func TestMemory_GroupVanishesWhileRead_FoundAgain(t *testing.T) {
+	tr := newTree(t, machine(), cgroups("0::/a/b\n", v2Mount),
+		v2("sys/fs/cgroup/a", "4294967296", gib), v2("sys/fs/cgroup/a/b", "", gib))
+	p := tr.probe()
+	mustRead(t, p)
+	// A limit appears and its files are opened for the first time, but the group is
+	// gone by then.
+	tr.write("sys/fs/cgroup/a/b/memory.max", "2147483648\n")
+	if err := os.RemoveAll(tr.dir + "/sys/fs/cgroup/a/b"); err != nil {
+		t.Fatal(err)
+	}
+	p.source.groups[0].limit.close()
+	m := mustRead(t, p)
+	if m.Source != "/sys/fs/cgroup/a" || m.Available != 3*tier.GiB || !notesContain(m, "outside") {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestMemory_LimitMayNotBeRead_NotedAndTheRestCounts(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	tr := newTree(t, machine(), cgroups("0::/a/b\n", v2Mount), v2("sys/fs/cgroup/a", "4294967296", gib), v2("sys/fs/cgroup/a/b", "2147483648", gib))
+	if err := os.Chmod(tr.dir+"/sys/fs/cgroup/a/b/memory.max", 0); err != nil {
+		t.Fatal(err)
+	}
+	if m := tr.read(); m.Available != 3*tier.GiB || !notesContain(m, "may not be read") {
+		t.Errorf("%+v", m)
 	}
 }

@@ -264,7 +264,7 @@ func TestProbe_RealZram_CountsAsCompressed(t *testing.T) {
 	before := readHere(t)
 	device := "/dev/zram" + id
 	if _, err := os.Stat(device); err != nil {
-		t.Skipf("nobody makes device nodes here: %v", err)
+		t.Skipf("no device nodes are made here: %v", err)
 	}
 	makeSwap(t, device, size)
 	swapOn(t, device)

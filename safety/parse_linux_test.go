@@ -1,9 +1,9 @@
 package safety
 
 import (
-	"math"
+	"errors"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,130 +13,66 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// The parsers here are our own because they run at every reading and allocate
-// nothing; procfs says what they should have seen.
-
-func TestParsers_ThisMachineAndCaptures_AgreeWithProcfs(t *testing.T) {
-	dirs := map[string]string{"this machine": "/proc"}
-	for _, name := range []string{"meminfo_orin_nano_8gb_r36.txt", "meminfo_tx2_8gb_r32.txt"} {
-		if text, err := os.ReadFile(filepath.Join(shared, "field/jetson", name)); err == nil {
-			tr := newTree(t, map[string]string{"proc/meminfo": string(text)})
-			dirs[name] = tr.dir + "/proc"
+func TestParsers_ThisMachine_AgreeWithProcfs(t *testing.T) {
+	oracle, err := procfs.NewDefaultFS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := []byte(nil)
+	read := func(name string) []byte {
+		text, err := (&file{path: "/proc/" + name}).read(&buf)
+		if err != nil {
+			t.Skip(err)
+		}
+		return text
+	}
+	zones, err := oracle.Zoneinfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	low := uint64(0)
+	for _, z := range zones {
+		if z.Low != nil {
+			low += uint64(*z.Low)
 		}
 	}
-	for name, dir := range dirs {
-		t.Run(name, func(t *testing.T) {
-			oracle, err := procfs.NewFS(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			buf := []byte(nil)
-			read := func(name string) string {
-				text, err := (&file{path: dir + "/" + name}).read(&buf)
-				if err != nil {
-					t.Skip(err)
-				}
-				return string(text)
-			}
-			text := read("meminfo")
-			want, err := oracle.Meminfo()
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := parseMeminfo("meminfo", []byte(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range []struct {
-				name string
-				got  tier.Bytes
-				want *uint64
-			}{
-				{"MemTotal", got.total, want.MemTotalBytes},
-				{"SwapTotal", got.swapTotal, want.SwapTotalBytes},
-				{"CmaTotal", got.cmaTotal, want.CmaTotalBytes},
-			} {
-				if f.want != nil && uint64(f.got) != *f.want {
-					t.Errorf("%s is %d, procfs says %d", f.name, f.got, *f.want)
-				}
-			}
-			// These move between two readings.
-			if diff := float64(got.available) - float64(*want.MemAvailableBytes); math.Abs(diff) > float64(got.total)/20 {
-				t.Errorf("MemAvailable is %d, procfs says %d", got.available, *want.MemAvailableBytes)
-			}
-			if name != "this machine" {
-				return
-			}
-			swaps, err := oracle.Swaps()
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum := tier.Bytes(0)
-			for _, s := range swaps {
-				sum += tier.Bytes(s.Size) * tier.KiB
-			}
-			space, err := parseSwaps("swaps", []byte(read("swaps")))
-			if err != nil || space.diskTotal+space.zramTotal != sum {
-				t.Errorf("swap is %+v, procfs says %v (%v)", space, sum, err)
-			}
-			if psi, err := oracle.PSIStatsForResource("memory"); err == nil {
-				var p tier.Pressure
-				if err := parsePSI("memory", []byte(read("pressure/memory")), &p); err != nil || math.Abs(p.Some60-psi.Some.Avg60) > 20 {
-					t.Errorf("some avg60 is %v, procfs says %v (%v)", p.Some60, psi.Some.Avg60, err)
-				}
-			}
-			zones, err := oracle.Zoneinfo()
-			if err != nil {
-				t.Fatal(err)
-			}
-			low := uint64(0)
-			for _, z := range zones {
-				if z.Low != nil {
-					low += uint64(*z.Low)
-				}
-			}
-			if pages, err := parseWatermarks("zoneinfo", []byte(read("zoneinfo"))); err != nil || pages != low {
-				t.Errorf("low watermarks are %d pages, procfs says %d (%v)", pages, low, err)
-			}
-			self, err := oracle.Self()
-			if err != nil {
-				t.Fatal(err)
-			}
-			lines, err := self.Cgroups()
-			if err != nil {
-				t.Skip(err)
-			}
-			var placed ownCgroups
-			for _, l := range lines {
-				if l.HierarchyID == 0 {
-					placed.unified = l.Path
-				}
-				for _, c := range l.Controllers {
-					if c == "memory" {
-						placed.memory = l.Path
-					}
-				}
-			}
-			own, err := parseOwnCgroups("cgroup", []byte(read("self/cgroup")))
-			if err != nil || own != placed {
-				t.Errorf("we are at %+v, procfs says %+v (%v)", own, placed, err)
-			}
-		})
+	if pages, err := parseWatermarks("zoneinfo", read("zoneinfo")); err != nil || pages != low {
+		t.Errorf("low watermarks are %d pages, procfs says %d (%v)", pages, low, err)
+	}
+	self, err := oracle.Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := self.Cgroups()
+	if err != nil {
+		t.Skip(err)
+	}
+	var placed ownCgroups
+	for _, l := range lines {
+		if l.HierarchyID == 0 {
+			placed.unified = l.Path
+		}
+		if slices.Contains(l.Controllers, "memory") {
+			placed.memory = l.Path
+		}
+	}
+	own, err := parseOwnCgroups("cgroup", read("self/cgroup"))
+	if err != nil || own != placed {
+		t.Errorf("this process is at %+v, procfs says %+v (%v)", own, placed, err)
 	}
 }
 
-func TestParseMeminfo_OddTexts(t *testing.T) {
+func TestReadMeminfo_OddTexts(t *testing.T) {
 	const good = "MemTotal: 10 kB\nMemAvailable: 4 kB\n"
 	for name, text := range map[string]string{
-		"blank lines":           "\n\n" + good + "\n \n",
 		"no line end at last":   "MemTotal: 10 kB\nMemAvailable: 4 kB",
 		"carriage returns":      "MemTotal: 10 kB\r\nMemAvailable: 4 kB\r\n",
 		"tabs":                  "MemTotal:\t10\tkB\nMemAvailable:\t4 kB\n",
-		"vendor's own":          "NvMapMemFree: much\nno colon\n:\n" + good,
-		"fields without a unit": good + "HugePages_Total: 0\n",
+		"vendor's own":          "NvMapMemFree: 3 kB\nNvMapMemUsed: 0 kB\n" + good,
+		"fields without a unit": good + "HugePages_Total: 0\nHugePages_Free: 3\n",
 	} {
-		m, err := parseMeminfo("meminfo", []byte(text))
-		if err != nil || m.total != 10*tier.KiB || m.available != 4*tier.KiB {
+		m, err := readMeminfo(newTree(t, map[string]string{"proc/meminfo": text}).dir + "/proc")
+		if err != nil || m.total != 10*tier.KiB || m.available != 4*tier.KiB || !m.hasAvailable {
 			t.Errorf("%s: %+v, %v", name, m, err)
 		}
 	}
@@ -153,23 +89,10 @@ func TestParseVmstat_OldAndNewNames_Summed(t *testing.T) {
 func TestIsZRAM_KernelsNamesOnly(t *testing.T) {
 	for device, want := range map[string]bool{
 		"/dev/zram0": true, "/dev/block/zram12": true, "zram3": true,
-		"/dev/zram": false, "/dev/zramx": false, "/dev/nvme0n1p3": false, "/zram0/file": false, "": false,
+		"/dev/zram": false, "/dev/zramx": false, "/dev/nvme0n1p3": false, "/zram0/file": false, "zram": false, "": false,
 	} {
-		if got := isZRAM([]byte(device)); got != want {
+		if got := isZRAM(device); got != want {
 			t.Errorf("%q: %v", device, got)
-		}
-	}
-}
-
-func TestPercent_DecimalsOnly(t *testing.T) {
-	for text, want := range map[string]float64{"0.00": 0, "4.96": 4.96, "100.00": 100, "7": 7, "99.999": 99.999} {
-		if got, ok := percent([]byte(text)); !ok || math.Abs(got-want) > 1e-9 {
-			t.Errorf("%q: %v, %v", text, got, ok)
-		}
-	}
-	for _, text := range []string{"", ".", "1.", ".5", "-1.00", "100.01", "1e2", "NaN", "1.2.3", "1.0000000000", "99999999999999999999"} {
-		if got, ok := percent([]byte(text)); ok {
-			t.Errorf("%q: %v", text, got)
 		}
 	}
 }
@@ -196,22 +119,36 @@ func fuzzText(f *testing.F, seeds ...string) {
 	}
 }
 
+// procOf returns the proc folder of a tree in which text is the file name.
+func procOf(t *testing.T, name string, text []byte) string {
+	return newTree(t, map[string]string{"proc/" + name: string(text)}).dir + "/proc"
+}
+
 func FuzzMeminfo(f *testing.F) {
-	fuzzText(f, "MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\n", "MemTotal: 1 kB\nMemFree:\n\n", "MemTotal:1 kB\nMemFree: 2 kB\nShmem: 9007199254740991 kB\nZswap: 5 kB")
+	fuzzText(f, "MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\n", "MemTotal: 1 kB\nMemFree:\n\n", "MemTotal:1 kB\nMemFree: 2 kB\nShmem: 9007199254740991 kB\nZswap: 5 kB",
+		"MemTotal: 18014398509481985 kB\nMemFree: 1 kB\n", "MemTotal: 0x10 kB\nMemFree: 8\n")
 	f.Fuzz(func(t *testing.T, text []byte) {
-		m, err := parseMeminfo("meminfo", text)
-		if err == nil && (m.total <= 0 || m.available < 0 || m.free < 0 || m.cmaFree < 0 || m.zswap < 0 || m.swapFree < 0) {
+		m, err := readMeminfo(procOf(t, "meminfo", text))
+		switch {
+		case err != nil && !errors.Is(err, tier.ErrInvalid):
+			t.Error(err)
+		case err == nil && (m.total <= 0 || m.available < 0 || m.free < 0 || m.cmaFree < 0 || m.zswap < 0 || m.swapFree < 0):
 			t.Errorf("%+v", m)
 		}
 	})
 }
 
 func FuzzSwaps(f *testing.F) {
-	fuzzText(f, "Filename\n/dev/zram0 partition 5 9223372036854775807 1\n", "\n/a file 9007199254740991 1\n/a file 9007199254740991 1\n")
+	fuzzText(f, "Filename\n/dev/zram0 partition 5 9223372036854775807 1\n", "\n/a file 9007199254740991 1 1\n/a file 9007199254740991 1 1\n",
+		"\n/a file -1 -9223372036854775808 1\n", "\n/a file 9223372036854775807 0 1\n")
 	f.Fuzz(func(t *testing.T, text []byte) {
-		s, err := parseSwaps("swaps", text)
-		if err == nil && (s.diskFree < 0 || s.diskFree > s.diskTotal || s.zramFree < 0 || s.zramFree > s.zramTotal) {
-			t.Errorf("%+v", s)
+		var m tier.Memory
+		err := readSwaps(procOf(t, "swaps", text), &m)
+		switch {
+		case err != nil && !errors.Is(err, tier.ErrInvalid):
+			t.Error(err)
+		case err == nil && (m.SwapFree < 0 || m.SwapFree > m.SwapTotal || m.CompressedSwapFree < 0 || m.CompressedSwapFree > m.CompressedSwapTotal):
+			t.Errorf("%+v", m)
 		}
 	})
 }
@@ -226,16 +163,17 @@ func FuzzVmstat(f *testing.F) {
 }
 
 func FuzzPSI(f *testing.F) {
-	fuzzText(f, "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=100.00 avg60=1 avg300=0.00 total=0\n", "some avg10=-1 avg60=x")
+	fuzzText(f, "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=100.00 avg60=1 avg300=0.00 total=0\n", "some avg10=-1 avg60=x",
+		"some avg10=NaN avg60=inf avg300=1e99 total=1\n", "some avg10=1e2 avg60=0x1p3 avg300=0 total=1\nfull avg10=101 avg60=0 avg300=0 total=0\n")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var p tier.Pressure
-		err := parsePSI("psi", text, &p)
+		err := raisePSI(procOf(t, "pressure/memory", text), "pressure/memory", &p)
 		for _, share := range []float64{p.Some10, p.Some60, p.Full10, p.Full60} {
 			if !(share >= 0 && share <= 100) {
 				t.Errorf("%+v", p)
 			}
 		}
-		if p.HasPSI != (err == nil) {
+		if p.HasPSI != (err == nil) || err != nil && !errors.Is(err, tier.ErrInvalid) {
 			t.Errorf("%v: %+v", err, p)
 		}
 	})
@@ -290,7 +228,7 @@ func FuzzCgroupPlace(f *testing.F) {
 			case !found:
 			case p.unified != unified, p.below != "" && p.below[0] != '/', strings.Contains(p.below+"/", "/../"):
 				t.Errorf("%q in %q is at %+v", where, mountinfo, p)
-			case depth(p.below) > deepest:
+			case depth(p.below) > maxDepth:
 				t.Errorf("%d cgroups deep", depth(p.below))
 			}
 		}

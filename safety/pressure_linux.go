@@ -1,13 +1,17 @@
 package safety
 
 import (
+	"bytes"
+	"fmt"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
 // Thresholds of the probe's judgement. A level is entered at the threshold and
-// left below half of it, so that a figure that hovers does not flap.
+// left below half of it, so that a figure near the threshold does not flap.
 //
 // The shares of time are well inside what systemd-oomd kills at by default
 // (memory.pressure full above 60 % for 30 s). Reading a file six times as large
@@ -19,13 +23,130 @@ const (
 	highSome10   = 20.0 // per cent of 10 s in which some task did
 	mediumSome10 = 5.0
 
-	// Where the kernel has no pressure stall information.
+	// For a kernel without pressure stall information.
 	highSwapOut   = 8 * tier.MiB  // a second, together with direct reclaim
 	mediumRefault = 32 * tier.MiB // a second: models push each other out
 
 	// A kill by the kernel counts as high pressure for this long.
 	killMemory = time.Minute
 )
+
+// raisePSI raises the shares of p to those of a file of pressure stall
+// information, that of the machine or of a cgroup. A kernel without the file raises
+// nothing.
+func raisePSI(dir, name string, p *tier.Pressure) error {
+	path := dir + "/" + name
+	psi, err := parsed(dir, name, func(tree procfs.FS) (procfs.PSIStats, error) {
+		// To procfs a resource is a file in the folder pressure; it cleans the path, and
+		// a cgroup's file stands beside such a folder.
+		return tree.PSIStatsForResource("../" + name)
+	})
+	switch {
+	case missing(err):
+		return nil
+	case err != nil:
+		return err
+	case psi.Some == nil:
+		return invalid(path, nil, "must hold a line of some")
+	}
+	full := psi.Full
+	if full == nil {
+		full = &procfs.PSILine{}
+	}
+	for _, share := range [...]struct {
+		to *float64
+		is float64
+	}{{&p.Some10, psi.Some.Avg10}, {&p.Some60, psi.Some.Avg60}, {&p.Full10, full.Avg10}, {&p.Full60, full.Avg60}} {
+		if !(share.is >= 0 && share.is <= 100) { // nor NaN
+			return invalid(path, fmt.Append(nil, share.is), "must be a share from 0 to 100")
+		}
+		*share.to = max(*share.to, share.is)
+	}
+	p.HasPSI = true
+	return nil
+}
+
+// counters are those of /proc/vmstat that count here. They count since boot; the
+// first two are pages.
+type counters struct {
+	refault, swapOut uint64
+	stalls, scans    uint64
+	kills            uint64
+}
+
+// parseVmstat reads the text of /proc/vmstat. A counter that a kernel lacks stays
+// zero; kernels before 5.9 count refaults of all kinds together.
+func parseVmstat(path string, text []byte) (counters, error) {
+	var c counters
+	for key, value := range pairs(text) {
+		var to *uint64
+		switch string(key) {
+		case "workingset_refault_file", "workingset_refault":
+			to = &c.refault
+		case "pswpout":
+			to = &c.swapOut
+		case "pgscan_direct":
+			to = &c.scans
+		case "oom_kill":
+			to = &c.kills
+		default:
+			if !bytes.HasPrefix(key, []byte("allocstall")) {
+				continue
+			}
+			to = &c.stalls // one counter for each zone
+		}
+		n, err := numberOf(path, key, value)
+		if err != nil {
+			return counters{}, err
+		}
+		*to += n
+	}
+	return c, nil
+}
+
+// rateWindow is the least time over which rates are taken: shorter ones would
+// judge single bursts.
+const rateWindow = 2 * time.Second
+
+// rates turns counters into rates. The zero rates has seen nothing.
+type rates struct {
+	at   time.Time
+	base counters
+
+	refault, swapOut tier.Bytes // a second
+	stalls           float64    // a second
+	reclaiming       bool
+}
+
+// see takes one more reading into account. The rates are those of the last whole
+// window, and zero before the first has passed.
+func (r *rates) see(at time.Time, c counters, page tier.Bytes) {
+	if r.at.IsZero() {
+		r.at, r.base = at, c
+		return
+	}
+	span := at.Sub(r.at)
+	if span < rateWindow {
+		return
+	}
+	bytes := func(now, before uint64) tier.Bytes {
+		perSecond := rise(now, before) * float64(page) / span.Seconds()
+		return tier.Bytes(min(perSecond, float64(1<<62)))
+	}
+	r.refault = bytes(c.refault, r.base.refault)
+	r.swapOut = bytes(c.swapOut, r.base.swapOut)
+	r.stalls = rise(c.stalls, r.base.stalls) / span.Seconds()
+	r.reclaiming = c.stalls > r.base.stalls || c.scans > r.base.scans
+	r.at, r.base = at, c
+}
+
+// rise returns how far a counter has risen; one that fell was reset.
+func rise(now, before uint64) float64 {
+	if now < before {
+		return 0
+	}
+	return float64(now - before)
+}
 
 // signs are what the probe sees beyond the figures of a tier.Pressure.
 type signs struct {
@@ -36,13 +157,13 @@ type signs struct {
 	failures uint64
 	// reclaiming: tasks had to reclaim memory themselves.
 	reclaiming bool
-	// exhausted: a cgroup has run into its limit and has no file pages left to give
-	// way.
+	// exhausted: a cgroup has run into its limit and has no file pages left to
+	// reclaim.
 	exhausted bool
 }
 
-// judge holds what the level of one reading owes to those before. The zero judge
-// has seen nothing.
+// judge holds what the level of one reading owes to the readings before. The zero
+// judge has seen none.
 type judge struct {
 	seen     bool
 	scope    string

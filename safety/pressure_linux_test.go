@@ -1,7 +1,10 @@
 package safety
 
 import (
+	"os"
+	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -47,4 +50,109 @@ func TestJudge_AnotherScopesCount_IsNoKill(t *testing.T) {
 	if j = j.next(time.Unix(2, 0), tier.Pressure{OOMKills: 10}, signs{scope: "/a", failures: 5}); j.level != tier.PressureHigh {
 		t.Errorf("level %v", j.level)
 	}
+}
+
+func TestMemory_NoPSI_RatesOverTwoSecondsJudge(t *testing.T) {
+	page := tier.Bytes(os.Getpagesize())
+	perSecond := func(b tier.Bytes, seconds int) int { return int(b/page) * seconds }
+	vmstat := func(refault, out, stalls int) string {
+		return "workingset_refault_file " + strconv.Itoa(refault) + "\npswpout " + strconv.Itoa(out) + "\nallocstall_dma 1\nallocstall_movable " + strconv.Itoa(stalls) + "\noom_kill 0\n"
+	}
+	for _, c := range []struct {
+		name                 string
+		refault, out, stalls int // over four seconds
+		want                 tier.PressureLevel
+	}{
+		{"quiet", 0, 0, 0, tier.PressureLow},
+		{"stalls alone", 0, 0, 1000, tier.PressureLow},
+		{"swap-out alone", 0, perSecond(100*tier.MiB, 4), 0, tier.PressureLow},
+		{"swap-out with stalls", 0, perSecond(8*tier.MiB, 4), 4, tier.PressureHigh},
+		{"less swap-out with stalls", 0, perSecond(7*tier.MiB, 4), 4, tier.PressureLow},
+		{"refaults", perSecond(32*tier.MiB, 4), 0, 0, tier.PressureMedium},
+		{"fewer refaults", perSecond(31*tier.MiB, 4), 0, 0, tier.PressureLow},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newTree(t, machine())
+				p := tr.probe()
+				tr.write("proc/vmstat", vmstat(7, 7, 7))
+				if m := mustRead(t, p); m.Pressure.Level != tier.PressureLow {
+					t.Fatalf("high after the first reading: %+v", m.Pressure)
+				}
+				tr.write("proc/vmstat", vmstat(7+c.refault, 7+c.out, 7+c.stalls))
+				time.Sleep(time.Second)
+				if m := mustRead(t, p); m.Pressure.Refault != 0 || m.Pressure.SwapOut != 0 {
+					t.Fatalf("rates before the window has passed: %+v", m.Pressure)
+				}
+				time.Sleep(3 * time.Second)
+				m := mustRead(t, p)
+				if m.Pressure.Level != c.want {
+					t.Errorf("level %v, want %v: %+v", m.Pressure.Level, c.want, m.Pressure)
+				}
+				if want := tier.Bytes(c.refault) * page / 4; m.Pressure.Refault != want {
+					t.Errorf("refault %v, want %v", m.Pressure.Refault, want)
+				}
+				if want := float64(c.stalls) / 4; m.Pressure.Stalls != want {
+					t.Errorf("stalls %v, want %v", m.Pressure.Stalls, want)
+				}
+				time.Sleep(4 * time.Second)
+				if m := mustRead(t, p); m.Pressure.Level != tier.PressureLow {
+					t.Errorf("still %v though nothing happened", m.Pressure.Level)
+				}
+			})
+		})
+	}
+}
+
+func TestMemory_CounterFalls_RateIsZero(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newTree(t, machine())
+		tr.write("proc/vmstat", "pswpout 18446744073709551615\nallocstall_normal 5\n")
+		p := tr.probe()
+		mustRead(t, p)
+		time.Sleep(5 * time.Second)
+		tr.write("proc/vmstat", "pswpout 3\nallocstall_normal 2\n")
+		if m := mustRead(t, p); m.Pressure.SwapOut != 0 || m.Pressure.Stalls != 0 {
+			t.Errorf("%+v", m.Pressure)
+		}
+		time.Sleep(5 * time.Second)
+		tr.write("proc/vmstat", "pswpout 18446744073709551615\n")
+		if m := mustRead(t, p); m.Pressure.SwapOut <= 0 {
+			t.Errorf("%+v", m.Pressure)
+		}
+	})
+}
+
+func TestMemory_PSI_OfMachineReported(t *testing.T) {
+	tr := newTree(t, machine(), map[string]string{
+		"proc/pressure/memory": "some avg10=4.96 avg60=2.96 avg300=1.62 total=30473380\nfull avg10=1.25 avg60=0.50 avg300=0.00 total=0\n",
+	})
+	p := tr.read().Pressure
+	want := tier.Pressure{HasPSI: true, Some10: 4.96, Some60: 2.96, Full10: 1.25, Full60: 0.5}
+	if p != want {
+		t.Errorf("got %+v, want %+v", p, want)
+	}
+}
+
+func TestMemory_KillOnTheMachine_HighForAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newTree(t, machine())
+		p := tr.probe()
+		tr.write("proc/vmstat", "oom_kill 3\n")
+		if m := mustRead(t, p); m.Pressure.Level != tier.PressureLow || m.Pressure.OOMKills != 3 {
+			t.Fatalf("kills before our time count: %+v", m.Pressure)
+		}
+		tr.write("proc/vmstat", "oom_kill 4\n")
+		if m := mustRead(t, p); m.Pressure.Level != tier.PressureHigh || m.Pressure.OOMKills != 4 {
+			t.Errorf("after a kill: %+v", m.Pressure)
+		}
+		time.Sleep(59 * time.Second)
+		if m := mustRead(t, p); m.Pressure.Level != tier.PressureHigh {
+			t.Errorf("after 59 s: %+v", m.Pressure)
+		}
+		time.Sleep(2 * time.Second)
+		if m := mustRead(t, p); m.Pressure.Level != tier.PressureLow {
+			t.Errorf("after 61 s: %+v", m.Pressure)
+		}
+	})
 }

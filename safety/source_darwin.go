@@ -25,6 +25,8 @@ func newSource(o ProbeOptions) *source {
 
 func (s *source) close() {}
 
+func (s *source) describe(*ProbeStatus) {}
+
 // read counts as available what is free, what programs marked purgeable, and
 // pages of files, which the kernel drops first. Pages of the compressor are not
 // available, and swap is what the swap files on disk have.

@@ -4,30 +4,37 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"math"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// source reads the kernel's files. Its owner is whoever has the probe's turn.
+// source reads the kernel's files. It belongs to the holder of the probe's turn.
 type source struct {
-	options ProbeOptions
-	page    tier.Bytes
-	buf     []byte
+	options   ProbeOptions
+	proc, sys string
+	page      tier.Bytes
+	buf       []byte
 
-	meminfo, swaps, vmstat, pressure, zoneinfo file
-	zswapOn, zswapShare                        file
-	cgroup, mountinfo                          file
+	vmstat, zoneinfo    file
+	zswapOn, zswapShare file
+	cgroup, mountinfo   file
 
-	// The layout: which cgroups bound us.
+	// The layout: which cgroups bound this process.
 	groups     []*group
+	unified    bool      // they are of version 2
 	laidOut    time.Time // zero: never, or it failed
 	ownText    []byte    // of /proc/self/cgroup
-	hidden     bool      // our own cgroup is outside of what we see
+	hidden     bool      // this process's cgroup is outside of what it can see
 	unreadable bool      // a cgroup's limit may not be read
 
 	rates rates
@@ -38,33 +45,24 @@ type source struct {
 }
 
 func newSource(o ProbeOptions) *source {
-	or := func(s, other string) string {
-		if s == "" {
-			return other
-		}
-		return s
+	s := &source{options: o, proc: o.Proc, sys: o.Sys, page: tier.Bytes(os.Getpagesize())}
+	if s.proc == "" {
+		s.proc = procfs.DefaultMountPoint
 	}
-	proc, sys := or(o.Proc, "/proc"), or(o.Sys, "/sys")
-	return &source{
-		options:    o,
-		page:       tier.Bytes(os.Getpagesize()),
-		meminfo:    file{path: proc + "/meminfo"},
-		swaps:      file{path: proc + "/swaps"},
-		vmstat:     file{path: proc + "/vmstat"},
-		pressure:   file{path: proc + "/pressure/memory"},
-		zoneinfo:   file{path: proc + "/zoneinfo"},
-		cgroup:     file{path: proc + "/self/cgroup"},
-		mountinfo:  file{path: proc + "/self/mountinfo"},
-		zswapOn:    file{path: sys + "/module/zswap/parameters/enabled"},
-		zswapShare: file{path: sys + "/module/zswap/parameters/max_pool_percent"},
+	if s.sys == "" {
+		s.sys = "/sys"
 	}
+	s.vmstat = file{path: s.proc + "/vmstat"}
+	s.zoneinfo = file{path: s.proc + "/zoneinfo"}
+	s.cgroup = file{path: s.proc + "/self/cgroup"}
+	s.mountinfo = file{path: s.proc + "/self/mountinfo"}
+	s.zswapOn = file{path: s.sys + "/module/zswap/parameters/enabled"}
+	s.zswapShare = file{path: s.sys + "/module/zswap/parameters/max_pool_percent"}
+	return s
 }
 
-func (s *source) files() [9]*file {
-	return [9]*file{
-		&s.meminfo, &s.swaps, &s.vmstat, &s.pressure, &s.zoneinfo,
-		&s.zswapOn, &s.zswapShare, &s.cgroup, &s.mountinfo,
-	}
+func (s *source) files() [6]*file {
+	return [6]*file{&s.vmstat, &s.zoneinfo, &s.zswapOn, &s.zswapShare, &s.cgroup, &s.mountinfo}
 }
 
 func (s *source) close() {
@@ -72,6 +70,20 @@ func (s *source) close() {
 		f.close()
 	}
 	s.closeGroups()
+}
+
+// describe fills in where the source reads.
+func (s *source) describe(st *ProbeStatus) {
+	st.Proc, st.Sys = s.proc, s.sys
+	if len(s.groups) > 0 {
+		st.Cgroup = 1
+		if s.unified {
+			st.Cgroup = 2
+		}
+	}
+	for _, g := range s.groups {
+		st.Groups = append(st.Groups, g.name)
+	}
 }
 
 // read makes one reading. An error leaves the source good for the next.
@@ -83,7 +95,7 @@ func (s *source) read(ctx context.Context, at time.Time) (tier.Memory, error) {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 		return m, err
 	}
-	// A cgroup went while we read it: we were moved.
+	// A cgroup went away during the reading: this process was moved.
 	s.laidOut = time.Time{}
 	if err := s.layOut(at); err != nil {
 		return tier.Memory{}, err
@@ -134,13 +146,68 @@ func (s *source) readAll(ctx context.Context, at time.Time) (tier.Memory, error)
 	return m, nil
 }
 
-// readHost fills in what the machine as a whole has.
-func (s *source) readHost(m *tier.Memory, notes *noteSet) (meminfo, error) {
-	text, err := s.meminfo.read(&s.buf)
+// meminfo is the fields of /proc/meminfo that count here.
+type meminfo struct {
+	total, free, available tier.Bytes
+	buffers, cached, shmem tier.Bytes
+	slab                   tier.Bytes // SReclaimable
+	swapTotal, swapFree    tier.Bytes
+	zswap                  tier.Bytes // memory that zswap takes
+	cmaFree                tier.Bytes
+	hasAvailable           bool
+}
+
+// readMeminfo reads /proc/meminfo below the folder proc.
+func readMeminfo(proc string) (meminfo, error) {
+	path := proc + "/meminfo"
+	of, err := parsed(proc, "meminfo", procfs.FS.Meminfo)
 	if err != nil {
 		return meminfo{}, err
 	}
-	info, err := parseMeminfo(s.meminfo.path, text)
+	m := meminfo{hasAvailable: of.MemAvailable != nil}
+	for _, f := range [...]struct {
+		kB, bytes *uint64
+		to        *tier.Bytes
+	}{
+		{of.MemTotal, of.MemTotalBytes, &m.total},
+		{of.MemFree, of.MemFreeBytes, &m.free},
+		{of.MemAvailable, of.MemAvailableBytes, &m.available},
+		{of.Buffers, of.BuffersBytes, &m.buffers},
+		{of.Cached, of.CachedBytes, &m.cached},
+		{of.Shmem, of.ShmemBytes, &m.shmem},
+		{of.SReclaimable, of.SReclaimableBytes, &m.slab},
+		{of.SwapTotal, of.SwapTotalBytes, &m.swapTotal},
+		{of.SwapFree, of.SwapFreeBytes, &m.swapFree},
+		{of.Zswap, of.ZswapBytes, &m.zswap},
+		{of.CmaFree, of.CmaFreeBytes, &m.cmaFree},
+	} {
+		switch {
+		case f.kB == nil:
+		case *f.bytes>>10 != *f.kB, *f.bytes > math.MaxInt64: // procfs lets a product wrap around, and a unit be absent
+			return meminfo{}, invalid(path, fmt.Append(nil, *f.kB), "must be a number of kB that fits 63 bits")
+		default:
+			*f.to = tier.Bytes(*f.bytes)
+		}
+	}
+	switch {
+	case m.total == 0:
+		return meminfo{}, invalid(path, nil, "must hold a MemTotal above 0")
+	case of.MemAvailable == nil && of.MemFree == nil:
+		return meminfo{}, invalid(path, nil, "must hold MemAvailable, or MemFree if the kernel is older")
+	}
+	return m, nil
+}
+
+// estimate returns what a kernel before 3.14, which has no MemAvailable, would have
+// said: free pages and the page cache, without tmpfs, and half of the slab that
+// can be reclaimed, less the low watermarks that the kernel keeps to itself.
+func (m *meminfo) estimate(watermarks tier.Bytes) tier.Bytes {
+	return m.free.Plus(m.buffers).Plus(m.cached).Minus(m.shmem).Plus(m.slab / 2).Minus(watermarks)
+}
+
+// readHost fills in what the machine as a whole has.
+func (s *source) readHost(m *tier.Memory, notes *noteSet) (meminfo, error) {
+	info, err := readMeminfo(s.proc)
 	if err != nil {
 		return meminfo{}, err
 	}
@@ -154,7 +221,7 @@ func (s *source) readHost(m *tier.Memory, notes *noteSet) (meminfo, error) {
 		available = info.estimate(watermarks)
 	}
 	if s.options.DeviceMemory {
-		available -= info.cmaFree
+		available = available.Minus(info.cmaFree)
 	} else if info.cmaFree >= info.total/16 {
 		notes.add(noteCMA)
 	}
@@ -164,8 +231,8 @@ func (s *source) readHost(m *tier.Memory, notes *noteSet) (meminfo, error) {
 	return info, nil
 }
 
-// watermarks returns what the kernel keeps to itself. Where it does not say, a
-// 64th of the memory, which is more than a kernel keeps unless it is told to.
+// watermarks returns what the kernel keeps to itself. If it does not say, a 64th
+// of the memory: more than a kernel keeps unless it is told to.
 func (s *source) watermarks(total tier.Bytes) (tier.Bytes, error) {
 	text, ok, err := s.zoneinfo.readIfThere(&s.buf)
 	if err != nil {
@@ -178,25 +245,36 @@ func (s *source) watermarks(total tier.Bytes) (tier.Bytes, error) {
 	return min(tier.Bytes(pages), total/s.page) * s.page, err
 }
 
+// parseWatermarks returns the sum of the zones' low watermarks, in pages, of the
+// text of /proc/zoneinfo.
+func parseWatermarks(path string, text []byte) (uint64, error) {
+	const maxPages = 1 << 48 // no machine has more
+	sum := uint64(0)
+	for key, value := range pairs(text) {
+		if string(key) != "low" {
+			continue
+		}
+		n, err := numberOf(path, key, value)
+		if err != nil {
+			return 0, err
+		}
+		sum = min(sum+min(n, maxPages), maxPages)
+	}
+	return sum, nil
+}
+
 // readSwap fills in the machine's swap.
 func (s *source) readSwap(m *tier.Memory, info meminfo, notes *noteSet) error {
-	text, ok, err := s.swaps.readIfThere(&s.buf)
-	if err != nil {
+	switch err := readSwaps(s.proc, m); {
+	case missing(err):
+		if info.swapTotal > 0 {
+			notes.add(noteSwapUnknown)
+			m.CompressedSwapTotal, m.CompressedSwapFree = info.swapTotal, min(info.swapFree, info.swapTotal)
+		}
+	case err != nil:
 		return err
-	}
-	if ok {
-		space, err := parseSwaps(s.swaps.path, text)
-		if err != nil {
-			return err
-		}
-		m.SwapTotal, m.SwapFree = space.diskTotal, space.diskFree
-		m.CompressedSwapTotal, m.CompressedSwapFree = space.zramTotal, space.zramFree
-		if space.zramTotal > 0 {
-			notes.add(noteZRAM)
-		}
-	} else if info.swapTotal > 0 {
-		notes.add(noteSwapUnknown)
-		m.CompressedSwapTotal, m.CompressedSwapFree = info.swapTotal, min(info.swapFree, info.swapTotal)
+	case m.CompressedSwapTotal > 0:
+		notes.add(noteZRAM)
 	}
 	pool, err := s.zswapPool(info)
 	if err != nil || pool == 0 {
@@ -208,7 +286,37 @@ func (s *source) readSwap(m *tier.Memory, info meminfo, notes *noteSet) error {
 	return nil
 }
 
-// zswapPool returns the most memory that zswap takes; zero where there is none.
+// readSwaps fills in the swap devices of /proc/swaps, those of zram apart: swap
+// there is memory again and no capacity for weights, which do not compress.
+func readSwaps(proc string, m *tier.Memory) error {
+	path := proc + "/swaps"
+	devices, err := parsed(proc, "swaps", procfs.FS.Swaps)
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if d.Size < 0 || d.Used < 0 || int64(d.Size) > math.MaxInt64>>10 {
+			return invalid(path, fmt.Append(nil, *d), "must give size and use in KiB that fit 63 bits")
+		}
+		total, free := &m.SwapTotal, &m.SwapFree
+		if d.Type == "partition" && isZRAM(d.Filename) {
+			total, free = &m.CompressedSwapTotal, &m.CompressedSwapFree
+		}
+		*total = total.Plus(tier.Bytes(d.Size) * tier.KiB)
+		*free = free.Plus(tier.Bytes(max(d.Size-d.Used, 0)) * tier.KiB)
+	}
+	return nil
+}
+
+// isZRAM reports whether a device is called zram and a number, as the kernel
+// names them all.
+func isZRAM(device string) bool {
+	digits, ok := strings.CutPrefix(filepath.Base(device), "zram")
+	_, isNumber := number([]byte(digits))
+	return ok && isNumber
+}
+
+// zswapPool returns the most memory that zswap takes; zero if there is none.
 func (s *source) zswapPool(info meminfo) (tier.Bytes, error) {
 	text, ok, err := s.zswapOn.readIfThere(&s.buf)
 	if err != nil || !ok || !bytes.HasPrefix(text, []byte("Y")) {
@@ -243,31 +351,59 @@ func (s *source) readWork(p *tier.Pressure, at time.Time, notes *noteSet) (kills
 		notes.add(noteNoRates)
 	}
 	p.Refault, p.SwapOut, p.Stalls = s.rates.refault, s.rates.swapOut, s.rates.stalls
-	text, ok, err = s.pressure.readIfThere(&s.buf)
-	if err != nil || !ok {
-		return kills, err
-	}
-	return kills, parsePSI(s.pressure.path, text, p)
+	return kills, raisePSI(s.proc, "pressure/memory", p)
 }
 
-// apply bounds a reading by what one cgroup allows. Groups come from our own up.
-func (b *bound) apply(m *tier.Memory, s *signs, g *group) {
-	m.SwapTotal, m.SwapFree = min(m.SwapTotal, b.swapLimit), min(m.SwapFree, b.swapRoom)
-	m.CompressedSwapTotal, m.CompressedSwapFree = min(m.CompressedSwapTotal, b.swapLimit), min(m.CompressedSwapFree, b.swapRoom)
-	if !b.limited {
-		return
+// note is something that a person should know about a reading.
+type note uint8
+
+const (
+	noteNoPSI note = iota
+	noteNoRates
+	noteEstimated
+	noteCMA
+	noteZRAM
+	noteZswap
+	noteSwapUnknown
+	noteHidden
+	noteUnreadable
+	noteCount
+)
+
+var noteTexts = [noteCount]string{
+	noteNoPSI:       "The kernel has no pressure stall information: pressure is judged by refaults, direct reclaim and swap-out.",
+	noteNoRates:     "The kernel's vmstat cannot be read: there are no rates.",
+	noteEstimated:   "The kernel has no MemAvailable: it is estimated from free pages, page cache and watermarks.",
+	noteCMA:         "A sixteenth or more of the memory is free CMA: memory of a device, and memory pinned for one, cannot be placed there.",
+	noteZRAM:        "Swap on zram is memory again: it counts as no capacity.",
+	noteZswap:       "Zswap keeps swapped pages in memory: its pool counts as no capacity.",
+	noteSwapUnknown: "The list of swap devices cannot be read: all swap is taken for compressed memory.",
+	noteHidden:      "The cgroup of this process is outside of what it can see: limits up there are not known.",
+	noteUnreadable:  "The limit of a cgroup around this process may not be read: it is not known.",
+}
+
+// noteSet is a set of notes.
+type noteSet uint16
+
+func (s *noteSet) add(n note) { *s |= 1 << n }
+
+// say returns the texts of the notes that hold. The slice is replaced only when
+// they change.
+func (s *source) say(now noteSet) []string {
+	if s.hidden {
+		now.add(noteHidden)
 	}
-	m.Total = min(m.Total, b.limit)
-	if b.room < m.Available {
-		m.Available, m.Source = b.room, g.name
+	if s.unreadable {
+		now.add(noteUnreadable)
 	}
-	s.exhausted = s.exhausted || b.exhausted
-	if !b.counted {
-		return
+	if now == s.noted {
+		return s.notes
 	}
-	// Version 2 counts what happened below as well, version 1 does not.
-	if s.scope != "host" && !g.unified {
-		b.kills, b.failures = b.kills+m.Pressure.OOMKills, b.failures+s.failures
+	s.noted, s.notes = now, nil
+	for n, text := range noteTexts {
+		if now&(1<<n) != 0 {
+			s.notes = append(s.notes, text)
+		}
 	}
-	s.scope, s.failures, m.Pressure.OOMKills = g.name, b.failures, b.kills
+	return s.notes
 }

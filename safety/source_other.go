@@ -22,3 +22,5 @@ func (s *source) read(context.Context, time.Time) (tier.Memory, error) {
 }
 
 func (s *source) close() {}
+
+func (s *source) describe(*ProbeStatus) {}

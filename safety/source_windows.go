@@ -39,6 +39,8 @@ func newSource(o ProbeOptions) *source {
 
 func (s *source) close() {}
 
+func (s *source) describe(*ProbeStatus) {}
+
 // read counts as available the free and standby pages, as far as the commit
 // limit lets one have them. Swap is what the page files add to that limit.
 func (s *source) read(context.Context, time.Time) (tier.Memory, error) {

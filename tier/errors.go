@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
-// Sentinels. Every error that modeltier makes unwraps to one of them or to a
-// context's cause; ask with errors.Is. The typed errors below carry the numbers;
-// ask with errors.AsType.
+// Sentinels. Every error of modeltier unwraps to one of them or to a context's
+// cause; test with errors.Is. The typed errors below carry the numbers; get them
+// with errors.AsType.
 var (
 	ErrClosed         = errors.New("closed")
 	ErrNotFound       = errors.New("not found")
@@ -26,7 +27,7 @@ var (
 	ErrPanic          = errors.New("panic in a plugged-in part")
 )
 
-// Coder is an error with a stable word for programs, the code on the wire.
+// Coder is an error with a stable word for programs: the code on the wire.
 type Coder interface {
 	error
 	Code() string
@@ -57,9 +58,9 @@ var codes = []struct {
 	{ErrMove, "move_failed"},
 }
 
-// Code returns the stable word for err: that of the Coder in its chain, else
-// that of the sentinel it unwraps to, else "canceled" or "deadline_exceeded" for
-// a context's end, else "internal". A nil error has no code.
+// Code returns the stable word for err: that of the Coder in its chain, else that
+// of the sentinel that it unwraps to, else "canceled" or "deadline_exceeded" for a
+// context that ended, else "internal". A nil error has no code.
 func Code(err error) string {
 	if err == nil {
 		return ""
@@ -81,7 +82,7 @@ func Code(err error) string {
 	return "internal"
 }
 
-// Suggestions returns what the reader of err can do about it; it may be empty.
+// Suggestions returns what a reader of err can do about it; it may be empty.
 func Suggestions(err error) []string {
 	if s, ok := errors.AsType[Suggester](err); ok {
 		return s.Suggestions()
@@ -90,7 +91,7 @@ func Suggestions(err error) []string {
 	case "closed":
 		return []string{"The server is shutting down: ask again when it is back."}
 	case "deadline_exceeded", "canceled":
-		return []string{"The load goes on where others wait for it: ask again, or wait longer."}
+		return []string{"The load goes on if other requests wait for it: ask again, or wait longer."}
 	}
 	return nil
 }
@@ -102,13 +103,13 @@ func joinFaults(faults []error) error {
 	return errors.Join(faults...)
 }
 
-// InvalidError is input that can be seen to be wrong.
+// InvalidError is input that breaks a rule.
 type InvalidError struct {
 	Model  string // the model it is about, if any
 	Field  string
 	Value  string
 	Rule   string // what the field must be
-	Reason string // the whole sentence, where its wording is fixed
+	Reason string // the whole sentence, if its wording is fixed
 	Help   []string
 }
 
@@ -137,7 +138,7 @@ func (e *InvalidError) Suggestions() []string {
 	return nil
 }
 
-// NotFoundError is a model or job that is not known.
+// NotFoundError is an unknown model or job.
 type NotFoundError struct {
 	What   string   // "model" or "job"
 	Name   string   //
@@ -178,11 +179,11 @@ func (e *ExistsError) Suggestions() []string {
 	return []string{"Choose another name, or remove the model first."}
 }
 
-// NoCapableModelError is a request whose capabilities no model has that can be
-// served. Unsafe is why the capable ones cannot be, where there are any.
+// NoCapableModelError is a request for capabilities that no model has that can be
+// served. Unsafe is why the capable models, if there are any, cannot be served.
 type NoCapableModelError struct {
 	Capabilities []string
-	Nearest      []string // capabilities that the library does know
+	Nearest      []string // capabilities that the library has
 	Unsafe       error
 }
 
@@ -194,7 +195,7 @@ func (e *NoCapableModelError) Error() string {
 	return fmt.Sprintf("No model has the capabilities [%s]", what)
 }
 
-// Unwrap returns ErrNoCapableModel, and Unsafe where there is one.
+// Unwrap returns ErrNoCapableModel and, if there is one, Unsafe.
 func (e *NoCapableModelError) Unwrap() []error {
 	if e.Unsafe != nil {
 		return []error{ErrNoCapableModel, e.Unsafe}
@@ -214,4 +215,273 @@ func (e *NoCapableModelError) Suggestions() []string {
 		return []string{"The library knows: " + strings.Join(e.Nearest, ", ") + "."}
 	}
 	return []string{"Give the models of the library capabilities, or ask for none."}
+}
+
+// Holder is a model that holds room.
+type Holder struct {
+	Model  string
+	Bytes  Bytes
+	Leases int
+	Pinned bool
+	Moving bool
+	Stuck  bool
+}
+
+func (h Holder) String() string {
+	why := ""
+	switch {
+	case h.Stuck:
+		why = ", stuck"
+	case h.Pinned:
+		why = ", pinned"
+	case h.Leases > 0:
+		why = ", " + count(h.Leases, "lease")
+	case h.Moving:
+		why = ", moving"
+	}
+	return fmt.Sprintf("%s (%v%s)", h.Model, h.Bytes, why)
+}
+
+// CapacityError is room that is missing: for good (it unwraps to ErrTooLarge) or for
+// now (ErrNoCapacity).
+type CapacityError struct {
+	Model string
+	// Account is what lacks room, in an error of a Ledger; Tier is its tier, RAM for a
+	// further account.
+	Account Account
+	Tier    Tier
+	// Need, Free and Limit are bytes: what was asked for, what there is, and the
+	// bound that was hit.
+	Need, Free, Limit Bytes
+	// Never: it would not fit if everything else left.
+	Never bool
+	// Reason is the whole sentence, if its wording is fixed. Detail is what is missing,
+	// without the model's name, for use in another sentence; a Selector sets both.
+	Reason, Detail string
+	// Holders hold the room, largest first.
+	Holders []Holder
+}
+
+func (e *CapacityError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
+	about := ""
+	if e.Model != "" {
+		about = "model '" + e.Model + "': "
+	}
+	if e.Never {
+		return fmt.Sprintf("%sneeds %v in %s, the limit is %v", about, e.Need, e.place(), e.Limit)
+	}
+	return fmt.Sprintf("%sneeds %v in %s, %v is free of %v", about, e.Need, e.place(), max(e.Free, 0), e.Limit)
+}
+
+// place returns what lacks room: a tier, or an account that is no tier's.
+func (e *CapacityError) place() string {
+	if e.Account >= FurtherAccount {
+		return fmt.Sprintf("account %d", e.Account)
+	}
+	return e.Tier.String()
+}
+
+// Unwrap returns ErrTooLarge or ErrNoCapacity.
+func (e *CapacityError) Unwrap() error {
+	if e.Never {
+		return ErrTooLarge
+	}
+	return ErrNoCapacity
+}
+
+// Suggestions implements Suggester.
+func (e *CapacityError) Suggestions() []string {
+	var out []string
+	if e.Never {
+		return append(out, fmt.Sprintf("Raise the %s limit, or use a smaller model or a stronger quantisation.", e.place()))
+	}
+	if len(e.Holders) > 0 {
+		names := make([]string, 0, len(e.Holders))
+		for _, h := range e.Holders[:min(len(e.Holders), 5)] {
+			names = append(names, h.String())
+		}
+		out = append(out, "Room is held by "+strings.Join(names, ", ")+": demote one of them, or wait.")
+	}
+	return append(out, "Ask for a smaller model, or free memory on the machine.")
+}
+
+// BusyError is a queue that is full, or a wait that took too long.
+type BusyError struct {
+	Model      string // the model whose queue it is; "": the whole queue
+	Queued     int
+	RetryAfter time.Duration // when to ask again
+	Cause      error         // the error behind it, if any
+	Reason     string
+}
+
+func (e *BusyError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
+	about := ""
+	if e.Model != "" {
+		about = " for model '" + e.Model + "'"
+	}
+	return fmt.Sprintf("queue%s is full with %d requests, retry in %v", about, e.Queued, e.RetryAfter.Round(time.Millisecond))
+}
+
+// Unwrap returns ErrBusy and, if there is one, Cause.
+func (e *BusyError) Unwrap() []error {
+	if e.Cause != nil {
+		return []error{ErrBusy, e.Cause}
+	}
+	return []error{ErrBusy}
+}
+
+// Code implements Coder.
+func (e *BusyError) Code() string { return "busy" }
+
+// Suggestions implements Suggester.
+func (e *BusyError) Suggestions() []string {
+	return []string{fmt.Sprintf("Retry in %v.", e.RetryAfter.Round(100*time.Millisecond))}
+}
+
+// InUseError is an operation that needs a model to be idle.
+type InUseError struct {
+	Model  string
+	Leases int
+	Reason string
+}
+
+func (e *InUseError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
+	return fmt.Sprintf("Model '%s' is in use by %s", e.Model, count(e.Leases, "lease"))
+}
+
+// count returns "1 lease" or "2 leases".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Unwrap returns ErrInUse.
+func (e *InUseError) Unwrap() error { return ErrInUse }
+
+// Suggestions implements Suggester.
+func (e *InUseError) Suggestions() []string {
+	return []string{"Wait until its leases and its running move have ended, then ask again."}
+}
+
+// LimitsError is a limit that was refused.
+type LimitsError struct {
+	Field     string
+	Value     Bytes
+	Reason    string
+	MustLeave []Holder // the models that would have to leave first
+}
+
+func (e *LimitsError) Error() string { return e.Reason }
+
+// Unwrap returns ErrLimits.
+func (e *LimitsError) Unwrap() error { return ErrLimits }
+
+// Suggestions implements Suggester.
+func (e *LimitsError) Suggestions() []string {
+	if len(e.MustLeave) == 0 {
+		return []string{"Ask for a higher limit."}
+	}
+	names := make([]string, len(e.MustLeave))
+	for i, h := range e.MustLeave {
+		names[i] = h.String()
+	}
+	return []string{"These would have to leave first: " + strings.Join(names, ", ") + "."}
+}
+
+// MoveError is a move that failed.
+type MoveError struct {
+	Model    string
+	From, To Tier
+	// Lost: the model could not be brought back to From and is in storage, with no
+	// bytes left behind. The Mover sets it.
+	Lost bool
+	Err  error
+}
+
+func (e *MoveError) Error() string {
+	return fmt.Sprintf("moving '%s' from %v to %v: %v", e.Model, e.From, e.To, e.Err)
+}
+
+// Unwrap returns ErrMove and Err.
+func (e *MoveError) Unwrap() []error { return []error{ErrMove, e.Err} }
+
+// Suggestions implements Suggester.
+func (e *MoveError) Suggestions() []string {
+	if s, ok := errors.AsType[Suggester](e.Err); ok {
+		return s.Suggestions()
+	}
+	return []string{"See the reason; ask for the model again once the cause is removed."}
+}
+
+// StuckError is a call of a part that did not return in time.
+type StuckError struct {
+	Model string // "": it is not about one model
+	What  string // what did not return
+	After time.Duration
+	Bytes Bytes // still charged
+}
+
+func (e *StuckError) Error() string {
+	text := e.What
+	if e.Model != "" {
+		text += " of '" + e.Model + "'"
+	}
+	if e.After > 0 {
+		text += fmt.Sprintf(" did not end within %v", e.After)
+	} else {
+		text += " did not end in time"
+	}
+	if e.Bytes > 0 {
+		text += fmt.Sprintf("; %v stay charged", e.Bytes)
+	}
+	return text
+}
+
+// Unwrap returns ErrStuck.
+func (e *StuckError) Unwrap() error { return ErrStuck }
+
+// Suggestions implements Suggester.
+func (e *StuckError) Suggestions() []string {
+	if e.Bytes == 0 {
+		return []string{"It is left alone until it returns; if it never does, report it with the log, and restart."}
+	}
+	return []string{"Check the device and the engine; the bytes come back when the mover returns, or with a restart."}
+}
+
+// PanicError is a panic, or a call of runtime.Goexit, in a plugged-in part.
+type PanicError struct {
+	Part  string // "mover", "selector", …
+	Value any    // what it panicked with; nil for Goexit
+	Stack []byte
+}
+
+func (e *PanicError) Error() string {
+	if e.Value == nil {
+		return e.Part + " ended its goroutine"
+	}
+	return fmt.Sprintf("%s panicked: %v", e.Part, e.Value)
+}
+
+// Unwrap returns ErrPanic and, if it is an error, the panic's value.
+func (e *PanicError) Unwrap() []error {
+	if err, ok := e.Value.(error); ok {
+		return []error{ErrPanic, err}
+	}
+	return []error{ErrPanic}
+}
+
+// Suggestions implements Suggester.
+func (e *PanicError) Suggestions() []string {
+	return []string{"This is a fault of the " + e.Part + ", not of the request: report it with the log."}
 }

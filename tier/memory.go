@@ -1,37 +1,174 @@
 package tier
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Limits bound what the tiers may hold. In a Config, a zero field means its
+// default; None means nothing at all and Unlimited means no bound.
+type Limits struct {
+	RAM      Bytes `json:"ram"`       // bytes in ram: models in ram, kept bytes, reservations
+	Swap     Bytes `json:"swap"`      // bytes of swap-tier models that need not be present
+	Reserved Bytes `json:"reserved"`  // memory that every admission leaves free on the machine
+	MaxModel Bytes `json:"max_model"` // a model with more weights is never accepted
+}
+
+// The floors of the wire contract keep the limits of a running system from being
+// set too low by mistake.
+const (
+	FloorRAM      = 1 * GiB
+	FloorSwap     = 2 * GiB
+	FloorReserved = GiB / 2
+)
+
+// DefaultLimits are those of an 8 GB board with one memory for CPU and GPU: 5
+// GiB of ram, 10 GiB of swap, 1 GiB reserved, no model above 10.5 GiB.
+func DefaultLimits() Limits {
+	return Limits{RAM: 5 * GiB, Swap: 10 * GiB, Reserved: 1 * GiB, MaxModel: 10*GiB + GiB/2}
+}
+
+// OrElse returns l with every zero field taken from other.
+func (l Limits) OrElse(other Limits) Limits {
+	pick := func(b, other Bytes) Bytes {
+		if b == 0 {
+			return other
+		}
+		return b
+	}
+	return Limits{
+		RAM:      pick(l.RAM, other.RAM),
+		Swap:     pick(l.Swap, other.Swap),
+		Reserved: pick(l.Reserved, other.Reserved),
+		MaxModel: pick(l.MaxModel, other.MaxModel),
+	}
+}
+
+// Settled returns l with None replaced by the zero bytes that it means. Limits in
+// force, such as those of a View, are settled.
+func (l Limits) Settled() Limits {
+	return Limits{RAM: max(l.RAM, 0), Swap: max(l.Swap, 0), Reserved: max(l.Reserved, 0), MaxModel: max(l.MaxModel, 0)}
+}
+
+// Of returns the limit of tier t, settled. Storage has none.
+func (l Limits) Of(t Tier) Bytes {
+	switch t {
+	case RAM:
+		return max(l.RAM, 0)
+	case Swap:
+		return max(l.Swap, 0)
+	}
+	return Unlimited
+}
+
+// CheckFloors returns a *LimitsError for the first limit that is below its floor.
+// base is the limits at the start: a limit that was below its floor there, on a
+// scaled-down machine, has no floor.
+func (l Limits) CheckFloors(base Limits) error {
+	for _, f := range []struct {
+		name               string
+		value, base, floor Bytes
+	}{
+		{"RAM limit", l.RAM, base.RAM, FloorRAM},
+		{"Swap limit", l.Swap, base.Swap, FloorSwap},
+		{"RAM reserved", l.Reserved, base.Reserved, FloorReserved},
+	} {
+		if f.value < f.floor && f.base >= f.floor {
+			return &LimitsError{Field: f.name, Value: f.value, Reason: fmt.Sprintf("%s must be >= %.1fGB", f.name, f.floor.GB())}
+		}
+	}
+	return nil
+}
+
+// Validate returns every fault at once, each a *LimitsError, or nil. It does not
+// check floors.
+func (l Limits) Validate() error {
+	var errs []error
+	check := func(field string, v Bytes, none bool) {
+		if v > 0 || none && (v == None || v == 0) {
+			return
+		}
+		errs = append(errs, &LimitsError{Field: field, Value: v, Reason: fmt.Sprintf("%s limit must be positive, is %d bytes", field, int64(v))})
+	}
+	check("ram", l.RAM, false)
+	check("swap", l.Swap, true)
+	check("reserved", l.Reserved, true)
+	check("max model", l.MaxModel, false)
+	return errors.Join(errs...)
+}
+
+// The defaults of a Protection.
+const (
+	DefaultFairness     = 3 * time.Second
+	DefaultGrace        = 50 * time.Millisecond
+	DefaultMinResidency = 30 * time.Second
+)
+
+// Protection bounds how long a model is protected from eviction. Nothing else does:
+// the Manager goes by it, and a View carries it to the Placement and to memory
+// reclaim.
+type Protection struct {
+	// MinResidency is how long a model that came to ram is spared when memory is
+	// reclaimed under pressure, as long as others can give way. 0: DefaultMinResidency;
+	// negative: it is not spared.
+	MinResidency time.Duration
+	// Grace is how long after its last use a model still counts as in demand. A
+	// model in demand that was loaded a moment ago stays for as long as its load
+	// took, Fairness at most. 0: DefaultGrace; negative: it counts only while it
+	// is leased.
+	Grace time.Duration
+	// Fairness bounds starvation and thrash: a request waits at most this long
+	// before busy models are drained for it, and a model in demand stays at most
+	// this long after a load. 0: DefaultFairness. It is not negative.
+	Fairness time.Duration
+}
+
+// OrDefault returns p with every zero field at its default and every negative one
+// at zero, which is how a View and the Manager carry it.
+func (p Protection) OrDefault() Protection {
+	settle := func(d, zero time.Duration) time.Duration {
+		if d == 0 {
+			return zero
+		}
+		return max(d, 0)
+	}
+	return Protection{
+		MinResidency: settle(p.MinResidency, DefaultMinResidency),
+		Grace:        settle(p.Grace, DefaultGrace),
+		Fairness:     settle(p.Fairness, DefaultFairness),
+	}
+}
 
 // Memory is what a probe saw at one moment.
 type Memory struct {
-	// At is when it was read. Zero: the reader's clock counts.
+	// At is when it was read. Zero: when the reader got it.
 	At time.Time `json:"at,omitzero"`
 	// Total and Available are aware of containers: each is the smaller of the
-	// machine's figure and the container's. Available is what may be had without
-	// pushing anybody's anonymous memory out; it counts clean file pages.
+	// machine's figure and the container's. Available is what can be allocated without
+	// swapping out anonymous memory; it counts clean file pages.
 	Total     Bytes `json:"total"`
 	Available Bytes `json:"available"`
-	// Active is the part of Available that is file pages in use, where a cgroup's
-	// limit bounds it: those on the cgroup's active list. They may be our own.
+	// Active is the part of Available that is file pages in use, if a cgroup's limit
+	// bounds it: those on the cgroup's active list. They may be pages of models.
 	Active Bytes `json:"active"`
 	// SwapTotal and SwapFree count swap on disk only.
 	SwapTotal Bytes `json:"swap_total"`
 	SwapFree  Bytes `json:"swap_free"`
-	// CompressedSwapTotal and CompressedSwapFree count zram and zswap. They are no
+	// CompressedSwapTotal and CompressedSwapFree count zram and zswap. They are not
 	// capacity for weights, which do not compress.
 	CompressedSwapTotal Bytes `json:"compressed_swap_total"`
 	CompressedSwapFree  Bytes `json:"compressed_swap_free"`
 	// Pressure is how hard the machine has to work for memory.
 	Pressure Pressure `json:"pressure"`
-	// Source says in words what bounded Available: "host", or the path of the
-	// cgroup that did.
+	// Source is what bounded Available: "host", or the path of a cgroup.
 	Source string `json:"source,omitempty"`
-	// Notes are plain-word hints for a person, such as "no PSI on this kernel".
+	// Notes are hints for a person, such as "no PSI on this kernel".
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Pressure is how hard the machine works for memory. Where HasPSI is false the
-// kernel has no pressure stall information and the rates are all there is.
+// Pressure is how hard the machine works for memory. If HasPSI is false, the kernel
+// has no pressure stall information and there are only the rates.
 type Pressure struct {
 	HasPSI bool `json:"has_psi"`
 	// Per cent of time in which some or all tasks stalled on memory, over the last
@@ -46,9 +183,9 @@ type Pressure struct {
 	SwapOut Bytes `json:"swap_out"`
 	// Stalls is the number of direct reclaims a second.
 	Stalls float64 `json:"stalls"`
-	// OOMKills counts the kernel's kills since boot in our scope.
+	// OOMKills counts the kernel's kills since boot in the scope of Source.
 	OOMKills uint64 `json:"oom_kills"`
-	// Level is the probe's judgement of all that.
+	// Level is the probe's judgement of these figures.
 	Level PressureLevel `json:"level"`
 }
 
@@ -85,9 +222,8 @@ func (p *PressureLevel) UnmarshalText(text []byte) error {
 	return &InvalidError{Field: "pressure", Value: shorten(string(text)), Rule: "must be one of low, medium, high"}
 }
 
-// Validate returns an *InvalidError that names the first figure that cannot be,
-// or nil: sizes are not negative, and nothing is freer than it is large where its
-// size is known.
+// Validate returns an *InvalidError that names the first impossible figure, or nil:
+// no size is negative, and no more is free than there is, if that is known.
 func (m *Memory) Validate() error {
 	for _, f := range []struct {
 		name         string

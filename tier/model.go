@@ -1,55 +1,58 @@
 package tier
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
 // Bounds on what a Model may declare. They keep names printable in a log line
-// and a library's index small; nothing else depends on their values.
+// and a library's index small; no code depends on their values.
 const (
 	MaxNameLength   = 255 // bytes, for model names, capabilities and label keys
 	MaxCapabilities = 256
 	MaxLabels       = 256
 )
 
-// Model is a named artefact that can be served. It is a value: nobody changes the
-// slices and maps inside, neither modeltier nor who is given one. A Manager keeps
-// a copy of what it is handed.
+// Model is a named artefact that can be served. It is a value: neither modeltier nor
+// the receiver of one changes the slices and maps inside. A Manager keeps a copy of
+// what it is given.
 type Model struct {
 	// Name identifies the model. Any printable text of 1 to MaxNameLength bytes.
 	Name string
-	// Path is where the weights are: a file or a folder of files. What a Mover
-	// needs of it is the Mover's to say; mapped files need it.
+	// Path is where the weights are: a file or a folder of files. The Mover decides
+	// whether it needs one; mapped files do.
 	Path string
-	// Size is the bytes of weights. Zero is allowed where Path can be measured.
+	// Size is the bytes of weights. Zero is allowed if Path can be measured.
 	Size Bytes
 	// Runtime is the bytes that serving needs beyond the weights: KV cache,
 	// activations. They are charged to RAM while the model is served.
 	Runtime Bytes
-	// Home is the tier the model is meant to live in when nobody needs it
-	// elsewhere. Zero, Storage: it is left in storage until it is asked for.
+	// Home is the tier the model is meant to live in when it is not needed elsewhere.
+	// Zero, Storage: it is left in storage until it is asked for.
 	Home Tier
 	// Capabilities is what the model can do: "text-generation", "embeddings", ….
 	Capabilities []string
-	// Quality ranks models where size would mislead. Finite, ≥ 0; zero: judged
-	// by Size.
+	// Quality ranks models if size would mislead. Finite, ≥ 0; zero: judged by Size.
 	Quality float64
-	// Pinned: never demoted by anyone but its owner.
+	// Pinned: only its owner demotes it.
 	Pinned bool
-	// Labels are the owner's own; modeltier only carries them.
+	// Labels are the owner's own; only the Constraints of a Request look at them.
 	Labels map[string]string
 }
 
 // Footprint returns the bytes that the model charges at rest in tier t, by
-// tier. keep is the part of its weights that is present in memory when t is
-// Swap; serving says that a swap-tier model is ready to be leased where it is,
-// which needs its Runtime bytes.
+// account. keep is the part of its weights that is present in memory if t is
+// Swap; serving means that a swap-tier model is ready to be leased in place, which
+// needs its Runtime bytes.
 func (m *Model) Footprint(t Tier, keep Bytes, serving bool) Footprint {
 	var f Footprint
 	switch t {
@@ -98,7 +101,7 @@ func (m *Model) Validate() error {
 	case m.Size < 0:
 		fault("size", fmt.Sprint(int64(m.Size)), "must be positive")
 	case m.Size == 0 && m.Path == "":
-		fault("size", "0", "must be positive where there is no path to measure")
+		fault("size", "0", "must be positive if there is no path to measure")
 	}
 	if m.Runtime < 0 {
 		fault("runtime", fmt.Sprint(int64(m.Runtime)), "must not be negative")
@@ -127,8 +130,8 @@ func (m *Model) Validate() error {
 	return errors.Join(errs...)
 }
 
-// CheckName returns nil where name is printable UTF-8 of 1 to MaxNameLength
-// bytes, and else an *InvalidError about the field.
+// CheckName returns nil if name is printable UTF-8 of 1 to MaxNameLength bytes, and
+// otherwise an *InvalidError about the field.
 func CheckName(field, name string) error {
 	rule := ""
 	switch {
@@ -155,9 +158,162 @@ func CheckName(field, name string) error {
 // shorten quotes what came from outside and bounds its length, so that an error
 // never grows with its cause.
 func shorten(s string) string {
-	const most = 64
-	if len(s) <= most {
+	const maxLength = 64
+	if len(s) <= maxLength {
 		return strconv.Quote(s)
 	}
-	return strconv.Quote(s[:most]) + "…"
+	return strconv.Quote(s[:maxLength]) + "…"
+}
+
+// Library is the immutable, ordered set of models that a View describes. The same
+// pointer means the same content, so what is derived from a Library (an index, a
+// ranking) is valid as long as the pointer is the same.
+type Library struct {
+	models []Model
+	byName map[string]int
+}
+
+// NewLibrary returns a library of the models in that order. It reports every
+// invalid model and every repeated name at once. It keeps the slice.
+func NewLibrary(models []Model) (*Library, error) {
+	l := AssembleLibrary(models)
+	var faults []error
+	for i := range models {
+		if err := models[i].Validate(); err != nil {
+			faults = append(faults, err)
+		}
+		if l.byName[models[i].Name] != i {
+			faults = append(faults, &ExistsError{Model: models[i].Name})
+		}
+	}
+	if len(faults) > 0 {
+		return nil, joinFaults(faults)
+	}
+	return l, nil
+}
+
+// AssembleLibrary returns a library of models that were validated before, in that
+// order, in time proportional to their number: for changes of many models at once,
+// where With and Without would copy the library for each. No two models may have
+// the same name. It keeps the slice.
+func AssembleLibrary(models []Model) *Library {
+	l := &Library{models: models, byName: make(map[string]int, len(models))}
+	for i := range models {
+		l.byName[models[i].Name] = i
+	}
+	return l
+}
+
+// Len returns the number of models.
+func (l *Library) Len() int { return len(l.models) }
+
+// At returns the model at index i, 0 ≤ i < Len. Do not change it.
+func (l *Library) At(i int) *Model { return &l.models[i] }
+
+// Find returns the index of the model of that name.
+func (l *Library) Find(name string) (int, bool) {
+	i, ok := l.byName[name]
+	return i, ok
+}
+
+// All yields the models in order.
+func (l *Library) All() iter.Seq2[int, *Model] {
+	return func(yield func(int, *Model) bool) {
+		for i := range l.models {
+			if !yield(i, &l.models[i]) {
+				return
+			}
+		}
+	}
+}
+
+// With returns a library in which m stands last, or in the place of the model
+// of the same name. It does not validate m.
+func (l *Library) With(m Model) *Library {
+	n := &Library{models: slices.Clone(l.models), byName: l.byName}
+	if i, ok := l.byName[m.Name]; ok {
+		n.models[i] = m
+		return n
+	}
+	n.models = append(n.models, m)
+	n.byName = maps.Clone(l.byName)
+	n.byName[m.Name] = len(n.models) - 1
+	return n
+}
+
+// Without returns a library that lacks the model of that name; the models
+// behind it move up by one.
+func (l *Library) Without(name string) *Library {
+	i, ok := l.byName[name]
+	if !ok {
+		return l
+	}
+	return AssembleLibrary(slices.Delete(slices.Clone(l.models), i, i+1))
+}
+
+// Names returns up to maxNames names in order and, if there are more, a last element
+// that counts the rest. It is for error messages.
+func (l *Library) Names(maxNames int) []string {
+	names := make([]string, 0, min(maxNames, l.Len())+1)
+	for i, m := range l.All() {
+		if i == maxNames {
+			return append(names, "… and "+strconv.Itoa(l.Len()-maxNames)+" more")
+		}
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+// Nearest returns up to three of names that look like name, best first: one
+// contains the other, or few edits lie between them. It is for error messages, and
+// costs time in proportion to the names.
+func Nearest(name string, names []string) []string {
+	const (
+		maxFound  = 3
+		maxLength = 64 // bytes that are compared; the rest of a name tells little
+	)
+	type near struct {
+		name string
+		off  int
+	}
+	fold := func(s string) string { return strings.ToLower(s[:min(len(s), maxLength)]) }
+	want := fold(name)
+	var found []near
+	for _, n := range names {
+		have := fold(n)
+		off := distance(want, have)
+		if want != "" && have != "" && (strings.Contains(have, want) || strings.Contains(want, have)) {
+			off = min(off, 1)
+		}
+		if off <= 1+len(want)/4 {
+			found = append(found, near{n, off})
+		}
+	}
+	slices.SortStableFunc(found, func(a, b near) int { return cmp.Compare(a.off, b.off) })
+	out := make([]string, 0, maxFound)
+	for _, f := range found[:min(len(found), maxFound)] {
+		out = append(out, f.name)
+	}
+	return out
+}
+
+// distance is the least number of bytes to insert, delete or replace that turn a
+// into b (Levenshtein 1966), by the usual row of dynamic programming.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
 }

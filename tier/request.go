@@ -3,7 +3,9 @@ package tier
 import (
 	"context"
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -66,24 +68,23 @@ type Request struct {
 	Model string
 	// Preferred is served if it can be served safely (hybrid).
 	Preferred string
-	// Capabilities the model must have, all of them. None named: text-generation
-	// where the library has it.
+	// Capabilities the model must have, all of them. None named: text-generation, if
+	// the library has it.
 	Capabilities []string
-	// Preferences are capabilities that speak for a model without being required.
+	// Preferences are capabilities that count for a model without being required.
 	Preferences []string
 	// Constraints bound the labels of the model, all of them required.
 	Constraints []Constraint
 	// Deadline is how long it may take from now until the model can be used.
 	// Models that are not expected to make it are left out. 0: no deadline.
 	Deadline time.Duration
-	// Policy names the way of ranking, one that the Selector knows; "" is its own
-	// default.
+	// Policy names a ranking that the Selector knows; "" is its default.
 	Policy string
 	// Priority ranks the candidates of auto and hybrid.
 	Priority Priority
-	// Fallback lets another model answer where Preferred cannot.
+	// Fallback lets another model answer if Preferred cannot.
 	Fallback bool
-	// Background: somebody can wait. Interactive requests go before it.
+	// Background: the caller can wait. Interactive requests go first.
 	Background bool
 	// Explain asks for Choice.Explanation, which costs time and memory in
 	// proportion to the library.
@@ -101,11 +102,11 @@ func (r *Request) Validate() error {
 			errs = append(errs, err)
 		}
 	}
-	count := func(field string, n, most int) bool {
-		if n > most {
-			fault(field, strconv.Itoa(n)+" of them", fmt.Sprint("must be ", most, " at most"))
+	count := func(field string, n, maxCount int) bool {
+		if n > maxCount {
+			fault(field, strconv.Itoa(n)+" of them", fmt.Sprint("must be ", maxCount, " at most"))
 		}
-		return n <= most
+		return n <= maxCount
 	}
 	if r.Model != "" && r.Preferred != "" {
 		fault("model", shorten(r.Model), "cannot stand beside a preferred model")
@@ -145,7 +146,7 @@ func (r *Request) Validate() error {
 	return joinFaults(errs)
 }
 
-// DeadlineError is a request whose deadline no model is expected to make.
+// DeadlineError is a request whose deadline no model is expected to meet.
 type DeadlineError struct {
 	Model    string        // the fastest of those that could serve it
 	Expected time.Duration // predicted time until that one can be used
@@ -166,4 +167,279 @@ func (e *DeadlineError) Code() string { return "deadline_exceeded" }
 func (e *DeadlineError) Suggestions() []string {
 	wait := e.Expected.Truncate(time.Millisecond) + time.Millisecond
 	return []string{fmt.Sprintf("Allow at least %v, ask for a smaller model, or have the model loaded beforehand.", wait)}
+}
+
+// Mode is how a model was chosen.
+type Mode uint8
+
+const (
+	Manual Mode = iota
+	Auto
+	Hybrid
+)
+
+// String returns "manual", "auto" or "hybrid".
+func (m Mode) String() string {
+	switch m {
+	case Manual:
+		return "manual"
+	case Auto:
+		return "auto"
+	case Hybrid:
+		return "hybrid"
+	}
+	return fmt.Sprintf("mode(%d)", uint8(m))
+}
+
+// Choice is a Selector's answer.
+type Choice struct {
+	// Model is the name of the chosen model.
+	Model string
+	// Index is its place in the View's Library.
+	Index int
+	// Mode is how it was chosen. Hybrid with FellBack false means that the
+	// preferred model was taken.
+	Mode Mode
+	// FellBack: the preferred model could not be served safely; Why says why.
+	FellBack bool
+	Why      string
+	// Score is the chosen model's score; NaN if the model was asked for by name.
+	Score float64
+	// Explanation is set if the request asked for it, with an error too.
+	Explanation *Explanation
+}
+
+// Reason says in one sentence why the model was chosen, in the recorded wording
+// of the wire contract.
+func (c *Choice) Reason() string {
+	score := fmt.Sprintf("%.1f", c.Score)
+	if score == "-0.0" { // of a score just below 0
+		score = "0.0"
+	}
+	switch {
+	case c.FellBack:
+		return fmt.Sprintf("Intelligent selection: %s (score: %s); fell back: %s", c.Model, score, c.Why)
+	case c.Mode == Hybrid:
+		return fmt.Sprintf("Preferred model '%s' selected", c.Model)
+	case c.Mode == Manual || math.IsNaN(c.Score):
+		return fmt.Sprintf("Explicit model '%s' selected", c.Model)
+	}
+	return fmt.Sprintf("Intelligent selection: %s (score: %s)", c.Model, score)
+}
+
+// Explanation says why a choice came out as it did.
+type Explanation struct {
+	// Policy is the name of the ranking.
+	Policy   string
+	Priority Priority
+	// Candidates are the models of the library: the chosen one, then those that lost
+	// to it, best first, then those that were not eligible.
+	Candidates []Candidate
+	// Omitted is how many candidates are not listed.
+	Omitted int
+}
+
+// Candidate is one model in an Explanation.
+type Candidate struct {
+	Model string
+	Index int
+	// Eligible: it could have been chosen. Verdict says in a few words why it lost or
+	// was not eligible.
+	Eligible bool
+	Verdict  string
+	// Score and the factors that make it up, in the units of the policy.
+	Score   float64
+	Factors []Factor
+	// Expected is the predicted time until the model can be used.
+	Expected time.Duration
+}
+
+// Factor is one part of a score.
+type Factor struct {
+	Name  string
+	Value float64
+}
+
+// Op is how a Constraint compares.
+type Op uint8
+
+const (
+	OpHas     Op = iota // the label exists and is not "false", "no", "off" or "0", or the model has a capability of that name
+	OpEqual             // one of the label's comma-separated values is the value
+	OpNot               // none of them is, or the model does not have the label
+	OpAtLeast           // the label is one number, ≥ the value
+	OpAtMost
+	OpAbove
+	OpBelow
+)
+
+var opSigns = [...]string{OpHas: "", OpEqual: "=", OpNot: "!=", OpAtLeast: ">=", OpAtMost: "<=", OpAbove: ">", OpBelow: "<"}
+
+// Constraint bounds a label of the wanted model. As text it is "vision",
+// "language = fr" or "context >= 8192".
+type Constraint struct {
+	Label string
+	Op    Op
+	// Value is empty with OpHas. Values compare without regard to case, and as numbers
+	// if both are numbers; the suffixes k and m mean 1024 and 1024².
+	Value string
+}
+
+// ParseConstraint reads a Constraint from its text. The error unwraps to
+// ErrInvalid.
+func ParseConstraint(text string) (Constraint, error) {
+	c := Constraint{Label: text}
+	if i := strings.IndexAny(text, "<>=!≤≥≠"); i >= 0 {
+		rest := text[i:]
+		for _, sign := range [...]struct {
+			text string
+			op   Op
+		}{
+			{"==", OpEqual}, {">=", OpAtLeast}, {"<=", OpAtMost}, {"!=", OpNot}, {"≥", OpAtLeast},
+			{"≤", OpAtMost}, {"≠", OpNot}, {"=", OpEqual}, {">", OpAbove}, {"<", OpBelow},
+		} {
+			if value, ok := strings.CutPrefix(rest, sign.text); ok {
+				c = Constraint{Label: text[:i], Op: sign.op, Value: strings.TrimSpace(value)}
+				break
+			}
+		}
+	}
+	c.Label = strings.TrimSpace(c.Label)
+	return c, c.Validate()
+}
+
+// String returns the text that ParseConstraint reads.
+func (c Constraint) String() string {
+	if c.Op == OpHas || int(c.Op) >= len(opSigns) {
+		return c.Label
+	}
+	return c.Label + " " + opSigns[c.Op] + " " + c.Value
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (c Constraint) MarshalText() ([]byte, error) { return []byte(c.String()), c.Validate() }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Constraint) UnmarshalText(text []byte) error {
+	v, err := ParseConstraint(string(text))
+	if err == nil {
+		*c = v
+	}
+	return err
+}
+
+// Validate returns an *InvalidError that names the fault, or nil.
+func (c Constraint) Validate() error {
+	fault := func(rule string) error {
+		return &InvalidError{
+			Field: "constraint", Value: shorten(c.String()), Rule: rule,
+			Help: []string{`Write a constraint like "vision", "language = fr" or "context >= 8192".`},
+		}
+	}
+	switch {
+	case CheckName("label", c.Label) != nil || strings.ContainsAny(c.Label, "<>=!≤≥≠") || strings.TrimSpace(c.Label) != c.Label:
+		return fault("must begin with the name of a label")
+	case int(c.Op) >= len(opSigns):
+		return fault("must compare by one of =, !=, >=, <=, >, <")
+	case c.Op == OpHas && c.Value != "":
+		return fault("must have no value")
+	case c.Op == OpHas:
+		return nil
+	case CheckName("value", c.Value) != nil || strings.ContainsAny(c.Value, "<>=!≤≥≠,") || strings.TrimSpace(c.Value) != c.Value:
+		return fault("must end with one value")
+	}
+	if _, ok := number(c.Value); c.Op >= OpAtLeast && !ok {
+		return fault("must compare with a number")
+	}
+	return nil
+}
+
+// Met reports whether the model satisfies the constraint.
+func (c *Constraint) Met(m *Model) bool {
+	label, ok := m.Labels[c.Label]
+	switch c.Op {
+	case OpHas:
+		return ok && !isOff(label) || m.Can([]string{c.Label})
+	case OpEqual, OpNot:
+		found := false
+		for v := range strings.SplitSeq(label, ",") {
+			found = found || ok && same(strings.TrimSpace(v), c.Value)
+		}
+		return found == (c.Op == OpEqual)
+	}
+	have, ok := number(label)
+	bound, valid := number(c.Value)
+	return ok && valid && c.Op.holds(have, bound)
+}
+
+func (op Op) holds(have, bound float64) bool {
+	switch op {
+	case OpAtLeast:
+		return have >= bound
+	case OpAtMost:
+		return have <= bound
+	case OpAbove:
+		return have > bound
+	case OpBelow:
+		return have < bound
+	}
+	return false
+}
+
+// contradicts reports whether no model can meet both constraints.
+func (c Constraint) contradicts(d Constraint) bool {
+	if c.Label != d.Label {
+		return false
+	}
+	if c.Op > d.Op {
+		c, d = d, c
+	}
+	a, ok := number(c.Value)
+	b, _ := number(d.Value)
+	upper := d.Op == OpAtMost || d.Op == OpBelow
+	switch {
+	case c.Op == OpEqual && d.Op == OpNot:
+		return same(c.Value, d.Value)
+	case c.Op == OpEqual && d.Op >= OpAtLeast:
+		return !ok || !d.Op.holds(a, b)
+	case c.Op == OpAtLeast && d.Op == OpAtMost:
+		return a > b
+	case c.Op == OpAtLeast && upper, c.Op == OpAbove && upper:
+		return a >= b
+	case c.Op == OpAtMost && d.Op == OpAbove:
+		return a <= b
+	}
+	return false
+}
+
+func isOff(value string) bool {
+	switch strings.ToLower(value) {
+	case "false", "no", "off", "0":
+		return true
+	}
+	return false
+}
+
+func same(a, b string) bool {
+	if strings.EqualFold(a, b) {
+		return true
+	}
+	x, ok := number(a)
+	y, ok2 := number(b)
+	return ok && ok2 && x == y
+}
+
+// number reads "8192", "8k" or "1.5M".
+func number(s string) (float64, bool) {
+	unit := 1.0
+	if n := len(s) - 1; n > 0 {
+		switch s[n] {
+		case 'k', 'K':
+			s, unit = s[:n], 1<<10
+		case 'm', 'M':
+			s, unit = s[:n], 1<<20
+		}
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	return f * unit, err == nil && !math.IsNaN(f) && !math.IsInf(f*unit, 0)
 }

@@ -1,6 +1,10 @@
 package tier
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+	"strconv"
+)
 
 // Tier is where a model's weights are. Tiers are ordered from cold to hot:
 // Storage < Swap < RAM.
@@ -60,4 +64,111 @@ func (t *Tier) UnmarshalText(text []byte) error {
 		*t = v
 	}
 	return err
+}
+
+// Bytes is a number of bytes. Negative values occur as differences and as
+// [None]; a size is never negative.
+type Bytes int64
+
+// Binary units. On the wire 1 GB is one GiB.
+const (
+	KiB Bytes = 1 << 10
+	MiB Bytes = 1 << 20
+	GiB Bytes = 1 << 30
+)
+
+// In a field of Limits, Unlimited means no bound and None means nothing at all;
+// zero means the default. Unlimited is also where sums saturate: as an amount it is
+// one that cannot be counted.
+const (
+	Unlimited Bytes = math.MaxInt64
+	None      Bytes = -1
+)
+
+// String returns b with one decimal in the largest unit that b has at least one
+// of, "3.0 GiB", and without a decimal below one KiB, "17 B".
+func (b Bytes) String() string {
+	if b == Unlimited {
+		return "unlimited"
+	}
+	unit, name := Bytes(1), " B"
+	switch abs := b.Abs(); {
+	case abs >= GiB:
+		unit, name = GiB, " GiB"
+	case abs >= MiB:
+		unit, name = MiB, " MiB"
+	case abs >= KiB:
+		unit, name = KiB, " KiB"
+	default:
+		return strconv.FormatInt(int64(b), 10) + name
+	}
+	return strconv.FormatFloat(float64(b)/float64(unit), 'f', 1, 64) + name
+}
+
+// Abs returns the absolute value; for the smallest Bytes, the largest.
+func (b Bytes) Abs() Bytes {
+	if b == math.MinInt64 {
+		return math.MaxInt64
+	}
+	return max(b, -b)
+}
+
+// GB returns b in units of 2^30 bytes, the unit of the wire contract.
+func (b Bytes) GB() float64 { return float64(b) / float64(GiB) }
+
+// Apart returns a and b in units of 2^30 bytes with one decimal, as the recorded
+// answers of the wire contract have it, or with as many as it takes to tell them
+// apart: a refusal that says 0.4 is more than 0.4 is of no help.
+func Apart(a, b Bytes) (string, string) {
+	for digits := 1; ; digits++ {
+		x, y := strconv.FormatFloat(a.GB(), 'f', digits, 64), strconv.FormatFloat(b.GB(), 'f', digits, 64)
+		if x != y || a == b || digits == 9 { // 2^-30 is 9e-10
+			return x, y
+		}
+	}
+}
+
+// FromGB returns gb, in units of 2^30 bytes, as Bytes, rounded to the nearest
+// byte. The error of NaN, an infinity or a number that does not fit unwraps to
+// ErrInvalid.
+func FromGB(gb float64) (Bytes, error) {
+	b := math.RoundToEven(gb * float64(GiB))
+	if math.IsNaN(b) || b >= math.MaxInt64 || b <= math.MinInt64 {
+		return 0, &InvalidError{
+			Field: "size", Value: strconv.FormatFloat(gb, 'g', -1, 64) + " GB",
+			Rule: "must be a finite number of GB below 2^33",
+		}
+	}
+	return Bytes(b), nil
+}
+
+// Add returns b+c and whether the sum fits. If not, it returns the nearest Bytes
+// that does, so that a comparison with a limit still comes out right.
+func (b Bytes) Add(c Bytes) (Bytes, bool) {
+	s := b + c
+	switch {
+	case b > 0 && c > 0 && s < 0:
+		return math.MaxInt64, false
+	case b < 0 && c < 0 && s >= 0:
+		return math.MinInt64, false
+	}
+	return s, true
+}
+
+// Plus returns b+c, saturated.
+func (b Bytes) Plus(c Bytes) Bytes {
+	s, _ := b.Add(c)
+	return s
+}
+
+// Minus returns b-c, saturated.
+func (b Bytes) Minus(c Bytes) Bytes {
+	switch d := b - c; {
+	case b >= 0 && c < 0 && d < 0:
+		return math.MaxInt64
+	case b < 0 && c >= 0 && d >= 0:
+		return math.MinInt64
+	default:
+		return d
+	}
 }

@@ -5,7 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"math"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -147,7 +152,7 @@ func TestLimits_ZeroIsTheDefaultAndNoneIsNothing(t *testing.T) {
 	}
 }
 
-func TestLimits_CheckFloors_BindsOnlyWhoKeptThem(t *testing.T) {
+func TestLimits_CheckFloors_BindsOnlyLimitsThatKeptThem(t *testing.T) {
 	low := Limits{RAM: FloorRAM - 1, Swap: FloorSwap, Reserved: FloorReserved}
 	if err := low.CheckFloors(DefaultLimits()); err == nil || err.Error() != "RAM limit must be >= 1.0GB" {
 		t.Errorf("err = %v", err)
@@ -180,11 +185,25 @@ func TestLibrary_WithAndWithout_LeaveTheOriginalAlone(t *testing.T) {
 			t.Errorf("%q, want %q", s, want)
 		}
 	}
-	if l.At(1).Size != 2 || same.At(1).Size != 20 || less.Without("nobody") != less {
+	if l.At(1).Size != 2 || same.At(1).Size != 20 || less.Without("unknown") != less {
 		t.Error("a library was changed in place")
 	}
 	if got := more.Names(2); !slices.Equal(got, []string{"a", "b", "… and 2 more"}) {
 		t.Errorf("Names(2) = %v", got)
+	}
+}
+
+func TestAssembleLibrary_ManyModels_FoundByNameWithoutACopy(t *testing.T) {
+	models := make([]Model, 10_000)
+	for i := range models {
+		models[i].Name = fmt.Sprint("m", i)
+	}
+	l := AssembleLibrary(models)
+	if i, ok := l.Find("m9999"); !ok || i != 9999 || l.Len() != len(models) || l.At(0) != &models[0] {
+		t.Errorf("m9999 is found at %d (%v) of %d", i, ok, l.Len())
+	}
+	if _, ok := l.Find("m10000"); ok || AssembleLibrary(nil).Len() != 0 {
+		t.Error("a model that was not given is found")
 	}
 }
 
@@ -280,6 +299,36 @@ func TestMemory_Validate_NamesWhatCannotBe(t *testing.T) {
 	}
 	if err := (&Memory{Available: 5, SwapFree: 3}).Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestDoc_OptionalInterfaces_AllInTheTable(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "contract.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	optional := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok {
+			return true
+		}
+		name := spec.Name.Name
+		if _, ok := spec.Type.(*ast.InterfaceType); !ok || slices.Contains([]string{"Selector", "Placement", "MemoryProbe", "Mover"}, name) {
+			return true
+		}
+		optional++
+		if row := regexp.MustCompile(`(?m)^//\t.*\b` + name + ` {2,}\S`); !row.Match(doc) {
+			t.Errorf("the table in doc.go lacks %s", name)
+		}
+		return true
+	})
+	if optional < 15 {
+		t.Errorf("only %d optional interfaces were found", optional)
 	}
 }
 

@@ -3,41 +3,39 @@ package tier
 import "time"
 
 // View is the immutable picture of the whole that selectors and placements
-// decide from. Nobody changes it or what it points to once it was handed out,
-// and it stays true to its moment for as long as it is held.
+// decide from. Neither it nor what it points to changes once it is published.
 type View struct {
-	// Now is the moment of the view on the Manager's clock. What a Selector gets is
-	// renewed whenever something changes, and every few seconds while nothing does.
+	// Now is the time of the view on the Manager's clock. A Selector gets a new view
+	// after every change, and every few seconds without one.
 	Now time.Time
 	// Library and States describe the models, by the same index.
 	Library *Library
 	States  []State
 	// Limits in force.
 	Limits Limits
-	// Protection from eviction in force, without zero-means-default.
+	// Protection from eviction in force, with its defaults filled in: zero is zero.
 	Protection Protection
-	// Charged and Reserved are the ledger's account by tier.
+	// Charged and Reserved are the ledger's amounts, by account.
 	Charged, Reserved Footprint
-	// Room is what may be admitted into each tier at once: for RAM the smaller of
-	// what the ledger and what the probe leave, for Swap what the ledger leaves.
+	// Room is what may be admitted into each tier now: for RAM the smaller of what the
+	// ledger and what the probe leave, for Swap what the ledger leaves.
 	Room Footprint
-	// FreeSwap is the room that swap-tier weights can count on beyond available
-	// memory: free swap on disk or, where the Mover is a FileBacker, what the swap
-	// limit leaves.
+	// FreeSwap is the room for swap-tier weights beyond available memory: free swap on
+	// disk or, if the Mover is a FileBacker, what the swap limit leaves.
 	FreeSwap Bytes
-	// Memory is the probe's last reading. Zero where there was none yet.
+	// Memory is the probe's last reading. Zero: there was none yet.
 	Memory Memory
 }
 
 // State is where one model is. In a View that a Selector gets, Leases and
 // Waiters are those of the last change, not of the moment.
 type State struct {
-	// Tier is the resident tier; while Moving, the tier that is left.
+	// Tier is the resident tier; while Moving, the tier that it leaves.
 	Tier Tier
-	// To is where it goes while Moving.
+	// To is the tier that it goes to while Moving.
 	To     Tier
 	Moving bool
-	// Serving: it can be leased where it is without moving.
+	// Serving: it can be leased in Tier without moving.
 	Serving bool
 	// Divisible: the mover can leave a part of it present in Swap.
 	Divisible bool
@@ -45,11 +43,10 @@ type State struct {
 	Leaves bool
 	// InPlace: it can be served from Swap.
 	InPlace bool
-	// Stuck: a mover did not return, or bytes did not come back. It is not to be
-	// planned with.
+	// Stuck: a mover did not return, or bytes were not freed. A plan leaves it out.
 	Stuck bool
-	// Held: it came a moment ago and is in demand, so it has not earned its move
-	// yet. It is not evictable for now, but it can be drained.
+	// Held: it was loaded a moment ago and is in demand, so that it has not earned its
+	// load yet. It is not evictable for now, but it can be drained.
 	Held bool
 	// Leases held and requests waiting.
 	Leases, Waiters int32
@@ -70,8 +67,8 @@ func (v *View) Footprint(i int) Footprint {
 }
 
 // Evictable reports whether a plan may take model i out of its tier at once: it
-// is in a memory tier, unpinned, not moving, nobody holds or awaits it, and it
-// has earned its last move.
+// is in a memory tier, not pinned, not moving, without leases and waiters, and it
+// has earned its last load.
 func (v *View) Evictable(i int) bool {
 	s := &v.States[i]
 	return s.Leases == 0 && s.Waiters == 0 && !s.Held && v.Drainable(i)
@@ -83,3 +80,117 @@ func (v *View) Drainable(i int) bool {
 	s := &v.States[i]
 	return s.Tier != Storage && !s.Moving && !s.Stuck && !v.Library.At(i).Pinned
 }
+
+// Move takes a model from one tier to another. From and To are both Swap if only
+// the kept bytes change.
+type Move struct {
+	Model    Model
+	From, To Tier
+	// Keep is the bytes of weights left present in memory if To is Swap, 0 to
+	// Model.Size. A mover that works in pages leaves up to a page less, never more;
+	// if the system reclaims some of them, the move has not failed. A mover that cannot
+	// divide a model ignores Keep.
+	Keep Bytes
+	// Leave is the bytes of weights, the last ones, that stay in storage or go
+	// there if To is Swap, 0 to Model.Size - Keep. Only a Leaver is given any.
+	Leave Bytes
+}
+
+// Footprint returns the bytes that the model charges after the move. serving is as
+// for Model.Footprint.
+func (m *Move) Footprint(serving bool) Footprint {
+	return m.Model.divided(m.To, m.Keep, m.Leave, serving)
+}
+
+// Verb returns what the move is called: "load" (from storage), "promote",
+// "demote" or "unload" (to storage). A change of kept bytes is a promote or a
+// demote by its effect, which only its caller knows; Verb calls it "promote".
+func (m *Move) Verb() string {
+	switch {
+	case m.To == Storage:
+		return "unload"
+	case m.From == Storage:
+		return "load"
+	case m.To >= m.From:
+		return "promote"
+	}
+	return "demote"
+}
+
+// Step is one move of a plan, with the reason for it.
+type Step struct {
+	Move
+	// Reason is the stable word, Why the details: for which model and by what measure.
+	Reason Reason
+	Why    string
+	// Gain is the seconds of waiting per hour that the step is expected to save;
+	// 0: not estimated.
+	Gain float64
+}
+
+// Plan is the moves that a Placement wants, in order. A step that frees room
+// stands before the step that uses it.
+type Plan struct {
+	Steps []Step
+	// Err says why a Need cannot be met: it unwraps to ErrTooLarge or ErrNoCapacity.
+	// With a nil Err, no steps means that no model has to move.
+	Err error
+}
+
+// Need is what a plan is for.
+type Need struct {
+	// Model is the index of the wanted model, or NoModel if only room is wanted.
+	Model int
+	// To is the tier that it is wanted in. Storage: the placement decides.
+	To Tier
+	// Room is what must be free in each tier after the plan, beyond what the model
+	// itself takes.
+	Room Footprint
+	// Waiters is how many requests wait for it; Background: none is interactive.
+	Waiters    int
+	Background bool
+	// Patient: models under lease or with waiters of their own may be named as
+	// victims; the plan then waits for them to drain.
+	Patient bool
+}
+
+// NoModel is the Model of a Need for room alone.
+const NoModel = -1
+
+// Reason is a stable word for why a model moved or gave way. It is fit for a
+// metric's label: there are few of them, and none contains a name or a number. The
+// details stand beside it (Step.Why, EvictEvent.Why). The word for a refusal is the
+// error's code (see [Code]), which is as stable.
+type Reason string
+
+// The Reasons of modeltier itself. A Placement may have others, as few and as
+// stable.
+const (
+	// ReasonDemand: a request or a hot load waits for the model.
+	ReasonDemand Reason = "demand"
+	// ReasonRoom: it gives way to a model that is wanted.
+	ReasonRoom Reason = "room"
+	// ReasonDevice: it gives way because a load found no memory in one piece, although
+	// the account had room.
+	ReasonDevice Reason = "device"
+	// ReasonPressure: the machine is short of memory.
+	ReasonPressure Reason = "pressure"
+	// ReasonOverdraft: models take more memory than was declared for them.
+	ReasonOverdraft Reason = "overdraft"
+	// ReasonLimits: a limit is lowered.
+	ReasonLimits Reason = "limits"
+	// ReasonOrder: its owner ordered the move.
+	ReasonOrder Reason = "order"
+	// ReasonRemoved: it leaves the library.
+	ReasonRemoved Reason = "removed"
+	// ReasonReconfigured: its description was replaced by another.
+	ReasonReconfigured Reason = "reconfigured"
+	// ReasonCrashed: its engine crashed, and its weights left memory.
+	ReasonCrashed Reason = "crashed"
+	// ReasonHome: it goes to its home tier.
+	ReasonHome Reason = "home"
+	// ReasonRebalance: by what was learned of use, it is worth more elsewhere.
+	ReasonRebalance Reason = "rebalance"
+	// ReasonPrefetch: it is expected to be asked for.
+	ReasonPrefetch Reason = "prefetch"
+)

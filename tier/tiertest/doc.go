@@ -1,9 +1,9 @@
-// Package tiertest holds what an author of a Selector, Placement, MemoryProbe
-// or Mover needs to test it: conformance suites ([TestMover], [TestProbe],
-// [TestSelector], [TestPlacement]) that check a part against the contract in
-// package tier, and fakes of the other parts ([Mover], [Probe]) that work in
-// virtual time and fail on demand.
+// Package tiertest helps the author of a Selector, Placement, MemoryProbe or Mover to
+// test it: conformance suites ([TestMover], [TestProbe], [TestSelector],
+// [TestPlacement]) check a part, with the optional interfaces that it has, against
+// the contracts in package tier, and fakes of the other parts ([Mover], [Sticky],
+// [Probe]) work in virtual time and fail on demand.
 //
-// A suite that passes does not promise that the part is good, only that it keeps
-// its contract.
+// The three names that matter: [TestMover], [Mover] and [Probe]. A part that passes
+// its suite keeps its contract; the suite does not promise that the part is any good.
 package tiertest

@@ -9,23 +9,22 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Mover is a fake tier.Mover that moves nothing and takes its time. In a
-// testing/synctest bubble the time is virtual. The zero Mover takes the recorded
-// 1.5 s for a GB that has to come from storage, 0.5 for one from swap, and none
-// to give bytes back. It checks what it is told against what it was told before,
-// and is safe for concurrent use.
+// Mover is a fake tier.Mover that only lets time pass. In a testing/synctest bubble
+// the time is virtual. The zero Mover takes the recorded 1.5 s for a GB from storage,
+// 0.5 s for one from swap, and none to free bytes. It checks that each move is
+// consistent with those before, and is safe for concurrent use.
 type Mover struct {
 	// Time, if not nil, replaces the time that a move takes.
 	Time func(mv tier.Move) time.Duration
-	// Fault, if not nil, is asked when a move starts. An error is returned by the
-	// move at half its time; a nil Fault result lets it succeed. It may panic, call
+	// Fault, if not nil, is called when a move starts. The move returns its error at
+	// half its time; without an error it succeeds. Fault may panic, call
 	// runtime.Goexit, or block.
 	Fault func(mv tier.Move) error
 	// OnlyRAM: no model can be served from swap. Parts: models can be divided.
-	// Cold: those can have a part in storage while they are in swap. Files: swap is
-	// backed by the models' own files.
+	// Cold: divided ones can have a part in storage while they are in swap. Files: swap
+	// is backed by the models' own files.
 	OnlyRAM, Parts, Cold, Files bool
-	// Deaf movers do not hear that their context is cancelled.
+	// Deaf: moves ignore that their context is cancelled.
 	Deaf bool
 
 	mu      sync.Mutex // guards the rest
@@ -85,7 +84,7 @@ func (f *Mover) run(ctx context.Context, mv tier.Move, progress func(tier.Bytes)
 	if f.Deaf {
 		done = nil
 	}
-	for _, half := range []tier.Bytes{1, 2} {
+	for _, moved := range []tier.Bytes{mv.Model.Size / 2, mv.Model.Size} {
 		if pass(took/2, done) {
 			return context.Cause(ctx)
 		}
@@ -93,15 +92,15 @@ func (f *Mover) run(ctx context.Context, mv tier.Move, progress func(tier.Bytes)
 			return fail
 		}
 		if progress != nil {
-			progress(mv.Model.Size * half / 2)
+			progress(moved)
 		}
 	}
 	return nil
 }
 
-// pass lets d pass, and reports whether done came first. Where there is nothing to
-// wait for it takes no timer: several that are due at once in a bubble of virtual
-// time crash the race detector of Go 1.26 (they share one of its contexts).
+// pass lets d pass, and reports whether done came first. It takes no timer for no
+// time: several that are due at once in a bubble of virtual time crash the race
+// detector of Go 1.26 (they share one of its contexts).
 func pass(d time.Duration, done <-chan struct{}) (called bool) {
 	if d <= 0 {
 		select {
@@ -133,7 +132,7 @@ func (f *Mover) time(mv tier.Move) time.Duration {
 	if mv.To == tier.Storage || mv.To < mv.From {
 		missing = 0
 	}
-	return time.Duration(perGB * missing.GB() * float64(time.Second))
+	return time.Duration(min(perGB*missing.GB()*float64(time.Second), 1<<62))
 }
 
 func (f *Mover) end(mv tier.Move, err error) {
@@ -171,7 +170,7 @@ func (f *Mover) Moves() []tier.Move {
 	return append([]tier.Move(nil), f.moves...)
 }
 
-// Faults returns what its caller did wrong, in words.
+// Faults returns how its caller broke the contract of tier.Mover, in words.
 func (f *Mover) Faults() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,6 +192,80 @@ func (f *Mover) Close() error {
 	return nil
 }
 
+// Sticky is a [Mover] that reports what is present, and whose freed bytes stay
+// present for a while after the move that freed them. It is safe for concurrent use.
+type Sticky struct {
+	*Mover
+	// Linger returns for how long the bytes that a move frees stay present; nil: not at
+	// all.
+	Linger func(mv tier.Move) time.Duration
+	// Lie, if not nil, turns what is present into what Resident reports.
+	Lie func(model string, present tier.Bytes) (tier.Bytes, error)
+
+	mu   sync.Mutex // guards the rest
+	left map[string]leaving
+}
+
+// leaving is bytes beyond what the model's tier explains, and until when.
+type leaving struct {
+	bytes tier.Bytes
+	until time.Time
+}
+
+// Move implements tier.Mover.
+func (s *Sticky) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	before := s.Present(mv.Model.Name)
+	if err := s.Mover.Move(ctx, mv, progress); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left == nil {
+		s.left = make(map[string]leaving)
+	}
+	delete(s.left, mv.Model.Name)
+	if gone := before - s.explained(mv.Model.Name); gone > 0 && s.Linger != nil {
+		s.left[mv.Model.Name] = leaving{gone, time.Now().Add(s.Linger(mv))}
+	}
+	return nil
+}
+
+// explained returns the bytes of the model that are present because of its tier.
+func (s *Sticky) explained(model string) tier.Bytes {
+	s.Mover.mu.Lock()
+	defer s.Mover.mu.Unlock()
+	switch s.Mover.at[model] {
+	case tier.RAM:
+		return s.Mover.size[model]
+	case tier.Swap:
+		return s.Mover.kept[model]
+	}
+	return 0
+}
+
+// Present returns the bytes of the model that are really present.
+func (s *Sticky) Present(model string) tier.Bytes {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.explained(model)
+	if l := s.left[model]; time.Now().Before(l.until) {
+		b += l.bytes
+	}
+	return b
+}
+
+// Resident implements tier.Resident.
+func (s *Sticky) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	if ctx.Err() != nil {
+		return 0, 0, context.Cause(ctx)
+	}
+	present = s.Present(model)
+	if s.Lie != nil {
+		present, err = s.Lie(model, present)
+	}
+	return present, 0, err
+}
+
 // Probe is a fake tier.MemoryProbe that reports what it was last told. It is
 // safe for concurrent use.
 type Probe struct {
@@ -205,7 +278,7 @@ type Probe struct {
 // NewProbe returns a Probe that reports m.
 func NewProbe(m tier.Memory) *Probe { return &Probe{memory: m} }
 
-// Set makes the Probe report m, or err where it is not nil.
+// Set makes the Probe report m, or err if that is not nil.
 func (p *Probe) Set(m tier.Memory, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -223,7 +296,7 @@ func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	return p.memory, p.err
 }
 
-// Reads returns how often it was asked.
+// Reads returns how often Memory was called.
 func (p *Probe) Reads() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

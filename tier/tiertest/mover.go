@@ -3,6 +3,7 @@ package tiertest
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -15,13 +16,13 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// MoverOptions say what [TestMover] has to know of a Mover.
+// MoverOptions tell [TestMover] what it has to know about a Mover.
 type MoverOptions struct {
 	// New returns a new Mover. If it is a tier.Closer, the suite closes it.
 	New func(t testing.TB) tier.Mover
 	// Models returns at least two models that the Mover can take to any tier. Size
-	// is set and right, and nobody else uses what they are made of. They are in
-	// storage, with nothing in memory.
+	// is set and right, and no other test uses their files. They are in storage, with
+	// no bytes in memory.
 	Models func(t testing.TB) []tier.Model
 	// Bad returns models that no Mover can load, such as one without a file. Nil:
 	// there are none.
@@ -31,12 +32,13 @@ type MoverOptions struct {
 	Patience time.Duration
 }
 
-// granule is how much less than asked a kept part may be: the largest page of any
-// machine. More than asked would be more than was set aside for it.
+// granule is how much smaller than asked a kept part may be: the largest page of any
+// machine. A larger one would be more than was reserved for it.
 const granule = 64 * tier.KiB
 
-// TestMover checks that a Mover keeps the contract of tier.Mover and of the
-// optional interfaces that it offers.
+// TestMover checks that a Mover keeps the contract of tier.Mover and of each of the
+// optional interfaces that it has (package tier lists them). Run it with the race
+// detector too.
 func TestMover(t *testing.T, opts MoverOptions) {
 	opts.Patience = cmp.Or(opts.Patience, 5*time.Second)
 	for _, c := range moverChecks {
@@ -48,7 +50,7 @@ func TestMover(t *testing.T, opts MoverOptions) {
 	}
 }
 
-// moverCheck is one rule of the contract. Its error says how it was broken.
+// moverCheck is one rule of the contract. Its error says how the rule was broken.
 type moverCheck struct {
 	name  string
 	check func(s *moverSuite) error
@@ -65,7 +67,10 @@ var moverChecks = []moverCheck{
 	{"Resident_TellsWhatIsThere", (*moverSuite).resident},
 	{"Footprint_IsNothingInStorageAndNoMoreThanItsPeak", (*moverSuite).footprint},
 	{"Keep_IsKept", (*moverSuite).keep},
+	{"Leave_IsKeptToo", (*moverSuite).leave},
 	{"OptionalAnswers_DoNotChange", (*moverSuite).answers},
+	{"CheckModel_AcceptsWhatMoves", (*moverSuite).checker},
+	{"PartStatus_MarshalsDuringMoves", (*moverSuite).status},
 	{"Close_LeavesNoGoroutine", (*moverSuite).closing},
 }
 
@@ -107,7 +112,7 @@ func (s *moverSuite) move(m tier.Model, from, to tier.Tier, keep tier.Bytes) err
 	return nil
 }
 
-// tour is a way through the tiers that takes every step from tier to tier.
+// tour visits the tiers so that it takes every step from tier to tier.
 var tour = []tier.Tier{
 	tier.Storage, tier.Swap, tier.RAM, tier.Swap, tier.Swap, tier.Storage,
 	tier.RAM, tier.Storage,
@@ -181,7 +186,7 @@ func (s *moverSuite) cancelledBefore() error {
 	for _, to := range []tier.Tier{tier.RAM, tier.Swap} {
 		err := s.mover.Move(ctx, tier.Move{Model: s.models[0], From: tier.Storage, To: to}, nil)
 		if !errors.Is(err, cause) {
-			return fmt.Errorf("a move to %v under a cancelled context returned %v, want its cause", to, err)
+			return fmt.Errorf("a move to %v under a cancelled context returned %v, want the cause of the context", to, err)
 		}
 	}
 	if err := s.seen(s.models[0], 0, 0); err != nil {
@@ -312,4 +317,242 @@ func (s *moverSuite) closing() error {
 			return fmt.Errorf("goroutines are left after Close, those labelled %q:\n%s", value, profile.String())
 		}
 	}
+}
+
+// The rules of the optional interfaces. An error names the interface, so that its
+// doc, which is the rule, is one look away.
+
+// seen checks what the Mover sees of a model, if it can see.
+func (s *moverSuite) seen(m tier.Model, least, most tier.Bytes) error {
+	r, ok := s.mover.(tier.Resident)
+	if !ok {
+		return nil
+	}
+	present, reclaimable, err := r.Resident(context.Background(), m.Name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("tier.Resident: Resident(%q) failed: %w", m.Name, err)
+	case present < least || present > most:
+		return fmt.Errorf("tier.Resident: Resident(%q) says that %d bytes are present, want %d to %d", m.Name, present, least, most)
+	case reclaimable < 0 || reclaimable > present:
+		return fmt.Errorf("tier.Resident: Resident(%q) says that %d bytes are reclaimable of the %d that are present", m.Name, reclaimable, present)
+	}
+	return nil
+}
+
+func (s *moverSuite) resident() error {
+	if err := s.seen(tier.Model{Name: "a model that the Mover never moved"}, 0, 0); err != nil {
+		return err
+	}
+	m := s.models[0]
+	for _, step := range []struct {
+		from, to tier.Tier
+		least    tier.Bytes
+	}{{tier.Storage, tier.RAM, m.Size}, {tier.RAM, tier.Storage, 0}, {tier.Storage, tier.Swap, 0}, {tier.Swap, tier.RAM, m.Size}} {
+		if err := s.move(m, step.from, step.to, 0); err != nil {
+			return err
+		}
+		most := m.Size
+		if step.to == tier.Storage {
+			most = 0
+		}
+		if err := s.seen(m, step.least, most); err != nil {
+			return fmt.Errorf("in %v: %w", step.to, err)
+		}
+	}
+	return s.move(m, tier.RAM, tier.Storage, 0)
+}
+
+func (s *moverSuite) footprint() error {
+	f, ok := s.mover.(tier.Footprinter)
+	if !ok {
+		return nil
+	}
+	const unknown = "a model that the Mover never moved"
+	if now, peak, ok := f.Footprint(unknown); ok || now != 0 || peak != 0 {
+		return fmt.Errorf("tier.Footprinter: Footprint(%q) is %d, %d, %v; want 0, 0, false", unknown, now, peak, ok)
+	}
+	m, most := s.models[0], tier.Bytes(0)
+	for i := 1; i < len(tour); i++ {
+		if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
+			return err
+		}
+		switch now, peak, _ := f.Footprint(m.Name); {
+		case now < 0 || now > peak:
+			return fmt.Errorf("tier.Footprinter: in %v Footprint(%q) says %d bytes now, which is not from 0 to its peak of %d", tour[i], m.Name, now, peak)
+		case tour[i] == tier.Storage && now != 0:
+			return fmt.Errorf("tier.Footprinter: in storage Footprint(%q) still says %d bytes now", m.Name, now)
+		case peak < most:
+			return fmt.Errorf("tier.Footprinter: in %v the peak of Footprint(%q) fell from %d to %d bytes; it is the most that was ever seen", tour[i], m.Name, most, peak)
+		default:
+			most = peak
+		}
+	}
+	return nil
+}
+
+// part is one move to Swap that leaves parts of the model elsewhere.
+type part struct{ keep, leave tier.Bytes }
+
+// parts moves the first model to Swap in those parts, one after the other, and to
+// RAM and back.
+func (s *moverSuite) parts(all ...part) error {
+	m, from := s.models[0], tier.Storage
+	swap := func(p part) error {
+		mv := tier.Move{Model: m, From: from, To: tier.Swap, Keep: p.keep, Leave: p.leave}
+		if err := s.mover.Move(context.Background(), mv, nil); err != nil {
+			return fmt.Errorf("from %v to swap, keep %d, leave %d: %w", from, p.keep, p.leave, err)
+		}
+		if err := s.seen(m, max(p.keep-granule+1, 0), p.keep); err != nil {
+			return fmt.Errorf("from %v to swap, keep %d, leave %d: %w", from, p.keep, p.leave, err)
+		}
+		return nil
+	}
+	for _, p := range all {
+		if err := swap(p); err != nil {
+			return err
+		}
+		from = tier.Swap
+	}
+	if err := s.move(m, tier.Swap, tier.RAM, 0); err != nil {
+		return err
+	}
+	if err := s.seen(m, m.Size, m.Size); err != nil {
+		return fmt.Errorf("from swap to ram: %w", err)
+	}
+	from = tier.RAM
+	if err := swap(all[0]); err != nil {
+		return err
+	}
+	return s.move(m, tier.Swap, tier.Storage, 0)
+}
+
+func (s *moverSuite) keep() error {
+	m := s.models[0]
+	if d, ok := s.mover.(tier.Divider); !ok || !d.Divisible(&m) {
+		return nil
+	}
+	err := s.parts(part{keep: m.Size / 2}, part{keep: m.Size / 3}, part{}, part{keep: m.Size}, part{keep: m.Size / 2}, part{keep: 1})
+	if err != nil {
+		return fmt.Errorf("tier.Divider: %q is divisible: %w", m.Name, err)
+	}
+	return nil
+}
+
+func (s *moverSuite) leave() error {
+	m := s.models[0]
+	l, ok := s.mover.(tier.Leaver)
+	if !ok || !l.Leaves(&m) {
+		return nil
+	}
+	if d, ok := s.mover.(tier.Divider); !ok || !d.Divisible(&m) {
+		return fmt.Errorf("tier.Leaver: Leaves(%q) is true, but the model is not divisible (tier.Divider)", m.Name)
+	}
+	err := s.parts(part{m.Size / 3, m.Size / 3}, part{leave: m.Size}, part{leave: m.Size / 2}, part{keep: m.Size / 2, leave: m.Size - m.Size/2}, part{keep: 1, leave: 1})
+	if err != nil {
+		return fmt.Errorf("tier.Leaver: %q can have a part in storage: %w", m.Name, err)
+	}
+	return nil
+}
+
+// answers asks what does not depend on where a model is, also while it moves.
+func (s *moverSuite) answers() error {
+	ask := func() map[string]bool {
+		all := make(map[string]bool)
+		for _, m := range s.models {
+			if d, ok := s.mover.(tier.Divider); ok {
+				all[fmt.Sprintf("tier.Divider: Divisible(%q)", m.Name)] = d.Divisible(&m)
+			}
+			if l, ok := s.mover.(tier.Leaver); ok {
+				all[fmt.Sprintf("tier.Leaver: Leaves(%q)", m.Name)] = l.Leaves(&m)
+			}
+			if p, ok := s.mover.(tier.InPlacer); ok {
+				all[fmt.Sprintf("tier.InPlacer: InPlace(%q)", m.Name)] = p.InPlace(&m)
+			}
+		}
+		if b, ok := s.mover.(tier.FileBacker); ok {
+			all["tier.FileBacker: FileBacked()"] = b.FileBacked()
+		}
+		return all
+	}
+	before := ask()
+	same := func(when string) error {
+		for name, now := range ask() {
+			if now != before[name] {
+				return fmt.Errorf("%s is %v %s and was %v before; the answer must not change", name, now, when, before[name])
+			}
+		}
+		return nil
+	}
+	for i := 1; i < len(tour); i++ {
+		done := make(chan error, 1)
+		go func() { done <- s.move(s.models[0], tour[i-1], tour[i], 0) }()
+		during := same("during a move")
+		if err := errors.Join(<-done, during, same(fmt.Sprint("in ", tour[i]))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checker has the Mover check models that it can move, and that it cannot.
+func (s *moverSuite) checker() error {
+	c, ok := s.mover.(tier.ModelChecker)
+	if !ok {
+		return nil
+	}
+	for _, m := range s.models {
+		if err := c.CheckModel(&m); err != nil {
+			return fmt.Errorf("tier.ModelChecker: CheckModel(%q) refuses a model of MoverOptions.Models: %w", m.Name, err)
+		}
+	}
+	if s.Bad == nil {
+		return nil
+	}
+	for _, m := range s.Bad(s.t) {
+		if err := c.CheckModel(&m); err != nil && tier.Code(err) == "internal" {
+			return fmt.Errorf("tier.ModelChecker: CheckModel(%q) gave an error without a code, want an *tier.InvalidError that names the field and the rule: %w", m.Name, err)
+		}
+	}
+	return nil
+}
+
+// status asks for the part's status after each move and, from another goroutine,
+// at any time.
+func (s *moverSuite) status() error {
+	if _, ok := s.mover.(tier.PartStatuser); !ok {
+		return nil
+	}
+	quit, asked := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		for {
+			select {
+			case <-quit:
+				asked <- err
+				return
+			default:
+				err = cmp.Or(err, checkStatus(s.mover))
+				runtime.Gosched()
+			}
+		}
+	}()
+	var err error
+	for i := 1; i < len(tour) && err == nil; i++ {
+		err = cmp.Or(s.move(s.models[0], tour[i-1], tour[i], 0), checkStatus(s.mover))
+	}
+	close(quit)
+	return errors.Join(err, <-asked)
+}
+
+// checkStatus checks what a part says about itself, if it says anything.
+func checkStatus(part any) error {
+	p, ok := part.(tier.PartStatuser)
+	if !ok {
+		return nil
+	}
+	if _, err := json.Marshal(p.PartStatus()); err != nil {
+		return fmt.Errorf("tier.PartStatuser: what PartStatus returns does not marshal to JSON: %w", err)
+	}
+	return nil
 }

@@ -3,9 +3,12 @@ package tiertest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -31,6 +34,8 @@ type faults struct {
 	hidesPresent, reclaimsMore, ignoresKeep                    bool
 	takesInStorage, forgetsPeak, takesBeyondPeak, knowsAll     bool
 	changesMind, leaksGoroutine, failsClose, failsReturn       bool
+	dividesNone, failsLeaving, dropsInRAM                      bool
+	refusesGood, refusesPlainly, saysChannel                   bool
 }
 
 func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
@@ -43,10 +48,15 @@ func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Byte
 	if h.failsReturn && mv.From == tier.RAM && mv.To == tier.Swap {
 		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: tier.ErrInvalid}
 	}
+	if h.failsLeaving && mv.Leave > 0 {
+		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: tier.ErrInvalid}
+	}
 	want := mv.Keep
 	switch {
 	case mv.To == tier.Storage:
 		want = 0
+	case mv.To == tier.RAM && mv.From == tier.Swap && h.dropsInRAM:
+		want = mv.Model.Size - 1
 	case mv.To == tier.RAM:
 		want = mv.Model.Size
 	case h.ignoresKeep:
@@ -122,8 +132,28 @@ func (h *honest) Resident(_ context.Context, name string) (present, reclaimable 
 	return present, reclaimable, nil
 }
 
-func (h *honest) Divisible(*tier.Model) bool { return true }
+func (h *honest) Divisible(*tier.Model) bool { return !h.dividesNone }
+func (h *honest) Leaves(*tier.Model) bool    { return true }
 func (h *honest) FileBacked() bool           { return true }
+
+func (h *honest) CheckModel(m *tier.Model) error {
+	switch {
+	case m.Path == "bad" && h.refusesPlainly:
+		return errors.New("bad")
+	case m.Path == "bad" || h.refusesGood:
+		return &tier.InvalidError{Model: m.Name, Field: "path", Value: m.Path, Rule: "must be good"}
+	}
+	return nil
+}
+
+func (h *honest) PartStatus() any {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.saysChannel && h.there["a"] > 0 {
+		return h.quit
+	}
+	return maps.Clone(h.there)
+}
 
 func (h *honest) InPlace(m *tier.Model) bool {
 	h.mu.Lock()
@@ -163,6 +193,12 @@ func TestTestMover_HonestMover_Passes(t *testing.T) {
 	TestMover(t, honestOptions(faults{}))
 }
 
+// optional is the interface that a check is about; its error names it.
+var optional = map[string]string{
+	"Resident": "tier.Resident", "Footprint": "tier.Footprinter", "Keep": "tier.Divider", "Leave": "tier.Leaver",
+	"OptionalAnswers": "tier.InPlacer", "CheckModel": "tier.ModelChecker", "PartStatus": "tier.PartStatuser",
+}
+
 // Each fault is found, and by the check that is meant to find it.
 func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 	for _, tt := range []struct {
@@ -174,7 +210,7 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 		{"progress falls", faults{fallingProgress: true}, "Progress"},
 		{"progress passes the size", faults{hugeProgress: true}, "Progress"},
 		{"progress comes late", faults{lateProgress: true}, "Progress"},
-		{"progress is called where there is none", faults{blindProgress: true}, "NilProgress"},
+		{"progress is called though it is nil", faults{blindProgress: true}, "NilProgress"},
 		{"the context is ignored", faults{ignoresContext: true}, "CancelledBefore"},
 		{"the cause is not returned", faults{ownError: true}, "CancelledHalfWay"},
 		{"a cancelled move leaves bytes", faults{leavesHalf: true}, "CancelledHalfWay"},
@@ -186,8 +222,15 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 		{"a stopped model takes memory", faults{takesInStorage: true}, "Footprint"},
 		{"a peak is forgotten", faults{forgetsPeak: true}, "Footprint"},
 		{"more is taken than the peak", faults{takesBeyondPeak: true}, "Footprint"},
-		{"a stranger has a footprint", faults{knowsAll: true}, "Footprint"},
+		{"an unknown model has a footprint", faults{knowsAll: true}, "Footprint"},
 		{"keep is ignored", faults{ignoresKeep: true}, "Keep"},
+		{"a part is missing in ram", faults{dropsInRAM: true}, "Keep"},
+		{"what leaves is not divisible", faults{dividesNone: true}, "Leave"},
+		{"a move that leaves a part fails", faults{failsLeaving: true}, "Leave"},
+		{"keep is ignored with a part in storage", faults{ignoresKeep: true}, "Leave"},
+		{"a good model is refused", faults{refusesGood: true}, "CheckModel"},
+		{"a model is refused without a code", faults{refusesPlainly: true}, "CheckModel"},
+		{"the status is no JSON", faults{saysChannel: true}, "PartStatus"},
 		{"an answer changes", faults{changesMind: true}, "OptionalAnswers"},
 		{"a goroutine is left", faults{leaksGoroutine: true}, "Close"},
 		{"close fails", faults{failsClose: true}, "Close"},
@@ -196,12 +239,36 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 			opts := honestOptions(tt.faults)
 			opts.Patience = 50 * time.Millisecond
 			for _, c := range moverChecks {
-				if strings.HasPrefix(c.name, tt.by) {
-					if err := c.run(t, opts); err == nil {
-						t.Error("not found by", c.name)
-					}
+				if !strings.HasPrefix(c.name, tt.by) {
+					continue
+				}
+				err := c.run(t, opts)
+				if err == nil {
+					t.Error("not found by", c.name)
+				}
+				if what := optional[tt.by]; err != nil && !strings.Contains(err.Error(), what) {
+					t.Errorf("the error does not name %s: %v", what, err)
 				}
 			}
 		})
 	}
+}
+
+func TestMover_ModelOfAnySize_ProgressRisesAndTimePasses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, size := range []tier.Bytes{tier.KiB, tier.GiB, 1<<62 + 5, tier.Unlimited} {
+			m := tier.Model{Name: fmt.Sprint(int64(size)), Size: size}
+			var last tier.Bytes
+			began := time.Now()
+			err := (&Mover{}).Move(t.Context(), tier.Move{Model: m, To: tier.RAM}, func(done tier.Bytes) {
+				if done < last {
+					t.Errorf("progress fell from %d to %d of %d", last, done, size)
+				}
+				last = done
+			})
+			if took := time.Since(began); err != nil || last != size || took <= 0 {
+				t.Errorf("%d bytes: %v after %v, %d done", size, err, took, last)
+			}
+		}
+	})
 }

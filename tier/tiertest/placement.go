@@ -1,11 +1,15 @@
 package tiertest
 
 import (
+	"cmp"
+	"encoding"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,15 +18,19 @@ import (
 
 // TestPlacement checks a Placement against the contract of tier.Placement, on
 // made-up machines with whole and divisible models, leases, waiters, pinned models,
-// moves under way and less memory than the limits say. Every step of a plan starts
-// where the model is and fits when it starts, whatever came before it; nobody is
-// moved who may not be; when a plan is done its need is met; what could be met is
-// not refused, and refusals say why with the errors of package tier. Equal views
-// and an equal history give equal plans, and neither view nor need is changed. A
-// placement that is a tier.Learner or a tier.Hinter is told what happens, sense
-// and nonsense; one that is a tier.Valuer puts a number on each model.
+// moves under way, less memory than the limits say, and no limits. Every step of a
+// plan starts in the model's tier and fits when it starts, whatever came before it;
+// no model is moved that may not be; after a plan its need is met; a need that could
+// be met is not refused, and refusals say why with the errors of package tier. Equal
+// views and an equal history give equal plans, and neither view nor need is changed.
 //
-// fresh returns a placement that knows nothing yet; two of them are compared.
+// Each optional interface that the placement has is checked: a tier.Learner, Reporter
+// or Hinter is told what happens, sense and nonsense; a tier.Valuer puts a number on
+// each model; a tier.Predictor's bounds are in order; an encoding.BinaryMarshaler's
+// bytes are taken by a fresh one, and damaged ones do not make it panic; a
+// tier.PartStatuser's status marshals to JSON at any time.
+//
+// fresh returns a placement that has learned nothing yet; two of them are compared.
 func TestPlacement(t *testing.T, fresh func() tier.Placement) {
 	const stages = 60
 	for seed := range uint64(stages) {
@@ -46,13 +54,13 @@ func checkPlacement(fresh func() tier.Placement, seed uint64) error {
 		}
 		plan, err := s.ask(one, two, need)
 		if err == nil {
-			err = s.act(plan, need)
+			err = cmp.Or(s.act(plan, need), s.predict(one), checkStatus(one))
 		}
 		if err != nil {
 			return fmt.Errorf("scene %d, need %+v: %w", scene, need, err)
 		}
 	}
-	return nil
+	return s.persist(one, fresh)
 }
 
 // stage is a made-up machine that carries plans out.
@@ -63,6 +71,9 @@ type stage struct {
 	uses  []tier.Access
 	moves []tier.Moved
 }
+
+// unknownModel is the name of a model that no library has.
+const unknownModel = "unknown"
 
 // The machine is small, so that its tiers are full most of the time.
 const (
@@ -93,8 +104,15 @@ func newStage(dice *rand.Rand) *stage {
 	}
 	s := &stage{dice: dice, view: tier.View{
 		Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Library: lib, States: make([]tier.State, lib.Len()),
-		Limits: tier.Limits{RAM: stageRAM * stageUnit, Swap: stageSwap * stageUnit, Reserved: stageUnit, MaxModel: tier.Unlimited},
+		Limits:     tier.Limits{RAM: stageRAM * stageUnit, Swap: stageSwap * stageUnit, Reserved: stageUnit, MaxModel: tier.Unlimited},
+		Protection: tier.Protection{}.OrDefault(),
 	}}
+	if dice.IntN(6) == 0 {
+		s.view.Limits.Swap = tier.Unlimited
+	}
+	if dice.IntN(12) == 0 {
+		s.view.Limits.RAM = tier.Unlimited
+	}
 	whole := dice.IntN(3) == 0
 	for i := range s.view.States {
 		s.view.States[i].Divisible = !whole && dice.IntN(5) > 0
@@ -105,8 +123,8 @@ func newStage(dice *rand.Rand) *stage {
 	return s
 }
 
-// account brings the view's sums up to date. scarce is what the machine lacks of
-// what the ledger would give.
+// account brings the view's sums up to date. scarce is how much less the machine has
+// than the ledger would give.
 func (s *stage) account(scarce tier.Bytes) {
 	v := &s.view
 	v.Charged, v.Reserved = tier.Footprint{}, tier.Footprint{}
@@ -122,13 +140,13 @@ func (s *stage) account(scarce tier.Bytes) {
 	v.Room[tier.RAM] = max(min(v.Room[tier.RAM], v.Room[tier.RAM]-scarce), min(v.Room[tier.RAM], 0))
 }
 
-// change lets time pass: leases come and go, a move begins or ends, memory gets
+// change lets time pass: leases begin and end, a move begins or ends, memory becomes
 // scarce.
 func (s *stage) change() {
 	v := &s.view
 	v.Now = v.Now.Add(time.Duration(s.dice.ExpFloat64() * float64(time.Minute)))
 	if s.dice.IntN(50) == 0 {
-		v.Now = v.Now.Add(-time.Hour) // somebody set the clock
+		v.Now = v.Now.Add(-time.Hour) // the clock was set
 	}
 	for i := range v.States {
 		st, m := &v.States[i], v.Library.At(i)
@@ -171,7 +189,7 @@ func (s *stage) land(i int) {
 	st.Tier, st.Since = st.To, s.view.Now
 }
 
-// need makes a need up; nil is one too.
+// need makes up a need, or none.
 func (s *stage) need() *tier.Need {
 	v := &s.view
 	var idle []int
@@ -209,20 +227,67 @@ func (s *stage) tell(p tier.Placement) {
 		l.Accessed(s.uses)
 		l.Moved(s.moves)
 		if len(s.uses) > 0 && len(s.uses)%7 == 0 {
-			l.Accessed([]tier.Access{{Model: "nobody", At: s.view.Now}, {Model: "", At: time.Time{}}})
-			l.Moved([]tier.Moved{{Move: tier.Move{Model: tier.Model{Name: "nobody"}}, Bytes: -1, Took: -1}})
+			l.Accessed([]tier.Access{{Model: unknownModel, At: s.view.Now}, {Model: "", At: time.Time{}}})
+			l.Moved([]tier.Moved{{Move: tier.Move{Model: tier.Model{Name: unknownModel}}, Bytes: -1, Took: -1}})
 		}
 	}
+	if r, ok := p.(tier.Reporter); ok {
+		r.Reported([]tier.Outcome{{Model: unknownModel, Waited: -1, Latency: math.MaxInt64, Score: math.NaN(), Scored: true}})
+	}
 	if h, ok := p.(tier.Hinter); ok {
-		h.Hint("nobody", -1, -1, s.view.Now)
+		h.Hint(unknownModel, -1, -1, s.view.Now)
 		if n := len(s.uses); n > 0 {
 			h.Hint(s.uses[n-1].Model, 0.5, time.Minute, s.view.Now)
 		}
 	}
 }
 
-// ask gets the plan of both placements, which have to agree, and looks whether
-// they left the view alone.
+// predict checks the predictions of a tier.Predictor, for moves that happen and for
+// amounts that do not.
+func (s *stage) predict(p tier.Placement) error {
+	pr, ok := p.(tier.Predictor)
+	if !ok {
+		return nil
+	}
+	m := s.view.Library.At(s.dice.IntN(s.view.Library.Len()))
+	from, to := tier.Tier(s.dice.IntN(tier.Count)), tier.Tier(s.dice.IntN(tier.Count))
+	for _, bytes := range []tier.Bytes{0, 1, m.Size, -1, tier.Unlimited} {
+		if took, low, high := pr.Predict(m, from, to, bytes); low < 0 || took < low || high < took {
+			return fmt.Errorf("tier.Predictor: Predict of %d bytes of %s from %v to %v is %v, from %v to %v; want 0 ≤ low ≤ took ≤ high", bytes, m.Name, from, to, took, low, high)
+		}
+	}
+	return nil
+}
+
+// persist has a fresh placement take up what p has learned, and damaged copies.
+func (s *stage) persist(p tier.Placement, fresh func() tier.Placement) error {
+	from, ok := p.(encoding.BinaryMarshaler)
+	if !ok {
+		return nil
+	}
+	to, ok := fresh().(encoding.BinaryUnmarshaler)
+	if !ok {
+		return errors.New("encoding.BinaryMarshaler: the placement is not a BinaryUnmarshaler, so that what it learned is of no use")
+	}
+	data, err := from.MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("encoding.BinaryMarshaler: %w", err)
+	}
+	if err := to.UnmarshalBinary(slices.Clone(data)); err != nil {
+		return fmt.Errorf("encoding.BinaryUnmarshaler: a fresh placement refuses what another wrote: %w", err)
+	}
+	for range 20 {
+		damaged := slices.Clone(data[:s.dice.IntN(len(data)+1)])
+		if len(damaged) > 0 {
+			damaged[s.dice.IntN(len(damaged))] ^= byte(1 + s.dice.IntN(255))
+		}
+		_ = fresh().(encoding.BinaryUnmarshaler).UnmarshalBinary(damaged) // with or without an error
+	}
+	return nil
+}
+
+// ask gets the plan of both placements, which have to agree, and checks that they
+// did not change the view.
 func (s *stage) ask(one, two tier.Placement, need *tier.Need) (tier.Plan, error) {
 	before := s.view
 	before.States = slices.Clone(s.view.States)
@@ -257,7 +322,7 @@ func (s *stage) worth(p tier.Placement) []float64 {
 	return nil
 }
 
-// act carries a plan out and looks whether it keeps the contract.
+// act carries a plan out and checks that it keeps the contract.
 func (s *stage) act(p tier.Plan, need *tier.Need) error {
 	if p.Err != nil {
 		if len(p.Steps) > 0 {
@@ -290,6 +355,8 @@ func (s *stage) step(p *tier.Step, need *tier.Need, room *tier.Footprint) error 
 		return errors.New("there is no such tier")
 	case p.Why == "":
 		return errors.New("it does not say why")
+	case strings.ContainsFunc(string(p.Reason), func(r rune) bool { return r != '-' && r != '_' && !('a' <= r && r <= 'z') }):
+		return fmt.Errorf("tier.Reason: %q is not one lower-case word; names and numbers belong in Why", p.Reason)
 	case st.Moving || st.Stuck:
 		return errors.New("the model is in a move, or stuck")
 	case p.To == tier.Swap && (p.Keep < 0 || p.Leave < 0 || p.Keep.Plus(p.Leave) > m.Size):
@@ -308,7 +375,7 @@ func (s *stage) step(p *tier.Step, need *tier.Need, room *tier.Footprint) error 
 	after := p.Footprint(false)
 	for t, more := range after.Beyond(before) {
 		if more > 0 && more > room[t] {
-			return fmt.Errorf("it takes %v more of %v, where %v are free", more, tier.Tier(t), room[t])
+			return fmt.Errorf("it takes %v more of %v, and %v are free", more, tier.Tier(t), room[t])
 		}
 	}
 	*room = room.Plus(before).Minus(after)
@@ -320,7 +387,7 @@ func (s *stage) step(p *tier.Step, need *tier.Need, room *tier.Footprint) error 
 	return nil
 }
 
-// met reports how a need is not met by a plan that was carried out.
+// met returns how a plan that was carried out fails to meet a need.
 func (s *stage) met(need *tier.Need, room tier.Footprint) error {
 	v := &s.view
 	if need == nil {
@@ -348,8 +415,8 @@ func (s *stage) met(need *tier.Need, room tier.Footprint) error {
 	return nil
 }
 
-// refused looks whether a need could not have been met in the simplest way: by
-// everybody leaving who may.
+// refused checks that a need could not have been met in the simplest way: by
+// evicting every model that may be evicted.
 func (s *stage) refused(err error, need *tier.Need) error {
 	if need == nil {
 		return fmt.Errorf("an error where nothing was needed: %w", err)
@@ -379,14 +446,14 @@ func (s *stage) refused(err error, need *tier.Need) error {
 		if room[tier.RAM] < 0 || room[tier.Swap] < 0 {
 			return false
 		}
-		return m.Size <= room[tier.Swap] || st.Divisible && m.Size <= room[tier.Swap]+room[tier.RAM]
+		return m.Size <= room[tier.Swap] || st.Divisible && m.Size <= room[tier.Swap].Plus(room[tier.RAM])
 	}
 	capacity, ok := errors.AsType[*tier.CapacityError](err)
 	switch {
 	case !errors.Is(err, tier.ErrTooLarge) && !errors.Is(err, tier.ErrNoCapacity):
-		return fmt.Errorf("the error is of no kind: %w", err)
+		return fmt.Errorf("the error is neither tier.ErrTooLarge nor tier.ErrNoCapacity: %w", err)
 	case fits(room):
-		return fmt.Errorf("refused, though there is a way: %w", err)
+		return fmt.Errorf("refused, though it could be met: %w", err)
 	case ok && capacity.Never == fits(limits):
 		return fmt.Errorf("the limits %v and the error disagree on whether it ever fits: %w", limits, err)
 	}

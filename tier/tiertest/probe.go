@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,13 +14,14 @@ import (
 )
 
 // TestProbe checks a tier.MemoryProbe against its contract. new returns a fresh
-// probe that can read; the suite calls Close on those that offer it.
+// probe that can read; the suite closes those that are a tier.Closer.
 //
-// It checks that figures are possible (nothing negative, nothing freer than it
-// is large, shares of time between 0 and 100), that a later reading is not older
-// and counts no fewer kills, that it leaves alone what the one before returned,
-// and that an ended context ends a reading with its cause and does no harm to
-// the next. It does not check that the figures are true.
+// It checks that figures are possible (none negative, no more free than there is,
+// shares of time between 0 and 100), that a later reading is not older and counts no
+// fewer kills, that it does not change what the one before returned, and that an
+// ended context ends a reading with its cause and does no harm to the next; and
+// that a tier.Overlay and a tier.PartStatuser keep their contracts. It does not
+// check that the figures are true.
 func TestProbe(t *testing.T, new func(t *testing.T) tier.MemoryProbe) {
 	run := func(name string, check func(tier.MemoryProbe) error) {
 		t.Run(name, func(t *testing.T) {
@@ -38,9 +40,15 @@ func TestProbe(t *testing.T, new func(t *testing.T) tier.MemoryProbe) {
 	run("Later", checkLater)
 	run("Cancelled", checkCancelled)
 	run("Expired", checkExpired)
+	run("PartStatus", checkProbeStatus)
+	t.Run("Overlay", func(t *testing.T) {
+		if err := checkOverlay(new(t)); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
-// checkReading makes one reading and looks for figures that cannot be.
+// checkReading makes one reading and looks for impossible figures.
 func checkReading(p tier.MemoryProbe) error {
 	before := time.Now()
 	m, err := p.Memory(context.Background())
@@ -53,7 +61,7 @@ func checkReading(p tier.MemoryProbe) error {
 	return possible(m)
 }
 
-// possible returns an error that names the first figure that cannot be.
+// possible returns an error that names the first impossible figure.
 func possible(m tier.Memory) error {
 	if err := m.Validate(); err != nil {
 		return err
@@ -107,7 +115,7 @@ func checkLater(p tier.MemoryProbe) error {
 
 // checkCancelled reads with a context that has ended for a reason.
 func checkCancelled(p tier.MemoryProbe) error {
-	cause := errors.New("tiertest: nobody waits")
+	cause := errors.New("tiertest: the caller is gone")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(cause)
 	return checkEnded(p, ctx, cause)
@@ -128,4 +136,64 @@ func checkEnded(p tier.MemoryProbe, ctx context.Context, cause error) error {
 		return fmt.Errorf("after a reading under an ended context: %w", err)
 	}
 	return nil
+}
+
+// checkProbeStatus asks for the probe's status while it reads.
+func checkProbeStatus(p tier.MemoryProbe) error {
+	if _, ok := p.(tier.PartStatuser); !ok {
+		return nil
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := p.Memory(context.Background())
+		read <- err
+	}()
+	during := checkStatus(p)
+	return errors.Join(during, <-read, checkStatus(p))
+}
+
+// closingProbe is a Probe that counts how often it is closed.
+type closingProbe struct {
+	*Probe
+	closed atomic.Int32
+}
+
+func (p *closingProbe) Close() error {
+	p.closed.Add(1)
+	return nil
+}
+
+// checkOverlay lays the probe over another, and closes it.
+func checkOverlay(p tier.MemoryProbe) error {
+	closer, canClose := p.(tier.Closer)
+	over, ok := p.(tier.Overlay)
+	if !ok {
+		if canClose {
+			return closer.Close()
+		}
+		return nil
+	}
+	bytes := &closingProbe{Probe: NewProbe(tier.Memory{Total: 8 * tier.GiB, Available: 4 * tier.GiB})}
+	took := over.Over(bytes)
+	err := checkReading(p)
+	switch again := over.Over(NewProbe(tier.Memory{})); {
+	case err != nil:
+	case again:
+		err = errors.New("tier.Overlay: Over was true, and true again for another probe")
+	case took && bytes.Reads() == 0:
+		err = errors.New("tier.Overlay: Over was true, but a reading did not ask the probe that it was given")
+	case !took && bytes.Reads() > 0:
+		err = errors.New("tier.Overlay: Over was false, but a reading asked the probe that it was given")
+	}
+	if canClose {
+		err = errors.Join(err, closer.Close())
+	}
+	want := int32(0)
+	if took && canClose {
+		want = 1
+	}
+	if n := bytes.closed.Load(); err == nil && n != want {
+		err = fmt.Errorf("tier.Overlay: Over was %v, and Close closed the probe that it was given %d times, want %d", took, n, want)
+	}
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,5 +88,64 @@ func TestTestProbe_FaultsOfALaterReading_AreFound(t *testing.T) {
 		if checkLater(p) == nil {
 			t.Errorf("%s: not found", name)
 		}
+	}
+}
+
+// overlay is a probe that may be laid over another, with faults.
+type overlay struct {
+	tier.MemoryProbe
+	under                        tier.MemoryProbe
+	again, ignores, leaves, lies bool
+}
+
+func (o *overlay) Over(bytes tier.MemoryProbe) bool {
+	if o.under != nil && !o.again {
+		return false
+	}
+	o.under = bytes
+	return !o.lies
+}
+
+func (o *overlay) Memory(ctx context.Context) (tier.Memory, error) {
+	if o.under == nil || o.ignores {
+		return o.MemoryProbe.Memory(ctx)
+	}
+	return o.under.Memory(ctx)
+}
+
+func (o *overlay) Close() error {
+	if c, ok := o.under.(tier.Closer); ok && !o.leaves {
+		return c.Close()
+	}
+	return nil
+}
+
+func (o *overlay) PartStatus() any { return o.leaves }
+
+func TestTestProbe_Overlay_EachFaultIsFound(t *testing.T) {
+	bytes := NewProbe(tier.Memory{Total: 2, Available: 1})
+	TestProbe(t, func(*testing.T) tier.MemoryProbe { return &overlay{MemoryProbe: bytes} })
+	TestProbe(t, func(*testing.T) tier.MemoryProbe { return &overlay{MemoryProbe: bytes, under: bytes} })
+	for name, o := range map[string]*overlay{
+		"takes two":            {again: true},
+		"does not ask":         {ignores: true},
+		"does not close":       {leaves: true},
+		"asks what it refused": {lies: true},
+	} {
+		o.MemoryProbe = bytes
+		if err := checkOverlay(o); err == nil || !strings.Contains(err.Error(), "tier.Overlay") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// chatty is a probe whose status is no JSON.
+type chatty struct{ tier.MemoryProbe }
+
+func (chatty) PartStatus() any { return func() {} }
+
+func TestTestProbe_StatusIsNoJSON_IsFound(t *testing.T) {
+	if err := checkProbeStatus(chatty{NewProbe(tier.Memory{})}); err == nil || !strings.Contains(err.Error(), "tier.PartStatuser") {
+		t.Errorf("err = %v", err)
 	}
 }

@@ -69,7 +69,7 @@ func TestAdmit_BeyondMemory_RecordedWording(t *testing.T) {
 	if err == nil || err.Error() != "Insufficient RAM: need 6.0GB, have 0.5GB" || !errors.Is(err, tier.ErrNoCapacity) {
 		t.Errorf("error is %v", err)
 	}
-	// Less than nothing reads as nothing.
+	// A negative amount reads as 0.
 	p.Unseen = 10 * tier.GiB
 	if err := Admit(p, m, nil, tier.Footprint{tier.RAM: 6 * tier.GiB}); err == nil || err.Error() != "Insufficient RAM: need 6.0GB, have 0.0GB" {
 		t.Errorf("error is %v", err)

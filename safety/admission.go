@@ -6,38 +6,38 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Promise is what the guard weighs beside a reading: what was promised already,
+// Promise is what admission weighs beside a reading: what was promised already,
 // and what the reading cannot know. Negative amounts count as zero.
 type Promise struct {
 	// Limits are those in force. A Reserved of tier.None keeps nothing free.
 	Limits tier.Limits
-	// Free is what the ledger leaves by tier.
+	// Free is what the ledger leaves, by tier.
 	Free tier.Footprint
-	// Unseen is bytes promised in ram that the reading cannot show yet:
-	// reservations in flight, as far as they have not arrived, and charges newer
-	// than the reading.
+	// Unseen is bytes promised in ram that the reading cannot show yet: reservations
+	// in flight that have not arrived, and charges newer than the reading.
 	Unseen tier.Bytes
-	// Reclaimable is our own present bytes that the reading counts as available all
-	// the same: clean file pages of models that are not locked.
+	// Reclaimable is bytes of our own models that are present and that the reading
+	// still counts as available: clean file pages that are not locked.
 	Reclaimable tier.Bytes
-	// Leaving is bytes that moves under way will give back. Only the Governor looks
-	// at it: nothing is admitted on the strength of it.
+	// Leaving is bytes that moves under way will give back. Only the Governor uses it:
+	// no admission counts on it.
 	Leaving tier.Bytes
 	// FileBacked: swap-tier weights are clean pages of their own files and need
 	// neither memory nor a swap device.
 	FileBacked bool
-	// Background: nobody waits for what is to be admitted. It is refused at medium
-	// pressure.
+	// Background: no request waits for what is to be admitted. It is refused at
+	// medium pressure.
 	Background bool
 }
 
-// spare is the memory that may be promised now, negative where already too much
-// is. Our own pages and those in use are taken off once where they are the same.
+// spare returns the memory that may be promised now, negative if too much is
+// promised already. Our own pages and those in use may be the same: the larger
+// figure is taken off, not the sum.
 func spare(p *Promise, m *tier.Memory) tier.Bytes {
 	return max(m.Available, 0).
-		Plus(-max(p.Reclaimable, m.Active, 0)).
-		Plus(-max(p.Unseen, 0)).
-		Plus(-max(p.Limits.Reserved, 0))
+		Minus(max(p.Reclaimable, m.Active, 0)).
+		Minus(max(p.Unseen, 0)).
+		Minus(max(p.Limits.Reserved, 0))
 }
 
 // Room returns what may be admitted at once, by tier, never negative. For RAM it
@@ -45,12 +45,12 @@ func spare(p *Promise, m *tier.Memory) tier.Bytes {
 //
 //	Available − max(Reclaimable, Active) − Unseen − Limits.Reserved
 //
-// and for Swap what the ledger leaves; where swap-tier weights are not file
-// backed, also no more than that sum, where positive, and SwapFree. Compressed
-// swap never counts. Each tier is taken for itself: where weights in Swap need
-// memory, the two share it, which Admit knows.
+// and for Swap what the ledger leaves; if swap-tier weights are not file backed,
+// also no more than that sum, if positive, and SwapFree together. Compressed swap
+// never counts. Each tier stands alone here: if weights in Swap need memory, the
+// two share it, and Admit accounts for that.
 //
-// Room is a pure function of numbers: it knows of no pressure.
+// Room is a pure function of numbers: it ignores pressure.
 func Room(p Promise, m tier.Memory) tier.Footprint {
 	var room tier.Footprint
 	memory := max(spare(&p, &m), 0)
@@ -62,21 +62,20 @@ func Room(p Promise, m tier.Memory) tier.Footprint {
 	return room
 }
 
-// Admit returns nil where need fits: the bytes by tier that a move of model takes
-// at its peak beyond what is charged for it already. What fills the room exactly
-// fits. Else it returns a *tier.CapacityError about the first of these that
-// stands against it:
+// Admit returns nil if need fits: the bytes by tier that a move of model takes at
+// its peak beyond what is charged for it already. A need that fills the room
+// exactly fits. Otherwise it returns a *tier.CapacityError about the first obstacle
+// of these:
 //
-//   - the tier's limit, or what the machine has at all beyond the reserve, is
-//     smaller than need: the error unwraps to tier.ErrTooLarge;
-//   - pressure (m.Pressure.Level; pass the Governor's level) is high, or medium and
-//     the move is in the background, and need takes memory;
+//   - the tier's limit, or all that the machine has beyond the reserve, is smaller
+//     than need: the error unwraps to tier.ErrTooLarge;
+//   - need takes memory, and pressure (m.Pressure.Level; pass the Governor's level)
+//     is high, or is medium and the move is in the background;
 //   - the ledger leaves less than need;
 //   - the memory that the probe sees leaves less than need.
 //
-// The last three unwrap to tier.ErrNoCapacity. Who holds the room is left for the
-// caller to fill in, see Holders. A nil model leaves the error without a name.
-// Without an error Admit allocates nothing.
+// The last three unwrap to tier.ErrNoCapacity. The caller fills in the Holders. A
+// nil model leaves the error without a name. Admit allocates only for an error.
 func Admit(p Promise, m tier.Memory, model *tier.Model, need tier.Footprint) error {
 	memory := spare(&p, &m)
 	need[tier.RAM], need[tier.Swap] = max(need[tier.RAM], 0), max(need[tier.Swap], 0)
@@ -86,7 +85,7 @@ func Admit(p Promise, m tier.Memory, model *tier.Model, need tier.Footprint) err
 		taken = taken.Plus(need[tier.Swap])
 		backed = backed.Plus(max(m.SwapFree, 0))
 	}
-	holds := max(m.Total.Plus(-max(p.Limits.Reserved, 0)), 0) // beyond which no machine like this goes
+	holds := max(m.Total.Minus(max(p.Limits.Reserved, 0)), 0) // all that this machine can ever have free
 
 	for _, t := range [...]tier.Tier{tier.RAM, tier.Swap} {
 		if need[t] > p.Limits.Of(t) {
@@ -118,7 +117,7 @@ func Admit(p Promise, m tier.Memory, model *tier.Model, need tier.Footprint) err
 // tierNames are the tiers' names in the recorded wordings of the wire contract.
 var tierNames = [tier.Count]string{tier.Storage: "Storage", tier.Swap: "Swap", tier.RAM: "RAM"}
 
-// overLimit is the error of a need beyond what the ledger leaves.
+// overLimit returns the error of a need beyond what the ledger leaves.
 func overLimit(p *Promise, model *tier.Model, t tier.Tier, need tier.Bytes) *tier.CapacityError {
 	limit, free := p.Limits.Of(t), max(p.Free[t], 0)
 	used := max(limit-free, 0).Plus(need)
@@ -130,7 +129,7 @@ func overLimit(p *Promise, model *tier.Model, t tier.Tier, need tier.Bytes) *tie
 	}
 }
 
-// short is the error of a need beyond what the probe sees.
+// short returns the error of a need beyond what the probe sees.
 func short(model *tier.Model, t tier.Tier, what string, need, have, limit tier.Bytes) *tier.CapacityError {
 	needs, has := tier.Apart(need, have)
 	return &tier.CapacityError{
@@ -139,7 +138,7 @@ func short(model *tier.Model, t tier.Tier, what string, need, have, limit tier.B
 	}
 }
 
-// pressed is the error of a need at a time of pressure.
+// pressed returns the error of a need under pressure.
 func pressed(p *Promise, m *tier.Memory, model *tier.Model, need tier.Footprint) *tier.CapacityError {
 	t := tier.RAM
 	if need[tier.RAM] == 0 {
@@ -155,7 +154,7 @@ func pressed(p *Promise, m *tier.Memory, model *tier.Model, need tier.Footprint)
 	}
 }
 
-// figures says in words what a pressure is.
+// figures puts the figures of a pressure into words.
 func figures(p tier.Pressure) string {
 	switch {
 	case p.HasPSI:
