@@ -78,6 +78,9 @@ func (s *shard) total(ctx context.Context) (int64, error) {
 // settle looks for what a move to storage left behind, and forgets it when it
 // is gone.
 func (m *Mover) settle(ctx context.Context, e *entry, left []residue) (present, reclaimable tier.Bytes, err error) {
+	if len(left) == 0 {
+		return 0, 0, nil // also if a load failed since and left pages: those are the next call's
+	}
 	var total, fixed int64
 	for _, r := range left {
 		n, memory, err := r.drop(ctx, m.sys)
