@@ -42,7 +42,7 @@ func find(model, path string) ([]string, error) {
 	case info.Mode().IsRegular():
 		return []string{path}, nil
 	case !info.IsDir():
-		return nil, notRegular(model, path, info)
+		return nil, badPath(model, path, "must be a regular file or a folder of them, is "+kindOf(info), "Name the file of weights, or the folder that holds them.")
 	}
 	return findIn(model, path)
 }
@@ -62,7 +62,7 @@ func findIn(model, dir string) ([]string, error) {
 	}
 	var weights, others []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") || e.IsDir() {
+		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
@@ -74,12 +74,12 @@ func findIn(model, dir string) ([]string, error) {
 		}
 	}
 	if len(weights) > 0 {
-		slices.Sort(weights) // what is wrong with one of them is an error at its opening
+		slices.Sort(weights) // openRegular reports what is wrong with one of them
 		return weights, nil
 	}
 	others = slices.DeleteFunc(others, func(path string) bool {
 		info, err := os.Stat(path)
-		return err == nil && !info.Mode().IsRegular()
+		return err == nil && info.IsDir()
 	})
 	if len(others) == 0 {
 		return nil, badPath(model, dir, "must hold at least one regular file")
@@ -120,18 +120,21 @@ func openRegular(model, path string) (*os.File, fs.FileInfo, error) {
 }
 
 func notRegular(model, path string, info fs.FileInfo) error {
-	kind := "a special file"
+	return badPath(model, path, "must be a regular file, is "+kindOf(info), "Put the file of weights in its place, or move it out of the folder of weights.")
+}
+
+func kindOf(info fs.FileInfo) string {
 	switch mode := info.Mode(); {
 	case mode.IsDir():
-		kind = "a folder"
+		return "a folder"
 	case mode&fs.ModeDevice != 0:
-		kind = "a device"
+		return "a device"
 	case mode&fs.ModeNamedPipe != 0:
-		kind = "a pipe"
+		return "a pipe"
 	case mode&fs.ModeSocket != 0:
-		kind = "a socket"
+		return "a socket"
 	}
-	return badPath(model, path, "must be a regular file or a folder of them, is "+kind)
+	return "a special file"
 }
 
 // pathError says what is wrong with a path in words that help.
@@ -141,11 +144,14 @@ func pathError(model, path string, err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if target, err := os.Readlink(path); err == nil {
+			return badPath(model, path, "must exist, is a link to "+quote(target)+", which does not", "Restore the file that the link points to, or remove the link.")
+		}
 		return badPath(model, path, "must exist", "Check the path, or remove the model.")
 	case errors.Is(err, fs.ErrPermission):
 		return badPath(model, path, "must be readable: "+err.Error(), "Let the server's user read the file, or run the server as its owner.")
 	}
-	return badPath(model, path, "must be readable: "+err.Error())
+	return badPath(model, path, "must be readable: "+err.Error(), "Check the path, and whether its disk is in order.")
 }
 
 func badPath(model, path, rule string, help ...string) error {

@@ -17,9 +17,11 @@ func TestOpen_SpecialFile_IsRefusedAtOnce(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o644); err != nil {
 		t.Skip(err)
 	}
-	for path, says := range map[string]string{pipe: "a pipe", filepath.Dir(pipe): "a pipe", os.DevNull: "a device"} {
-		if _, err := open(newSystem(), &tier.Model{Name: "m", Path: path}); !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), says) {
-			t.Errorf("%s: %v, want an error about %s", path, err, says)
+	other := filepath.Join(t.TempDir(), "m.bin") // of no known format
+	must(t, syscall.Mkfifo(other, 0o644))
+	for path, says := range map[string]string{pipe: "a pipe", filepath.Dir(pipe): "a pipe", filepath.Dir(other): "a pipe", os.DevNull: "a device"} {
+		if _, err := open(newSystem(), &tier.Model{Name: "m", Path: path}); !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), says) || len(tier.Suggestions(err)) == 0 {
+			t.Errorf("%s: %v, want an error about %s and a way out", path, err, says)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func TestFind_Folder_TakesWeightsOrElseEverythingRegular(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			touchAll(t, dir, tt.files...)
-			if err := os.MkdirAll(filepath.Join(dir, "sub.gguf", "x"), 0o755); err != nil {
+			if err := os.MkdirAll(filepath.Join(dir, "sub", "x.gguf"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			got, err := find("m", dir)
@@ -120,6 +120,47 @@ func TestOpen_BadPath_SaysWhatIsWrong(t *testing.T) {
 		}
 		if len(tier.Suggestions(err)) == 0 {
 			t.Errorf("the error about %.40q suggests nothing", tt.path)
+		}
+	}
+}
+
+// Among good shards, one that holds no weights is an error that names it and
+// says what to do, in a folder of known format and in another.
+func TestOpen_BadShard_IsNamedWithAWayOut(t *testing.T) {
+	for _, ext := range []string{".gguf", ".bin"} {
+		for _, tt := range []struct {
+			kind string
+			make func(path string) error
+			says string
+		}{
+			{"empty", func(path string) error { return os.WriteFile(path, nil, 0o644) }, "must not be empty"},
+			{"link to an empty file", func(path string) error {
+				return errors.Join(os.WriteFile(path+".d", nil, 0o644), os.Rename(path+".d", filepath.Join(filepath.Dir(path), ".blob")), os.Symlink(".blob", path))
+			}, "must not be empty"},
+			{"dangling link", func(path string) error { return os.Symlink("nowhere", path) }, `must exist, is a link to "nowhere"`},
+			{"device", func(path string) error { return os.Symlink(os.DevNull, path) }, "is a device"},
+			{"folder", func(path string) error { return os.Mkdir(path, 0o755) }, "is a folder"},
+			{"link to itself", func(path string) error { return os.Symlink(path, path) }, "must be readable"},
+			{"unreadable", func(path string) error { return os.WriteFile(path, []byte("weights"), 0) }, "must be readable: permission denied"},
+		} {
+			t.Run(tt.kind+ext, func(t *testing.T) {
+				dir := t.TempDir()
+				touchAll(t, dir, "m-00001-of-00003"+ext, "m-00003-of-00003"+ext)
+				bad := filepath.Join(dir, "m-00002-of-00003"+ext)
+				switch err := tt.make(bad); {
+				case err != nil:
+					t.Skip(err)
+				case tt.kind == "folder" && ext == ".bin":
+					t.Skip("folders beside files of unknown format do not count")
+				case tt.kind == "unreadable" && os.Geteuid() <= 0:
+					t.Skip("root reads everything")
+				}
+				_, err := open(newSystem(), &tier.Model{Name: "m", Path: dir})
+				ie, ok := errors.AsType[*tier.InvalidError](err)
+				if !ok || ie.Field != "path" || !strings.Contains(err.Error(), filepath.Base(bad)) || !strings.Contains(err.Error(), tt.says) || len(ie.Help) == 0 {
+					t.Errorf("open = %v, want an error about %s that says %q and has a way out", err, filepath.Base(bad), tt.says)
+				}
+			})
 		}
 	}
 }

@@ -62,17 +62,14 @@ func open(sys *system, m *tier.Model) (w *weights, err error) {
 		if err != nil {
 			return w, err
 		}
-		if info.Size() == 0 { // holds nothing, and cannot be mapped
+		if info.Size() == 0 { // it cannot be mapped, and its weights are missing
 			f.Close()
-			continue
+			return w, badPath(m.Name, path, "must not be empty", "The file has no bytes: download it again, or move it out of the folder if it holds no weights.")
 		}
 		w.shards = append(w.shards, &shard{sys: sys, model: m.Name, path: path, file: f, was: info, start: w.size})
 		w.size += info.Size()
 	}
-	switch {
-	case w.size == 0:
-		return w, badPath(m.Name, m.Path, "must not be empty", "The file has no bytes: was its download cut short?")
-	case m.Size > 0 && w.size > int64(m.Size):
+	if m.Size > 0 && w.size > int64(m.Size) {
 		return w, &tier.InvalidError{
 			Model: m.Name, Field: "size", Value: fmt.Sprintf("%d bytes", int64(m.Size)),
 			Rule: fmt.Sprintf("must not be less than what %s has, %d bytes", quote(m.Path), w.size),
