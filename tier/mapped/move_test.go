@@ -159,6 +159,9 @@ func TestStatus_TellsTheWaysInUse_AsJSON(t *testing.T) {
 			t.Errorf("%v are missing, want %s among them", s.Missing, missing)
 		}
 	}
+	if part, ok := m.PartStatus().(Status); !ok || !cmp.Equal(part, s) {
+		t.Errorf("PartStatus is %+v, want Status", part)
+	}
 	b, err := json.Marshal(s)
 	must(t, err)
 	var got map[string]any

@@ -31,6 +31,9 @@ var _ interface {
 	tier.Divider
 	tier.InPlacer
 	tier.FileBacker
+	tier.Leaver
+	tier.ModelChecker
+	tier.PartStatuser
 	tier.Closer
 } = (*Mover)(nil)
 
@@ -85,6 +88,10 @@ func (m *Mover) InPlace(*tier.Model) bool { return true }
 
 // FileBacked implements tier.FileBacker: swap is the file itself.
 func (m *Mover) FileBacked() bool { return true }
+
+// CheckModel implements tier.ModelChecker: a model needs a Path. Whether files
+// are there is seen when they are mapped.
+func (m *Mover) CheckModel(mod *tier.Model) error { return checkPath(mod.Name, mod.Path) }
 
 var errGivesWay = errors.New("a move goes before a recheck")
 

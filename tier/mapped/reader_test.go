@@ -2,6 +2,7 @@ package mapped
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -88,7 +89,9 @@ func TestReader_WhileTheModelMoves_IsSafe(t *testing.T) {
 				if r, err := m.Reader("m"); err == nil {
 					_, _ = r.ReadAt(buf, 1000)
 				}
-				_ = m.Status()
+				if _, err := json.Marshal(m.PartStatus()); err != nil {
+					t.Error(err)
+				}
 				if r, ok := any(m).(tier.Resident); ok {
 					_, _, _ = r.Resident(t.Context(), "m")
 				}

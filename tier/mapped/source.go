@@ -28,11 +28,11 @@ const (
 // where it has none, all its regular files. Links are followed; hidden files and
 // folders within do not count.
 func find(model, path string) ([]string, error) {
-	if path == "" {
-		return nil, &tier.InvalidError{Model: model, Field: "path", Value: `""`, Rule: "must name a file or a folder of weights"}
-	}
-	path, err := filepath.Abs(path)
+	err := checkPath(model, path)
 	if err != nil {
+		return nil, err
+	}
+	if path, err = filepath.Abs(path); err != nil {
 		return nil, pathError(model, path, err)
 	}
 	info, err := os.Stat(path)
@@ -45,6 +45,13 @@ func find(model, path string) ([]string, error) {
 		return nil, badPath(model, path, "must be a regular file or a folder of them, is "+kindOf(info), "Name the file of weights, or the folder that holds them.")
 	}
 	return findIn(model, path)
+}
+
+func checkPath(model, path string) error {
+	if path == "" {
+		return badPath(model, path, "must name a file or a folder of weights", "Set the model's path to its file of weights, or to the folder that holds them.")
+	}
+	return nil
 }
 
 func findIn(model, dir string) ([]string, error) {

@@ -165,6 +165,18 @@ func TestOpen_BadShard_IsNamedWithAWayOut(t *testing.T) {
 	}
 }
 
+func TestCheckModel_NoPath_IsInvalidAndSaysWhatToDo(t *testing.T) {
+	m := newTestMover(t, newSystem(), Options{})
+	err := m.CheckModel(&tier.Model{Name: "m", Size: 1})
+	ie, ok := errors.AsType[*tier.InvalidError](err)
+	if !ok || ie.Model != "m" || ie.Field != "path" || !strings.Contains(ie.Rule, "must name a file or a folder") || len(ie.Help) == 0 {
+		t.Errorf("CheckModel = %v", err)
+	}
+	if err := m.CheckModel(&tier.Model{Name: "m", Path: "not there yet"}); err != nil {
+		t.Errorf("CheckModel does I/O: %v", err)
+	}
+}
+
 func TestOpen_DeclaredTooLarge_IsTaken(t *testing.T) {
 	dir := t.TempDir()
 	touchAll(t, dir, "m.gguf")

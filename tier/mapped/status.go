@@ -84,6 +84,9 @@ func (m *Mover) Status() Status {
 	return s
 }
 
+// PartStatus implements tier.PartStatuser: it returns Status.
+func (m *Mover) PartStatus() any { return m.Status() }
+
 func (d *device) status() DeviceStatus {
 	s := DeviceStatus{Name: d.name, Rates: []WayRate{}, Waiting: d.lane.waiting()}
 	d.mu.Lock()
