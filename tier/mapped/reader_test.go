@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"unsafe"
 
 	"github.com/modeltier/modeltier/tier"
 	"pgregory.net/rapid"
@@ -138,6 +139,24 @@ func TestGuard_ReadBeyondTheFile_IsAnErrorNotTheEnd(t *testing.T) {
 	}
 	if err := touch(b, int64(os.Getpagesize())); err != errFault {
 		t.Errorf("touch: %v, want %v", err, errFault)
+	}
+}
+
+// pageFault is a fault that names no more than its page.
+type pageFault struct {
+	error
+	page uintptr
+}
+
+func (pageFault) RuntimeError()   {}
+func (f pageFault) Addr() uintptr { return f.page }
+
+func TestGuard_FaultNamesItsPageOnly_IsAnError(t *testing.T) {
+	b := truncatedMapping(t)
+	mem := b[1000:2000]
+	fault := pageFault{errors.New("fault"), uintptr(unsafe.Pointer(&b[0]))}
+	if err := guard(mem, func() { panic(fault) }); err != errFault {
+		t.Errorf("guard = %v, want %v", err, errFault)
 	}
 }
 

@@ -124,8 +124,10 @@ func guard(mem []byte, fn func()) (err error) {
 			runtime.Error
 			Addr() uintptr
 		}:
+			// Some faults, of memory that went bad, name the page only.
+			page := uintptr(os.Getpagesize())
 			first := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
-			if addr := r.Addr(); addr < first || addr >= first+uintptr(len(mem)) {
+			if addr := r.Addr(); addr < first&^(page-1) || addr >= first+uintptr(len(mem)) {
 				panic(r)
 			}
 			err = errFault
