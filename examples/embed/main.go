@@ -45,7 +45,7 @@ func embed(ctx context.Context, path string, out io.Writer) error {
 		return err
 	}
 	// A library of one model. Config.Limits says how much memory models may take; the
-	// defaults suit a board with 8 GB.
+	// defaults suit a board with 8 GiB.
 	manager, err := modeltier.New(modeltier.Config{
 		Models: []tier.Model{{Name: "mine", Path: path, Capabilities: []string{"text-generation"}}},
 		Mover:  weights,

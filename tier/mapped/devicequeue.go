@@ -112,7 +112,7 @@ func (q *deviceQueue) waiting() int {
 // Four others are no use. O_DIRECT reads past the page cache. Faults on pages that
 // are not cached block a processor of the Go runtime, and with it the garbage
 // collector, for as long as the device takes. WILLNEED and readahead(2) return
-// before the pages are there, and ask for a few MB at most.
+// before the pages are there, and ask for a few MiB at most.
 type way struct {
 	// populate reads through the mapping (MADV_POPULATE_READ); otherwise pread reads
 	// into a scratch buffer.
@@ -152,10 +152,10 @@ const (
 	smoothing = 0.3
 	// minGain is how many times faster a way with more workers than the first must
 	// be. More workers break the kernel's readahead into small folios, which later
-	// cost more than was saved: dropping 1 GB took 5 to 11 ms of a processor after 2
-	// workers, and 36 to 68 ms after 8.
+	// cost more than was saved: dropping 10^9 bytes took 5 to 11 ms of a processor
+	// after 2 workers, and 36 to 68 ms after 8.
 	minGain = 1.25
-	// retryAfter is the picks (about 4 GB) after which a way is tried again, since
+	// retryAfter is the picks (about 4 GiB) after which a way is tried again, since
 	// other work on the device distorts a sample. Trials are one byte in twenty.
 	retryAfter = 16
 )

@@ -25,7 +25,7 @@ const undoWait = 20 * time.Millisecond
 //
 // Progress counts the bytes that had to move, including those that were in the
 // page cache already. A cancelled load drops what it brought and leaves what it
-// found. A move down, some milliseconds for a GB, is not cancelled once it has
+// found. A move down, some milliseconds per GiB, is not cancelled once it has
 // begun. Its error is nil even if pages did not go, because another process maps
 // them: Resident goes on counting them.
 func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.Bytes)) error {
