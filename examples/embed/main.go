@@ -3,15 +3,17 @@
 //
 //	go run ./examples/embed [FILE]
 //
-// FILE is any file of weights. Without one, the program makes a file of noise for
-// the occasion.
+// FILE is any file of weights. Without one, the program makes a file of noise and
+// removes it again.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math/rand/v2"
 	"os"
 
 	"github.com/modeltier/modeltier"
@@ -36,14 +38,14 @@ func run(args []string, out io.Writer) error {
 }
 
 func embed(ctx context.Context, path string, out io.Writer) error {
-	// The mover is what moves the bytes and later hands them out. Left to itself, the
-	// Manager makes one like this.
+	// The Mover moves the bytes and later returns the mapped weights. Without one in
+	// its Config, the Manager makes one like this.
 	weights, err := mapped.New(mapped.Options{})
 	if err != nil {
 		return err
 	}
-	// A library of one model. How much memory it may take is in Config.Limits; the
-	// defaults are those of an 8 GB board.
+	// A library of one model. Config.Limits says how much memory models may take; the
+	// defaults suit a board with 8 GiB.
 	manager, err := modeltier.New(modeltier.Config{
 		Models: []tier.Model{{Name: "mine", Path: path, Capabilities: []string{"text-generation"}}},
 		Mover:  weights,
@@ -53,18 +55,18 @@ func embed(ctx context.Context, path string, out io.Writer) error {
 	}
 	defer manager.Close()
 
-	// Ask for what you need, and get a lease on a model that can do it. The model was
-	// in storage; Acquire returns when it is ready, and other requests for it in the
-	// meantime would have shared the load.
+	// Ask for capabilities, and get a lease on a model that has them. The model is in
+	// storage: Acquire loads it and returns when it is ready. Other requests for it
+	// would share the load.
 	lease, err := manager.Acquire(ctx, modeltier.Request{Capabilities: []string{"text-generation"}})
 	if err != nil {
 		return err
 	}
-	// While the lease is held, the model stays where it is. Afterwards it may go.
+	// As long as the lease is held, the model stays where it is.
 	defer lease.Release()
 
-	// Here an engine would infer. The slices are the file itself, mapped: one for
-	// each file of the model, read-only, and not to be touched after the release.
+	// An engine would run here. Each slice is one mapped file of the model: read-only,
+	// and not to be used after the release.
 	files, err := weights.Bytes(lease.Model().Name)
 	if err != nil {
 		return err
@@ -74,4 +76,26 @@ func embed(ctx context.Context, path string, out io.Writer) error {
 			tier.Bytes(len(file)), crc32.ChecksumIEEE(file), lease.Tier(), lease.Waited())
 	}
 	return nil
+}
+
+// weightFile returns the file named in args, or one that it makes and that remove
+// deletes.
+func weightFile(args []string) (path string, remove func(), err error) {
+	switch {
+	case len(args) > 1:
+		return "", nil, fmt.Errorf("want one file at most, got %q", args)
+	case len(args) == 1:
+		return args[0], func() {}, nil
+	}
+	f, err := os.CreateTemp("", "weights-*.bin")
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() { os.Remove(f.Name()) }
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), 64*int64(tier.MiB))
+	if err := errors.Join(err, f.Close()); err != nil {
+		remove()
+		return "", nil, err
+	}
+	return f.Name(), remove, nil
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// benchSize is the weights of the benchmarks, 1 GB as storage makers count it.
+// benchSize is the size of the weights, 1 GB as storage makers count it.
 const benchSize = 1_000_000_000
 
-// plain is a reader that only reads: what the device and memory can give.
+// plain is a reader that only reads: what the device and memory are capable of.
 type plain struct {
 	name    string
 	workers int
@@ -80,8 +80,8 @@ func (p plain) run(b testing.TB, path string) time.Duration {
 	return time.Since(began) // without unmapping
 }
 
-// buffers are page-aligned and present, so that plain readers pay for reading
-// only.
+// buffers are page-aligned and present, so that plain readers pay for nothing but
+// reading.
 var buffers = func() (all [8][]byte) {
 	for i := range all {
 		b, err := syscall.Mmap(-1, 0, 4<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_POPULATE)
@@ -100,7 +100,7 @@ func median(d []time.Duration) float64 {
 	return d[len(d)/2].Seconds()
 }
 
-// fastest says more than the median where the machine has other work.
+// fastest says more than the median if the machine has other work.
 func fastest(d []time.Duration) float64 { return slices.Min(d).Seconds() }
 
 // BenchmarkLoad loads a model and, in the same run, reads its file with every
@@ -124,7 +124,7 @@ func BenchmarkLoad(b *testing.B) {
 			readers := plainReaders(cold)
 			took := make([][]time.Duration, len(readers)+1)
 			for b.Loop() { // its own figure is of all readers together
-				for _, i := range rand.Perm(len(took)) { // nobody always has the device's best moment
+				for _, i := range rand.Perm(len(took)) { // none always has the device's best moment
 					if cold {
 						chillPath(b, mod.Path)
 					}
@@ -160,15 +160,15 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// processors is how long they have worked for this process.
+// processors returns the processor time of this process.
 func processors() time.Duration {
 	var u syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkDemote takes 1 GB of mapped weights out of memory. "cpu" is what that
-// takes of a processor, whatever other work the machine has.
+// BenchmarkDemote takes 1 GB of mapped weights out of memory. "cpu" is the processor
+// time, which other work on the machine does not distort.
 func BenchmarkDemote(b *testing.B) {
 	for _, to := range []tier.Tier{tier.Swap, tier.Storage} {
 		for _, lock := range []tier.Bytes{tier.None, tier.Unlimited} {

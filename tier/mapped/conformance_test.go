@@ -23,7 +23,7 @@ func conformance(t *testing.T, make func() tier.Mover) {
 		New: func(testing.TB) tier.Mover { return make() },
 		Models: func(t testing.TB) []tier.Model {
 			for _, m := range models {
-				paths, err := find(m.Name, m.Path)
+				paths, err := findShards(m.Name, m.Path)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -78,14 +78,14 @@ func TestMover_CallsMissing_KeepsTheContract(t *testing.T) {
 		unseen bool
 		take   func(s *system)
 	}{
-		{"linux 5.10", false, func(s *system) { s.populate, s.census = nil, nil }},
-		{"linux 5.15", false, func(s *system) { s.census = nil }},
-		{"no pagemap", false, func(s *system) { s.entered = nil }},
-		{"foreign files", false, func(s *system) { s.owned = func(*os.File, fs.FileInfo) bool { return false } }},
-		{"foreign files, linux 5.15", false, func(s *system) { s.cached, s.census = nil, nil }},
-		{"foreign files, linux 5.10", false, func(s *system) { s.cached, s.census, s.populate = nil, nil, nil }},
-		{"nothing tells", true, func(s *system) { s.cached, s.entered, s.census = nil, nil, nil }},
-		{"nothing may be locked", false, func(s *system) { s.lock = func([]byte) error { return syscall.EPERM } }},
+		{"linux 5.10", false, func(s *system) { s.populate, s.cachestat = nil, nil }},
+		{"linux 5.15", false, func(s *system) { s.cachestat = nil }},
+		{"no pagemap", false, func(s *system) { s.pagemap = nil }},
+		{"foreign files", false, func(s *system) { s.mayAskMincore = func(*os.File, fs.FileInfo) bool { return false } }},
+		{"foreign files, linux 5.15", false, func(s *system) { s.mincore, s.cachestat = nil, nil }},
+		{"foreign files, linux 5.10", false, func(s *system) { s.mincore, s.cachestat, s.populate = nil, nil, nil }},
+		{"nothing tells", true, func(s *system) { s.mincore, s.pagemap, s.cachestat = nil, nil, nil }},
+		{"nothing may be locked", false, func(s *system) { s.mlock = func([]byte) error { return syscall.EPERM } }},
 		{"portable", true, func(s *system) { *s = system{name: "portable", page: s.page, mapFile: s.mapFile, unmap: s.unmap} }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

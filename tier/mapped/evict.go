@@ -2,162 +2,158 @@ package mapped
 
 import (
 	"context"
+	"io/fs"
 	"time"
 )
 
 const (
-	// dropped is how much is dropped between two reports of progress: some
-	// milliseconds where the kernel keeps 4 KiB pages one by one.
-	dropped = 64 << 20
-	// cleaned is how much is written back between two looks at the context.
-	cleaned = 8 << 20
+	// dropStep is how much is dropped between two reports of progress: some
+	// milliseconds if the kernel keeps single 4 KiB pages.
+	dropStep = 64 << 20
+	// writeBackStep is how much is written back between two checks of the context.
+	writeBackStep = 8 << 20
 	// A folio (a block of pages that the kernel keeps and drops as one) is at most
-	// that large; the smallest is tried first.
+	// maxFolio large; minFolio is tried first.
 	minFolio, maxFolio = 2 << 20, 32 << 20
-	// moment is how long the kernel gets before pages are looked at again.
-	moment = 2 * time.Millisecond
-	// readAhead is how long pages are awaited that the kernel reads ahead.
-	readAhead = 250 * time.Millisecond
+	// pollInterval is how long the kernel gets before pages are counted again.
+	pollInterval = 2 * time.Millisecond
+	// readaheadWait is how long to wait for pages that the kernel reads ahead.
+	readaheadWait = 250 * time.Millisecond
 )
 
-// evict drops all pages beyond the first end bytes of the model, and returns how
-// many bytes would not go. Pages must not be locked. It does not stop half-way
-// because ctx ends; it only stops waiting for what is being written.
+// evict drops all pages beyond the first end bytes of the model and returns how
+// many bytes stayed. Pages must not be mlocked. If ctx ends, evict does not stop
+// half-way; it only stops waiting for write-back.
 //
-// The way is MADV_DONTNEED, which takes the pages out of our page tables, and
-// then fadvise, which drops what nobody maps. MADV_PAGEOUT would do both, but
-// takes twice as long and does nothing at all, without saying so, to files that
-// the process does not own.
+// It uses MADV_DONTNEED, which removes the pages from our page tables, and then
+// fadvise, which drops what nothing maps. MADV_PAGEOUT would do both, but takes
+// twice as long and silently does nothing for files that the process does not own.
 //
-// Where the model was read just before, pages that the kernel read ahead may
-// still arrive; they are awaited.
-func (w *weights) evict(ctx context.Context, end int64, read bool, r *report) (left int64) {
+// If the model was read just before, evict waits for pages that the kernel read
+// ahead and that may still arrive.
+func (w *weights) evict(ctx context.Context, end int64, justRead bool, r *report) (stayed int64) {
+	step := int(dropStep / w.sys.page)
 	for _, s := range w.shards {
 		for page := s.prefix(end); page < s.pages(); {
-			step := int(dropped / s.sys.page)
-			to := min((page/step+1)*step, s.pages()) // across no folio
+			to := min((page/step+1)*step, s.pages()) // aligned, so that no folio lies across
 			s.drop(page, to)
 			r.add(s.bytes(page, to))
 			page = to
 		}
 	}
-	seeing := context.WithoutCancel(ctx)
-	until := time.Now()
-	if read {
-		until = until.Add(readAhead)
+	deadline := time.Now()
+	if justRead {
+		deadline = deadline.Add(readaheadWait)
 	}
 	for _, s := range w.shards {
-		left += s.finish(ctx, seeing, s.prefix(end), until)
+		stayed += s.finishDrop(ctx, s.prefix(end), deadline)
 	}
-	return left
+	return stayed
 }
 
-// finish deals with what did not go at once: a folio that lies across page from,
+// finishDrop drops what did not go at once: a folio that lies across page from,
 // which no waiting drops, and pages that are still being read or written.
-func (s *shard) finish(ctx, seeing context.Context, from int, until time.Time) int64 {
-	beyond := func() int64 { return s.beyond(seeing, from) }
-	if s.fs.memory {
+func (s *shard) finishDrop(ctx context.Context, from int, deadline time.Time) int64 {
+	seeing := context.WithoutCancel(ctx)
+	beyond := func() int64 {
+		n, err := s.cached(seeing, from, s.pages())
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	if s.fs.inMemory {
 		return beyond()
 	}
-	inside := 0 < from && from < s.pages() && s.sight != blind
+	inside := 0 < from && from < s.pages() && s.method != noMethod
 	if inside {
-		s.split(seeing, from)
+		s.splitFolio(seeing, from)
 	}
-	n := s.poll(until, beyond, func() { s.drop(from, s.pages()) })
+	n := s.poll(deadline, beyond, func() { s.drop(from, s.pages()) })
 	if n > 0 {
-		s.clean(ctx, from)
+		s.writeBack(ctx, from)
 		n = beyond()
 	}
-	if n > 0 && inside { // it had not arrived before, or was dirty
-		s.split(seeing, from)
+	if n > 0 && inside { // the folio had not arrived before, or was dirty
+		s.splitFolio(seeing, from)
 		n = beyond()
 	}
 	return n
 }
 
-// poll drops what look sees until it sees nothing or the time is over, and
-// returns what it saw last. The kernel reads ahead: such pages cannot be dropped
-// before they have arrived, and only cachestat sees them before.
-func (s *shard) poll(until time.Time, look func() int64, drop func()) int64 {
-	const looks = 3
-	n := look()
-	for nothing := 0; time.Now().Before(until); n = look() {
+// poll drops until count returns 0 or the deadline passes, and returns the last
+// count. Pages that the kernel reads ahead cannot be dropped before they arrive,
+// and only cachestat counts them before.
+func (s *shard) poll(deadline time.Time, count func() int64, drop func()) int64 {
+	const zeros = 3 // in a row, without cachestat
+	n := count()
+	for zero := 0; time.Now().Before(deadline); n = count() {
 		if n == 0 {
-			if nothing++; s.census != nil || nothing == looks {
+			if zero++; s.cachestat != nil || zero == zeros {
 				break
 			}
 		} else {
-			nothing = 0
+			zero = 0
 			drop()
 		}
-		time.Sleep(moment)
+		time.Sleep(pollInterval)
 	}
 	return n
 }
 
-// beyond returns how many bytes are cached of the pages from that one on, as far
-// as is seen.
-func (s *shard) beyond(ctx context.Context, from int) int64 {
-	n, err := s.cached(ctx, from, s.pages())
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-// drop drops pages [from, to) from our page tables and from the page cache. The
-// system's answer is worth nothing: what went is seen afterwards.
+// drop drops pages [from, to) from our page tables and from the page cache. Errors
+// tell nothing: what went is counted afterwards.
 func (s *shard) drop(from, to int) {
-	if from >= to || s.sys.forget == nil || s.sys.drop == nil {
+	if from >= to || s.sys.dropMapped == nil || s.sys.dropCached == nil {
 		return
 	}
 	p := span{s, from, to}
-	_ = s.sys.forget(p.mem())
-	if !s.fs.memory {
-		_ = s.sys.drop(s.file, p.off(), int64(to-from)*s.sys.page) // a part of a page stays
+	_ = s.sys.dropMapped(p.mem())
+	if !s.fs.inMemory {
+		_ = s.sys.dropCached(s.file, p.off(), int64(to-from)*s.sys.page) // whole pages: a part of one stays
 	}
 }
 
-// split drops a folio that lies across page from: the kernel drops it only whole.
-// What was dropped with it before that page is read again, page by page, so that
-// no folio lies there any more. Where only our page tables are seen, the kernel
-// has taken a huge page out of them whole, kept part and all.
-func (s *shard) split(ctx context.Context, from int) {
+// splitFolio drops a folio that lies across page from, since the kernel drops it
+// only whole, and reads its part before that page again, page by page, so that no
+// folio lies across any more. With pagemap the kernel has removed a huge page from
+// our page tables whole, the kept part included.
+func (s *shard) splitFolio(ctx context.Context, from int) {
 	first := from
 	for folio := int64(minFolio); folio <= maxFolio; folio *= 2 {
 		n, err := s.present(ctx, from, from+1)
-		if err != nil || n == 0 && s.sight == byCache {
+		if err != nil || n == 0 && s.method == byMincore {
 			break // the page is gone, and its folio with it
 		}
 		first = int(int64(from) * s.sys.page / folio * folio / s.sys.page)
 		s.drop(first, min(first+int(folio/s.sys.page), s.pages()))
-		if s.sight != byCache {
-			break // no more is seen
+		if s.method != byMincore {
+			break // dropping more would show nothing
 		}
 	}
 	if first == from {
 		return
 	}
-	if s.sys.ahead != nil {
-		s.sys.ahead(s.file, -1)
-		defer s.sys.ahead(s.file, 0)
+	if s.sys.setReadahead != nil {
+		s.sys.setReadahead(s.file, readaheadOff)
+		defer s.sys.setReadahead(s.file, readaheadNormal)
 	}
 	p := span{s, first, from}
-	if p.read(make([]byte, scratch)) == nil { // else it is missing, which is seen
-		_ = p.enter()
+	if p.read(make([]byte, scratchSize)) == nil { // else it is seen to be missing
+		_ = p.mapPages()
 	}
 }
 
-// clean writes back what was written to the file a moment ago, which keeps its
-// pages from being dropped, and drops it.
-func (s *shard) clean(ctx context.Context, from int) {
-	if s.sys.clean == nil || s.fs.memory {
+// writeBack writes the pages from page from on to the device, since dirty pages
+// cannot be dropped, and drops them.
+func (s *shard) writeBack(ctx context.Context, from int) {
+	if s.sys.writeBack == nil || s.fs.inMemory {
 		return
 	}
 	for page := from; page < s.pages() && ctx.Err() == nil; {
-		to := min(page+int(max(cleaned/s.sys.page, 1)), s.pages())
+		to := min(page+int(max(writeBackStep/s.sys.page, 1)), s.pages())
 		p := span{s, page, to}
-		if s.sys.clean(s.file, p.off(), p.len()) != nil {
+		if s.sys.writeBack(s.file, p.off(), p.len()) != nil {
 			return
 		}
 		page = to
@@ -165,47 +161,75 @@ func (s *shard) clean(ctx context.Context, from int) {
 	s.drop(from, s.pages())
 }
 
-// restore drops the pages that are present now and were not by found: those that
-// a load brought which came to nothing. It takes little longer than most, and
-// reports whether they are all gone: what the kernel reads ahead on a slow device
-// arrives later.
-func (w *weights) restore(ctx context.Context, found []bitset, most time.Duration) (gone bool) {
+// markCold makes the first end bytes the first that the kernel reclaims. It leaves
+// out shards seen by pagemap: the kernel takes large folios out of our page tables
+// on the way, and they would seem to be gone.
+func (w *weights) markCold(end int64) {
+	if w.sys.markCold == nil {
+		return
+	}
+	for _, s := range w.shards {
+		if n := s.prefix(end); n > 0 && s.method == byMincore {
+			_ = w.sys.markCold(span{s, 0, n}.mem()) // a hint
+		}
+	}
+}
+
+// restore drops the pages that are present but not in before: those that a failed
+// load brought. It takes little longer than wait and reports whether they are all
+// gone; on a slow device, what the kernel reads ahead arrives later.
+func (w *weights) restore(ctx context.Context, before []bitset, wait time.Duration) (gone bool) {
 	ctx = context.WithoutCancel(ctx)
-	until := time.Now().Add(most)
+	deadline := time.Now().Add(wait)
 	for i, s := range w.shards {
-		s.dropBut(found[i])
+		s.dropExcept(before[i])
 	}
 	gone = true
 	for i, s := range w.shards {
-		gone = s.await(ctx, found[i], until) == 0 && gone
+		gone = s.pollExcept(ctx, before[i], deadline) == 0 && gone
 	}
 	return gone
 }
 
-// await drops all pages but those of found, and returns how many bytes are left
-// of them when the time is over.
-func (s *shard) await(ctx context.Context, found bitset, until time.Time) int64 {
-	if s.fs.memory || s.sys.drop == nil {
-		return 0 // nothing that was brought, or nothing that can be done
+// dropExcept drops all pages but those in keep.
+func (s *shard) dropExcept(keep bitset) {
+	for from, to := range keep.runs(s.pages(), false) {
+		s.drop(from, to)
 	}
-	look := func() (n int64) {
-		s.but(found, func(from, to int) {
+}
+
+// pollExcept is dropExcept until the deadline; it returns how many bytes stayed.
+func (s *shard) pollExcept(ctx context.Context, keep bitset, deadline time.Time) int64 {
+	if s.fs.inMemory || s.sys.dropCached == nil {
+		return 0 // nothing was brought, or nothing can be dropped
+	}
+	count := func() (n int64) {
+		for from, to := range keep.runs(s.pages(), false) {
 			if here, err := s.cached(ctx, from, to); err == nil {
 				n += here
 			}
-		})
+		}
 		return n
 	}
-	return s.poll(until, look, func() { s.dropBut(found) })
+	return s.poll(deadline, count, func() { s.dropExcept(keep) })
 }
 
-func (s *shard) dropBut(found bitset) { s.but(found, s.drop) }
+// residue is a file that was unmapped before all its pages could be dropped.
+type residue struct {
+	path string
+	info fs.FileInfo // when it was mapped
+	keep bitset      // pages that were there before and are not ours
+}
 
-// but calls do with every run of pages that are not in found.
-func (s *shard) but(found bitset, do func(from, to int)) {
-	for from := found.next(0, s.pages(), false); from < s.pages(); {
-		to := found.next(from, s.pages(), true)
-		do(from, to)
-		from = found.next(to, s.pages(), false)
+// residue returns what may stay of w once it is unmapped, except the pages of keep
+// if it is not nil.
+func (w *weights) residue(keep []bitset) []residue {
+	all := make([]residue, len(w.shards))
+	for i, s := range w.shards {
+		all[i] = residue{path: s.path, info: s.info, keep: newBitset(s.pages())}
+		if keep != nil {
+			all[i].keep = keep[i]
+		}
 	}
+	return all
 }

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unsafe"
+
+	"pgregory.net/rapid"
 )
 
 // cachedFile is a file of two folios in a fake page cache, all of it present.
@@ -23,13 +25,13 @@ func cachedFile(t *testing.T) (s *shard, reads *int) {
 	reads = new(int)
 	sys := &system{
 		page: page,
-		cached: func(b, vec []byte) error {
+		mincore: func(b, vec []byte) error {
 			from := uintptr(unsafe.Pointer(&b[0])) - uintptr(unsafe.Pointer(&data[0]))
 			copy(vec, present[from/page:])
 			return nil
 		},
-		forget: func([]byte) error { return nil },
-		drop: func(_ *os.File, off, n int64) error {
+		dropMapped: func([]byte) error { return nil },
+		dropCached: func(_ *os.File, off, n int64) error {
 			for i := int64(0); i < pages; i += folio {
 				if off <= i*page && (i+folio)*page <= off+n {
 					clear(present[i : i+folio])
@@ -37,53 +39,78 @@ func cachedFile(t *testing.T) (s *shard, reads *int) {
 			}
 			return nil
 		},
-		clean: func(*os.File, int64, int64) error { return nil },
-		ahead: func(_ *os.File, how int) { // off while the kept part is read again
-			if how < 0 {
+		writeBack: func(*os.File, int64, int64) error { return nil },
+		setReadahead: func(_ *os.File, r readahead) { // off while the kept part is read again
+			if r == readaheadOff {
 				*reads++
 			}
 		},
 	}
 	info, err := f.Stat()
 	must(t, err)
-	return &shard{sys: sys, path: f.Name(), file: f, was: info, data: data, sight: byCache}, reads
+	return &shard{sys: sys, path: f.Name(), file: f, info: info, data: data, method: byMincore}, reads
 }
 
-// acrossTheEnd is a page in the midst of the second folio.
+// acrossTheEnd is a page in the middle of the second folio.
 const acrossTheEnd = minFolio/4096 + 100
 
-// A block of pages that lies across the end of what is kept goes only whole, so
-// that it is cut at once: no waiting drops it.
-func TestFinish_FolioAcrossTheEnd_IsNotWaitedFor(t *testing.T) {
+// No waiting drops a folio that lies across the end of what is kept: the kernel
+// drops it only whole, so that it is split at once.
+func TestFinishDrop_FolioAcrossTheEnd_IsNotWaitedFor(t *testing.T) {
 	s, _ := cachedFile(t)
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		left := s.finish(t.Context(), t.Context(), acrossTheEnd, began.Add(readAhead))
-		if took := time.Since(began); left != 0 || took > 10*moment {
+		left := s.finishDrop(t.Context(), acrossTheEnd, began.Add(readaheadWait))
+		if took := time.Since(began); left != 0 || took > 10*pollInterval {
 			t.Errorf("%d bytes are left after %v", left, took)
 		}
 	})
 }
 
-func TestFinish_FolioAcrossTheEndIsDirty_GoesWhenItIsWritten(t *testing.T) {
+func TestFinishDrop_FolioAcrossTheEndIsDirty_GoesWhenItIsWritten(t *testing.T) {
 	s, _ := cachedFile(t)
-	drop, written := s.sys.drop, false
-	s.sys.drop = func(f *os.File, off, n int64) error {
+	drop, written := s.sys.dropCached, false
+	s.sys.dropCached = func(f *os.File, off, n int64) error {
 		if !written {
 			return nil
 		}
 		return drop(f, off, n)
 	}
-	s.sys.clean = func(*os.File, int64, int64) error { written = true; return nil }
-	if left := s.finish(t.Context(), t.Context(), acrossTheEnd, time.Now()); left != 0 {
+	s.sys.writeBack = func(*os.File, int64, int64) error { written = true; return nil }
+	if left := s.finishDrop(t.Context(), acrossTheEnd, time.Now()); left != 0 {
 		t.Errorf("%d bytes are left", left)
 	}
 }
 
-func TestFinish_WhereNothingIsSeen_NothingIsReadAgain(t *testing.T) {
+func TestFinishDrop_NothingIsSeen_NothingIsReadAgain(t *testing.T) {
 	s, reads := cachedFile(t)
-	s.sight = blind
-	if s.finish(t.Context(), t.Context(), acrossTheEnd, time.Now()); *reads != 0 {
+	s.method = noMethod
+	if s.finishDrop(t.Context(), acrossTheEnd, time.Now()); *reads != 0 {
 		t.Errorf("read %d times", *reads)
 	}
+}
+
+func TestBitset_Next_FindsWhatASearchFinds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bools := rapid.SliceOfN(rapid.Bool(), 1, 200).Draw(t, "pages")
+		s := newBitset(len(bools))
+		for i, b := range bools {
+			if b {
+				s.add(i)
+			}
+		}
+		from := rapid.IntRange(0, len(bools)).Draw(t, "from")
+		end := rapid.IntRange(0, len(bools)).Draw(t, "end")
+		in := rapid.Bool().Draw(t, "in")
+		want := from
+		for want < end && bools[want] != in {
+			want++
+		}
+		if from > end {
+			want = end
+		}
+		if got := s.next(from, end, in); got != want {
+			t.Fatalf("next(%d, %d, %v) = %d, want %d", from, end, in, got, want)
+		}
+	})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// onDisk returns a folder of the test's own on a filesystem with a device.
+// onDisk returns a temporary folder on a filesystem with a device.
 func onDisk(t testing.TB) string {
 	t.Helper()
 	sys := newSystem()
@@ -26,7 +26,7 @@ func onDisk(t testing.TB) string {
 		if err != nil {
 			continue
 		}
-		memory := sys.filesystem != nil && sys.filesystem(d).memory
+		memory := sys.filesystem != nil && sys.filesystem(d).inMemory
 		d.Close()
 		if !memory {
 			return dir
@@ -44,7 +44,7 @@ func content(size int) []byte {
 	return b
 }
 
-// writeFile writes size bytes to the device and drops them from the cache.
+// writeFile writes size bytes to the device and drops them from the page cache.
 func writeFile(t testing.TB, path string, size int) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -64,11 +64,11 @@ func writeFile(t testing.TB, path string, size int) {
 	chill(t, f)
 }
 
-// chill drops a file of the test's own from the cache.
+// chill drops a file from the page cache.
 func chill(t testing.TB, f *os.File) {
 	t.Helper()
-	if sys := newSystem(); sys.drop != nil {
-		if err := sys.drop(f, 0, 0); err != nil {
+	if sys := newSystem(); sys.dropCached != nil {
+		if err := sys.dropCached(f, 0, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,8 +84,7 @@ func chillPath(t testing.TB, path string) {
 	chill(t, f)
 }
 
-// model returns a model of one cold file, the size of which is no multiple of
-// any page.
+// model returns a model of one cold file.
 func model(t testing.TB, name string, size tier.Bytes) tier.Model {
 	t.Helper()
 	path := filepath.Join(onDisk(t), name+".gguf")
@@ -130,11 +129,10 @@ func mustMove(t testing.TB, m *Mover, mod tier.Model, to tier.Tier, keep tier.By
 	}
 }
 
-// sameWeights fails where what the Mover shows of the model is not what its
-// files hold.
+// sameWeights fails if the mapped bytes of the model differ from its files.
 func sameWeights(t testing.TB, m *Mover, mod tier.Model) {
 	t.Helper()
-	paths, err := find(mod.Name, mod.Path)
+	paths, err := findShards(mod.Name, mod.Path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package mapped
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,46 +10,85 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// report passes progress on, in bytes that the move had to bring or take.
+// report passes on the progress of a move, in bytes that it had to bring or take.
 type report struct {
-	fn   func(done tier.Bytes)
-	base int64 // bytes that were there before
-	most int64 // bytes that have to move
-	done int64
+	fn    func(done tier.Bytes)
+	base  int64 // bytes that were there before
+	total int64 // bytes that have to move
+	done  int64
 }
 
-// at tells that so many bytes are there.
-func (r *report) at(there int64) {
-	r.done = max(r.done, min(there-r.base, r.most))
-	r.again()
+// reached reports that so many bytes are there.
+func (r *report) reached(there int64) {
+	r.done = max(r.done, min(there-r.base, r.total))
+	r.alive()
 }
 
-// add tells that n more bytes have moved.
+// add reports that n more bytes have moved.
 func (r *report) add(n int64) {
-	r.done = min(r.done+n, r.most)
-	r.again()
+	r.done = min(r.done+n, r.total)
+	r.alive()
 }
 
-// again tells that the move is alive.
-func (r *report) again() {
+// alive reports the same progress again.
+func (r *report) alive() {
 	if r.fn != nil {
 		r.fn(tier.Bytes(r.done))
 	}
 }
 
-// Bounds of one piece of work. A load that is cancelled waits for the pieces in
-// hand, so that they shrink until the device does one in a few milliseconds.
+const (
+	// maxRounds is how often pages are read that the kernel reclaims during a load.
+	maxRounds = 3
+	// A load succeeds although one byte in minMissing is missing at most: a machine
+	// at its limit has always reclaimed a few pages. The next recheck reads them.
+	minMissing = 64
+)
+
+// fill loads bytes [0, end) and, if locks is given, mlocks the model, until all of
+// it is seen to be present. Without locks the kernel may take pages at once; those
+// are not read again, since the model can be used without them.
+func (w *weights) fill(ctx context.Context, all *devices, locks *mlockAccount, end int64, sets []bitset, r *report) error {
+	for round := 1; ; round++ {
+		if err := w.load(ctx, all.of(w), end, sets, r); err != nil {
+			return err
+		}
+		if locks == nil {
+			return nil
+		}
+		err := locks.lock(ctx, w)
+		if err != nil {
+			return err
+		}
+		if sets, err = w.snapshot(ctx, false); err != nil {
+			return err
+		}
+		missing := w.missing(end, sets)
+		if missing == 0 || round == maxRounds && missing <= end/minMissing {
+			return nil
+		}
+		if round == maxRounds {
+			return &tier.CapacityError{
+				Model: w.shards[0].model, Tier: tier.RAM, Need: tier.Bytes(end), Free: tier.Bytes(end - missing), Limit: tier.Bytes(end),
+				Reason: fmt.Sprintf("Of %v of weights %v were gone from memory when the last were read: there is less room than was promised", tier.Bytes(end), tier.Bytes(missing)),
+			}
+		}
+	}
+}
+
+// Limits of one piece of work. A cancelled load waits for the pieces in hand, so
+// they shrink until the device reads one in a few milliseconds.
 const (
 	minPiece   = 128 << 10
 	firstPiece = 1 << 20
 	maxPiece   = 4 << 20
-	quick      = 4 * time.Millisecond
-	slow       = 16 * time.Millisecond
-	// scratch is the buffer that a worker reads into: 8 MiB for a load in all.
-	scratch = 1 << 20
-	// mappers map what is cached, in pieces of that many bytes: it takes a
+	fastPiece  = 4 * time.Millisecond
+	slowPiece  = 16 * time.Millisecond
+	// scratchSize is the buffer of one worker that uses pread.
+	scratchSize = 1 << 20
+	// mapWorkers map what is cached, in pieces of mapPiece bytes: each takes a
 	// fraction of a millisecond.
-	mappers, mappedPiece = 2, 16 << 20
+	mapWorkers, mapPiece = 2, 16 << 20
 )
 
 // loader brings bytes [0, end) of a model in.
@@ -61,80 +99,81 @@ type loader struct {
 	report     *report
 	background func() bool
 
-	inPlace int64 // bytes that are
+	there   int64 // bytes in place
 	piece   atomic.Int64
 	buffers [maxWorkers][]byte // by worker, made when needed
 }
 
-// load runs one pass over what is missing by sets. No goroutine of it outlives
-// it.
-func (m *Mover) load(ctx context.Context, w *weights, end int64, sets []bitset, r *report) error {
+// load runs one pass: it maps the pages in sets and reads the others. No goroutine
+// of it outlives it.
+func (w *weights) load(ctx context.Context, devices []*device, end int64, sets []bitset, r *report) error {
 	l := &loader{w: w, end: end, sets: sets, report: r, background: tier.InBackground(ctx)}
-	l.piece.Store(mappedPiece)
+	l.piece.Store(mapPiece)
 	never := func() bool { return false }
-	here := &cursor{loader: l, in: true}
-	if _, err := l.work(ctx, here, mappers, w.size, never, func(_ int, p span) error { return p.enter() }); err != nil {
+	present := &cursor{loader: l, in: true}
+	if _, err := l.work(ctx, present, mapWorkers, w.size, never, func(_ int, p span) error { return p.mapPages() }); err != nil {
 		return err
 	}
-	for _, d := range m.devicesOf(w) {
+	for _, d := range devices {
 		l.piece.Store(firstPiece)
-		if err := l.read(ctx, d); err != nil {
+		if err := l.readDevice(ctx, d); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// read reads what lies on d, one turn of its lane after the other.
-func (l *loader) read(ctx context.Context, d *device) error {
+// readDevice reads what is missing from d, one turn of its queue after the other.
+func (l *loader) readDevice(ctx context.Context, d *device) error {
 	c := &cursor{loader: l, device: d}
-	left := c.bytes()
-	if left > 0 && l.end == l.w.size && l.w.sys.ahead != nil { // nothing lies beyond what is wanted
+	remaining := c.bytes()
+	if remaining > 0 && l.end == l.w.size && l.w.sys.setReadahead != nil { // nothing beyond is unwanted
 		for _, s := range l.w.shards {
-			l.w.sys.ahead(s.file, 1)
-			defer l.w.sys.ahead(s.file, 0)
+			l.w.sys.setReadahead(s.file, readaheadFar)
+			defer l.w.sys.setReadahead(s.file, readaheadNormal)
 		}
 	}
-	for left > 0 && !c.finished() {
-		t, err := d.lane.acquire(ctx, l.background, l.report.again)
+	for remaining > 0 && !c.finished() {
+		t, err := d.queue.acquire(ctx, l.background, l.report.alive)
 		if err != nil {
 			return err
 		}
-		n, err := l.hold(ctx, t, d, c, left)
+		n, err := l.readTurn(ctx, t, d, c, remaining)
 		if err != nil {
 			return err
 		}
-		left -= n
+		remaining -= n
 	}
 	return nil
 }
 
-// hold reads for as long as it has the turn, and returns how much it read.
-func (l *loader) hold(ctx context.Context, t *turn, d *device, c *cursor, left int64) (n int64, err error) {
+// readTurn reads until it is done or has to give up the turn, and returns how much
+// it read.
+func (l *loader) readTurn(ctx context.Context, t *turn, d *device, c *cursor, remaining int64) (n int64, err error) {
 	defer t.release()
 	idle := l.background()
-	stop := func() bool { return t.yields() || idle && !l.background() }
-	for n < left && !c.finished() && !stop() {
-		w, budget := d.pick(left - n)
+	stop := func() bool { return t.shouldYield() || idle && !l.background() }
+	for n < remaining && !c.finished() && !stop() {
+		w, budget := d.pick(remaining - n)
 		began := time.Now()
 		did, err := l.work(ctx, c, w.workers, budget, stop, func(worker int, p span) error {
-			defer d.lane.steps.Add(1)
-			return l.fill(w, worker, p)
+			defer d.queue.steps.Add(1)
+			return l.readPiece(w, worker, p)
 		})
 		n += did
 		if err != nil {
 			return n, err
 		}
-		if !idle { // else the rate is that of idle time
-			d.learn(w, did, time.Since(began))
+		if !idle { // a rate at idle priority says nothing about others
+			d.record(w, did, time.Since(began))
 		}
 	}
 	return n, nil
 }
 
 // work has workers do the pieces of c until there are no more, budget bytes are
-// done, stop says so, or ctx ends, which is an error. Progress is reported from
-// the calling goroutine.
+// done, stop returns true, or ctx ends, which is an error. Progress is reported
+// from the calling goroutine.
 func (l *loader) work(ctx context.Context, c *cursor, workers int, budget int64, stop func() bool, do func(worker int, p span) error) (done int64, err error) {
 	type result struct {
 		bytes int64
@@ -153,26 +192,26 @@ func (l *loader) work(ctx context.Context, c *cursor, workers int, budget int64,
 				close(results)
 			}
 		}()
-		if c.device != nil && l.w.sys.idle != nil && l.background() {
-			defer l.w.sys.idle()()
+		if c.device != nil && l.w.sys.idleIO != nil && l.background() {
+			defer l.w.sys.idleIO()()
 		}
 		for !halt.Load() && ctx.Err() == nil && handed.Load() < budget && !stop() {
-			p, fresh, ok := c.next(l.piece.Load())
+			p, wanted, ok := c.next(l.piece.Load())
 			if !ok {
 				return
 			}
-			handed.Add(fresh)
+			handed.Add(wanted)
 			began := time.Now()
 			err := do(i, p)
-			l.pace(time.Since(began))
-			results <- result{fresh, err}
+			l.adaptPiece(time.Since(began))
+			results <- result{wanted, err}
 		}
 	}
 	running.Store(int64(workers))
 	for i := range workers {
 		group.Go(func() { worker(i) })
 	}
-	defer func() { // also where progress panics
+	defer func() { // also if the report panics
 		halt.Store(true)
 		for range results {
 		}
@@ -183,88 +222,54 @@ func (l *loader) work(ctx context.Context, c *cursor, workers int, budget int64,
 			return done, r.err
 		}
 		done += r.bytes
-		l.inPlace += r.bytes
-		l.report.at(l.inPlace)
+		l.there += r.bytes
+		l.report.reached(l.there)
 	}
 	return done, context.Cause(ctx)
 }
 
-// pace adapts the size of pieces to how long one takes.
-func (l *loader) pace(took time.Duration) {
+func (l *loader) adaptPiece(took time.Duration) {
 	now := l.piece.Load()
 	switch {
-	case took < quick && now < maxPiece:
+	case took < fastPiece && now < maxPiece:
 		l.piece.CompareAndSwap(now, now*2)
-	case took > slow && now > minPiece:
+	case took > slowPiece && now > minPiece:
 		l.piece.CompareAndSwap(now, now/2)
 	}
 }
 
-// fill makes the pages of p present and maps them.
-func (l *loader) fill(w way, worker int, p span) error {
+// readPiece makes the pages of p present and maps them.
+func (l *loader) readPiece(w way, worker int, p span) error {
 	if w.populate && p.sys.populate(p.mem()) == nil {
 		return nil
 	}
-	// Where populate fails, reading tells why, if it fails too.
+	// If populate fails, reading may still succeed, or tells why not.
 	if l.buffers[worker] == nil {
-		l.buffers[worker] = make([]byte, scratch)
+		l.buffers[worker] = make([]byte, scratchSize)
 	}
 	if err := p.read(l.buffers[worker]); err != nil {
 		return err
 	}
-	return p.enter()
+	return p.mapPages()
 }
 
-// read reads the pages of p into the page cache, by way of buf.
-func (p span) read(buf []byte) error {
-	for off, end := p.off(), p.off()+p.len(); off < end; {
-		n, err := p.file.ReadAt(buf[:min(int64(len(buf)), end-off)], off)
-		if err != nil {
-			if changed := p.check(); changed != nil {
-				return changed
-			}
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("reading %s at %d: %w", quote(p.path), off, err)
-		}
-		off += int64(n)
-	}
-	return nil
-}
-
-// enter enters pages that are cached into our page tables.
-func (p span) enter() error {
-	if p.sys.populate != nil && p.sys.populate(p.mem()) == nil {
-		return nil
-	}
-	if err := touch(p.mem(), p.sys.page); err != nil {
-		if changed := p.check(); changed != nil {
-			return changed
-		}
-		return fmt.Errorf("mapping %s at %d: %w", quote(p.path), p.off(), err)
-	}
-	return nil
-}
-
-// cursor hands out, piece by piece, the pages of a loader's prefix that are in
-// its sets, or those that are not, to any number of workers.
+// cursor hands out, piece by piece, the pages of a loader's prefix that are in its
+// sets, or, if in is false, that are not, to any number of workers.
 type cursor struct {
 	*loader
 	in     bool
 	device *device // nil: all
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the rest
 	shard int
 	page  int
 }
 
-// gap is how many present pages are read over rather than around.
-const gap = 16
+// maxGap is how many present pages are read again rather than skipped.
+const maxGap = 16
 
-// next returns a piece of at most that many bytes, and how many bytes of it are
-// such as are looked for.
-func (c *cursor) next(most int64) (p span, fresh int64, ok bool) {
+// next returns a piece of at most maxBytes, and how many bytes of it are wanted.
+func (c *cursor) next(maxBytes int64) (p span, wanted int64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for ; c.shard < len(c.w.shards); c.shard, c.page = c.shard+1, 0 {
@@ -277,19 +282,19 @@ func (c *cursor) next(most int64) (p span, fresh int64, ok bool) {
 		if from == end {
 			continue
 		}
-		end = min(end, from+max(int(most/s.sys.page), 1))
+		end = min(end, from+max(int(maxBytes/s.sys.page), 1))
 		to := set.next(from, end, !c.in)
-		fresh = s.bytes(from, to)
+		wanted = s.bytes(from, to)
 		for !c.in && to < end {
 			again := set.next(to, end, false)
-			if again == end || again-to > gap {
+			if again == end || again-to > maxGap {
 				break
 			}
 			to = set.next(again, end, true)
-			fresh += s.bytes(again, to)
+			wanted += s.bytes(again, to)
 		}
 		c.page = to
-		return span{s, from, to}, fresh, true
+		return span{s, from, to}, wanted, true
 	}
 	return span{}, 0, false
 }
@@ -300,19 +305,105 @@ func (c *cursor) finished() bool {
 	return c.shard == len(c.w.shards)
 }
 
-// bytes returns how many bytes are looked for in all.
+// bytes returns how many bytes are wanted in all.
 func (c *cursor) bytes() int64 {
 	var n int64
 	for i, s := range c.w.shards {
-		if c.device != nil && s.device != c.device.id {
-			continue
-		}
-		end := s.prefix(c.end)
-		for page := c.sets[i].next(0, end, c.in); page < end; {
-			to := c.sets[i].next(page, end, !c.in)
-			n += s.bytes(page, to)
-			page = c.sets[i].next(to, end, c.in)
+		if c.device == nil || s.device == c.device.id {
+			n += s.count(c.sets[i], s.prefix(c.end), c.in)
 		}
 	}
 	return n
+}
+
+// mlockAccount is the account of the bytes that the Mover has mlocked.
+type mlockAccount struct {
+	sys *system
+	max tier.Bytes // Options.Lock
+
+	mu   sync.Mutex
+	held int64
+}
+
+const (
+	// mlockStep is how much is locked at a time; near the limit it shrinks down to
+	// minMlockStep.
+	mlockStep, minMlockStep = 256 << 20, 64 << 10
+)
+
+// lock mlocks the model's pages, from the first on, as far as the process may and
+// Options.Lock allows. It is no error if it may not: the kernel may then reclaim
+// the pages, and Status says so.
+func (k *mlockAccount) lock(ctx context.Context, w *weights) error {
+	if k.sys.mlock == nil {
+		return nil
+	}
+	for _, s := range w.shards {
+		page := s.prefix(w.locked)
+		for step := int64(mlockStep); page < s.pages(); {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			to := min(page+int(max(step/k.sys.page, 1)), s.pages())
+			p := span{s, page, to}
+			if !k.lockSpan(p) {
+				if step /= 2; step < minMlockStep {
+					return nil
+				}
+				continue
+			}
+			w.locked += p.len()
+			page = to
+		}
+	}
+	return nil
+}
+
+func (k *mlockAccount) lockSpan(p span) bool {
+	n := p.len()
+	k.mu.Lock()
+	room := k.held+n <= int64(k.max)
+	if room {
+		k.held += n
+	}
+	k.mu.Unlock()
+	if !room {
+		return false
+	}
+	if p.sys.mlock(p.mem()) != nil {
+		k.release(n)
+		return false
+	}
+	return true
+}
+
+func (k *mlockAccount) release(n int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held -= n
+}
+
+// unlock munlocks the model.
+func (k *mlockAccount) unlock(w *weights) {
+	for _, s := range w.shards {
+		if s.start < w.locked {
+			_ = k.sys.munlock(s.data) // cannot fail: it is mapped
+		}
+	}
+	k.release(w.locked)
+	w.locked = 0
+}
+
+func (k *mlockAccount) locked() tier.Bytes {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return tier.Bytes(k.held)
+}
+
+// limit returns how many bytes may be locked at most.
+func (k *mlockAccount) limit() tier.Bytes {
+	if k.sys.mlockLimit == nil {
+		return 0
+	}
+	return min(k.sys.mlockLimit(), k.max)
 }

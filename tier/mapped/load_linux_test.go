@@ -22,7 +22,7 @@ func fakeWeights(sys *system, pages ...int) *weights {
 	w := &weights{sys: sys}
 	for i, n := range pages {
 		size := int64(n)*sys.page - int64(i) // ends within a page, but for the first
-		w.shards = append(w.shards, &shard{sys: sys, was: fakeInfo{size: size}, start: w.size, device: uint64(i % 2)})
+		w.shards = append(w.shards, &shard{sys: sys, info: fakeInfo{size: size}, start: w.size, device: uint64(i % 2)})
 		w.size += size
 	}
 	return w
@@ -35,8 +35,7 @@ type fakeInfo struct {
 
 func (f fakeInfo) Size() int64 { return f.size }
 
-// Every page that is looked for is handed out once, and nothing else but small
-// gaps.
+// Every wanted page is handed out once, and nothing else but small gaps.
 func TestCursor_HandsOutEveryPageOnce(t *testing.T) {
 	sys := &system{page: 4096}
 	rapid.Check(t, func(t *rapid.T) {
@@ -82,7 +81,7 @@ func TestCursor_HandsOutEveryPageOnce(t *testing.T) {
 					gaps++
 				}
 			}
-			if c.in && gaps > 0 || gaps > (p.to-p.from)*gap {
+			if c.in && gaps > 0 || gaps > (p.to-p.from)*maxGap {
 				t.Fatalf("%d pages in [%d, %d) are not looked for", gaps, p.from, p.to)
 			}
 			got += fresh
@@ -106,7 +105,7 @@ func TestLoad_EveryWay_BringsEveryByte(t *testing.T) {
 			if m.sys.device != nil {
 				id, name = m.sys.device(d)
 			}
-			m.devices[id] = newDevice(id, name, []way{w})
+			m.devices.byID[id] = newDevice(id, name, []way{w})
 			mustMove(t, m, mod, tier.RAM, 0)
 			if present, _ := seen(t, m, mod); present != mod.Size {
 				t.Errorf("%d bytes are present of %d", present, mod.Size)
@@ -120,7 +119,7 @@ func TestLoad_EveryWay_BringsEveryByte(t *testing.T) {
 func needPopulate(t testing.TB) *system {
 	t.Helper()
 	sys := newSystem()
-	if sys.populate == nil || sys.cached == nil {
+	if sys.populate == nil || sys.mincore == nil {
 		t.Skip("needs MADV_POPULATE_READ and mincore")
 	}
 	return sys
@@ -135,13 +134,13 @@ func TestLoad_CancelledHalfWay_LeavesTheCacheAsItWas(t *testing.T) {
 	}
 	defer f.Close()
 	warm := make([]byte, 4<<20)
-	m.sys.ahead(f, -1)
-	if _, err := f.ReadAt(warm, 20<<20); err != nil { // somebody else's
+	m.sys.setReadahead(f, readaheadOff)
+	if _, err := f.ReadAt(warm, 20<<20); err != nil { // another process's pages
 		t.Fatal(err)
 	}
 	before := cachedPages(t, mod.Path)
 	for _, after := range []tier.Bytes{1, 8 * tier.MiB, 40 * tier.MiB} {
-		cause := errors.New("called off")
+		cause := errors.New("cancelled")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var at time.Time
 		err := m.Move(ctx, tier.Move{Model: mod, To: tier.RAM}, func(done tier.Bytes) {
@@ -194,15 +193,15 @@ func TestLoad_ProgressPanicsOrExits_LeavesNothing(t *testing.T) {
 func TestLoad_PagesDoNotStay_IsACapacityErrorAndUndone(t *testing.T) {
 	mod := model(t, "m", 2*tier.MiB)
 	sys := needPopulate(t)
-	cached := sys.cached
-	sys.cached = func(b, vec []byte) error {
+	cached := sys.mincore
+	sys.mincore = func(b, vec []byte) error {
 		err := cached(b, vec)
 		for i := range len(vec) / 4 {
 			vec[i*4] = 0 // a quarter is taken again at once
 		}
 		return err
 	}
-	sys.census = nil
+	sys.cachestat = nil
 	m := newTestMover(t, sys, Options{})
 	err := m.Move(t.Context(), tier.Move{Model: mod, To: tier.RAM}, nil)
 	ce, ok := errors.AsType[*tier.CapacityError](err)
@@ -217,13 +216,13 @@ func TestLoad_PagesDoNotStay_IsACapacityErrorAndUndone(t *testing.T) {
 func TestLoad_KeptPagesDoNotStay_TheModelIsInSwapAllTheSame(t *testing.T) {
 	mod := model(t, "m", 2*tier.MiB)
 	sys := needPopulate(t)
-	cached := sys.cached
-	sys.cached = func(b, vec []byte) error {
+	cached := sys.mincore
+	sys.mincore = func(b, vec []byte) error {
 		err := cached(b, vec)
 		clear(vec[:len(vec)/4]) // a quarter is taken again at once
 		return err
 	}
-	sys.census = nil
+	sys.cachestat = nil
 	m := newTestMover(t, sys, Options{})
 	mustMove(t, m, mod, tier.Swap, mod.Size)
 	if present, _ := seen(t, m, mod); present != mod.Size*3/4 {
@@ -237,13 +236,13 @@ func TestLoad_KeptPagesDoNotStay_TheModelIsInSwapAllTheSame(t *testing.T) {
 func TestLoad_AFewPagesAreTaken_IsToleratedAndTold(t *testing.T) {
 	mod := model(t, "m", 2*tier.MiB)
 	sys := needPopulate(t)
-	cached := sys.cached
-	sys.cached = func(b, vec []byte) error {
+	cached := sys.mincore
+	sys.mincore = func(b, vec []byte) error {
 		err := cached(b, vec)
 		vec[len(vec)/2] = 0
 		return err
 	}
-	sys.census = nil
+	sys.cachestat = nil
 	m := newTestMover(t, sys, Options{})
 	mustMove(t, m, mod, tier.RAM, 0)
 	if present, _ := seen(t, m, mod); present != mod.Size-tier.Bytes(sys.page) {
@@ -251,7 +250,7 @@ func TestLoad_AFewPagesAreTaken_IsToleratedAndTold(t *testing.T) {
 	}
 }
 
-// Where populate is refused for a mapping, reading does it.
+// If populate is refused for a mapping, pread is used.
 func TestLoad_PopulateFails_IsReadInstead(t *testing.T) {
 	mod := model(t, "m", 8*tier.MiB)
 	sys := needPopulate(t)
@@ -263,7 +262,7 @@ func TestLoad_PopulateFails_IsReadInstead(t *testing.T) {
 	}
 }
 
-// gate stops every populate until the test lets it go on.
+// gate stops every populate until the test releases it.
 type gate struct {
 	mu    sync.Mutex
 	files map[string][]byte // what is mapped
@@ -314,7 +313,7 @@ func oneWay(m *Mover, mod tier.Model) *device {
 	}
 	id, name := m.sys.device(info)
 	d := newDevice(id, name, []way{{populate: true, workers: 1}})
-	m.devices[id] = d
+	m.devices.byID[id] = d
 	return d
 }
 
@@ -335,7 +334,7 @@ func TestLoad_OneDevice_IsReadByOneLoadAtATime(t *testing.T) {
 	start(a)
 	first := <-g.calls
 	start(b)
-	for d.lane.waiting() == 0 {
+	for d.queue.waiting() == 0 {
 		runtime.Gosched()
 	}
 	close(first.goOn)
@@ -372,7 +371,7 @@ func TestLoad_InTheBackground_YieldsToARequestAtOnceAndGoesOn(t *testing.T) {
 	start(idle, a)
 	first := <-g.calls
 	start(t.Context(), b)
-	for d.lane.waiting() == 0 {
+	for d.queue.waiting() == 0 {
 		runtime.Gosched()
 	}
 	close(first.goOn) // the piece in hand, and no other
@@ -397,20 +396,51 @@ func TestLoad_WaitingForTheDevice_CanBeCancelled(t *testing.T) {
 	a, b := model(t, "a", 4*tier.MiB), model(t, "b", 4*tier.MiB)
 	m := newTestMover(t, needPopulate(t), Options{})
 	d := oneWay(m, a)
-	held, err := d.lane.acquire(t.Context(), request, nil)
+	held, err := d.queue.acquire(t.Context(), request, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer held.release()
-	cause := errors.New("called off")
+	cause := errors.New("cancelled")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	go func() {
-		for d.lane.waiting() == 0 {
+		for d.queue.waiting() == 0 {
 			runtime.Gosched()
 		}
 		cancel(cause)
 	}()
 	if err := m.Move(ctx, tier.Move{Model: b, To: tier.RAM}, nil); err != cause {
 		t.Errorf("Move = %v, want %v", err, cause)
+	}
+}
+
+func TestRefill_FillsTheCache_AndHoldsNothing(t *testing.T) {
+	mod := sharded(t, "m", 3<<20+odd, 1<<20)
+	m := newTestMover(t, newSystem(), Options{})
+	var last tier.Bytes
+	must(t, m.Refill(t.Context(), mod.Path, func(done tier.Bytes) { last = done }))
+	if last != mod.Size {
+		t.Errorf("progress ended at %d of %d", last, mod.Size)
+	}
+	if n := len(m.Status().Models); n != 0 {
+		t.Errorf("%d models are mapped", n)
+	}
+	paths, err := findShards("m", mod.Path)
+	must(t, err)
+	for _, path := range paths {
+		for page, here := range cachedPages(t, path) {
+			if here == 0 {
+				t.Fatalf("page %d of %s is not cached", page, path)
+			}
+		}
+	}
+	cause := errors.New("cancelled")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	if err := m.Refill(ctx, mod.Path, nil); !errors.Is(err, cause) {
+		t.Errorf("Refill under a cancelled context = %v", err)
+	}
+	if err := m.Refill(t.Context(), mod.Path+"/nothing", nil); !errors.Is(err, tier.ErrInvalid) {
+		t.Errorf("Refill of nothing = %v", err)
 	}
 }

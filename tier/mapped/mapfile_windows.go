@@ -16,7 +16,7 @@ func mapFile(f *os.File, size int) ([]byte, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("MapViewOfFile", err)
 	}
-	// The view is no memory of Go's, so that its address may pass as a number.
+	// The view is not Go memory, so its address may be held as a number.
 	return unsafe.Slice(*(**byte)(unsafe.Pointer(&addr)), size), nil
 }
 

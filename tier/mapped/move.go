@@ -3,50 +3,41 @@ package mapped
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-const (
-	// rounds is how often what the kernel took during a load is read again.
-	rounds = 3
-	// A load is good though a part of the weights is missing that is no larger than
-	// one in tolerated: on a machine at its limit the kernel always has taken a few
-	// pages again. They are read again at the next recheck.
-	tolerated = 64
-	// undone is how long a load that is undone waits for pages that the kernel
-	// reads ahead. Those that take longer, Resident drops.
-	undone = 20 * time.Millisecond
-)
+// undoWait is how long a load that failed waits for pages that the kernel reads
+// ahead. Resident drops those that arrive later.
+const undoWait = 20 * time.Millisecond
 
-// Move implements tier.Mover. Where the model is, the Mover knows; mv.From is
-// only for the record.
+// Move implements tier.Mover. The Mover knows where the model is; mv.From is not
+// used.
 //
-// To ram and swap it first sees whether the files are still those that were
+// A move to ram or swap first checks that the files are still those that were
 // mapped. If not, the model is unmapped and the error is a *tier.MoveError with
-// Lost set, around a *ChangedError. Files that are bad (missing, empty,
-// unreadable, no regular files, larger than Model.Size) give a
-// *tier.InvalidError within the *tier.MoveError. Where the pages of a model in
-// ram do not stay in memory though they were read three times over, it is a
-// *tier.CapacityError; of those kept in swap Resident tells how many stayed.
+// Lost set, around a *ChangedError. Bad files (missing, empty, unreadable, not
+// regular, larger than Model.Size) give a *tier.InvalidError within the
+// *tier.MoveError. If the pages of a model in ram do not stay in memory although
+// they were read three times, the error is a *tier.CapacityError. Of those kept in
+// swap, Resident tells how many stayed.
 //
-// Progress counts the bytes that had to move, also those that were in the page
-// cache already. A load that is cancelled drops what it brought and leaves what
-// it found. A move down is not cancelled once it began; it takes some
-// milliseconds for a GB. It is nil also where pages would not go, because
-// another process maps them: Resident goes on seeing them.
+// Progress counts the bytes that had to move, including those that were in the
+// page cache already. A cancelled load drops what it brought and leaves what it
+// found. A move down, some milliseconds per GiB, is not cancelled once it has
+// begun. Its error is nil even if pages did not go, because another process maps
+// them: Resident goes on counting them.
 func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.Bytes)) error {
-	if err := validate(&mv); err != nil {
+	if err := checkMove(&mv); err != nil {
 		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: err}
 	}
-	ctx, e, end, err := m.begin(ctx, mv.Model.Name, false)
+	ctx, e, err := m.begin(ctx, mv.Model.Name, false)
 	if err != nil {
 		return err
 	}
-	defer end()
-	from := e.tier // only moves change it, and this is the one
+	defer m.end(e)
+	from := e.tier // only runs of the model change it, and this is the one
 	err = m.move(ctx, e, &mv, progress)
 	if err == nil {
 		return nil
@@ -60,7 +51,7 @@ func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.
 	return &tier.MoveError{Model: mv.Model.Name, From: from, To: mv.To, Err: err}
 }
 
-func validate(mv *tier.Move) error {
+func checkMove(mv *tier.Move) error {
 	if err := tier.CheckName("name", mv.Model.Name); err != nil {
 		return err
 	}
@@ -80,18 +71,18 @@ func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func
 	}
 	w := e.weights
 	if w == nil {
-		w, err := open(m.sys, &mv.Model)
+		w, err := openWeights(m.sys, &mv.Model)
 		if err != nil {
 			return err
 		}
-		return m.bring(ctx, e, w, mv.To, mv.Keep, progress)
+		return m.reach(ctx, e, w, mv.To, mv.Keep, progress)
 	}
 	err := w.check()
 	if w.path != mv.Model.Path {
 		err = &ChangedError{Model: e.name, Path: w.path, How: "replaced", Was: tier.Bytes(w.size), Is: tier.Bytes(w.size)}
 	}
 	if err == nil {
-		err = m.bring(ctx, e, w, mv.To, mv.Keep, progress)
+		err = m.reach(ctx, e, w, mv.To, mv.Keep, progress)
 	}
 	if _, changed := errors.AsType[*ChangedError](err); changed {
 		from := e.tier
@@ -101,38 +92,22 @@ func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func
 	return err
 }
 
-// bring makes w what tier to asks for, and only then the entry's. If it fails,
-// everything is as before.
-func (m *Mover) bring(ctx context.Context, e *entry, w *weights, to tier.Tier, keep tier.Bytes, progress func(tier.Bytes)) (err error) {
+// reach makes w what tier to asks for, and only then the entry's weights. If it
+// fails, everything is as before.
+func (m *Mover) reach(ctx context.Context, e *entry, w *weights, to tier.Tier, keep tier.Bytes, progress func(tier.Bytes)) (err error) {
 	var before []bitset
-	done := false
-	defer func() { // also where progress panics
-		if done {
-			return
-		}
-		if e.tier != tier.RAM {
-			m.unpin(w)
-		}
-		if before != nil && !w.restore(ctx, before, undone) {
-			m.mu.Lock()
-			switch {
-			case e.weights != nil:
-				e.found = before
-			case len(e.left) == 0: // else more is to go than this load brought
-				e.left = w.residue(before)
-			}
-			m.mu.Unlock()
-		}
-		if e.weights == nil {
-			_ = w.close()
+	loaded := false
+	defer func() { // also if progress panics
+		if !loaded {
+			m.undo(ctx, e, w, before)
 		}
 	}()
 	if before, err = w.snapshot(ctx, true); err != nil {
 		return err
 	}
-	end, had := w.size, int64(0)
+	end, had, locks := w.size, int64(0), &m.locks
 	if to == tier.Swap {
-		end = min(max(int64(keep), 0), w.size)
+		end, locks = min(max(int64(keep), 0), w.size), nil
 	}
 	switch e.tier {
 	case tier.RAM:
@@ -142,99 +117,49 @@ func (m *Mover) bring(ctx context.Context, e *entry, w *weights, to tier.Tier, k
 	}
 	up, down := &report{}, &report{}
 	if end >= had {
-		up = &report{fn: progress, base: had, most: end - had}
+		up = &report{fn: progress, base: had, total: end - had}
 	} else {
-		down = &report{fn: progress, most: had - end}
+		down = &report{fn: progress, total: had - end}
 	}
-	loaded := w.missing(end, before) > 0
-	if err := m.fill(ctx, w, to, end, before, up); err != nil {
+	justRead := w.missing(end, before) > 0
+	if err := w.fill(ctx, &m.devices, locks, end, before, up); err != nil {
 		return err
 	}
-	if err := w.check(); err != nil { // changed under the load
+	if err := w.check(); err != nil { // changed during the load
 		return err
 	}
-	done = true
-	var stayed int64
+	loaded = true
+	stayed, kept := int64(0), int64(0)
 	if to == tier.Swap {
-		m.unpin(w)
-		stayed = w.evict(ctx, end, loaded, down)
-		w.offer(end)
+		m.locks.unlock(w)
+		kept, stayed = end, w.evict(ctx, end, justRead, down)
+		w.markCold(end)
 	}
-	m.settled(e, w, to, end, stayed)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.weights, e.tier, e.keep, e.stayed, e.residue, e.before, e.health = w, to, kept, stayed, nil, nil, health{}
 	return nil
 }
 
-// fill loads bytes [0, end) and for ram locks them, until they are all seen to be
-// there. In swap they are on offer to the kernel, and those that it took at once
-// are not read again: who needs the model can use it without.
-func (m *Mover) fill(ctx context.Context, w *weights, to tier.Tier, end int64, sets []bitset, r *report) error {
-	for round := 1; ; round++ {
-		if err := m.load(ctx, w, end, sets, r); err != nil {
-			return err
-		}
-		if to == tier.RAM {
-			if err := m.pin(ctx, w); err != nil {
-				return err
-			}
-		}
-		var err error
-		if sets, err = w.snapshot(ctx, false); err != nil {
-			return err
-		}
-		missing := w.missing(end, sets)
-		if missing == 0 || to == tier.Swap || round == rounds && missing <= end/tolerated {
-			return nil
-		}
-		if round == rounds {
-			return &tier.CapacityError{
-				Model: w.shards[0].model, Tier: to, Need: tier.Bytes(end), Free: tier.Bytes(end - missing), Limit: tier.Bytes(end),
-				Reason: fmt.Sprintf("Of %v of weights %v were gone from memory when the last were read: there is less room than was promised", tier.Bytes(end), tier.Bytes(missing)),
-			}
-		}
+// undo drops what a failed load of w brought beyond before (nil: it has not
+// begun). What arrives too late is left to Resident.
+func (m *Mover) undo(ctx context.Context, e *entry, w *weights, before []bitset) {
+	if e.tier != tier.RAM {
+		m.locks.unlock(w)
 	}
-}
-
-// missing returns how many bytes of [0, end) are not in sets. Shards that cannot
-// be seen miss nothing.
-func (w *weights) missing(end int64, sets []bitset) int64 {
-	var n int64
-	for i, s := range w.shards {
-		if s.sight == blind {
-			continue
+	if before != nil && !w.restore(ctx, before, undoWait) {
+		m.mu.Lock()
+		switch {
+		case e.weights != nil:
+			e.before = before
+		case len(e.residue) == 0: // else more is to be dropped than this load brought
+			e.residue = w.residue(before)
 		}
-		for page, to := 0, s.prefix(end); page < to; {
-			from := sets[i].next(page, to, false)
-			page = sets[i].next(from, to, true)
-			n += s.bytes(from, page)
-		}
+		m.mu.Unlock()
 	}
-	return n
-}
-
-// offer makes the kept pages the first that the kernel takes. Where only our page
-// tables are seen it does not: the kernel takes large folios out of them on the
-// way, and they would seem to be gone.
-func (w *weights) offer(end int64) {
-	if w.sys.offer == nil {
-		return
+	if e.weights == nil {
+		_ = w.close()
 	}
-	for _, s := range w.shards {
-		if n := s.prefix(end); n > 0 && s.sight == byCache {
-			_ = w.sys.offer(span{s, 0, n}.mem()) // a hint
-		}
-	}
-}
-
-// settled makes w the entry's, in that tier.
-func (m *Mover) settled(e *entry, w *weights, to tier.Tier, keep, stayed int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e.weights, e.tier, e.keep, e.locked, e.stayed, e.left, e.found = w, to, keep, w.locked, stayed, nil, nil
-	if to == tier.RAM {
-		e.keep = 0
-	}
-	e.health = health{}
-	m.watch(e)
 }
 
 // unload drops the model's pages and unmaps it.
@@ -243,18 +168,148 @@ func (m *Mover) unload(ctx context.Context, e *entry, progress func(tier.Bytes))
 	if w == nil {
 		return
 	}
-	m.unpin(w)
-	most := w.size
+	m.locks.unlock(w)
+	total := w.size
 	if e.tier == tier.Swap {
-		most = e.keep
+		total = e.keep
 	}
-	stayed := w.evict(ctx, 0, false, &report{fn: progress, most: most})
+	stayed := w.evict(ctx, 0, false, &report{fn: progress, total: total})
 	var left []residue
 	if stayed > 0 {
 		left = w.residue(nil)
 	}
 	m.mu.Lock()
-	e.weights, e.tier, e.keep, e.locked, e.stayed, e.left, e.found = nil, tier.Storage, 0, 0, stayed, left, nil
+	e.weights, e.tier, e.keep, e.stayed, e.residue, e.before = nil, tier.Storage, 0, stayed, left, nil
 	m.mu.Unlock()
-	_ = w.close() // nothing that can fail: it is mapped and open
+	_ = w.close() // cannot fail: it is mapped and open
+}
+
+// Refill reads the files at path into the page cache, in the way and in the turn of
+// a load, and holds nothing afterwards. An engine in another process that maps them
+// then finds its pages. Bad files give a *tier.InvalidError. A cancelled refill
+// leaves in the cache what it has read.
+func (m *Mover) Refill(ctx context.Context, path string, progress func(done tier.Bytes)) error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return tier.ErrClosed
+	}
+	ctx, r := m.start(ctx)
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.finish(r)
+	}()
+
+	w, err := openWeights(m.sys, &tier.Model{Path: path})
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	sets, err := w.snapshot(ctx, true)
+	if err != nil {
+		return err
+	}
+	return w.fill(ctx, &m.devices, nil, w.size, sets, &report{fn: progress, total: w.size})
+}
+
+// health is how well the unlocked pages of a model in ram stay there.
+type health struct {
+	wait   int   // rechecks to skip
+	pause  int   // recheck intervals between checks; doubles while pages are lost
+	reread int64 // bytes read again so far
+}
+
+// maxPause is the most recheck intervals between checks of a model: a machine
+// without room for its pages must not read them all the time.
+const maxPause = 32
+
+// needsRecheck reports whether pages of the entry may be reclaimed. Mover.mu is
+// held.
+func (m *Mover) needsRecheck(e *entry) bool {
+	return m.recheck > 0 && e.tier == tier.RAM && e.weights != nil && e.locked < e.weights.size
+}
+
+// startRechecks starts the recheck loop if the entry needs it. Mover.mu is held, by
+// a run.
+func (m *Mover) startRechecks(e *entry) {
+	if m.closed || m.rechecking || !m.needsRecheck(e) {
+		return
+	}
+	m.rechecking = true
+	m.running.Go(m.recheckLoop)
+}
+
+// recheckLoop checks models at each interval until none needs it.
+func (m *Mover) recheckLoop() {
+	tick := time.NewTicker(m.recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.closing:
+			return
+		case <-tick.C:
+		}
+		due, more := m.dueRechecks()
+		if !more {
+			return
+		}
+		for _, name := range due {
+			m.recheckModel(name)
+		}
+	}
+}
+
+// dueRechecks returns the models to check now, and whether any needs rechecks.
+func (m *Mover) dueRechecks() (names []string, more bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, e := range m.entries {
+		switch {
+		case !m.needsRecheck(e):
+			continue
+		case e.run != nil:
+		case e.health.wait > 0:
+			e.health.wait--
+		default:
+			names = append(names, name)
+		}
+		more = true
+	}
+	m.rechecking = more
+	return names, more
+}
+
+// recheckModel reads again what the kernel reclaimed of a model in ram. Leases may
+// be held meanwhile: it takes nothing away.
+func (m *Mover) recheckModel(name string) {
+	ctx, _ := tier.Background(context.Background()) // Close and moves cancel it
+	ctx, e, err := m.begin(ctx, name, true)
+	if err != nil {
+		return // a move has the model
+	}
+	defer m.end(e)
+	w := e.weights
+	if w == nil || e.tier != tier.RAM || w.check() != nil {
+		return // the next move or reader reports a change
+	}
+	sets, err := w.snapshot(ctx, false)
+	if err != nil {
+		return
+	}
+	missing := w.missing(w.size, sets)
+	if missing > 0 {
+		_ = w.fill(ctx, &m.devices, &m.locks, w.size, sets, &report{}) // the next recheck sees what is still missing
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := &e.health
+	h.pause = min(2*h.pause, maxPause)
+	if missing == 0 {
+		h.pause = 1
+	}
+	h.pause = max(h.pause, 1)
+	h.wait = h.pause - 1
+	h.reread += missing
 }

@@ -147,7 +147,7 @@ func TestMove_FilesBeyond4GiB_AreReadAtTheirEnd(t *testing.T) {
 func TestStatus_TellsTheWaysInUse_AsJSON(t *testing.T) {
 	mod := model(t, "m", 65*tier.MiB)
 	sys := newSystem()
-	sys.populate, sys.census = nil, nil
+	sys.populate, sys.cachestat = nil, nil
 	m := newTestMover(t, sys, Options{Lock: tier.None, Recheck: -1})
 	mustMove(t, m, mod, tier.RAM, 0)
 	s := m.Status()
@@ -158,6 +158,9 @@ func TestStatus_TellsTheWaysInUse_AsJSON(t *testing.T) {
 		if !strings.Contains(strings.Join(s.Missing, " "), missing) {
 			t.Errorf("%v are missing, want %s among them", s.Missing, missing)
 		}
+	}
+	if part, ok := m.PartStatus().(Status); !ok || !cmp.Equal(part, s) {
+		t.Errorf("PartStatus is %+v, want Status", part)
 	}
 	b, err := json.Marshal(s)
 	must(t, err)

@@ -1,31 +1,30 @@
 package mapped
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Bytes returns the mapped weights of a model in ram or swap, a slice for each
-// file in the order of their names. It costs one stat a file and copies nothing.
+// Bytes returns the mapped weights of a model in ram or swap, one slice for each
+// file in the order of their names. It costs one stat per file and copies nothing.
 //
-// The slices are read-only: writing to them ends the process. They are valid for
-// as long as the lease under which Bytes was called is held. Whoever keeps them
-// longer reads unmapped memory. In swap, and in ram after a file was cut short
-// by somebody, a read may wait for the device or fault; a fault ends the process
-// unless debug.SetPanicOnFault is set. Mover.Reader reads without that risk.
+// The slices are read-only: writing to them ends the process. They are valid as
+// long as the lease under which Bytes was called is held; later they are unmapped
+// memory. A read may wait for the device in swap. It faults if a file was
+// truncated meanwhile, which ends the process unless debug.SetPanicOnFault is set.
+// Mover.Reader reads without that risk.
 //
-// The error is a *ChangedError where a file is not what was mapped, and a
-// *tier.InvalidError where the model is not mapped.
+// The error is a *ChangedError if a file is not what was mapped, and a
+// *tier.InvalidError if the model is not mapped.
 func (m *Mover) Bytes(name string) ([][]byte, error) {
 	w, _, err := m.mapped(name)
 	if err != nil {
 		return nil, err
 	}
-	w.use.RLock()
-	defer w.use.RUnlock()
+	w.mapped.RLock()
+	defer w.mapped.RUnlock()
 	if w.shards == nil {
 		return nil, notMapped(name)
 	}
@@ -39,8 +38,8 @@ func (m *Mover) Bytes(name string) ([][]byte, error) {
 	return all, nil
 }
 
-// mapped returns what is mapped of the model, and whether it is in ram.
-func (m *Mover) mapped(name string) (w *weights, hot bool, err error) {
+// mapped returns the model's weights, and whether they are in ram.
+func (m *Mover) mapped(name string) (w *weights, inRAM bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -60,13 +59,13 @@ func notMapped(name string) error {
 	}
 }
 
-// Reader reads the weights of one model, its files end to end. It may be used
-// from many goroutines. It needs no closing, and gives an error when the model
-// is unmapped.
+// Reader reads the weights of one model, its files end to end. It is safe for
+// concurrent use, needs no closing, and returns an error once the model is
+// unmapped.
 type Reader struct {
-	name string
-	w    *weights
-	hot  bool
+	name  string
+	w     *weights
+	inRAM bool
 }
 
 var _ io.ReaderAt = (*Reader)(nil)
@@ -74,20 +73,20 @@ var _ io.ReaderAt = (*Reader)(nil)
 // Reader returns a Reader of a model in ram or swap. Its errors are those of
 // Bytes.
 func (m *Mover) Reader(name string) (*Reader, error) {
-	w, hot, err := m.mapped(name)
+	w, inRAM, err := m.mapped(name)
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{name: name, w: w, hot: hot}, nil
+	return &Reader{name: name, w: w, inRAM: inRAM}, nil
 }
 
 // Size returns the bytes of all files.
 func (r *Reader) Size() int64 { return r.w.size }
 
-// ReadAt implements io.ReaderAt. A file that is cut short, rewritten or replaced
-// meanwhile is an error, a *ChangedError if that can be seen, and never the end
-// of the process. From ram it copies; from swap it reads the file, which does
-// not hold up the Go runtime as a fault does.
+// ReadAt implements io.ReaderAt. A file that is truncated, rewritten or replaced
+// meanwhile is an error, a *ChangedError if it can be seen, and never ends the
+// process. From ram it copies; from swap it reads the file, which does not block
+// the Go runtime as a fault does.
 func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, &tier.InvalidError{Model: r.name, Field: "offset", Value: fmt.Sprint(off), Rule: "must not be negative"}
@@ -102,12 +101,11 @@ func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// readSome reads from one shard, and no more at a time than keeps unmapping from
-// waiting.
+// readSome reads from one shard, and little enough that unmapping need not wait.
 func (r *Reader) readSome(p []byte, off int64) (int, error) {
-	const most = 1 << 20
-	r.w.use.RLock()
-	defer r.w.use.RUnlock()
+	const maxRead = 1 << 20
+	r.w.mapped.RLock()
+	defer r.w.mapped.RUnlock()
 	if r.w.shards == nil {
 		return 0, notMapped(r.name)
 	}
@@ -119,28 +117,22 @@ func (r *Reader) readSome(p []byte, off int64) (int, error) {
 			return 0, err
 		}
 		from := off - s.start
-		p = p[:min(int64(len(p)), s.size()-from, most)]
-		return s.read(p, from, r.hot)
+		p = p[:min(int64(len(p)), s.size()-from, maxRead)]
+		return s.read(p, from, r.inRAM)
 	}
 	return 0, io.EOF
 }
 
-func (s *shard) read(p []byte, off int64, hot bool) (n int, err error) {
-	if hot {
+func (s *shard) read(p []byte, off int64, inRAM bool) (n int, err error) {
+	if inRAM {
 		src := s.data[off : off+int64(len(p))]
 		n = len(p)
 		err = guard(src, func() { copy(p, src) })
 	} else {
 		n, err = s.file.ReadAt(p, off)
 	}
-	if err == nil {
-		return n, nil
+	if err != nil {
+		return 0, s.readError("reading", off, err)
 	}
-	if changed := s.check(); changed != nil {
-		return 0, changed
-	}
-	if errors.Is(err, io.EOF) { // it cannot end here
-		err = io.ErrUnexpectedEOF
-	}
-	return 0, fmt.Errorf("reading %s at %d: %w", quote(s.path), off, err)
+	return n, nil
 }

@@ -12,14 +12,14 @@ import (
 
 var _ tier.Resident = (*Mover)(nil)
 
-// Resident implements tier.Resident, on Linux: it asks the kernel. Of a model in
-// storage, only what its last move could not drop is looked for, and dropped if
-// that is possible by now; of a model that was never mapped, nothing.
+// Resident implements tier.Resident, on Linux: it asks the kernel. For a model in
+// storage it counts only what the last move could not drop, and drops it if that
+// is possible by now; for a model that was never mapped, nothing.
 //
-// Where the process neither owns nor may write the files, the kernel does not
-// tell what is cached. Then what is present is what our own page tables hold,
-// which is the least there is; pages that were given up may still be cached, for
-// anybody to take. Where not even that is seen, the error is an *UnseenError.
+// If the process neither owns nor may write the files, the kernel does not tell
+// what is cached. Present is then what our own page tables hold, a lower bound:
+// pages that were given up may still be cached. If not even that is known, the
+// error is an *UnseenError.
 //
 // Pages of tmpfs and the like are present but not reclaimable.
 func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
@@ -33,65 +33,67 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 		m.mu.Unlock()
 		return 0, 0, nil
 	}
-	w, left, locked, found := e.weights, e.left, e.locked, e.found
+	w, left, locked, before := e.weights, e.residue, e.locked, e.before
 	m.mu.Unlock()
 	if w == nil {
-		return m.settle(ctx, e, left)
+		return m.dropResidue(ctx, e, left)
 	}
 
-	w.use.RLock()
-	defer w.use.RUnlock()
-	if found != nil && w.restore(ctx, found, readAhead) {
+	w.mapped.RLock()
+	defer w.mapped.RUnlock()
+	if before != nil && w.restore(ctx, before, readaheadWait) {
 		m.mu.Lock()
-		e.found = nil
+		if same(e.before, before) {
+			e.before = nil
+		}
 		m.mu.Unlock()
 	}
 	var total, fixed int64
 	for _, s := range w.shards {
-		n, err := s.total(ctx)
+		n, err := s.resident(ctx)
 		if err != nil {
 			return 0, 0, err
 		}
 		total += n
-		if s.fs.memory {
+		if s.fs.inMemory {
 			fixed += n
 		}
 	}
 	return tier.Bytes(total), tier.Bytes(max(total-max(fixed, locked), 0)), nil
 }
 
-// total returns how many bytes of the shard are present, by the best witness:
-// cachestat, which needs no page tables and tells also of some files that are
-// not our own, or else mincore or pagemap.
-func (s *shard) total(ctx context.Context) (int64, error) {
-	if s.sight == blind {
-		if s.census == nil {
+// resident returns how many bytes of the shard are present, by the best source:
+// cachestat, which needs no page tables and also counts some files of other users,
+// else mincore or pagemap.
+func (s *shard) resident(ctx context.Context) (int64, error) {
+	if s.method == noMethod {
+		if s.cachestat == nil {
 			return 0, &UnseenError{Model: s.model, Path: s.path}
 		}
-		if _, err := s.census(s.file, 0, s.sys.page); err != nil {
+		if _, err := s.cachestat(s.file, 0, s.sys.page); err != nil {
 			return 0, &UnseenError{Model: s.model, Path: s.path}
 		}
 	}
 	return s.cached(ctx, 0, s.pages())
 }
 
-// settle looks for what a move to storage left behind, and forgets it when it
-// is gone.
-func (m *Mover) settle(ctx context.Context, e *entry, left []residue) (present, reclaimable tier.Bytes, err error) {
+// dropResidue drops and counts what a move to storage left behind, and forgets the
+// model once it is gone.
+func (m *Mover) dropResidue(ctx context.Context, e *entry, left []residue) (present, reclaimable tier.Bytes, err error) {
 	var total, fixed int64
 	for _, r := range left {
-		n, memory, err := r.drop(ctx, m.sys)
+		n, inMemory, err := r.drop(ctx, m.sys)
 		if err != nil {
 			return 0, 0, err
 		}
 		total += n
-		if memory {
+		if inMemory {
 			fixed += n
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.entries[e.name] == e && e.run == nil && len(e.left) > 0 && &e.left[0] == &left[0] { // nothing moved meanwhile
+	if m.entries[e.name] == e && e.run == nil && same(e.residue, left) { // no move meanwhile
 		e.stayed = total
 		if total == 0 {
 			delete(m.entries, e.name)
@@ -100,10 +102,10 @@ func (m *Mover) settle(ctx context.Context, e *entry, left []residue) (present, 
 	return tier.Bytes(total), tier.Bytes(total - fixed), nil
 }
 
-// drop drops what has become droppable, and returns what is still present. A
-// file that was replaced is none of ours any more.
-func (r *residue) drop(ctx context.Context, sys *system) (present int64, memory bool, err error) {
-	if info, err := os.Stat(r.path); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, r.was) {
+// drop drops what can be dropped by now and returns what is still present. A file
+// that was replaced or resized is not ours any more.
+func (r *residue) drop(ctx context.Context, sys *system) (present int64, inMemory bool, err error) {
+	if info, err := os.Stat(r.path); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, r.info) {
 		return 0, false, nil
 	}
 	f, info, err := openRegular("", r.path)
@@ -111,24 +113,24 @@ func (r *residue) drop(ctx context.Context, sys *system) (present int64, memory 
 		return 0, false, err
 	}
 	defer f.Close()
-	if !os.SameFile(info, r.was) || info.Size() != r.was.Size() {
+	if !os.SameFile(info, r.info) || info.Size() != r.info.Size() {
 		return 0, false, nil
 	}
-	s := &shard{sys: sys, path: r.path, file: f, was: info}
+	s := &shard{sys: sys, path: r.path, file: f, info: info}
 	if err := s.mapIn(); err != nil {
 		return 0, false, err
 	}
 	defer sys.unmap(s.data)
-	if s.fs.memory {
-		present, err = s.total(ctx)
+	if s.fs.inMemory {
+		present, err = s.resident(ctx)
 		return present, true, err
 	}
-	s.dropBut(r.found)
-	until := time.Now()
+	s.dropExcept(r.keep)
+	deadline := time.Now()
 	if s.arriving(ctx) {
-		until = until.Add(readAhead)
+		deadline = deadline.Add(readaheadWait)
 	}
-	return s.await(ctx, r.found, until), false, nil
+	return s.pollExcept(ctx, r.keep, deadline), false, nil
 }
 
 // arriving reports whether the device still has to deliver pages of the shard.
@@ -141,7 +143,10 @@ func (s *shard) arriving(ctx context.Context) bool {
 	return err == nil && cached > present
 }
 
-// UnseenError says that nothing tells which pages of a file are in memory. It
+// same reports whether a and b are the same slice, and not empty.
+func same[T any](a, b []T) bool { return len(a) > 0 && len(b) > 0 && &a[0] == &b[0] }
+
+// UnseenError reports that nothing tells which pages of a file are in memory. It
 // unwraps to tier.ErrInvalid.
 type UnseenError struct {
 	Model, Path string

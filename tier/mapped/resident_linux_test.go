@@ -21,20 +21,20 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever the moves, and whichever of them are called off: what is present is
-// exactly what the tier promises, and locked is what is in ram.
+// After any moves, some of them cancelled, what is present is exactly what the tier
+// promises, and what is in ram is mlocked.
 func TestMove_AnySequence_PresentIsWhatWasPromised(t *testing.T) {
 	mod := sharded(t, "m", 3<<20+odd, 1, 1<<20)
 	m := newTestMover(t, needPopulate(t), Options{})
-	mayLock := m.lockLimit() >= mod.Size
+	mayLock := m.locks.limit() >= mod.Size
 	at, kept := tier.Storage, tier.Bytes(0)
 	page := tier.Bytes(os.Getpagesize())
 	rapid.Check(t, func(t *rapid.T) {
 		for range rapid.IntRange(1, 4).Draw(t, "moves") {
 			to := tier.Tier(rapid.IntRange(0, tier.Count-1).Draw(t, "to"))
 			keep := tier.Bytes(rapid.Int64Range(-1, int64(mod.Size)+1).Draw(t, "keep"))
-			off := rapid.IntRange(0, 10).Draw(t, "called off after")
-			cause := errors.New("called off")
+			off := rapid.IntRange(0, 10).Draw(t, "cancelled after")
+			cause := errors.New("cancelled")
 			ctx, cancel := context.WithCancelCause(context.Background())
 			reports := 0
 			err := m.Move(ctx, tier.Move{Model: mod, From: at, To: to, Keep: keep}, func(tier.Bytes) {
@@ -77,7 +77,7 @@ func TestMove_AnySequence_PresentIsWhatWasPromised(t *testing.T) {
 // promised is keep in whole pages of the shards, which end within a page.
 func promised(m tier.Model, keep, page tier.Bytes) tier.Bytes {
 	var sum, start tier.Bytes
-	paths, err := find(m.Name, m.Path)
+	paths, err := findShards(m.Name, m.Path)
 	if err != nil {
 		panic(err)
 	}
@@ -113,7 +113,7 @@ func TestMain(m *testing.M) {
 // out; it ends when in is closed.
 func role(t *testing.T, name, path string, as *syscall.Credential) (in io.Closer, out *bufio.Reader, cmd *exec.Cmd) {
 	t.Helper()
-	exe := filepath.Join(filepath.Dir(path), "role") // where any user may run it
+	exe := filepath.Join(filepath.Dir(path), "role") // any user may run it there
 	if b, err := os.ReadFile("/proc/self/exe"); err != nil {
 		t.Skip(err)
 	} else {
@@ -178,7 +178,7 @@ func TestResident_AnotherProcessMapsTheFile_IsSeenUntilItLeaves(t *testing.T) {
 				mustMove(t, m, mod, tier.Swap, 0)
 			}
 			if present, _ := seen(t, m, mod); present != 0 {
-				t.Errorf("%d bytes are present with nobody left", present)
+				t.Errorf("%d bytes are present after it ended", present)
 			}
 			if n := len(m.Status().Models); to == tier.Storage && n != 0 {
 				t.Errorf("%d models are remembered that are gone", n)
@@ -187,7 +187,7 @@ func TestResident_AnotherProcessMapsTheFile_IsSeenUntilItLeaves(t *testing.T) {
 	}
 }
 
-// report is what a foreigner tells.
+// foreignReport is what a foreigner prints.
 type foreignReport struct {
 	Err              []string
 	Hot, Swap, Gone  tier.Bytes
@@ -195,7 +195,7 @@ type foreignReport struct {
 	WhatMincoreClaim tier.Bytes
 }
 
-// foreigner loads and demotes a file that is not its own.
+// foreigner loads and demotes a file of another user.
 func foreigner(path string) {
 	var r foreignReport
 	note := func(err error) {
@@ -219,7 +219,7 @@ func foreigner(path string) {
 	r.Swap = step(tier.Swap)
 	s := m.entries["m"].weights.shards[0]
 	vec := make([]byte, s.pages())
-	note(m.sys.cached(s.data, vec))
+	note(m.sys.mincore(s.data, vec))
 	r.WhatMincoreClaim = tier.Bytes(bytes.Count(vec, []byte{1})) * tier.Bytes(m.sys.page)
 	r.Gone = step(tier.Storage)
 	note(m.Close())
@@ -306,12 +306,12 @@ func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
 	}
 	mustMove(t, m, mod, tier.Storage, 0)
 	if n, _ := seen(t, m, mod); n != mod.Size {
-		t.Errorf("mapped below by somebody else, %d bytes are told to be present", n)
+		t.Errorf("mapped below by another process, %d bytes are told to be present", n)
 	}
 	must(t, in.Close())
 	must(t, cmd.Wait())
 	if n, _ := seen(t, m, mod); n != 0 {
-		t.Errorf("%d bytes are told to be present with nobody left", n)
+		t.Errorf("%d bytes are told to be present after it ended", n)
 	}
 	mustMove(t, m, mod, tier.RAM, 0)
 	mustMove(t, m, mod, tier.Swap, 2*tier.MiB)
@@ -330,7 +330,7 @@ func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
 	}
 }
 
-// A file that was written a moment ago is dirty: its pages can be dropped only
+// A file that was written just now is dirty: its pages can be dropped only
 // when they are on the device.
 func TestResident_FileJustWritten_GoesAllTheSame(t *testing.T) {
 	path := filepath.Join(onDisk(t), "m.gguf")
@@ -345,7 +345,7 @@ func TestResident_FileJustWritten_GoesAllTheSame(t *testing.T) {
 	sameWeights(t, m, mod)
 }
 
-// Pages go in steps, and blocks of pages that lie across a step go too.
+// Pages are dropped in steps, and folios that lie across a step go too.
 func TestResident_KeptPartOfALargeFile_IsExact(t *testing.T) {
 	mod := model(t, "m", 150*tier.MiB+odd)
 	m := newTestMover(t, needPopulate(t), Options{})
@@ -361,7 +361,7 @@ func TestResident_KeptPartOfALargeFile_IsExact(t *testing.T) {
 func TestResident_NothingTells_IsAnUnseenError(t *testing.T) {
 	mod := model(t, "m", tier.MiB)
 	sys := newSystem()
-	sys.cached, sys.entered, sys.census = nil, nil, nil
+	sys.mincore, sys.pagemap, sys.cachestat = nil, nil, nil
 	m := newTestMover(t, sys, Options{})
 	mustMove(t, m, mod, tier.RAM, 0)
 	_, _, err := m.Resident(t.Context(), "m")

@@ -15,38 +15,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newSystem returns what this kernel can do, by trying: a version number says
-// nothing about back-ports, seccomp filters and sandboxes.
+// newSystem returns what this kernel can do. It tries each call, since a version
+// number says nothing about back-ports, seccomp filters and sandboxes.
 func newSystem() *system {
 	s := &system{
 		name: "linux", page: int64(os.Getpagesize()),
 		mapFile: mapFile, unmap: unmap,
 		device: deviceOf, filesystem: filesystemOf,
-		populate: madvise(unix.MADV_POPULATE_READ), ahead: ahead,
-		cached: mincore, owned: owned, entered: pagemap, census: cachestat,
-		forget: madvise(unix.MADV_DONTNEED), drop: drop, clean: clean, offer: madvise(unix.MADV_COLD),
-		lock: lock, unlock: unix.Munlock, lockLimit: lockLimit,
-		idle: idle,
+		populate: madvise(unix.MADV_POPULATE_READ), setReadahead: setReadahead,
+		mincore: mincore, mayAskMincore: mayAskMincore, pagemap: pagemap, cachestat: cachestat,
+		dropMapped: madvise(unix.MADV_DONTNEED), dropCached: dropCached, writeBack: writeBack, markCold: madvise(unix.MADV_COLD),
+		mlock: mlock, munlock: unix.Munlock, mlockLimit: mlockLimit,
+		idleIO: idleIO,
 	}
 	noFile := ^uint(0)
 	if err := unix.Cachestat(noFile, &unix.CachestatRange{}, &unix.Cachestat_t{}, 0); !errors.Is(err, unix.EBADF) {
-		s.census = nil
+		s.cachestat = nil
 	}
 	b, err := unix.Mmap(-1, 0, int(s.page), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return s
 	}
 	defer unix.Munmap(b)
-	b[0] = 1 // present from here on
+	b[0] = 1 // makes the page present
 	vec := make([]byte, 1)
 	if s.populate(b) != nil {
 		s.populate = nil
 	}
-	if s.cached(b, vec) != nil {
-		s.cached = nil
+	if s.mincore(b, vec) != nil {
+		s.mincore = nil
 	}
-	if s.entered(b, vec) != nil || vec[0] != 1 {
-		s.entered = nil
+	if s.pagemap(b, vec) != nil || vec[0] != 1 {
+		s.pagemap = nil
 	}
 	return s
 }
@@ -70,67 +70,54 @@ func deviceOf(info fs.FileInfo) (uint64, string) {
 	return dev, fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 }
 
-// filesystemOf goes by the magic numbers of include/uapi/linux/magic.h.
-func filesystemOf(f *os.File) filesystem {
-	const (
-		far     = "What is cached is also up to the server and the network."
-		fuse    = "Whether pages can be dropped is up to the filesystem's own program."
-		arc     = "ZFS keeps a cache of its own (ARC), which nobody else sees or empties."
-		memory  = "Its files are memory already: no tier frees any."
-		layered = "The pages belong to the layer below, with everyone else who maps it."
-	)
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return filesystem{name: "unknown", note: "Its filesystem cannot be told: " + err.Error() + "."}
-	}
-	switch magic := uint32(st.Type); magic {
-	case unix.EXT4_SUPER_MAGIC:
-		return filesystem{name: "ext4"}
-	case unix.XFS_SUPER_MAGIC:
-		return filesystem{name: "xfs"}
-	case unix.BTRFS_SUPER_MAGIC:
-		return filesystem{name: "btrfs"}
-	case unix.F2FS_SUPER_MAGIC:
-		return filesystem{name: "f2fs"}
-	case unix.EXFAT_SUPER_MAGIC:
-		return filesystem{name: "exfat"}
-	case unix.MSDOS_SUPER_MAGIC:
-		return filesystem{name: "vfat"}
-	case unix.SQUASHFS_MAGIC:
-		return filesystem{name: "squashfs"}
-	case unix.TMPFS_MAGIC:
-		return filesystem{name: "tmpfs", memory: true, note: memory}
-	case unix.RAMFS_MAGIC:
-		return filesystem{name: "ramfs", memory: true, note: memory}
-	case unix.HUGETLBFS_MAGIC:
-		return filesystem{name: "hugetlbfs", memory: true, note: memory}
-	case unix.OVERLAYFS_SUPER_MAGIC:
-		return filesystem{name: "overlay", layered: true, note: layered}
-	case unix.FUSE_SUPER_MAGIC:
-		return filesystem{name: "fuse", layered: true, note: fuse} // passthrough, since 6.9
-	case unix.NFS_SUPER_MAGIC:
-		return filesystem{name: "nfs", note: far}
-	case unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
-		return filesystem{name: "smb", note: far}
-	case unix.CEPH_SUPER_MAGIC:
-		return filesystem{name: "ceph", note: far}
-	case unix.V9FS_MAGIC:
-		return filesystem{name: "9p", note: far}
-	case 0x2fc12fc1: // ZFS, not in the kernel's tree
-		return filesystem{name: "zfs", note: arc}
-	default:
-		return filesystem{name: fmt.Sprintf("magic %#x", magic), layered: true, note: "A filesystem that is not known here: only what was seen is told."}
-	}
+const (
+	remoteNote  = "What is cached is also up to the server and the network."
+	fuseNote    = "Whether pages can be dropped is up to the filesystem's own program."
+	zfsNote     = "ZFS keeps a cache of its own (ARC), which nothing else sees or empties."
+	memoryNote  = "Its files are memory already: no tier frees any."
+	layeredNote = "The pages belong to the layer below, shared with everything that maps it."
+)
+
+// filesystems are known by the magic numbers of include/uapi/linux/magic.h.
+var filesystems = map[uint32]filesystem{
+	unix.EXT4_SUPER_MAGIC:      {name: "ext4"},
+	unix.XFS_SUPER_MAGIC:       {name: "xfs"},
+	unix.BTRFS_SUPER_MAGIC:     {name: "btrfs"},
+	unix.F2FS_SUPER_MAGIC:      {name: "f2fs"},
+	unix.EXFAT_SUPER_MAGIC:     {name: "exfat"},
+	unix.MSDOS_SUPER_MAGIC:     {name: "vfat"},
+	unix.SQUASHFS_MAGIC:        {name: "squashfs"},
+	unix.TMPFS_MAGIC:           {name: "tmpfs", inMemory: true, note: memoryNote},
+	unix.RAMFS_MAGIC:           {name: "ramfs", inMemory: true, note: memoryNote},
+	unix.HUGETLBFS_MAGIC:       {name: "hugetlbfs", inMemory: true, note: memoryNote},
+	unix.OVERLAYFS_SUPER_MAGIC: {name: "overlay", layered: true, note: layeredNote},
+	unix.FUSE_SUPER_MAGIC:      {name: "fuse", layered: true, note: fuseNote}, // passthrough, since 6.9
+	unix.NFS_SUPER_MAGIC:       {name: "nfs", note: remoteNote},
+	unix.CIFS_SUPER_MAGIC:      {name: "smb", note: remoteNote},
+	unix.SMB2_SUPER_MAGIC:      {name: "smb", note: remoteNote},
+	unix.CEPH_SUPER_MAGIC:      {name: "ceph", note: remoteNote},
+	unix.V9FS_MAGIC:            {name: "9p", note: remoteNote},
+	0x2fc12fc1:                 {name: "zfs", note: zfsNote}, // not in the kernel's tree
 }
 
-// ahead doubles the window of readahead, which faults in the mapping go by too,
-// or closes it.
-func ahead(f *os.File, how int) {
+func filesystemOf(f *os.File) filesystem {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return filesystem{name: "unknown", note: "Its filesystem is unknown: " + err.Error() + "."}
+	}
+	magic := uint32(st.Type)
+	if fs, ok := filesystems[magic]; ok {
+		return fs
+	}
+	return filesystem{name: fmt.Sprintf("magic %#x", magic), layered: true, note: "The filesystem is not known to modeltier: only what was seen is reported."}
+}
+
+func setReadahead(f *os.File, r readahead) {
 	advice := unix.FADV_NORMAL
-	switch how {
-	case 1:
+	switch r {
+	case readaheadFar: // twice the window
 		advice = unix.FADV_SEQUENTIAL
-	case -1:
+	case readaheadOff:
 		advice = unix.FADV_RANDOM
 	}
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, advice) // a hint
@@ -147,18 +134,18 @@ func mincore(b []byte, vec []byte) error {
 	return nil
 }
 
-// owned is the rule of can_do_mincore in the kernel's mm/mincore.c (since 5.2):
-// to all others mincore says that everything is present.
-func owned(f *os.File, info fs.FileInfo) bool {
+// mayAskMincore follows can_do_mincore in the kernel's mm/mincore.c (since 5.2):
+// to other processes mincore reports every page as present.
+func mayAskMincore(f *os.File, info fs.FileInfo) bool {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == os.Geteuid() {
 		return true
 	}
 	return unix.Faccessat(unix.AT_FDCWD, f.Name(), unix.W_OK, unix.AT_EACCESS) == nil
 }
 
-// pagemap reads /proc/self/pagemap: 8 bytes a page, the top bit is set where the
-// page is in our page tables (Documentation/admin-guide/mm/pagemap.rst), the next
-// one, for pages of a file, while the kernel moves it to another place in memory.
+// pagemap reads /proc/self/pagemap, 8 bytes a page
+// (Documentation/admin-guide/mm/pagemap.rst). The top bit is set if the page is in
+// our page tables, the next one, for a file page, while the kernel migrates it.
 func pagemap(b []byte, vec []byte) error {
 	f, err := os.Open("/proc/self/pagemap")
 	if err != nil {
@@ -187,18 +174,18 @@ func cachestat(f *os.File, off, n int64) (int64, error) {
 	return int64(st.Cache) * int64(os.Getpagesize()), nil
 }
 
-func drop(f *os.File, off, n int64) error {
+func dropCached(f *os.File, off, n int64) error {
 	return os.NewSyscallError("fadvise", unix.Fadvise(int(f.Fd()), off, n, unix.FADV_DONTNEED))
 }
 
-func clean(f *os.File, off, n int64) error {
+func writeBack(f *os.File, off, n int64) error {
 	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 	return os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), off, n, wait))
 }
 
-// lock prefers mlock2 with MLOCK_ONFAULT, which never waits for the device, as
-// mlock does where a page is missing.
-func lock(b []byte) error {
+// mlock prefers mlock2 with MLOCK_ONFAULT: plain mlock waits for the device if a
+// page is missing.
+func mlock(b []byte) error {
 	_, _, errno := unix.Syscall(unix.SYS_MLOCK2, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MLOCK_ONFAULT)
 	switch errno {
 	case 0:
@@ -209,7 +196,7 @@ func lock(b []byte) error {
 	return os.NewSyscallError("mlock2", errno)
 }
 
-func lockLimit() tier.Bytes {
+func mlockLimit() tier.Bytes {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData // version 3 takes two
 	if unix.Capget(&hdr, &caps[0]) == nil && caps[0].Effective>>unix.CAP_IPC_LOCK&1 != 0 {
@@ -222,25 +209,24 @@ func lockLimit() tier.Bytes {
 	return tier.Bytes(min(lim.Cur, math.MaxInt64))
 }
 
-// idle gives this thread the idle class of ioprio_set(2), where the kernel
+// idleIO puts this thread into the idle class of ioprio_set(2), if the kernel
 // allows it.
-func idle() (restore func()) {
+func idleIO() (restore func()) {
 	const (
-		process  = 1 // IOPRIO_WHO_PROCESS: one thread; 0 is the caller's
-		classOf  = 13
-		idleness = 3 << classOf
+		whoProcess = 1       // IOPRIO_WHO_PROCESS: one thread; 0 is the caller
+		idleClass  = 3 << 13 // IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT
 	)
 	runtime.LockOSThread()
-	old, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, process, 0, 0)
+	old, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, whoProcess, 0, 0)
 	if errno == 0 {
-		_, _, errno = unix.Syscall(unix.SYS_IOPRIO_SET, process, 0, idleness)
+		_, _, errno = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, 0, idleClass)
 	}
 	if errno != 0 {
 		runtime.UnlockOSThread()
 		return func() {}
 	}
 	return func() {
-		if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, process, 0, old); errno == 0 {
+		if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, 0, old); errno == 0 {
 			runtime.UnlockOSThread() // else the thread ends with its goroutine
 		}
 	}

@@ -1,13 +1,17 @@
 package mapped
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math/bits"
 	"os"
 	"sync"
 
 	"github.com/modeltier/modeltier/tier"
+	"golang.org/x/sync/errgroup"
 )
 
 // weights are the mapped files of one model: its shards, end to end.
@@ -16,39 +20,36 @@ type weights struct {
 	path string // as the model gave it
 	size int64
 
-	// use is held to read while somebody touches the mapping, and locked to unmap
-	// it.
-	use    sync.RWMutex
-	shards []*shard // nil when unmapped
-	// locked is how many bytes are locked, from the first on. Only the move that
-	// runs on the model touches it.
+	// mapped is held for reading while the mapping is used, and for writing while
+	// it is unmapped.
+	mapped sync.RWMutex
+	shards []*shard // nil once unmapped
+	// locked is how many bytes are mlocked, from the first on. Only the operation
+	// that runs on the model touches it.
 	locked int64
 }
 
-// shard is one mapped file. Nothing in it changes until it is closed.
+// shard is one mapped file. It does not change until it is closed.
 type shard struct {
-	sys    *system
-	model  string
-	path   string
-	file   *os.File
-	was    fs.FileInfo // as it was mapped
-	data   []byte
-	start  int64 // where it begins in the model
-	device uint64
-	where  string // the device's name
-	fs     filesystem
-	sight  sight
-	census func(f *os.File, off, n int64) (int64, error) // system.census, where it can be believed
+	sys        *system
+	model      string
+	path       string
+	file       *os.File
+	info       fs.FileInfo // when it was mapped
+	data       []byte
+	start      int64 // its offset in the model
+	device     uint64
+	deviceName string
+	fs         filesystem
+	method     residencyMethod
+	cachestat  func(f *os.File, off, n int64) (int64, error) // system.cachestat, or nil if it is wrong for this file
 }
 
-// open maps the model's files. It reads none of them.
-func open(sys *system, m *tier.Model) (w *weights, err error) {
-	paths, err := find(m.Name, m.Path)
+// openWeights maps the model's files. It reads none of them.
+func openWeights(sys *system, m *tier.Model) (w *weights, err error) {
+	paths, err := findShards(m.Name, m.Path)
 	if err != nil {
 		return nil, err
-	}
-	if len(paths) > maxShards {
-		return nil, badPath(m.Name, m.Path, fmt.Sprintf("must hold %d files of weights at most, has %d", maxShards, len(paths)))
 	}
 	w = &weights{sys: sys, path: m.Path}
 	defer func() {
@@ -62,17 +63,13 @@ func open(sys *system, m *tier.Model) (w *weights, err error) {
 		if err != nil {
 			return w, err
 		}
-		if info.Size() == 0 { // holds nothing, and cannot be mapped
-			f.Close()
-			continue
-		}
-		w.shards = append(w.shards, &shard{sys: sys, model: m.Name, path: path, file: f, was: info, start: w.size})
+		w.shards = append(w.shards, &shard{sys: sys, model: m.Name, path: path, file: f, info: info, start: w.size})
 		w.size += info.Size()
+		if info.Size() == 0 { // it cannot be mapped, and its weights are missing
+			return w, badPath(m.Name, path, "must not be empty", "The file has no bytes: download it again, or move it out of the folder if it holds no weights.")
+		}
 	}
-	switch {
-	case w.size == 0:
-		return w, badPath(m.Name, m.Path, "must not be empty", "The file has no bytes: was its download cut short?")
-	case m.Size > 0 && w.size > int64(m.Size):
+	if m.Size > 0 && w.size > int64(m.Size) {
 		return w, &tier.InvalidError{
 			Model: m.Name, Field: "size", Value: fmt.Sprintf("%d bytes", int64(m.Size)),
 			Rule: fmt.Sprintf("must not be less than what %s has, %d bytes", quote(m.Path), w.size),
@@ -88,28 +85,28 @@ func open(sys *system, m *tier.Model) (w *weights, err error) {
 }
 
 func (s *shard) mapIn() error {
-	data, err := s.sys.mapFile(s.file, int(s.was.Size()))
+	data, err := s.sys.mapFile(s.file, int(s.info.Size()))
 	if err != nil {
-		return fmt.Errorf("mapping %s (%v): %w", quote(s.path), tier.Bytes(s.was.Size()), err)
+		return fmt.Errorf("mapping %s (%v): %w", quote(s.path), tier.Bytes(s.info.Size()), err)
 	}
 	s.data = data
 	if s.sys.device != nil {
-		s.device, s.where = s.sys.device(s.was)
+		s.device, s.deviceName = s.sys.device(s.info)
 	}
 	if s.sys.filesystem != nil {
 		s.fs = s.sys.filesystem(s.file)
 	}
 	if !s.fs.layered {
-		s.census = s.sys.census
+		s.cachestat = s.sys.cachestat
 	}
-	s.sight = s.look()
+	s.method = s.chooseMethod()
 	return nil
 }
 
 // close unmaps everything. Pages stay in the page cache.
 func (w *weights) close() error {
-	w.use.Lock()
-	defer w.use.Unlock()
+	w.mapped.Lock()
+	defer w.mapped.Unlock()
 	var errs []error
 	for _, s := range w.shards {
 		if s.data != nil {
@@ -122,7 +119,7 @@ func (w *weights) close() error {
 	return errors.Join(errs...)
 }
 
-// check returns an error where the files are not those that were mapped.
+// check returns a *ChangedError if a file is not the one that was mapped.
 func (w *weights) check() error {
 	for _, s := range w.shards {
 		if err := s.check(); err != nil {
@@ -132,13 +129,25 @@ func (w *weights) check() error {
 	return nil
 }
 
-func (s *shard) size() int64 { return s.was.Size() }
+func (s *shard) check() error { return checkUnchanged(s.model, s.path, s.info) }
+
+func (s *shard) size() int64 { return s.info.Size() }
 
 func (s *shard) pages() int { return s.sys.pages(s.size()) }
 
 // bytes returns how many bytes of the file the pages [from, to) hold.
 func (s *shard) bytes(from, to int) int64 {
 	return max(min(int64(to)*s.sys.page, s.size())-int64(from)*s.sys.page, 0)
+}
+
+// prefix returns how many pages of the shard lie wholly within bytes [0, end) of
+// the model, so that what is kept never exceeds what was set aside for it. The
+// last page of a file counts as whole.
+func (s *shard) prefix(end int64) int {
+	if end -= s.start; end >= s.size() {
+		return s.pages()
+	}
+	return int(max(end, 0) / s.sys.page)
 }
 
 // span is a run of whole pages of a shard; the last may end early.
@@ -153,12 +162,236 @@ func (p span) len() int64 { return p.bytes(p.from, p.to) }
 // mem is the span in the mapping.
 func (p span) mem() []byte { return p.data[p.off() : p.off()+p.len()] }
 
-// prefix returns how many whole pages of the shard lie within bytes [0, end) of
-// the model: never more than end bytes, so that what is kept is no more than what
-// was set aside for it. The last page of a file is whole where the file ends.
-func (s *shard) prefix(end int64) int {
-	if end -= s.start; end >= s.size() {
-		return s.pages()
+// read reads the pages of p into the page cache, through buf.
+func (p span) read(buf []byte) error {
+	for off, end := p.off(), p.off()+p.len(); off < end; {
+		n, err := p.file.ReadAt(buf[:min(int64(len(buf)), end-off)], off)
+		if err != nil {
+			return p.readError("reading", off, err)
+		}
+		off += int64(n)
 	}
-	return int(max(end, 0) / s.sys.page)
+	return nil
+}
+
+// mapPages enters pages that are cached into our page tables.
+func (p span) mapPages() error {
+	if p.sys.populate != nil && p.sys.populate(p.mem()) == nil {
+		return nil
+	}
+	if err := touch(p.mem(), p.sys.page); err != nil {
+		return p.readError("mapping", p.off(), err)
+	}
+	return nil
+}
+
+// readError explains why reading failed within the size that was mapped.
+func (s *shard) readError(doing string, off int64, err error) error {
+	if changed := s.check(); changed != nil {
+		return changed
+	}
+	if errors.Is(err, io.EOF) { // the file cannot end here
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%s %s at %d: %w", doing, quote(s.path), off, err)
+}
+
+// residencyMethod is how the package finds out which pages of a shard are
+// present. A larger value tells more.
+type residencyMethod uint8
+
+const (
+	noMethod  residencyMethod = iota
+	byPagemap                 // our page tables; pages cached beside them are not seen
+	byMincore                 // the page cache
+)
+
+func (r residencyMethod) String() string {
+	return [...]string{noMethod: "nothing", byPagemap: "pagemap", byMincore: "mincore"}[r]
+}
+
+// chooseMethod returns the best method that works for the shard.
+func (s *shard) chooseMethod() residencyMethod {
+	first, vec := s.data[:min(s.size(), s.sys.page)], make([]byte, 1)
+	switch {
+	case s.sys.mincore != nil && s.sys.mayAskMincore(s.file, s.info) && s.sys.mincore(first, vec) == nil:
+		return byMincore
+	case s.sys.pagemap != nil && s.sys.pagemap(first, vec) == nil:
+		return byPagemap
+	}
+	return noMethod
+}
+
+const (
+	// scanPages is how many pages one call asks for; a multiple of 64.
+	scanPages = 1 << 14
+	// scanWorkers calls run at once: the kernel's walk waits for memory more than
+	// for a processor.
+	scanWorkers = 2
+)
+
+// scan calls visit with every page of [from, to): 1 if it is present, else 0.
+func (s *shard) scan(ctx context.Context, from, to int, visit func(page int, present []byte)) error {
+	ask := s.sys.mincore
+	switch s.method {
+	case byPagemap:
+		ask = s.sys.pagemap
+	case noMethod:
+		return nil
+	}
+	vec := make([]byte, min(scanPages, to-from))
+	for ; from < to; from += len(vec) {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		vec = vec[:min(len(vec), to-from)]
+		if err := ask(span{s, from, from + len(vec)}.mem(), vec); err != nil {
+			return err
+		}
+		visit(from, vec)
+	}
+	return nil
+}
+
+// present returns how many bytes of the pages [from, to) are present.
+func (s *shard) present(ctx context.Context, from, to int) (int64, error) {
+	var n int64
+	err := s.scan(ctx, from, to, func(page int, present []byte) {
+		for j, p := range present {
+			if p != 0 {
+				n += s.bytes(page+j, page+j+1)
+			}
+		}
+	})
+	return n, err
+}
+
+// cached returns how many bytes of the pages [from, to) are in the page cache,
+// including pages that are still being read, which only cachestat sees.
+func (s *shard) cached(ctx context.Context, from, to int) (int64, error) {
+	if from >= to {
+		return 0, nil
+	}
+	if s.cachestat == nil {
+		return s.present(ctx, from, to)
+	}
+	n, err := s.cachestat(s.file, int64(from)*s.sys.page, int64(to-from)*s.sys.page)
+	if err != nil {
+		return s.present(ctx, from, to)
+	}
+	if unused := int64(s.pages())*s.sys.page - s.size(); unused > 0 && to == s.pages() && n > 0 {
+		last, err := s.cachestat(s.file, int64(to-1)*s.sys.page, s.sys.page)
+		if err == nil && last > 0 {
+			n -= unused
+		}
+	}
+	return n, nil
+}
+
+// snapshot returns, by shard, which pages are present: none if that cannot be
+// seen. With guess, a stretch that is wholly in the page cache counts as present
+// though some of it may still be on its way; that is fast.
+func (w *weights) snapshot(ctx context.Context, guess bool) ([]bitset, error) {
+	sets := make([]bitset, len(w.shards))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(scanWorkers)
+	for i, s := range w.shards {
+		sets[i] = newBitset(s.pages())
+		for from := 0; from < s.pages(); from += scanPages {
+			to := min(from+scanPages, s.pages())
+			group.Go(func() error { return s.addPresent(ctx, from, to, guess, sets[i][from/64:(to+63)/64]) })
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return sets, nil
+}
+
+// addPresent adds to set, whose first page is from, the pages of [from, to) that
+// are present.
+func (s *shard) addPresent(ctx context.Context, from, to int, guess bool, set bitset) error {
+	if guess && s.method == byMincore && s.cachestat != nil {
+		n, err := s.cached(ctx, from, to)
+		switch {
+		case err == nil && n == 0:
+			return nil
+		case err == nil && n == s.bytes(from, to):
+			set.fill()
+			return nil
+		}
+	}
+	return s.scan(ctx, from, to, func(page int, present []byte) {
+		for j, p := range present {
+			if p != 0 {
+				set.add(page + j - from)
+			}
+		}
+	})
+}
+
+// missing returns how many bytes of [0, end) are not in sets. Shards without a
+// residency method miss nothing.
+func (w *weights) missing(end int64, sets []bitset) int64 {
+	var n int64
+	for i, s := range w.shards {
+		if s.method != noMethod {
+			n += s.count(sets[i], s.prefix(end), false)
+		}
+	}
+	return n
+}
+
+// count returns the bytes of the pages [0, end) that are in the set, or, if in is
+// false, of those that are not.
+func (s *shard) count(set bitset, end int, in bool) int64 {
+	var n int64
+	for from, to := range set.runs(end, in) {
+		n += s.bytes(from, to)
+	}
+	return n
+}
+
+// bitset is a set of pages.
+type bitset []uint64
+
+func newBitset(n int) bitset { return make(bitset, (n+63)/64) }
+
+func (b bitset) add(i int) { b[i/64] |= 1 << (i % 64) }
+
+// fill adds all pages.
+func (b bitset) fill() {
+	for i := range b {
+		b[i] = ^uint64(0)
+	}
+}
+
+// next returns the first page of [i, end) that is in the set, or, if in is false,
+// that is not; end if there is none.
+func (b bitset) next(i, end int, in bool) int {
+	for i < end {
+		word := b[i/64]
+		if !in {
+			word = ^word
+		}
+		if word >>= i % 64; word != 0 {
+			return min(i+bits.TrailingZeros64(word), end)
+		}
+		i = (i/64 + 1) * 64
+	}
+	return end
+}
+
+// runs yields the runs [from, to) of the pages [0, end) that are in the set, or,
+// if in is false, that are not.
+func (b bitset) runs(end int, in bool) func(yield func(from, to int) bool) {
+	return func(yield func(from, to int) bool) {
+		for from := b.next(0, end, in); from < end; {
+			to := b.next(from, end, !in)
+			if !yield(from, to) {
+				return
+			}
+			from = b.next(to, end, in)
+		}
+	}
 }

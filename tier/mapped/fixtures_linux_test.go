@@ -55,7 +55,7 @@ func cachedPages(t testing.TB, path string) []byte {
 	}
 	defer sys.unmap(b)
 	vec := make([]byte, sys.pages(info.Size()))
-	if err := sys.cached(b, vec); err != nil {
+	if err := sys.mincore(b, vec); err != nil {
 		t.Fatal(err)
 	}
 	return vec

@@ -2,7 +2,10 @@ package mapped
 
 import (
 	"context"
+	"os"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,7 +13,89 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// take takes pages [from, to) of the model's first shard, as the kernel does.
+// needLock returns a system that locks any amount, or pretends to if the process
+// may not.
+func needLock(t *testing.T) *system {
+	t.Helper()
+	sys := needPopulate(t)
+	if sys.mlockLimit() < 64*tier.MiB {
+		sys.mlock, sys.munlock = func([]byte) error { return nil }, func([]byte) error { return nil }
+		sys.mlockLimit = func() tier.Bytes { return tier.Unlimited }
+	}
+	return sys
+}
+
+func TestMlock_Limits_AreKeptAndTold(t *testing.T) {
+	a, b := model(t, "a", 3*tier.MiB+odd), sharded(t, "b", 1<<20, 1<<20)
+	for _, tt := range []struct {
+		name   string
+		limit  tier.Bytes // of Options
+		kernel tier.Bytes // of the process
+		most   tier.Bytes // what may be locked in the end
+	}{
+		{"no limit", 0, tier.Unlimited, a.Size + b.Size},
+		{"none wanted", tier.None, tier.Unlimited, 0},
+		{"Options.Lock", 4 * tier.MiB, tier.Unlimited, 4 * tier.MiB},
+		{"RLIMIT_MEMLOCK", 0, 4 * tier.MiB, 4 * tier.MiB},
+		{"not allowed", 0, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			sys := needLock(t)
+			lock, unlock := sys.mlock, sys.munlock
+			var locked tier.Bytes
+			sys.mlock = func(b []byte) error {
+				if locked+tier.Bytes(len(b)) > tt.kernel {
+					return syscall.ENOMEM
+				}
+				locked += tier.Bytes(len(b))
+				return lock(b)
+			}
+			sys.munlock = func(b []byte) error { return unlock(b) }
+			m := newTestMover(t, sys, Options{Lock: tt.limit})
+			mustMove(t, m, a, tier.RAM, 0)
+			mustMove(t, m, b, tier.RAM, 0)
+			s := m.Status()
+			if s.Locked > tt.most || s.Locked < tt.most-minMlockStep || s.Locked != locked {
+				t.Errorf("Status says %d bytes are locked, %d are, and %d may be", s.Locked, locked, tt.most)
+			}
+			present, reclaimable := seen(t, m, b)
+			if own := modelStatus(t, m, "b").Locked; present-reclaimable != own {
+				t.Errorf("%d of %d bytes are reclaimable with %d locked", reclaimable, present, own)
+			}
+			notes := strings.Join(modelStatus(t, m, "b").Notes, " ")
+			if told := strings.Contains(notes, "not locked"); told != (tt.most < a.Size+b.Size) {
+				t.Errorf("the notes are %q", notes)
+			}
+			mustMove(t, m, a, tier.Swap, tier.MiB)
+			mustMove(t, m, b, tier.Storage, 0)
+			if n := m.Status().Locked; n != 0 {
+				t.Errorf("%d bytes are still told as locked", n)
+			}
+		})
+	}
+}
+
+// The account of mlocked bytes matches the kernel's.
+func TestMlock_WhatIsLocked_IsWhatTheKernelSays(t *testing.T) {
+	sys := needPopulate(t)
+	if sys.mlockLimit() < 64*tier.MiB {
+		t.Skip("may not lock 64 MiB")
+	}
+	mod := sharded(t, "m", 3<<20+odd, 1<<20)
+	m := newTestMover(t, sys, Options{})
+	before := vmLocked(t)
+	mustMove(t, m, mod, tier.RAM, 0)
+	page := tier.Bytes(os.Getpagesize())
+	if got := vmLocked(t) - before; got < mod.Size || got > mod.Size+2*page {
+		t.Errorf("the kernel has %d bytes locked, want %d", got, mod.Size)
+	}
+	mustMove(t, m, mod, tier.Swap, mod.Size)
+	if got := vmLocked(t); got != before {
+		t.Errorf("%d bytes are still locked", got-before)
+	}
+}
+
+// take drops pages [from, to) of the model's first shard, as the kernel does.
 func take(t *testing.T, m *Mover, name string, from, to int) {
 	t.Helper()
 	m.mu.Lock()
@@ -57,7 +142,7 @@ func TestRecheck_PagesAreTakenAgainAndAgain_IsDoneLessOften(t *testing.T) {
 			synctest.Wait()
 		}
 		for i := 2; i < len(looks)-1; i++ {
-			if gap := looks[i+1] - looks[i]; gap > longest || gap < looks[i]-looks[i-1] {
+			if gap := looks[i+1] - looks[i]; gap > maxPause || gap < looks[i]-looks[i-1] {
 				t.Errorf("pages were read again at seconds %v", looks)
 				break
 			}
@@ -69,17 +154,17 @@ func TestRecheck_PagesAreTakenAgainAndAgain_IsDoneLessOften(t *testing.T) {
 	})
 }
 
-func TestRecheck_EverythingIsLocked_OrElsewhere_NobodyLooks(t *testing.T) {
+func TestRecheck_EverythingIsLocked_OrElsewhere_NoRechecks(t *testing.T) {
 	a, b := model(t, "a", tier.MiB), model(t, "b", tier.MiB)
 	synctest.Test(t, func(t *testing.T) {
 		m := newTestMover(t, needLock(t), Options{})
 		mustMove(t, m, a, tier.RAM, 0)
 		mustMove(t, m, b, tier.Swap, 0)
 		m.mu.Lock()
-		watching := m.watching
+		rechecking := m.rechecking
 		m.mu.Unlock()
-		if watching {
-			t.Error("somebody looks at what is locked")
+		if rechecking {
+			t.Error("locked pages are rechecked")
 		}
 		must(t, m.Close())
 	})
@@ -90,10 +175,10 @@ func TestRecheck_EverythingIsLocked_OrElsewhere_NobodyLooks(t *testing.T) {
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		m.mu.Lock()
-		watching := m.watching
+		rechecking := m.rechecking
 		m.mu.Unlock()
-		if watching {
-			t.Error("somebody goes on looking when nothing is in ram any more")
+		if rechecking {
+			t.Error("rechecks go on with nothing in ram")
 		}
 		if present, _ := seen(t, m, a); present != 0 {
 			t.Errorf("%d bytes came back to swap", present)
@@ -102,7 +187,7 @@ func TestRecheck_EverythingIsLocked_OrElsewhere_NobodyLooks(t *testing.T) {
 	})
 }
 
-// A recheck that reads does not keep a move waiting.
+// A move preempts a recheck that reads.
 func TestRecheck_WhileItReads_GivesWayToAMove(t *testing.T) {
 	mod := model(t, "m", 8*tier.MiB)
 	var g gate
@@ -125,7 +210,7 @@ func TestRecheck_WhileItReads_GivesWayToAMove(t *testing.T) {
 	rechecked := make(chan struct{})
 	go func() {
 		defer close(rechecked)
-		m.recheck("m")
+		m.recheckModel("m")
 	}()
 	piece := <-g.calls // it has begun to read
 	m.mu.Lock()
@@ -137,7 +222,7 @@ func TestRecheck_WhileItReads_GivesWayToAMove(t *testing.T) {
 	moved := make(chan error, 1)
 	go func() { moved <- m.Move(context.Background(), tier.Move{Model: mod, To: tier.Storage}, nil) }()
 	<-called
-	close(piece.goOn) // no other piece is begun: nobody would let it go on
+	close(piece.goOn) // a further piece would never be released
 	must(t, <-moved)
 	<-rechecked
 	seen(t, m, mod) // drops what the device delivered late

@@ -1,0 +1,252 @@
+package mapped
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Limits for one model, far above any real one: each shard costs a file handle
+// and a mapping.
+const (
+	maxShards  = 1024
+	maxEntries = 100_000 // directory entries read
+)
+
+// findShards returns the files that hold the model's weights, sorted by name: the
+// file itself, or the .gguf and .safetensors entries of a folder. A folder without
+// such entries counts with all its files. Links are followed; hidden entries and,
+// beside files of unknown format, subfolders do not count. Entries that are no
+// regular files are returned as well: opening them reports what is wrong.
+func findShards(model, path string) ([]string, error) {
+	err := checkPath(model, path)
+	if err != nil {
+		return nil, err
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, pathError(model, path, err)
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, pathError(model, path, err)
+	case info.Mode().IsRegular():
+		return []string{path}, nil
+	case !info.IsDir():
+		return nil, badPath(model, path, "must be a regular file or a folder of them, is "+fileKind(info), "Name the file of weights, or the folder that holds them.")
+	}
+	return listFolder(model, path)
+}
+
+func checkPath(model, path string) error {
+	if path == "" {
+		return badPath(model, path, "must name a file or a folder of weights", "Set the model's path to its file of weights, or to the folder that holds them.")
+	}
+	return nil
+}
+
+func listFolder(model, dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, pathError(model, dir, err)
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(maxEntries + 1)
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return nil, pathError(model, dir, err)
+	case len(entries) > maxEntries:
+		return nil, badPath(model, dir, fmt.Sprintf("must hold %d files at most", maxEntries), "Move the weights to a folder of their own.")
+	}
+	var weights, others []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		switch strings.ToLower(filepath.Ext(path)) {
+		case ".gguf", ".safetensors":
+			weights = append(weights, path)
+		default:
+			others = append(others, path)
+		}
+	}
+	if len(weights) == 0 {
+		weights = slices.DeleteFunc(others, func(path string) bool {
+			info, err := os.Stat(path)
+			return err == nil && info.IsDir()
+		})
+	}
+	switch {
+	case len(weights) == 0:
+		return nil, badPath(model, dir, "must hold at least one regular file", "Put the weights into the folder, or correct the path.")
+	case len(weights) > maxShards:
+		return nil, badPath(model, dir, fmt.Sprintf("must hold %d files of weights at most, has %d", maxShards, len(weights)), "Give each model a folder of its own.")
+	}
+	slices.Sort(weights)
+	return weights, nil
+}
+
+// openRegular opens a regular file for reading. It refuses anything else without
+// opening it: opening a pipe waits for its writer, and opening a device may
+// already have an effect.
+func openRegular(model, path string) (*os.File, fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, pathError(model, path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, notRegular(model, path, info)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, pathError(model, path, err)
+	}
+	info, err = f.Stat()
+	switch {
+	case err != nil:
+		err = pathError(model, path, err)
+	case !info.Mode().IsRegular():
+		err = notRegular(model, path, info)
+	case uint64(info.Size()) > math.MaxInt: // on a 32-bit system
+		err = badPath(model, path, fmt.Sprintf("has %v, and a 32-bit system maps files below 2 GiB", tier.Bytes(info.Size())),
+			"Run a 64-bit build, or split the model into shards.")
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+func notRegular(model, path string, info fs.FileInfo) error {
+	return badPath(model, path, "must be a regular file, is "+fileKind(info), "Put the file of weights in its place, or move it out of the folder of weights.")
+}
+
+func fileKind(info fs.FileInfo) string {
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return "a folder"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a special file"
+}
+
+// pathError turns an error of the file system into one that names the rule and a
+// way out.
+func pathError(model, path string, err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err // the path is named already
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if target, err := os.Readlink(path); err == nil {
+			return badPath(model, path, "must exist, is a link to "+quote(target)+", which does not", "Restore the file that the link points to, or remove the link.")
+		}
+		return badPath(model, path, "must exist", "Check the path, or remove the model.")
+	case errors.Is(err, fs.ErrPermission):
+		return badPath(model, path, "must be readable: "+err.Error(), "Let the server's user read the file, or run the server as its owner.")
+	}
+	return badPath(model, path, "must be readable: "+err.Error(), "Check the path, and whether its disk is in order.")
+}
+
+func badPath(model, path, rule string, help ...string) error {
+	return &tier.InvalidError{Model: model, Field: "path", Value: quote(path), Rule: rule, Help: help}
+}
+
+// quote quotes s for a message and cuts it to a bounded length, keeping the end,
+// which tells the most about a path.
+func quote(s string) string {
+	const maxLen = 256
+	if len(s) > maxLen {
+		return "…" + strconv.Quote(s[len(s)-maxLen:])
+	}
+	return strconv.Quote(s)
+}
+
+// ChangedError reports that a file is no longer the one that was mapped. The
+// mapping must not be used: it may show another version of the weights, parts of
+// two, or end early. Move the model to storage to unmap it; the next load maps the
+// file as it is then. It unwraps to tier.ErrInvalid.
+type ChangedError struct {
+	Model string
+	Path  string
+	// How is "truncated", "grown", "rewritten", "replaced", "gone" or "out of reach".
+	How string
+	// Was and Is are the file's sizes when it was mapped and now.
+	Was, Is tier.Bytes
+}
+
+func (e *ChangedError) Error() string {
+	about := quote(e.Path)
+	if e.Model != "" {
+		about = "model " + quote(e.Model) + ": " + about
+	}
+	switch {
+	case e.missing():
+		return fmt.Sprintf("%s is %s while it is mapped", about, e.How)
+	case e.Was != e.Is:
+		return fmt.Sprintf("%s was %s while it was mapped: it had %d bytes and has %d", about, e.How, int64(e.Was), int64(e.Is))
+	}
+	return fmt.Sprintf("%s was %s while it was mapped", about, e.How)
+}
+
+func (e *ChangedError) missing() bool { return e.How == "gone" || e.How == "out of reach" }
+
+// Unwrap returns tier.ErrInvalid.
+func (e *ChangedError) Unwrap() error { return tier.ErrInvalid }
+
+// Suggestions implements tier.Suggester.
+func (e *ChangedError) Suggestions() []string {
+	if e.missing() {
+		return []string{"Put the file back where it can be read, or remove the model."}
+	}
+	return []string{
+		"Move the model to storage and load it again, when the file is whole.",
+		"Replace weight files by renaming a new file over the old one, not by writing into it.",
+	}
+}
+
+// checkUnchanged returns a *ChangedError if the file at path is not the one
+// described by was. It looks up the path, not an open handle, so that a new file
+// at the same path is found too.
+func checkUnchanged(model, path string, was fs.FileInfo) error {
+	e := &ChangedError{Model: model, Path: path, Was: tier.Bytes(was.Size())}
+	now, err := os.Stat(path)
+	if err != nil {
+		e.How = "out of reach"
+		if errors.Is(err, fs.ErrNotExist) {
+			e.How = "gone"
+		}
+		return e
+	}
+	e.Is = tier.Bytes(now.Size())
+	switch {
+	case !os.SameFile(was, now):
+		e.How = "replaced"
+	case e.Is < e.Was:
+		e.How = "truncated"
+	case e.Is > e.Was:
+		e.How = "grown"
+	case !now.ModTime().Equal(was.ModTime()):
+		e.How = "rewritten"
+	default:
+		return nil
+	}
+	return e
+}
