@@ -37,3 +37,8 @@ func (m *Manager) Mail() int {
 	defer m.mail.mu.Unlock()
 	return len(m.mail.fns)
 }
+
+// AddAccount gives a Manager of cfg one more account.
+func (cfg *Config) AddAccount(name string, limit tier.Bytes, takes func(*tier.Model, tier.Tier) tier.Bytes, available func(context.Context) (tier.Bytes, error)) {
+	cfg.accounts = append(cfg.accounts, account{name, limit, takes, available})
+}

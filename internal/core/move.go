@@ -178,16 +178,20 @@ func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, n
 // and what the last reading leave.
 func (c *Core) admitFurther(p *Promise, m *tier.Model, need tier.Footprint) error {
 	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
-		free := min(p.Free[a], max(c.further[a]-c.unseen[a], 0))
-		if need[a] > free {
-			return &tier.CapacityError{
-				Model: m.Name, Account: a, Tier: tier.RAM, Need: need[a], Free: free, Limit: c.ledger.Limit(a),
-				Never:  need[a] > c.ledger.Limit(a),
-				Reason: fmt.Sprintf("Not enough %s for '%s': it takes %v, %v is free of %v", c.AccountName(a), m.Name, need[a], free, c.ledger.Limit(a)),
-			}
+		if free := min(p.Free[a], max(c.further[a]-c.unseen[a], 0)); need[a] > free {
+			return c.lacks(a, m, need[a], free)
 		}
 	}
 	return nil
+}
+
+// lacks returns the error of a further account without room.
+func (c *Core) lacks(a tier.Account, m *tier.Model, need, free tier.Bytes) error {
+	limit := c.ledger.Limit(a)
+	return &tier.CapacityError{
+		Model: m.Name, Account: a, Tier: tier.RAM, Need: need, Free: free, Limit: limit, Never: need > limit,
+		Reason: fmt.Sprintf("Not enough %s for '%s': it takes %v, %v is free of %v", c.AccountName(a), m.Name, need, free, limit),
+	}
 }
 
 // begin sets the move's bytes aside and queues it. The entry's gate is closed

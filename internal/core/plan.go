@@ -254,7 +254,10 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 	if s := pl.final(); s != nil && s.to.tier == tier.Swap {
 		s.to.serving = x.order == nil
 	}
-	c.makeFurtherRoom(pl)
+	if err := c.makeFurtherRoom(pl); err != nil {
+		c.block(x, err, now)
+		return
+	}
 	takes := pl.target()
 	if c.opt.FileBacked {
 		takes[tier.Swap] = 0
@@ -303,12 +306,13 @@ func errOtherModel(e *Entry) error {
 	return fmt.Errorf("%w: '%s' is another model by now", tier.ErrNoCapacity, e.Model.Name)
 }
 
-// makeFurtherRoom lets idle models leave that hold the room which the plan's final
-// step needs in a further account, least recently used first: a placement plans
-// for ram and swap.
-func (c *Core) makeFurtherRoom(p *plan) {
+// makeFurtherRoom adds steps to a plan by which models leave that hold the room
+// which its final step needs in a further account, least recently used first: a
+// placement plans for ram and swap. Busy ones are named if the plan is patient. It
+// returns a *tier.CapacityError where that is not enough.
+func (c *Core) makeFurtherRoom(p *plan) error {
 	target, free := p.target(), c.promise(tier.Footprint{}).Free
-	for a := int(tier.FurtherAccount); a < int(c.ledger.Accounts()); a++ {
+	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
 		missing := target[a] - free[a]
 		for _, s := range p.steps {
 			missing -= max(s.e.charge[a]-s.e.footprint(s.to)[a], 0)
@@ -316,22 +320,26 @@ func (c *Core) makeFurtherRoom(p *plan) {
 		if missing <= 0 {
 			continue
 		}
-		var idle []*Entry
+		var holders []*Entry
 		for _, e := range c.entries {
 			named := slices.ContainsFunc(p.steps, func(s *step) bool { return s.e == e })
-			if e.charge[a] > 0 && !named && c.mayLeave(e) {
-				idle = append(idle, e)
+			if e.charge[a] > 0 && !named && (c.mayLeave(e) || p.patient && e.free() && !e.Model.Pinned) {
+				holders = append(holders, e)
 			}
 		}
-		slices.SortStableFunc(idle, func(x, y *Entry) int { return x.LastUse.Compare(y.LastUse) })
-		for _, e := range idle {
+		slices.SortStableFunc(holders, func(x, y *Entry) int { return x.LastUse.Compare(y.LastUse) })
+		for _, e := range holders {
 			if missing <= 0 {
 				break
 			}
 			missing -= e.charge[a]
-			p.steps = slices.Insert(p.steps, 0, c.stepOf(e, residence{}, tier.ReasonRoom, "it holds "+c.AccountName(tier.Account(a))))
+			p.steps = slices.Insert(p.steps, 0, c.stepOf(e, residence{}, tier.ReasonRoom, "it holds "+c.AccountName(a)))
+		}
+		if missing > 0 {
+			return c.lacks(a, &p.demand.e.Model, target[a], free[a])
 		}
 	}
+	return nil
 }
 
 // mayLeave reports whether the entry can leave its tier at once.
