@@ -1,9 +1,6 @@
 package process
 
 import (
-	"cmp"
-	"context"
-	"encoding/json"
 	"fmt"
 	"runtime/debug"
 	"strings"
@@ -101,20 +98,6 @@ func (e *EngineError) Suggestions() []string {
 		help = append(help, "Killed by somebody else: most often by the kernel, for want of memory. See the kernel's log.")
 	}
 	return help
-}
-
-// causeOf is err, or, where ctx has ended, why it did.
-func causeOf(ctx context.Context, err error) error {
-	return cmp.Or(context.Cause(ctx), err)
-}
-
-// inJSON returns s as the inside of a JSON string.
-func inJSON(s string) string {
-	b, err := json.Marshal(s)
-	if err != nil || len(b) < 2 { // a string always marshals
-		return ""
-	}
-	return string(b[1 : len(b)-1])
 }
 
 // guarded calls somebody else's code, and makes a panic in it, or its end of the
