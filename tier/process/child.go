@@ -52,7 +52,7 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 	c := &child{
 		sys: m.sys, model: model.Name, mark: newMark(), command: argv,
 		port: port, url: baseURL(port), began: time.Now(),
-		output: &output{model: model.Name, log: m.opts.Logger},
+		output: &output{model: model.Name, log: m.lines},
 		asked:  make(chan struct{}), ended: make(chan struct{}), gone: make(chan struct{}),
 	}
 	if c.cage, err = m.cages.add(c.mark); err != nil {
@@ -78,7 +78,7 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 	m.guard.watch(c.pid)
 	if c.record != nil {
 		if err := c.record.update(c.identity()); err != nil {
-			m.opts.Logger.Warn("an engine is not recorded", "model", c.model, "err", err)
+			m.log.Warn("an engine is not recorded", "model", c.model, "err", err)
 		}
 	}
 	printed := make(chan struct{})
@@ -147,7 +147,7 @@ func (c *child) forget() error {
 func (m *Mover) watch(c *child, r *os.File, printed <-chan struct{}) {
 	if m.sys.awaitExit != nil {
 		if err := m.sys.awaitExit(c.pid); err != nil {
-			m.opts.Logger.Warn("an engine cannot be waited for", "model", c.model, "err", err)
+			m.log.Warn("an engine cannot be waited for", "model", c.model, "err", err)
 		}
 	} else {
 		c.wait()
@@ -166,7 +166,7 @@ func (m *Mover) watch(c *child, r *os.File, printed <-chan struct{}) {
 		err = errors.Join(err, c.cage.remove())
 	}
 	if err != nil {
-		m.opts.Logger.Warn("an engine left something behind", "model", c.model, "err", err)
+		m.log.Warn("an engine left something behind", "model", c.model, "err", err)
 	}
 	close(c.gone)
 	m.ended(c)
@@ -330,23 +330,27 @@ func (m *Mover) ended(c *child) {
 	}
 	err := c.fail(Ended, c.began, c.exited())
 	s.failure, s.note = err.Error(), ""
-	settled := make(chan struct{})
-	s.settled = settled
+	if m.opts.Crashed == nil {
+		m.mu.Unlock()
+		m.log.Error("an engine crashed", "model", c.model, "err", err)
+		return
+	}
+	reported := make(chan struct{})
+	s.reported = reported
 	m.mu.Unlock()
-
-	m.opts.Logger.Error("an engine ended by itself", "model", c.model, "err", err)
-	defer func() {
-		if r := recover(); r != nil {
-			m.opts.Logger.Error("Options.Crashed panicked", "model", c.model, "value", r)
+	m.log.Error("an engine crashed", "model", c.model, "err", err)
+	go func() { // nothing of ours waits for it for longer than callLimit
+		e := guarded(context.Background(), "Options.Crashed", func() error { m.opts.Crashed(c.model, err); return nil })
+		if e != nil {
+			m.log.Error("a crash was not reported", "model", c.model, "err", e)
 		}
 		m.mu.Lock()
-		s.settled = nil
+		if s.reported == reported {
+			s.reported = nil
+		}
 		m.mu.Unlock()
-		close(settled)
+		close(reported)
 	}()
-	if m.opts.Crashed != nil {
-		m.opts.Crashed(c.model, err)
-	}
 }
 
 // backoff spaces the looks at something that cannot tell when it is done.

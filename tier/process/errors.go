@@ -2,7 +2,6 @@ package process
 
 import (
 	"fmt"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -98,23 +97,4 @@ func (e *EngineError) Suggestions() []string {
 		help = append(help, "Killed by somebody else: most often by the kernel, for want of memory. See the kernel's log.")
 	}
 	return help
-}
-
-// guarded calls somebody else's code, and makes a panic in it, or its end of the
-// goroutine, a *tier.PanicError of that part.
-func guarded(part string, call func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		var err error
-		returned := false
-		defer func() {
-			if !returned {
-				err = &tier.PanicError{Part: part, Value: recover(), Stack: debug.Stack()}
-			}
-			result <- err
-		}()
-		err = call()
-		returned = true
-	}()
-	return <-result
 }

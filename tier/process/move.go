@@ -74,7 +74,7 @@ func (m *Mover) breakOff(s *slot, had bool) {
 	m.mu.Lock()
 	s.tier = tier.Storage
 	m.mu.Unlock()
-	m.opts.Logger.Error("an engine was killed, as its move was broken off", "model", s.name, "pid", c.pid, "err", err)
+	m.log.Error("an engine was killed, as its move was broken off", "model", s.name, "pid", c.pid, "err", err)
 }
 
 func checkTier(t tier.Tier) error {
@@ -140,7 +140,7 @@ func (m *Mover) toSwap(ctx context.Context, s *slot, from tier.Tier, rep *report
 		return &tier.MoveError{Model: s.name, From: from, To: tier.Swap, Lost: true, Err: errors.New(s.lastWords())}
 	case !m.opts.Prestart:
 		m.note(s, "not started yet: its first promote does that")
-		return m.prepare(s)
+		return m.prepare(ctx, s)
 	}
 	if err := m.start(ctx, s, rep); err != nil {
 		return err

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"maps"
 	"sync"
 	"time"
 
+	"github.com/modeltier/modeltier/internal/outbox"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -17,6 +19,9 @@ import (
 type Mover struct {
 	sys       *system
 	opts      Options
+	log       *slog.Logger
+	lines     *slog.Logger   // for what engines print
+	boxes     [2]*outbox.Box // behind log and lines, apart so that a flood of lines displaces no record
 	guard     *guard
 	starter   *starter
 	cages     *cageFolder
@@ -26,7 +31,7 @@ type Mover struct {
 
 	givenUp  chan struct{}  // closed when Close waits no longer
 	moves    sync.WaitGroup // and what reads of engines
-	watchers sync.WaitGroup // of engines, and their callbacks
+	watchers sync.WaitGroup // of engines
 
 	mu     sync.Mutex // guards the rest, and the slots; held for moments
 	closed bool
@@ -73,10 +78,10 @@ type slot struct {
 	engine Engine
 	files  []weightFile
 
-	note    string // why swap is what it is
-	failure string // the last error of its engine
-	learned learned
-	settled chan struct{} // closed when a Crashed that is under way has returned; nil: none is
+	note     string // why swap is what it is
+	failure  string // the last error of its engine
+	learned  learned
+	reported chan struct{} // closed when the call of Crashed that is under way has returned; nil: none is
 }
 
 // run is a move.
@@ -98,13 +103,21 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 		runs: make(map[*run]struct{}), slots: make(map[string]*slot),
 		ports: make(map[int]struct{}), lacks: make(map[string]string),
 	}
+	m.log, m.lines = slog.New(slog.DiscardHandler), slog.New(slog.DiscardHandler)
+	for i, to := range []**slog.Logger{&m.log, &m.lines} {
+		m.boxes[i] = outbox.New(outbox.Size, nil)
+		if opts.Logger != nil {
+			*to = m.boxes[i].Logger(opts.Logger.Handler())
+		}
+	}
 	if opts.StateDir != "" {
 		if err := m.sweep(); err != nil {
+			m.closeLog()
 			return nil, err
 		}
 	}
 	m.cages = &cageFolder{sys: sys, parent: opts.Cgroup}
-	m.guard = &guard{sys: sys, log: opts.Logger, cages: m.cages.path, pids: make(map[int]struct{})}
+	m.guard = &guard{sys: sys, log: m.log, cages: m.cages.path, pids: make(map[int]struct{})}
 	m.starter = newStarter()
 	return m, nil
 }
@@ -130,10 +143,13 @@ func (m *Mover) URL(model string) (string, bool) {
 	return s.child.url, true
 }
 
-// begin claims a model for a move. It waits for a Crashed of it that is under
-// way, so that the Manager hears of things in their order.
+// begin claims a model for a move. A call of Crashed for it that is under way comes
+// first, so that the Manager is told of things in their order, unless that takes
+// longer than callLimit.
 func (m *Mover) begin(ctx context.Context, model *tier.Model) (context.Context, *slot, error) {
-	for {
+	limit := time.NewTimer(callLimit)
+	defer limit.Stop()
+	for late := false; ; {
 		m.mu.Lock()
 		if m.closed {
 			m.mu.Unlock()
@@ -148,7 +164,7 @@ func (m *Mover) begin(ctx context.Context, model *tier.Model) (context.Context, 
 		case s.run != nil:
 			m.mu.Unlock()
 			return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
-		case s.settled == nil:
+		case s.reported == nil || late:
 			ctx, cancel := context.WithCancelCause(ctx)
 			if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
 				s.learned = learned{} // another model by that name, or another engine
@@ -159,10 +175,12 @@ func (m *Mover) begin(ctx context.Context, model *tier.Model) (context.Context, 
 			m.mu.Unlock()
 			return ctx, s, nil
 		}
-		settled := s.settled
+		reported := s.reported
 		m.mu.Unlock()
 		select {
-		case <-settled:
+		case <-reported:
+		case <-limit.C:
+			late = true
 		case <-ctx.Done():
 			return nil, nil, context.Cause(ctx)
 		}
@@ -198,7 +216,7 @@ func (m *Mover) forgetOldest() {
 	}
 	var oldest *slot
 	for _, s := range m.slots {
-		if s.run == nil && s.child == nil && s.tier == tier.Storage && s.settled == nil && (oldest == nil || s.last.Before(oldest.last)) {
+		if s.run == nil && s.child == nil && s.tier == tier.Storage && s.reported == nil && (oldest == nil || s.last.Before(oldest.last)) {
 			oldest = s
 		}
 	}
@@ -222,7 +240,7 @@ func (m *Mover) lack(what string, err error) {
 	m.lacks[what] = err.Error()
 	m.mu.Unlock()
 	if !known {
-		m.opts.Logger.Warn("engines do without", "what", what, "because", err)
+		m.log.Warn("engines do without", "what", what, "because", err)
 	}
 }
 
@@ -233,7 +251,7 @@ func (m *Mover) lacksNoMore(what string) {
 	delete(m.lacks, what)
 	m.mu.Unlock()
 	if known {
-		m.opts.Logger.Info("engines no longer do without", "what", what)
+		m.log.Info("engines no longer do without", "what", what)
 	}
 }
 
@@ -286,10 +304,42 @@ func (m *Mover) close() error {
 	if len(errs) == 0 { // else they wait for what does not end
 		m.watchers.Wait()
 	}
+	m.awaitReports()
 	m.starter.close()
 	m.guard.close()
 	errs = append(errs, m.cages.remove())
+	m.closeLog()
 	return errors.Join(errs...)
+}
+
+// awaitReports waits for the calls of Crashed that are under way, all of them
+// callLimit at most.
+func (m *Mover) awaitReports() {
+	m.mu.Lock()
+	var reports []chan struct{}
+	for _, s := range m.slots {
+		if s.reported != nil {
+			reports = append(reports, s.reported)
+		}
+	}
+	m.mu.Unlock()
+	limit := time.NewTimer(callLimit)
+	defer limit.Stop()
+	for _, reported := range reports {
+		select {
+		case <-reported:
+		case <-limit.C:
+			return
+		}
+	}
+}
+
+// closeLog waits for the records that are queued, callLimit at most.
+func (m *Mover) closeLog() {
+	began := time.Now()
+	for _, box := range m.boxes {
+		box.Close(max(callLimit-time.Since(began), 0))
+	}
 }
 
 // newMark returns a word that nobody else has.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -82,9 +83,6 @@ const killLimit = 10 * time.Second
 func (o Options) withDefaults() (Options, error) {
 	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Minute)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 5*time.Second)
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
 	var errs []error
 	for _, d := range []struct {
 		field string
@@ -104,15 +102,54 @@ func (o Options) withDefaults() (Options, error) {
 }
 
 // engineOf returns the engine of a model, checked.
-func (o *Options) engineOf(model *tier.Model) (Engine, error) {
+func (o *Options) engineOf(ctx context.Context, model tier.Model) (Engine, error) {
 	engine := o.Engine
 	if o.EngineOf != nil {
-		var err error
-		if engine, err = o.EngineOf(model); err != nil {
-			return engine, fmt.Errorf("the engine of model %q: %w", model.Name, err)
+		err := guarded(ctx, "Options.EngineOf", func() (err error) {
+			engine, err = o.EngineOf(&model)
+			return err
+		})
+		if err != nil {
+			return Engine{}, fmt.Errorf("the engine of model %q: %w", model.Name, err)
 		}
 	}
 	return engine, engine.validate(model.Name)
+}
+
+// callLimit is how long foreign code may go on after it should have returned.
+const callLimit = time.Second
+
+// guarded calls foreign code on a goroutine of its own. A panic in it, or its end of
+// the goroutine, is a *tier.PanicError of that part. If it has not returned
+// callLimit after ctx ended, it is abandoned: it must write nothing that is read
+// after an error.
+func guarded(ctx context.Context, part string, call func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		var err error
+		returned := false
+		defer func() {
+			if !returned {
+				err = &tier.PanicError{Part: part, Value: recover(), Stack: debug.Stack()}
+			}
+			result <- err
+		}()
+		err = call()
+		returned = true
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	limit := time.NewTimer(callLimit)
+	defer limit.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-limit.C:
+		return fmt.Errorf("%s has not returned %v after it was called off: %w", part, callLimit, context.Cause(ctx))
+	}
 }
 
 // allowed is how many bytes an engine may take while it starts.

@@ -43,14 +43,16 @@ func (m *Mover) fill(ctx context.Context, s *slot) *filling {
 			f.bytes.Store(int64(n))
 			return
 		}
-		err := guarded("Options.Refill", func() error {
-			if m.opts.Refill != nil && len(files) > 0 {
+		var err error
+		if m.opts.Refill != nil && len(files) > 0 {
+			err = guarded(ctx, "Options.Refill", func() error {
 				return m.opts.Refill(ctx, path, func(done tier.Bytes) { f.bytes.Store(int64(done)) })
-			}
-			return m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
-		})
+			})
+		} else {
+			err = m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
+		}
 		if err != nil && (ctx.Err() == nil || errors.Is(err, tier.ErrPanic)) {
-			m.opts.Logger.Warn("weights could not be read ahead", "model", s.name, "err", err)
+			m.log.Warn("weights could not be read ahead", "model", s.name, "err", err)
 		}
 	}()
 	return f

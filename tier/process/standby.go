@@ -50,7 +50,7 @@ func (m *Mover) rest(ctx context.Context, s *slot, c *child, rep *report) error 
 		}
 		why = err.Error()
 	}
-	m.opts.Logger.Info("an engine is stopped for the swap tier", "model", s.name, "why", why)
+	m.log.Info("an engine is stopped for the swap tier", "model", s.name, "why", why)
 	if err := m.halt(ctx, s, c); err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (m *Mover) within(ctx context.Context, c *child, limit time.Duration, call 
 	defer cancel()
 	life, end := c.while(ctx)
 	defer end()
-	return guarded("Engine.Sleeper", func() error { return call(life, c.url, c.model) })
+	return guarded(life, "Engine.Sleeper", func() error { return call(life, c.url, c.model) })
 }
 
 // freeze returns when all processes of the engine stand still, or with an error

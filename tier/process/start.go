@@ -13,7 +13,7 @@ const startTries = 3
 
 // start starts the engine of a slot and waits until it is ready and warm.
 func (m *Mover) start(ctx context.Context, s *slot, rep *report) error {
-	if err := m.prepare(s); err != nil {
+	if err := m.prepare(ctx, s); err != nil {
 		return err
 	}
 	m.note(s, "")
@@ -26,13 +26,13 @@ func (m *Mover) start(ctx context.Context, s *slot, rep *report) error {
 		if ee, ok := errors.AsType[*EngineError](err); !ok || ee.Fault != ExitedEarly || try == startTries || !portTaken(port) {
 			return err
 		}
-		m.opts.Logger.Info("an engine's port was taken, it gets another", "model", s.name, "port", port)
+		m.log.Info("an engine's port was taken, it gets another", "model", s.name, "port", port)
 	}
 }
 
 // prepare finds out what there is to be started, and what is wrong with it.
-func (m *Mover) prepare(s *slot) error {
-	engine, err := m.opts.engineOf(&s.model)
+func (m *Mover) prepare(ctx context.Context, s *slot) error {
+	engine, err := m.opts.engineOf(ctx, s.model)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 		return err
 	}
 	m.is(s, Starting, c)
-	m.opts.Logger.Info("an engine starts", "model", c.model, "pid", c.pid, "port", port, "command", c.command)
+	m.log.Info("an engine starts", "model", c.model, "pid", c.pid, "port", port, "command", c.command)
 	var ahead *filling
 	if !m.learnedOf(s).unmapped {
 		ahead = m.fill(ctx, s)
@@ -83,7 +83,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	}
 	rep.at(rep.most)
 	m.is(s, Running, c)
-	m.opts.Logger.Info("an engine is ready", "model", s.name, "took", time.Since(c.began))
+	m.log.Info("an engine is ready", "model", s.name, "took", time.Since(c.began))
 	return nil
 }
 

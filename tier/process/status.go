@@ -21,6 +21,9 @@ type Status struct {
 	// Lacks is what was found not to work here, and why. An engine that gets no
 	// cgroup is done without one, and the next may get its own.
 	Lacks map[string]string `json:"lacks,omitempty"`
+	// DroppedRecords counts the log records, and the lines of engines, that
+	// Options.Logger did not take in time.
+	DroppedRecords int64 `json:"dropped_records,omitempty"`
 	// Orphans is what keeps engines from outliving us.
 	Orphans OrphanStatus `json:"orphans"`
 	// Engines are by name, with those of models that have left the library: what they
@@ -101,6 +104,9 @@ func (m *Mover) Status() Status {
 		}
 	}
 	s.Freeze, s.PageOut = m.ways(s.Lacks)
+	for _, box := range m.boxes {
+		s.DroppedRecords += box.Dropped()
+	}
 	s.Orphans = OrphanStatus{Kernel: m.sys.dies, Guard: m.guard.state(), Cgroups: m.cages.path(), Swept: m.swept}
 	if m.sys.record != nil {
 		s.Orphans.Records = m.opts.StateDir

@@ -29,7 +29,7 @@ func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
 		case <-ctx.Done():
 		}
 		if !c.hasEnded() {
-			m.opts.Logger.Warn("an engine is killed, as it did not end when asked", "model", c.model, "pid", c.pid)
+			m.log.Warn("an engine is killed, as it did not end when asked", "model", c.model, "pid", c.pid)
 		}
 	}
 	return m.kill(c)
@@ -43,7 +43,7 @@ func (m *Mover) askToEnd(ctx context.Context, c *child, shutdown Request) {
 	life, end := c.while(ctx)
 	defer end()
 	if err := sendAll(life, c.url, c.model, []Request{shutdown}); err != nil && !c.hasEnded() {
-		m.opts.Logger.Info("an engine does not shut down when asked", "model", c.model, "err", err)
+		m.log.Info("an engine does not shut down when asked", "model", c.model, "err", err)
 	}
 }
 

@@ -20,11 +20,11 @@ func (m *Mover) sweep() error {
 	swept, err := m.sys.sweep(ctx, m.opts.StateDir)
 	m.swept = swept
 	for _, what := range swept {
-		m.opts.Logger.Warn("an engine was left behind and has been ended", "what", what)
+		m.log.Warn("an engine was left behind and has been ended", "what", what)
 	}
 	if err != nil {
 		// What is left over is for the next sweep; it holds up nobody who starts.
-		m.opts.Logger.Error("not all that was left behind could be ended", "err", err)
+		m.log.Error("not all that was left behind could be ended", "err", err)
 		m.swept = append(m.swept, "failed: "+err.Error())
 	}
 	return nil
