@@ -113,7 +113,7 @@ func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
 				t.Error("a dead engine has a URL")
 			}
 			ee, ok := errors.AsType[*EngineError](r.crashes[0])
-			if !ok || ee.Fault != Ended || !strings.Contains(ee.Error(), "signal: killed") || len(ee.Suggestions()) < 2 {
+			if !ok || ee.Fault != Crashed || !strings.Contains(ee.Error(), "signal: killed") || len(ee.Suggestions()) < 2 {
 				t.Errorf("the owner was told %v", r.crashes[0])
 			}
 			if present, _, err := r.Resident(t.Context(), "m"); present != 0 || err != nil {
@@ -147,7 +147,7 @@ func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
 			die := func() {
 				c, _, _ := r.engineOf("m")
 				unix.Kill(c.pid, unix.SIGKILL)
-				<-c.ended
+				<-c.exited
 			}
 			sys := withoutCgroups()
 			switch dieIn {
@@ -156,7 +156,7 @@ func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
 				sys.suspend = func(pid int, others []int) error {
 					go die() // it needs the lock that we are called under
 					c, _, _ := r.engineOf("m")
-					<-c.ended
+					<-c.exited
 					return suspend(pid, others)
 				}
 			case "pageOut":
@@ -210,7 +210,7 @@ func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
 				if c, _, _ := r.engineOf("m"); c != nil && r.engine("m").State == Running {
 					time.Sleep(time.Duration(i) * 20 * time.Microsecond)
 					unix.Kill(c.pid, unix.SIGKILL)
-					<-c.gone
+					<-c.done
 					return
 				}
 			}
@@ -237,13 +237,13 @@ func TestCrash_TooLateForTheMove_OwnerIsTold(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
-	_, s, err := r.begin(t.Context(), &m)
+	_, s, err := r.claim(t.Context(), &m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	unix.Kill(s.child.pid, unix.SIGKILL)
-	r.watchers.Wait()
-	r.end(s)
+	r.engines.Wait()
+	r.release(s)
 	select {
 	case <-r.crashed:
 	case <-time.After(patience):
@@ -441,11 +441,11 @@ func TestOutput_ALotOfIt_LastLinesAreKept(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{Noise: 10_000, Exit: 1}.engine()})
 	err := r.try(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
 	ee, ok := errors.AsType[*EngineError](err)
-	if !ok || len(ee.Output) != keptLines {
+	if !ok || len(ee.Output) != maxLines {
 		t.Fatalf("%d lines are kept, of %v", len(ee.Output), err)
 	}
-	want := fmt.Sprint("line ", 10_000-keptLines+2) // two more lines follow
-	if ee.Output[0] != want || ee.Output[keptLines-1] != "error: cannot load the model" {
-		t.Errorf("they are from %q to %q, want from %q", ee.Output[0], ee.Output[keptLines-1], want)
+	want := fmt.Sprint("line ", 10_000-maxLines+2) // two more lines follow
+	if ee.Output[0] != want || ee.Output[maxLines-1] != "error: cannot load the model" {
+		t.Errorf("they are from %q to %q, want from %q", ee.Output[0], ee.Output[maxLines-1], want)
 	}
 }

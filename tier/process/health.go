@@ -59,19 +59,19 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	for {
-		if c.hasEnded() {
+		if c.hasExited() {
 			if err := m.kill(c); err != nil { // returns once all of its output was read
 				return err
 			}
 			if fault == NeverReady {
 				fault = ExitedEarly
 			}
-			return c.fail(fault, began, c.exited())
+			return c.fail(fault, began, c.exitError())
 		}
 		select {
 		case err := <-answers:
 			asking = false
-			if err == nil && !c.hasEnded() {
+			if err == nil && !c.hasExited() {
 				return nil
 			}
 			last = cmp.Or(err, last)
@@ -82,7 +82,7 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 				go func() { answers <- askHealth(life, c.url+cmp.Or(engine.Health, "/health")) }()
 			}
 			poll.Reset(pollAfter(time.Since(began)))
-		case <-c.ended:
+		case <-c.exited:
 			continue
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -113,7 +113,7 @@ func TestAwaitReady_AnswerNeverEnds_WaitEndsInTime(t *testing.T) {
 	}()
 	defer func() { l.Close(); <-served }()
 	m := &Mover{}
-	c := &child{model: "m", url: "http://" + l.Addr().String(), output: &output{}, ended: make(chan struct{})}
+	c := &child{model: "m", url: "http://" + l.Addr().String(), tail: &logtail{}, exited: make(chan struct{})}
 	stopped, cancelled := errors.New("stopped by a check"), errors.New("cancelled")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	checks := 0

@@ -128,7 +128,7 @@ func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
 	}
 	write("cgroup.freeze", "0")
 	for events, want := range map[string]error{
-		"populated 1\nfrozen 1\n": nil, "populated 1\nfrozen 0\n": context.DeadlineExceeded, "populated 0\nfrozen 0\n": errEnded,
+		"populated 1\nfrozen 1\n": nil, "populated 1\nfrozen 0\n": context.DeadlineExceeded, "populated 0\nfrozen 0\n": errExited,
 	} {
 		write("cgroup.events", events)
 		limit := patience
@@ -136,7 +136,7 @@ func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
 			limit = 20 * time.Millisecond
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		if err := cgroup(dir).freeze(ctx); !errors.Is(err, want) {
+		if err := cgroup2(dir).freeze(ctx); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", events, err, want)
 		}
 		cancel()
@@ -157,7 +157,7 @@ func TestCgroupKill_OldKernel_OneByOne(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(itoa(cmd.Process.Pid)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := cgroup(dir).kill(); err != nil {
+	if err := cgroup2(dir).kill(); err != nil {
 		t.Error(err)
 	}
 	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
@@ -170,7 +170,7 @@ func TestOptions_Cgroup(t *testing.T) {
 	if err != nil {
 		t.Skip("no cgroup v2 here: ", err)
 	}
-	parent := filepath.Join(own, cagePrefix+"test-"+newMark()[:8])
+	parent := filepath.Join(own, cgroupPrefix+"test-"+newMark()[:8])
 	if err := os.Mkdir(parent, 0o755); err != nil {
 		t.Skip("no cgroup can be made here: ", err)
 	}
@@ -192,7 +192,7 @@ func TestOptions_Cgroup(t *testing.T) {
 		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: t.TempDir()})
 		r.move(m, tier.Storage, tier.RAM)
 		r.move(m, tier.RAM, tier.Swap)
-		if s := r.Status(); s.Freeze != "SIGSTOP" || !strings.Contains(s.Lacks[lackCgroup], "no cgroup v2") || s.Engines[0].State != Frozen {
+		if s := r.Status(); s.Freeze != "SIGSTOP" || !strings.Contains(s.Lacks[lackCgroup], "not a cgroup v2") || s.Engines[0].State != Frozen {
 			t.Errorf("it is %s by %s: %v", s.Engines[0].State, s.Freeze, s.Lacks)
 		}
 	})

@@ -32,10 +32,10 @@ func fakeManager(args []string) int {
 	}
 	sys := newSystem()
 	if *bare {
-		sys.cages = nil
+		sys.cgroups = nil
 	}
 	if *alone {
-		sys.guard = nil
+		sys.reaper = nil
 	}
 	reached := func() { fmt.Println("reached", *stage) }
 	refill := func(ctx context.Context, _ string, _ func(tier.Bytes)) error {

@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptrace"
 	"os"
@@ -104,7 +103,7 @@ func TestMove_Frozen_StandsStill(t *testing.T) {
 		if res, err := http.DefaultClient.Do(req); err == nil {
 			t.Errorf("a frozen engine answered with %s", res.Status)
 		}
-		if sys.cages == nil && !proc("/proc").suspended(carrying(r.token)) {
+		if sys.cgroups == nil && !proc("/proc").suspended(carrying(r.token)) {
 			t.Error("a process of a frozen engine runs")
 		}
 	})
@@ -387,22 +386,6 @@ func TestFootprint_TellsWhatTheEngineTakes(t *testing.T) {
 	r.move(m, tier.RAM, tier.Storage)
 	if _, p, ok := r.Footprint("m"); !ok || p < peak {
 		t.Errorf("stopped, its peak is %v, %v", p, ok)
-	}
-}
-
-func TestStatus_ModelsComeAndGo_TheOldestAreForgotten(t *testing.T) {
-	r := newRig(t, newSystem(), Options{Engine: Engine{Command: []string{filepath.Join(t.TempDir(), "missing"), "{port}"}}})
-	m := modelOf(t, "first", 1<<20)
-	r.move(m, tier.Storage, tier.Swap) // which starts nothing
-	for i := range remembered + 10 {
-		m.Name = fmt.Sprintf("m%04d", i)
-		if err := r.try(m, tier.Storage, tier.RAM); err == nil {
-			t.Fatal("a program that is not there has started")
-		}
-	}
-	engines := r.Status().Engines
-	if n := len(engines); n != remembered || engines[0].Name != "first" || engines[1].Name != "m0011" || engines[n-1].Failure == "" {
-		t.Errorf("%d are remembered, from %+v and %+v to %+v", n, engines[0], engines[1], engines[n-1])
 	}
 }
 

@@ -81,7 +81,7 @@ func (m *managed) die(t *testing.T) {
 // cgroups returns the folders of cgroups that the manager has made.
 func (m *managed) cgroups(t *testing.T) []string {
 	return slices.DeleteFunc(cgroupsOfAll(t), func(path string) bool {
-		return m.old[path] || !strings.HasPrefix(filepath.Base(path), cagePrefix+itoa(m.cmd.Process.Pid)+"-")
+		return m.old[path] || !strings.HasPrefix(filepath.Base(path), cgroupPrefix+itoa(m.cmd.Process.Pid)+"-")
 	})
 }
 
@@ -91,7 +91,7 @@ func cgroupsOfAll(t *testing.T) []string {
 	if err != nil {
 		return nil
 	}
-	found, err := filepath.Glob(filepath.Join(own, cagePrefix+"*"))
+	found, err := filepath.Glob(filepath.Join(own, cgroupPrefix+"*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,8 +156,8 @@ func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
 			if left := carrying(m.token); len(left) > 0 {
 				t.Errorf("%v, %+v: processes are left: %v", flags, f, left)
 			}
-			if s := next.Status().Orphans; len(s.Swept) != 1 || !strings.Contains(s.Swept[0], `"model"`) {
-				t.Errorf("%v, %+v: it says that it swept %q", flags, f, s.Swept)
+			if s := next.Status().Orphans; len(s.Ended) != 1 || !strings.Contains(s.Ended[0], `"model"`) {
+				t.Errorf("%v, %+v: it says that it swept %q", flags, f, s.Ended)
 			}
 			if files, _ := os.ReadDir(dir); len(files) > 0 {
 				t.Errorf("%v, %+v: the state folder holds %v", flags, f, files)
@@ -207,10 +207,10 @@ func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
 		{Pid: cmd.Process.Pid},
 		{Pid: 1, Started: ticks, Boot: boot},
 		{Pid: -1, Started: ticks, Boot: boot},
-		{Cage: "/sys/fs/cgroup/elsewhere/engine"},
+		{Cgroup: "/sys/fs/cgroup/elsewhere/engine"},
 	} {
 		id.Mark = "mark" + itoa(i)
-		r, err := record(dir, id)
+		r, err := register(dir, id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,7 +222,7 @@ func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if swept, _ := p.sweep(context.Background(), dir); len(swept) > 0 {
+	if swept, _ := p.endOrphans(context.Background(), dir); len(swept) > 0 {
 		t.Errorf("it says that it swept %q", swept)
 	}
 	if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
@@ -233,30 +233,30 @@ func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
 	}
 }
 
-// guardPid returns the process of the guard, 0 where there is none.
-func (r *rig) guardPid() int {
-	r.guard.mu.Lock()
-	defer r.guard.mu.Unlock()
-	if r.guard.cmd == nil {
+// reaperPid returns the process of the guard, 0 where there is none.
+func (r *rig) reaperPid() int {
+	r.reaper.mu.Lock()
+	defer r.reaper.mu.Unlock()
+	if r.reaper.cmd == nil {
 		return 0
 	}
-	return r.guard.cmd.Process.Pid
+	return r.reaper.cmd.Process.Pid
 }
 
-func TestGuard_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
+func TestReaper_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
 	r.move(a, tier.Storage, tier.RAM)
 	r.move(b, tier.Storage, tier.RAM)
-	first := r.guardPid()
+	first := r.reaperPid()
 	unix.Kill(first, unix.SIGKILL)
-	eventually(t, "another runs, though no engine starts or ends", func() bool { pid := r.guardPid(); return pid != first && pid != 0 })
-	if s := r.Status().Orphans.Guard; s != "runs" {
+	eventually(t, "another runs, though no engine starts or ends", func() bool { pid := r.reaperPid(); return pid != first && pid != 0 })
+	if s := r.Status().Orphans.Reaper; s != "runs" {
 		t.Errorf("Status says %q", s)
 	}
 	r.get("a", "/health") // the replacement has killed nobody
 	pids := carrying(r.token)
-	r.guard.close() // as our end would
+	r.reaper.close() // as our end would
 	awaitGone(t, pids)
 	<-r.crashed
 	<-r.crashed
@@ -264,12 +264,12 @@ func TestGuard_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
 
 // It is not started for ever where it cannot live, and Status does not say that it
 // does.
-func TestGuard_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) {
+func TestReaper_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) {
 	sys := newSystem()
-	guard := sys.guard
+	guard := sys.reaper
 	var lives atomic.Bool
 	var started atomic.Int32
-	sys.guard = func(cages string) (*exec.Cmd, error) {
+	sys.reaper = func(cages string) (*exec.Cmd, error) {
 		started.Add(1)
 		if lives.Load() {
 			return guard(cages)
@@ -279,38 +279,38 @@ func TestGuard_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) {
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "a", 1<<20), tier.Storage, tier.RAM)
 	// Which it did before its first lines were written, or after.
-	eventually(t, "Status says that it ended", func() bool { return strings.HasPrefix(r.Status().Orphans.Guard, "none: ") })
+	eventually(t, "Status says that it ended", func() bool { return strings.HasPrefix(r.Status().Orphans.Reaper, "none: ") })
 	if n := started.Load(); n > 4 { // each may not have taken its first lines
 		t.Errorf("it was started %d times", n)
 	}
 	lives.Store(true)
 	r.move(modelOf(t, "b", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Guard; s != "runs" {
+	if s := r.Status().Orphans.Reaper; s != "runs" {
 		t.Errorf("then Status says %q", s)
 	}
 }
 
 // A guard that has stopped to listen must not go by what it last heard.
-func TestGuard_DoesNotListen_IsReplacedAndKillsNobody(t *testing.T) {
+func TestReaper_DoesNotListen_IsReplacedAndKillsNobody(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	first, pid := r.guardPid(), r.engine("m").Pid
+	first, pid := r.reaperPid(), r.engine("m").Pid
 	unix.Kill(first, unix.SIGSTOP)
-	for r.guardPid() == first { // until the pipe is full
-		r.guard.watch(pid)
+	for r.reaperPid() == first { // until the pipe is full
+		r.reaper.watch(pid)
 	}
 	r.get("m", "/health")
-	if r.Status().Orphans.Guard != "runs" {
-		t.Errorf("the guard %s", r.Status().Orphans.Guard)
+	if r.Status().Orphans.Reaper != "runs" {
+		t.Errorf("the guard %s", r.Status().Orphans.Reaper)
 	}
 }
 
-func TestGuard_Missing_EnginesStillRun(t *testing.T) {
+func TestReaper_Missing_EnginesStillRun(t *testing.T) {
 	sys := newSystem()
-	sys.guard = func(string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
+	sys.reaper = func(string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Guard; !strings.Contains(s, "no shell here") {
+	if s := r.Status().Orphans.Reaper; !strings.Contains(s, "no shell here") {
 		t.Errorf("Status says %q", s)
 	}
 }

@@ -26,21 +26,21 @@ func TestRecord_WhileAnotherSweeps_NothingOfTheLivingIsTouched(t *testing.T) {
 				return
 			default:
 			}
-			if swept, err := p.sweep(context.Background(), dir); err != nil || len(swept) > 0 {
+			if swept, err := p.endOrphans(context.Background(), dir); err != nil || len(swept) > 0 {
 				t.Errorf("the sweep ended %v, %v", swept, err)
 				return
 			}
 		}
 	})
 	for i := range recorders {
-		folder := filepath.Join(cages, cagePrefix+itoa(i))
+		folder := filepath.Join(cages, cgroupPrefix+itoa(i))
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		all.Go(func() {
 			for n := range each {
-				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cage: filepath.Join(folder, "engine")}
-				r, err := record(dir, id)
+				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cgroup: filepath.Join(folder, "engine")}
+				r, err := register(dir, id)
 				if err != nil {
 					t.Errorf("%s: %v", id.Mark, err)
 					return
@@ -51,7 +51,7 @@ func TestRecord_WhileAnotherSweeps_NothingOfTheLivingIsTouched(t *testing.T) {
 				if path := filepath.Join(dir, recordPrefix+id.Mark+recordSuffix); !exists(path) {
 					t.Errorf("the record %s is gone", id.Mark)
 				}
-				if err := r.forget(); err != nil {
+				if err := r.remove(); err != nil {
 					t.Error(err)
 				}
 				if !exists(folder) {
@@ -112,7 +112,7 @@ func TestSweep_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
 	if ok, err := lockNamed(held); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	if swept, err := proc(t.TempDir()).sweep(context.Background(), dir); err != nil || len(swept) > 0 {
+	if swept, err := proc(t.TempDir()).endOrphans(context.Background(), dir); err != nil || len(swept) > 0 {
 		t.Errorf("it ended %v, %v", swept, err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 || !strings.HasPrefix(left[0].Name(), "engine-made.") {

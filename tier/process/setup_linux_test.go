@@ -105,7 +105,7 @@ func newRig(t testing.TB, sys *system, opts Options) *rig {
 	}
 	r.Mover = m
 	t.Cleanup(func() {
-		cages := m.cages.path()
+		cages := m.cgroups.path()
 		if err := m.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
@@ -221,14 +221,14 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // withoutCgroups is a system on which engines are frozen with SIGSTOP.
 func withoutCgroups() *system {
 	s := newSystem()
-	s.cages = nil
+	s.cgroups = nil
 	return s
 }
 
 // needsCgroups skips what only engines with cgroups of their own can show.
 func needsCgroups(t *testing.T) {
 	t.Helper()
-	folder, err := newSystem().cages("")
+	folder, err := newSystem().cgroups("")
 	if err != nil {
 		t.Skip("no cgroup v2 here: ", err)
 	}
