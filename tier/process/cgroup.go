@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -41,9 +42,7 @@ type cgroupFolder struct {
 	parent string
 
 	making sync.Mutex // held while a cgroup is made
-
-	mu  sync.Mutex // guards dir, for moments
-	dir cgroupDir
+	dir    atomic.Pointer[cgroupDir]
 }
 
 // add returns a new cgroup, or nil and why there is none. It tries for each engine: a
@@ -51,8 +50,8 @@ type cgroupFolder struct {
 func (f *cgroupFolder) add(name string) (cgroup, error) {
 	f.making.Lock()
 	defer f.making.Unlock()
-	if dir := f.current(); dir != nil {
-		if g, err := dir.add(name); !errors.Is(err, fs.ErrNotExist) {
+	if dir := f.dir.Load(); dir != nil {
+		if g, err := (*dir).add(name); !errors.Is(err, fs.ErrNotExist) {
 			return g, err
 		}
 	}
@@ -63,29 +62,21 @@ func (f *cgroupFolder) add(name string) (cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.mu.Lock()
-	f.dir = dir
-	f.mu.Unlock()
+	f.dir.Store(&dir)
 	return dir.add(name)
-}
-
-func (f *cgroupFolder) current() cgroupDir {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.dir
 }
 
 // path returns the folder, "" for none.
 func (f *cgroupFolder) path() string {
-	if dir := f.current(); dir != nil {
-		return dir.path()
+	if dir := f.dir.Load(); dir != nil {
+		return (*dir).path()
 	}
 	return ""
 }
 
 func (f *cgroupFolder) remove() error {
-	if dir := f.current(); dir != nil {
-		return dir.remove()
+	if dir := f.dir.Load(); dir != nil {
+		return (*dir).remove()
 	}
 	return nil
 }

@@ -1,8 +1,15 @@
 package process
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,4 +78,84 @@ func TestCgroups_FailForOneEngine_TheNextGetsItsOwn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The kernel carries out an order to freeze some time after it was written.
+func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("cgroup.freeze", "0")
+	for events, want := range map[string]error{
+		"populated 1\nfrozen 1\n": nil, "populated 1\nfrozen 0\n": context.DeadlineExceeded, "populated 0\nfrozen 0\n": errExited,
+	} {
+		write("cgroup.events", events)
+		limit := patience
+		if errors.Is(want, context.DeadlineExceeded) {
+			limit = 20 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		if err := cgroup2(dir).freeze(ctx); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", events, err, want)
+		}
+		cancel()
+	}
+	if b, _ := os.ReadFile(filepath.Join(dir, "cgroup.freeze")); string(b) != "1" {
+		t.Errorf("it wrote %q", b)
+	}
+}
+
+// A kernel before 5.14, which has no cgroup.kill.
+func TestCgroupKill_OldKernel_OneByOne(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), role+"=idle")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(itoa(cmd.Process.Pid)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cgroup2(dir).kill(); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+func TestOptions_Cgroup(t *testing.T) {
+	own, err := ownCgroup("/proc")
+	if err != nil {
+		t.Skip("no cgroup v2 here: ", err)
+	}
+	parent := filepath.Join(own, cgroupPrefix+"test-"+rand.Text()[:8])
+	if err := os.Mkdir(parent, 0o755); err != nil {
+		t.Skip("no cgroup can be made here: ", err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(parent); err != nil {
+			t.Error(err)
+		}
+	})
+	m := modelOf(t, "m", 1<<20)
+	t.Run("Delegated", func(t *testing.T) {
+		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: parent})
+		r.move(m, tier.Storage, tier.RAM)
+		if s := r.Status(); !strings.HasPrefix(s.Orphans.Cgroups, parent+"/") || s.Freeze != "cgroup v2" {
+			t.Errorf("its cgroups are in %q, %s", s.Orphans.Cgroups, s.Freeze)
+		}
+	})
+	t.Run("NoneThere", func(t *testing.T) {
+		needsPageOut(t)
+		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: t.TempDir()})
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+		if s := r.Status(); s.Freeze != "SIGSTOP" || !strings.Contains(s.Lacks[lackCgroup], "not a cgroup v2") || s.Engines[0].State != Frozen {
+			t.Errorf("it is %s by %s: %v", s.Engines[0].State, s.Freeze, s.Lacks)
+		}
+	})
 }

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -47,8 +49,8 @@ type child struct {
 
 func newChild(sys *system, model string, command []string, port int, logs *logs) *child {
 	return &child{
-		sys: sys, log: logs.records, model: model, mark: newMark(), command: command,
-		port: port, url: baseURL(port), began: time.Now(),
+		sys: sys, log: logs.records, model: model, mark: rand.Text(), command: command,
+		port: port, url: "http://127.0.0.1:" + strconv.Itoa(port), began: time.Now(),
 		tail: &logtail{model: model, log: logs.lines},
 		told: make(chan struct{}), exited: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -65,19 +67,15 @@ func (c *child) identity() identity {
 	return id
 }
 
-func (c *child) leaveCgroup() (err error) {
+// cleanUp removes the traces of an engine that does not run.
+func (c *child) cleanUp() (err error) {
+	if c.record != nil {
+		err = c.record.remove()
+	}
 	if c.cgroup != nil {
-		err = c.cgroup.remove()
-		c.cgroup = nil
+		err = errors.Join(err, c.cgroup.remove())
 	}
 	return err
-}
-
-func (c *child) unregister() error {
-	if c.record == nil {
-		return nil
-	}
-	return c.record.remove()
 }
 
 // await waits for the engine to exit and removes what is left of it. printed is closed
@@ -101,11 +99,7 @@ func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, given
 	// Before its number can become another's, which the reaper would kill.
 	reaper.drop(c.pid)
 	c.reap()
-	err := c.unregister()
-	if c.cgroup != nil {
-		err = errors.Join(err, c.cgroup.remove())
-	}
-	if err != nil {
+	if err := c.cleanUp(); err != nil {
 		c.log.Warn("an engine left something behind", "model", c.model, "err", err)
 	}
 	close(c.done)
@@ -265,37 +259,18 @@ type logtail struct {
 // read takes lines from r until its end. A line that is too long is cut.
 func (t *logtail) read(r io.Reader) {
 	in := bufio.NewReaderSize(r, 4096)
-	for {
-		line, cut, err := readLine(in)
-		if strings.TrimSpace(line) != "" {
-			t.add(line)
-			t.log.LogAttrs(context.Background(), slog.LevelDebug, "engine", slog.String("model", t.model), slog.String("line", line))
-		}
-		for cut && err == nil {
-			if _, err = in.ReadSlice('\n'); err == nil {
-				break
-			}
-			if errors.Is(err, bufio.ErrBufferFull) {
-				err = nil
-			}
-		}
+	for rest := false; ; {
+		b, more, err := in.ReadLine()
 		if err != nil {
 			return
 		}
-	}
-}
-
-// readLine returns the next line, without its end, or its first maxLine bytes.
-func readLine(in *bufio.Reader) (line string, cut bool, err error) {
-	var b strings.Builder
-	for b.Len() < maxLine {
-		c, err := in.ReadByte()
-		if err != nil || c == '\n' {
-			return strings.TrimSuffix(b.String(), "\r"), false, err
+		line := strings.TrimRight(string(b[:min(len(b), maxLine)]), "\r")
+		if !rest && strings.TrimSpace(line) != "" {
+			t.add(line)
+			t.log.LogAttrs(context.Background(), slog.LevelDebug, "engine", slog.String("model", t.model), slog.String("line", line))
 		}
-		b.WriteByte(c)
+		rest = more
 	}
-	return b.String(), true, nil
 }
 
 func (t *logtail) add(line string) {

@@ -126,18 +126,17 @@ func (e *Engine) validate(model string) error {
 	if !port {
 		fault("Engine.Command", strings.Join(e.Command, " "), "must hold {port}, the port to listen on")
 	}
-	for _, p := range []struct{ field, path string }{{"Engine.Health", e.Health}, {"Engine.Shutdown", e.Shutdown.Path}} {
-		if p.path != "" && !strings.HasPrefix(p.path, "/") {
-			fault(p.field, p.path, "must begin with a slash")
-		}
+	if e.Health != "" && e.Health[0] != '/' {
+		fault("Engine.Health", e.Health, "must begin with a slash")
 	}
-	for _, n := range []struct {
-		field string
-		value int
-	}{{"Engine.Threads", e.Threads}, {"Engine.Context", e.Context}} {
-		if n.value < 0 {
-			fault(n.field, strconv.Itoa(n.value), "must not be negative")
-		}
+	if path := e.Shutdown.Path; path != "" && path[0] != '/' {
+		fault("Engine.Shutdown", path, "must begin with a slash")
+	}
+	if e.Threads < 0 {
+		fault("Engine.Threads", strconv.Itoa(e.Threads), "must not be negative")
+	}
+	if e.Context < 0 {
+		fault("Engine.Context", strconv.Itoa(e.Context), "must not be negative")
 	}
 	switch {
 	case int(e.Standby) >= len(standbys):
@@ -225,10 +224,6 @@ type Options struct {
 	// are not charged. The engine thaws at once if they are still there. Without it
 	// they are paged out, so that the memory is seen to be free.
 	LeaveCached bool
-	// Prestart makes a move from storage to swap start the engine and freeze it. While
-	// it starts it takes the memory of a model in ram, which is not reserved for such
-	// a move. Without it the engine starts with its first promotion.
-	Prestart bool
 
 	// StartTimeout bounds a start, until the health page says ready, and a wake-up.
 	// 0: 5 min.
@@ -249,14 +244,13 @@ func (o Options) withDefaults() (Options, error) {
 	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Minute)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 5*time.Second)
 	var errs []error
-	for _, d := range []struct {
-		field string
-		value time.Duration
-	}{{"StartTimeout", o.StartTimeout}, {"StopTimeout", o.StopTimeout}} {
-		if d.value < 0 {
-			errs = append(errs, &tier.InvalidError{Field: d.field, Value: d.value.String(), Rule: "must be positive, or zero for its default"})
+	positive := func(field string, value time.Duration) {
+		if value < 0 {
+			errs = append(errs, &tier.InvalidError{Field: field, Value: value.String(), Rule: "must be positive, or zero for its default"})
 		}
 	}
+	positive("StartTimeout", o.StartTimeout)
+	positive("StopTimeout", o.StopTimeout)
 	if o.Excess < 0 {
 		errs = append(errs, &tier.InvalidError{Field: "Excess", Value: fmt.Sprint(int64(o.Excess)), Rule: "must be bytes, 0 for the default, or tier.Unlimited"})
 	}
@@ -377,6 +371,3 @@ func (e *EngineError) Suggestions() []string {
 	}
 	return help
 }
-
-// quote bounds what goes into a message.
-func quote(s string) string { return fmt.Sprintf("%.200q", s) }

@@ -100,12 +100,7 @@ func (m *Mover) remember(c *child, seen sight, files bool) {
 
 // presentIn returns the bytes of an engine that are in memory.
 func (m *Mover) presentIn(c *child) tier.Bytes {
-	m.mu.Lock()
-	var files []weightFile
-	if s := m.slots[c.model]; s != nil {
-		files = s.files
-	}
-	m.mu.Unlock()
+	_, files, _ := m.engineOf(c.model)
 	s, err := m.look(c, files)
 	if err != nil {
 		return 0

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -60,13 +59,10 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 	defer poll.Stop()
 	for {
 		if c.hasExited() {
-			if err := m.kill(c); err != nil { // returns once all of its output was read
-				return err
-			}
 			if fault == NeverReady {
 				fault = ExitedEarly
 			}
-			return c.fail(fault, began, c.exitError())
+			return m.exitOf(c, fault, began)
 		}
 		select {
 		case err := <-answers:
@@ -197,8 +193,6 @@ type body struct {
 }
 
 func (b body) Close() error { return b.close() }
-
-func baseURL(port int) string { return "http://127.0.0.1:" + strconv.Itoa(port) }
 
 // Sleeper is a sleep mode that an engine has of its own: it frees its weights and
 // keeps running.

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -27,6 +28,7 @@ type Mover struct {
 
 	moves   sync.WaitGroup // moves under way
 	engines sync.WaitGroup // engines that were started and not yet reaped
+	reports sync.WaitGroup // calls of Options.Crashed
 	givenUp chan struct{}  // closed when Close waits no longer for engines
 
 	mu     sync.Mutex // guards the rest and the slots; no I/O and no foreign code under it
@@ -34,8 +36,7 @@ type Mover struct {
 	slots  map[string]*slot
 	ports  map[int]struct{} // of engines that run or are about to
 
-	once sync.Once // of Close
-	err  error     // of Close
+	close func() error // idempotent
 }
 
 var _ interface {
@@ -64,7 +65,7 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 	logs := newLogs(opts.Logger)
 	m := &Mover{
 		sys: sys, opts: opts, logs: logs, log: logs.records, killLimit: killLimit,
-		lacks: &lacks{log: logs.records}, cgroups: &cgroupFolder{sys: sys, parent: opts.Cgroup},
+		lacks: &lacks{log: logs.records, why: make(map[string]error)}, cgroups: &cgroupFolder{sys: sys, parent: opts.Cgroup},
 		reading: make(chan struct{}, 1), givenUp: make(chan struct{}),
 		slots: make(map[string]*slot), ports: make(map[int]struct{}),
 	}
@@ -74,6 +75,7 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 			return nil, err
 		}
 	}
+	m.close = sync.OnceValue(m.shutDown)
 	m.reaper = &reaper{sys: sys, log: m.log, cgroups: m.cgroups.path, pids: make(map[int]struct{})}
 	m.spawner = newSpawner()
 	return m, nil
@@ -106,8 +108,8 @@ func (m *Mover) URL(model string) (string, bool) {
 //   - to ram: the engine is started; or its weights are read back, and it is thawed or
 //     woken. Its health page has to answer before Move returns.
 //   - to swap: a running engine goes into standby, see Standby. One that does not run
-//     is started first if Options.Prestart says so, and is otherwise left to its first
-//     promotion.
+//     is started by its first promotion, as the memory of a start is not reserved for
+//     a move to swap.
 //   - to storage: the engine is stopped. A stop that has begun is completed; when ctx
 //     ends, the engine is killed.
 //
@@ -184,24 +186,12 @@ func (m *Mover) toSwap(ctx context.Context, s *slot, from tier.Tier, rep *report
 	case Asleep:
 		return nil
 	}
-	switch {
-	case from == tier.RAM: // it crashed, and the Manager does not know yet
-		why := errors.New(s.failure)
-		if s.failure == "" {
-			why = errors.New("the engine of '" + s.name + "' does not run")
-		}
-		return &tier.MoveError{Model: s.name, From: from, To: tier.Swap, Lost: true, Err: why}
-	case !m.opts.Prestart:
-		m.note(s, "not started yet: its first promotion does that")
-		return m.prepare(ctx, s)
+	if from == tier.RAM { // it crashed, and the Manager does not know yet
+		why := cmp.Or(s.failure, "the engine of '"+s.name+"' does not run")
+		return &tier.MoveError{Model: s.name, From: from, To: tier.Swap, Lost: true, Err: errors.New(why)}
 	}
-	if err := m.start(ctx, s, rep); err != nil {
-		return err
-	}
-	if err := m.standby(ctx, s, rep); err != nil {
-		return m.abandon(s, err)
-	}
-	return nil
+	m.note(s, "not started yet: its first promotion does that")
+	return m.prepare(ctx, s)
 }
 
 // recheck asks an engine that is taken to run.
@@ -216,13 +206,10 @@ func (m *Mover) recheck(ctx context.Context, s *slot) error {
 // settle records how a move ended. had tells if there was an engine before it.
 func (m *Mover) settle(s *slot, mv *tier.Move, had bool, err error) error {
 	if c := s.child; c != nil && c.hasExited() {
-		if e := m.kill(c); e == nil { // nothing of it is left
-			if err == nil && mv.To != tier.Storage {
-				err = c.fail(Crashed, c.began, c.exitError())
-			}
-			m.set(s, Stopped, nil)
-		} else if !errors.Is(err, tier.ErrStuck) {
+		if e := m.killFor(s); e != nil && !errors.Is(err, tier.ErrStuck) {
 			err = errors.Join(err, e)
+		} else if err == nil && mv.To != tier.Storage {
+			err = c.fail(Crashed, c.began, c.exitError())
 		}
 	}
 	m.mu.Lock()
@@ -257,31 +244,12 @@ func (m *Mover) breakOff(s *slot, had bool) {
 	m.log.Error("an engine was killed, as its move was broken off", "model", s.name, "pid", c.pid, "err", err)
 }
 
-// report passes progress on, in bytes that are in memory or out of it. It belongs to
-// the goroutine of its move.
-type report struct {
-	fn   func(done tier.Bytes)
-	size tier.Bytes
-	done tier.Bytes
-	next time.Time // when memory is sampled again
-}
-
-func (r *report) at(done tier.Bytes) {
-	r.done = max(r.done, min(done, r.size))
-	if r.fn != nil {
-		r.fn(r.done)
-	}
-}
-
 // Close cancels the moves under way, stops all engines at the same time, as a move to
 // storage does, and returns when all of them are gone. It is idempotent. An engine
 // that cannot be killed makes the error, which unwraps to tier.ErrStuck.
-func (m *Mover) Close() error {
-	m.once.Do(func() { m.err = m.close() })
-	return m.err
-}
+func (m *Mover) Close() error { return m.close() }
 
-func (m *Mover) close() error {
+func (m *Mover) shutDown() error {
 	m.mu.Lock()
 	m.closed = true
 	for _, s := range m.slots {
@@ -317,7 +285,7 @@ func (m *Mover) close() error {
 	if len(errs) == 0 { // else one of them cannot be reaped
 		m.engines.Wait()
 	}
-	m.awaitCrashReports()
+	m.awaitReports()
 	m.spawner.close()
 	m.reaper.close()
 	errs = append(errs, m.cgroups.remove())

@@ -25,7 +25,6 @@ func TestMover_KeepsTheContract(t *testing.T) {
 	}{
 		{"Default", newSystem(), Options{Engine: fake{}.engine()}},
 		{"LeftCached", newSystem(), Options{Engine: fake{}.engine(), LeaveCached: true}},
-		{"Prestart", newSystem(), Options{Engine: fake{}.engine(), Prestart: true}},
 		{"SIGSTOP", withoutCgroups(), Options{Engine: fake{Touch: true}.engine()}},
 		{"Copy", newSystem(), Options{Engine: fake{Copy: true}.engine()}},
 	} {
@@ -226,7 +225,7 @@ func TestMove_ToRAM_WaitsForMappedWeightsOnly(t *testing.T) {
 		m := modelOf(t, "m", 8<<20)
 		done := make(chan error, 1)
 		go func() { done <- r.try(m, tier.Storage, tier.RAM) }()
-		if f.Copy { // nobody ever releases it; or the engine has read all before it begins
+		if f.Copy { // it is never released; or the engine has read all before it begins
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
@@ -286,8 +285,7 @@ func TestMove_CancelledStop_KillsAtOnce(t *testing.T) {
 	}
 }
 
-func TestMove_SwapFromStorage_StartsNothingUnlessTold(t *testing.T) {
-	needsPageOut(t)
+func TestMove_SwapFromStorage_StartsNothing(t *testing.T) {
 	m := modelOf(t, "m", 1<<20)
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	r.move(m, tier.Storage, tier.Swap)
@@ -295,17 +293,11 @@ func TestMove_SwapFromStorage_StartsNothingUnlessTold(t *testing.T) {
 		t.Errorf("it is %s: %q", e.State, e.Note)
 	}
 	r.move(m, tier.Swap, tier.RAM)
-
-	r = newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine(), Prestart: true})
-	r.move(m, tier.Storage, tier.Swap)
-	if e := r.engine("m"); e.State != Frozen || e.Cached > m.Size/64 {
-		t.Errorf("it is %s with %v cached", e.State, e.Cached)
-	}
 }
 
 func TestMove_CancelledThaw_StaysFrozenAndPagedOut(t *testing.T) {
 	needsPageOut(t)
-	cause := errors.New("nobody waits")
+	cause := errors.New("no request waits")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	opts := Options{Engine: fake{Touch: true}.engine()}
 	opts.Refill = func(ctx context.Context, path string, progress func(tier.Bytes)) error {
@@ -425,4 +417,31 @@ func TestMover_UsedAndClosed_LeavesNoHandle(t *testing.T) {
 	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); !errors.Is(err, unix.ECHILD) {
 		t.Errorf("a child is left: %v", err)
 	}
+}
+
+func TestEngineOf_EachModelItsOwn(t *testing.T) {
+	needsPageOut(t)
+	base := fake{}.engine()
+	r := newRig(t, newSystem(), Options{Engine: base, EngineOf: func(m *tier.Model) (Engine, error) {
+		e := base
+		if m.Labels["rest"] == "stop" {
+			e.Standby = StandbyStop
+		}
+		return e, nil
+	}})
+	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
+	b.Labels = map[string]string{"rest": "stop"}
+	for _, m := range []tier.Model{a, b} {
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+	}
+	if r.engine("a").State != Frozen || r.engine("b").State != Stopped {
+		t.Errorf("they are %s and %s", r.engine("a").State, r.engine("b").State)
+	}
+	for _, pid := range carrying(markName) { // base was taken before the token was added
+		if pid == r.engine("a").Pid {
+			return
+		}
+	}
+	t.Error("the engine carries no mark")
 }

@@ -3,13 +3,16 @@ package process
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,7 +33,7 @@ type managed struct {
 // manage starts a process with a Mover, and returns once it is at the stage.
 func manage(t *testing.T, dir string, f fake, stage string, flags ...string) *managed {
 	t.Helper()
-	m := &managed{token: "MODELTIER_TEST_TOKEN=" + newMark(), old: make(map[string]bool)}
+	m := &managed{token: "MODELTIER_TEST_TOKEN=" + rand.Text(), old: make(map[string]bool)}
 	for _, path := range cgroupsOfAll(t) {
 		m.old[path] = true
 	}
@@ -69,7 +72,7 @@ func manage(t *testing.T, dir string, f fake, stage string, flags ...string) *ma
 	return m
 }
 
-// die ends the manager as nobody can expect it.
+// die kills the manager.
 func (m *managed) die(t *testing.T) {
 	t.Helper()
 	if err := m.cmd.Process.Kill(); err != nil {
@@ -124,8 +127,8 @@ func TestOrphans_ManagerKilled_NothingIsLeftRunning(t *testing.T) {
 	}
 }
 
-// The kernel alone kills the engine, frozen or not, where there is no guard.
-func TestOrphans_ManagerKilledWithoutGuard_EngineDiesAllTheSame(t *testing.T) {
+// Without a reaper the kernel still kills the engine, frozen or not.
+func TestOrphans_ManagerKilledWithoutReaper_EngineDiesAllTheSame(t *testing.T) {
 	for _, flags := range [][]string{{"-alone"}, {"-alone", "-bare"}} {
 		for _, stage := range []string{"starting", "ram", "frozen"} {
 			m := manage(t, t.TempDir(), fake{Stubborn: true, Sick: stage == "starting"}, stage, flags...)
@@ -140,8 +143,8 @@ func TestOrphans_ManagerKilledWithoutGuard_EngineDiesAllTheSame(t *testing.T) {
 	}
 }
 
-// What neither the kernel nor a guard has ended, the next New does.
-func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
+// The next New ends what neither the kernel nor a reaper has ended.
+func TestOrphans_LeftBehind_EndedByTheNextNew(t *testing.T) {
 	for _, flags := range [][]string{{"-alone"}, {"-alone", "-bare"}} {
 		for _, f := range []fake{{Child: true}, {Hidden: true}} {
 			dir := t.TempDir()
@@ -157,7 +160,7 @@ func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
 				t.Errorf("%v, %+v: processes are left: %v", flags, f, left)
 			}
 			if s := next.Status().Orphans; len(s.Ended) != 1 || !strings.Contains(s.Ended[0], `"model"`) {
-				t.Errorf("%v, %+v: it says that it swept %q", flags, f, s.Ended)
+				t.Errorf("%v, %+v: it says that it ended %q", flags, f, s.Ended)
 			}
 			if files, _ := os.ReadDir(dir); len(files) > 0 {
 				t.Errorf("%v, %+v: the state folder holds %v", flags, f, files)
@@ -172,7 +175,7 @@ func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
 	}
 }
 
-func TestSweep_EnginesOfALivingManager_AreLeftAlone(t *testing.T) {
+func TestOrphans_EnginesOfALivingManager_AreNotTouched(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), StateDir: dir})
 	m := modelOf(t, "m", 1<<20)
@@ -187,8 +190,8 @@ func TestSweep_EnginesOfALivingManager_AreLeftAlone(t *testing.T) {
 	r.get("m", "/health")
 }
 
-// A number that has become somebody else's is not killed.
-func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
+// A number that has become that of another process is not killed.
+func TestOrphans_NumberOfAnotherProcess_IsNotKilled(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), role+"=idle")
@@ -222,18 +225,18 @@ func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if swept, _ := p.endOrphans(context.Background(), dir); len(swept) > 0 {
-		t.Errorf("it says that it swept %q", swept)
+	if ended, _ := p.endOrphans(context.Background(), dir); len(ended) > 0 {
+		t.Errorf("it says that it ended %q", ended)
 	}
 	if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
-		t.Errorf("the other process is gone: %v", err)
+		t.Errorf("the other process has ended: %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "notes.txt" {
 		t.Errorf("the folder holds %v", left)
 	}
 }
 
-// reaperPid returns the process of the guard, 0 where there is none.
+// reaperPid returns the process of the reaper, 0 for none.
 func (r *rig) reaperPid() int {
 	r.reaper.mu.Lock()
 	defer r.reaper.mu.Unlock()
@@ -243,7 +246,7 @@ func (r *rig) reaperPid() int {
 	return r.reaper.cmd.Process.Pid
 }
 
-func TestReaper_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
+func TestReaper_KilledFromOutside_IsReplacedAndStillKills(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
 	r.move(a, tier.Storage, tier.RAM)
@@ -254,7 +257,7 @@ func TestReaper_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
 	if s := r.Status().Orphans.Reaper; s != "runs" {
 		t.Errorf("Status says %q", s)
 	}
-	r.get("a", "/health") // the replacement has killed nobody
+	r.get("a", "/health") // the replacement has killed nothing
 	pids := carrying(r.token)
 	r.reaper.close() // as our end would
 	awaitGone(t, pids)
@@ -262,17 +265,17 @@ func TestReaper_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
 	<-r.crashed
 }
 
-// It is not started for ever where it cannot live, and Status does not say that it
-// does.
+// A reaper that always exits is not started for ever, and Status does not say that it
+// runs.
 func TestReaper_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) {
 	sys := newSystem()
-	guard := sys.reaper
+	command := sys.reaper
 	var lives atomic.Bool
 	var started atomic.Int32
-	sys.reaper = func(cages string) (*exec.Cmd, error) {
+	sys.reaper = func(cgroups string) (*exec.Cmd, error) {
 		started.Add(1)
 		if lives.Load() {
-			return guard(cages)
+			return command(cgroups)
 		}
 		return exec.Command("sh", "-c", "exit 3"), nil
 	}
@@ -290,8 +293,8 @@ func TestReaper_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) 
 	}
 }
 
-// A guard that has stopped to listen must not go by what it last heard.
-func TestReaper_DoesNotListen_IsReplacedAndKillsNobody(t *testing.T) {
+// A reaper that no longer reads must not act on what it read last.
+func TestReaper_DoesNotRead_IsReplacedAndKillsNothing(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
 	first, pid := r.reaperPid(), r.engine("m").Pid
@@ -301,7 +304,7 @@ func TestReaper_DoesNotListen_IsReplacedAndKillsNobody(t *testing.T) {
 	}
 	r.get("m", "/health")
 	if r.Status().Orphans.Reaper != "runs" {
-		t.Errorf("the guard %s", r.Status().Orphans.Reaper)
+		t.Errorf("the reaper: %s", r.Status().Orphans.Reaper)
 	}
 }
 
@@ -312,5 +315,115 @@ func TestReaper_Missing_EnginesStillRun(t *testing.T) {
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
 	if s := r.Status().Orphans.Reaper; !strings.Contains(s, "no shell here") {
 		t.Errorf("Status says %q", s)
+	}
+}
+
+// Movers of several processes share a folder: one records its engines and removes the
+// records while another ends orphans. No start may fail because of that, and no record
+// and no folder of cgroups of a living owner may be removed.
+func TestRegister_WhileAnotherEndsOrphans_NothingOfTheLivingIsTouched(t *testing.T) {
+	const recorders, each = 4, 500
+	dir, cgroups := t.TempDir(), t.TempDir()
+	p := proc(t.TempDir()) // without processes
+	done := make(chan struct{})
+	var all, sweeper sync.WaitGroup
+	sweeper.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if ended, err := p.endOrphans(context.Background(), dir); err != nil || len(ended) > 0 {
+				t.Errorf("it ended %v, %v", ended, err)
+				return
+			}
+		}
+	})
+	for i := range recorders {
+		folder := filepath.Join(cgroups, cgroupPrefix+itoa(i))
+		if err := os.Mkdir(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			for n := range each {
+				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cgroup: filepath.Join(folder, "engine")}
+				r, err := register(dir, id)
+				if err != nil {
+					t.Errorf("%s: %v", id.Mark, err)
+					return
+				}
+				if err := r.update(id); err != nil {
+					t.Error(err)
+				}
+				if path := filepath.Join(dir, recordPrefix+id.Mark+recordSuffix); !exists(path) {
+					t.Errorf("the record %s was removed", id.Mark)
+				}
+				if err := r.remove(); err != nil {
+					t.Error(err)
+				}
+				if !exists(folder) {
+					t.Errorf("after %s its owner's cgroups were removed", id.Mark)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	close(done)
+	sweeper.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+func TestLockNamed_FileThatLostItsName_IsNotTaken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "engine-M.json")
+	open := func() *os.File {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	f := open()
+	if ok, err := lockNamed(f); !ok || err != nil {
+		t.Errorf("a file that is not locked: %v, %v", ok, err)
+	}
+	if ok, err := lockNamed(open()); ok || err != nil {
+		t.Errorf("a file that is locked: %v, %v", ok, err)
+	}
+	os.Remove(path)
+	if ok, err := lockNamed(f); ok || err != nil {
+		t.Errorf("a file that was removed: %v, %v", ok, err)
+	}
+	open()
+	if ok, err := lockNamed(f); ok || err != nil {
+		t.Errorf("a file of which another has the name now: %v, %v", ok, err)
+	}
+}
+
+func TestRegister_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
+	dir := t.TempDir()
+	var held *os.File
+	for _, name := range []string{"left", "made"} {
+		f, err := os.CreateTemp(dir, recordPrefix+name+".*"+unfinished)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held = f; name == "left" {
+			f.Close()
+		}
+	}
+	defer held.Close()
+	if ok, err := lockNamed(held); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if ended, err := proc(t.TempDir()).endOrphans(context.Background(), dir); err != nil || len(ended) > 0 {
+		t.Errorf("it ended %v, %v", ended, err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 || !strings.HasPrefix(left[0].Name(), "engine-made.") {
+		t.Errorf("the folder holds %v", left)
 	}
 }

@@ -22,12 +22,9 @@ type proc string
 
 // stat is a part of /proc/pid/stat.
 type stat struct {
-	state         byte
-	group         int
 	session       int
 	start         uint64 // in ticks since boot
-	parent        int
-	zombie, still bool // still: a zombie, or stopped
+	zombie, still bool   // still: a zombie, or stopped
 }
 
 // parseStat reads a line of /proc/pid/stat (proc_pid_stat(5)). The name of the program
@@ -38,19 +35,17 @@ func parseStat(line []byte) (stat, error) {
 	if !ok || end < 0 {
 		return stat{}, fmt.Errorf("not a stat line: %s", quote(string(line)))
 	}
-	const started = 19 // counted from the state
+	const session, started = 3, 19 // counted from the state
 	f := bytes.Fields(rest[end+1:])
 	if len(f) <= started || len(f[0]) != 1 {
 		return stat{}, fmt.Errorf("a truncated stat line: %s", quote(string(line)))
 	}
-	s := stat{state: f[0][0]}
-	var errs [4]error
-	s.parent, errs[0] = strconv.Atoi(string(f[1]))
-	s.group, errs[1] = strconv.Atoi(string(f[2]))
-	s.session, errs[2] = strconv.Atoi(string(f[3]))
-	s.start, errs[3] = strconv.ParseUint(string(f[started]), 10, 64)
-	s.zombie = s.state == 'Z' || s.state == 'X'
-	s.still = s.zombie || s.state == 'T' || s.state == 't'
+	var s stat
+	var errs [2]error
+	s.session, errs[0] = strconv.Atoi(string(f[session]))
+	s.start, errs[1] = strconv.ParseUint(string(f[started]), 10, 64)
+	s.zombie = strings.Contains("ZX", string(f[0]))
+	s.still = s.zombie || strings.Contains("Tt", string(f[0]))
 	return s, errors.Join(errs[:]...)
 }
 

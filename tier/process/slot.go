@@ -183,7 +183,7 @@ func (m *Mover) afterExit(c *child) {
 	}
 	reported := make(chan struct{})
 	s.reported = reported
-	go func() { // nothing waits for it longer than callLimit
+	m.reports.Go(func() { // nothing waits for it longer than callLimit
 		e := guarded(context.Background(), "Options.Crashed", func() error { m.opts.Crashed(c.model, err); return nil })
 		if e != nil {
 			m.log.Error("a crash was not reported", "model", c.model, "err", e)
@@ -194,27 +194,34 @@ func (m *Mover) afterExit(c *child) {
 		}
 		m.mu.Unlock()
 		close(reported)
-	}()
+	})
 }
 
-// awaitCrashReports waits for the calls of Crashed under way, callLimit in all.
-func (m *Mover) awaitCrashReports() {
-	m.mu.Lock()
-	var reports []chan struct{}
-	for _, s := range m.slots {
-		if s.reported != nil {
-			reports = append(reports, s.reported)
-		}
-	}
-	m.mu.Unlock()
+// awaitReports waits for the calls of Crashed under way, callLimit at most.
+func (m *Mover) awaitReports() {
+	done := make(chan struct{})
+	go func() { m.reports.Wait(); close(done) }()
 	limit := time.NewTimer(callLimit)
 	defer limit.Stop()
-	for _, reported := range reports {
-		select {
-		case <-reported:
-		case <-limit.C:
-			return
-		}
+	select {
+	case <-done:
+	case <-limit.C:
+	}
+}
+
+// report passes progress on, in bytes that are in memory or out of it. It belongs to
+// the goroutine of its move.
+type report struct {
+	fn   func(done tier.Bytes)
+	size tier.Bytes
+	done tier.Bytes
+	next time.Time // when memory is sampled again
+}
+
+func (r *report) at(done tier.Bytes) {
+	r.done = max(r.done, min(done, r.size))
+	if r.fn != nil {
+		r.fn(r.done)
 	}
 }
 
@@ -237,6 +244,15 @@ func (m *Mover) killFor(s *slot) error {
 	}
 	m.set(s, Stopped, nil)
 	return nil
+}
+
+// exitOf returns the error of an engine that has exited, once nothing of it is left and
+// all of its output was read.
+func (m *Mover) exitOf(c *child, fault Fault, since time.Time) error {
+	if err := m.kill(c); err != nil {
+		return err
+	}
+	return c.fail(fault, since, c.exitError())
 }
 
 // kill ends an engine at once. It returns when nothing of it is left, or a

@@ -2,7 +2,6 @@ package process
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -176,10 +175,7 @@ func (m *Mover) awaitFill(ctx context.Context, c *child, f *filling, rep *report
 			}
 			return nil
 		case <-c.exited:
-			if err := m.kill(c); err != nil {
-				return err
-			}
-			return c.fail(Crashed, c.began, c.exitError())
+			return m.exitOf(c, Crashed, c.began)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
@@ -199,7 +195,7 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 	}
 	fail := func(err error) error {
 		err = &EngineError{Model: c.model, Fault: CannotStart, Command: argv, Err: err}
-		return errors.Join(err, c.leaveCgroup(), c.unregister())
+		return errors.Join(err, c.cleanUp())
 	}
 	if m.opts.StateDir != "" && m.sys.register != nil {
 		if c.record, err = m.sys.register(m.opts.StateDir, c.identity()); err != nil {
@@ -253,23 +249,21 @@ func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
 		c.pid = c.cmd.Process.Pid
 		return nil
 	}
-	var noCgroup error
-	if c.cgroup != nil {
-		if noCgroup = start(c.cgroup.prepare); noCgroup == nil {
-			m.lacks.works(lackCgroup)
-			return nil
+	bare := func(*exec.Cmd) (func(), error) { return func() {}, nil }
+	if c.cgroup == nil {
+		return start(bare)
+	}
+	without := start(c.cgroup.prepare)
+	if without != nil { // clone3 is missing (before 5.7) or forbidden, or the program is
+		c.cgroup.remove()
+		c.cgroup = nil
+		if err := start(bare); err != nil {
+			return err
 		}
-		c.leaveCgroup()
 	}
-	err := start(func(*exec.Cmd) (func(), error) { return func() {}, nil })
-	if err == nil && noCgroup != nil { // clone3 is missing (before 5.7) or forbidden
-		m.lacks.note(lackCgroup, noCgroup)
-	}
-	return err
+	m.lacks.note(lackCgroup, without)
+	return nil
 }
-
-// newMark returns a unique word.
-func newMark() string { return rand.Text() }
 
 // spawner starts processes from one thread that lives as long as it does: the kernel
 // kills a child together with the thread that started it.

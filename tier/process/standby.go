@@ -147,7 +147,7 @@ func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, rep *report) e
 		case ctx.Err() != nil:
 			return causeOf(ctx, err)
 		case err == nil:
-			m.lacks.works(lackPageOut)
+			m.lacks.note(lackPageOut, nil)
 			return nil
 		case c.hasExited():
 			return err
@@ -157,13 +157,13 @@ func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, rep *report) e
 	if c.cgroup == nil {
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w)", err)
 	}
-	if e := c.cgroup.reclaim(sizeOf(s.files)); e != nil {
-		if !c.hasExited() { // else its cgroup is removed
-			m.lacks.note(lackReclaim, e)
-		}
+	e := c.cgroup.reclaim(sizeOf(s.files))
+	if !c.hasExited() { // else its cgroup is removed
+		m.lacks.note(lackReclaim, e)
+	}
+	if e != nil {
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w; memory.reclaim: %s)", err, reason(e))
 	}
-	m.lacks.works(lackReclaim)
 	return nil
 }
 

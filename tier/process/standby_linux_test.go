@@ -267,7 +267,7 @@ func (c cgroupThatIsAFile) prepare(cmd *exec.Cmd) (func(), error) {
 	return func() { f.Close() }, nil
 }
 
-func TestSleeper_WakeFails_LostAndGone(t *testing.T) {
+func TestSleeper_WakeFails_KilledAndInStorage(t *testing.T) {
 	engine := fake{NoWake: true}.engine()
 	engine.Standby, engine.Sleeper = StandbySleep, sleeper()
 	r := newRig(t, newSystem(), Options{Engine: engine})
@@ -275,8 +275,8 @@ func TestSleeper_WakeFails_LostAndGone(t *testing.T) {
 	r.move(m, tier.Storage, tier.RAM)
 	r.move(m, tier.RAM, tier.Swap)
 	err := r.try(m, tier.Swap, tier.RAM)
-	me, lost := errors.AsType[*tier.MoveError](err)
-	if !lost || !me.Lost || !strings.Contains(err.Error(), "out of memory") {
+	me, moved := errors.AsType[*tier.MoveError](err)
+	if !moved || !me.Lost || !strings.Contains(err.Error(), "out of memory") {
 		t.Errorf("the move returned %v", err)
 	}
 	if e := r.engine("m"); e.State != Stopped {
@@ -339,7 +339,7 @@ func (b *blocking) Wake(ctx context.Context, url, model string) error {
 	return b.Sleeper.Wake(ctx, url, model)
 }
 
-func TestSleeper_CalledOff_EngineIsAsBefore(t *testing.T) {
+func TestSleeper_Cancelled_EngineIsAsBefore(t *testing.T) {
 	for _, b := range []*blocking{{inSleep: true}, {inWake: true}} {
 		b.Sleeper, b.reached = sleeper(), make(chan struct{})
 		engine := fake{}.engine()
@@ -352,7 +352,7 @@ func TestSleeper_CalledOff_EngineIsAsBefore(t *testing.T) {
 			r.move(m, tier.RAM, tier.Swap)
 			from, to, want = tier.Swap, tier.RAM, Asleep
 		}
-		cause := errors.New("nobody waits")
+		cause := errors.New("no request waits")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		go func() { <-b.reached; cancel(cause) }()
 		if err := r.Move(ctx, tier.Move{Model: m, From: from, To: to}, nil); !errors.Is(err, cause) {

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -124,32 +125,24 @@ type lacks struct {
 	why map[string]error
 }
 
-// note records that something does not work, if the reason is one that lasts: it may
-// hold for one engine only, or until an operator acts.
+// note records that something does not work, if the reason is more than a moment's, or,
+// if err is nil, that it works.
 func (l *lacks) note(what string, err error) {
-	if what != lackCgroup && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && what != lackCgroup && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	_, known := l.why[what]
-	if l.why == nil {
-		l.why = make(map[string]error)
-	}
-	l.why[what] = err
-	l.mu.Unlock()
-	if !known {
-		l.log.Warn("engines do without", "what", what, "because", err)
-	}
-}
-
-// works records that it does work.
-func (l *lacks) works(what string) {
-	l.mu.Lock()
-	_, known := l.why[what]
-	delete(l.why, what)
-	l.mu.Unlock()
-	if known {
+	switch {
+	case err == nil && known:
+		delete(l.why, what)
 		l.log.Info("engines no longer do without", "what", what)
+	case err != nil:
+		l.why[what] = err
+		if !known {
+			l.log.Warn("engines do without", "what", what, "because", err)
+		}
 	}
 }
 
@@ -186,3 +179,6 @@ func (b *backoff) sleep(stop <-chan struct{}) bool {
 		return false
 	}
 }
+
+// quote bounds what goes into a message.
+func quote(s string) string { return fmt.Sprintf("%.200q", s) }

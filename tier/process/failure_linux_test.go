@@ -63,7 +63,7 @@ func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
 				t.Errorf("its code is %s, its suggestions %q", tier.Code(err), tier.Suggestions(err))
 			}
 			if me, ok := errors.AsType[*tier.MoveError](err); ok && me.Lost {
-				t.Error("a model that never left storage is said to be lost")
+				t.Error("a model that never left storage is reported as crashed")
 			}
 			if pids := carrying(r.token); len(pids) > 0 {
 				t.Errorf("processes are left: %v", pids)
@@ -91,7 +91,7 @@ func TestMove_PortTakenByAnother_EngineGetsAnother(t *testing.T) {
 	r.get("m", "/health")
 }
 
-func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
+func TestCrash_BetweenMoves_IsReportedAndNextMoveStartsAgain(t *testing.T) {
 	eachFreezer(t, func(t *testing.T, sys *system) {
 		for _, at := range []tier.Tier{tier.RAM, tier.Swap} {
 			r := newRig(t, sys, Options{Engine: fake{Child: true}.engine()})
@@ -104,7 +104,7 @@ func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
 			select {
 			case <-r.crashed:
 			case <-time.After(patience):
-				t.Fatal("nobody was told")
+				t.Fatal("the crash was not reported")
 			}
 			if pids := carrying(r.token); len(pids) > 0 {
 				t.Errorf("when its owner was told, processes were left: %v", pids)
@@ -127,7 +127,7 @@ func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
 	})
 }
 
-func TestCrash_NotYetKnownToTheManager_DemoteSaysLost(t *testing.T) {
+func TestCrash_NotYetKnownToTheManager_DemotionReturnsIt(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
@@ -140,7 +140,7 @@ func TestCrash_NotYetKnownToTheManager_DemoteSaysLost(t *testing.T) {
 	r.move(m, tier.RAM, tier.Storage)
 }
 
-func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
+func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 	for name, dieIn := range map[string]string{"Freezing": "freeze", "PagingOut": "pageOut", "Refilling": "refill"} {
 		t.Run(name, func(t *testing.T) {
 			var r *rig
@@ -196,9 +196,9 @@ func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
 	}
 }
 
-// An engine that ends in the moment in which its move does is told of once, by
-// the one or by the other.
-func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
+// A crash at the moment in which the move ends is reported once, by the move or by
+// Crashed.
+func TestCrash_AsTheMoveEnds_ReportedOnce(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	for i := range 10 {
@@ -221,7 +221,7 @@ func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
 			select {
 			case <-r.crashed:
 			case <-ctx.Done():
-				t.Fatal("nobody was told")
+				t.Fatal("the crash was not reported")
 			}
 		}
 		if _, ok := r.URL("m"); ok {
@@ -231,9 +231,9 @@ func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
 	}
 }
 
-// The engine ends after its move has looked for the last time, and before the move
-// has given the model back.
-func TestCrash_TooLateForTheMove_OwnerIsTold(t *testing.T) {
+// The engine exits after its move has checked it last, and before the move has released
+// the model.
+func TestCrash_TooLateForTheMove_IsReported(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
@@ -247,7 +247,7 @@ func TestCrash_TooLateForTheMove_OwnerIsTold(t *testing.T) {
 	select {
 	case <-r.crashed:
 	case <-time.After(patience):
-		t.Fatal("nobody was told")
+		t.Fatal("the crash was not reported")
 	}
 }
 
@@ -261,8 +261,7 @@ func TestCrashed_Panics_NothingElseSuffers(t *testing.T) {
 	r.move(m, tier.Storage, tier.RAM)
 }
 
-// Whoever is told of progress panics, or ends the goroutine, which is what
-// t.FailNow does.
+// progress panics, or ends the goroutine as t.FailNow does.
 func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.T) {
 	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
@@ -321,7 +320,7 @@ func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.
 	}
 }
 
-// A refill runs on a goroutine of ours, in which a panic would end the host.
+// A refill runs on a goroutine of ours, where a panic would end the process.
 func TestRefill_DoesNotReturn_EngineReadsForItselfAndItIsLogged(t *testing.T) {
 	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
@@ -337,7 +336,7 @@ func TestRefill_DoesNotReturn_EngineReadsForItselfAndItIsLogged(t *testing.T) {
 	}
 }
 
-func TestMove_ThawedEngineDoesNotAnswer_LostAndGone(t *testing.T) {
+func TestMove_ThawedEngineDoesNotAnswer_KilledAndInStorage(t *testing.T) {
 	needsPageOut(t)
 	sys := withoutCgroups()
 	sys.resume = func(int, []int) error { return nil } // so that it never wakes
@@ -347,9 +346,9 @@ func TestMove_ThawedEngineDoesNotAnswer_LostAndGone(t *testing.T) {
 	r.move(m, tier.RAM, tier.Swap)
 	r.opts.StartTimeout = 200 * time.Millisecond
 	err := r.try(m, tier.Swap, tier.RAM)
-	me, lost := errors.AsType[*tier.MoveError](err)
+	me, moved := errors.AsType[*tier.MoveError](err)
 	ee, ok := errors.AsType[*EngineError](err)
-	if !lost || !me.Lost || !ok || ee.Fault != Unresponsive {
+	if !moved || !me.Lost || !ok || ee.Fault != Unresponsive {
 		t.Errorf("the move returned %v", err)
 	}
 }
@@ -371,8 +370,8 @@ func TestMove_EngineThatCannotBeKilled_StuckAndStillSeen(t *testing.T) {
 	m := modelOf(t, "m", 8<<20)
 	r.move(m, tier.Storage, tier.RAM)
 	err := r.try(m, tier.RAM, tier.Storage)
-	me, lost := errors.AsType[*tier.MoveError](err)
-	if !errors.Is(err, tier.ErrStuck) || !lost || !me.Lost {
+	me, moved := errors.AsType[*tier.MoveError](err)
+	if !errors.Is(err, tier.ErrStuck) || !moved || !me.Lost {
 		t.Errorf("the move returned %v", err)
 	}
 	if present, _, err := r.Resident(t.Context(), "m"); present != m.Size || err != nil {
@@ -386,10 +385,10 @@ func TestMove_EngineThatCannotBeKilled_StuckAndStillSeen(t *testing.T) {
 	r.move(m, tier.Storage, tier.RAM)
 }
 
-// Something that the engine has started outlives it and every signal, as a process
-// does that waits for a dead disk.
+// A process that the engine has started outlives it and every signal, as one does that
+// waits for a dead disk.
 func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T) {
-	const nobody = 1 << 30 // the number of no process
+	const unused = 1 << 30 // the number of no process
 	for name, running := range map[string]bool{"Starting": false, "Refilling": true} {
 		t.Run(name, func(t *testing.T) {
 			sys := withoutCgroups()
@@ -397,7 +396,7 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 			var undead atomic.Bool
 			sys.members = func(pid int, mark string) []int {
 				if undead.Load() {
-					return append(members(pid, mark), nobody)
+					return append(members(pid, mark), unused)
 				}
 				return members(pid, mark)
 			}

@@ -118,11 +118,7 @@ func FuzzOutput(f *testing.F) {
 	f.Fuzz(func(t *testing.T, printed string, slow bool) {
 		var want []string
 		for _, line := range strings.Split(printed, "\n") {
-			if len(line) >= maxLine {
-				line = line[:maxLine]
-			} else {
-				line = strings.TrimSuffix(line, "\r")
-			}
+			line = strings.TrimRight(line[:min(len(line), maxLine)], "\r")
 			if strings.TrimSpace(line) != "" {
 				want = append(want, strings.ToValidUTF8(line, "�"))
 			}
