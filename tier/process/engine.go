@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -273,6 +274,42 @@ func (o *Options) engineOf(ctx context.Context, model tier.Model) (Engine, error
 		}
 	}
 	return engine, engine.validate(model.Name)
+}
+
+// callLimit is how long the user's code may go on after it should have returned.
+const callLimit = time.Second
+
+// guarded calls the user's code on a goroutine of its own. A panic in it, or its end
+// of the goroutine, is a *tier.PanicError of that part. If it has not returned
+// callLimit after ctx ended, it is abandoned; so it must write nothing that the
+// caller reads after an error.
+func guarded(ctx context.Context, part string, call func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		var err error
+		returned := false
+		defer func() {
+			if !returned {
+				err = &tier.PanicError{Part: part, Value: recover(), Stack: debug.Stack()}
+			}
+			result <- err
+		}()
+		err = call()
+		returned = true
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	limit := time.NewTimer(callLimit)
+	defer limit.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-limit.C:
+		return fmt.Errorf("%s has not returned %v after it was cancelled: %w", part, callLimit, context.Cause(ctx))
+	}
 }
 
 // allowed returns how many bytes an engine may take while it starts.

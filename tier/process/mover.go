@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/modeltier/modeltier/internal/outbox"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -291,4 +292,38 @@ func (m *Mover) shutDown() error {
 	errs = append(errs, m.cgroups.remove())
 	m.logs.close()
 	return errors.Join(errs...)
+}
+
+// logs delivers to the user's logger. Lines of engines have a queue of their own, so
+// that a flood of them displaces no record.
+type logs struct {
+	records, lines *slog.Logger
+	boxes          [2]*outbox.Box
+}
+
+func newLogs(to *slog.Logger) *logs {
+	l := &logs{records: slog.New(slog.DiscardHandler), lines: slog.New(slog.DiscardHandler)}
+	for i, logger := range []**slog.Logger{&l.records, &l.lines} {
+		l.boxes[i] = outbox.New(outbox.Size, nil)
+		if to != nil {
+			*logger = l.boxes[i].Logger(to.Handler())
+		}
+	}
+	return l
+}
+
+// dropped returns how many records and lines were not delivered.
+func (l *logs) dropped() (n int64) {
+	for _, box := range l.boxes {
+		n += box.Dropped()
+	}
+	return n
+}
+
+// close waits for what is queued, callLimit at most.
+func (l *logs) close() {
+	began := time.Now()
+	for _, box := range l.boxes {
+		box.Close(max(callLimit-time.Since(began), 0))
+	}
 }

@@ -2,11 +2,205 @@ package process
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
+
+// learned is what an engine was seen to take.
+type learned struct {
+	steady, peak tier.Bytes
+	// unmapped: its weights are not mapped files, so reading ahead is of little use.
+	unmapped bool
+}
+
+// sight is what is seen of an engine and its weights.
+type sight struct {
+	pids    []int
+	usage   usage
+	weights tier.Bytes // the size of the files
+	mapped  tier.Bytes // of that in its address space
+	cached  tier.Bytes // of that in memory
+}
+
+// maps reports whether most of the weights are mapped files: some engines copy a few
+// tensors.
+func (s *sight) maps() bool { return s.weights > 0 && 2*s.mapped >= s.weights }
+
+// present returns the bytes in memory, and how many of them the kernel can take at no
+// cost.
+func (s *sight) present() (all, reclaimable tier.Bytes) {
+	all = s.usage.Anon
+	if s.maps() {
+		all = all.Plus(s.cached)
+		reclaimable = max(s.cached-s.usage.Locked, 0)
+	}
+	return all, reclaimable
+}
+
+// needs returns what the engine takes when it serves: its own memory, and its weights
+// if they are mapped, present or not.
+func (s *sight) needs() tier.Bytes {
+	own := s.usage.own()
+	if s.maps() {
+		return own.Plus(s.weights)
+	}
+	return own
+}
+
+// look measures an engine. One that is done has nothing.
+func (m *Mover) look(c *child, files []weightFile) (sight, error) {
+	s := sight{weights: sizeOf(files)}
+	if m.sys.usage == nil {
+		m.remember(c, s, len(files) > 0)
+		return s, nil
+	}
+	s.pids = c.members()
+	var err error
+	if s.usage, err = m.sys.usage(s.pids, false); err != nil {
+		return s, err
+	}
+	for _, pid := range s.pids { // workers that share a mapping count once
+		regions, err := m.sys.regions(pid, files)
+		if err != nil {
+			continue // it has exited, or we may not look into it
+		}
+		var n tier.Bytes
+		for _, r := range regions {
+			n = n.Plus(bytesOf(r.size))
+		}
+		s.mapped = max(s.mapped, min(n, s.weights))
+	}
+	if s.mapped > 0 {
+		sure := false
+		if s.cached, sure = m.sys.cachedOf(files); !sure {
+			s.cached = min(s.usage.File, s.weights) // at least what is in its page tables
+		}
+	}
+	if c.isDone() {
+		s = sight{weights: s.weights}
+	}
+	m.remember(c, s, len(files) > 0)
+	return s, nil
+}
+
+// remember keeps what was seen for PartStatus; if no files were looked at, what was
+// seen of them before stays.
+func (m *Mover) remember(c *child, seen sight, files bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.slots[c.model]
+	if s == nil || s.child != c {
+		return
+	}
+	if !files {
+		seen.weights, seen.mapped, seen.cached = s.seen.weights, s.seen.mapped, s.seen.cached
+	}
+	s.seen = seen
+}
+
+// presentIn returns the bytes of an engine that are in memory.
+func (m *Mover) presentIn(c *child) tier.Bytes {
+	_, files, _ := m.engineOf(c.model)
+	s, err := m.look(c, files)
+	if err != nil {
+		return 0
+	}
+	present, _ := s.present()
+	return present
+}
+
+// Resident implements tier.Resident. Present is the engine's anonymous memory and the
+// part of its mapped weights that is in the page cache; together they count up to
+// Model.Size, as what an engine takes beyond that is its Runtime (see Footprint).
+// Weights that are cached without an engine of the model, or that were left to the
+// kernel (Options.LeaveCached), do not count. If this process neither owns nor may
+// write the weights, only what is in the engine's page tables is seen of them. Outside
+// Linux nothing is seen.
+func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	if ctx.Err() != nil {
+		return 0, 0, context.Cause(ctx)
+	}
+	c, files, size := m.engineOf(model)
+	if c == nil {
+		return 0, 0, nil
+	}
+	s, err := m.look(c, files)
+	if err != nil {
+		return 0, 0, err
+	}
+	present, reclaimable = s.present()
+	present = min(present, size)
+	return present, min(reclaimable, present), nil
+}
+
+func (m *Mover) engineOf(model string) (c *child, files []weightFile, size tier.Bytes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.slots[model]; s != nil && s.child != nil {
+		return s.child, m.charged(s), s.model.Size
+	}
+	return nil, nil, 0
+}
+
+// charged returns the files whose pages count for the model: not those of a frozen
+// engine that were left to the kernel. m.mu is held.
+func (m *Mover) charged(s *slot) []weightFile {
+	if s.state == Frozen && m.opts.LeaveCached {
+		return nil
+	}
+	return s.files
+}
+
+// Footprint implements tier.Footprinter: what the engine of a model takes now, and the
+// most that it was ever seen to take, both to be compared with Model.Size +
+// Model.Runtime. While it serves, mapped weights count as a whole, and otherwise as far
+// as they are in the page cache; its own memory counts in any state, and while it
+// serves also if it is on a swap device. ok is false if it has never run or nothing can
+// be seen. Memory of a GPU is not seen.
+//
+// It reads a few files of procfs for each process of the engine, and one for each
+// process of the machine if engines have no cgroups of their own: less than a
+// millisecond to a few. If several processes of an engine have memory of their own,
+// which they may share as forked workers do, page tables are walked, which takes some
+// milliseconds for each GiB.
+func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
+	m.mu.Lock()
+	s := m.slots[model]
+	if s == nil {
+		m.mu.Unlock()
+		return 0, 0, false
+	}
+	c, files, running := s.child, m.charged(s), s.state == Running
+	m.mu.Unlock()
+	if c != nil {
+		if seen, err := m.look(c, files); err == nil && !c.hasExited() {
+			if now, _ = seen.present(); running {
+				now = m.learn(s, &seen)
+			}
+		}
+	}
+	peak = m.learnedOf(s).peak
+	return now, peak, peak > 0
+}
+
+// learn records what a running engine takes, and returns it.
+func (m *Mover) learn(s *slot, seen *sight) tier.Bytes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.learned.steady = seen.needs()
+	s.learned.peak = max(s.learned.peak, s.learned.steady)
+	s.learned.unmapped = seen.weights > 0 && !seen.maps()
+	return s.learned.steady
+}
+
+func (m *Mover) learnedOf(s *slot) learned {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.learned
+}
 
 // Status is what a Mover tells about itself. It is a copy that marshals to JSON.
 type Status struct {
