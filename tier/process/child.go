@@ -92,7 +92,7 @@ func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, given
 	var wait backoff
 	for c.killAll(); len(c.members()) > 0 && wait.sleep(givenUp); c.killAll() {
 	}
-	// All that could print is gone; what still holds the pipe is not the engine's.
+	// All that could print has exited; what still holds the pipe is not the engine's.
 	r.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	<-printed
 	r.Close()

@@ -204,8 +204,8 @@ type Options struct {
 	// Status. nil: silent.
 	Logger *slog.Logger
 
-	// Crashed is called when an engine has exited that was not told to, once all its
-	// processes are gone. The model is in storage by then: Resident counts nothing of
+	// Crashed is called when an engine has exited that was not told to, once none of its
+	// processes is left. The model is in storage by then: Resident counts nothing of
 	// it, URL does not know it, and a Move to ram starts it again. err is an
 	// *EngineError with the last lines of the engine. Manager.ReportCrash is the usual
 	// thing to call.

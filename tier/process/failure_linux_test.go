@@ -285,7 +285,7 @@ func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.
 				}()
 				<-done
 				if !left {
-					t.Fatalf("no progress was told of while it was %s", in)
+					t.Fatalf("no progress was reported while it was %s", in)
 				}
 			}
 			check := func(want State, processes int) {

@@ -246,7 +246,7 @@ func (m *Mover) breakOff(s *slot, had bool) {
 }
 
 // Close cancels the moves under way, stops all engines at the same time, as a move to
-// storage does, and returns when all of them are gone. It is idempotent. An engine
+// storage does, and returns when none of them is left. It is idempotent. An engine
 // that cannot be killed makes the error, which unwraps to tier.ErrStuck.
 func (m *Mover) Close() error { return m.close() }
 

@@ -216,7 +216,7 @@ func TestMove_ToRAM_WaitsForMappedWeightsOnly(t *testing.T) {
 				return err
 			case <-ctx.Done():
 				if !f.Copy {
-					t.Error("the refill of mapped weights was called off")
+					t.Error("the refill of mapped weights was cancelled")
 				}
 				return context.Cause(ctx)
 			}

@@ -181,7 +181,7 @@ func (r *reaper) state() string {
 }
 
 // endOrphans creates the folder of records and ends the engines that are recorded
-// there and whose Mover is gone. It returns what it ended, in words; what fails is left
+// there and whose Mover has ended. It returns what it ended, in words; what fails is left
 // to the next call, and delays no start.
 func endOrphans(sys *system, dir string, log *slog.Logger) (ended []string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -123,7 +123,7 @@ func parseRecord(name string, b []byte) (identity, error) {
 	return id, err
 }
 
-// endOrphans implements system.endOrphans. It returns once they are gone.
+// endOrphans implements system.endOrphans. It returns once none of them is left.
 func (p proc) endOrphans(ctx context.Context, dir string) (ended []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -314,7 +314,7 @@ func TestSleeper_DoesNotReturn_NoSleepingEngineIsServed(t *testing.T) {
 	}
 }
 
-// blocking is a Sleeper that hangs in one of its calls until it is called off.
+// blocking is a Sleeper that hangs in one of its calls until it is cancelled.
 type blocking struct {
 	Sleeper
 	inSleep, inWake bool
@@ -356,10 +356,10 @@ func TestSleeper_Cancelled_EngineIsAsBefore(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		go func() { <-b.reached; cancel(cause) }()
 		if err := r.Move(ctx, tier.Move{Model: m, From: from, To: to}, nil); !errors.Is(err, cause) {
-			t.Errorf("called off from %v to %v, it returned %v", from, to, err)
+			t.Errorf("cancelled from %v to %v, it returned %v", from, to, err)
 		}
 		if e := r.engine("m"); e.State != want {
-			t.Errorf("called off from %v to %v, it is %s", from, to, e.State)
+			t.Errorf("cancelled from %v to %v, it is %s", from, to, e.State)
 		}
 	}
 }

@@ -189,12 +189,12 @@ func TestRead_ManyFilesAndPartsCached_AllIsCached(t *testing.T) {
 	<-done
 	// The kernel may take back a few pages at any time, and does under pressure.
 	if n, _ := m.sys.cachedOf(files); err != nil || n < sizeOf(files)*99/100 || told != int64(sizeOf(files)) {
-		t.Errorf("after, %v of %v are cached, %d were told of, %v", n, sizeOf(files), told, err)
+		t.Errorf("after, %v of %v are cached, %d were reported, %v", n, sizeOf(files), told, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	m.sys.dropAll(files)
 	if err := m.read(ctx, files, func(int64) {}); err == nil {
-		t.Error("a refill that was called off says that it is done")
+		t.Error("a refill that was cancelled says that it is done")
 	}
 }
