@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -18,17 +19,17 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// cagePrefix is how the folders of our cgroups are called, so that nothing else
-// is ever killed or removed.
-const cagePrefix = "modeltier-"
+// cgroupPrefix begins the names of the folders of our cgroups; nothing else is ever
+// killed or removed.
+const cgroupPrefix = "modeltier-"
 
-// cgroups is a folder of ours in the tree of cgroup v2.
-type cgroups string
+// cgroup2Dir is a folder of ours in the tree of cgroup v2.
+type cgroup2Dir string
 
-// newCages makes one under parent, or under the cgroup that we are in. It needs
-// no controllers: every cgroup but the root can be frozen (5.2) and, since 5.14,
+// newCgroupDir makes one under parent, or under the cgroup that this process is in. It
+// needs no controllers: every cgroup but the root can be frozen (5.2) and, since 5.14,
 // killed.
-func newCages(parent string) (cages, error) {
+func newCgroupDir(parent string) (cgroupDir, error) {
 	if parent == "" {
 		var err error
 		if parent, err = ownCgroup("/proc"); err != nil {
@@ -40,19 +41,19 @@ func newCages(parent string) (cages, error) {
 		return nil, fmt.Errorf("%s: %w", parent, err)
 	}
 	if uint32(st.Type) != unix.CGROUP2_SUPER_MAGIC {
-		return nil, fmt.Errorf("%s is no cgroup v2", parent)
+		return nil, fmt.Errorf("%s is not a cgroup v2", parent)
 	}
-	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cagePrefix, os.Getpid(), newMark()[:8]))
+	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cgroupPrefix, os.Getpid(), rand.Text()[:8]))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.freeze")); err != nil {
 		return nil, errors.Join(errors.New("this kernel's cgroup v2 has no freezer"), os.Remove(dir))
 	}
-	return cgroups(dir), nil
+	return cgroup2Dir(dir), nil
 }
 
-// ownCgroup returns the folder of the cgroup v2 that we are in.
+// ownCgroup returns the folder of the cgroup v2 that this process is in.
 func ownCgroup(proc string) (string, error) {
 	mounts, err := os.ReadFile(filepath.Join(proc, "self/mountinfo"))
 	if err != nil {
@@ -65,7 +66,7 @@ func ownCgroup(proc string) (string, error) {
 	return locateCgroup(string(mounts), string(own))
 }
 
-// locateCgroup finds it from mountinfo (proc_pid_mountinfo(5)) and cgroup
+// locateCgroup finds it in mountinfo (proc_pid_mountinfo(5)) and cgroup
 // (cgroups(7)).
 func locateCgroup(mountinfo, cgroup string) (string, error) {
 	in := ""
@@ -75,7 +76,7 @@ func locateCgroup(mountinfo, cgroup string) (string, error) {
 		}
 	}
 	if in == "" {
-		return "", errors.New("we are in no cgroup v2")
+		return "", errors.New("this process is in no cgroup v2")
 	}
 	for line := range strings.Lines(mountinfo) {
 		left, right, ok := strings.Cut(line, " - ")
@@ -88,25 +89,25 @@ func locateCgroup(mountinfo, cgroup string) (string, error) {
 			return filepath.Join(point, below), nil
 		}
 	}
-	return "", errors.New("no cgroup v2 is mounted that holds us")
+	return "", errors.New("no cgroup v2 is mounted that holds this process")
 }
 
-func (g cgroups) path() string { return string(g) }
+func (g cgroup2Dir) path() string { return string(g) }
 
-func (g cgroups) add(name string) (cage, error) {
+func (g cgroup2Dir) add(name string) (cgroup, error) {
 	dir := filepath.Join(string(g), name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return cgroup(dir), nil
+	return cgroup2(dir), nil
 }
 
-func (g cgroups) remove() error { return removeCgroups(string(g)) }
+func (g cgroup2Dir) remove() error { return removeCgroups(string(g)) }
 
-// removeCgroups kills what is in a folder of cgroups of ours, and removes it.
+// removeCgroups kills what is in a folder of our cgroups, and removes it.
 func removeCgroups(dir string) error {
-	if !strings.HasPrefix(filepath.Base(dir), cagePrefix) {
-		return fmt.Errorf("%s is no folder of ours", dir)
+	if !strings.HasPrefix(filepath.Base(dir), cgroupPrefix) {
+		return fmt.Errorf("%s is not a folder of ours", dir)
 	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -115,19 +116,19 @@ func removeCgroups(dir string) error {
 	errs := []error{err}
 	for _, e := range entries {
 		if e.IsDir() {
-			g := cgroup(filepath.Join(dir, e.Name()))
+			g := cgroup2(filepath.Join(dir, e.Name()))
 			errs = append(errs, g.kill(), g.remove())
 		}
 	}
 	return errors.Join(append(errs, unlessMissing(os.Remove(dir)))...)
 }
 
-// cgroup is the folder of one engine's cgroup.
-type cgroup string
+// cgroup2 is the folder of one engine's cgroup.
+type cgroup2 string
 
-func (g cgroup) path() string { return string(g) }
+func (g cgroup2) path() string { return string(g) }
 
-func (g cgroup) write(name, value string) error {
+func (g cgroup2) write(name, value string) error {
 	f, err := os.OpenFile(filepath.Join(string(g), name), os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -136,8 +137,8 @@ func (g cgroup) write(name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// prepare has clone3 put the child into the cgroup (5.7).
-func (g cgroup) prepare(cmd *exec.Cmd) (done func(), err error) {
+// prepare makes clone3 start the child in the cgroup (5.7).
+func (g cgroup2) prepare(cmd *exec.Cmd) (done func(), err error) {
 	fd, err := unix.Open(string(g), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
@@ -149,10 +150,10 @@ func (g cgroup) prepare(cmd *exec.Cmd) (done func(), err error) {
 	return func() { unix.Close(fd) }, nil
 }
 
-func (g cgroup) pids() ([]int, error) {
+func (g cgroup2) pids() ([]int, error) {
 	b, err := os.ReadFile(filepath.Join(string(g), "cgroup.procs"))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return nil, nil // it is removed, as nothing was left in it
+		return nil, nil // it was removed, as nothing was left in it
 	}
 	if err != nil {
 		return nil, err
@@ -166,8 +167,8 @@ func (g cgroup) pids() ([]int, error) {
 	return pids, nil
 }
 
-// freeze writes the order and waits for the kernel to say that it is carried out.
-func (g cgroup) freeze(ctx context.Context) error {
+// freeze writes the order and waits until the kernel says that it is carried out.
+func (g cgroup2) freeze(ctx context.Context) error {
 	events, err := os.Open(filepath.Join(string(g), "cgroup.events"))
 	if err != nil {
 		return err
@@ -186,12 +187,12 @@ func (g cgroup) freeze(ctx context.Context) error {
 			return nil
 		}
 		if bytes.Contains(b[:n], []byte("populated 0")) {
-			return errEnded
+			return errExited
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		// A change of the file is an exceptional condition on it; the bound is for ctx.
+		// A change of the file is an exceptional condition on it; the timeout is for ctx.
 		poll := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
 		if _, err := unix.Poll(poll, int(10*time.Millisecond/time.Millisecond)); err != nil && !errors.Is(err, unix.EINTR) {
 			return err
@@ -199,11 +200,11 @@ func (g cgroup) freeze(ctx context.Context) error {
 	}
 }
 
-func (g cgroup) thaw() error { return g.write("cgroup.freeze", "0") }
+func (g cgroup2) thaw() error { return g.write("cgroup.freeze", "0") }
 
-// kill kills all that is in the cgroup, frozen or not, one by one on a kernel
-// without cgroup.kill (5.14).
-func (g cgroup) kill() error {
+// kill kills all that is in the cgroup, frozen or not: one by one on a kernel without
+// cgroup.kill (5.14).
+func (g cgroup2) kill() error {
 	err := g.write("cgroup.kill", "1")
 	if err == nil || !errors.Is(err, os.ErrNotExist) {
 		return unlessMissing(err)
@@ -215,22 +216,22 @@ func (g cgroup) kill() error {
 	return err
 }
 
-// reclaim uses memory.reclaim (5.19). Swap is forbidden meanwhile, so that what is
-// anonymous stays where it is.
-func (g cgroup) reclaim(n tier.Bytes) error {
+// reclaim uses memory.reclaim (5.19). Swap is forbidden meanwhile, so that anonymous
+// memory stays where it is.
+func (g cgroup2) reclaim(n tier.Bytes) error {
 	if err := unlessMissing(g.write("memory.swap.max", "0")); err != nil {
 		return err
 	}
 	err := g.write("memory.reclaim", strconv.FormatInt(int64(n), 10))
 	if errors.Is(err, unix.EAGAIN) {
-		err = nil // it took less than it was asked to; what stays is seen
+		err = nil // it took less than it was asked to; what stays is measured
 	}
 	return errors.Join(err, unlessMissing(g.write("memory.swap.max", "max")))
 }
 
-// remove removes the cgroup. The kernel takes a moment to let go of what has just
-// ended.
-func (g cgroup) remove() error {
+// remove removes the cgroup. The kernel takes a moment to release processes that have
+// just exited.
+func (g cgroup2) remove() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var wait backoff

@@ -1,26 +1,30 @@
 package process
 
 import (
+	"bufio"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
-	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
-
-	"github.com/modeltier/modeltier/tier"
 )
 
 // markName is the variable that marks all that an engine starts as its own.
 const markName = "MODELTIER_ENGINE"
 
-// child is a running engine: the process that was started, which leads a session
-// of its own, and whatever that has started since.
+// child is a running engine: the process that was started, which leads a session of
+// its own, and whatever that has started since.
 type child struct {
 	sys     *system
+	log     *slog.Logger
 	model   string
 	mark    string
 	command []string
@@ -29,182 +33,130 @@ type child struct {
 	began   time.Time
 	cmd     *exec.Cmd
 	pid     int
-	cage    cage // nil: it has no cgroup
-	record  entry
-	output  *output
+	cgroup  cgroup // nil: it has none of its own
+	record  record // nil: it is not recorded
+	tail    *logtail
 
-	asked chan struct{} // closed once it was told to end
-	once  sync.Once     // closes asked
-	ended chan struct{} // closed when the leader's end was seen
-	gone  chan struct{} // closed when nothing of it is left
+	once   sync.Once     // closes told
+	told   chan struct{} // closed once it was told to exit
+	exited chan struct{} // closed when the leader has exited
+	done   chan struct{} // closed when nothing of it is left
 
 	mu     sync.Mutex // guards the rest; signals are sent under it
-	reaped bool       // pid may be somebody else's
-	exit   error      // how it ended, once gone
+	reaped bool       // pid may be that of another process
+	exit   error      // how it exited, once it is reaped
 }
 
-// spawn starts an engine for a model on a port.
-func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, error) {
-	argv, env, err := engine.expand(model, port)
-	if err != nil {
-		return nil, err
+func newChild(sys *system, model string, command []string, port int, logs *logs) *child {
+	return &child{
+		sys: sys, log: logs.records, model: model, mark: rand.Text(), command: command,
+		port: port, url: "http://127.0.0.1:" + strconv.Itoa(port), began: time.Now(),
+		tail: &logtail{model: model, log: logs.lines},
+		told: make(chan struct{}), exited: make(chan struct{}), done: make(chan struct{}),
 	}
-	c := &child{
-		sys: m.sys, model: model.Name, mark: newMark(), command: argv,
-		port: port, url: baseURL(port), began: time.Now(),
-		output: &output{model: model.Name, log: m.opts.Logger},
-		asked:  make(chan struct{}), ended: make(chan struct{}), gone: make(chan struct{}),
+}
+
+func (c *child) identity() identity {
+	id := identity{Mark: c.mark, Model: c.model, Command: c.command, Pid: c.pid}
+	if c.cgroup != nil {
+		id.Cgroup = c.cgroup.path()
 	}
-	if c.cage, err = m.cages.add(c.mark); err != nil {
-		m.lack(lackCgroup, err)
+	if c.pid != 0 && c.sys.started != nil {
+		id.Started, id.Boot = c.sys.started(c.pid)
 	}
-	fail := func(err error) error {
-		err = &EngineError{Model: c.model, Fault: CannotStart, Command: argv, Err: err}
-		return errors.Join(err, c.leaveCage(), c.forget())
-	}
-	if c.record, err = m.recordOf(c); err != nil {
-		return nil, fail(fmt.Errorf("it cannot be recorded in %s: %w", m.opts.StateDir, err))
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, fail(err)
-	}
-	err = m.exec(c, engine, env, w)
-	w.Close()
-	if err != nil {
-		r.Close()
-		return nil, fail(err)
-	}
-	m.guard.watch(c.pid)
+	return id
+}
+
+// cleanUp removes the traces of an engine that does not run.
+func (c *child) cleanUp() (err error) {
 	if c.record != nil {
-		if err := c.record.update(c.identity()); err != nil {
-			m.opts.Logger.Warn("an engine is not recorded", "model", c.model, "err", err)
-		}
+		err = c.record.remove()
 	}
-	printed := make(chan struct{})
-	go func() {
-		defer close(printed)
-		c.output.read(r)
-	}()
-	m.watchers.Go(func() { m.watch(c, r, printed) })
-	return c, nil
-}
-
-// exec runs the command, in its cgroup if the kernel can start it there.
-func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
-	build := func() *exec.Cmd {
-		cmd := exec.Command(c.command[0], c.command[1:]...)
-		cmd.Dir = engine.Dir
-		cmd.Env = append(append(os.Environ(), env...), markName+"="+c.mark)
-		cmd.Stdout, cmd.Stderr = w, w
-		m.sys.isolate(cmd)
-		return cmd
-	}
-	c.cmd = build()
-	var err error
-	if c.cage != nil {
-		var done func()
-		if done, err = c.cage.prepare(c.cmd); err == nil {
-			if err = m.starter.do(c.cmd.Start); err == nil {
-				m.lacksNoMore(lackCgroup)
-			}
-			done()
-		}
-		if err != nil { // clone3 may be missing (before 5.7) or forbidden
-			caged := err
-			c.leaveCage()
-			c.cmd = build()
-			if err = m.starter.do(c.cmd.Start); err == nil {
-				m.lack(lackCgroup, caged)
-			}
-		}
-	} else {
-		err = m.starter.do(c.cmd.Start)
-	}
-	if err != nil {
-		return err
-	}
-	c.pid = c.cmd.Process.Pid
-	return nil
-}
-
-func (c *child) leaveCage() (err error) {
-	if c.cage != nil {
-		err = c.cage.remove()
-		c.cage = nil
+	if c.cgroup != nil {
+		err = errors.Join(err, c.cgroup.remove())
 	}
 	return err
 }
 
-func (c *child) forget() error {
-	if c.record == nil {
-		return nil
-	}
-	return c.record.forget()
-}
-
-// watch sees the engine end, clears away what is left of it, and tells.
-func (m *Mover) watch(c *child, r *os.File, printed <-chan struct{}) {
-	if m.sys.awaitExit != nil {
-		if err := m.sys.awaitExit(c.pid); err != nil {
-			m.opts.Logger.Warn("an engine cannot be waited for", "model", c.model, "err", err)
+// await waits for the engine to exit and removes what is left of it. printed is closed
+// when the pipe r was read to its end.
+func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, givenUp <-chan struct{}) {
+	if c.sys.awaitExit != nil {
+		if err := c.sys.awaitExit(c.pid); err != nil {
+			c.log.Warn("an engine cannot be waited for", "model", c.model, "err", err)
 		}
 	} else {
-		c.wait()
+		c.reap()
 	}
-	close(c.ended)
-	m.clear(c)
-	// Nobody is left to print; what still holds the pipe is none of ours.
+	close(c.exited)
+	var wait backoff
+	for c.killAll(); len(c.members()) > 0 && wait.sleep(givenUp); c.killAll() {
+	}
+	// All that could print has exited; what still holds the pipe is not the engine's.
 	r.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	<-printed
 	r.Close()
-	// Before its number can become somebody else's, whom the guard would kill.
-	m.guard.drop(c.pid)
+	// Before its number can become another's, which the reaper would kill.
+	reaper.drop(c.pid)
 	c.reap()
-	err := c.forget()
-	if c.cage != nil {
-		err = errors.Join(err, c.cage.remove())
+	if err := c.cleanUp(); err != nil {
+		c.log.Warn("an engine left something behind", "model", c.model, "err", err)
 	}
-	if err != nil {
-		m.opts.Logger.Warn("an engine left something behind", "model", c.model, "err", err)
-	}
-	close(c.gone)
-	m.ended(c)
+	close(c.done)
 }
 
-// clear kills what the engine leaves behind until nothing of it is alive.
-func (m *Mover) clear(c *child) {
-	var wait backoff
-	for {
-		if c.cage != nil {
-			c.cage.kill()
-		}
-		c.signal(m.sys.kill)
-		if len(c.members()) == 0 || !wait.sleep(m.givenUp) {
-			return
-		}
-	}
-}
-
+// reap waits for the process and frees its number.
 func (c *child) reap() {
+	if c.reaped { // by this goroutine, the only one that calls it
+		return
+	}
+	if c.sys.awaitExit == nil { // the wait may be long, and signals must not wait for it
+		err := c.cmd.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.exit, c.reaped = err, true
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.reaped {
-		c.exit = c.cmd.Wait()
-		c.reaped = true
+	c.exit, c.reaped = c.cmd.Wait(), true
+}
+
+// tell records that the engine was told to exit.
+func (c *child) tell() { c.once.Do(func() { close(c.told) }) }
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
 	}
 }
 
-// wait is reap where the end cannot be awaited without reaping.
-func (c *child) wait() {
-	err := c.cmd.Wait()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.exit, c.reaped = err, true
+func (c *child) toldToExit() bool { return closed(c.told) }
+func (c *child) hasExited() bool  { return closed(c.exited) }
+func (c *child) isDone() bool     { return closed(c.done) }
+
+// members returns the processes that are alive. If they cannot be listed, it is the
+// leader until that has exited.
+func (c *child) members() []int {
+	if c.cgroup != nil {
+		if pids, err := c.cgroup.pids(); err == nil {
+			return pids
+		}
+	}
+	if c.sys.members != nil {
+		return c.sys.members(c.pid, c.mark)
+	}
+	if c.hasExited() {
+		return nil
+	}
+	return []int{c.pid}
 }
 
-// signal sends to the group and to those who left it. A nil send, or an engine
-// that has ended, is no error.
+// signal sends to the process group and to those that left it. A nil send, or an
+// engine that has exited, is no error.
 func (c *child) signal(send func(pid int, others []int) error) error {
 	if send == nil {
 		return nil
@@ -218,150 +170,124 @@ func (c *child) signal(send func(pid int, others []int) error) error {
 	return send(c.pid, others)
 }
 
-// members returns the processes that are alive. Where they cannot be told, it is
-// the leader while that is.
-func (c *child) members() []int {
-	if c.cage != nil {
-		if pids, err := c.cage.pids(); err == nil {
-			return pids
+// killAll kills all of the engine's processes: by its cgroup, which reaches those that
+// hide, and by signal.
+func (c *child) killAll() {
+	if c.cgroup != nil {
+		c.cgroup.kill()
+	}
+	c.signal(c.sys.kill)
+}
+
+// freeze returns when all processes of the engine are stopped, or with an error when
+// ctx ends.
+func (c *child) freeze(ctx context.Context) error {
+	if c.cgroup != nil {
+		return c.cgroup.freeze(ctx)
+	}
+	var wait backoff
+	for {
+		if err := c.signal(c.sys.suspend); err != nil {
+			return err
+		}
+		if c.sys.suspended == nil || c.sys.suspended(c.members()) {
+			return nil
+		}
+		if c.hasExited() {
+			return errExited
+		}
+		if !wait.sleep(ctx.Done()) {
+			return context.Cause(ctx)
 		}
 	}
-	if c.sys.members != nil {
-		return c.sys.members(c.pid, c.mark)
-	}
-	if c.hasEnded() {
-		return nil
-	}
-	return []int{c.pid}
 }
 
-func (c *child) hasEnded() bool {
-	select {
-	case <-c.ended:
-		return true
-	default:
-		return false
+// thaw resumes them.
+func (c *child) thaw() error {
+	if c.cgroup != nil {
+		return c.cgroup.thaw()
 	}
+	return c.signal(c.sys.resume)
 }
 
-func (c *child) isGone() bool {
-	select {
-	case <-c.gone:
-		return true
-	default:
-		return false
-	}
-}
-
-// toldToEnd reports whether anybody stopped the engine.
-func (c *child) toldToEnd() bool {
-	select {
-	case <-c.asked:
-		return true
-	default:
-		return false
-	}
-}
-
-// fail returns what became of an engine that failed.
-func (c *child) fail(fault Fault, since time.Time, err error) *EngineError {
-	return &EngineError{
-		Model: c.model, Fault: fault, Command: c.command, After: time.Since(since),
-		Err: err, Output: c.output.last(),
-	}
-}
-
-// exited returns how the engine ended, once it is gone.
-func (c *child) exited() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return cmp.Or(c.exit, errors.New("exit status 0"))
-}
+var errExited = errors.New("the engine has exited")
 
 // while returns a context that ends with ctx or with the engine.
 func (c *child) while(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		select {
-		case <-c.ended:
-			cancel(errEnded)
+		case <-c.exited:
+			cancel(errExited)
 		case <-ctx.Done():
 		}
 	}()
 	return ctx, func() { cancel(nil) }
 }
 
-var errEnded = errors.New("the engine has ended")
-
-func (c *child) identity() identity {
-	id := identity{Mark: c.mark, Model: c.model, Command: c.command, Pid: c.pid}
-	if c.cage != nil {
-		id.Cage = c.cage.path()
+// fail returns the error of an engine that failed.
+func (c *child) fail(fault Fault, since time.Time, err error) *EngineError {
+	return &EngineError{
+		Model: c.model, Fault: fault, Command: c.command, After: time.Since(since),
+		Err: err, Output: c.tail.last(),
 	}
-	if c.pid != 0 && c.sys.started != nil {
-		id.Started, id.Boot = c.sys.started(c.pid)
-	}
-	return id
 }
 
-// recordOf writes the engine down before it starts.
-func (m *Mover) recordOf(c *child) (entry, error) {
-	if m.opts.StateDir == "" || m.sys.record == nil {
-		return nil, nil
-	}
-	return m.sys.record(m.opts.StateDir, c.identity())
+// exitError returns how the engine exited, once it is done.
+func (c *child) exitError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(c.exit, errors.New("exit status 0"))
 }
 
-// ended takes note of an engine that is gone. Where nobody stopped it and no move
-// is under way, which would see for itself, the model's owner is told.
-func (m *Mover) ended(c *child) {
-	m.mu.Lock()
-	delete(m.ports, c.port)
-	s := m.slots[c.model]
-	if s == nil || s.child != c || s.run != nil || m.closed {
-		m.mu.Unlock()
-		return
-	}
-	now := time.Now()
-	s.state, s.child, s.tier, s.since, s.last = Stopped, nil, tier.Storage, now, now
-	if c.toldToEnd() { // it was stuck, and its move has said so
-		m.mu.Unlock()
-		return
-	}
-	err := c.fail(Ended, c.began, c.exited())
-	s.failure, s.note = err.Error(), ""
-	settled := make(chan struct{})
-	s.settled = settled
-	m.mu.Unlock()
+// maxLines and maxLine bound what is kept of an engine's output: 32 KiB.
+const (
+	maxLines = 64
+	maxLine  = 512
+)
 
-	m.opts.Logger.Error("an engine ended by itself", "model", c.model, "err", err)
-	defer func() {
-		if r := recover(); r != nil {
-			m.opts.Logger.Error("Options.Crashed panicked", "model", c.model, "value", r)
+// logtail keeps the last lines that an engine printed, and logs all of them.
+type logtail struct {
+	model string
+	log   *slog.Logger
+
+	mu    sync.Mutex // guards the rest
+	lines []string   // a ring once it is full
+	next  int
+}
+
+// read takes lines from r until its end. A line that is too long is cut.
+func (t *logtail) read(r io.Reader) {
+	in := bufio.NewReaderSize(r, 4096)
+	for rest := false; ; {
+		b, more, err := in.ReadLine()
+		if err != nil {
+			return
 		}
-		m.mu.Lock()
-		s.settled = nil
-		m.mu.Unlock()
-		close(settled)
-	}()
-	if m.opts.Crashed != nil {
-		m.opts.Crashed(c.model, err)
+		line := strings.TrimRight(string(b[:min(len(b), maxLine)]), "\r")
+		if !rest && strings.TrimSpace(line) != "" {
+			t.add(line)
+			t.log.LogAttrs(context.Background(), slog.LevelDebug, "engine", slog.String("model", t.model), slog.String("line", line))
+		}
+		rest = more
 	}
 }
 
-// backoff spaces the looks at something that cannot tell when it is done.
-type backoff struct{ next time.Duration }
-
-// sleep waits 0.5 ms at first and twice as long each time, up to 50 ms. It
-// reports false when stop is closed.
-func (b *backoff) sleep(stop <-chan struct{}) bool {
-	b.next = min(max(2*b.next, 500*time.Microsecond), 50*time.Millisecond)
-	timer := time.NewTimer(b.next)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-stop:
-		return false
+func (t *logtail) add(line string) {
+	line = strings.ToValidUTF8(line, "�")
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lines) < maxLines {
+		t.lines = append(t.lines, line)
+		return
 	}
+	t.lines[t.next] = line
+	t.next = (t.next + 1) % maxLines
+}
+
+// last returns the kept lines, oldest first.
+func (t *logtail) last() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Concat(t.lines[t.next:], t.lines[:t.next])
 }

@@ -2,68 +2,73 @@ package process
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
 // Engine says how a model is served.
 type Engine struct {
-	// Command is the program and its arguments. No shell sees them. The program has
-	// to stay in the foreground: when it ends, all that it started is killed. Logs
-	// and Status show it, so secrets belong in Env. In each argument these words are
-	// replaced:
+	// Command is the program and its arguments; no shell is involved. The program has
+	// to stay in the foreground: when it exits, all that it started is killed. Logs
+	// and Status show the command, so secrets belong in Env. These words are replaced
+	// in each argument:
 	//
-	//	{path}    Model.Path, made absolute where it is a file or folder here
+	//	{path}    Model.Path, made absolute if such a file or folder exists
 	//	{port}    a free port of the loopback address, on which the engine has to listen
 	//	{name}    Model.Name
 	//	{threads} Threads
 	//	{context} Context
 	//
-	// Any other word of small letters in braces is an error. {port} must occur, here
-	// or in Env. An argument that begins with a dash only once its words are replaced
-	// is refused, so that no model's name is taken for an option.
+	// Any other word of lower-case letters in braces is an error. {port} must occur,
+	// here or in Env. An argument that begins with a dash only after the replacement
+	// is refused, so that the engine cannot take a model's name for an option.
 	Command []string
 	// Env is "NAME=value" entries, with the same words, added to our environment.
-	// MODELTIER_ENGINE is added too, as a mark of the engine.
+	// MODELTIER_ENGINE is added as well, as a mark of the engine.
 	Env []string
 	// Dir is the working folder. "": ours.
 	Dir string
 
-	// Health is the path of the page that answers a GET with 2xx when the engine is
-	// ready; until then it may answer anything, or not at all. "": "/health".
+	// Health is the path of the page that answers a GET with 2xx once the engine is
+	// ready. Any other answer, a redirect included, and no answer mean "not yet";
+	// interim responses (1xx) are skipped. "": "/health".
 	Health string
-	// Shutdown, where its Path is set, is sent before the engine is terminated,
-	// which it is once that was answered, or not in time: see Options.StopTimeout.
+	// Shutdown, if its Path is set, is sent before the engine is terminated; see
+	// Options.StopTimeout.
 	Shutdown Request
 
 	// Threads and Context are for the command. 0: one for each CPU; 4096.
 	Threads, Context int
 
-	// Standby is what swap means for this engine.
+	// Standby is what the swap tier means for this engine.
 	Standby Standby
-	// Sleeper is the engine's own sleep, if it has one.
+	// Sleeper is the engine's own sleep mode, if it has one.
 	Sleeper Sleeper
 }
 
-// Standby is what becomes of an engine whose model moves from ram to swap.
+// Standby is what happens to an engine when its model moves from ram to swap.
 type Standby uint8
 
 const (
 	// StandbyAuto freezes an engine if that frees its weights: they are seen to be
-	// mapped, and can be paged out (or are left cached, see Options.LeaveCached).
-	// Else it uses the Sleeper, and where there is none, or it fails, it stops the
-	// engine.
+	// mapped and can be paged out (or are left cached, see Options.LeaveCached).
+	// Otherwise it uses the Sleeper, and stops the engine if there is none or it
+	// fails.
 	StandbyAuto Standby = iota
-	// StandbyFreeze freezes an engine wherever that is possible, also where it
-	// frees little; else it does as StandbyAuto.
+	// StandbyFreeze freezes an engine if that is possible, even if it frees little,
+	// and otherwise acts as StandbyAuto.
 	StandbyFreeze
 	// StandbySleep uses the Sleeper, and stops the engine if that fails.
 	StandbySleep
@@ -81,13 +86,13 @@ func (s Standby) String() string {
 	return standbys[s]
 }
 
-// words are what a template may name.
+// words are what a command may contain.
 var words = []string{"{path}", "{port}", "{name}", "{threads}", "{context}"}
 
 var word = regexp.MustCompile(`\{[a-z]+\}`)
 
-// Validate returns every fault of the engine at once, or nil. It does not look
-// whether the program is there.
+// Validate returns every fault of the engine at once, or nil. It does not check that
+// the program exists.
 func (e *Engine) Validate() error { return e.validate("") }
 
 func (e *Engine) validate(model string) error {
@@ -122,18 +127,17 @@ func (e *Engine) validate(model string) error {
 	if !port {
 		fault("Engine.Command", strings.Join(e.Command, " "), "must hold {port}, the port to listen on")
 	}
-	for _, p := range []struct{ field, path string }{{"Engine.Health", e.Health}, {"Engine.Shutdown", e.Shutdown.Path}} {
-		if p.path != "" && !strings.HasPrefix(p.path, "/") {
-			fault(p.field, p.path, "must begin with a slash")
-		}
+	if e.Health != "" && e.Health[0] != '/' {
+		fault("Engine.Health", e.Health, "must begin with a slash")
 	}
-	for _, n := range []struct {
-		field string
-		value int
-	}{{"Engine.Threads", e.Threads}, {"Engine.Context", e.Context}} {
-		if n.value < 0 {
-			fault(n.field, strconv.Itoa(n.value), "must not be negative")
-		}
+	if path := e.Shutdown.Path; path != "" && path[0] != '/' {
+		fault("Engine.Shutdown", path, "must begin with a slash")
+	}
+	if e.Threads < 0 {
+		fault("Engine.Threads", strconv.Itoa(e.Threads), "must not be negative")
+	}
+	if e.Context < 0 {
+		fault("Engine.Context", strconv.Itoa(e.Context), "must not be negative")
 	}
 	switch {
 	case int(e.Standby) >= len(standbys):
@@ -173,11 +177,234 @@ func (e *Engine) expand(model *tier.Model, port int) (argv, env []string, err er
 	return argv, env, nil
 }
 
-// quote bounds what goes into a message.
-func quote(s string) string {
-	const most = 200
-	if len(s) > most {
-		return strconv.Quote(s[:most]) + "…"
+// Options are the settings of a Mover. Engine.Command or EngineOf is required.
+//
+// The functions, the Sleeper of an engine and the Logger's handler are the user's
+// code: each is called with no lock held, on a goroutine that no engine and no other
+// model waits for. A panic in one, or its end of the goroutine, is an error of that
+// call. One that does not return is abandoned a second after it should have.
+type Options struct {
+	// Engine serves every model, unless EngineOf is set.
+	Engine Engine
+	// EngineOf returns the engine of one model, by its labels for example; it may
+	// start from Engine. It is called at every start, and its error is that of the
+	// move. Nil: Engine for all.
+	EngineOf func(m *tier.Model) (Engine, error)
+
+	// StateDir is a folder, created if missing, that records every running engine, so
+	// that New can end those that a killed process left behind. Several Movers and
+	// processes may share it. "": nothing is recorded.
+	StateDir string
+	// Cgroup is the folder of a cgroup v2 that was delegated to this process; engines
+	// get cgroups of their own in it. "": the cgroup that this process is in.
+	Cgroup string
+	// Logger receives the lines that engines print, at debug level, and what an
+	// operator should know. Records are delivered in order from two bounded queues,
+	// one of them for the lines; what does not fit is dropped and counted in
+	// Status. nil: silent.
+	Logger *slog.Logger
+
+	// Crashed is called when an engine has exited that was not told to, once none of its
+	// processes is left. The model is in storage by then: Resident counts nothing of
+	// it, URL does not know it, and a Move to ram starts it again. err is an
+	// *EngineError with the last lines of the engine. Manager.ReportCrash is the usual
+	// thing to call.
+	//
+	// The next Move of that model, and Close, wait for it, for at most a second. It is
+	// not called for a crash during a Move of the model, which that Move returns, nor
+	// once Close was called. Nil: crashes show in Status and in the log only.
+	Crashed func(model string, err error)
+
+	// Refill reads the files at path into the page cache, with progress in bytes;
+	// mapped.Mover.Refill is one. If it fails, that is logged, and the engine reads
+	// what is missing itself. Nil: 4 readers, one model after the other.
+	Refill func(ctx context.Context, path string, progress func(done tier.Bytes)) error
+
+	// LeaveCached leaves the weights of a frozen engine in the page cache, as those of
+	// a stopped engine are left there: they are clean, count as available memory, and
+	// are not charged. The engine thaws at once if they are still there. Without it
+	// they are paged out, so that the memory is seen to be free.
+	LeaveCached bool
+
+	// StartTimeout bounds a start, until the health page says ready, and a wake-up.
+	// 0: 5 min.
+	StartTimeout time.Duration
+	// StopTimeout is how long an engine may take to exit when asked to, before it is
+	// killed. Up to half of it is for the answer to Engine.Shutdown, the rest begins
+	// with SIGTERM. 0: 5 s.
+	StopTimeout time.Duration
+	// Excess is how many bytes more than Model.Size + Model.Runtime an engine may
+	// take while it starts; beyond that it is killed and the error says so. What it
+	// takes within that is charged, and reserved for its next load: see
+	// Mover.Footprint. 0: as many as declared, at least 1 GiB. tier.Unlimited: no
+	// bound.
+	Excess tier.Bytes
+}
+
+func (o Options) withDefaults() (Options, error) {
+	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Minute)
+	o.StopTimeout = cmp.Or(o.StopTimeout, 5*time.Second)
+	var errs []error
+	positive := func(field string, value time.Duration) {
+		if value < 0 {
+			errs = append(errs, &tier.InvalidError{Field: field, Value: value.String(), Rule: "must be positive, or zero for its default"})
+		}
 	}
-	return strconv.Quote(s)
+	positive("StartTimeout", o.StartTimeout)
+	positive("StopTimeout", o.StopTimeout)
+	if o.Excess < 0 {
+		errs = append(errs, &tier.InvalidError{Field: "Excess", Value: fmt.Sprint(int64(o.Excess)), Rule: "must be bytes, 0 for the default, or tier.Unlimited"})
+	}
+	if len(o.Engine.Command) > 0 || o.EngineOf == nil {
+		errs = append(errs, o.Engine.validate(""))
+	}
+	return o, errors.Join(errs...)
+}
+
+// engineOf returns the validated engine of a model.
+func (o *Options) engineOf(ctx context.Context, model tier.Model) (Engine, error) {
+	engine := o.Engine
+	if o.EngineOf != nil {
+		err := guarded(ctx, "Options.EngineOf", func() (err error) {
+			engine, err = o.EngineOf(&model)
+			return err
+		})
+		if err != nil {
+			return Engine{}, fmt.Errorf("the engine of model %q: %w", model.Name, err)
+		}
+	}
+	return engine, engine.validate(model.Name)
+}
+
+// callLimit is how long the user's code may go on after it should have returned.
+const callLimit = time.Second
+
+// guarded calls the user's code on a goroutine of its own. A panic in it, or its end
+// of the goroutine, is a *tier.PanicError of that part. If it has not returned
+// callLimit after ctx ended, it is abandoned; so it must write nothing that the
+// caller reads after an error.
+func guarded(ctx context.Context, part string, call func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		var err error
+		returned := false
+		defer func() {
+			if !returned {
+				err = &tier.PanicError{Part: part, Value: recover(), Stack: debug.Stack()}
+			}
+			result <- err
+		}()
+		err = call()
+		returned = true
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	limit := time.NewTimer(callLimit)
+	defer limit.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-limit.C:
+		return fmt.Errorf("%s has not returned %v after it was cancelled: %w", part, callLimit, context.Cause(ctx))
+	}
+}
+
+// allowed returns how many bytes an engine may take while it starts.
+func (o *Options) allowed(model *tier.Model) tier.Bytes {
+	declared := model.Size.Plus(model.Runtime)
+	return declared.Plus(cmp.Or(o.Excess, max(declared, tier.GiB)))
+}
+
+// Fault is the way in which an engine failed.
+type Fault string
+
+const (
+	CannotStart  Fault = "cannot be started"                 // no such program, no right to run it
+	ExitedEarly  Fault = "exited before it was ready"        //
+	NeverReady   Fault = "was not ready in time"             // its health page did not answer 2xx
+	TookTooMuch  Fault = "takes more memory than it may"     // see Options.Excess
+	Unresponsive Fault = "does not answer after its standby" // thawed or woken, but not ready
+	Crashed      Fault = "crashed"                           // exited, though it was not told to, while ready or in standby
+)
+
+// EngineError is an engine that failed. It unwraps to tier.ErrMove and to Err.
+type EngineError struct {
+	Model   string
+	Fault   Fault
+	Command []string
+	// After is how long after its start, thaw or wake-up it failed.
+	After time.Duration
+	// Health is the last answer of the health page, if that matters.
+	Health string
+	// Took and Allowed are bytes, if the fault is about memory.
+	Took, Allowed tier.Bytes
+	// Err is the cause: how the process exited, or an error of the system.
+	Err error
+	// Output is the last lines that the engine printed, oldest first.
+	Output []string
+}
+
+func (e *EngineError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the engine of '%s' %s", e.Model, e.Fault)
+	if e.Fault == TookTooMuch {
+		fmt.Fprintf(&b, ": %v of %v", e.Took, e.Allowed)
+	}
+	if e.After > 0 {
+		fmt.Fprintf(&b, ", after %v", e.After.Round(time.Millisecond))
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.Health != "" {
+		fmt.Fprintf(&b, "; its health page: %s", e.Health)
+	}
+	if len(e.Output) > 0 {
+		const lines = 5
+		last := e.Output[max(0, len(e.Output)-lines):]
+		fmt.Fprintf(&b, "; it printed last: %s", strings.Join(last, " / "))
+	}
+	return b.String()
+}
+
+// Unwrap returns tier.ErrMove and Err.
+func (e *EngineError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{tier.ErrMove}
+	}
+	return []error{tier.ErrMove, e.Err}
+}
+
+// Suggestions implements tier.Suggester.
+func (e *EngineError) Suggestions() []string {
+	program := "The engine"
+	if len(e.Command) > 0 {
+		program = quote(e.Command[0])
+	}
+	switch e.Fault {
+	case CannotStart:
+		return []string{program + " must be a program that can be found and run: check Engine.Command and PATH."}
+	case ExitedEarly:
+		return []string{"See what it printed last, or run the command by hand: " + quote(strings.Join(e.Command, " "))}
+	case NeverReady:
+		return []string{
+			"Check that it listens on 127.0.0.1 at {port}, and that Engine.Health names a page that answers 2xx once it is ready.",
+			"A large model on a slow device may need a longer Options.StartTimeout.",
+		}
+	case TookTooMuch:
+		return []string{
+			fmt.Sprintf("Declare what it needs: Model.Size and Model.Runtime together should be %v.", e.Took),
+			"Or make it take less: a smaller context, fewer slots. Options.Excess bounds what is tolerated.",
+		}
+	case Unresponsive:
+		return []string{"It starts again with the next request for the model. If this repeats, set Engine.Standby to StandbyStop."}
+	}
+	help := []string{"It starts again with the next request for the model. See what it printed last."}
+	if e.Err != nil && strings.Contains(e.Err.Error(), "killed") {
+		help = append(help, "It was killed from outside, most often by the kernel for lack of memory. See the kernel's log.")
+	}
+	return help
 }

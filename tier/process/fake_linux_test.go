@@ -1,8 +1,7 @@
-//go:build linux
-
 package process
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
 )
 
 // The test binary is also the engine, what an engine starts, and a manager to be
@@ -46,7 +47,7 @@ type fake struct {
 	Garbage  bool   // its port speaks no HTTP
 	Deaf     bool   // its port takes connections and never answers
 	Exit     int    // ends at once with this status
-	Taken    bool   // ends if the port is taken, after having lost it to somebody
+	Taken    bool   // its port is taken by another process the first time
 	Stubborn bool   // ignores SIGTERM
 	Mute     bool   // never answers when asked to shut down
 	Lingers  bool   // takes a moment to end when terminated
@@ -127,7 +128,7 @@ func fakeEngine(args []string) int {
 	if f.Taken {
 		if _, err := os.Stat(f.Trace); err != nil { // the first time
 			os.WriteFile(f.Trace, nil, 0o600)
-			// Somebody else gets the port: a process that outlives this one.
+			// A process that outlives this one takes the port.
 			l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", *port))
 			if err != nil {
 				return 2
@@ -264,7 +265,7 @@ func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case "/sum":
 		fmt.Fprint(w, e.sum())
-	case "/eat": // 64 MiB, beside what it has where the query says "more"
+	case "/eat": // 64 MiB, in addition if the query says "more"
 		e.extra = make([]byte, 64<<20)
 		for i := 0; i < len(e.extra); i += 4096 {
 			e.extra[i] = 1
@@ -307,3 +308,87 @@ func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // thiefToken marks the process that takes a port.
 const thiefToken = "MODELTIER_TEST_THIEF=1"
+
+// fakeManager brings an engine to a stage, says so, and waits to be killed.
+func fakeManager(args []string) int {
+	var (
+		f     fake
+		flags = flag.NewFlagSet("manager", flag.ExitOnError)
+		dir   = flags.String("state", "", "")
+		path  = flags.String("path", "", "")
+		stage = flags.String("stage", "", "")
+		token = flags.String("token", "", "")
+		how   = flags.String("fake", "{}", "")
+		bare  = flags.Bool("bare", false, "no cgroup")
+		alone = flags.Bool("alone", false, "no reaper")
+	)
+	flags.Parse(args)
+	if err := json.Unmarshal([]byte(*how), &f); err != nil {
+		return 2
+	}
+	sys := newSystem()
+	if *bare {
+		sys.cgroups = nil
+	}
+	if *alone {
+		sys.reaper = nil
+	}
+	reached := func() { fmt.Println("reached", *stage) }
+	refill := func(ctx context.Context, _ string, _ func(tier.Bytes)) error {
+		reached()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	engine := f.engine()
+	engine.Env = append(engine.Env, *token)
+	engine.Standby = StandbyFreeze
+	opts := Options{Engine: engine, StateDir: *dir}
+	if *stage == "thawing" {
+		opts.Refill = refill
+	}
+	if *stage == "freezing" && sys.pageOut != nil {
+		sys.pageOut = func(ctx context.Context, _ int, _ []region, _ func(tier.Bytes)) error {
+			reached()
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	}
+	m, err := newMover(sys, opts)
+	if err != nil {
+		fmt.Println(err)
+		return 2
+	}
+	info, err := os.Stat(*path)
+	if err != nil {
+		fmt.Println(err)
+		return 2
+	}
+	model := tier.Model{Name: "model", Path: *path, Size: tier.Bytes(info.Size())}
+	move := func(from, to tier.Tier) error {
+		return m.Move(context.Background(), tier.Move{Model: model, From: from, To: to}, nil)
+	}
+	if *stage == "starting" {
+		go func() {
+			for s := m.Status(); len(s.Engines) == 0 || s.Engines[0].Pid == 0 || f.Child && s.Engines[0].Others == 0; s = m.Status() {
+				time.Sleep(time.Millisecond)
+			}
+			reached()
+		}()
+	}
+	err = move(tier.Storage, tier.RAM)
+	if err == nil && *stage != "ram" {
+		err = move(tier.RAM, tier.Swap)
+		if err == nil && *stage == "thawing" {
+			m.sys.dropAll(m.slots["model"].files)
+			err = move(tier.Swap, tier.RAM)
+		}
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 2
+	}
+	if *stage == "ram" || *stage == "frozen" {
+		reached()
+	}
+	select {}
+}

@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptrace"
 	"os"
@@ -26,7 +25,6 @@ func TestMover_KeepsTheContract(t *testing.T) {
 	}{
 		{"Default", newSystem(), Options{Engine: fake{}.engine()}},
 		{"LeftCached", newSystem(), Options{Engine: fake{}.engine(), LeaveCached: true}},
-		{"Prestart", newSystem(), Options{Engine: fake{}.engine(), Prestart: true}},
 		{"SIGSTOP", withoutCgroups(), Options{Engine: fake{Touch: true}.engine()}},
 		{"Copy", newSystem(), Options{Engine: fake{Copy: true}.engine()}},
 	} {
@@ -104,7 +102,7 @@ func TestMove_Frozen_StandsStill(t *testing.T) {
 		if res, err := http.DefaultClient.Do(req); err == nil {
 			t.Errorf("a frozen engine answered with %s", res.Status)
 		}
-		if sys.cages == nil && !proc("/proc").suspended(carrying(r.token)) {
+		if sys.cgroups == nil && !proc("/proc").suspended(carrying(r.token)) {
 			t.Error("a process of a frozen engine runs")
 		}
 	})
@@ -218,7 +216,7 @@ func TestMove_ToRAM_WaitsForMappedWeightsOnly(t *testing.T) {
 				return err
 			case <-ctx.Done():
 				if !f.Copy {
-					t.Error("the refill of mapped weights was called off")
+					t.Error("the refill of mapped weights was cancelled")
 				}
 				return context.Cause(ctx)
 			}
@@ -227,7 +225,7 @@ func TestMove_ToRAM_WaitsForMappedWeightsOnly(t *testing.T) {
 		m := modelOf(t, "m", 8<<20)
 		done := make(chan error, 1)
 		go func() { done <- r.try(m, tier.Storage, tier.RAM) }()
-		if f.Copy { // nobody ever releases it; or the engine has read all before it begins
+		if f.Copy { // it is never released; or the engine has read all before it begins
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
@@ -287,8 +285,7 @@ func TestMove_CancelledStop_KillsAtOnce(t *testing.T) {
 	}
 }
 
-func TestMove_SwapFromStorage_StartsNothingUnlessTold(t *testing.T) {
-	needsPageOut(t)
+func TestMove_SwapFromStorage_StartsNothing(t *testing.T) {
 	m := modelOf(t, "m", 1<<20)
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	r.move(m, tier.Storage, tier.Swap)
@@ -296,17 +293,11 @@ func TestMove_SwapFromStorage_StartsNothingUnlessTold(t *testing.T) {
 		t.Errorf("it is %s: %q", e.State, e.Note)
 	}
 	r.move(m, tier.Swap, tier.RAM)
-
-	r = newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine(), Prestart: true})
-	r.move(m, tier.Storage, tier.Swap)
-	if e := r.engine("m"); e.State != Frozen || e.Cached > m.Size/64 {
-		t.Errorf("it is %s with %v cached", e.State, e.Cached)
-	}
 }
 
 func TestMove_CancelledThaw_StaysFrozenAndPagedOut(t *testing.T) {
 	needsPageOut(t)
-	cause := errors.New("nobody waits")
+	cause := errors.New("no request waits")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	opts := Options{Engine: fake{Touch: true}.engine()}
 	opts.Refill = func(ctx context.Context, path string, progress func(tier.Bytes)) error {
@@ -390,22 +381,6 @@ func TestFootprint_TellsWhatTheEngineTakes(t *testing.T) {
 	}
 }
 
-func TestStatus_ModelsComeAndGo_TheOldestAreForgotten(t *testing.T) {
-	r := newRig(t, newSystem(), Options{Engine: Engine{Command: []string{filepath.Join(t.TempDir(), "missing"), "{port}"}}})
-	m := modelOf(t, "first", 1<<20)
-	r.move(m, tier.Storage, tier.Swap) // which starts nothing
-	for i := range remembered + 10 {
-		m.Name = fmt.Sprintf("m%04d", i)
-		if err := r.try(m, tier.Storage, tier.RAM); err == nil {
-			t.Fatal("a program that is not there has started")
-		}
-	}
-	engines := r.Status().Engines
-	if n := len(engines); n != remembered || engines[0].Name != "first" || engines[1].Name != "m0011" || engines[n-1].Failure == "" {
-		t.Errorf("%d are remembered, from %+v and %+v to %+v", n, engines[0], engines[1], engines[n-1])
-	}
-}
-
 // TestMover_UsedAndClosed_LeavesNoHandle counts what the process has open.
 func TestMover_UsedAndClosed_LeavesNoHandle(t *testing.T) {
 	open := func() int {
@@ -442,4 +417,31 @@ func TestMover_UsedAndClosed_LeavesNoHandle(t *testing.T) {
 	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); !errors.Is(err, unix.ECHILD) {
 		t.Errorf("a child is left: %v", err)
 	}
+}
+
+func TestEngineOf_EachModelItsOwn(t *testing.T) {
+	needsPageOut(t)
+	base := fake{}.engine()
+	r := newRig(t, newSystem(), Options{Engine: base, EngineOf: func(m *tier.Model) (Engine, error) {
+		e := base
+		if m.Labels["rest"] == "stop" {
+			e.Standby = StandbyStop
+		}
+		return e, nil
+	}})
+	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
+	b.Labels = map[string]string{"rest": "stop"}
+	for _, m := range []tier.Model{a, b} {
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+	}
+	if r.engine("a").State != Frozen || r.engine("b").State != Stopped {
+		t.Errorf("they are %s and %s", r.engine("a").State, r.engine("b").State)
+	}
+	for _, pid := range carrying(markName) { // base was taken before the token was added
+		if pid == r.engine("a").Pid {
+			return
+		}
+	}
+	t.Error("the engine carries no mark")
 }

@@ -3,13 +3,16 @@ package process
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,7 +33,7 @@ type managed struct {
 // manage starts a process with a Mover, and returns once it is at the stage.
 func manage(t *testing.T, dir string, f fake, stage string, flags ...string) *managed {
 	t.Helper()
-	m := &managed{token: "MODELTIER_TEST_TOKEN=" + newMark(), old: make(map[string]bool)}
+	m := &managed{token: "MODELTIER_TEST_TOKEN=" + rand.Text(), old: make(map[string]bool)}
 	for _, path := range cgroupsOfAll(t) {
 		m.old[path] = true
 	}
@@ -69,7 +72,7 @@ func manage(t *testing.T, dir string, f fake, stage string, flags ...string) *ma
 	return m
 }
 
-// die ends the manager as nobody can expect it.
+// die kills the manager.
 func (m *managed) die(t *testing.T) {
 	t.Helper()
 	if err := m.cmd.Process.Kill(); err != nil {
@@ -81,7 +84,7 @@ func (m *managed) die(t *testing.T) {
 // cgroups returns the folders of cgroups that the manager has made.
 func (m *managed) cgroups(t *testing.T) []string {
 	return slices.DeleteFunc(cgroupsOfAll(t), func(path string) bool {
-		return m.old[path] || !strings.HasPrefix(filepath.Base(path), cagePrefix+itoa(m.cmd.Process.Pid)+"-")
+		return m.old[path] || !strings.HasPrefix(filepath.Base(path), cgroupPrefix+itoa(m.cmd.Process.Pid)+"-")
 	})
 }
 
@@ -91,7 +94,7 @@ func cgroupsOfAll(t *testing.T) []string {
 	if err != nil {
 		return nil
 	}
-	found, err := filepath.Glob(filepath.Join(own, cagePrefix+"*"))
+	found, err := filepath.Glob(filepath.Join(own, cgroupPrefix+"*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,8 +127,8 @@ func TestOrphans_ManagerKilled_NothingIsLeftRunning(t *testing.T) {
 	}
 }
 
-// The kernel alone kills the engine, frozen or not, where there is no guard.
-func TestOrphans_ManagerKilledWithoutGuard_EngineDiesAllTheSame(t *testing.T) {
+// Without a reaper the kernel still kills the engine, frozen or not.
+func TestOrphans_ManagerKilledWithoutReaper_EngineDiesAllTheSame(t *testing.T) {
 	for _, flags := range [][]string{{"-alone"}, {"-alone", "-bare"}} {
 		for _, stage := range []string{"starting", "ram", "frozen"} {
 			m := manage(t, t.TempDir(), fake{Stubborn: true, Sick: stage == "starting"}, stage, flags...)
@@ -140,8 +143,8 @@ func TestOrphans_ManagerKilledWithoutGuard_EngineDiesAllTheSame(t *testing.T) {
 	}
 }
 
-// What neither the kernel nor a guard has ended, the next New does.
-func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
+// The next New ends what neither the kernel nor a reaper has ended.
+func TestOrphans_LeftBehind_EndedByTheNextNew(t *testing.T) {
 	for _, flags := range [][]string{{"-alone"}, {"-alone", "-bare"}} {
 		for _, f := range []fake{{Child: true}, {Hidden: true}} {
 			dir := t.TempDir()
@@ -156,8 +159,8 @@ func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
 			if left := carrying(m.token); len(left) > 0 {
 				t.Errorf("%v, %+v: processes are left: %v", flags, f, left)
 			}
-			if s := next.Status().Orphans; len(s.Swept) != 1 || !strings.Contains(s.Swept[0], `"model"`) {
-				t.Errorf("%v, %+v: it says that it swept %q", flags, f, s.Swept)
+			if s := next.Status().Orphans; len(s.Ended) != 1 || !strings.Contains(s.Ended[0], `"model"`) {
+				t.Errorf("%v, %+v: it says that it ended %q", flags, f, s.Ended)
 			}
 			if files, _ := os.ReadDir(dir); len(files) > 0 {
 				t.Errorf("%v, %+v: the state folder holds %v", flags, f, files)
@@ -172,7 +175,7 @@ func TestOrphans_LeftBehind_SweptByTheNext(t *testing.T) {
 	}
 }
 
-func TestSweep_EnginesOfALivingManager_AreLeftAlone(t *testing.T) {
+func TestOrphans_EnginesOfALivingManager_AreNotTouched(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), StateDir: dir})
 	m := modelOf(t, "m", 1<<20)
@@ -187,8 +190,8 @@ func TestSweep_EnginesOfALivingManager_AreLeftAlone(t *testing.T) {
 	r.get("m", "/health")
 }
 
-// A number that has become somebody else's is not killed.
-func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
+// A number that has become that of another process is not killed.
+func TestOrphans_NumberOfAnotherProcess_IsNotKilled(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), role+"=idle")
@@ -207,10 +210,10 @@ func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
 		{Pid: cmd.Process.Pid},
 		{Pid: 1, Started: ticks, Boot: boot},
 		{Pid: -1, Started: ticks, Boot: boot},
-		{Cage: "/sys/fs/cgroup/elsewhere/engine"},
+		{Cgroup: "/sys/fs/cgroup/elsewhere/engine"},
 	} {
 		id.Mark = "mark" + itoa(i)
-		r, err := record(dir, id)
+		r, err := register(dir, id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,95 +225,205 @@ func TestSweep_NumberOfAnother_IsNotKilled(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if swept, _ := p.sweep(context.Background(), dir); len(swept) > 0 {
-		t.Errorf("it says that it swept %q", swept)
+	if ended, _ := p.endOrphans(context.Background(), dir); len(ended) > 0 {
+		t.Errorf("it says that it ended %q", ended)
 	}
 	if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
-		t.Errorf("the other process is gone: %v", err)
+		t.Errorf("the other process has ended: %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "notes.txt" {
 		t.Errorf("the folder holds %v", left)
 	}
 }
 
-// guardPid returns the process of the guard, 0 where there is none.
-func (r *rig) guardPid() int {
-	r.guard.mu.Lock()
-	defer r.guard.mu.Unlock()
-	if r.guard.cmd == nil {
+// reaperPid returns the process of the reaper, 0 for none.
+func (r *rig) reaperPid() int {
+	r.reaper.mu.Lock()
+	defer r.reaper.mu.Unlock()
+	if r.reaper.cmd == nil {
 		return 0
 	}
-	return r.guard.cmd.Process.Pid
+	return r.reaper.cmd.Process.Pid
 }
 
-func TestGuard_KilledByAnother_IsReplacedAndStillGuards(t *testing.T) {
+func TestReaper_KilledFromOutside_IsReplacedAndStillKills(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
 	r.move(a, tier.Storage, tier.RAM)
 	r.move(b, tier.Storage, tier.RAM)
-	first := r.guardPid()
+	first := r.reaperPid()
 	unix.Kill(first, unix.SIGKILL)
-	eventually(t, "another runs, though no engine starts or ends", func() bool { pid := r.guardPid(); return pid != first && pid != 0 })
-	if s := r.Status().Orphans.Guard; s != "runs" {
+	eventually(t, "another runs, though no engine starts or ends", func() bool { pid := r.reaperPid(); return pid != first && pid != 0 })
+	if s := r.Status().Orphans.Reaper; s != "runs" {
 		t.Errorf("Status says %q", s)
 	}
-	r.get("a", "/health") // the replacement has killed nobody
+	r.get("a", "/health") // the replacement has killed nothing
 	pids := carrying(r.token)
-	r.guard.close() // as our end would
+	r.reaper.close() // as our end would
 	awaitGone(t, pids)
 	<-r.crashed
 	<-r.crashed
 }
 
-// It is not started for ever where it cannot live, and Status does not say that it
-// does.
-func TestGuard_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) {
+// A reaper that always exits is not started for ever, and Status does not say that it
+// runs.
+func TestReaper_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) {
 	sys := newSystem()
-	guard := sys.guard
+	command := sys.reaper
 	var lives atomic.Bool
 	var started atomic.Int32
-	sys.guard = func(cages string) (*exec.Cmd, error) {
+	sys.reaper = func(cgroups string) (*exec.Cmd, error) {
 		started.Add(1)
 		if lives.Load() {
-			return guard(cages)
+			return command(cgroups)
 		}
 		return exec.Command("sh", "-c", "exit 3"), nil
 	}
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "a", 1<<20), tier.Storage, tier.RAM)
 	// Which it did before its first lines were written, or after.
-	eventually(t, "Status says that it ended", func() bool { return strings.HasPrefix(r.Status().Orphans.Guard, "none: ") })
+	eventually(t, "Status says that it ended", func() bool { return strings.HasPrefix(r.Status().Orphans.Reaper, "none: ") })
 	if n := started.Load(); n > 4 { // each may not have taken its first lines
 		t.Errorf("it was started %d times", n)
 	}
 	lives.Store(true)
 	r.move(modelOf(t, "b", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Guard; s != "runs" {
+	if s := r.Status().Orphans.Reaper; s != "runs" {
 		t.Errorf("then Status says %q", s)
 	}
 }
 
-// A guard that has stopped to listen must not go by what it last heard.
-func TestGuard_DoesNotListen_IsReplacedAndKillsNobody(t *testing.T) {
+// A reaper that no longer reads must not act on what it read last.
+func TestReaper_DoesNotRead_IsReplacedAndKillsNothing(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	first, pid := r.guardPid(), r.engine("m").Pid
+	first, pid := r.reaperPid(), r.engine("m").Pid
 	unix.Kill(first, unix.SIGSTOP)
-	for r.guardPid() == first { // until the pipe is full
-		r.guard.watch(pid)
+	for r.reaperPid() == first { // until the pipe is full
+		r.reaper.watch(pid)
 	}
 	r.get("m", "/health")
-	if r.Status().Orphans.Guard != "runs" {
-		t.Errorf("the guard %s", r.Status().Orphans.Guard)
+	if r.Status().Orphans.Reaper != "runs" {
+		t.Errorf("the reaper: %s", r.Status().Orphans.Reaper)
 	}
 }
 
-func TestGuard_Missing_EnginesStillRun(t *testing.T) {
+func TestReaper_Missing_EnginesStillRun(t *testing.T) {
 	sys := newSystem()
-	sys.guard = func(string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
+	sys.reaper = func(string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Guard; !strings.Contains(s, "no shell here") {
+	if s := r.Status().Orphans.Reaper; !strings.Contains(s, "no shell here") {
 		t.Errorf("Status says %q", s)
+	}
+}
+
+// Movers of several processes share a folder: one records its engines and removes the
+// records while another ends orphans. No start may fail because of that, and no record
+// and no folder of cgroups of a living owner may be removed.
+func TestRegister_WhileAnotherEndsOrphans_NothingOfTheLivingIsTouched(t *testing.T) {
+	const recorders, each = 4, 500
+	dir, cgroups := t.TempDir(), t.TempDir()
+	p := proc(t.TempDir()) // without processes
+	done := make(chan struct{})
+	var all, sweeper sync.WaitGroup
+	sweeper.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if ended, err := p.endOrphans(context.Background(), dir); err != nil || len(ended) > 0 {
+				t.Errorf("it ended %v, %v", ended, err)
+				return
+			}
+		}
+	})
+	for i := range recorders {
+		folder := filepath.Join(cgroups, cgroupPrefix+itoa(i))
+		if err := os.Mkdir(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			for n := range each {
+				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cgroup: filepath.Join(folder, "engine")}
+				r, err := register(dir, id)
+				if err != nil {
+					t.Errorf("%s: %v", id.Mark, err)
+					return
+				}
+				if err := r.update(id); err != nil {
+					t.Error(err)
+				}
+				if path := filepath.Join(dir, recordPrefix+id.Mark+recordSuffix); !exists(path) {
+					t.Errorf("the record %s was removed", id.Mark)
+				}
+				if err := r.remove(); err != nil {
+					t.Error(err)
+				}
+				if !exists(folder) {
+					t.Errorf("after %s its owner's cgroups were removed", id.Mark)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	close(done)
+	sweeper.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+func TestLockNamed_FileThatLostItsName_IsNotTaken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "engine-M.json")
+	open := func() *os.File {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	f := open()
+	if ok, err := lockNamed(f); !ok || err != nil {
+		t.Errorf("a file that is not locked: %v, %v", ok, err)
+	}
+	if ok, err := lockNamed(open()); ok || err != nil {
+		t.Errorf("a file that is locked: %v, %v", ok, err)
+	}
+	os.Remove(path)
+	if ok, err := lockNamed(f); ok || err != nil {
+		t.Errorf("a file that was removed: %v, %v", ok, err)
+	}
+	open()
+	if ok, err := lockNamed(f); ok || err != nil {
+		t.Errorf("a file of which another has the name now: %v, %v", ok, err)
+	}
+}
+
+func TestRegister_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
+	dir := t.TempDir()
+	var held *os.File
+	for _, name := range []string{"left", "made"} {
+		f, err := os.CreateTemp(dir, recordPrefix+name+".*"+unfinished)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held = f; name == "left" {
+			f.Close()
+		}
+	}
+	defer held.Close()
+	if ok, err := lockNamed(held); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if ended, err := proc(t.TempDir()).endOrphans(context.Background(), dir); err != nil || len(ended) > 0 {
+		t.Errorf("it ended %v, %v", ended, err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 || !strings.HasPrefix(left[0].Name(), "engine-made.") {
+		t.Errorf("the folder holds %v", left)
 	}
 }

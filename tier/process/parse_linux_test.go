@@ -21,9 +21,9 @@ func TestParseStat_NamesWithBracketsAndSpaces(t *testing.T) {
 	tail := " 7 7 7 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 3 0 9876 1000 200 18446744073709551615"
 	for _, name := range []string{"engine", "a) S 1 1 1", "((", ") (", ""} {
 		for state, want := range map[string]stat{
-			"S": {state: 'S', parent: 7, group: 7, session: 7, start: 9876},
-			"Z": {state: 'Z', parent: 7, group: 7, session: 7, start: 9876, zombie: true, still: true},
-			"T": {state: 'T', parent: 7, group: 7, session: 7, start: 9876, still: true},
+			"S": {session: 7, start: 9876},
+			"Z": {session: 7, start: 9876, zombie: true, still: true},
+			"T": {session: 7, start: 9876, still: true},
 		} {
 			got, err := parseStat([]byte("1234 (" + name + ") " + state + tail + "\n"))
 			if err != nil || got != want {
@@ -31,7 +31,7 @@ func TestParseStat_NamesWithBracketsAndSpaces(t *testing.T) {
 			}
 		}
 	}
-	for _, line := range []string{"", "1 (a", "1 a) S", "1 (a) S 1 1", "1 (a) SS" + tail, "1 (a) S x" + tail} {
+	for _, line := range []string{"", "1 (a", "1 a) S", "1 (a) S 1 1", "1 (a) SS" + tail, "1 (a) S 1 1 x" + tail[6:]} {
 		if s, err := parseStat([]byte(line)); err == nil {
 			t.Errorf("%q gave %+v", line, s)
 		}
@@ -53,7 +53,7 @@ func FuzzParseStat(f *testing.F) {
 }
 
 func FuzzParseRecord(f *testing.F) {
-	b, err := json.Marshal(identity{Mark: "X", Model: "m", Command: []string{"a"}, Pid: 5, Started: 6, Boot: "b", Cage: "/c/modeltier-1/X"})
+	b, err := json.Marshal(identity{Mark: "X", Model: "m", Command: []string{"a"}, Pid: 5, Started: 6, Boot: "b", Cgroup: "/c/modeltier-1/X"})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -65,8 +65,8 @@ func FuzzParseRecord(f *testing.F) {
 		switch {
 		case id.Pid < 0 || id.Pid == 1:
 			t.Errorf("process %d could be killed", id.Pid)
-		case id.Cage != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cage)), cagePrefix):
-			t.Errorf("the cgroup %q could be killed", id.Cage)
+		case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cgroup)), cgroupPrefix):
+			t.Errorf("the cgroup %q could be killed", id.Cgroup)
 		case err == nil && name != recordPrefix+id.Mark+recordSuffix:
 			t.Errorf("%q is the record of %q", name, id.Mark)
 		}
@@ -223,7 +223,7 @@ func TestMembers_SessionAndMark_NotOthersNorTheDead(t *testing.T) {
 		1_000_011: statLine(1_000_011, "R", 1_000_010, 510), // in its session
 		1_000_012: statLine(1_000_012, "Z", 1_000_010, 510), // dead
 		1_000_013: statLine(1_000_013, "S", 1_000_013, 520), // left the session, marked
-		1_000_014: statLine(1_000_014, "S", 1_000_014, 520), // somebody else's
+		1_000_014: statLine(1_000_014, "S", 1_000_014, 520), // of another engine
 		1_000_015: statLine(1_000_015, "S", 1_000_015, 400), // older than the leader
 		1_000_016: "cut",
 	}, map[int]string{

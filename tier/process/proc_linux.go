@@ -20,37 +20,32 @@ import (
 // proc is a mounted proc file system.
 type proc string
 
-// stat is what we want of /proc/pid/stat.
+// stat is a part of /proc/pid/stat.
 type stat struct {
-	state         byte
-	group         int
 	session       int
 	start         uint64 // in ticks since boot
-	parent        int
-	zombie, still bool
+	zombie, still bool   // still: a zombie, or stopped
 }
 
-// parseStat reads a line of /proc/pid/stat (proc_pid_stat(5)). The name of the
-// program stands in brackets and may hold anything, brackets included.
+// parseStat reads a line of /proc/pid/stat (proc_pid_stat(5)). The name of the program
+// is in brackets and may contain anything, brackets included.
 func parseStat(line []byte) (stat, error) {
 	_, rest, ok := bytes.Cut(line, []byte(" ("))
 	end := bytes.LastIndexByte(rest, ')')
 	if !ok || end < 0 {
 		return stat{}, fmt.Errorf("not a stat line: %s", quote(string(line)))
 	}
-	const started = 19 // counted from the state
+	const session, started = 3, 19 // counted from the state
 	f := bytes.Fields(rest[end+1:])
 	if len(f) <= started || len(f[0]) != 1 {
-		return stat{}, fmt.Errorf("a stat line is cut short: %s", quote(string(line)))
+		return stat{}, fmt.Errorf("a truncated stat line: %s", quote(string(line)))
 	}
-	s := stat{state: f[0][0]}
-	var errs [4]error
-	s.parent, errs[0] = strconv.Atoi(string(f[1]))
-	s.group, errs[1] = strconv.Atoi(string(f[2]))
-	s.session, errs[2] = strconv.Atoi(string(f[3]))
-	s.start, errs[3] = strconv.ParseUint(string(f[started]), 10, 64)
-	s.zombie = s.state == 'Z' || s.state == 'X'
-	s.still = s.zombie || s.state == 'T' || s.state == 't'
+	var s stat
+	var errs [2]error
+	s.session, errs[0] = strconv.Atoi(string(f[session]))
+	s.start, errs[1] = strconv.ParseUint(string(f[started]), 10, 64)
+	s.zombie = strings.Contains("ZX", string(f[0]))
+	s.still = s.zombie || strings.Contains("Tt", string(f[0]))
 	return s, errors.Join(errs[:]...)
 }
 
@@ -79,8 +74,8 @@ func (p proc) pids() []int {
 	return pids
 }
 
-// members implements system.members. Those that left the session are found by
-// their mark, for which only processes that are younger are looked into.
+// members implements system.members. Processes that left the session are found by their
+// mark, which is looked for in processes that are younger than the leader.
 func (p proc) members(leader int, mark string) []int {
 	since := uint64(0)
 	if s, err := p.stat(strconv.Itoa(leader)); err == nil {
@@ -108,8 +103,8 @@ func (p proc) marked(pid int, mark string) bool {
 	return err == nil && slices.Contains(strings.Split(string(env), "\x00"), markName+"="+mark)
 }
 
-// started implements system.started: ticks since boot, the boot, and the pid
-// namespace, without which a number names nobody.
+// started implements system.started: ticks since boot, the boot, and the pid namespace,
+// without which a number identifies no process.
 func (p proc) started(pid int) (ticks uint64, boot string) {
 	s, err := p.stat(strconv.Itoa(pid))
 	if err != nil {
@@ -135,7 +130,7 @@ func (p proc) suspended(pids []int) bool {
 	for _, pid := range pids {
 		tasks, err := os.ReadDir(filepath.Join(string(p), strconv.Itoa(pid), "task"))
 		if err != nil {
-			continue // it has ended
+			continue // it has exited
 		}
 		for _, t := range tasks {
 			if s, err := p.stat(strconv.Itoa(pid), "task", t.Name()); err == nil && !s.still {
@@ -146,16 +141,15 @@ func (p proc) suspended(pids []int) bool {
 	return true
 }
 
-// countedTwice is how much of an engine's memory may be counted once for each of
-// its processes.
-const countedTwice = 16 * tier.MiB
+// maxCountedTwice is how much of an engine's memory may be counted once for each of its
+// processes.
+const maxCountedTwice = 16 * tier.MiB
 
-// usage implements system.usage, by the counters of /proc/pid/status. They cost
-// some tens of microseconds, where smaps_rollup walks the page tables for
-// milliseconds, and lag by less than a MiB on a small machine; it is asked where
-// exact is wanted, for the share of memory that others use too. And it is asked
-// where an engine has forked workers, which have most of their memory in common:
-// what is counted more than once is at most what all but the largest have.
+// usage implements system.usage by the counters of /proc/pid/status. They cost some tens
+// of microseconds and lag by less than a MiB on a small machine. smaps_rollup walks
+// page tables for milliseconds; it is read only if exact is set, for shared memory, and
+// if an engine has forked workers, which share most of their memory: at most what all
+// but the largest have is counted more than once.
 func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 	if len(pids) == 0 {
 		return u, nil
@@ -164,11 +158,11 @@ func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
-	var most tier.Bytes // of its own, that a process has
+	var largest tier.Bytes // memory of its own that one process has
 	for _, pid := range pids {
 		one, err := filesystem.Proc(pid)
 		if err != nil {
-			continue // it has ended
+			continue // it has exited
 		}
 		s, err := one.NewStatus()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
@@ -178,13 +172,13 @@ func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 			return u, err
 		}
 		anon, swap := bytesOf(s.RssAnon).Plus(bytesOf(s.RssShmem)), bytesOf(s.VmSwap)
-		most = max(most, anon.Plus(swap))
+		largest = max(largest, anon.Plus(swap))
 		u.Anon = u.Anon.Plus(anon)
 		u.File = u.File.Plus(bytesOf(s.RssFile))
 		u.Swap = u.Swap.Plus(swap)
 		u.Locked = u.Locked.Plus(bytesOf(s.VmLck))
 	}
-	if !exact && u.own()-most <= countedTwice {
+	if !exact && u.own()-largest <= maxCountedTwice {
 		return u, nil
 	}
 	share, all := p.share(pids)
@@ -195,15 +189,15 @@ func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 	return u, nil
 }
 
-// share is what processes have of their own, with what several have divided among
-// them. all is false where a process is not ours to look into, or the kernel is
-// too old to tell which of it is of no file.
+// share returns what processes have, with what several have divided among them. all is
+// false if we may not look into one of them, or the kernel is too old to tell memory of
+// files from other memory.
 func (p proc) share(pids []int) (u usage, all bool) {
 	all = true
 	for _, pid := range pids {
 		b, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), "smaps_rollup"))
 		if err != nil {
-			if s, e := p.stat(strconv.Itoa(pid)); e == nil && !s.zombie { // else it has ended
+			if s, e := p.stat(strconv.Itoa(pid)); e == nil && !s.zombie { // else it has exited
 				all = false
 			}
 			continue
@@ -215,8 +209,8 @@ func (p proc) share(pids []int) (u usage, all bool) {
 	return u, all
 }
 
-// parseRollup reads /proc/pid/smaps_rollup (proc_pid_smaps(5)). told is false where
-// it has but one figure for memory of files and of none.
+// parseRollup reads /proc/pid/smaps_rollup (proc_pid_smaps(5)). told is false if it has
+// one figure for memory of files and other memory.
 func parseRollup(b []byte) (u usage, told bool) {
 	var anon, shmem bool
 	for line := range bytes.Lines(b) {
@@ -243,10 +237,8 @@ func parseRollup(b []byte) (u usage, told bool) {
 	return u, anon && shmem
 }
 
-func bytesOf(n uint64) tier.Bytes { return tier.Bytes(min(n, 1<<62)) }
-
-// regions implements system.regions. A mapping is known by its file's number, and
-// its device or, where a layered file system shows another, its name.
+// regions implements system.regions. A mapping is identified by the inode of its file
+// with its device or, as a layered file system shows another device, with its name.
 func (p proc) regions(pid int, files []weightFile) ([]region, error) {
 	type key struct{ ino, dev uint64 }
 	known := make(map[key]bool)

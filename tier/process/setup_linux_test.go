@@ -89,7 +89,7 @@ type rig struct {
 // of the test that none of them is left, nor any cgroup.
 func newRig(t testing.TB, sys *system, opts Options) *rig {
 	t.Helper()
-	r := &rig{t: t, token: "MODELTIER_TEST_TOKEN=" + newMark(), crashed: make(chan string, 16)}
+	r := &rig{t: t, token: "MODELTIER_TEST_TOKEN=" + rand.Text(), crashed: make(chan string, 16)}
 	opts.Engine.Env = append(opts.Engine.Env, r.token)
 	if opts.Crashed == nil {
 		opts.Crashed = func(model string, err error) {
@@ -105,7 +105,7 @@ func newRig(t testing.TB, sys *system, opts Options) *rig {
 	}
 	r.Mover = m
 	t.Cleanup(func() {
-		cages := m.cages.path()
+		cgroups := m.cgroups.path()
 		if err := m.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
@@ -115,8 +115,8 @@ func newRig(t testing.TB, sys *system, opts Options) *rig {
 				unix.Kill(pid, unix.SIGKILL)
 			}
 		}
-		if cages != "" && exists(cages) {
-			t.Errorf("the cgroup %s is left after Close", cages)
+		if cgroups != "" && exists(cgroups) {
+			t.Errorf("the cgroup %s is left after Close", cgroups)
 		}
 	})
 	return r
@@ -163,8 +163,8 @@ func (r *rig) engine(model string) ModelStatus {
 	return ModelStatus{Name: model, State: Stopped}
 }
 
-// kill kills the process of a model's engine as somebody else would. Of an engine
-// that does not run there is none, and 0 would be the test's own group.
+// kill kills the process of a model's engine from outside. If the engine does not run
+// there is none, and 0 would be the test's own group.
 func (r *rig) kill(model string) (pid int) {
 	r.t.Helper()
 	if pid = r.engine(model).Pid; pid <= 1 {
@@ -208,7 +208,7 @@ func awaitGone(t testing.TB, pids []int) {
 	}
 }
 
-// eventually polls for what comes by itself and tells nobody.
+// eventually polls for a state that no event announces.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
@@ -221,14 +221,14 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // withoutCgroups is a system on which engines are frozen with SIGSTOP.
 func withoutCgroups() *system {
 	s := newSystem()
-	s.cages = nil
+	s.cgroups = nil
 	return s
 }
 
 // needsCgroups skips what only engines with cgroups of their own can show.
 func needsCgroups(t *testing.T) {
 	t.Helper()
-	folder, err := newSystem().cages("")
+	folder, err := newSystem().cgroups("")
 	if err != nil {
 		t.Skip("no cgroup v2 here: ", err)
 	}
@@ -237,8 +237,8 @@ func needsCgroups(t *testing.T) {
 	}
 }
 
-// needsPageOut skips what needs frozen engines: where their weights cannot be paged
-// out they are stopped instead.
+// needsPageOut skips what needs frozen engines: if their weights cannot be paged out
+// they are stopped instead.
 func needsPageOut(t *testing.T) {
 	t.Helper()
 	if err := mayPageOut(); err != nil {

@@ -4,64 +4,61 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// What may be found not to work here, see Status.
 const (
-	lackCgroup  = "cgroup"
-	lackPageOut = "process_madvise"
-	lackReclaim = "memory.reclaim"
-)
-
-const (
-	// thawLimit is how long a thawed engine has to say that it is ready.
+	// thawLimit is how long a thawed engine may take to be ready.
 	thawLimit = 30 * time.Second
-	// undoLimit is how long it may take to undo a move that was called off.
+	// undoLimit is how long it may take to undo a cancelled move.
 	undoLimit = 5 * time.Second
-	// fewLeft is how much of the weights may be left by paging out for it to be tried
-	// once more.
-	fewLeft = 4 * tier.MiB
-	// freezeLimit is how long an engine may take to stand still.
+	// freezeLimit is how long the processes of an engine may take to stop.
 	freezeLimit = 5 * time.Second
+	// smallRest is how much of the weights paging out may leave for a second try.
+	smallRest = 4 * tier.MiB
 )
 
-// rest puts a running engine to rest in the best way that works.
-func (m *Mover) rest(ctx context.Context, s *slot, c *child, rep *report) error {
-	why := "as Engine.Standby says"
+var (
+	errNotStopped = errors.New("its processes did not stop in time")
+	errNoPageOut  = errors.New("weights cannot be paged out here")
+)
+
+// standby puts a running engine into the best standby that works.
+func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
+	c, why := s.child, "as Engine.Standby says"
 	if s.engine.Standby <= StandbyFreeze {
-		err := m.freeze(ctx, s, c, rep)
-		if err == nil || ctx.Err() != nil || c.hasEnded() {
+		err := m.freeze(ctx, s, rep)
+		if err == nil || ctx.Err() != nil || c.hasExited() {
 			return err
 		}
 		why = err.Error()
 	}
 	if s.engine.Standby != StandbyStop && s.engine.Sleeper != nil {
-		err := m.sleep(ctx, s, c)
+		err := m.sleep(ctx, s)
 		if err == nil {
 			m.note(s, "asleep: "+why)
 			return nil
 		}
-		if ctx.Err() != nil || c.hasEnded() {
+		if ctx.Err() != nil || c.hasExited() {
 			return err
 		}
 		why = err.Error()
 	}
-	m.opts.Logger.Info("an engine is stopped for the swap tier", "model", s.name, "why", why)
-	if err := m.halt(ctx, s, c); err != nil {
+	m.log.Info("an engine is stopped for the swap tier", "model", s.name, "why", why)
+	if err := m.halt(ctx, s); err != nil {
 		return err
 	}
 	m.note(s, "stopped: "+why)
 	return nil
 }
 
-// freeze freezes an engine and pages its weights out. Where that would not free
-// them it returns an error, with the engine as it was.
-func (m *Mover) freeze(ctx context.Context, s *slot, c *child, rep *report) (err error) {
-	if c.cage == nil && m.sys.suspend == nil {
+// freeze freezes an engine and pages its weights out. If that would not free them it
+// returns an error and leaves the engine as it was.
+func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
+	c := s.child
+	if c.cgroup == nil && m.sys.suspend == nil {
 		return errors.New("processes cannot be frozen here")
 	}
 	seen, err := m.look(c, s.files)
@@ -69,255 +66,114 @@ func (m *Mover) freeze(ctx context.Context, s *slot, c *child, rep *report) (err
 		return err
 	}
 	insists := s.engine.Standby == StandbyFreeze
-	pageOut := m.canPageOut(c)
 	switch {
 	case insists:
 	case !seen.maps():
 		return fmt.Errorf("freezing would free nothing, as it maps %v of %v of weights", seen.mapped, seen.weights)
-	case pageOut != nil && !m.opts.LeaveCached:
-		return pageOut
+	case !m.opts.LeaveCached && c.cgroup == nil && (m.sys.pageOut == nil || m.lacks.forGood(lackPageOut)):
+		return errNoPageOut
 	}
 	frozen := false
 	defer func() {
-		if !frozen { // also where progress panicked
-			err = m.unfreeze(s, c, err)
+		if !frozen { // progress may have panicked
+			err = m.unfreeze(s, err)
 		}
 	}()
-	if err := m.suspend(ctx, c); err != nil {
+	still, cancel := context.WithTimeoutCause(ctx, freezeLimit, errNotStopped)
+	defer cancel()
+	if err := c.freeze(still); err != nil {
 		return err
 	}
-	m.is(s, Frozen, c)
+	m.set(s, Frozen, c)
 	note := "frozen, its weights left to the kernel"
 	if !m.opts.LeaveCached {
-		if pageOut == nil {
-			pageOut = m.pageOut(ctx, s, c, seen.pids, rep)
+		err := m.pageOut(ctx, s, seen.pids, rep)
+		if err != nil && (!insists || ctx.Err() != nil) {
+			return err
 		}
-		if pageOut != nil && (!insists || ctx.Err() != nil) {
-			return pageOut
-		}
-		note = m.noteOfPageOut(s, pageOut)
+		note = m.pageOutNote(s, err)
 	}
 	m.note(s, note)
 	frozen = true
 	return nil
 }
 
-// again pages out what has come back of a frozen engine.
-func (m *Mover) again(ctx context.Context, s *slot, c *child, rep *report) error {
-	if m.opts.LeaveCached {
-		return nil
+// unfreeze resumes an engine whose freezing failed.
+func (m *Mover) unfreeze(s *slot, err error) error {
+	if e := s.child.thaw(); e != nil {
+		return m.abandon(s, errors.Join(err, e))
 	}
-	err := m.pageOut(ctx, s, c, c.members(), rep)
-	if ctx.Err() != nil || c.hasEnded() {
-		return err
-	}
-	m.note(s, m.noteOfPageOut(s, err))
-	return nil
-}
-
-var errNotStill = errors.New("its processes did not stand still in time")
-
-func (m *Mover) suspend(ctx context.Context, c *child) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, freezeLimit, errNotStill)
-	defer cancel()
-	return c.freeze(ctx)
-}
-
-// unfreeze gives an engine back its life when a freeze failed.
-func (m *Mover) unfreeze(s *slot, c *child, err error) error {
-	if e := c.thaw(); e != nil {
-		return m.abandon(s, c, errors.Join(err, e))
-	}
-	m.is(s, Running, c)
+	m.set(s, Running, s.child)
 	return err
 }
 
-// noteOfPageOut looks at what paging out has come to.
-func (m *Mover) noteOfPageOut(s *slot, err error) string {
+// pageOutAgain pages out what has come back of a frozen engine.
+func (m *Mover) pageOutAgain(ctx context.Context, s *slot, rep *report) error {
+	if m.opts.LeaveCached {
+		return nil
+	}
+	err := m.pageOut(ctx, s, s.child.members(), rep)
+	if ctx.Err() != nil || s.child.hasExited() {
+		return err
+	}
+	m.note(s, m.pageOutNote(s, err))
+	return nil
+}
+
+func (m *Mover) pageOutNote(s *slot, err error) string {
 	if err != nil {
 		return "frozen, but its weights stay: " + err.Error()
 	}
 	if left, sure := m.sys.cachedOf(s.files); sure && left > sizeOf(s.files)/16 {
-		return fmt.Sprintf("frozen; %v of its weights would not go: somebody else maps the files, or the engine has locked them", left)
+		return fmt.Sprintf("frozen; %v of its weights stay: another process maps the files, or the engine has locked them", left)
 	}
 	return "frozen, its weights paged out"
 }
 
-// thaw brings the weights back and lets the engine go on.
-func (m *Mover) thaw(ctx context.Context, s *slot, c *child, rep *report) error {
-	ahead := m.fill(ctx, s)
-	defer ahead.stop()
-	err := m.await(ctx, c, ahead, rep)
-	ahead.stop()
-	if err != nil {
-		if !m.opts.LeaveCached {
-			m.sys.dropAll(s.files) // nobody has mapped them again yet
-		}
-		return err
-	}
-	if err := c.thaw(); err != nil {
-		return m.abandon(s, c, c.fail(Unresponsive, time.Now(), err))
-	}
-	m.is(s, Starting, c)
-	err = m.awaitReady(ctx, c, &s.engine, min(m.opts.StartTimeout, thawLimit), Unresponsive, nil)
-	switch {
-	case err == nil:
-		rep.at(rep.most)
-		m.is(s, Running, c)
-		m.note(s, "")
-		return nil
-	case ctx.Err() != nil && !c.hasEnded():
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
-		defer cancel()
-		if e := m.freeze(undo, s, c, &report{}); e != nil {
-			return m.abandon(s, c, errors.Join(err, e))
-		}
-		return err
-	}
-	return m.abandon(s, c, err)
-}
-
-// sleep has the engine sleep by its own means.
-func (m *Mover) sleep(ctx context.Context, s *slot, c *child) error {
-	err := m.within(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Sleep)
-	if err == nil {
-		m.is(s, Asleep, c)
-		return nil
-	}
-	err = fmt.Errorf("its Sleeper: %w", err)
-	if ctx.Err() == nil || c.hasEnded() {
-		return err
-	}
-	undo := context.WithoutCancel(ctx)
-	if e := m.within(undo, c, undoLimit, s.engine.Sleeper.Wake); e != nil {
-		return m.abandon(s, c, errors.Join(err, e))
-	}
-	if e := m.awaitReady(undo, c, &s.engine, undoLimit, Unresponsive, nil); e != nil {
-		return m.abandon(s, c, errors.Join(err, e))
-	}
-	return err
-}
-
-// wake wakes an engine that sleeps by its own means.
-func (m *Mover) wake(ctx context.Context, s *slot, c *child) error {
-	began := time.Now()
-	err := m.within(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Wake)
-	if err != nil {
-		if ctx.Err() == nil {
-			err = c.fail(Unresponsive, began, err)
-		}
-	} else {
-		err = m.awaitReady(ctx, c, &s.engine, m.opts.StartTimeout, Unresponsive, nil)
-	}
-	switch {
-	case err == nil:
-		m.is(s, Running, c)
-		m.note(s, "")
-		return nil
-	case ctx.Err() != nil && !c.hasEnded():
-		if e := m.within(context.WithoutCancel(ctx), c, undoLimit, s.engine.Sleeper.Sleep); e == nil {
-			return err
-		}
-	}
-	return m.abandon(s, c, err)
-}
-
-// within calls one of a Sleeper's methods, bounded by limit and by the engine's
-// life.
-func (m *Mover) within(ctx context.Context, c *child, limit time.Duration, call func(ctx context.Context, url, model string) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	life, end := c.while(ctx)
-	defer end()
-	return guarded("Engine.Sleeper", func() error { return call(life, c.url, c.model) })
-}
-
-// freeze returns when all processes of the engine stand still, or with an error
-// when ctx ends.
-func (c *child) freeze(ctx context.Context) error {
-	if c.cage != nil {
-		return c.cage.freeze(ctx)
-	}
-	var wait backoff
-	for {
-		if err := c.signal(c.sys.suspend); err != nil {
-			return err
-		}
-		if c.sys.suspended == nil || c.sys.suspended(c.members()) {
-			return nil
-		}
-		if c.hasEnded() {
-			return errEnded
-		}
-		if !wait.sleep(ctx.Done()) {
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// thaw lets them go on.
-func (c *child) thaw() error {
-	if c.cage != nil {
-		return c.cage.thaw()
-	}
-	return c.signal(c.sys.resume)
-}
-
-// canPageOut returns nil where paging out is not known to fail.
-func (m *Mover) canPageOut(c *child) error {
-	switch {
-	case m.sys.pageOut != nil && !m.lacking(lackPageOut):
-		return nil
-	case c.cage != nil && !m.lacking(lackReclaim):
-		return nil
-	}
-	return errors.New("weights cannot be paged out here")
-}
-
-// pageOut pushes the weights out of memory, as far as they go.
-func (m *Mover) pageOut(ctx context.Context, s *slot, c *child, pids []int, rep *report) error {
+// pageOut pushes the weights out of memory, as far as the kernel can. Whatever fails
+// is tried again for the next engine, unless this system does not have it.
+func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, rep *report) error {
 	defer m.sys.dropAll(s.files) // what was read ahead and never mapped
-	err := errors.New("this system has no process_madvise")
-	if m.sys.pageOut != nil && !m.lacking(lackPageOut) {
-		err = m.advise(ctx, s, c, pids, rep)
-		if left, sure := m.sys.cachedOf(s.files); err == nil && sure && left > 0 && left <= fewLeft {
-			// The kernel passes over pages that a processor has touched a moment ago and
-			// keeps on a list of its own; to drop what it can makes it look through those.
+	c, err := s.child, errors.New("this system has no process_madvise")
+	if m.sys.pageOut != nil && !m.lacks.forGood(lackPageOut) {
+		err = m.advise(ctx, s, pids, rep)
+		if left, sure := m.sys.cachedOf(s.files); err == nil && sure && left > 0 && left <= smallRest {
+			// The kernel passes over pages that a processor touched a moment ago and keeps
+			// on a list of its own. Dropping what can be dropped makes it drain that list.
 			m.sys.dropAll(s.files)
-			err = m.advise(ctx, s, c, pids, rep)
+			err = m.advise(ctx, s, pids, rep)
 		}
-		if err == nil || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return causeOf(ctx, err)
+		case err == nil:
+			m.lacks.note(lackPageOut, nil)
+			return nil
+		case c.hasExited():
+			return err
 		}
-		if lasting(err) {
-			m.lack(lackPageOut, err)
-		}
+		m.lacks.note(lackPageOut, err)
 	}
-	if c.cage == nil || m.lacking(lackReclaim) {
+	if c.cgroup == nil {
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w)", err)
 	}
-	if e := c.cage.reclaim(sizeOf(s.files)); e != nil {
-		if lasting(e) && !c.hasEnded() { // else its cgroup has gone with it
-			m.lack(lackReclaim, e)
-		}
+	e := c.cgroup.reclaim(sizeOf(s.files))
+	if !c.hasExited() { // else its cgroup is removed
+		m.lacks.note(lackReclaim, e)
+	}
+	if e != nil {
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w; memory.reclaim: %s)", err, reason(e))
 	}
 	return nil
 }
 
-// lasting reports whether err says that this system or this process will not do
-// it the next time either.
-func lasting(err error) bool {
-	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)
-}
-
-func (m *Mover) advise(ctx context.Context, s *slot, c *child, pids []int, rep *report) error {
+func (m *Mover) advise(ctx context.Context, s *slot, pids []int, rep *report) error {
 	var out tier.Bytes
 	for _, pid := range pids {
 		regions, err := m.sys.regions(pid, s.files)
 		if err != nil {
-			if c.hasEnded() {
-				return errEnded
+			if s.child.hasExited() {
+				return errExited
 			}
 			continue
 		}
@@ -330,4 +186,144 @@ func (m *Mover) advise(ctx context.Context, s *slot, c *child, pids []int, rep *
 		}
 	}
 	return nil
+}
+
+// thaw reads the weights back and resumes the engine.
+func (m *Mover) thaw(ctx context.Context, s *slot, rep *report) error {
+	c := s.child
+	ahead := m.fill(ctx, s)
+	defer ahead.stop()
+	err := m.awaitFill(ctx, c, ahead, rep)
+	ahead.stop()
+	if err != nil {
+		if !m.opts.LeaveCached {
+			m.sys.dropAll(s.files) // no process has mapped them again yet
+		}
+		return err
+	}
+	if err := c.thaw(); err != nil {
+		return m.abandon(s, c.fail(Unresponsive, time.Now(), err))
+	}
+	m.set(s, Starting, c)
+	err = m.awaitReady(ctx, c, &s.engine, min(m.opts.StartTimeout, thawLimit), Unresponsive, nil)
+	switch {
+	case err == nil:
+		rep.at(rep.size)
+		m.set(s, Running, c)
+		m.note(s, "")
+		return nil
+	case ctx.Err() != nil && !c.hasExited():
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+		defer cancel()
+		if e := m.freeze(undo, s, &report{}); e != nil {
+			return m.abandon(s, errors.Join(err, e))
+		}
+		return err
+	}
+	return m.abandon(s, err)
+}
+
+// sleep puts the engine to sleep by its Sleeper.
+func (m *Mover) sleep(ctx context.Context, s *slot) error {
+	c := s.child
+	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Sleep)
+	if err == nil {
+		m.set(s, Asleep, c)
+		return nil
+	}
+	err = fmt.Errorf("its Sleeper: %w", err)
+	if ctx.Err() == nil || c.hasExited() {
+		return err
+	}
+	undo := context.WithoutCancel(ctx)
+	if e := m.callSleeper(undo, c, undoLimit, s.engine.Sleeper.Wake); e != nil {
+		return m.abandon(s, errors.Join(err, e))
+	}
+	if e := m.awaitReady(undo, c, &s.engine, undoLimit, Unresponsive, nil); e != nil {
+		return m.abandon(s, errors.Join(err, e))
+	}
+	return err
+}
+
+// wake wakes the engine by its Sleeper.
+func (m *Mover) wake(ctx context.Context, s *slot) error {
+	c, began := s.child, time.Now()
+	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Wake)
+	if err != nil {
+		if ctx.Err() == nil {
+			err = c.fail(Unresponsive, began, err)
+		}
+	} else {
+		err = m.awaitReady(ctx, c, &s.engine, m.opts.StartTimeout, Unresponsive, nil)
+	}
+	switch {
+	case err == nil:
+		m.set(s, Running, c)
+		m.note(s, "")
+		return nil
+	case ctx.Err() != nil && !c.hasExited():
+		if e := m.callSleeper(context.WithoutCancel(ctx), c, undoLimit, s.engine.Sleeper.Sleep); e == nil {
+			return err
+		}
+	}
+	return m.abandon(s, err)
+}
+
+// callSleeper calls a method of a Sleeper, bounded by limit and by the engine's life.
+func (m *Mover) callSleeper(ctx context.Context, c *child, limit time.Duration, call func(ctx context.Context, url, model string) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	life, end := c.while(ctx)
+	defer end()
+	return guarded(life, "Engine.Sleeper", func() error { return call(life, c.url, c.model) })
+}
+
+// halt stops the engine of a slot.
+func (m *Mover) halt(ctx context.Context, s *slot) error {
+	shutdown := s.shutdown()
+	m.set(s, Stopping, s.child)
+	if err := m.stop(ctx, s.child, shutdown); err != nil {
+		return err
+	}
+	m.set(s, Stopped, nil)
+	return nil
+}
+
+// stop ends an engine: it is asked to shut down if it knows how, for which it has half
+// of the time, then terminated, for which it has the rest, then killed; when ctx ends,
+// it is killed at once. It returns when nothing of the engine is left, or a
+// *tier.StuckError.
+func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
+	c.tell()
+	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
+	defer cancel()
+	if m.sys.terminate != nil || shutdown.Path != "" {
+		if shutdown.Path != "" {
+			m.askToExit(ctx, c, shutdown)
+		}
+		// A frozen engine receives the signal when it resumes.
+		c.signal(m.sys.terminate)
+		c.thaw()
+		select {
+		case <-c.done:
+			return nil
+		case <-ctx.Done():
+		}
+		if !c.hasExited() {
+			m.log.Warn("an engine is killed, as it did not exit when asked", "model", c.model, "pid", c.pid)
+		}
+	}
+	return m.kill(c)
+}
+
+// askToExit sends the request. An engine that does not answer keeps the time that it
+// has after it was terminated.
+func (m *Mover) askToExit(ctx context.Context, c *child, shutdown Request) {
+	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout/2)
+	defer cancel()
+	life, end := c.while(ctx)
+	defer end()
+	if err := sendAll(life, c.url, c.model, []Request{shutdown}); err != nil && !c.hasExited() {
+		m.log.Info("an engine does not shut down when asked", "model", c.model, "err", err)
+	}
 }

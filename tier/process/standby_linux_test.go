@@ -40,16 +40,16 @@ func TestStandby_EachFallback(t *testing.T) {
 		{name: "Freeze", state: Frozen, says: "paged out"},
 		{name: "LeftCached", leave: true, state: Frozen, says: "left to the kernel"},
 		{name: "PageOutForbidden", change: func(s *system) { s.pageOut = forbidden }, state: Stopped, says: "operation not permitted"},
-		{name: "PageOutMissing", change: func(s *system) { s.pageOut, s.cages = nil, nil }, state: Stopped, says: "cannot be paged out"},
+		{name: "PageOutMissing", change: func(s *system) { s.pageOut, s.cgroups = nil, nil }, state: Stopped, says: "cannot be paged out"},
 		{name: "PageOutForbiddenButSleeper", sleeper: sleeper(), change: func(s *system) { s.pageOut = forbidden }, state: Asleep, says: "operation not permitted"},
 		{name: "PageOutForbiddenButInsists", standby: StandbyFreeze, change: func(s *system) { s.pageOut = forbidden }, state: Frozen, says: "weights stay"},
-		{name: "NoFreezer", change: func(s *system) { s.suspend, s.cages = nil, nil }, state: Stopped, says: "cannot be frozen"},
-		{name: "NoFreezerButSleeper", sleeper: sleeper(), change: func(s *system) { s.suspend, s.cages = nil, nil }, state: Asleep, says: "cannot be frozen"},
+		{name: "NoFreezer", change: func(s *system) { s.suspend, s.cgroups = nil, nil }, state: Stopped, says: "cannot be frozen"},
+		{name: "NoFreezerButSleeper", sleeper: sleeper(), change: func(s *system) { s.suspend, s.cgroups = nil, nil }, state: Asleep, says: "cannot be frozen"},
 		{name: "NothingSeen", change: func(s *system) { s.usage = nil }, state: Stopped, says: "free nothing"},
 		{name: "Copies", fake: fake{Copy: true}, state: Stopped, says: "free nothing"},
 		{name: "CopiesButSleeper", fake: fake{Copy: true}, sleeper: sleeper(), state: Asleep, says: "free nothing"},
 		{name: "CopiesButInsists", fake: fake{Copy: true}, standby: StandbyFreeze, state: Frozen},
-		{name: "Locked", fake: fake{Lock: true, Touch: true}, state: Frozen, says: "would not go"},
+		{name: "Locked", fake: fake{Lock: true, Touch: true}, state: Frozen, says: "stay"},
 		{name: "Sleep", standby: StandbySleep, sleeper: sleeper(), state: Asleep, says: "Standby"},
 		{name: "SleepFails", fake: fake{NoSleep: true}, standby: StandbySleep, sleeper: sleeper(), state: Stopped, says: "no such thing"},
 		{name: "Stop", standby: StandbyStop, sleeper: sleeper(), state: Stopped, says: "Standby"},
@@ -137,29 +137,58 @@ func TestStandby_PageOutFailsOnce_IsTriedAgainTheNextTime(t *testing.T) {
 	}
 }
 
+// One engine may be out of reach, or an operator may grant the right later: what is
+// forbidden once is tried again, for other engines and for the same one.
+func TestStandby_PageOutForbiddenOnce_OtherEnginesAreFrozen(t *testing.T) {
+	needsPageOut(t)
+	sys, forbid := withoutCgroups(), true
+	kernels := sys.pageOut
+	sys.pageOut = func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
+		if forbid {
+			return unix.EPERM
+		}
+		return kernels(ctx, pid, regions, done)
+	}
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
+	r.move(a, tier.Storage, tier.RAM)
+	r.move(a, tier.RAM, tier.Swap)
+	if s := r.Status(); r.engine("a").State != Stopped || s.PageOut != "none" || s.Lacks[lackPageOut] == "" {
+		t.Errorf("while forbidden, it is %s, and Status says %s, %v", r.engine("a").State, s.PageOut, s.Lacks)
+	}
+	forbid = false
+	for _, m := range []tier.Model{b, a} {
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+		if s := r.Status(); r.engine(m.Name).State != Frozen || s.PageOut != "process_madvise" || s.Lacks[lackPageOut] != "" {
+			t.Errorf("then %s is %s, and Status says %s, %v", m.Name, r.engine(m.Name).State, s.PageOut, s.Lacks)
+		}
+	}
+}
+
 // reclaiming is a cgroup that has a memory controller, which here none has.
 type reclaiming struct {
-	cage
+	cgroup
 	asked *tier.Bytes
 }
 
 func (c reclaiming) reclaim(n tier.Bytes) error { *c.asked = n; return nil }
 
 type reclaimingFolder struct {
-	cages
+	cgroupDir
 	asked *tier.Bytes
 }
 
-func (f reclaimingFolder) add(name string) (cage, error) {
-	c, err := f.cages.add(name)
+func (f reclaimingFolder) add(name string) (cgroup, error) {
+	c, err := f.cgroupDir.add(name)
 	return reclaiming{c, f.asked}, err
 }
 
 func TestStandby_PageOutForbidden_CgroupReclaims(t *testing.T) {
 	sys := newSystem()
-	folders := sys.cages
+	folders := sys.cgroups
 	var asked tier.Bytes
-	sys.cages = func(parent string) (cages, error) {
+	sys.cgroups = func(parent string) (cgroupDir, error) {
 		f, err := folders(parent)
 		if err != nil {
 			t.Skip("no cgroup v2 here: ", err)
@@ -183,7 +212,7 @@ func TestReclaim_SparesSwap(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := cgroup(dir).reclaim(12345); err != nil {
+	if err := cgroup2(dir).reclaim(12345); err != nil {
 		t.Fatal(err)
 	}
 	asked, _ := os.ReadFile(filepath.Join(dir, "memory.reclaim"))
@@ -191,7 +220,7 @@ func TestReclaim_SparesSwap(t *testing.T) {
 	if string(asked) != "12345" || string(swap) != "max" { // the kernel's files do not grow; these keep the longest
 		t.Errorf("it wrote %q and %q", asked, swap)
 	}
-	if err := cgroup(t.TempDir()).reclaim(1); !errors.Is(err, os.ErrNotExist) {
+	if err := cgroup2(t.TempDir()).reclaim(1); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without a memory controller it returned %v", err)
 	}
 }
@@ -199,8 +228,8 @@ func TestReclaim_SparesSwap(t *testing.T) {
 func TestCgroups_CloneForbidden_EngineRunsWithoutAndIsStopped(t *testing.T) {
 	needsPageOut(t)
 	sys := newSystem()
-	folders := sys.cages
-	sys.cages = func(parent string) (cages, error) {
+	folders := sys.cgroups
+	sys.cgroups = func(parent string) (cgroupDir, error) {
 		f, err := folders(parent)
 		if err != nil {
 			t.Skip("no cgroup v2 here: ", err)
@@ -218,16 +247,16 @@ func TestCgroups_CloneForbidden_EngineRunsWithoutAndIsStopped(t *testing.T) {
 }
 
 // brokenFolder makes cgroups into which nothing can be started.
-type brokenFolder struct{ cages }
+type brokenFolder struct{ cgroupDir }
 
-func (f brokenFolder) add(name string) (cage, error) {
-	if _, err := f.cages.add(name); err != nil {
+func (f brokenFolder) add(name string) (cgroup, error) {
+	if _, err := f.cgroupDir.add(name); err != nil {
 		return nil, err
 	}
-	return cgroupThatIsAFile{cgroup(filepath.Join(f.path(), name))}, nil
+	return cgroupThatIsAFile{cgroup2(filepath.Join(f.path(), name))}, nil
 }
 
-type cgroupThatIsAFile struct{ cgroup }
+type cgroupThatIsAFile struct{ cgroup2 }
 
 func (c cgroupThatIsAFile) prepare(cmd *exec.Cmd) (func(), error) {
 	f, err := os.Open("/dev/null")
@@ -238,7 +267,7 @@ func (c cgroupThatIsAFile) prepare(cmd *exec.Cmd) (func(), error) {
 	return func() { f.Close() }, nil
 }
 
-func TestSleeper_WakeFails_LostAndGone(t *testing.T) {
+func TestSleeper_WakeFails_KilledAndInStorage(t *testing.T) {
 	engine := fake{NoWake: true}.engine()
 	engine.Standby, engine.Sleeper = StandbySleep, sleeper()
 	r := newRig(t, newSystem(), Options{Engine: engine})
@@ -246,8 +275,8 @@ func TestSleeper_WakeFails_LostAndGone(t *testing.T) {
 	r.move(m, tier.Storage, tier.RAM)
 	r.move(m, tier.RAM, tier.Swap)
 	err := r.try(m, tier.Swap, tier.RAM)
-	me, lost := errors.AsType[*tier.MoveError](err)
-	if !lost || !me.Lost || !strings.Contains(err.Error(), "out of memory") {
+	me, moved := errors.AsType[*tier.MoveError](err)
+	if !moved || !me.Lost || !strings.Contains(err.Error(), "out of memory") {
 		t.Errorf("the move returned %v", err)
 	}
 	if e := r.engine("m"); e.State != Stopped {
@@ -285,7 +314,7 @@ func TestSleeper_DoesNotReturn_NoSleepingEngineIsServed(t *testing.T) {
 	}
 }
 
-// blocking is a Sleeper that hangs in one of its calls until it is called off.
+// blocking is a Sleeper that hangs in one of its calls until it is cancelled.
 type blocking struct {
 	Sleeper
 	inSleep, inWake bool
@@ -310,7 +339,7 @@ func (b *blocking) Wake(ctx context.Context, url, model string) error {
 	return b.Sleeper.Wake(ctx, url, model)
 }
 
-func TestSleeper_CalledOff_EngineIsAsBefore(t *testing.T) {
+func TestSleeper_Cancelled_EngineIsAsBefore(t *testing.T) {
 	for _, b := range []*blocking{{inSleep: true}, {inWake: true}} {
 		b.Sleeper, b.reached = sleeper(), make(chan struct{})
 		engine := fake{}.engine()
@@ -323,14 +352,14 @@ func TestSleeper_CalledOff_EngineIsAsBefore(t *testing.T) {
 			r.move(m, tier.RAM, tier.Swap)
 			from, to, want = tier.Swap, tier.RAM, Asleep
 		}
-		cause := errors.New("nobody waits")
+		cause := errors.New("no request waits")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		go func() { <-b.reached; cancel(cause) }()
 		if err := r.Move(ctx, tier.Move{Model: m, From: from, To: to}, nil); !errors.Is(err, cause) {
-			t.Errorf("called off from %v to %v, it returned %v", from, to, err)
+			t.Errorf("cancelled from %v to %v, it returned %v", from, to, err)
 		}
 		if e := r.engine("m"); e.State != want {
-			t.Errorf("called off from %v to %v, it is %s", from, to, e.State)
+			t.Errorf("cancelled from %v to %v, it is %s", from, to, e.State)
 		}
 	}
 }

@@ -2,39 +2,237 @@ package process
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Status is what a Mover tells about itself. It is a copy, and made for JSON.
+// learned is what an engine was seen to take.
+type learned struct {
+	steady, peak tier.Bytes
+	// unmapped: its weights are not mapped files, so reading ahead is of little use.
+	unmapped bool
+}
+
+// sight is what is seen of an engine and its weights.
+type sight struct {
+	pids    []int
+	usage   usage
+	weights tier.Bytes // the size of the files
+	mapped  tier.Bytes // of that in its address space
+	cached  tier.Bytes // of that in memory
+}
+
+// maps reports whether most of the weights are mapped files: some engines copy a few
+// tensors.
+func (s *sight) maps() bool { return s.weights > 0 && 2*s.mapped >= s.weights }
+
+// present returns the bytes in memory, and how many of them the kernel can take at no
+// cost.
+func (s *sight) present() (all, reclaimable tier.Bytes) {
+	all = s.usage.Anon
+	if s.maps() {
+		all = all.Plus(s.cached)
+		reclaimable = max(s.cached-s.usage.Locked, 0)
+	}
+	return all, reclaimable
+}
+
+// needs returns what the engine takes when it serves: its own memory, and its weights
+// if they are mapped, present or not.
+func (s *sight) needs() tier.Bytes {
+	own := s.usage.own()
+	if s.maps() {
+		return own.Plus(s.weights)
+	}
+	return own
+}
+
+// look measures an engine. One that is done has nothing.
+func (m *Mover) look(c *child, files []weightFile) (sight, error) {
+	s := sight{weights: sizeOf(files)}
+	if m.sys.usage == nil {
+		m.remember(c, s, len(files) > 0)
+		return s, nil
+	}
+	s.pids = c.members()
+	var err error
+	if s.usage, err = m.sys.usage(s.pids, false); err != nil {
+		return s, err
+	}
+	for _, pid := range s.pids { // workers that share a mapping count once
+		regions, err := m.sys.regions(pid, files)
+		if err != nil {
+			continue // it has exited, or we may not look into it
+		}
+		var n tier.Bytes
+		for _, r := range regions {
+			n = n.Plus(bytesOf(r.size))
+		}
+		s.mapped = max(s.mapped, min(n, s.weights))
+	}
+	if s.mapped > 0 {
+		sure := false
+		if s.cached, sure = m.sys.cachedOf(files); !sure {
+			s.cached = min(s.usage.File, s.weights) // at least what is in its page tables
+		}
+	}
+	if c.isDone() {
+		s = sight{weights: s.weights}
+	}
+	m.remember(c, s, len(files) > 0)
+	return s, nil
+}
+
+// remember keeps what was seen for PartStatus; if no files were looked at, what was
+// seen of them before stays.
+func (m *Mover) remember(c *child, seen sight, files bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.slots[c.model]
+	if s == nil || s.child != c {
+		return
+	}
+	if !files {
+		seen.weights, seen.mapped, seen.cached = s.seen.weights, s.seen.mapped, s.seen.cached
+	}
+	s.seen = seen
+}
+
+// presentIn returns the bytes of an engine that are in memory.
+func (m *Mover) presentIn(c *child) tier.Bytes {
+	_, files, _ := m.engineOf(c.model)
+	s, err := m.look(c, files)
+	if err != nil {
+		return 0
+	}
+	present, _ := s.present()
+	return present
+}
+
+// Resident implements tier.Resident. Present is the engine's anonymous memory and the
+// part of its mapped weights that is in the page cache; together they count up to
+// Model.Size, as what an engine takes beyond that is its Runtime (see Footprint).
+// Weights that are cached without an engine of the model, or that were left to the
+// kernel (Options.LeaveCached), do not count. If this process neither owns nor may
+// write the weights, only what is in the engine's page tables is seen of them. Outside
+// Linux nothing is seen.
+func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	if ctx.Err() != nil {
+		return 0, 0, context.Cause(ctx)
+	}
+	c, files, size := m.engineOf(model)
+	if c == nil {
+		return 0, 0, nil
+	}
+	s, err := m.look(c, files)
+	if err != nil {
+		return 0, 0, err
+	}
+	present, reclaimable = s.present()
+	present = min(present, size)
+	return present, min(reclaimable, present), nil
+}
+
+func (m *Mover) engineOf(model string) (c *child, files []weightFile, size tier.Bytes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.slots[model]; s != nil && s.child != nil {
+		return s.child, m.charged(s), s.model.Size
+	}
+	return nil, nil, 0
+}
+
+// charged returns the files whose pages count for the model: not those of a frozen
+// engine that were left to the kernel. m.mu is held.
+func (m *Mover) charged(s *slot) []weightFile {
+	if s.state == Frozen && m.opts.LeaveCached {
+		return nil
+	}
+	return s.files
+}
+
+// Footprint implements tier.Footprinter: what the engine of a model takes now, and the
+// most that it was ever seen to take, both to be compared with Model.Size +
+// Model.Runtime. While it serves, mapped weights count as a whole, and otherwise as far
+// as they are in the page cache; its own memory counts in any state, and while it
+// serves also if it is on a swap device. ok is false if it has never run or nothing can
+// be seen. Memory of a GPU is not seen.
+//
+// It reads a few files of procfs for each process of the engine, and one for each
+// process of the machine if engines have no cgroups of their own: less than a
+// millisecond to a few. If several processes of an engine have memory of their own,
+// which they may share as forked workers do, page tables are walked, which takes some
+// milliseconds for each GiB.
+func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
+	m.mu.Lock()
+	s := m.slots[model]
+	if s == nil {
+		m.mu.Unlock()
+		return 0, 0, false
+	}
+	c, files, running := s.child, m.charged(s), s.state == Running
+	m.mu.Unlock()
+	if c != nil {
+		if seen, err := m.look(c, files); err == nil && !c.hasExited() {
+			if now, _ = seen.present(); running {
+				now = m.learn(s, &seen)
+			}
+		}
+	}
+	peak = m.learnedOf(s).peak
+	return now, peak, peak > 0
+}
+
+// learn records what a running engine takes, and returns it.
+func (m *Mover) learn(s *slot, seen *sight) tier.Bytes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.learned.steady = seen.needs()
+	s.learned.peak = max(s.learned.peak, s.learned.steady)
+	s.learned.unmapped = seen.weights > 0 && !seen.maps()
+	return s.learned.steady
+}
+
+func (m *Mover) learnedOf(s *slot) learned {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.learned
+}
+
+// Status is what a Mover tells about itself. It is a copy that marshals to JSON.
 type Status struct {
 	System string `json:"system"` // "linux", "unix", "portable"
 	Kernel string `json:"kernel"`
-	// Freeze is how engines are frozen: "cgroup v2", "SIGSTOP", or "none". PageOut
-	// is how their weights leave memory: "process_madvise", "memory.reclaim",
-	// "left to the kernel", or "none". They go by the engine that was started last;
-	// before the first one, they are what is hoped for.
+	// Freeze is how engines are frozen: "cgroup v2", "SIGSTOP", or "none". PageOut is
+	// how their weights leave memory: "process_madvise", "memory.reclaim", "left to
+	// the kernel", or "none". They are those of the last try; before the first one,
+	// those that will be tried.
 	Freeze  string `json:"freeze"`
 	PageOut string `json:"page_out"`
-	// Lacks is what was found not to work here, and why. An engine that gets no
-	// cgroup is done without one, and the next may get its own.
+	// Lacks is what does not work here, and why. Each is tried again for the next
+	// engine, unless this system does not have it.
 	Lacks map[string]string `json:"lacks,omitempty"`
-	// Orphans is what keeps engines from outliving us.
+	// DroppedRecords counts the log records, lines of engines included, that
+	// Options.Logger did not take in time.
+	DroppedRecords int64 `json:"dropped_records,omitempty"`
+	// Orphans is what keeps engines from outliving this process.
 	Orphans OrphanStatus `json:"orphans"`
-	// Engines are by name, with those of models that have left the library: what they
-	// took and how they failed is kept for the 1024 models of late.
+	// Engines are by name: those of models above storage, and for an hour after its
+	// last move those of models in storage, of which Failure may be of interest. What
+	// they took is remembered longer, for 1024 models.
 	Engines []ModelStatus `json:"engines"`
 }
 
-// OrphanStatus is what keeps engines from outliving their maker.
+// OrphanStatus is what keeps engines from outliving the process that started them.
 type OrphanStatus struct {
-	Kernel  bool     `json:"kernel"`          // kills the engine with us
-	Guard   string   `json:"guard"`           // kills what the engine has started: "runs", or why not
-	Cgroups string   `json:"cgroups"`         // the folder of theirs, "" for none
-	Records string   `json:"records"`         // the folder of what New sweeps, "" for none
-	Swept   []string `json:"swept,omitempty"` // what this Mover's New has ended
+	Kernel  bool     `json:"kernel"`          // it kills the engine with this process
+	Reaper  string   `json:"reaper"`          // kills what the engine has started: "runs", or why not
+	Cgroups string   `json:"cgroups"`         // the folder of the engines' cgroups, "" for none
+	Records string   `json:"records"`         // the folder of the records, "" for none
+	Ended   []string `json:"ended,omitempty"` // what this Mover's New has ended
 }
 
 // ModelStatus is what is known of one model's engine.
@@ -43,17 +241,17 @@ type ModelStatus struct {
 	Tier  tier.Tier `json:"tier"`
 	State State     `json:"state"`
 	Since time.Time `json:"since"`
-	// Note says why an engine at rest is as it is.
+	// Note says why an engine in standby is as it is.
 	Note    string   `json:"note,omitempty"`
 	Failure string   `json:"failure,omitempty"` // the last error of its engine
 	Pid     int      `json:"pid,omitempty"`
 	Others  int      `json:"others,omitempty"` // processes that it has started
 	URL     string   `json:"url,omitempty"`
 	Command []string `json:"command,omitempty"`
-	// Anon, File, Swap and Locked are its memory now, by procfs; Share is what is
-	// present with pages that others have too divided among them. Cached is how
-	// much of its weights is in memory, whoever maps them, Mapped how much is in
-	// its address space.
+	// Anon, File, Swap and Locked are its memory by procfs; Share, in Mover.Status
+	// only, is what is present, with pages that other processes have too divided
+	// among them. Cached is how much of its weights is in memory, whichever process
+	// maps them, Mapped how much is in its address space.
 	Anon    tier.Bytes `json:"anon"`
 	File    tier.Bytes `json:"file"`
 	Swap    tier.Bytes `json:"swap"`
@@ -67,73 +265,81 @@ type ModelStatus struct {
 	Peak   tier.Bytes `json:"peak"`
 }
 
-// Status returns how things are. It reads procfs, which takes some milliseconds
-// for each GiB that engines have in memory.
+// listedFor is how long the model of a stopped engine stays in Status.
+const listedFor = time.Hour
+
+// Status returns the state of the Mover, measured now. It reads procfs, which takes
+// some milliseconds for each GiB that engines have in memory.
 func (m *Mover) Status() Status {
-	type look struct {
-		child *child
+	type engine struct {
+		*child
 		files []weightFile
 	}
 	m.mu.Lock()
-	s := Status{
-		System: m.sys.name, Kernel: m.sys.kernel, Lacks: make(map[string]string, len(m.lacks)),
-		Engines: make([]ModelStatus, 0, len(m.slots)),
-	}
-	for what, why := range m.lacks {
-		s.Lacks[what] = why
-	}
-	looks := make(map[string]look, len(m.slots))
-	for name, slot := range m.slots {
-		s.Engines = append(s.Engines, ModelStatus{
-			Name: name, Tier: slot.tier, State: slot.state, Since: slot.since, Note: slot.note, Failure: slot.failure,
-			Steady: slot.learned.steady, Peak: slot.learned.peak,
-		})
-		if slot.child != nil {
-			looks[name] = look{slot.child, slot.files}
+	var engines []engine
+	for _, s := range m.slots {
+		if s.child != nil {
+			engines = append(engines, engine{s.child, s.files})
 		}
 	}
 	m.mu.Unlock()
-
-	slices.SortFunc(s.Engines, func(a, b ModelStatus) int { return cmp.Compare(a.Name, b.Name) })
-	for i := range s.Engines {
-		if l, ok := looks[s.Engines[i].Name]; ok {
-			m.fillStatus(&s.Engines[i], l.child, l.files)
+	shares := make(map[*child]tier.Bytes, len(engines))
+	for _, e := range engines {
+		seen, err := m.look(e.child, e.files)
+		if err != nil || m.sys.usage == nil {
+			continue
+		}
+		if exact, err := m.sys.usage(seen.pids, true); err == nil {
+			shares[e.child] = exact.Share
 		}
 	}
-	s.Freeze, s.PageOut = m.ways(s.Lacks)
-	s.Orphans = OrphanStatus{Kernel: m.sys.dies, Guard: m.guard.state(), Cgroups: m.cages.path(), Swept: m.swept}
-	if m.sys.record != nil {
-		s.Orphans.Records = m.opts.StateDir
-	}
-	return s
+	return m.status(shares)
 }
 
-// PartStatus returns Status, for a Manager to show.
-func (m *Mover) PartStatus() any { return m.Status() }
+// PartStatus implements tier.PartStatuser. It is Status as of the last measurement
+// of each engine, and returns at once.
+func (m *Mover) PartStatus() any { return m.status(nil) }
 
-func (m *Mover) fillStatus(e *ModelStatus, c *child, files []weightFile) {
-	e.Pid, e.URL, e.Command = c.pid, c.url, c.command
-	seen, err := m.look(c, files)
-	if err != nil {
-		return
+func (m *Mover) status(shares map[*child]tier.Bytes) Status {
+	s := Status{
+		System: m.sys.name, Kernel: m.sys.kernel, Lacks: m.lacks.reasons(), DroppedRecords: m.logs.dropped(),
+		Orphans: OrphanStatus{
+			Kernel: m.sys.dies, Reaper: m.reaper.state(), Cgroups: m.cgroups.path(), Ended: slices.Clone(m.orphans),
+		},
+		Engines: []ModelStatus{},
 	}
-	u := seen.usage
-	e.Anon, e.File, e.Swap, e.Locked = u.Anon, u.File, u.Swap, u.Locked
-	e.Weights, e.Mapped, e.Cached = seen.weights, seen.mapped, seen.cached
-	if m.sys.usage != nil {
-		e.Others = max(len(seen.pids)-1, 0)
-		if exact, err := m.sys.usage(seen.pids, true); err == nil {
-			e.Share = exact.Share
+	if m.sys.register != nil {
+		s.Orphans.Records = m.opts.StateDir
+	}
+	s.Freeze, s.PageOut = m.ways(s.Lacks)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, slot := range m.slots {
+		if slot.idle() && time.Since(slot.last) > listedFor {
+			continue
 		}
+		seen, u := &slot.seen, &slot.seen.usage
+		e := ModelStatus{
+			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Note: slot.note, Failure: slot.failure,
+			Anon: u.Anon, File: u.File, Swap: u.Swap, Locked: u.Locked,
+			Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
+			Steady: slot.learned.steady, Peak: slot.learned.peak, Others: max(len(seen.pids)-1, 0),
+		}
+		if c := slot.child; c != nil {
+			e.Pid, e.URL, e.Command, e.Share = c.pid, c.url, slices.Clone(c.command), shares[c]
+		}
+		s.Engines = append(s.Engines, e)
 	}
+	slices.SortFunc(s.Engines, func(a, b ModelStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return s
 }
 
 // ways names what is in use.
 func (m *Mover) ways(lacks map[string]string) (freeze, pageOut string) {
 	has := func(what string) bool { _, lacks := lacks[what]; return !lacks }
-	caged := m.sys.cages != nil && has(lackCgroup)
+	cgroups := m.sys.cgroups != nil && has(lackCgroup)
 	switch {
-	case caged:
+	case cgroups:
 		freeze = "cgroup v2"
 	case m.sys.suspend != nil:
 		freeze = "SIGSTOP"
@@ -145,7 +351,7 @@ func (m *Mover) ways(lacks map[string]string) (freeze, pageOut string) {
 		pageOut = "left to the kernel"
 	case m.sys.pageOut != nil && has(lackPageOut):
 		pageOut = "process_madvise"
-	case caged && has(lackReclaim):
+	case cgroups && has(lackReclaim):
 		pageOut = "memory.reclaim"
 	default:
 		pageOut = "none"

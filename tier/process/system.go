@@ -2,113 +2,96 @@ package process
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
 // system is what the operating system can do with processes and their memory. A
-// function that is nil is missing, and there is a way to do without: systems
-// lack calls, containers forbid them, and tests take them away one by one.
+// function that is nil is missing, and there is a fallback for each: systems lack
+// calls, containers forbid them, and tests remove them one by one.
 //
-// A process that leads an engine is named by its pid only while it has not been
-// reaped, so that the number cannot have become somebody else's.
+// A process that leads an engine is addressed by its pid only until it is reaped, so
+// that the number cannot be that of another process.
 type system struct {
 	name   string // "linux", "unix", "portable"
-	kernel string // its release, "" where it does not say
+	kernel string // its release, "" if it does not tell
 
-	// isolate readies cmd to lead a session of its own and, as far as the system
-	// can, to be killed when the thread that starts it ends.
+	// isolate makes cmd lead a session of its own and, if the system can, be killed
+	// when the thread that starts it ends.
 	isolate func(cmd *exec.Cmd)
-	// dies: isolate sees to that.
+	// dies: isolate has a process killed with the thread.
 	dies bool
-	// terminate asks the group that pid leads to end; kill ends it. suspend stops
-	// it and resume lets it go on; others are members that left the group.
+	// terminate asks the group that pid leads to exit; kill kills it. suspend stops
+	// it and resume continues it; others are members that left the group.
 	terminate func(pid int, others []int) error
 	kill      func(pid int, others []int) error
 	suspend   func(pid int, others []int) error
 	resume    func(pid int, others []int) error
-	// suspended reports whether every thread of the processes stands still.
+	// suspended reports whether every thread of the processes is stopped.
 	suspended func(pids []int) bool
-	// awaitExit returns once the child has ended, and leaves it to be reaped.
+	// awaitExit returns once the child has exited, and leaves it to be reaped.
 	awaitExit func(pid int) error
-	// members returns the processes of the engine that are left, without zombies:
-	// the leader, those of its session, and those that carry its mark.
+	// members returns the living processes of an engine, without zombies: the leader,
+	// those of its session, and those that carry its mark.
 	members func(pid int, mark string) []int
 
-	// cages makes a folder for cgroups of ours under parent, "" being the cgroup
-	// that we are in.
-	cages func(parent string) (cages, error)
-	// guard returns the command that reads the groups to be killed on its standard
-	// input and kills them, and what is in the folder of cgroups, when that ends.
-	guard func(cages string) (*exec.Cmd, error)
-	// record writes the identity of an engine into a file of dir, which sweep finds
-	// when we are gone.
-	record func(dir string, id identity) (entry, error)
-	// sweep ends the engines that are recorded in dir and whose recorder is gone.
-	sweep func(ctx context.Context, dir string) (swept []string, err error)
-	// started tells the two numbers that set a process apart for ever.
+	// cgroups makes a folder for our cgroups under parent, "" for the cgroup that this
+	// process is in.
+	cgroups func(parent string) (cgroupDir, error)
+	// reaper returns the command that reads process groups from its standard input
+	// and, when that ends, kills them and what is in the folder of cgroups.
+	reaper func(cgroups string) (*exec.Cmd, error)
+	// register records the identity of an engine in a file of dir, which endOrphans
+	// finds after this process has ended.
+	register func(dir string, id identity) (record, error)
+	// endOrphans ends the engines that are recorded in dir and whose recorder has
+	// ended.
+	endOrphans func(ctx context.Context, dir string) (ended []string, err error)
+	// started returns two values that identify a process for ever.
 	started func(pid int) (ticks uint64, boot string)
 
-	// usage returns the memory of processes, summed up; what several of them have in
-	// common counts once where the system tells, but for File and Locked.
+	// usage returns the sum of the memory of processes; what several of them share
+	// counts once if the system tells, but for File and Locked.
 	usage func(pids []int, exact bool) (usage, error)
 	// regions returns where a process maps the files.
 	regions func(pid int, files []weightFile) ([]region, error)
-	// pageOut pushes regions of a process out of memory as far as nobody else maps
-	// them. done is called with the bytes that were dealt with.
+	// pageOut pushes regions of a process out of memory, unless another process maps
+	// them too. done is called with the bytes that were processed.
 	pageOut func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error
 	// owned reports whether the kernel tells us, and lets us decide, what is cached
 	// of the file.
 	owned func(f *os.File, info fs.FileInfo) bool
 	// cached returns how many bytes of the range are in the page cache.
 	cached func(f *os.File, off, n int64) (int64, error)
-	// drop empties the page cache of what nobody maps.
+	// drop empties the page cache of the file, but for pages that a process maps.
 	drop func(f *os.File) error
 }
 
-// cages is a folder of cgroups.
-type cages interface {
-	path() string
-	add(name string) (cage, error)
-	// remove kills what is in it and removes it. It is idempotent.
-	remove() error
-}
-
-// cage is a cgroup for one engine.
-type cage interface {
-	path() string
-	// prepare has cmd start in the cgroup; done is called after the start.
-	prepare(cmd *exec.Cmd) (done func(), err error)
-	pids() ([]int, error)
-	// freeze returns when everything in it stands still.
-	freeze(ctx context.Context) error
-	thaw() error
-	kill() error
-	// reclaim asks the kernel to take file pages that were charged to the cgroup.
-	// It is an error where the cgroup has no memory controller.
-	reclaim(n tier.Bytes) error
-	remove() error
-}
-
-// identity is what sets an engine apart from any other process.
+// identity distinguishes an engine from any other process.
 type identity struct {
 	Mark    string   `json:"mark"` // in the environment of all that the engine starts
 	Model   string   `json:"model"`
 	Command []string `json:"command"`
-	Cage    string   `json:"cgroup,omitempty"`
+	Cgroup  string   `json:"cgroup,omitempty"`
 	Pid     int      `json:"pid,omitempty"` // 0: not started yet
 	Started uint64   `json:"started,omitempty"`
-	Boot    string   `json:"boot,omitempty"` // of the machine, and which view of it Pid is from
+	Boot    string   `json:"boot,omitempty"` // of the machine, and its pid namespace
 }
 
-// entry is a record of a running engine. It holds until it is forgotten or this
+// record is the record of a running engine. It holds until it is removed or this
 // process ends.
-type entry interface {
+type record interface {
 	update(id identity) error
-	forget() error
+	remove() error
 }
 
 // region is a range of addresses in another process.
@@ -116,12 +99,157 @@ type region struct{ addr, size uint64 }
 
 // usage is memory of processes.
 type usage struct {
-	Anon   tier.Bytes // present and of no file, shared memory included
+	Anon   tier.Bytes // present and not of a file, shared memory included
 	File   tier.Bytes // present pages of files in their page tables
-	Share  tier.Bytes // present, what others have too divided among them; where exact
+	Share  tier.Bytes // present, what other processes have too divided among them; if exact
 	Swap   tier.Bytes // on a swap device
 	Locked tier.Bytes
 }
 
-// own is the memory that the file system cannot give back.
+// own returns the memory that the file system cannot give back.
 func (u usage) own() tier.Bytes { return u.Anon.Plus(u.Swap) }
+
+func bytesOf(n uint64) tier.Bytes { return tier.Bytes(min(n, 1<<62)) }
+
+// cgroup is a cgroup v2 of one engine.
+type cgroup interface {
+	path() string
+	// prepare makes cmd start in the cgroup; done is called after the start.
+	prepare(cmd *exec.Cmd) (done func(), err error)
+	pids() ([]int, error)
+	// freeze returns when every process in it is frozen.
+	freeze(ctx context.Context) error
+	thaw() error
+	kill() error
+	// reclaim asks the kernel to take file pages that are charged to the cgroup. It is
+	// an error if the cgroup has no memory controller.
+	reclaim(n tier.Bytes) error
+	remove() error
+}
+
+// cgroupDir is a folder of cgroups.
+type cgroupDir interface {
+	path() string
+	add(name string) (cgroup, error)
+	// remove kills what is in it and removes it. It is idempotent.
+	remove() error
+}
+
+// cgroupFolder creates the folder of our cgroups when the first engine needs it, so
+// that a Mover without engines leaves no trace.
+type cgroupFolder struct {
+	sys    *system
+	parent string
+
+	making sync.Mutex // held while a cgroup is made
+	dir    atomic.Pointer[cgroupDir]
+}
+
+// add returns a new cgroup, or nil and why there is none. It tries for each engine: a
+// reason may pass, and a folder that another process has removed is created again.
+func (f *cgroupFolder) add(name string) (cgroup, error) {
+	f.making.Lock()
+	defer f.making.Unlock()
+	if dir := f.dir.Load(); dir != nil {
+		if g, err := (*dir).add(name); !errors.Is(err, fs.ErrNotExist) {
+			return g, err
+		}
+	}
+	if f.sys.cgroups == nil {
+		return nil, errors.New("this system has no cgroups")
+	}
+	dir, err := f.sys.cgroups(f.parent)
+	if err != nil {
+		return nil, err
+	}
+	f.dir.Store(&dir)
+	return dir.add(name)
+}
+
+// path returns the folder, "" for none.
+func (f *cgroupFolder) path() string {
+	if dir := f.dir.Load(); dir != nil {
+		return (*dir).path()
+	}
+	return ""
+}
+
+func (f *cgroupFolder) remove() error {
+	if dir := f.dir.Load(); dir != nil {
+		return (*dir).remove()
+	}
+	return nil
+}
+
+// What may be found not to work here, as Status names it.
+const (
+	lackCgroup  = "cgroup"
+	lackPageOut = "process_madvise"
+	lackReclaim = "memory.reclaim"
+)
+
+// lacks is what was found not to work here.
+type lacks struct {
+	log *slog.Logger
+
+	mu  sync.Mutex // guards the rest
+	why map[string]error
+}
+
+// note records that something does not work, if the reason is more than a moment's, or,
+// if err is nil, that it works.
+func (l *lacks) note(what string, err error) {
+	if err != nil && what != lackCgroup && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, known := l.why[what]
+	switch {
+	case err == nil && known:
+		delete(l.why, what)
+		l.log.Info("engines no longer do without", "what", what)
+	case err != nil:
+		l.why[what] = err
+		if !known {
+			l.log.Warn("engines do without", "what", what, "because", err)
+		}
+	}
+}
+
+// forGood reports whether this system does not have it, so that no try can succeed.
+func (l *lacks) forGood(what string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Is(l.why[what], errors.ErrUnsupported)
+}
+
+func (l *lacks) reasons() map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reasons := make(map[string]string, len(l.why))
+	for what, err := range l.why {
+		reasons[what] = err.Error()
+	}
+	return reasons
+}
+
+// backoff spaces the polls of something that does not tell when it is done.
+type backoff struct{ next time.Duration }
+
+// sleep waits 0.5 ms at first and twice as long each time, up to 50 ms. It returns
+// false when stop is closed.
+func (b *backoff) sleep(stop <-chan struct{}) bool {
+	b.next = min(max(2*b.next, 500*time.Microsecond), 50*time.Millisecond)
+	timer := time.NewTimer(b.next)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-stop:
+		return false
+	}
+}
+
+// quote bounds what goes into a message.
+func quote(s string) string { return fmt.Sprintf("%.200q", s) }

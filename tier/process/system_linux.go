@@ -1,18 +1,23 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/modeltier/modeltier/tier"
 )
 
-// newSystem returns what this kernel can do. What it forbids shows when it is
-// tried, and is then done without.
+// newSystem returns what this kernel can do. What it forbids shows when it is tried.
 func newSystem() *system {
 	s := unixSystem()
 	p := proc("/proc")
@@ -21,8 +26,8 @@ func newSystem() *system {
 	s.awaitExit = awaitExit
 	s.members, s.started, s.suspended = p.members, p.started, p.suspended
 	s.usage, s.regions = p.usage, p.regions
-	s.cages = newCages
-	s.record, s.sweep = record, p.sweep
+	s.cgroups = newCgroupDir
+	s.register, s.endOrphans = register, p.endOrphans
 	s.owned, s.cached, s.drop = owned, mincore, drop
 	if hasCachestat() {
 		s.cached = cachestat
@@ -39,14 +44,14 @@ func release() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// isolate has the engine lead a session, out of reach of the terminal's signals,
-// and be killed when the thread that starts it ends: also while it is stopped, or
-// frozen in a cgroup v2.
+// isolate makes the engine lead a session, out of reach of the terminal's signals, and
+// be killed when the thread that starts it ends, even while it is stopped or frozen in
+// a cgroup v2.
 func isolate(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// awaitExit leaves a zombie, whose number nobody else can get.
+// awaitExit leaves a zombie, so that no other process gets its number.
 func awaitExit(pid int) error {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
@@ -56,8 +61,8 @@ func awaitExit(pid int) error {
 	}
 }
 
-// owned is the kernel's own condition for telling the truth in mincore and for
-// letting go of pages (can_do_mincore, can_do_file_pageout).
+// owned is the kernel's condition for telling the truth in mincore and for giving up
+// pages (can_do_mincore, can_do_file_pageout).
 func owned(f *os.File, info fs.FileInfo) bool {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == os.Geteuid() || os.Geteuid() == 0 {
 		return true
@@ -70,16 +75,16 @@ func hasCachestat() bool {
 	return errors.Is(err, unix.EBADF)
 }
 
-// flat is where a file's pages are its own. Elsewhere, on an overlay above all,
+// flat is the file systems on which a file owns its pages. Elsewhere, as on an overlay,
 // they may belong to a file below, of which cachestat tells nothing.
 var flat = []uint32{
 	unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.SQUASHFS_MAGIC, unix.TMPFS_MAGIC,
 }
 
-// cachestat counts in one call; it is there since 6.5.
+// cachestat counts in one call (6.5).
 func cachestat(f *os.File, off, n int64) (int64, error) {
 	if n == 0 {
-		return 0, nil // to the kernel, 0 is all of the file
+		return 0, nil // to the kernel, 0 means the whole file
 	}
 	var on unix.Statfs_t
 	if unix.Fstatfs(int(f.Fd()), &on) != nil || !slices.Contains(flat, uint32(on.Type)) {
@@ -119,8 +124,76 @@ func mincore(f *os.File, off, n int64) (int64, error) {
 	return min(in, n), nil
 }
 
-// drop empties the page cache of the file, as far as its pages are clean and
-// mapped by nobody.
+// mincoreOf sets vec[i] to 1 if page i of b is in memory.
+func mincoreOf(b, vec []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&vec[0])))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// drop empties the page cache of the file, but for pages that are dirty or mapped.
 func drop(f *os.File) error {
 	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+}
+
+// pageOutPiece is how much is paged out at a time, in some milliseconds.
+const pageOutPiece = 64 << 20
+
+// remoteRange is a struct iovec of another process. Its address is a number: as a
+// pointer, it would be taken for one of ours.
+type remoteRange struct{ addr, size uintptr }
+
+var errHighAddress = errors.New("an address beyond those of a 32-bit program")
+
+// pageOut uses process_madvise (5.10; CAP_SYS_NICE). Regions that the process has locked
+// stay, as do pages that other processes map too: the kernel does not touch them and
+// does not say so.
+func pageOut(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return unlessExited(err)
+	}
+	defer unix.Close(fd)
+	for _, r := range regions {
+		for off := uint64(0); off < r.size; {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			n := min(r.size-off, pageOutPiece)
+			if r.addr+off > math.MaxUint-n { // we are a 32-bit program, and it is not
+				return errHighAddress
+			}
+			did, err := madvise(fd, remoteRange{uintptr(r.addr + off), uintptr(n)})
+			switch {
+			case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOMEM):
+				did = int(n) // locked, or no longer mapped
+			case err != nil:
+				return unlessExited(err)
+			}
+			off += uint64(max(did, 1<<12))
+			done(tier.Bytes(min(did, int(n))))
+		}
+	}
+	return nil
+}
+
+func unlessExited(err error) error {
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+func madvise(pidfd int, r remoteRange) (int, error) {
+	n, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(pidfd), uintptr(unsafe.Pointer(&r)), 1, unix.MADV_PAGEOUT, 0, 0)
+	runtime.KeepAlive(&r)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }

@@ -8,8 +8,7 @@ import (
 	"runtime"
 )
 
-// newSystem returns what can be done anywhere: engines are started, and ended
-// without a word.
+// newSystem returns what can be done anywhere: engines are started and killed.
 func newSystem() *system {
 	return &system{
 		name: "portable", kernel: runtime.GOOS,
@@ -17,7 +16,7 @@ func newSystem() *system {
 		kill: func(pid int, _ []int) error {
 			p, err := os.FindProcess(pid)
 			if err != nil {
-				return nil // it is gone
+				return nil // it has exited
 			}
 			defer p.Release()
 			return p.Kill()

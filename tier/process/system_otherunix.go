@@ -4,8 +4,8 @@ package process
 
 import "runtime"
 
-// newSystem returns what a Unix can do that is not Linux: engines are started,
-// suspended and stopped, and a guard ends them when we are gone.
+// newSystem returns what a Unix other than Linux can do: engines are started, suspended
+// and stopped, and a reaper kills them when this process has ended.
 func newSystem() *system {
 	s := unixSystem()
 	s.kernel = runtime.GOOS

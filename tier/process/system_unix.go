@@ -9,20 +9,20 @@ import (
 	"syscall"
 )
 
-// unixSystem is what every Unix can.
+// unixSystem returns what every Unix can do.
 func unixSystem() *system {
 	return &system{
 		name:    "unix",
 		isolate: func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} },
-		// A stopped process takes SIGKILL as any other does.
+		// A stopped process is killed by SIGKILL as any other is.
 		terminate: sending(syscall.SIGTERM), kill: sending(syscall.SIGKILL),
 		suspend: sending(syscall.SIGSTOP), resume: sending(syscall.SIGCONT),
-		guard: guardCommand,
+		reaper: reaperCommand,
 	}
 }
 
-// sending returns a function that sends sig to the group that pid leads and to
-// others. That a process is gone is no error.
+// sending returns a function that sends sig to the group that pid leads and to others.
+// It is no error if a process has exited.
 func sending(sig syscall.Signal) func(pid int, others []int) error {
 	return func(pid int, others []int) error {
 		err := send(-pid, sig)
@@ -35,7 +35,7 @@ func sending(sig syscall.Signal) func(pid int, others []int) error {
 
 func send(pid int, sig syscall.Signal) error {
 	if pid == 0 || pid == 1 || pid == -1 {
-		return syscall.EINVAL // ourselves, the machine's first process, everybody
+		return syscall.EINVAL // this process group, the first process, every process
 	}
 	if err := syscall.Kill(pid, sig); !errors.Is(err, syscall.ESRCH) {
 		return err

@@ -1,12 +1,18 @@
 package process
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -17,17 +23,17 @@ type weightFile struct {
 	size int64
 }
 
-// maxFiles bounds what is taken for one model, far above any real one.
+// maxFiles bounds the files of one model, far above any real one.
 const maxFiles = 1024
 
-// shard is how a part of a sharded model is called; the engine is given the first
+// shard matches the name of a part of a sharded model; the engine is given the first
 // and opens the others itself.
 var shard = regexp.MustCompile(`^(.*-)(\d{5})(-of-)(\d{5})(\.[a-z]+)$`)
 
-// weightFiles returns the files of a model: the file at its path and, of shards,
-// the others, or the files of the folder. A path that is no file here (a name in
-// a hub, say) has none, and then nothing is paged out or refilled. An absolute
-// path that is missing is an error, which is clearer than the engine's.
+// weightFiles returns the files of a model: the file at its path with its further
+// shards, or the files of the folder. A relative path that does not exist, such as a
+// name in a hub, has none, and then nothing is paged out or refilled. An absolute path
+// that does not exist is an error, which is clearer than the engine's.
 func weightFiles(model *tier.Model) ([]weightFile, error) {
 	path := model.Path
 	info, err := os.Stat(path)
@@ -53,15 +59,15 @@ func weightFiles(model *tier.Model) ([]weightFile, error) {
 	return filesAt(paths), nil
 }
 
-// filesIn returns the files of a folder: its .gguf and .safetensors files, or,
-// where it has none, all.
+// filesIn returns the .gguf and .safetensors files of a folder, or all of its files if
+// it has none of those.
 func filesIn(dir string) ([]weightFile, error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	names, _ := d.Readdirnames(maxFiles) // what cannot be listed is not seen
+	names, _ := d.Readdirnames(maxFiles) // what cannot be listed is ignored
 	var weights, others []string
 	for _, name := range names {
 		switch path := filepath.Join(dir, name); strings.ToLower(filepath.Ext(name)) {
@@ -77,7 +83,7 @@ func filesIn(dir string) ([]weightFile, error) {
 	return filesAt(weights), nil
 }
 
-// filesAt returns those of the paths that are regular files.
+// filesAt returns the paths that are regular files.
 func filesAt(paths []string) []weightFile {
 	var files []weightFile
 	for _, path := range paths {
@@ -98,7 +104,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// reason is err without the path, which the message names already.
+// reason returns err without the path, which the message names already.
 func reason(err error) string {
 	if pe, ok := err.(*os.PathError); ok {
 		err = pe.Err
@@ -106,8 +112,8 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// cachedOf returns how many bytes of the files are in the page cache, and whether
-// the kernel says so truly of all of them.
+// cachedOf returns how many bytes of the files are in the page cache, and whether the
+// kernel tells the truth about all of them.
 func (sys *system) cachedOf(files []weightFile) (n tier.Bytes, sure bool) {
 	if sys.cached == nil {
 		return 0, false
@@ -130,7 +136,7 @@ func (sys *system) cachedOf(files []weightFile) (n tier.Bytes, sure bool) {
 	return n, true
 }
 
-// open opens a file to read; sees says that what is cached of it can be told.
+// open opens a file to read; sees tells if the kernel shows what is cached of it.
 func (sys *system) open(file weightFile) (f *os.File, sees bool, err error) {
 	if f, err = os.Open(file.path); err != nil {
 		return nil, false, err
@@ -143,15 +149,141 @@ func (sys *system) open(file weightFile) (f *os.File, sees bool, err error) {
 	return f, sys.cached != nil && sys.owned(f, info), nil
 }
 
-// dropAll empties the page cache of what nobody maps of the files.
+// dropAll empties the page cache of the files, but for pages that a process maps.
 func (sys *system) dropAll(files []weightFile) {
 	if sys.drop == nil {
 		return
 	}
 	for _, file := range files {
 		if f, err := os.Open(file.path); err == nil {
-			sys.drop(f) // what stays is seen and stays charged
+			sys.drop(f) // what stays is measured and stays charged
 			f.Close()
 		}
 	}
+}
+
+// Files are read into the page cache by 4 readers, each through one share of the
+// whole, in order and with a handle of its own. So the read-ahead of the kernel sees 4
+// streams and fills large folios. Measured with 1 GB, against 8 readers that take
+// small pieces in turn: read as fast, mapped in 20 ms instead of 200, paged out in 20
+// ms instead of 400. The parts are small enough for a refill to end in milliseconds
+// when it is cancelled.
+const (
+	readers   = 4
+	minShare  = 64 << 20
+	pieceSize = 4 << 20 // skipped if all of it is cached
+	partSize  = 1 << 20
+)
+
+// filling is a refill under way, ours or that of Options.Refill.
+type filling struct {
+	cancel context.CancelFunc
+	bytes  atomic.Int64  // that are cached
+	done   chan struct{} // closed at the end
+}
+
+// fill starts to read a model's files into the page cache. The caller ends it with
+// stop. An error is logged: the engine then reads what is missing itself.
+func (m *Mover) fill(ctx context.Context, s *slot) *filling {
+	f := &filling{done: make(chan struct{})}
+	ctx, f.cancel = context.WithCancel(ctx)
+	path, files := s.model.Path, s.files
+	go func() {
+		defer close(f.done)
+		if n, sure := m.sys.cachedOf(files); sure && n >= sizeOf(files) {
+			f.bytes.Store(int64(n))
+			return
+		}
+		var err error
+		if m.opts.Refill != nil && len(files) > 0 {
+			err = guarded(ctx, "Options.Refill", func() error {
+				return m.opts.Refill(ctx, path, func(done tier.Bytes) { f.bytes.Store(int64(done)) })
+			})
+		} else {
+			err = m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
+		}
+		if err != nil && (ctx.Err() == nil || errors.Is(err, tier.ErrPanic)) {
+			m.log.Warn("weights could not be read ahead", "model", s.name, "err", err)
+		}
+	}()
+	return f
+}
+
+// stop cancels the refill and waits for its end.
+func (f *filling) stop() {
+	f.cancel()
+	<-f.done
+}
+
+func sizeOf(files []weightFile) (n tier.Bytes) {
+	for _, f := range files {
+		n += tier.Bytes(f.size)
+	}
+	return n
+}
+
+// read reads files into the page cache, one model after the other: two at once would
+// share the device and both be late.
+func (m *Mover) read(ctx context.Context, files []weightFile, done func(int64)) error {
+	select {
+	case m.reading <- struct{}{}:
+		defer func() { <-m.reading }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	total := int64(sizeOf(files))
+	share := max((total+readers-1)/readers, minShare)
+	group, ctx := errgroup.WithContext(ctx)
+	for from := int64(0); from < total; from += share {
+		group.Go(func() error {
+			buffer := make([]byte, partSize)
+			at := int64(0) // the offset of the file in the whole
+			for _, file := range files {
+				begin, end := max(from-at, 0), min(from+share-at, file.size)
+				if begin < end {
+					if err := m.sys.readFile(ctx, file, begin, end, buffer, done); err != nil {
+						return err
+					}
+				}
+				at += file.size
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// readFile reads the part of a range that is not cached.
+func (sys *system) readFile(ctx context.Context, file weightFile, off, end int64, buffer []byte, done func(int64)) error {
+	f, sees, err := sys.open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// Queried before the first read: later, pages of the read-ahead would count as
+	// cached, and skipping them would break the stream.
+	var skip []bool
+	for at := off; at < end && sees; at += pieceSize {
+		n := min(pieceSize, end-at)
+		in, err := sys.cached(f, at, n)
+		skip = append(skip, err == nil && in >= n)
+	}
+	for i := 0; off < end; i, off = i+1, off+pieceSize {
+		piece := min(off+pieceSize, end)
+		if sees && skip[i] {
+			done(piece - off)
+			continue
+		}
+		for at := off; at < piece; at += partSize {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			n := min(partSize, piece-at)
+			if _, err := f.ReadAt(buffer[:n], at); err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+			done(n) // of a truncated file too: the bytes are not used
+		}
+	}
+	return nil
 }

@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// guardScript needs no more than a POSIX shell, and does better with rmdir and
-// sleep. It kills groups, and what is in the cgroups under $1, with cgroup.kill
-// where the kernel has that (5.14) and else one by one.
-const guardScript = `
+// reaperScript needs only a POSIX shell, and works better with rmdir and sleep. It
+// kills process groups, and what is in the cgroups under $1: by cgroup.kill if the
+// kernel has it (5.14), otherwise one by one.
+const reaperScript = `
 trap '' HUP INT QUIT TERM
 pids=
 while read -r verb pid; do
@@ -42,15 +42,15 @@ while [ -n "$1" ] && [ -d "$1" ] && [ "$try" -lt 100 ]; do
 done
 `
 
-func guardCommand(cages string) (*exec.Cmd, error) {
+func reaperCommand(cgroups string) (*exec.Cmd, error) {
 	sh, err := exec.LookPath("sh")
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(sh, "-c", guardScript, "modeltier-guard", cages)
+	cmd := exec.Command(sh, "-c", reaperScript, "modeltier-reaper", cgroups)
 	cmd.Dir = "/"
-	// A session of its own: what the terminal or the supervisor sends to ours does
-	// not reach it.
+	// A session of its own, out of reach of what a terminal or a supervisor sends to
+	// ours.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd, nil
 }

@@ -17,18 +17,18 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// A record is a file of its own, "engine-MARK.json". Its recorder holds a lock on
-// it for as long as it lives, which the kernel lets go of however that ends: a
-// record that can be locked is that of an engine nobody looks after. So it must
-// never be without one under its own name, and is made under another.
+// A record is a file, "engine-MARK.json". Its recorder holds a lock on it for as long
+// as it lives, which the kernel releases however that ends: a record that can be
+// locked is that of an orphan. So a record must never be unlocked under its own name,
+// and is made under another.
 const (
 	recordPrefix = "engine-"
 	recordSuffix = ".json"
 	unfinished   = ".tmp" // suffix of a record that is being made
 	maxRecord    = 1 << 20
-	// recordTries is how often a record is made anew when a sweep of somebody else
-	// took it for one that was left unfinished.
-	recordTries = 100
+	// maxRecordTries is how often a record is made if other processes take it for one
+	// that was left unfinished.
+	maxRecordTries = 100
 )
 
 type recordFile struct {
@@ -36,10 +36,10 @@ type recordFile struct {
 	path string
 }
 
-func record(dir string, id identity) (entry, error) {
+func register(dir string, id identity) (record, error) {
 	path := filepath.Join(dir, recordPrefix+id.Mark+recordSuffix)
-	for range recordTries {
-		// A new name each time: the sweep may be about to remove the last one.
+	for range maxRecordTries {
+		// A new name each time: another process may be about to remove the last one.
 		f, err := os.CreateTemp(dir, recordPrefix+id.Mark+".*"+unfinished)
 		if err != nil {
 			return nil, err
@@ -54,16 +54,15 @@ func record(dir string, id identity) (entry, error) {
 				return recordFile{f, path}, nil
 			}
 		}
-		if err := errors.Join(err, r.forget()); err != nil {
+		if err := errors.Join(err, r.remove()); err != nil {
 			return nil, err
 		}
 	}
-	return nil, errors.New("somebody sweeps it all the time")
+	return nil, errors.New("other processes remove it again and again")
 }
 
-// lockNamed takes the lock of a file, and reports whether it got it and the file
-// still goes by its name: between the opening and the lock it may have been
-// removed by whom it belonged to.
+// lockNamed takes the lock of a file, and reports whether it got it and the file still
+// has its name: its owner may have removed it before it was locked.
 func lockNamed(f *os.File) (bool, error) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -94,16 +93,16 @@ func (r recordFile) update(id identity) error {
 	return r.f.Truncate(int64(len(b)))
 }
 
-func (r recordFile) forget() error {
+func (r recordFile) remove() error {
 	return errors.Join(unlessMissing(os.Remove(r.path)), r.f.Close())
 }
 
-// parseRecord reads a record. One that was cut short by a crash still has its
-// mark, in the name of its file.
+// parseRecord reads a record. One that was truncated by a crash still has its mark, in
+// the name of its file.
 func parseRecord(name string, b []byte) (identity, error) {
 	mark, ok := strings.CutPrefix(strings.TrimSuffix(name, recordSuffix), recordPrefix)
 	if !ok || mark == "" || !strings.HasSuffix(name, recordSuffix) {
-		return identity{}, fmt.Errorf("%s is no record", quote(name))
+		return identity{}, fmt.Errorf("%s is not a record", quote(name))
 	}
 	var id identity
 	err := json.Unmarshal(b, &id)
@@ -114,8 +113,8 @@ func parseRecord(name string, b []byte) (identity, error) {
 		err = fmt.Errorf("the record %s is about another engine, %s", quote(name), quote(id.Mark))
 	case id.Pid < 0 || id.Pid == 1:
 		err = fmt.Errorf("the record %s names the process %d", quote(name), id.Pid)
-	case id.Cage != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cage)), cagePrefix):
-		err = fmt.Errorf("the record %s names a cgroup that is none of ours, %s", quote(name), quote(id.Cage))
+	case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cgroup)), cgroupPrefix):
+		err = fmt.Errorf("the record %s names a cgroup that is not ours, %s", quote(name), quote(id.Cgroup))
 	}
 	if err != nil {
 		id = identity{}
@@ -124,9 +123,8 @@ func parseRecord(name string, b []byte) (identity, error) {
 	return id, err
 }
 
-// sweep ends all engines that are recorded in dir and that nobody looks after,
-// and returns once they are gone.
-func (p proc) sweep(ctx context.Context, dir string) (swept []string, err error) {
+// endOrphans implements system.endOrphans. It returns once none of them is left.
+func (p proc) endOrphans(ctx context.Context, dir string) (ended []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -137,26 +135,26 @@ func (p proc) sweep(ctx context.Context, dir string) (swept []string, err error)
 		if !strings.HasPrefix(e.Name(), recordPrefix) || ext != recordSuffix && ext != unfinished || !e.Type().IsRegular() {
 			continue
 		}
-		what, err := p.sweepOne(ctx, filepath.Join(dir, e.Name()))
+		what, err := p.endOrphan(ctx, filepath.Join(dir, e.Name()))
 		if what != "" {
-			swept = append(swept, what)
+			ended = append(ended, what)
 		}
 		errs = append(errs, err)
 	}
-	return swept, errors.Join(errs...)
+	return ended, errors.Join(errs...)
 }
 
-func (p proc) sweepOne(ctx context.Context, path string) (swept string, err error) {
+func (p proc) endOrphan(ctx context.Context, path string) (ended string, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil // its engine has just ended
+		return "", nil // its engine has just exited
 	}
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
 	if left, err := lockNamed(f); !left {
-		return "", err // somebody looks after it, or did until its engine ended
+		return "", err // its recorder lives, or did until the engine exited
 	}
 	if strings.HasSuffix(path, unfinished) {
 		return "", unlessMissing(os.Remove(path)) // its engine was never started
@@ -166,29 +164,29 @@ func (p proc) sweepOne(ctx context.Context, path string) (swept string, err erro
 		return "", err
 	}
 	id, bad := parseRecord(filepath.Base(path), b)
-	pids, err := p.end(ctx, id)
+	pids, err := p.kill(ctx, id)
 	if len(pids) > 0 {
-		swept = fmt.Sprintf("the engine of %s, processes %v", quote(id.Model), pids)
+		ended = fmt.Sprintf("the engine of %s, processes %v", quote(id.Model), pids)
 	}
 	if err != nil {
-		return swept, err // the record stays for the next sweep
+		return ended, err // the record stays for the next New
 	}
-	return swept, errors.Join(bad, unlessMissing(os.Remove(path)))
+	return ended, errors.Join(bad, unlessMissing(os.Remove(path)))
 }
 
-// end kills what is left of a recorded engine, and returns what that was.
-func (p proc) end(ctx context.Context, id identity) (killed []int, err error) {
-	if id.Cage != "" {
-		if pids, err := cgroup(id.Cage).pids(); err == nil {
+// kill kills what is left of a recorded engine, and returns what that was.
+func (p proc) kill(ctx context.Context, id identity) (killed []int, err error) {
+	if id.Cgroup != "" {
+		if pids, err := cgroup2(id.Cgroup).pids(); err == nil {
 			killed = pids
 		}
-		if err := cgroup(id.Cage).kill(); err != nil {
+		if err := cgroup2(id.Cgroup).kill(); err != nil {
 			return killed, err
 		}
 	}
 	var wait backoff
 	for {
-		left := p.leftOf(id)
+		left := p.remains(id)
 		for _, pid := range left {
 			if !slices.Contains(killed, pid) {
 				killed = append(killed, pid)
@@ -201,24 +199,24 @@ func (p proc) end(ctx context.Context, id identity) (killed []int, err error) {
 			break
 		}
 		if !wait.sleep(ctx.Done()) {
-			return killed, &tier.StuckError{Model: id.Model, What: "The engine that was left behind", After: killLimit}
+			return killed, &tier.StuckError{Model: id.Model, What: "The orphaned engine", After: killLimit}
 		}
 	}
-	if id.Cage == "" {
+	if id.Cgroup == "" {
 		return killed, nil
 	}
-	err = cgroup(id.Cage).remove()
-	// The last of them takes the folder along; it is not empty while others are left.
-	if e := os.Remove(filepath.Dir(id.Cage)); e != nil && !errors.Is(e, unix.EBUSY) && !errors.Is(e, unix.ENOTEMPTY) {
+	err = cgroup2(id.Cgroup).remove()
+	// The last of them removes the folder too, which until then is not empty.
+	if e := os.Remove(filepath.Dir(id.Cgroup)); e != nil && !errors.Is(e, unix.EBUSY) && !errors.Is(e, unix.ENOTEMPTY) {
 		err = errors.Join(err, unlessMissing(e))
 	}
 	return killed, err
 }
 
-// leftOf returns the living processes of a recorded engine: its leader, if the
-// number still means that process, those of its session while it is, and those
-// that carry its mark.
-func (p proc) leftOf(id identity) []int {
+// remains returns the living processes of a recorded engine: its leader, if the number
+// still means that process, those of its session in that case, and those that carry
+// its mark.
+func (p proc) remains(id identity) []int {
 	leader := 0
 	if id.Pid != 0 && id.Started != 0 {
 		if ticks, boot := p.started(id.Pid); ticks == id.Started && boot == id.Boot {

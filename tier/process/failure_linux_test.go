@@ -63,7 +63,7 @@ func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
 				t.Errorf("its code is %s, its suggestions %q", tier.Code(err), tier.Suggestions(err))
 			}
 			if me, ok := errors.AsType[*tier.MoveError](err); ok && me.Lost {
-				t.Error("a model that never left storage is said to be lost")
+				t.Error("a model that never left storage is reported as crashed")
 			}
 			if pids := carrying(r.token); len(pids) > 0 {
 				t.Errorf("processes are left: %v", pids)
@@ -91,7 +91,7 @@ func TestMove_PortTakenByAnother_EngineGetsAnother(t *testing.T) {
 	r.get("m", "/health")
 }
 
-func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
+func TestCrash_BetweenMoves_IsReportedAndNextMoveStartsAgain(t *testing.T) {
 	eachFreezer(t, func(t *testing.T, sys *system) {
 		for _, at := range []tier.Tier{tier.RAM, tier.Swap} {
 			r := newRig(t, sys, Options{Engine: fake{Child: true}.engine()})
@@ -104,7 +104,7 @@ func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
 			select {
 			case <-r.crashed:
 			case <-time.After(patience):
-				t.Fatal("nobody was told")
+				t.Fatal("the crash was not reported")
 			}
 			if pids := carrying(r.token); len(pids) > 0 {
 				t.Errorf("when its owner was told, processes were left: %v", pids)
@@ -113,7 +113,7 @@ func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
 				t.Error("a dead engine has a URL")
 			}
 			ee, ok := errors.AsType[*EngineError](r.crashes[0])
-			if !ok || ee.Fault != Ended || !strings.Contains(ee.Error(), "signal: killed") || len(ee.Suggestions()) < 2 {
+			if !ok || ee.Fault != Crashed || !strings.Contains(ee.Error(), "signal: killed") || len(ee.Suggestions()) < 2 {
 				t.Errorf("the owner was told %v", r.crashes[0])
 			}
 			if present, _, err := r.Resident(t.Context(), "m"); present != 0 || err != nil {
@@ -127,7 +127,7 @@ func TestCrash_AtRest_OwnerIsToldAndNextMoveStartsAnew(t *testing.T) {
 	})
 }
 
-func TestCrash_NotYetKnownToTheManager_DemoteSaysLost(t *testing.T) {
+func TestCrash_NotYetKnownToTheManager_DemotionReturnsIt(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
@@ -140,14 +140,14 @@ func TestCrash_NotYetKnownToTheManager_DemoteSaysLost(t *testing.T) {
 	r.move(m, tier.RAM, tier.Storage)
 }
 
-func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
+func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 	for name, dieIn := range map[string]string{"Freezing": "freeze", "PagingOut": "pageOut", "Refilling": "refill"} {
 		t.Run(name, func(t *testing.T) {
 			var r *rig
 			die := func() {
 				c, _, _ := r.engineOf("m")
 				unix.Kill(c.pid, unix.SIGKILL)
-				<-c.ended
+				<-c.exited
 			}
 			sys := withoutCgroups()
 			switch dieIn {
@@ -156,7 +156,7 @@ func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
 				sys.suspend = func(pid int, others []int) error {
 					go die() // it needs the lock that we are called under
 					c, _, _ := r.engineOf("m")
-					<-c.ended
+					<-c.exited
 					return suspend(pid, others)
 				}
 			case "pageOut":
@@ -196,9 +196,9 @@ func TestCrash_DuringAMove_MoveSaysLostAndNobodyElseIsTold(t *testing.T) {
 	}
 }
 
-// An engine that ends in the moment in which its move does is told of once, by
-// the one or by the other.
-func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
+// A crash at the moment in which the move ends is reported once, by the move or by
+// Crashed.
+func TestCrash_AsTheMoveEnds_ReportedOnce(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	for i := range 10 {
@@ -210,7 +210,7 @@ func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
 				if c, _, _ := r.engineOf("m"); c != nil && r.engine("m").State == Running {
 					time.Sleep(time.Duration(i) * 20 * time.Microsecond)
 					unix.Kill(c.pid, unix.SIGKILL)
-					<-c.gone
+					<-c.done
 					return
 				}
 			}
@@ -221,7 +221,7 @@ func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
 			select {
 			case <-r.crashed:
 			case <-ctx.Done():
-				t.Fatal("nobody was told")
+				t.Fatal("the crash was not reported")
 			}
 		}
 		if _, ok := r.URL("m"); ok {
@@ -231,23 +231,23 @@ func TestCrash_AsTheMoveEnds_ToldOnce(t *testing.T) {
 	}
 }
 
-// The engine ends after its move has looked for the last time, and before the move
-// has given the model back.
-func TestCrash_TooLateForTheMove_OwnerIsTold(t *testing.T) {
+// The engine exits after its move has checked it last, and before the move has released
+// the model.
+func TestCrash_TooLateForTheMove_IsReported(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
-	_, s, err := r.begin(t.Context(), &m)
+	_, s, err := r.claim(t.Context(), &m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	unix.Kill(s.child.pid, unix.SIGKILL)
-	r.watchers.Wait()
-	r.end(s)
+	r.engines.Wait()
+	r.release(s)
 	select {
 	case <-r.crashed:
 	case <-time.After(patience):
-		t.Fatal("nobody was told")
+		t.Fatal("the crash was not reported")
 	}
 }
 
@@ -261,8 +261,7 @@ func TestCrashed_Panics_NothingElseSuffers(t *testing.T) {
 	r.move(m, tier.Storage, tier.RAM)
 }
 
-// Whoever is told of progress panics, or ends the goroutine, which is what
-// t.FailNow does.
+// progress panics, or ends the goroutine as t.FailNow does.
 func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.T) {
 	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
@@ -286,7 +285,7 @@ func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.
 				}()
 				<-done
 				if !left {
-					t.Fatalf("no progress was told of while it was %s", in)
+					t.Fatalf("no progress was reported while it was %s", in)
 				}
 			}
 			check := func(want State, processes int) {
@@ -321,7 +320,7 @@ func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.
 	}
 }
 
-// A refill runs on a goroutine of ours, in which a panic would end the host.
+// A refill runs on a goroutine of ours, where a panic would end the process.
 func TestRefill_DoesNotReturn_EngineReadsForItselfAndItIsLogged(t *testing.T) {
 	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
@@ -332,14 +331,12 @@ func TestRefill_DoesNotReturn_EngineReadsForItselfAndItIsLogged(t *testing.T) {
 			m := modelOf(t, "m", 1<<20)
 			r.move(m, tier.Storage, tier.RAM)
 			r.get("m", "/sum")
-			if !strings.Contains(log.String(), "Options.Refill") {
-				t.Errorf("the log says %s", &log)
-			}
+			eventually(t, "the log names Options.Refill", func() bool { return strings.Contains(log.String(), "Options.Refill") })
 		})
 	}
 }
 
-func TestMove_ThawedEngineDoesNotAnswer_LostAndGone(t *testing.T) {
+func TestMove_ThawedEngineDoesNotAnswer_KilledAndInStorage(t *testing.T) {
 	needsPageOut(t)
 	sys := withoutCgroups()
 	sys.resume = func(int, []int) error { return nil } // so that it never wakes
@@ -349,9 +346,9 @@ func TestMove_ThawedEngineDoesNotAnswer_LostAndGone(t *testing.T) {
 	r.move(m, tier.RAM, tier.Swap)
 	r.opts.StartTimeout = 200 * time.Millisecond
 	err := r.try(m, tier.Swap, tier.RAM)
-	me, lost := errors.AsType[*tier.MoveError](err)
+	me, moved := errors.AsType[*tier.MoveError](err)
 	ee, ok := errors.AsType[*EngineError](err)
-	if !lost || !me.Lost || !ok || ee.Fault != Unresponsive {
+	if !moved || !me.Lost || !ok || ee.Fault != Unresponsive {
 		t.Errorf("the move returned %v", err)
 	}
 }
@@ -373,8 +370,8 @@ func TestMove_EngineThatCannotBeKilled_StuckAndStillSeen(t *testing.T) {
 	m := modelOf(t, "m", 8<<20)
 	r.move(m, tier.Storage, tier.RAM)
 	err := r.try(m, tier.RAM, tier.Storage)
-	me, lost := errors.AsType[*tier.MoveError](err)
-	if !errors.Is(err, tier.ErrStuck) || !lost || !me.Lost {
+	me, moved := errors.AsType[*tier.MoveError](err)
+	if !errors.Is(err, tier.ErrStuck) || !moved || !me.Lost {
 		t.Errorf("the move returned %v", err)
 	}
 	if present, _, err := r.Resident(t.Context(), "m"); present != m.Size || err != nil {
@@ -388,10 +385,10 @@ func TestMove_EngineThatCannotBeKilled_StuckAndStillSeen(t *testing.T) {
 	r.move(m, tier.Storage, tier.RAM)
 }
 
-// Something that the engine has started outlives it and every signal, as a process
-// does that waits for a dead disk.
+// A process that the engine has started outlives it and every signal, as one does that
+// waits for a dead disk.
 func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T) {
-	const nobody = 1 << 30 // the number of no process
+	const unused = 1 << 30 // the number of no process
 	for name, running := range map[string]bool{"Starting": false, "Refilling": true} {
 		t.Run(name, func(t *testing.T) {
 			sys := withoutCgroups()
@@ -399,7 +396,7 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 			var undead atomic.Bool
 			sys.members = func(pid int, mark string) []int {
 				if undead.Load() {
-					return append(members(pid, mark), nobody)
+					return append(members(pid, mark), unused)
 				}
 				return members(pid, mark)
 			}
@@ -443,11 +440,11 @@ func TestOutput_ALotOfIt_LastLinesAreKept(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{Noise: 10_000, Exit: 1}.engine()})
 	err := r.try(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
 	ee, ok := errors.AsType[*EngineError](err)
-	if !ok || len(ee.Output) != keptLines {
+	if !ok || len(ee.Output) != maxLines {
 		t.Fatalf("%d lines are kept, of %v", len(ee.Output), err)
 	}
-	want := fmt.Sprint("line ", 10_000-keptLines+2) // two more lines follow
-	if ee.Output[0] != want || ee.Output[keptLines-1] != "error: cannot load the model" {
-		t.Errorf("they are from %q to %q, want from %q", ee.Output[0], ee.Output[keptLines-1], want)
+	want := fmt.Sprint("line ", 10_000-maxLines+2) // two more lines follow
+	if ee.Output[0] != want || ee.Output[maxLines-1] != "error: cannot load the model" {
+		t.Errorf("they are from %q to %q, want from %q", ee.Output[0], ee.Output[maxLines-1], want)
 	}
 }

@@ -2,20 +2,17 @@ package process
 
 import (
 	"context"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Both ways to count what is cached, on one file of which a part is.
+// Both ways to count cached bytes, on a file that is partly cached.
 func TestCached_MincoreAndCachestatAgree(t *testing.T) {
 	path := weightsOf(t, oddSize)
 	f, err := os.Open(path)
@@ -67,7 +64,7 @@ func TestCached_Overlay_SeesTheLayerBelow(t *testing.T) {
 	files := []weightFile{{filepath.Join(at("merged"), filepath.Base(path)), oddSize}}
 	sys := newSystem()
 	if n, sure := sys.cachedOf(files); n != 0 || !sure {
-		t.Fatalf("%v are cached before anybody has read it, %v", n, sure)
+		t.Fatalf("%v are cached before it was read, %v", n, sure)
 	}
 	// The kernel may drop a page at any time, and keep one for a moment.
 	eventually(t, "all that was read is seen", func() bool {
@@ -100,7 +97,7 @@ func TestMove_WithoutCachestat_SeesTheSame(t *testing.T) {
 	}
 }
 
-// Files of somebody else, of which the kernel tells nothing.
+// The kernel tells nothing of files of another user.
 func TestResident_FilesOfAnother_OnlyThePageTablesCount(t *testing.T) {
 	needsPageOut(t)
 	sys := newSystem()
@@ -116,113 +113,6 @@ func TestResident_FilesOfAnother_OnlyThePageTablesCount(t *testing.T) {
 	if e := r.engine("m"); e.State != Frozen || e.Cached > m.Size/2 {
 		t.Errorf("it is %s, with %v in its tables", e.State, e.Cached)
 	}
-}
-
-// The order to freeze is one thing, its being carried out another.
-func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("cgroup.freeze", "0")
-	for events, want := range map[string]error{
-		"populated 1\nfrozen 1\n": nil, "populated 1\nfrozen 0\n": context.DeadlineExceeded, "populated 0\nfrozen 0\n": errEnded,
-	} {
-		write("cgroup.events", events)
-		limit := patience
-		if errors.Is(want, context.DeadlineExceeded) {
-			limit = 20 * time.Millisecond
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		if err := cgroup(dir).freeze(ctx); !errors.Is(err, want) {
-			t.Errorf("%q: %v, want %v", events, err, want)
-		}
-		cancel()
-	}
-	if b, _ := os.ReadFile(filepath.Join(dir, "cgroup.freeze")); string(b) != "1" {
-		t.Errorf("it wrote %q", b)
-	}
-}
-
-// A kernel before 5.14, which has no cgroup.kill.
-func TestCgroupKill_OldKernel_OneByOne(t *testing.T) {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), role+"=idle")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(itoa(cmd.Process.Pid)+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := cgroup(dir).kill(); err != nil {
-		t.Error(err)
-	}
-	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("it ended with %v", err)
-	}
-}
-
-func TestOptions_Cgroup(t *testing.T) {
-	own, err := ownCgroup("/proc")
-	if err != nil {
-		t.Skip("no cgroup v2 here: ", err)
-	}
-	parent := filepath.Join(own, cagePrefix+"test-"+newMark()[:8])
-	if err := os.Mkdir(parent, 0o755); err != nil {
-		t.Skip("no cgroup can be made here: ", err)
-	}
-	t.Cleanup(func() {
-		if err := os.Remove(parent); err != nil {
-			t.Error(err)
-		}
-	})
-	m := modelOf(t, "m", 1<<20)
-	t.Run("Delegated", func(t *testing.T) {
-		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: parent})
-		r.move(m, tier.Storage, tier.RAM)
-		if s := r.Status(); !strings.HasPrefix(s.Orphans.Cgroups, parent+"/") || s.Freeze != "cgroup v2" {
-			t.Errorf("its cgroups are in %q, %s", s.Orphans.Cgroups, s.Freeze)
-		}
-	})
-	t.Run("NoneThere", func(t *testing.T) {
-		needsPageOut(t)
-		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: t.TempDir()})
-		r.move(m, tier.Storage, tier.RAM)
-		r.move(m, tier.RAM, tier.Swap)
-		if s := r.Status(); s.Freeze != "SIGSTOP" || !strings.Contains(s.Lacks[lackCgroup], "no cgroup v2") || s.Engines[0].State != Frozen {
-			t.Errorf("it is %s by %s: %v", s.Engines[0].State, s.Freeze, s.Lacks)
-		}
-	})
-}
-
-func TestEngineOf_EachModelItsOwn(t *testing.T) {
-	needsPageOut(t)
-	base := fake{}.engine()
-	r := newRig(t, newSystem(), Options{Engine: base, EngineOf: func(m *tier.Model) (Engine, error) {
-		e := base
-		if m.Labels["rest"] == "stop" {
-			e.Standby = StandbyStop
-		}
-		return e, nil
-	}})
-	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
-	b.Labels = map[string]string{"rest": "stop"}
-	for _, m := range []tier.Model{a, b} {
-		r.move(m, tier.Storage, tier.RAM)
-		r.move(m, tier.RAM, tier.Swap)
-	}
-	if r.engine("a").State != Frozen || r.engine("b").State != Stopped {
-		t.Errorf("they are %s and %s", r.engine("a").State, r.engine("b").State)
-	}
-	for _, pid := range carrying(markName) { // base was taken before the token was added
-		if pid == r.engine("a").Pid {
-			return
-		}
-	}
-	t.Error("the engine carries no mark")
 }
 
 // Shards beside the first, and a folder of files, are all of them paged.
@@ -299,12 +189,12 @@ func TestRead_ManyFilesAndPartsCached_AllIsCached(t *testing.T) {
 	<-done
 	// The kernel may take back a few pages at any time, and does under pressure.
 	if n, _ := m.sys.cachedOf(files); err != nil || n < sizeOf(files)*99/100 || told != int64(sizeOf(files)) {
-		t.Errorf("after, %v of %v are cached, %d were told of, %v", n, sizeOf(files), told, err)
+		t.Errorf("after, %v of %v are cached, %d were reported, %v", n, sizeOf(files), told, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	m.sys.dropAll(files)
 	if err := m.read(ctx, files, func(int64) {}); err == nil {
-		t.Error("a refill that was called off says that it is done")
+		t.Error("a refill that was cancelled says that it is done")
 	}
 }

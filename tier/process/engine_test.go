@@ -112,27 +112,23 @@ func TestPollAfter_SoonAtFirstThenRarely(t *testing.T) {
 // FuzzOutput holds the ring against a simple account of what was printed.
 func FuzzOutput(f *testing.F) {
 	f.Add("a\nb\r\n\n  \nc", false)
-	f.Add(strings.Repeat("x", 2*lineBytes)+"\nend", true)
-	f.Add(strings.Repeat("line\n", 3*keptLines), false)
+	f.Add(strings.Repeat("x", 2*maxLine)+"\nend", true)
+	f.Add(strings.Repeat("line\n", 3*maxLines), false)
 	f.Add("\xff\xfe\n", true)
 	f.Fuzz(func(t *testing.T, printed string, slow bool) {
 		var want []string
 		for _, line := range strings.Split(printed, "\n") {
-			if len(line) >= lineBytes {
-				line = line[:lineBytes]
-			} else {
-				line = strings.TrimSuffix(line, "\r")
-			}
+			line = strings.TrimRight(line[:min(len(line), maxLine)], "\r")
 			if strings.TrimSpace(line) != "" {
 				want = append(want, strings.ToValidUTF8(line, "�"))
 			}
 		}
-		want = want[max(0, len(want)-keptLines):]
+		want = want[max(0, len(want)-maxLines):]
 		var r io.Reader = strings.NewReader(printed)
 		if slow {
 			r = iotest.OneByteReader(r)
 		}
-		o := output{log: slog.New(slog.DiscardHandler)}
+		o := logtail{log: slog.New(slog.DiscardHandler)}
 		o.read(r)
 		if got := o.last(); !slices.Equal(got, want) {
 			t.Errorf("kept %q, want %q", got, want)

@@ -1,0 +1,272 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// State is what an engine does.
+type State string
+
+const (
+	Stopped  State = "stopped"
+	Starting State = "starting" // it runs, and its health page does not say ready yet
+	Running  State = "running"
+	Frozen   State = "frozen"
+	Asleep   State = "asleep" // by its Sleeper
+	Stopping State = "stopping"
+)
+
+// slot is one model. Mover.mu guards it.
+type slot struct {
+	name     string
+	model    tier.Model
+	cancel   context.CancelCauseFunc // of the move under way; nil: none
+	reported chan struct{}           // closed when the call of Crashed under way has returned; nil: none
+	last     time.Time               // end of the last move, or of the engine
+
+	tier  tier.Tier
+	state State // transition alone writes state, child and since
+	child *child
+	since time.Time
+
+	// engine and files are written by the goroutine of the move under way, which
+	// reads them, and state and child, without the lock.
+	engine Engine
+	files  []weightFile
+
+	note    string // why swap is what it is
+	failure string // the last error of its engine
+	learned learned
+	seen    sight // what the last look has seen of its engine
+}
+
+// transition sets what the engine does and its process, nil for none. Mover.mu is
+// held.
+func (s *slot) transition(state State, c *child) {
+	s.state, s.child, s.since = state, c, time.Now()
+	if c == nil {
+		s.seen = sight{}
+	}
+}
+
+func (m *Mover) set(s *slot, state State, c *child) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.transition(state, c)
+}
+
+// note records why a slot is as it is.
+func (m *Mover) note(s *slot, why string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.note = why
+}
+
+// shutdown is the request that asks the engine to exit, if it can answer one.
+func (s *slot) shutdown() Request {
+	if s.state == Running || s.state == Asleep {
+		return s.engine.Shutdown
+	}
+	return Request{}
+}
+
+// claim reserves a model for a move. A call of Crashed for it that is under way comes
+// first, so that the Manager learns of things in order, unless that takes longer than
+// callLimit.
+func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, *slot, error) {
+	limit := time.NewTimer(callLimit)
+	defer limit.Stop()
+	for late := false; ; {
+		m.mu.Lock()
+		if m.closed {
+			m.mu.Unlock()
+			return nil, nil, tier.ErrClosed
+		}
+		s := m.slots[model.Name]
+		if s == nil {
+			s = &slot{name: model.Name, state: Stopped, since: time.Now()}
+			m.slots[model.Name] = s
+		}
+		if s.cancel != nil {
+			m.mu.Unlock()
+			return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
+		}
+		if s.reported == nil || late {
+			ctx, s.cancel = context.WithCancelCause(ctx)
+			if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
+				s.learned = learned{} // another model by that name, or another engine
+			}
+			s.model = *model
+			m.moves.Add(1)
+			m.mu.Unlock()
+			return ctx, s, nil
+		}
+		reported := s.reported
+		m.mu.Unlock()
+		select {
+		case <-reported:
+		case <-limit.C:
+			late = true
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+// release gives a model back after a move.
+func (m *Mover) release(s *slot) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.cancel(nil)
+	s.cancel, s.last = nil, time.Now()
+	if c := s.child; c != nil && c.isDone() { // too late for the move to see
+		m.engines.Go(func() { m.afterExit(c) })
+	}
+	if s.child == nil && s.tier == tier.Storage && s.learned.peak == 0 && s.failure == "" {
+		delete(m.slots, s.name)
+	}
+	m.forgetOldest()
+	m.moves.Done()
+}
+
+// maxRemembered is of how many models in storage it is remembered what their engines
+// took and how they failed.
+const maxRemembered = 1024
+
+// forgetOldest drops what is known of the model in storage that was not moved for
+// longest, if there are too many. m.mu is held.
+func (m *Mover) forgetOldest() {
+	if len(m.slots) <= maxRemembered {
+		return
+	}
+	var oldest *slot
+	for _, s := range m.slots {
+		if s.idle() && (oldest == nil || s.last.Before(oldest.last)) {
+			oldest = s
+		}
+	}
+	if oldest != nil {
+		delete(m.slots, oldest.name)
+	}
+}
+
+// idle reports whether nothing of the model is left but what was learned of it.
+func (s *slot) idle() bool {
+	return s.cancel == nil && s.child == nil && s.tier == tier.Storage && s.reported == nil
+}
+
+// afterExit follows the end of an engine of which nothing is left. If it was not told
+// to end, and no move is under way that returns it, it has crashed.
+func (m *Mover) afterExit(c *child) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.ports, c.port)
+	s := m.slots[c.model]
+	if s == nil || s.child != c || s.cancel != nil || m.closed {
+		return
+	}
+	s.transition(Stopped, nil)
+	s.tier, s.last = tier.Storage, s.since
+	if c.toldToExit() { // it was stuck, and its move has returned that
+		return
+	}
+	err := c.fail(Crashed, c.began, c.exitError())
+	s.failure, s.note = err.Error(), ""
+	m.log.Error("an engine crashed", "model", c.model, "err", err)
+	if m.opts.Crashed == nil {
+		return
+	}
+	reported := make(chan struct{})
+	s.reported = reported
+	m.reports.Go(func() { // nothing waits for it longer than callLimit
+		e := guarded(context.Background(), "Options.Crashed", func() error { m.opts.Crashed(c.model, err); return nil })
+		if e != nil {
+			m.log.Error("a crash was not reported", "model", c.model, "err", e)
+		}
+		m.mu.Lock()
+		if s.reported == reported {
+			s.reported = nil
+		}
+		m.mu.Unlock()
+		close(reported)
+	})
+}
+
+// awaitReports waits for the calls of Crashed under way, callLimit at most.
+func (m *Mover) awaitReports() {
+	done := make(chan struct{})
+	go func() { m.reports.Wait(); close(done) }()
+	limit := time.NewTimer(callLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+	}
+}
+
+// report passes progress on, in bytes that are in memory or out of it. It belongs to
+// the goroutine of its move.
+type report struct {
+	fn   func(done tier.Bytes)
+	size tier.Bytes
+	done tier.Bytes
+	next time.Time // when memory is sampled again
+}
+
+func (r *report) at(done tier.Bytes) {
+	r.done = max(r.done, min(done, r.size))
+	if r.fn != nil {
+		r.fn(r.done)
+	}
+}
+
+// abandon kills the engine of a slot, because it failed with err, and returns err.
+func (m *Mover) abandon(s *slot, err error) error {
+	m.set(s, Stopping, s.child)
+	if errors.Is(err, tier.ErrStuck) {
+		return err // it was killed already, without effect
+	}
+	if e := m.killFor(s); e != nil {
+		return errors.Join(err, e)
+	}
+	return err
+}
+
+// killFor kills the engine of a slot.
+func (m *Mover) killFor(s *slot) error {
+	if err := m.kill(s.child); err != nil {
+		return err
+	}
+	m.set(s, Stopped, nil)
+	return nil
+}
+
+// exitOf returns the error of an engine that has exited, once nothing of it is left and
+// all of its output was read.
+func (m *Mover) exitOf(c *child, fault Fault, since time.Time) error {
+	if err := m.kill(c); err != nil {
+		return err
+	}
+	return c.fail(fault, since, c.exitError())
+}
+
+// kill ends an engine at once. It returns when nothing of it is left, or a
+// *tier.StuckError.
+func (m *Mover) kill(c *child) error {
+	c.tell()
+	began := time.Now()
+	c.killAll()
+	limit := time.NewTimer(m.killLimit)
+	defer limit.Stop()
+	select {
+	case <-c.done:
+		return nil
+	case <-limit.C:
+		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: m.presentIn(c)}
+	}
+}

@@ -1,0 +1,290 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// maxStarts is how often a start is tried if another program takes the engine's port.
+const maxStarts = 3
+
+// start starts the engine of a slot and waits until it is ready and warm.
+func (m *Mover) start(ctx context.Context, s *slot, rep *report) error {
+	if err := m.prepare(ctx, s); err != nil {
+		return err
+	}
+	m.note(s, "")
+	for try := 1; ; try++ {
+		port, err := m.reservePort()
+		if err != nil {
+			return &EngineError{Model: s.name, Fault: CannotStart, Command: s.engine.Command, Err: err}
+		}
+		err = m.startOn(ctx, s, port, rep)
+		if ee, ok := errors.AsType[*EngineError](err); !ok || ee.Fault != ExitedEarly || try == maxStarts || !portTaken(port) {
+			return err
+		}
+		m.log.Info("the port of an engine was taken, it gets another", "model", s.name, "port", port)
+	}
+}
+
+// prepare determines engine and files of a slot, and returns what is wrong with them.
+func (m *Mover) prepare(ctx context.Context, s *slot) error {
+	engine, err := m.opts.engineOf(ctx, s.model)
+	if err != nil {
+		return err
+	}
+	if _, _, err := engine.expand(&s.model, 0); err != nil {
+		return err
+	}
+	files, err := weightFiles(&s.model)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.engine, s.files = engine, files
+	return nil
+}
+
+// reservePort returns a free port of the loopback address that no other engine of
+// ours has or is about to have. Another program may still take it; see start.
+func (m *Mover) reservePort() (int, error) {
+	const tries = 100
+	for range tries {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return 0, fmt.Errorf("no free port: %w", err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		if err := l.Close(); err != nil {
+			return 0, err
+		}
+		m.mu.Lock()
+		_, taken := m.ports[port]
+		m.ports[port] = struct{}{}
+		m.mu.Unlock()
+		if !taken {
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("no free port in %d tries", tries)
+}
+
+func portTaken(port int) bool {
+	l, err := net.Listen("tcp4", "127.0.0.1:"+strconv.Itoa(port))
+	if err != nil {
+		return true
+	}
+	l.Close()
+	return false
+}
+
+func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) error {
+	c, err := m.spawn(&s.engine, &s.model, port)
+	if err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.ports, port)
+		return err
+	}
+	m.set(s, Starting, c)
+	m.log.Info("an engine starts", "model", c.model, "pid", c.pid, "port", port, "command", c.command)
+	var ahead *filling
+	if !m.learnedOf(s).unmapped {
+		ahead = m.fill(ctx, s)
+		defer ahead.stop()
+	}
+	err = m.awaitReady(ctx, c, &s.engine, m.opts.StartTimeout, NeverReady, func() error { return m.sample(s, c, ahead, rep) })
+	if err != nil {
+		return m.abandon(s, err)
+	}
+	seen, err := m.look(c, s.files)
+	if err != nil {
+		return m.abandon(s, c.fail(Crashed, c.began, err))
+	}
+	m.learn(s, &seen)
+	if excess := m.checkExcess(s, c, seen.needs()); excess != nil {
+		return m.abandon(s, excess)
+	}
+	// An engine that copies its weights has read all of them; one that maps them may
+	// have touched none yet.
+	if ahead != nil && seen.maps() {
+		if err := m.awaitFill(ctx, c, ahead, rep); err != nil {
+			return m.abandon(s, err)
+		}
+	}
+	rep.at(rep.size)
+	m.set(s, Running, c)
+	m.log.Info("an engine is ready", "model", s.name, "took", time.Since(c.began))
+	return nil
+}
+
+// sample measures what an engine takes while it starts, for at most a twentieth of
+// the time.
+func (m *Mover) sample(s *slot, c *child, ahead *filling, rep *report) error {
+	if ahead != nil {
+		rep.at(tier.Bytes(ahead.bytes.Load()))
+	}
+	now := time.Now()
+	if m.sys.usage == nil || now.Before(rep.next) {
+		return nil
+	}
+	u, err := m.sys.usage(c.members(), false)
+	rep.next = now.Add(max(20*time.Since(now), 20*time.Millisecond))
+	if err != nil {
+		return nil // it has exited, which awaitReady returns
+	}
+	took := u.own().Plus(min(u.File, sizeOf(s.files)))
+	m.mu.Lock()
+	s.learned.peak = max(s.learned.peak, took)
+	m.mu.Unlock()
+	rep.at(took)
+	return m.checkExcess(s, c, took)
+}
+
+func (m *Mover) checkExcess(s *slot, c *child, took tier.Bytes) error {
+	allowed := m.opts.allowed(&s.model)
+	if took <= allowed {
+		return nil
+	}
+	err := c.fail(TookTooMuch, c.began, nil)
+	err.Took, err.Allowed = took, allowed
+	return err
+}
+
+// awaitFill waits until the weights are read, and reports progress. Errors of the
+// reading are not errors of the engine.
+func (m *Mover) awaitFill(ctx context.Context, c *child, f *filling, rep *report) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		rep.at(tier.Bytes(f.bytes.Load()))
+		select {
+		case <-f.done:
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return nil
+		case <-c.exited:
+			return m.exitOf(c, Crashed, c.began)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// spawn starts a process that serves a model on a port.
+func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, error) {
+	argv, env, err := engine.expand(model, port)
+	if err != nil {
+		return nil, err
+	}
+	c := newChild(m.sys, model.Name, argv, port, m.logs)
+	if c.cgroup, err = m.cgroups.add(c.mark); err != nil {
+		m.lacks.note(lackCgroup, err)
+	}
+	fail := func(err error) error {
+		err = &EngineError{Model: c.model, Fault: CannotStart, Command: argv, Err: err}
+		return errors.Join(err, c.cleanUp())
+	}
+	if m.opts.StateDir != "" && m.sys.register != nil {
+		if c.record, err = m.sys.register(m.opts.StateDir, c.identity()); err != nil {
+			return nil, fail(fmt.Errorf("it cannot be recorded in %s: %w", m.opts.StateDir, err))
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fail(err)
+	}
+	err = m.exec(c, engine, env, w)
+	w.Close()
+	if err != nil {
+		r.Close()
+		return nil, fail(err)
+	}
+	m.reaper.watch(c.pid)
+	if c.record != nil {
+		if err := c.record.update(c.identity()); err != nil {
+			m.log.Warn("an engine is not recorded", "model", c.model, "err", err)
+		}
+	}
+	printed := make(chan struct{})
+	go func() {
+		defer close(printed)
+		c.tail.read(r)
+	}()
+	m.engines.Go(func() {
+		c.await(r, printed, m.reaper, m.givenUp)
+		m.afterExit(c)
+	})
+	return c, nil
+}
+
+// exec runs the command, in its cgroup if the kernel can start it there.
+func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
+	start := func(prepare func(cmd *exec.Cmd) (done func(), err error)) error {
+		c.cmd = exec.Command(c.command[0], c.command[1:]...)
+		c.cmd.Dir = engine.Dir
+		c.cmd.Env = append(append(os.Environ(), env...), markName+"="+c.mark)
+		c.cmd.Stdout, c.cmd.Stderr = w, w
+		m.sys.isolate(c.cmd)
+		done, err := prepare(c.cmd)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if err := m.spawner.do(c.cmd.Start); err != nil {
+			return err
+		}
+		c.pid = c.cmd.Process.Pid
+		return nil
+	}
+	bare := func(*exec.Cmd) (func(), error) { return func() {}, nil }
+	if c.cgroup == nil {
+		return start(bare)
+	}
+	without := start(c.cgroup.prepare)
+	if without != nil { // clone3 is missing (before 5.7) or forbidden, or the program is
+		c.cgroup.remove()
+		c.cgroup = nil
+		if err := start(bare); err != nil {
+			return err
+		}
+	}
+	m.lacks.note(lackCgroup, without)
+	return nil
+}
+
+// spawner starts processes from one thread that lives as long as it does: the kernel
+// kills a child together with the thread that started it.
+type spawner struct{ ask chan func() }
+
+func newSpawner() *spawner {
+	s := &spawner{ask: make(chan func())}
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		for fn := range s.ask {
+			fn()
+		}
+	}()
+	return s
+}
+
+// do runs fn on the thread and returns its error.
+func (s *spawner) do(fn func() error) error {
+	done := make(chan error)
+	s.ask <- func() { done <- fn() }
+	return <-done
+}
+
+func (s *spawner) close() { close(s.ask) }
