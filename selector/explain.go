@@ -9,49 +9,38 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// mostCandidates bounds an explanation. It lists the best of a larger library.
-const mostCandidates = 1000
-
-// explained decides, and then says why. It costs time and memory in proportion to
-// the library.
-func (e *engine) explained(req *tier.Request, v *tier.View, c *tier.Choice) error {
-	if err := req.Validate(); err != nil {
-		return err
-	}
-	err := e.decide(req, v, c)
-	chosen := *c
-	if err != nil {
-		chosen.Index = -1 // nobody
-	}
-	c.Explanation = e.explain(req, v, chosen)
-	return err
-}
-
-// shown is the candidate, scored as if it were able where it is not.
-func shown(r *ranking, en *entry, v *tier.View, st *standing) candidate {
-	c := st.candidate(r, en, v)
-	c.shared = max(c.shared, 0)
-	return c
-}
+// maxCandidates bounds an explanation. It lists the best of a larger library.
+const maxCandidates = 1000
 
 // considered is a model on its way into an explanation.
 type considered struct {
 	pick
-	obstacle obstacle
-	rank     int // 0 the chosen one, 1 a model that might have been, 2 one that is left out
+	eligibility
+	rank int // 0: chosen, 1: might have been chosen, 2: left out
 }
 
-func (e *engine) explain(req *tier.Request, v *tier.View, c tier.Choice) *tier.Explanation {
-	st := e.stand(v)
-	r := newRanking(req, st, v, e)
-	all := make([]considered, len(st.index.entries))
+// explained decides, and then says why. It costs time and memory in proportion to
+// the library.
+func (p *Policies) explained(req *tier.Request, v *tier.View, by policy, c *tier.Choice) error {
+	if err := req.Validate(); err != nil {
+		return err
+	}
+	err := p.decide(req, v, by, c)
+	chosen := *c
+	if err != nil {
+		chosen.Index = -1
+	}
+	q := query{req: req, v: v, st: p.snapshotOf(v)}
+	q.scorer = by.scorer(q.st, v.Now)
+	q.rank(p.taxonomy)
+	all := make([]considered, len(q.st.entries))
 	for i := range all {
-		en := &st.index.entries[i]
-		this := considered{pick: e.pick(r, shown(r, en, v, st), st), obstacle: e.obstacle(req, v, i), rank: 1}
+		candidate, able := q.consider(int32(i))
+		this := considered{q.pick(candidate), p.eligible(req, v, by, i), 1}
 		switch {
-		case i == c.Index:
+		case i == chosen.Index:
 			this.rank = 0
-		case this.obstacle != none || stuck(&v.States[i]) || !r.admits(en, v.Library):
+		case this.eligibility != eligible || stuck(&v.States[i]) || !able:
 			this.rank = 2
 		}
 		all[i] = this
@@ -65,55 +54,56 @@ func (e *engine) explain(req *tier.Request, v *tier.View, c tier.Choice) *tier.E
 		}
 		return 1
 	})
-	x := &tier.Explanation{Policy: e.policy.name(), Priority: req.Priority, Omitted: max(0, len(all)-mostCandidates)}
+	x := &tier.Explanation{Policy: by.name(), Priority: req.Priority, Omitted: max(0, len(all)-maxCandidates)}
 	for _, this := range all[:len(all)-x.Omitted] {
-		i := int(this.model)
-		candidate := shown(r, &st.index.entries[i], v, st)
+		candidate, _ := q.consider(this.model)
+		expected := q.scorer.expected(candidate)
 		x.Candidates = append(x.Candidates, tier.Candidate{
-			Model: v.Library.At(i).Name, Index: i, Eligible: this.rank < 2,
-			Verdict: e.verdict(req, v, st, r, c, all[0].pick, this),
-			Score:   this.score, Factors: e.policy.factors(req.Priority, candidate, st),
-			Expected: e.policy.expected(candidate, st),
+			Model: candidate.m.Name, Index: int(this.model), Eligible: this.rank < 2,
+			Verdict: p.verdict(&q, &chosen, all[0].pick, this, expected),
+			Score:   this.score, Factors: q.scorer.factors(req.Priority, candidate), Expected: expected,
 		})
 	}
-	return x
+	c.Explanation = x
+	return err
 }
 
 // verdict says what became of a model in the choice, of which first is the pick.
-func (e *engine) verdict(req *tier.Request, v *tier.View, st *standing, r *ranking, c tier.Choice, first pick, this considered) string {
-	i := int(this.model)
-	m := v.Library.At(i)
+func (p *Policies) verdict(q *query, c *tier.Choice, first pick, this considered, expected time.Duration) string {
+	learned, _ := q.scorer.(*estimates)
+	named := c.Index >= 0 && c.Mode != tier.Auto && !c.FellBack
+	winner := q.v.Library.At(int(first.model)).Name
 	switch {
-	case this.rank == 0 && c.Mode != tier.Auto && !c.FellBack:
+	case this.rank == 0 && named:
 		return "chosen: asked for by name"
 	case this.rank == 0:
 		return "chosen"
-	case this.rank == 1 && c.Index >= 0 && c.Mode != tier.Auto && !c.FellBack:
+	case this.rank == 1 && named:
 		return "not asked for"
 	case this.rank == 1 && this.better(first):
-		return "would have won; " + first.name(v) + " was tried to learn about it"
+		return "would have won; " + winner + " was tried to learn about it"
+	case this.rank == 1 && this.score == first.score && this.ready > first.ready:
+		return "as good as " + winner + ", which can be served sooner"
 	case this.rank == 1 && this.score == first.score:
-		return "as good as " + first.name(v) + ", which is listed first"
-	case this.rank == 1 && st.avoided(this.model) && !st.avoided(first.model):
+		return "as good as " + winner + ", which is listed first"
+	case this.rank == 1 && learned != nil && learned.avoided(this.model) && !learned.avoided(first.model):
 		return "avoided for now: it kept failing"
 	case this.rank == 1:
-		return fmt.Sprintf("scored %.3g less than %s", first.score-this.score, first.name(v))
+		return fmt.Sprintf("scored %.3g less than %s", first.score-this.score, winner)
+	case this.eligibility == unsafe_ || this.eligibility == oversized:
+		return "left out: " + p.shortage(q.v, int(this.model), "").Detail
+	case this.eligibility == late:
+		return fmt.Sprintf("left out: expected in %v, the deadline is %v", expected.Round(time.Millisecond), q.req.Deadline)
 	}
-	switch this.obstacle {
-	case unsafe, tooLarge:
-		_, why := e.shortage(v, i)
-		return "left out: " + why
-	case late:
-		return fmt.Sprintf("left out: expected in %v, the deadline is %v", e.expected(v, i).Round(time.Millisecond), req.Deadline)
-	}
-	if lacks := e.missing(req, m); len(lacks) > 0 {
-		return "left out: lacks " + strings.Join(lacks, ", ")
-	}
-	if stuck(&v.States[i]) {
+	lacks := p.unmet(q.req, q.v.Library.At(int(this.model)))
+	switch {
+	case len(lacks) > 0:
+	case stuck(&q.v.States[this.model]):
 		return "left out: a move of it is stuck"
+	default:
+		for _, c := range q.required {
+			lacks = append(lacks, c.names[0])
+		}
 	}
-	return "left out: lacks " + strings.Join(r.required, ", ")
+	return "left out: lacks " + strings.Join(lacks, ", ")
 }
-
-// name is the name of the picked model.
-func (p pick) name(v *tier.View) string { return v.Library.At(int(p.model)).Name }

@@ -112,14 +112,14 @@ func TestExplain_RecordedFactors_AddUp(t *testing.T) {
 }
 
 func TestExplain_LargeLibrary_ListsTheBestAndCountsTheRest(t *testing.T) {
-	models := make([]tier.Model, mostCandidates+5)
+	models := make([]tier.Model, maxCandidates+5)
 	for i := range models {
 		models[i] = tier.Model{Name: fmt.Sprint("m", i), Size: tier.Bytes(i+1) * tier.MiB, Capabilities: []string{"chat"}}
 	}
 	v := viewOf(newLibrary(t, models...))
 	c := mustSelect(t, New(), v, tier.Request{Priority: tier.Quality, Explain: true})
 	x := c.Explanation
-	if len(x.Candidates) != mostCandidates || x.Omitted != 5 || x.Candidates[0].Model != c.Model {
+	if len(x.Candidates) != maxCandidates || x.Omitted != 5 || x.Candidates[0].Model != c.Model {
 		t.Errorf("%d candidates, %d omitted, first %s", len(x.Candidates), x.Omitted, x.Candidates[0].Model)
 	}
 }

@@ -2,110 +2,75 @@ package selector
 
 import (
 	"fmt"
-	"hash/maphash"
-	"slices"
 	"testing"
 
 	"github.com/modeltier/modeltier/tier"
 	"pgregory.net/rapid"
 )
 
-// check is every rule that an index keeps.
-func (x *index) check(tax *taxonomy, seed maphash.Seed) error {
-	users := make([]int32, len(x.sets))
-	for i := range x.entries {
-		en, m := &x.entries[i], x.lib.At(i)
-		if int(en.model) != i || en.size != m.Size || en.need != m.Size+m.Runtime || en.home != m.Home {
-			return fmt.Errorf("entry %d is not of model %s: %+v", i, m.Name, *en)
-		}
-		if !slices.Equal(x.sets[en.set].declared, m.Capabilities) {
-			return fmt.Errorf("model %s has the set of %v", m.Name, x.sets[en.set].declared)
-		}
-		users[en.set]++
+// check is every rule that the index of a snapshot keeps.
+func (st *snapshot) check() error {
+	if len(st.entries) != st.library.Len() || len(st.bySize) != len(st.entries) {
+		return fmt.Errorf("%d entries, %d by size, %d models", len(st.entries), len(st.bySize), st.library.Len())
 	}
-	if !slices.Equal(users, x.users) {
-		return fmt.Errorf("users of the sets are %v, not %v", users, x.users)
-	}
-	for i := range x.sets {
-		y := index{sets: x.sets, interned: x.interned}
-		if s := y.intern(x.sets[i].declared, tax, seed, true); int(s) != i {
-			return fmt.Errorf("set %d is found at %d", i, s)
+	for i, en := range st.entries {
+		if m := st.library.At(i); en.size != m.Size || en.need != m.Size+m.Runtime || en.home != m.Home || int(en.model) != i {
+			return fmt.Errorf("entry %d is not of model %s: %+v", i, m.Name, en)
 		}
 	}
-	if len(x.interned) != len(x.sets) {
-		return fmt.Errorf("%d sets, %d are interned", len(x.sets), len(x.interned))
-	}
-	n := 0
-	for home, list := range x.bySize {
-		n += len(list)
-		for k, i := range list {
-			en := &x.entries[i]
-			if int(en.home) != home || k > 0 && (x.entries[list[k-1]].size > en.size || x.entries[list[k-1]].size == en.size && list[k-1] >= i) {
-				return fmt.Errorf("model %d stands at the wrong place by size", i)
-			}
+	for k := 1; k < len(st.bySize); k++ {
+		a, b := st.bySize[k-1], st.bySize[k]
+		if b != st.entries[b.model] || a.size > b.size || a.size == b.size && a.model >= b.model {
+			return fmt.Errorf("model %d stands at the wrong place by size", b.model)
 		}
-	}
-	if n != len(x.entries) {
-		return fmt.Errorf("%d models by size, there are %d", n, len(x.entries))
 	}
 	return nil
 }
 
-func TestIndex_LibraryAfterLibrary_RenewedLikeNew(t *testing.T) {
-	tax, _ := DefaultTaxonomy().compile()
-	seed := maphash.MakeSeed()
+func TestSnapshot_LibraryAfterLibrary_IndexedLikeNew(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		lib := drawLibrary(t)
-		var x *index
+		var st *snapshot
 		for step := range rapid.IntRange(1, 30).Draw(t, "steps") {
-			before := x
-			x = newIndex(lib, &tax, seed, x)
-			for _, y := range []*index{x, before} {
-				if y == nil {
+			last := st
+			st = newSnapshot(viewOf(lib), last)
+			for _, s := range []*snapshot{st, last} {
+				if s == nil {
 					continue
 				}
-				if err := y.check(&tax, seed); err != nil {
+				if err := s.check(); err != nil {
 					t.Fatalf("step %d: %v", step, err)
 				}
 			}
-			if rapid.Bool().Draw(t, "remove") && lib.Len() > 0 {
-				lib = lib.Without(lib.At(rapid.IntRange(0, lib.Len()-1).Draw(t, "which")).Name)
-			} else {
-				lib = lib.With(drawModel(t, fmt.Sprint("new", step)))
+			for range rapid.IntRange(1, 3).Draw(t, "changes") {
+				switch rapid.IntRange(0, 2).Draw(t, "change") {
+				case 0:
+					if lib.Len() > 1 {
+						lib = lib.Without(lib.At(rapid.IntRange(0, lib.Len()-1).Draw(t, "which")).Name)
+					}
+				case 1:
+					lib = lib.With(drawModel(t, lib.At(rapid.IntRange(0, lib.Len()-1).Draw(t, "which")).Name))
+				default:
+					lib = lib.With(drawModel(t, fmt.Sprint("new", step)))
+				}
 			}
 		}
 	})
 }
 
-func TestIndex_TwoFromOne_DoNotShareWhatGrows(t *testing.T) {
-	tax, _ := DefaultTaxonomy().compile()
-	seed := maphash.MakeSeed()
-	with := func(lib *tier.Library, capability string) *tier.Library {
-		return lib.With(tier.Model{Name: capability, Size: 1, Capabilities: []string{capability}})
+// What the index of one library goes over to the next by is not shared by two that
+// follow it.
+func TestSnapshot_TwoFromOne_DoNotShareWhatGrows(t *testing.T) {
+	with := func(lib *tier.Library, name string, size tier.Bytes) *tier.Library {
+		return lib.With(tier.Model{Name: name, Size: size, Home: tier.RAM})
 	}
 	lib := newLibrary(t, recordedModels()...)
-	was := newIndex(with(lib, "0"), &tax, seed, newIndex(lib, &tax, seed, nil)) // its slices have room to grow
-	one := newIndex(with(was.lib, "1"), &tax, seed, was)
-	two := newIndex(with(was.lib, "2"), &tax, seed, was)
-	for _, x := range []*index{was, one, two} {
-		if err := x.check(&tax, seed); err != nil {
+	last := newSnapshot(viewOf(lib), nil)
+	one := newSnapshot(viewOf(with(lib, "small", 1)), last)
+	two := newSnapshot(viewOf(with(lib, "large", 8*tier.GiB)), last)
+	for _, st := range []*snapshot{last, one, two} {
+		if err := st.check(); err != nil {
 			t.Error(err)
 		}
-	}
-}
-
-func TestIndex_CapabilitiesComeAndGo_AreForgotten(t *testing.T) {
-	tax, _ := DefaultTaxonomy().compile()
-	seed := maphash.MakeSeed()
-	base := newLibrary(t, recordedModels()...)
-	x := newIndex(base, &tax, seed, nil)
-	for i := range 1000 {
-		x = newIndex(base.With(tier.Model{Name: "guest", Size: 1, Capabilities: []string{fmt.Sprint("c", i)}}), &tax, seed, x)
-	}
-	if len(x.sets) > 2*(base.Len()+1) {
-		t.Errorf("%d sets are kept for %d models", len(x.sets), base.Len()+1)
-	}
-	if err := x.check(&tax, seed); err != nil {
-		t.Error(err)
 	}
 }

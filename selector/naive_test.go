@@ -75,6 +75,22 @@ func (n naive) resident(s *tier.State) bool {
 	return s.Tier != tier.Storage || s.Moving && s.To != tier.Storage
 }
 
+// steps until the model can be served: none, one within memory, or one from storage.
+func (n naive) steps(v *tier.View, i int) int {
+	s := &v.States[i]
+	at := s.Tier
+	if s.Moving {
+		at = s.To
+	}
+	switch {
+	case s.Serving:
+		return 0
+	case at != tier.Storage:
+		return 1
+	}
+	return 2
+}
+
 func (n naive) safe(v *tier.View, i int) bool {
 	m, s := v.Library.At(i), &v.States[i]
 	if s.Stuck && !s.Serving {
@@ -185,7 +201,8 @@ func (n naive) auto(req *tier.Request, v *tier.View) naiveChoice {
 		if !n.can(m, must) || !n.meets(m, req.Constraints) || !n.safe(v, i) || req.Deadline > 0 && n.expected(v, i) > req.Deadline {
 			continue
 		}
-		if score := n.score(m, must, req.Preferences, req.Priority); best.index < 0 || score.Cmp(best.score) > 0 {
+		score := n.score(m, must, req.Preferences, req.Priority)
+		if best.index < 0 || score.Cmp(best.score) > 0 || score.Cmp(best.score) == 0 && n.steps(v, i) < n.steps(v, best.index) {
 			best = naiveChoice{i, score}
 		}
 	}

@@ -44,8 +44,9 @@ type CapacityError struct {
 	Need, Free, Limit Bytes
 	// Never: it would not fit if everything else left.
 	Never bool
-	// Reason is the whole sentence, where its wording is fixed.
-	Reason string
+	// Reason is the whole sentence, where its wording is fixed. Detail is what lacks
+	// without the model's name, for another sentence; a selector sets both.
+	Reason, Detail string
 	// Holders hold the room, largest first.
 	Holders []Holder
 }

@@ -1,0 +1,294 @@
+package selector
+
+import (
+	"errors"
+	"maps"
+	"math"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Policies is a selector that answers each request by the policy that the request
+// names, or by its default one. The adaptive policy learns whichever is the
+// default, so that it knows something when it is asked for. Its methods may be
+// called from any number of goroutines.
+type Policies struct {
+	policies  []policy // the default first
+	adaptive  *adaptive
+	taxonomy  taxonomy
+	fractions fractions
+	snapshot  atomic.Pointer[snapshot]
+	chosen    counters
+	refused   refusals
+}
+
+var (
+	_ tier.Selector     = (*Policies)(nil)
+	_ tier.Learner      = (*Policies)(nil)
+	_ tier.Reporter     = (*Policies)(nil)
+	_ tier.PartStatuser = (*Policies)(nil)
+)
+
+// New returns the default selector: the recorded policy, and the adaptive one for
+// requests that ask for it.
+func New() *Policies {
+	p, _ := NewWith(Options{}) // the defaults are valid
+	return p
+}
+
+// NewAdaptive returns a selector that knows the adaptive policy only, with default
+// options.
+func NewAdaptive() *Policies {
+	p, _ := NewWith(Options{Policy: PolicyAdaptive}) // valid as well
+	p.policies = p.policies[:1]
+	return p
+}
+
+// NewWith returns a selector with options. It reports every invalid option at
+// once, each as a *tier.InvalidError.
+func NewWith(o Options) (*Policies, error) {
+	o = o.fill()
+	names, err := o.Taxonomy.compile()
+	if err := errors.Join(o.validate(), err); err != nil {
+		return nil, err
+	}
+	p := &Policies{taxonomy: names, fractions: o.Safety.fractions(), adaptive: newAdaptive(&o)}
+	p.policies = []policy{&recorded{o.Weights, o.Costs}, p.adaptive}
+	if o.Policy == PolicyAdaptive {
+		p.policies[0], p.policies[1] = p.policies[1], p.policies[0]
+	}
+	return p, nil
+}
+
+// policy is a way to rank models.
+type policy interface {
+	name() string
+	// scorer returns what scores models in that snapshot at the moment of the view.
+	// While it returns the same pointer, every score and time is the same.
+	scorer(st *snapshot, now time.Time) scorer
+}
+
+// scorer scores the models of one snapshot.
+type scorer interface {
+	// score is better if it is higher. It is rounded to the grid before it is
+	// compared.
+	score(p tier.Priority, c candidate) float64
+	// factors are the parts of the score, for a person.
+	factors(p tier.Priority, c candidate) []tier.Factor
+	// expected is the predicted time until the candidate can be used.
+	expected(c candidate) time.Duration
+	// reach is the largest size at which a model in storage is expected to be usable
+	// within d. ok says that neither score nor reach depends on states, so that a
+	// ranking by size outlives the snapshot.
+	reach(d time.Duration) (size tier.Bytes, ok bool)
+}
+
+// candidate is what a policy may look at to score a model.
+type candidate struct {
+	model  int32 // its index
+	shared int32 // required capabilities that it names itself
+	liked  int32 // preferences that it has beyond those
+	m      *tier.Model
+	state  *tier.State
+}
+
+// worth is the declared quality, or the size in GB.
+func (c candidate) worth() float64 {
+	if c.m.Quality > 0 {
+		return c.m.Quality
+	}
+	return max(c.m.Size, 0).GB()
+}
+
+// Select implements tier.Selector.
+func (p *Policies) Select(req *tier.Request, v *tier.View) (c tier.Choice, err error) {
+	if err = p.choose(req, v, &c); err != nil {
+		p.refused.add(tier.Code(err))
+		return c, err
+	}
+	p.chosen.add(req, c.Mode)
+	return c, nil
+}
+
+var errStates = errors.New("selector: the view has fewer states than models")
+
+// choose answers a request into c, which is zero. Choices are filled in place:
+// returning one through each layer would take as long as choosing.
+func (p *Policies) choose(req *tier.Request, v *tier.View, c *tier.Choice) error {
+	by, err := p.policies[0], error(nil)
+	if req.Policy != "" {
+		by, err = p.named(req.Policy)
+	}
+	if err == nil && suspect(req) {
+		err = req.Validate()
+	}
+	switch {
+	case err != nil:
+		return err
+	case v.Library == nil || v.Library.Len() == 0:
+		return p.emptyLibrary(req)
+	case len(v.States) < v.Library.Len():
+		return errStates
+	case req.Explain:
+		return p.explained(req, v, by, c)
+	}
+	return p.decide(req, v, by, c)
+}
+
+func (p *Policies) named(name string) (policy, error) {
+	known := ""
+	for _, by := range p.policies {
+		if by.name() == name {
+			return by, nil
+		}
+		if known != "" {
+			known += " or "
+		}
+		known += by.name()
+	}
+	return nil, &tier.InvalidError{Field: "policy", Value: strconv.Quote(name[:min(len(name), 64)]), Rule: "must be " + known}
+}
+
+// suspect reports whether Validate has to look at the request at once. Otherwise
+// it does so when a question is new or a named model does not meet it.
+func suspect(req *tier.Request) bool {
+	return len(req.Preferences) > 0 && (req.Model != "" || req.Preferred != "") || req.Priority > tier.Quality ||
+		req.Deadline < 0 || req.Deadline > tier.MaxDeadline ||
+		req.Model != "" && req.Preferred != "" || len(req.Capabilities) > tier.MaxCapabilities ||
+		len(req.Preferences) > tier.MaxCapabilities || len(req.Constraints) > tier.MaxConstraints
+}
+
+func (p *Policies) decide(req *tier.Request, v *tier.View, by policy, c *tier.Choice) error {
+	name := req.Model
+	if name == "" {
+		name = req.Preferred
+	}
+	if name == "" {
+		return p.auto(req, v, by, c)
+	}
+	fallback := req.Fallback && req.Model == ""
+	i, ok := v.Library.Find(name)
+	// A stuck model that is asked for by name is the Manager's to refuse, which knows
+	// since when it is stuck.
+	if ok && p.eligible(req, v, by, i) == eligible && !(fallback && stuck(&v.States[i])) {
+		c.Model, c.Index, c.Score = v.Library.At(i).Name, i, math.NaN()
+		if fallback {
+			c.Mode = tier.Hybrid
+		}
+		return nil
+	}
+	if !fallback {
+		return p.refuse(req, v, by, name, true)
+	}
+	if err := p.auto(req, v, by, c); err != nil {
+		return err
+	}
+	c.Mode, c.FellBack, c.Why = tier.Hybrid, true, p.refuse(req, v, by, name, false).Error()
+	return nil
+}
+
+func (p *Policies) auto(req *tier.Request, v *tier.View, by policy, c *tier.Choice) error {
+	q := query{req: req, v: v, st: p.snapshotOf(v), ceilings: p.fractions.ceilings(v)}
+	q.scorer = by.scorer(q.st, v.Now)
+	var room [128]byte // longer questions allocate
+	key := question(room[:0], by, req)
+	if q.ranking = q.st.rankings.find(key); q.ranking == nil {
+		if err := req.Validate(); err != nil {
+			return err
+		}
+		if q.rank(p.taxonomy); q.able {
+			q.st.rankings.add(key, q.ranking, v.Library.Len())
+		}
+	}
+	best := q.best()
+	if !best.found {
+		return p.noModel(&q)
+	}
+	if by == policy(p.adaptive) && p.adaptive.learning.Explore > 0 {
+		best = p.adaptive.explore(&q, best)
+	}
+	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
+	c.Model = v.Library.At(c.Index).Name
+	return nil
+}
+
+// Accessed implements tier.Learner. How often a model is asked for is the
+// Placement's to learn.
+func (p *Policies) Accessed([]tier.Access) {}
+
+// Moved implements tier.Learner: the adaptive policy learns how long bytes take.
+func (p *Policies) Moved(moves []tier.Moved) { p.adaptive.learn(nil, moves) }
+
+// Reported implements tier.Reporter: the adaptive policy learns how requests turn
+// out.
+func (p *Policies) Reported(outcomes []tier.Outcome) { p.adaptive.learn(outcomes, nil) }
+
+// Status is what PartStatus returns.
+type Status struct {
+	// Policy is the default one.
+	Policy string `json:"policy"`
+	// Chosen counts the choices by mode, Refused the errors by code.
+	Chosen  map[string]uint64 `json:"chosen"`
+	Refused map[string]uint64 `json:"refused"`
+	// Learned is what the adaptive policy has learned.
+	Learned Learned `json:"learned"`
+}
+
+// PartStatus implements tier.PartStatuser. It returns a Status.
+func (p *Policies) PartStatus() any {
+	return Status{
+		Policy: p.policies[0].name(), Chosen: p.chosen.read(), Refused: p.refused.read(), Learned: p.adaptive.stats.Load().learned(),
+	}
+}
+
+// counters count choices by mode. Each goroutine mostly has a stripe, and so a
+// cache line, of its own: one shared counter would cost as much as a choice as soon
+// as two processors choose.
+type counters [64]struct {
+	byMode [tier.Hybrid + 1]atomic.Uint64
+	_      [5]uint64 // the rest of a cache line
+}
+
+// add takes the stripe by the address of the request, because goroutines that
+// choose at the same time have different requests.
+func (n *counters) add(req *tier.Request, m tier.Mode) {
+	const golden = 0x9e3779b97f4a7c15
+	stripe := uint64(uintptr(unsafe.Pointer(req))) * golden >> 58
+	n[stripe].byMode[m].Add(1)
+}
+
+func (n *counters) read() map[string]uint64 {
+	sums := make(map[string]uint64)
+	for i := range n {
+		for m := range n[i].byMode {
+			sums[tier.Mode(m).String()] += n[i].byMode[m].Load()
+		}
+	}
+	return sums
+}
+
+// refusals count errors by code. An error allocates, so a lock adds little to it.
+type refusals struct {
+	mu     sync.Mutex
+	byCode map[string]uint64
+}
+
+func (n *refusals) add(code string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.byCode == nil {
+		n.byCode = make(map[string]uint64)
+	}
+	n.byCode[code]++
+}
+
+func (n *refusals) read() map[string]uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return maps.Clone(n.byCode)
+}

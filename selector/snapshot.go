@@ -1,0 +1,149 @@
+package selector
+
+import (
+	"cmp"
+	"slices"
+	"weak"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// snapshot is what is known of one library in one slice of states, whoever asks:
+// which models are resident, and which cannot be served at all. It is made when
+// either has changed, and is not changed afterwards.
+type snapshot struct {
+	library *tier.Library
+	limits  tier.Limits
+	// states identifies the slice by its first element. A View may not be kept after a
+	// Select, so the pointer is weak; nothing else ever compares equal to it.
+	states weak.Pointer[tier.State]
+	count  int
+	// entries are the models in the order of the library, bySize in that of their sizes.
+	entries, bySize []entry
+	// resident are the models that need no new memory, out those that cannot be served
+	// whatever memory there is; both ascending, and disjoint.
+	resident, out []int32
+	// inFlight is the bytes that are being read for others: loads on one device are
+	// serial.
+	inFlight tier.Bytes
+	rankings *rankcache
+}
+
+// entry is what most steps need of a model, close together in memory.
+type entry struct {
+	size  tier.Bytes
+	need  tier.Bytes // size and runtime
+	model int32
+	home  tier.Tier
+}
+
+// snapshotOf returns the snapshot of v, whose library is not empty.
+func (p *Policies) snapshotOf(v *tier.View) *snapshot {
+	last := p.snapshot.Load()
+	if last != nil && last.library == v.Library && last.limits == v.Limits &&
+		last.count == len(v.States) && last.states.Value() == &v.States[0] {
+		return last
+	}
+	st := newSnapshot(v, last)
+	p.snapshot.Store(st)
+	return st
+}
+
+// newSnapshot takes time in proportion to the library. It keeps of the last one
+// what still holds.
+func newSnapshot(v *tier.View, last *snapshot) *snapshot {
+	st := &snapshot{library: v.Library, limits: v.Limits, states: weak.Make(&v.States[0]), count: len(v.States)}
+	if last != nil && last.library == v.Library {
+		st.entries, st.bySize = last.entries, last.bySize
+	} else {
+		st.index(last)
+	}
+	for i := range st.entries {
+		s, en := &v.States[i], &st.entries[i]
+		if s.Moving && s.To > s.Tier {
+			gone, _ := missing(en.size, s)
+			st.inFlight = st.inFlight.Plus(gone)
+		}
+		switch {
+		case stuck(s) || tooLarge(v, en.size, en.need, s):
+			st.out = append(st.out, int32(i))
+		case resident(s):
+			st.resident = append(st.resident, int32(i))
+		}
+	}
+	if last != nil && last.library == v.Library && slices.Equal(last.out, st.out) {
+		st.rankings = last.rankings
+	} else {
+		st.rankings = new(rankcache)
+	}
+	return st
+}
+
+// index fills entries and bySize. It sorts the order of the last library, adapted
+// to models that were appended or removed: what is nearly sorted is sorted in linear
+// time, and renewing 10 000 models may take a millisecond.
+func (st *snapshot) index(last *snapshot) {
+	n := st.library.Len()
+	st.entries, st.bySize = make([]entry, n), make([]entry, 0, n)
+	for i, m := range st.library.All() {
+		st.entries[i] = entry{size: max(m.Size, 0), need: m.Size.Plus(m.Runtime), model: int32(i), home: m.Home}
+		if !m.Home.Valid() {
+			st.entries[i].home = tier.Storage
+		}
+	}
+	known := 0
+	if last != nil {
+		known = min(n, len(last.entries))
+		removed, first := len(last.entries)-known, 0 // taken to have been neighbours
+		for removed > 0 && first < known && st.entries[first].size == last.entries[first].size {
+			first++
+		}
+		for i := range last.bySize {
+			if m := int(last.bySize[i].model); m >= first+removed {
+				st.bySize = append(st.bySize, st.entries[m-removed])
+			} else if m < first || removed == 0 {
+				st.bySize = append(st.bySize, st.entries[m])
+			}
+		}
+	}
+	st.bySize = append(st.bySize, st.entries[known:]...)
+	slices.SortFunc(st.bySize, func(a, b entry) int {
+		if a.size != b.size {
+			return cmp.Compare(a.size, b.size)
+		}
+		return cmp.Compare(a.model, b.model)
+	})
+}
+
+// within returns the models that memory allows.
+func (st *snapshot) within(v *tier.View, c ceilings) []int32 {
+	var list []int32
+	out := st.out
+	for i := range st.entries {
+		en := &st.entries[i]
+		switch {
+		case len(out) > 0 && int(out[0]) == i:
+			out = out[1:]
+		case en.size <= c[en.home] || resident(&v.States[i]):
+			list = append(list, int32(i))
+		}
+	}
+	return list
+}
+
+// missing returns how many bytes of weights are not present in memory, and the tier
+// that they have to come from. A move under way counts as its colder end: what
+// leaves may be gone, and what comes is not there yet.
+func missing(size tier.Bytes, s *tier.State) (gone tier.Bytes, from tier.Tier) {
+	from = s.Tier
+	if s.Moving {
+		from = min(from, s.To)
+	}
+	switch from {
+	case tier.RAM:
+		return 0, from
+	case tier.Swap:
+		return size - min(max(s.Kept, 0), size), from
+	}
+	return size, from
+}
