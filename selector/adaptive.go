@@ -31,8 +31,6 @@ func newAdaptive(o *Options) *adaptive {
 	return a
 }
 
-func (a *adaptive) name() string { return PolicyAdaptive }
-
 // learn replaces the stats by those after some news.
 func (a *adaptive) learn(outcomes []tier.Outcome, moves []tier.Moved) {
 	a.mu.Lock()
@@ -40,7 +38,8 @@ func (a *adaptive) learn(outcomes []tier.Outcome, moves []tier.Moved) {
 	a.stats.Store(a.stats.Load().moved(moves).reported(outcomes, &a.learning))
 }
 
-func (a *adaptive) scorer(st *snapshot, now time.Time) scorer {
+// on returns the scorer for a snapshot at that moment.
+func (a *adaptive) on(st *snapshot, now time.Time) *estimates {
 	know := a.stats.Load()
 	e := a.estimates.Load()
 	if e == nil || e.st != st || e.stats != know || e.now != now {
@@ -100,7 +99,7 @@ func (e *estimates) avoided(model int32) bool {
 }
 
 // wait returns the parts of the time until the candidate can be used, in seconds.
-func (e *estimates) wait(c candidate) (queue, load, latency float64) {
+func (e *estimates) wait(c *candidate) (queue, load, latency float64) {
 	r, size := e.record(c.model), e.st.entries[c.model].size
 	if gone, from := missing(size, c.state); gone > 0 {
 		rate := e.stats.storage
@@ -129,12 +128,12 @@ func (e *estimates) wait(c candidate) (queue, load, latency float64) {
 	return queue, load, latency
 }
 
-func (e *estimates) seconds(c candidate) float64 {
+func (e *estimates) seconds(c *candidate) float64 {
 	queue, load, latency := e.wait(c)
 	return queue + load + latency
 }
 
-func (e *estimates) expected(c candidate) time.Duration {
+func (e *estimates) expected(c *candidate) time.Duration {
 	const longest = math.MaxInt64 / 2
 	return time.Duration(min(e.seconds(c)*float64(time.Second), longest))
 }
@@ -145,7 +144,7 @@ func (e *estimates) reach(time.Duration) (tier.Bytes, bool) { return 0, false }
 // avoidance is more than any score.
 const avoidance = 1e6
 
-func (e *estimates) score(p tier.Priority, c candidate) float64 {
+func (e *estimates) score(p tier.Priority, c *candidate) float64 {
 	r := e.record(c.model)
 	reliable := r.reliability(e.now)
 	worth := c.worth() * r.esteem() * reliable
@@ -168,7 +167,7 @@ func (e *estimates) score(p tier.Priority, c candidate) float64 {
 	return score
 }
 
-func (e *estimates) factors(p tier.Priority, c candidate) []tier.Factor {
+func (e *estimates) factors(p tier.Priority, c *candidate) []tier.Factor {
 	queue, load, latency := e.wait(c)
 	r := e.record(c.model)
 	f := []tier.Factor{
@@ -197,14 +196,14 @@ func (a *adaptive) explore(q *query, best pick) pick {
 	e, _ := q.scorer.(*estimates)
 	others, first := 0.0, best.model
 	for _, i := range q.st.resident {
-		c, able := q.consider(i)
-		if i == first || !c.state.Serving || e.avoided(i) || !able || q.req.Deadline > 0 && e.expected(c) > q.req.Deadline {
+		var c candidate
+		if i == first || !q.consider(i, &c) || !c.state.Serving || e.avoided(i) || q.req.Deadline > 0 && e.expected(&c) > q.req.Deadline {
 			continue
 		}
 		// The k-th of them replaces the one before with chance 1/k: all are as likely.
 		others++
 		if random(a.learning.Seed, n, uint64(others))*others < 1 {
-			best = q.pick(c)
+			best = q.pick(&c)
 		}
 	}
 	return best

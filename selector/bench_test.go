@@ -71,15 +71,16 @@ func (l linear) Select(req *tier.Request, v *tier.View) (tier.Choice, error) {
 	if len(required) == 0 {
 		required = []string{textGeneration}
 	}
-	by := l.p.policies[0].(*recorded)
-	c := l.p.fractions.ceilings(v)
+	by := l.p.recorded
+	var c ceilings
+	l.p.fractions.ceilings(v, &c)
 	var best pick
 	for i, m := range v.Library.All() {
 		s := &v.States[i]
 		if !m.Can(required) || stuck(s) || tooLarge(v, m.Size, m.Size+m.Runtime, s) || m.Size > c[m.Home] && !resident(s) {
 			continue
 		}
-		score := by.score(req.Priority, candidate{model: int32(i), shared: int32(len(required)), m: m, state: s})
+		score := by.score(req.Priority, &candidate{model: int32(i), shared: int32(len(required)), m: m, state: s})
 		if p := (pick{score: onGrid(score), model: int32(i), ready: readinessOf(s), found: true}); p.better(best) {
 			best = p
 		}

@@ -21,14 +21,14 @@ const (
 
 // eligible returns what keeps model i from serving the request, the first in the
 // order above. It allocates nothing.
-func (p *Policies) eligible(req *tier.Request, v *tier.View, by policy, i int) eligibility {
+func (p *Policies) eligible(req *tier.Request, v *tier.View, by string, i int) eligibility {
 	m, s := v.Library.At(i), &v.States[i]
 	switch {
 	case !p.taxonomy.canAll(m.Capabilities, req.Capabilities) || !meets(m, req.Constraints):
 		return lacking
 	case tooLarge(v, m.Size, m.Size.Plus(m.Runtime), s):
 		return oversized
-	case !resident(s) && m.Size > p.fractions.ceilings(v)[m.Home]:
+	case !resident(s) && m.Size > p.ceiling(v, m.Home):
 		return unsafe_
 	case req.Deadline > 0 && p.expected(v, by, i) > req.Deadline:
 		return late
@@ -37,8 +37,12 @@ func (p *Policies) eligible(req *tier.Request, v *tier.View, by policy, i int) e
 }
 
 // expected is the predicted time until model i can be used.
-func (p *Policies) expected(v *tier.View, by policy, i int) time.Duration {
-	return by.scorer(p.snapshotOf(v), v.Now).expected(candidate{model: int32(i), m: v.Library.At(i), state: &v.States[i]})
+func (p *Policies) expected(v *tier.View, by string, i int) time.Duration {
+	c := candidate{model: int32(i), m: v.Library.At(i), state: &v.States[i]}
+	if by == PolicyAdaptive {
+		return p.adaptive.on(p.snapshotOf(v), v.Now).expected(&c)
+	}
+	return p.recorded.expected(&c) // not by way of scorer, through which c would escape
 }
 
 // meets reports whether the model meets all constraints.
@@ -88,17 +92,23 @@ func (s Safety) fractions() fractions {
 // ceilings is the largest size of a model that is safe, by home tier.
 type ceilings [tier.Count]tier.Bytes
 
-// ceilings returns no bounds if memory was never read: the Manager's admission
+// ceilings sets c, without bounds if memory was never read: the Manager's admission
 // decides then.
-func (f fractions) ceilings(v *tier.View) (c ceilings) {
+func (f fractions) ceilings(v *tier.View, c *ceilings) {
 	m := &v.Memory
 	if m.Available == 0 && m.Total == 0 && m.SwapTotal == 0 && m.SwapFree == 0 && m.At.IsZero() {
-		return ceilings{tier.Unlimited, tier.Unlimited, tier.Unlimited}
+		*c = ceilings{tier.Unlimited, tier.Unlimited, tier.Unlimited}
+		return
 	}
-	c[tier.RAM] = share(m.Available, f.ram)
-	c[tier.Swap] = share(m.Available.Plus(v.FreeSwap), f.total)
-	c[tier.Storage] = max(c[tier.RAM], c[tier.Swap])
-	return c
+	ram, swap := share(m.Available, f.ram), share(m.Available.Plus(v.FreeSwap), f.total)
+	c[tier.RAM], c[tier.Swap], c[tier.Storage] = ram, swap, max(ram, swap)
+}
+
+// ceiling is the largest size of a model at that home that is safe.
+func (p *Policies) ceiling(v *tier.View, home tier.Tier) tier.Bytes {
+	var c ceilings
+	p.fractions.ceilings(v, &c)
+	return c[home]
 }
 
 // share returns that many millionths of b, rounded down. millionths is at most a

@@ -46,7 +46,7 @@ func (e *LacksError) Suggestions() []string {
 // refuse returns the error of a model that was named and may not serve the request.
 // A preferred model that is only fallen back from gets the sentence alone, without
 // what takes the whole library to find.
-func (p *Policies) refuse(req *tier.Request, v *tier.View, by policy, name string, explicit bool) error {
+func (p *Policies) refuse(req *tier.Request, v *tier.View, by string, name string, explicit bool) error {
 	who := "Preferred model"
 	if explicit {
 		if err := req.Validate(); err != nil {
@@ -141,7 +141,7 @@ func requirements(req *tier.Request) []string {
 func (p *Policies) shortage(v *tier.View, i int, who string) *tier.CapacityError {
 	m, s := v.Library.At(i), &v.States[i]
 	available, both := v.Memory.Available, v.Memory.Available.Plus(v.FreeSwap)
-	err := &tier.CapacityError{Model: m.Name, Tier: tier.Swap, Need: m.Size, Free: both, Limit: p.fractions.ceilings(v)[m.Home]}
+	err := &tier.CapacityError{Model: m.Name, Tier: tier.Swap, Need: m.Size, Free: both, Limit: p.ceiling(v, m.Home)}
 	lacks := func(format string, need, have tier.Bytes) {
 		a, b := tier.Apart(need, have)
 		err.Detail = fmt.Sprintf(format, a, b)
@@ -219,12 +219,12 @@ func (p *Policies) noModel(q *query) error {
 	}
 	var short, large pick
 	var fastest *tier.DeadlineError
+	var c candidate
 	for i := range q.st.entries {
-		c, able := q.consider(int32(i))
-		if !able {
+		if !q.consider(int32(i), &c) {
 			continue
 		}
-		en, this := &q.st.entries[i], q.pick(c)
+		en, this := &q.st.entries[i], q.pick(&c)
 		switch {
 		case tooLarge(q.v, en.size, en.need, c.state):
 			if this.better(large) {
@@ -235,7 +235,7 @@ func (p *Policies) noModel(q *query) error {
 				short = this
 			}
 		default: // it must be late
-			if t := q.scorer.expected(c); fastest == nil || t < fastest.Expected {
+			if t := q.scorer.expected(&c); fastest == nil || t < fastest.Expected {
 				fastest = &tier.DeadlineError{Model: c.m.Name, Expected: t, Deadline: q.req.Deadline}
 			}
 		}

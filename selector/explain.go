@@ -21,7 +21,7 @@ type considered struct {
 
 // explained decides, and then says why. It costs time and memory in proportion to
 // the library.
-func (p *Policies) explained(req *tier.Request, v *tier.View, by policy, c *tier.Choice) error {
+func (p *Policies) explained(req *tier.Request, v *tier.View, by string, c *tier.Choice) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
@@ -30,13 +30,14 @@ func (p *Policies) explained(req *tier.Request, v *tier.View, by policy, c *tier
 	if err != nil {
 		chosen.Index = -1
 	}
-	q := query{req: req, v: v, st: p.snapshotOf(v)}
-	q.scorer = by.scorer(q.st, v.Now)
+	var q query
+	p.look(&q, req, v, by)
 	q.rank(p.taxonomy)
+	var about candidate
 	all := make([]considered, len(q.st.entries))
 	for i := range all {
-		candidate, able := q.consider(int32(i))
-		this := considered{q.pick(candidate), p.eligible(req, v, by, i), 1}
+		able := q.consider(int32(i), &about)
+		this := considered{q.pick(&about), p.eligible(req, v, by, i), 1}
 		switch {
 		case i == chosen.Index:
 			this.rank = 0
@@ -54,14 +55,14 @@ func (p *Policies) explained(req *tier.Request, v *tier.View, by policy, c *tier
 		}
 		return 1
 	})
-	x := &tier.Explanation{Policy: by.name(), Priority: req.Priority, Omitted: max(0, len(all)-maxCandidates)}
+	x := &tier.Explanation{Policy: by, Priority: req.Priority, Omitted: max(0, len(all)-maxCandidates)}
 	for _, this := range all[:len(all)-x.Omitted] {
-		candidate, _ := q.consider(this.model)
-		expected := q.scorer.expected(candidate)
+		q.consider(this.model, &about)
+		expected := q.scorer.expected(&about)
 		x.Candidates = append(x.Candidates, tier.Candidate{
-			Model: candidate.m.Name, Index: int(this.model), Eligible: this.rank < 2,
+			Model: about.m.Name, Index: int(this.model), Eligible: this.rank < 2,
 			Verdict: p.verdict(&q, &chosen, all[0].pick, this, expected),
-			Score:   this.score, Factors: q.scorer.factors(req.Priority, candidate), Expected: expected,
+			Score:   this.score, Factors: q.scorer.factors(req.Priority, &about), Expected: expected,
 		})
 	}
 	c.Explanation = x

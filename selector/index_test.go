@@ -14,13 +14,13 @@ func (st *snapshot) check() error {
 		return fmt.Errorf("%d entries, %d by size, %d models", len(st.entries), len(st.bySize), st.library.Len())
 	}
 	for i, en := range st.entries {
-		if m := st.library.At(i); en.size != m.Size || en.need != m.Size+m.Runtime || en.home != m.Home || int(en.model) != i {
+		if m := st.library.At(i); en.size != m.Size || en.need != m.Size+m.Runtime || en.home != m.Home {
 			return fmt.Errorf("entry %d is not of model %s: %+v", i, m.Name, en)
 		}
 	}
 	for k := 1; k < len(st.bySize); k++ {
 		a, b := st.bySize[k-1], st.bySize[k]
-		if b != st.entries[b.model] || a.size > b.size || a.size == b.size && a.model >= b.model {
+		if en := st.entries[b.model]; b.size != en.size || b.home != en.home || a.size > b.size || a.size == b.size && a.model >= b.model {
 			return fmt.Errorf("model %d stands at the wrong place by size", b.model)
 		}
 	}

@@ -65,40 +65,47 @@ func onGrid(score float64) float64 {
 // frontier holds the models that can win among those up to any value of a key, a
 // size or a time, by ascending key and rank: a model that is not in it is beaten by
 // one of at most its key.
-type frontier struct {
-	keys  []int64
-	picks []pick
+type frontier []step
+
+type step struct {
+	key int64
+	pick
 }
 
 // add takes models in ascending order of their keys.
-func (f *frontier) add(key int64, p pick) {
-	last := len(f.picks) - 1
+func (f frontier) add(s step) frontier {
+	last := len(f) - 1
 	switch {
-	case last >= 0 && !p.better(f.picks[last]):
-	case last >= 0 && f.keys[last] == key:
-		f.picks[last] = p
-	default:
-		f.keys, f.picks = append(f.keys, key), append(f.picks, p)
+	case last >= 0 && !s.better(f[last].pick):
+		return f
+	case last >= 0 && f[last].key == s.key:
+		f[last] = s
+		return f
 	}
+	return append(f, s)
 }
 
 // best returns the best model of at most that key.
-func (f *frontier) best(ceiling int64) pick {
-	n := len(f.keys)
-	if n > 0 && f.keys[n-1] > ceiling { // mostly not, which spares the search
-		low := 0
-		for low < n { // keys[:low] ≤ ceiling < keys[n:]
-			if mid := int(uint(low+n) / 2); f.keys[mid] <= ceiling {
-				low = mid + 1
-			} else {
-				n = mid
-			}
+func (f frontier) best(ceiling int64) pick {
+	if n := len(f); n > 0 && f[n-1].key <= ceiling { // mostly so
+		return f[n-1].pick
+	}
+	return f.search(ceiling)
+}
+
+func (f frontier) search(ceiling int64) pick {
+	low, high := 0, len(f) // f[:low] is within the ceiling, f[high:] is not
+	for low < high {
+		if mid := int(uint(low+high) / 2); f[mid].key <= ceiling {
+			low = mid + 1
+		} else {
+			high = mid
 		}
 	}
-	if n == 0 {
+	if low == 0 {
 		return pick{}
 	}
-	return f.picks[n-1]
+	return f[low-1].pick
 }
 
 // ranking answers one question about one library.
@@ -120,7 +127,7 @@ type soonest struct {
 	scorer   scorer
 	ceilings ceilings
 	timed    bool // false: without regard to time
-	frontier
+	frontier frontier
 }
 
 // query is one request on its way.
@@ -133,16 +140,17 @@ type query struct {
 	*ranking
 }
 
-// consider returns what is known of model i, and whether it meets the question.
-func (q *query) consider(i int32) (c candidate, able bool) {
-	c = candidate{model: i, m: q.v.Library.At(int(i)), state: &q.v.States[i]}
+// consider sets c to what is known of model i, and reports whether it meets the
+// question.
+func (q *query) consider(i int32, c *candidate) bool {
+	*c = candidate{model: i, m: q.v.Library.At(int(i)), state: &q.v.States[i]}
 	for _, r := range q.required {
 		switch {
 		case overlap(c.m.Capabilities, r.names):
 			c.shared++
 		case !overlap(c.m.Capabilities, r.implied):
 			c.shared = 0
-			return c, false
+			return false
 		}
 	}
 	for _, r := range q.preferred {
@@ -150,10 +158,10 @@ func (q *query) consider(i int32) (c candidate, able bool) {
 			c.liked++
 		}
 	}
-	return c, meets(c.m, q.req.Constraints)
+	return meets(c.m, q.req.Constraints)
 }
 
-func (q *query) pick(c candidate) pick {
+func (q *query) pick(c *candidate) pick {
 	return pick{score: onGrid(q.scorer.score(q.req.Priority, c)), model: c.model, ready: readinessOf(c.state), found: true}
 }
 
@@ -175,14 +183,15 @@ func (q *query) rank(t taxonomy) {
 	if q.static {
 		q.scores = make([]float64, len(q.st.entries))
 	}
+	var c candidate
 	for i := range q.st.entries {
-		c, able := q.consider(int32(i))
+		able := q.consider(int32(i), &c)
 		q.able = q.able || able
 		switch {
 		case !q.static && able:
 			return
 		case able:
-			q.scores[i] = q.pick(c).score
+			q.scores[i] = onGrid(q.scorer.score(q.req.Priority, &c))
 		case q.static:
 			q.scores[i] = math.NaN()
 		}
@@ -193,26 +202,31 @@ func (q *query) rank(t taxonomy) {
 	for _, i := range q.st.out {
 		q.scores[i] = math.NaN()
 	}
-	for i := range q.st.bySize {
-		en := &q.st.bySize[i]
-		if s := q.scores[en.model]; s == s {
-			q.bySize[en.home].add(int64(en.size), pick{score: s, model: en.model, ready: far, found: true})
+	room := make(frontier, 0, len(q.st.bySize))
+	for t := range q.bySize {
+		f := room
+		for i := range q.st.bySize {
+			if en := &q.st.bySize[i]; en.home == tier.Tier(t) {
+				if s := q.scores[en.model]; s == s {
+					f = f.add(step{int64(en.size), pick{score: s, model: en.model, ready: far, found: true}})
+				}
+			}
 		}
+		q.bySize[t] = slices.Clone(f)
 	}
 }
 
 // rated is consider and pick; of a static ranking, it looks up the score.
-func (q *query) rated(i int32) (candidate, pick) {
+func (q *query) rated(i int32, c *candidate) pick {
 	if !q.static {
-		c, able := q.consider(i)
-		if !able {
-			return c, pick{}
+		if !q.consider(i, c) {
+			return pick{}
 		}
-		return c, q.pick(c)
+		return q.pick(c)
 	}
-	c := candidate{model: i, m: q.v.Library.At(int(i)), state: &q.v.States[i]}
+	*c = candidate{model: i, m: q.v.Library.At(int(i)), state: &q.v.States[i]}
 	s := q.scores[i]
-	return c, pick{score: s, model: i, ready: readinessOf(c.state), found: s == s}
+	return pick{score: s, model: i, ready: readinessOf(c.state), found: s == s}
 }
 
 // best returns the best model that may serve the request.
@@ -221,20 +235,19 @@ func (q *query) best() pick {
 	if q.req.Deadline > 0 {
 		deadline = int64(q.req.Deadline)
 	}
-	best := q.soonest().best(deadline)
+	best := q.soonest().frontier.best(deadline)
 	if !q.static {
 		return best
 	}
-	c := q.ceilings
+	reach := tier.Unlimited
 	if q.req.Deadline > 0 {
-		reach, _ := q.scorer.reach(q.req.Deadline)
-		for t := range c {
-			c[t] = min(c[t], reach)
-		}
+		reach, _ = q.scorer.reach(q.req.Deadline)
 	}
 	for t := range q.bySize {
-		if p := q.bySize[t].best(int64(c[t])); p.better(best) {
-			best = p
+		if f := q.bySize[t]; len(f) > 0 {
+			if p := f.best(int64(min(q.ceilings[t], reach))); p.better(best) {
+				best = p
+			}
 		}
 	}
 	return best
@@ -255,24 +268,21 @@ func (q *query) soonest() *soonest {
 	if !q.static {
 		models = q.st.within(q.v, ceilings)
 	}
-	type timedPick struct {
-		expected int64
-		pick
-	}
-	var all []timedPick
+	var all []step
+	var c candidate
 	for _, i := range models {
-		c, p := q.rated(i)
+		p := q.rated(i, &c)
 		switch {
 		case !p.found:
 		case timed:
-			all = append(all, timedPick{int64(q.scorer.expected(c)), p})
+			all = append(all, step{int64(q.scorer.expected(&c)), p})
 		default:
-			k.add(0, p)
+			k.frontier = k.frontier.add(step{0, p})
 		}
 	}
-	slices.SortFunc(all, func(a, b timedPick) int { return cmp.Compare(a.expected, b.expected) })
-	for _, t := range all {
-		k.add(t.expected, t.pick)
+	slices.SortFunc(all, func(a, b step) int { return cmp.Compare(a.key, b.key) })
+	for _, s := range all {
+		k.frontier = k.frontier.add(s)
 	}
 	q.soon.Store(k)
 	return k
@@ -280,9 +290,9 @@ func (q *query) soonest() *soonest {
 
 // question appends what a ranking depends on, so that different questions differ. The
 // order of names counts, which costs a second ranking and no sort.
-func question(b []byte, by policy, req *tier.Request) []byte {
+func question(b []byte, by string, req *tier.Request) []byte {
 	nc, np := len(req.Capabilities), len(req.Preferences) // both of 16 bits: see suspect
-	b = append(b, byte(req.Priority), by.name()[0], byte(nc), byte(nc>>8), byte(np), byte(np>>8))
+	b = append(b, byte(req.Priority), by[0], byte(nc), byte(nc>>8), byte(np), byte(np>>8))
 	for _, s := range req.Capabilities {
 		b = text(b, s)
 	}
@@ -328,7 +338,7 @@ func (rc *rankcache) find(question []byte) *ranking {
 func (rc *rankcache) add(question []byte, r *ranking, models int) {
 	steps := len(question) + len(r.scores)/2
 	for i := range r.bySize {
-		steps += len(r.bySize[i].keys)
+		steps += len(r.bySize[i])
 	}
 	if !r.static {
 		steps += models // the most that soonest may hold

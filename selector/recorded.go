@@ -14,16 +14,12 @@ type recorded struct {
 	costs   Costs
 }
 
-func (r *recorded) name() string { return PolicyRecorded }
-
-func (r *recorded) scorer(*snapshot, time.Time) scorer { return r }
-
-func (r *recorded) score(p tier.Priority, c candidate) float64 {
+func (r *recorded) score(p tier.Priority, c *candidate) float64 {
 	return r.weights.Capability*float64(c.shared+c.liked) + r.bonus(p, c)
 }
 
 // bonus is the part of the score that the priority gives.
-func (r *recorded) bonus(p tier.Priority, c candidate) float64 {
+func (r *recorded) bonus(p tier.Priority, c *candidate) float64 {
 	w := &r.weights
 	switch home := c.m.Home == tier.RAM; {
 	case p == tier.Quality:
@@ -38,7 +34,7 @@ func (r *recorded) bonus(p tier.Priority, c candidate) float64 {
 	return w.BalancedElsewhere + w.BalancedPerGB*c.worth()
 }
 
-func (r *recorded) factors(p tier.Priority, c candidate) []tier.Factor {
+func (r *recorded) factors(p tier.Priority, c *candidate) []tier.Factor {
 	f := []tier.Factor{{Name: "capabilities", Value: r.weights.Capability * float64(c.shared)}}
 	if c.liked > 0 {
 		f = append(f, tier.Factor{Name: "preferences", Value: r.weights.Capability * float64(c.liked)})
@@ -47,7 +43,7 @@ func (r *recorded) factors(p tier.Priority, c candidate) []tier.Factor {
 }
 
 // expected is rounded down: each byte costs what the tier does that it is in.
-func (r *recorded) expected(c candidate) time.Duration {
+func (r *recorded) expected(c *candidate) time.Duration {
 	size := max(c.m.Size, 0)
 	gone, from := missing(size, c.state)
 	rate := r.costs.Storage

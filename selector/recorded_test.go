@@ -12,7 +12,7 @@ func TestCosts_Reach_IsTheExactInverse(t *testing.T) {
 	check := func(t rapid.TB, c Costs, d time.Duration) {
 		r := &recorded{costs: c}
 		of := func(size tier.Bytes) time.Duration {
-			return r.expected(candidate{m: &tier.Model{Size: size}, state: &tier.State{}})
+			return r.expected(&candidate{m: &tier.Model{Size: size}, state: &tier.State{}})
 		}
 		size, _ := r.reach(d)
 		if got := of(size); size < tier.Unlimited && got > d {
@@ -48,11 +48,11 @@ func TestCosts_WhereTheWeightsAre_DecidesOnTheTime(t *testing.T) {
 		{"on its way to storage", tier.State{Tier: tier.RAM, Moving: true, To: tier.Storage}, 6 * time.Second},
 		{"on its way to swap", tier.State{Tier: tier.RAM, Moving: true, To: tier.Swap}, 2 * time.Second},
 	} {
-		if got := c.expected(candidate{m: &tier.Model{Size: 4 * tier.GiB}, state: &x.s}); got != x.want {
+		if got := c.expected(&candidate{m: &tier.Model{Size: 4 * tier.GiB}, state: &x.s}); got != x.want {
 			t.Errorf("%s: %v, want %v", x.name, got, x.want)
 		}
 	}
-	if got := c.expected(candidate{m: &tier.Model{Size: tier.Unlimited}, state: &tier.State{}}); got <= 0 {
+	if got := c.expected(&candidate{m: &tier.Model{Size: tier.Unlimited}, state: &tier.State{}}); got <= 0 {
 		t.Errorf("of more than there is: %v", got)
 	}
 }

@@ -529,7 +529,7 @@ func TestQuestion_DifferentRequests_Differ(t *testing.T) {
 		{Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtMost, Value: "8k"}}},
 	} {
 		for _, by := range s.policies {
-			q, text := string(question(nil, by, &req)), fmt.Sprintf("%+v by %s", req, by.name())
+			q, text := string(question(nil, by, &req)), fmt.Sprintf("%+v by %s", req, by)
 			if other, ok := seen[q]; ok {
 				t.Errorf("%s and %s are one question", text, other)
 			}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +20,8 @@ import (
 // default, so that it knows something when it is asked for. Its methods may be
 // called from any number of goroutines.
 type Policies struct {
-	policies  []policy // the default first
+	policies  []string // that it knows, the default first
+	recorded  *recorded
 	adaptive  *adaptive
 	taxonomy  taxonomy
 	fractions fractions
@@ -57,35 +60,38 @@ func NewWith(o Options) (*Policies, error) {
 	if err := errors.Join(o.validate(), err); err != nil {
 		return nil, err
 	}
-	p := &Policies{taxonomy: names, fractions: o.Safety.fractions(), adaptive: newAdaptive(&o)}
-	p.policies = []policy{&recorded{o.Weights, o.Costs}, p.adaptive}
+	p := &Policies{
+		policies: []string{PolicyRecorded, PolicyAdaptive}, taxonomy: names, fractions: o.Safety.fractions(),
+		recorded: &recorded{o.Weights, o.Costs}, adaptive: newAdaptive(&o),
+	}
 	if o.Policy == PolicyAdaptive {
-		p.policies[0], p.policies[1] = p.policies[1], p.policies[0]
+		slices.Reverse(p.policies)
 	}
 	return p, nil
-}
-
-// policy is a way to rank models.
-type policy interface {
-	name() string
-	// scorer returns what scores models in that snapshot at the moment of the view.
-	// While it returns the same pointer, every score and time is the same.
-	scorer(st *snapshot, now time.Time) scorer
 }
 
 // scorer scores the models of one snapshot.
 type scorer interface {
 	// score is better if it is higher. It is rounded to the grid before it is
 	// compared.
-	score(p tier.Priority, c candidate) float64
+	score(p tier.Priority, c *candidate) float64
 	// factors are the parts of the score, for a person.
-	factors(p tier.Priority, c candidate) []tier.Factor
+	factors(p tier.Priority, c *candidate) []tier.Factor
 	// expected is the predicted time until the candidate can be used.
-	expected(c candidate) time.Duration
+	expected(c *candidate) time.Duration
 	// reach is the largest size at which a model in storage is expected to be usable
 	// within d. ok says that neither score nor reach depends on states, so that a
 	// ranking by size outlives the snapshot.
 	reach(d time.Duration) (size tier.Bytes, ok bool)
+}
+
+// scorer returns the scorer of a policy. While it is the same pointer, so is every
+// score and time.
+func (p *Policies) scorer(by string, st *snapshot, now time.Time) scorer {
+	if by == PolicyAdaptive {
+		return p.adaptive.on(st, now)
+	}
+	return p.recorded
 }
 
 // candidate is what a policy may look at to score a model.
@@ -98,7 +104,7 @@ type candidate struct {
 }
 
 // worth is the declared quality, or the size in GB.
-func (c candidate) worth() float64 {
+func (c *candidate) worth() float64 {
 	if c.m.Quality > 0 {
 		return c.m.Quality
 	}
@@ -120,16 +126,18 @@ var errStates = errors.New("selector: the view has fewer states than models")
 // choose answers a request into c, which is zero. Choices are filled in place:
 // returning one through each layer would take as long as choosing.
 func (p *Policies) choose(req *tier.Request, v *tier.View, c *tier.Choice) error {
-	by, err := p.policies[0], error(nil)
+	by := p.policies[0]
 	if req.Policy != "" {
-		by, err = p.named(req.Policy)
+		if by = req.Policy; !slices.Contains(p.policies, by) {
+			return &tier.InvalidError{Field: "policy", Value: strconv.Quote(by[:min(len(by), 64)]), Rule: "must be " + strings.Join(p.policies, " or ")}
+		}
 	}
-	if err == nil && suspect(req) {
-		err = req.Validate()
+	if suspect(req) {
+		if err := req.Validate(); err != nil {
+			return err
+		}
 	}
 	switch {
-	case err != nil:
-		return err
 	case v.Library == nil || v.Library.Len() == 0:
 		return p.emptyLibrary(req)
 	case len(v.States) < v.Library.Len():
@@ -138,20 +146,6 @@ func (p *Policies) choose(req *tier.Request, v *tier.View, c *tier.Choice) error
 		return p.explained(req, v, by, c)
 	}
 	return p.decide(req, v, by, c)
-}
-
-func (p *Policies) named(name string) (policy, error) {
-	known := ""
-	for _, by := range p.policies {
-		if by.name() == name {
-			return by, nil
-		}
-		if known != "" {
-			known += " or "
-		}
-		known += by.name()
-	}
-	return nil, &tier.InvalidError{Field: "policy", Value: strconv.Quote(name[:min(len(name), 64)]), Rule: "must be " + known}
 }
 
 // suspect reports whether Validate has to look at the request at once. Otherwise
@@ -163,7 +157,7 @@ func suspect(req *tier.Request) bool {
 		len(req.Preferences) > tier.MaxCapabilities || len(req.Constraints) > tier.MaxConstraints
 }
 
-func (p *Policies) decide(req *tier.Request, v *tier.View, by policy, c *tier.Choice) error {
+func (p *Policies) decide(req *tier.Request, v *tier.View, by string, c *tier.Choice) error {
 	name := req.Model
 	if name == "" {
 		name = req.Preferred
@@ -192,10 +186,10 @@ func (p *Policies) decide(req *tier.Request, v *tier.View, by policy, c *tier.Ch
 	return nil
 }
 
-func (p *Policies) auto(req *tier.Request, v *tier.View, by policy, c *tier.Choice) error {
-	q := query{req: req, v: v, st: p.snapshotOf(v), ceilings: p.fractions.ceilings(v)}
-	q.scorer = by.scorer(q.st, v.Now)
-	var room [128]byte // longer questions allocate
+func (p *Policies) auto(req *tier.Request, v *tier.View, by string, c *tier.Choice) error {
+	var q query // filled in place: a literal would be copied
+	p.look(&q, req, v, by)
+	var room [64]byte // longer questions allocate
 	key := question(room[:0], by, req)
 	if q.ranking = q.st.rankings.find(key); q.ranking == nil {
 		if err := req.Validate(); err != nil {
@@ -209,12 +203,19 @@ func (p *Policies) auto(req *tier.Request, v *tier.View, by policy, c *tier.Choi
 	if !best.found {
 		return p.noModel(&q)
 	}
-	if by == policy(p.adaptive) && p.adaptive.learning.Explore > 0 {
+	if by == PolicyAdaptive && p.adaptive.learning.Explore > 0 {
 		best = p.adaptive.explore(&q, best)
 	}
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = v.Library.At(c.Index).Name
 	return nil
+}
+
+// look begins a query.
+func (p *Policies) look(q *query, req *tier.Request, v *tier.View, by string) {
+	q.req, q.v, q.st = req, v, p.snapshotOf(v)
+	q.scorer = p.scorer(by, q.st, v.Now)
+	p.fractions.ceilings(v, &q.ceilings)
 }
 
 // Accessed implements tier.Learner. How often a model is asked for is the
@@ -242,7 +243,7 @@ type Status struct {
 // PartStatus implements tier.PartStatuser. It returns a Status.
 func (p *Policies) PartStatus() any {
 	return Status{
-		Policy: p.policies[0].name(), Chosen: p.chosen.read(), Refused: p.refused.read(), Learned: p.adaptive.stats.Load().learned(),
+		Policy: p.policies[0], Chosen: p.chosen.read(), Refused: p.refused.read(), Learned: p.adaptive.stats.Load().learned(),
 	}
 }
 

@@ -16,10 +16,10 @@ type snapshot struct {
 	limits  tier.Limits
 	// states identifies the slice by its first element. A View may not be kept after a
 	// Select, so the pointer is weak; nothing else ever compares equal to it.
-	states weak.Pointer[tier.State]
-	count  int
-	// entries are the models in the order of the library, bySize in that of their sizes.
-	entries, bySize []entry
+	states  weak.Pointer[tier.State]
+	count   int
+	entries []entry // in the order of the library
+	bySize  []sized // ascending
 	// resident are the models that need no new memory, out those that cannot be served
 	// whatever memory there is; both ascending, and disjoint.
 	resident, out []int32
@@ -31,8 +31,13 @@ type snapshot struct {
 
 // entry is what most steps need of a model, close together in memory.
 type entry struct {
+	size tier.Bytes
+	need tier.Bytes // size and runtime
+	home tier.Tier
+}
+
+type sized struct {
 	size  tier.Bytes
-	need  tier.Bytes // size and runtime
 	model int32
 	home  tier.Tier
 }
@@ -84,12 +89,15 @@ func newSnapshot(v *tier.View, last *snapshot) *snapshot {
 // time, and renewing 10 000 models may take a millisecond.
 func (st *snapshot) index(last *snapshot) {
 	n := st.library.Len()
-	st.entries, st.bySize = make([]entry, n), make([]entry, 0, n)
+	st.entries, st.bySize = make([]entry, n), make([]sized, 0, n)
 	for i, m := range st.library.All() {
-		st.entries[i] = entry{size: max(m.Size, 0), need: m.Size.Plus(m.Runtime), model: int32(i), home: m.Home}
+		st.entries[i] = entry{size: max(m.Size, 0), need: m.Size.Plus(m.Runtime), home: m.Home}
 		if !m.Home.Valid() {
 			st.entries[i].home = tier.Storage
 		}
+	}
+	add := func(i int) {
+		st.bySize = append(st.bySize, sized{st.entries[i].size, int32(i), st.entries[i].home})
 	}
 	known := 0
 	if last != nil {
@@ -98,16 +106,18 @@ func (st *snapshot) index(last *snapshot) {
 		for removed > 0 && first < known && st.entries[first].size == last.entries[first].size {
 			first++
 		}
-		for i := range last.bySize {
-			if m := int(last.bySize[i].model); m >= first+removed {
-				st.bySize = append(st.bySize, st.entries[m-removed])
+		for _, s := range last.bySize {
+			if m := int(s.model); m >= first+removed {
+				add(m - removed)
 			} else if m < first || removed == 0 {
-				st.bySize = append(st.bySize, st.entries[m])
+				add(m)
 			}
 		}
 	}
-	st.bySize = append(st.bySize, st.entries[known:]...)
-	slices.SortFunc(st.bySize, func(a, b entry) int {
+	for i := known; i < n; i++ {
+		add(i)
+	}
+	slices.SortFunc(st.bySize, func(a, b sized) int {
 		if a.size != b.size {
 			return cmp.Compare(a.size, b.size)
 		}
