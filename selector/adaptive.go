@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -188,40 +189,25 @@ func (e *estimates) factors(p tier.Priority, c *candidate) []tier.Factor {
 
 // explore sometimes takes another model than the best: one that can be leased
 // where it is, because nothing is to be loaded for the sake of learning.
-func (a *adaptive) explore(q *query, best pick) pick {
-	n := a.asked.Add(1)
-	if random(a.learning.Seed, n, 0) >= a.learning.Explore {
+func (a *adaptive) explore(q *query, e *estimates, best pick) pick {
+	random := rand.NewPCG(a.learning.Seed, a.asked.Add(1))
+	if !chance(random, a.learning.Explore) {
 		return best
 	}
-	e, _ := q.scorer.(*estimates)
 	others, first := 0.0, best.model
 	for _, i := range q.st.resident {
 		var c candidate
 		if i == first || !q.consider(i, &c) || !c.state.Serving || e.avoided(i) || q.req.Deadline > 0 && e.expected(&c) > q.req.Deadline {
 			continue
 		}
-		// The k-th of them replaces the one before with chance 1/k: all are as likely.
-		others++
-		if random(a.learning.Seed, n, uint64(others))*others < 1 {
+		if others++; chance(random, 1/others) { // so that all are as likely
 			best = q.pick(&c)
 		}
 	}
 	return best
 }
 
-// random returns a number in [0, 1) that seed, n and k decide (SplitMix64, Steele
-// et al. 2014).
-func random(seed, n, k uint64) float64 {
-	const golden = 0x9e3779b97f4a7c15
-	x := seed
-	for _, y := range [...]uint64{n, k} {
-		x = (x ^ y) + golden
-		x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-		x = (x ^ x>>27) * 0x94d049bb133111eb
-		x ^= x >> 31
-	}
-	return float64(x>>11) / (1 << 53)
-}
+func chance(random *rand.PCG, p float64) bool { return float64(random.Uint64()>>11) < p*(1<<53) }
 
 // stats is what was learned so far. It and its records are not changed once they can
 // be seen: each batch of news makes new ones.

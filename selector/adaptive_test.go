@@ -40,7 +40,7 @@ func failed(model string, at time.Time) tier.Outcome {
 	return tier.Outcome{Model: model, At: at, Err: errors.New("no answer")}
 }
 
-func TestAdaptive_Speed_WhoeverIsUsableFirst(t *testing.T) {
+func TestAdaptive_Speed_ChoosesTheModelUsableFirst(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	s := NewAdaptive()
 	req := tier.Request{Priority: tier.Speed}
@@ -57,7 +57,7 @@ func TestAdaptive_Speed_WhoeverIsUsableFirst(t *testing.T) {
 	if c := mustSelect(t, s, v, req); c.Model != "gpt2-small" {
 		t.Errorf("with a queue: chose %s", c.Model)
 	}
-	v = again(v) // and somebody else's load in front of every other one
+	v = again(v) // and another load in front of every other one
 	v.States[5] = tier.State{Moving: true, To: tier.Swap, InPlace: true}
 	if c := mustSelect(t, s, v, req); c.Model != "gpt2-large" {
 		t.Errorf("with a load in flight: chose %s", c.Model)
@@ -267,7 +267,7 @@ func TestAdaptive_Deadline_GoesByTheMemoryOfTheMoment(t *testing.T) {
 		t.Errorf("one that is on its way: chose %s", c.Model)
 	}
 	if _, err := s.Select(&tier.Request{Deadline: time.Millisecond}, v); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("nobody makes it: %v", err)
+		t.Errorf("no model makes it: %v", err)
 	}
 }
 

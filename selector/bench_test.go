@@ -62,7 +62,7 @@ func move(v *tier.View, r *rand.Rand) *tier.View {
 	return n
 }
 
-// linear is what anybody would write: the recorded policy in one pass over the
+// linear is the plain implementation: the recorded policy in one pass over the
 // models, with the same arithmetic, and no care taken but not to allocate.
 type linear struct{ p *Policies }
 
@@ -266,5 +266,27 @@ func BenchmarkTail(b *testing.B) {
 				b.ReportMetric(float64(took[int(float64(len(took)-1)*p/100)]), fmt.Sprint("p", p, "-ns"))
 			}
 		})
+	}
+}
+
+// What it costs in time, the benchmarks say.
+func TestSelect_AnyRequestAndLibrary_AllocatesNothing(t *testing.T) {
+	for _, n := range sizes {
+		lib := benchLibrary(t, n)
+		v := benchView(lib)
+		s := New()
+		for name, req := range benchRequests(lib) {
+			for _, req.Policy = range []string{PolicyRecorded, PolicyAdaptive} {
+				f := func() {
+					if _, err := s.Select(&req, v); err != nil {
+						t.Fatal(err)
+					}
+				}
+				f()
+				if a := testing.AllocsPerRun(100, f); a != 0 {
+					t.Errorf("%d models, %s, %s: %v allocations", n, name, req.Policy, a)
+				}
+			}
+		}
 	}
 }

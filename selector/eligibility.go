@@ -12,11 +12,11 @@ import (
 type eligibility uint8
 
 const (
-	eligible  eligibility = iota
-	lacking               // it lacks a capability, or does not meet a constraint
-	oversized             // it fits no tier that it can be served from
-	unsafe_               // memory is short
-	late                  // it is not expected to make the deadline
+	eligible    eligibility = iota
+	lacking                 // it lacks a capability, or does not meet a constraint
+	oversized               // it fits no tier that it can be served from
+	memoryShort             // memory is short
+	late                    // it is not expected to make the deadline
 )
 
 // eligible returns what keeps model i from serving the request, the first in the
@@ -29,7 +29,7 @@ func (p *Policies) eligible(req *tier.Request, v *tier.View, by string, i int) e
 	case tooLarge(v, m.Size, m.Size.Plus(m.Runtime), s):
 		return oversized
 	case !resident(s) && m.Size > p.ceiling(v, m.Home):
-		return unsafe_
+		return memoryShort
 	case req.Deadline > 0 && p.expected(v, by, i) > req.Deadline:
 		return late
 	}

@@ -5,12 +5,19 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// maxNear is how many near capabilities an error names.
-const maxNear = 8
+// Bounds on what errors name, and on what is looked through for it.
+const (
+	maxAble    = 3 // models
+	maxNear    = 8 // capabilities
+	maxValues  = 3 // of a label
+	maxHolders = 8
+	maxKnown   = 4096 // names or capabilities
+)
 
 // LacksError is a named model that lacks what the request requires. It unwraps
 // to a *tier.NoCapableModelError.
@@ -64,7 +71,18 @@ func (p *Policies) refuse(req *tier.Request, v *tier.View, by string, name strin
 	}
 	switch p.eligible(req, v, by, i) {
 	case lacking:
-		return p.lacks(req, v, i, who, explicit)
+		err := &LacksError{
+			Model: name, Lacks: p.unmet(req, v.Library.At(i)), who: who, general: &tier.NoCapableModelError{Capabilities: requirements(req)},
+		}
+		if explicit {
+			err.general.Nearest = p.nearest(req, v)
+			for _, other := range v.Library.All() {
+				if len(err.Able) < maxAble && len(p.unmet(req, other)) == 0 {
+					err.Able = append(err.Able, other.Name)
+				}
+			}
+		}
+		return err
 	case late:
 		return &tier.DeadlineError{Model: name, Expected: p.expected(v, by, i), Deadline: req.Deadline}
 	}
@@ -78,37 +96,16 @@ func (p *Policies) refuse(req *tier.Request, v *tier.View, by string, name strin
 // namesLike looks among a bounded number of names, so that unknown names cannot keep
 // the server of a large library busy.
 func namesLike(name string, lib *tier.Library) []string {
-	const maxCompared = 4096
 	var names []string
 	for _, m := range lib.All() {
 		off := len(m.Name) - len(name)
 		if max(off, -off) <= 1+len(name)/4 || strings.Contains(m.Name, name) || strings.Contains(name, m.Name) {
-			if names = append(names, m.Name); len(names) == maxCompared {
+			if names = append(names, m.Name); len(names) == maxKnown {
 				break
 			}
 		}
 	}
 	return tier.Nearest(name, names)
-}
-
-// lacks is the error of model i, which lacks something. full finds out who has it.
-func (p *Policies) lacks(req *tier.Request, v *tier.View, i int, who string, full bool) error {
-	const maxAble = 3
-	m := v.Library.At(i)
-	err := &LacksError{
-		Model: m.Name, Lacks: p.unmet(req, m), who: who,
-		general: &tier.NoCapableModelError{Capabilities: requirements(req)},
-	}
-	if !full {
-		return err
-	}
-	err.general.Nearest = p.nearest(req, v)
-	for _, other := range v.Library.All() {
-		if len(err.Able) < maxAble && len(p.unmet(req, other)) == 0 {
-			err.Able = append(err.Able, other.Name)
-		}
-	}
-	return err
 }
 
 // unmet are the requirements that the model does not meet.
@@ -179,7 +176,6 @@ func (p *Policies) shortage(v *tier.View, i int, who string) *tier.CapacityError
 
 // holders are the models that hold memory, the largest few first.
 func holders(v *tier.View) []tier.Holder {
-	const maxHolders = 8
 	var all []tier.Holder
 	for i, m := range v.Library.All() {
 		s := &v.States[i]
@@ -204,7 +200,7 @@ func (p *Policies) emptyLibrary(req *tier.Request) error {
 
 // noModel is the error of a request in auto that no model may serve: that none has
 // what it requires, or why those that have it may not serve.
-func (p *Policies) noModel(q *query) error {
+func (p *Policies) noModel(q *query, by string) error {
 	err := &tier.NoCapableModelError{Capabilities: requirements(q.req)}
 	if len(q.req.Capabilities) == 0 {
 		var names []string
@@ -224,20 +220,18 @@ func (p *Policies) noModel(q *query) error {
 		if !q.consider(int32(i), &c) {
 			continue
 		}
-		en, this := &q.st.entries[i], q.pick(&c)
-		switch {
-		case tooLarge(q.v, en.size, en.need, c.state):
-			if this.better(large) {
-				large = this
-			}
-		case stuck(c.state) || en.size > q.ceilings[en.home] && !resident(c.state):
-			if this.better(short) {
-				short = this
-			}
-		default: // it must be late
+		worst, this := &short, q.pick(&c)
+		switch reason := p.eligible(q.req, q.v, by, i); {
+		case reason == oversized:
+			worst = &large
+		case reason == late && !stuck(c.state):
 			if t := q.scorer.expected(&c); fastest == nil || t < fastest.Expected {
 				fastest = &tier.DeadlineError{Model: c.m.Name, Expected: t, Deadline: q.req.Deadline}
 			}
+			continue
+		}
+		if this.better(*worst) {
+			*worst = this
 		}
 	}
 	switch { // the best way out first: more time, more memory, higher limits
@@ -258,7 +252,6 @@ func (p *Policies) noModel(q *query) error {
 // model that has most of them; values of the labels that constraints speak of; else
 // any capabilities.
 func (p *Policies) nearest(req *tier.Request, v *tier.View) []string {
-	const maxKnown = 4096
 	var known, near []string
 	most, fullest := 0, -1
 	seen := make(map[string]bool)
@@ -295,7 +288,6 @@ func (p *Policies) nearest(req *tier.Request, v *tier.View) []string {
 // values are a few of the values that the constraint's label has among the models
 // that have the capabilities, if none of them meets it.
 func (p *Policies) values(req *tier.Request, v *tier.View, c *tier.Constraint) []string {
-	const maxValues = 3
 	var found []string
 	for _, m := range v.Library.All() {
 		if !p.taxonomy.canAll(m.Capabilities, req.Capabilities) {
@@ -311,4 +303,101 @@ func (p *Policies) values(req *tier.Request, v *tier.View, c *tier.Constraint) [
 		}
 	}
 	return found
+}
+
+// maxCandidates bounds an explanation. It lists the best of a larger library.
+const maxCandidates = 1000
+
+// considered is a model on its way into an explanation.
+type considered struct {
+	pick
+	eligibility
+	rank int // 0: chosen, 1: might have been chosen, 2: left out
+}
+
+// explained decides, and then says why. It costs time and memory in proportion to
+// the library.
+func (p *Policies) explained(req *tier.Request, v *tier.View, by string, c *tier.Choice) error {
+	if err := req.Validate(); err != nil {
+		return err
+	}
+	err := p.decide(req, v, by, c)
+	chosen := *c
+	if err != nil {
+		chosen.Index = -1
+	}
+	var q query
+	p.look(&q, req, v, by)
+	q.rank(p.taxonomy)
+	var about candidate
+	all := make([]considered, len(q.st.entries))
+	for i := range all {
+		able := q.consider(int32(i), &about)
+		this := considered{q.pick(&about), p.eligible(req, v, by, i), 1}
+		switch {
+		case i == chosen.Index:
+			this.rank = 0
+		case this.eligibility != eligible || stuck(&v.States[i]) || !able:
+			this.rank = 2
+		}
+		all[i] = this
+	}
+	slices.SortFunc(all, func(a, b considered) int {
+		if a.rank == b.rank && a.better(b.pick) {
+			return -1
+		}
+		return cmp.Or(a.rank-b.rank, 1)
+	})
+	x := &tier.Explanation{Policy: by, Priority: req.Priority, Omitted: max(0, len(all)-maxCandidates)}
+	for _, this := range all[:len(all)-x.Omitted] {
+		q.consider(this.model, &about)
+		expected := q.scorer.expected(&about)
+		x.Candidates = append(x.Candidates, tier.Candidate{
+			Model: about.m.Name, Index: int(this.model), Eligible: this.rank < 2,
+			Verdict: p.verdict(&q, &chosen, all[0].pick, this, expected),
+			Score:   this.score, Factors: q.scorer.factors(req.Priority, &about), Expected: expected,
+		})
+	}
+	c.Explanation = x
+	return err
+}
+
+// verdict says what became of a model in the choice, of which first is the pick.
+func (p *Policies) verdict(q *query, c *tier.Choice, first pick, this considered, expected time.Duration) string {
+	learned, _ := q.scorer.(*estimates)
+	named := c.Index >= 0 && c.Mode != tier.Auto && !c.FellBack
+	winner := q.v.Library.At(int(first.model)).Name
+	switch {
+	case this.rank == 0 && named:
+		return "chosen: asked for by name"
+	case this.rank == 0:
+		return "chosen"
+	case this.rank == 1 && named:
+		return "not asked for"
+	case this.rank == 1 && this.better(first):
+		return "would have won; " + winner + " was tried to learn about it"
+	case this.rank == 1 && this.score == first.score && this.ready > first.ready:
+		return "as good as " + winner + ", which can be served sooner"
+	case this.rank == 1 && this.score == first.score:
+		return "as good as " + winner + ", which is listed first"
+	case this.rank == 1 && learned != nil && learned.avoided(this.model) && !learned.avoided(first.model):
+		return "avoided for now: it kept failing"
+	case this.rank == 1:
+		return fmt.Sprintf("scored %.3g less than %s", first.score-this.score, winner)
+	case this.eligibility == memoryShort || this.eligibility == oversized:
+		return "left out: " + p.shortage(q.v, int(this.model), "").Detail
+	case this.eligibility == late:
+		return fmt.Sprintf("left out: expected in %v, the deadline is %v", expected.Round(time.Millisecond), q.req.Deadline)
+	}
+	lacks := p.unmet(q.req, q.v.Library.At(int(this.model)))
+	switch {
+	case len(lacks) > 0:
+	case stuck(&q.v.States[this.model]):
+		return "left out: a move of it is stuck"
+	default:
+		for _, c := range q.required {
+			lacks = append(lacks, c.names[0])
+		}
+	}
+	return "left out: lacks " + strings.Join(lacks, ", ")
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-var update = flag.Bool("update", false, "write the golden explanations anew")
+var update = flag.Bool("update", false, "rewrite the golden explanations")
 
 func TestExplain_Golden(t *testing.T) {
 	lib := newLibrary(t, append(recordedModels(),
@@ -42,7 +42,7 @@ func TestExplain_Golden(t *testing.T) {
 		{"hybrid", busy, tier.Request{Preferred: "falcon-40b", Fallback: true}},
 		{"constraints", plenty, tier.Request{Capabilities: []string{"vision"}, Constraints: []tier.Constraint{long}}},
 		{"deadline", busy, tier.Request{Priority: tier.Quality, Deadline: 2 * time.Second}},
-		{"nobody", busy, tier.Request{Capabilities: []string{"embeddings"}, Deadline: time.Second}},
+		{"none_eligible", busy, tier.Request{Capabilities: []string{"embeddings"}, Deadline: time.Second}},
 		{"adaptive_speed", busy, tier.Request{Policy: PolicyAdaptive, Priority: tier.Speed}},
 		{"adaptive_quality", busy, tier.Request{Policy: PolicyAdaptive, Priority: tier.Quality, Preferences: []string{"fast"}}},
 		{"adaptive_balanced", busy, tier.Request{Policy: PolicyAdaptive}},

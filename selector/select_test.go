@@ -77,7 +77,7 @@ func TestSafety_NoReadingYet_LeavesItToAdmission(t *testing.T) {
 	}
 }
 
-func TestNever_FitsNoTier_TooLargeAndNotChosen(t *testing.T) {
+func TestTooLarge_FitsNoTier_RefusedAndNotChosen(t *testing.T) {
 	lib := newLibrary(t,
 		tier.Model{Name: "huge", Size: 9 * tier.GiB, Home: tier.RAM, Capabilities: []string{"chat"}},
 		tier.Model{Name: "tiny", Size: tier.GiB, Capabilities: []string{"chat"}},
@@ -135,7 +135,7 @@ func TestAuto_UnknownCapability_NamesTheNearest(t *testing.T) {
 	}
 	_, err := New().Select(&tier.Request{Capabilities: []string{"embeddings", "fast"}}, v)
 	if nc, ok := errors.AsType[*tier.NoCapableModelError](err); !ok || len(nc.Nearest) == 0 {
-		t.Errorf("known ones that nobody has together: %v", err)
+		t.Errorf("known ones that no model has together: %v", err)
 	}
 }
 
@@ -160,7 +160,7 @@ func TestTaxonomy_HierarchyAndAliases_SatisfyWithoutSharing(t *testing.T) {
 		}
 	}
 	if _, err := New().Select(&tier.Request{Capabilities: []string{"code", "chat"}}, v); !errors.Is(err, tier.ErrNoCapableModel) {
-		t.Errorf("nobody has both: %v", err)
+		t.Errorf("no model has both: %v", err)
 	}
 	own := DefaultTaxonomy()
 	own.Implies["code-generation"] = []string{"chat"}
@@ -277,11 +277,11 @@ func TestHybrid_PreferredMayNotServe_FallsBackAndSaysWhy(t *testing.T) {
 		t.Errorf("preferred without fallback is manual, got %+v", c)
 	}
 	if _, err := New().Select(&tier.Request{Preferred: "llama-7b", Fallback: true, Capabilities: []string{"video"}}, plenty); !errors.Is(err, tier.ErrNoCapableModel) {
-		t.Errorf("nobody to fall back to: %v", err)
+		t.Errorf("no model to fall back to: %v", err)
 	}
 }
 
-func TestManual_LacksWhatIsRequired_SaysWhatAndWhoHasIt(t *testing.T) {
+func TestManual_LacksWhatIsRequired_SaysWhatAndWhichModelsHaveIt(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	_, err := New().Select(&tier.Request{Model: "llama-7b", Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtLeast, Value: "8192"}}}, v)
 	le, ok := errors.AsType[*LacksError](err)
@@ -319,7 +319,7 @@ func TestConstraints_OnLabels_ExcludeAndNameWhatThereIs(t *testing.T) {
 	}
 }
 
-func TestPreferences_SpeakForAModel_AndExcludeNobody(t *testing.T) {
+func TestPreferences_RaiseTheScore_AndExcludeNone(t *testing.T) {
 	lib := newLibrary(t,
 		tier.Model{Name: "plain", Size: 2 * tier.GiB, Home: tier.RAM, Capabilities: []string{"chat"}},
 		tier.Model{Name: "seer", Size: 2 * tier.GiB, Home: tier.RAM, Capabilities: []string{"chat", "vision"}},
@@ -332,7 +332,7 @@ func TestPreferences_SpeakForAModel_AndExcludeNobody(t *testing.T) {
 	}
 }
 
-func TestDeadline_ExcludesWhoCannotMakeIt(t *testing.T) {
+func TestDeadline_ExcludesModelsThatCannotMakeIt(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	deadline := func(ms time.Duration) tier.Request {
 		return tier.Request{Priority: tier.Quality, Deadline: ms * time.Millisecond}
@@ -502,7 +502,7 @@ func TestSelect_ViewIsLetGo(t *testing.T) {
 	runtime.KeepAlive(s)
 }
 
-func TestRankings_EverNewQuestions_AreBounded(t *testing.T) {
+func TestRankcache_QuestionsWithoutEnd_IsBounded(t *testing.T) {
 	s := New()
 	v := viewOf(newLibrary(t, recordedModels()...))
 	for i := range 3 * maxRankings {
@@ -538,7 +538,7 @@ func TestQuestion_DifferentRequests_Differ(t *testing.T) {
 	}
 }
 
-func TestRankings_ResidencyChanges_AreKept(t *testing.T) {
+func TestRankcache_ResidencyChanges_IsKept(t *testing.T) {
 	s := New()
 	v := viewOf(newLibrary(t, recordedModels()...))
 	table := func() *rankcache { return s.snapshot.Load().rankings }

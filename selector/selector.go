@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,47 +69,6 @@ func NewWith(o Options) (*Policies, error) {
 		slices.Reverse(p.policies)
 	}
 	return p, nil
-}
-
-// scorer scores the models of one snapshot.
-type scorer interface {
-	// score is better if it is higher. It is rounded to the grid before it is
-	// compared.
-	score(p tier.Priority, c *candidate) float64
-	// factors are the parts of the score, for a person.
-	factors(p tier.Priority, c *candidate) []tier.Factor
-	// expected is the predicted time until the candidate can be used.
-	expected(c *candidate) time.Duration
-	// reach is the largest size at which a model in storage is expected to be usable
-	// within d. ok says that neither score nor reach depends on states, so that a
-	// ranking by size outlives the snapshot.
-	reach(d time.Duration) (size tier.Bytes, ok bool)
-}
-
-// scorer returns the scorer of a policy. While it is the same pointer, so is every
-// score and time.
-func (p *Policies) scorer(by string, st *snapshot, now time.Time) scorer {
-	if by == PolicyAdaptive {
-		return p.adaptive.on(st, now)
-	}
-	return p.recorded
-}
-
-// candidate is what a policy may look at to score a model.
-type candidate struct {
-	model  int32 // its index
-	shared int32 // required capabilities that it names itself
-	liked  int32 // preferences that it has beyond those
-	m      *tier.Model
-	state  *tier.State
-}
-
-// worth is the declared quality, or the size in GB.
-func (c *candidate) worth() float64 {
-	if c.m.Quality > 0 {
-		return c.m.Quality
-	}
-	return max(c.m.Size, 0).GB()
 }
 
 // Select implements tier.Selector.
@@ -201,10 +161,10 @@ func (p *Policies) auto(req *tier.Request, v *tier.View, by string, c *tier.Choi
 	}
 	best := q.best()
 	if !best.found {
-		return p.noModel(&q)
+		return p.noModel(&q, by)
 	}
-	if by == PolicyAdaptive && p.adaptive.learning.Explore > 0 {
-		best = p.adaptive.explore(&q, best)
+	if e, ok := q.scorer.(*estimates); ok && e.learning.Explore > 0 {
+		best = e.explore(&q, e, best)
 	}
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = v.Library.At(c.Index).Name
@@ -292,4 +252,112 @@ func (n *refusals) read() map[string]uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return maps.Clone(n.byCode)
+}
+
+// scorer scores the models of one snapshot.
+type scorer interface {
+	// score is better if it is higher. It is rounded to the grid before it is
+	// compared.
+	score(p tier.Priority, c *candidate) float64
+	// factors are the parts of the score, for a person.
+	factors(p tier.Priority, c *candidate) []tier.Factor
+	// expected is the predicted time until the candidate can be used.
+	expected(c *candidate) time.Duration
+	// reach is the largest size at which a model in storage is expected to be usable
+	// within d. ok says that neither score nor reach depends on states, so that a
+	// ranking by size outlives the snapshot.
+	reach(d time.Duration) (size tier.Bytes, ok bool)
+}
+
+// scorer returns the scorer of a policy. While it is the same pointer, so is every
+// score and time.
+func (p *Policies) scorer(by string, st *snapshot, now time.Time) scorer {
+	if by == PolicyAdaptive {
+		return p.adaptive.on(st, now)
+	}
+	return p.recorded
+}
+
+// candidate is what a policy may look at to score a model.
+type candidate struct {
+	model  int32 // its index
+	shared int32 // required capabilities that it names itself
+	liked  int32 // preferences that it has beyond those
+	m      *tier.Model
+	state  *tier.State
+}
+
+// worth is the declared quality, or the size in GB.
+func (c *candidate) worth() float64 {
+	if c.m.Quality > 0 {
+		return c.m.Quality
+	}
+	return max(c.m.Size, 0).GB()
+}
+
+// recorded is the policy that the recordings of the wire contract show. It learns
+// nothing, and its scores depend on the models alone.
+type recorded struct {
+	weights Weights
+	costs   Costs
+}
+
+func (r *recorded) score(p tier.Priority, c *candidate) float64 {
+	return r.weights.Capability*float64(c.shared+c.liked) + r.bonus(p, c)
+}
+
+// bonus is the part of the score that the priority gives.
+func (r *recorded) bonus(p tier.Priority, c *candidate) float64 {
+	w := &r.weights
+	switch home := c.m.Home == tier.RAM; {
+	case p == tier.Quality:
+		return w.QualityPerGB * c.worth()
+	case p == tier.Speed && home:
+		return w.SpeedRAM
+	case p == tier.Speed:
+		return w.SpeedElsewhere
+	case home:
+		return w.BalancedRAM
+	}
+	return w.BalancedElsewhere + w.BalancedPerGB*c.worth()
+}
+
+func (r *recorded) factors(p tier.Priority, c *candidate) []tier.Factor {
+	f := []tier.Factor{{Name: "capabilities", Value: r.weights.Capability * float64(c.shared)}}
+	if c.liked > 0 {
+		f = append(f, tier.Factor{Name: "preferences", Value: r.weights.Capability * float64(c.liked)})
+	}
+	return append(f, tier.Factor{Name: p.String(), Value: r.bonus(p, c)})
+}
+
+// expected is rounded down: each byte costs what the tier does that it is in.
+func (r *recorded) expected(c *candidate) time.Duration {
+	size := max(c.m.Size, 0)
+	gone, from := missing(size, c.state)
+	rate := r.costs.Storage
+	if from == tier.Swap {
+		rate = r.costs.Swap
+	}
+	return perGB(size-gone, r.costs.RAM) + perGB(gone, rate)
+}
+
+// reach is the exact inverse of perGB at the costs of storage: size×rate/2^30 rounds
+// down to at most d where size×rate < (d+1)×2^30.
+func (r *recorded) reach(d time.Duration) (tier.Bytes, bool) {
+	hi, lo := bits.Mul64(uint64(d)+1, uint64(tier.GiB))
+	lo, borrow := bits.Sub64(lo, 1, 0)
+	if hi -= borrow; hi >= uint64(r.costs.Storage) {
+		return tier.Unlimited, true
+	}
+	q, _ := bits.Div64(hi, lo, uint64(r.costs.Storage))
+	return tier.Bytes(min(q, uint64(tier.Unlimited))), true
+}
+
+// perGB is the time for b bytes at that time per GB, rounded down, saturated.
+func perGB(b tier.Bytes, rate time.Duration) time.Duration {
+	hi, lo := bits.Mul64(uint64(b), uint64(rate))
+	if hi >= 1<<29 {
+		return 1<<63 - 1
+	}
+	return time.Duration(hi<<34 | lo>>30)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
 // The recordings of the wire contract, read as far as they concern selection.
@@ -172,4 +173,10 @@ func lenient(t *testing.T, text []byte) []byte {
 		t.Fatal(err)
 	}
 	return out
+}
+
+func TestConformance(t *testing.T) {
+	t.Run("default", func(t *testing.T) { tiertest.TestSelector(t, New()) })
+	t.Run("adaptive", func(t *testing.T) { tiertest.TestSelector(t, NewAdaptive()) })
+	t.Run("adaptive by default", func(t *testing.T) { tiertest.TestSelector(t, mustNew(t, Options{Policy: PolicyAdaptive})) })
 }
