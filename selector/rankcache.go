@@ -202,7 +202,7 @@ func (q *query) rank(t taxonomy) {
 	for _, i := range q.st.out {
 		q.scores[i] = math.NaN()
 	}
-	room := make(frontier, 0, len(q.st.bySize))
+	room := make(frontier, 0, len(q.st.bySize)/2) // one home's share, mostly
 	for t := range q.bySize {
 		f := room
 		for i := range q.st.bySize {
