@@ -28,7 +28,7 @@ type adaptive struct {
 
 func newAdaptive(o *Options) *adaptive {
 	a := &adaptive{weights: o.Weights, costs: o.Costs, learning: o.Learning}
-	a.stats.Store(newStats(a.costs))
+	a.stats.Store(new(stats))
 	return a
 }
 
@@ -57,12 +57,14 @@ type estimates struct {
 	st      *snapshot
 	stats   *stats
 	records []*record // by model; nil: there are none
-	latency float64   // seconds per GB until first use, of a model that was not measured
 	now     time.Time
+	// Seconds per GB of loads, and until first use of a model that was not measured.
+	swap, storage, latency float64
 }
 
 func newEstimates(a *adaptive, st *snapshot, know *stats, now time.Time) *estimates {
-	e := &estimates{adaptive: a, st: st, stats: know, latency: know.latency, now: now}
+	e := &estimates{adaptive: a, st: st, stats: know, now: now, latency: a.costs.RAM.Seconds()}
+	e.swap, e.storage = know.rates(&a.costs)
 	if len(know.records) == 0 {
 		return e
 	}
@@ -74,7 +76,7 @@ func newEstimates(a *adaptive, st *snapshot, know *stats, now time.Time) *estima
 	}
 	// What was measured of some models tells about the others; the constant counts
 	// like two GB of them.
-	seconds, gb := know.latency*prior, float64(prior)
+	seconds, gb := e.latency*prior, float64(prior)
 	for i, r := range e.records { // in order, so that the sums are always the same
 		if s := r.firstUse(); s > 0 {
 			seconds += s
@@ -103,16 +105,16 @@ func (e *estimates) avoided(model int32) bool {
 func (e *estimates) wait(c *candidate) (queue, load, latency float64) {
 	r, size := e.record(c.model), e.st.entries[c.model].size
 	if gone, from := missing(size, c.state); gone > 0 {
-		rate := e.stats.storage
+		rate := e.storage
 		if from == tier.Swap {
-			rate = e.stats.swap
+			rate = e.swap
 		}
 		load = gone.GB() * rate
 		if r != nil && from == tier.Storage {
 			load = r.wait.or(load)
 		}
 		if !c.state.Moving {
-			load += e.st.inFlight.GB() * e.stats.storage
+			load += e.st.inFlight.GB() * e.storage
 		}
 	}
 	latency = r.firstUse()
@@ -215,23 +217,13 @@ type stats struct {
 	records map[string]*record
 	// fromSwap and fromStorage are the seconds per GB that moves took.
 	fromSwap, fromStorage mean
-	// swap, storage and latency are what is expected after that, in seconds per GB: of a
-	// load from swap and from storage, and from the lease to the first use.
-	swap, storage, latency float64
-	costs                  Costs
 }
 
-// newStats returns what the costs tell. They are times until first use, so a load
-// takes what they are above that of ram.
-func newStats(c Costs) *stats {
-	k := &stats{latency: c.RAM.Seconds(), costs: c}
-	k.expect()
-	return k
-}
-
-func (k *stats) expect() {
-	k.swap = k.fromSwap.or((k.costs.Swap - k.costs.RAM).Seconds())
-	k.storage = k.fromStorage.or((k.costs.Storage - k.costs.RAM).Seconds())
+// rates returns the seconds per GB that loads from swap and from storage are expected
+// to take. Costs are times until first use, so a load takes what they are above that
+// of ram.
+func (k *stats) rates(c *Costs) (swap, storage float64) {
+	return k.fromSwap.or((c.Swap - c.RAM).Seconds()), k.fromStorage.or((c.Storage - c.RAM).Seconds())
 }
 
 const (
@@ -294,7 +286,6 @@ func (k *stats) moved(moves []tier.Moved) *stats {
 	if n.fromStorage == k.fromStorage && n.fromSwap == k.fromSwap {
 		return k
 	}
-	n.expect()
 	return &n
 }
 
@@ -327,10 +318,11 @@ type LearnedModel struct {
 	WaitSeconds     float64 `json:"wait_seconds"`
 }
 
-func (k *stats) learned() Learned {
+func (k *stats) learned(c *Costs) Learned {
 	const maxModels = 100
 	names := k.newest()
-	l := Learned{SwapSecondsPerGB: k.swap, StorageSecondsPerGB: k.storage, Known: len(names), Models: []LearnedModel{}}
+	l := Learned{Known: len(names), Models: []LearnedModel{}}
+	l.SwapSecondsPerGB, l.StorageSecondsPerGB = k.rates(c)
 	for _, name := range names[:min(len(names), maxModels)] {
 		r := k.records[name]
 		l.Models = append(l.Models, LearnedModel{

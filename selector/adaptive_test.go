@@ -299,7 +299,7 @@ func TestPolicies_RequestNamesOne_ItAnswers(t *testing.T) {
 }
 
 func TestStats_ModelsComeAndGo_RecordsAreBounded(t *testing.T) {
-	k := newStats(DefaultCosts())
+	k := new(stats)
 	batch := make([]tier.Outcome, 0, 1<<16)
 	for i := range 3 * maxRecords {
 		batch = append(batch, tier.Outcome{Model: fmt.Sprint(i), At: start.Add(time.Duration(i))})

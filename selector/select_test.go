@@ -602,12 +602,13 @@ func TestPartStatus_CountsAndWhatWasLearned_MarshalsWhileAsked(t *testing.T) {
 	wg.Wait()
 	s.Moved([]tier.Moved{{Move: tier.Move{To: tier.RAM}, Bytes: tier.GiB, Took: 11 * time.Second}})
 	s.Reported([]tier.Outcome{good("gpt2-small", time.Second), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour))})
+	_, storage := s.adaptive.stats.Load().rates(&s.adaptive.costs)
 	want := Status{
 		Policy:  PolicyRecorded,
 		Chosen:  map[string]uint64{"manual": 1000, "auto": 2000, "hybrid": 1000},
 		Refused: map[string]uint64{"not_found": 1000, "no_capable_model": 1000},
 		Learned: Learned{
-			SwapSecondsPerGB: 0.4, StorageSecondsPerGB: s.adaptive.stats.Load().storage, Known: 2,
+			SwapSecondsPerGB: 0.4, StorageSecondsPerGB: storage, Known: 2,
 			Models: []LearnedModel{
 				{Model: "llama-7b", Heard: start.Add(time.Hour), Reliability: 5.0 / 8, Esteem: 1, Failures: 3, AvoidUntil: start.Add(time.Hour + 30*time.Second)},
 				{Model: "gpt2-small", Heard: start, Reliability: 1, Esteem: 1, FirstUseSeconds: 1},

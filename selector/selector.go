@@ -203,7 +203,7 @@ type Status struct {
 // PartStatus implements tier.PartStatuser. It returns a Status.
 func (p *Policies) PartStatus() any {
 	return Status{
-		Policy: p.policies[0], Chosen: p.chosen.read(), Refused: p.refused.read(), Learned: p.adaptive.stats.Load().learned(),
+		Policy: p.policies[0], Chosen: p.chosen.read(), Refused: p.refused.read(), Learned: p.adaptive.stats.Load().learned(&p.adaptive.costs),
 	}
 }
 
