@@ -191,9 +191,9 @@ func (e *estimates) factors(p tier.Priority, c *candidate) []tier.Factor {
 
 // explore sometimes takes another model than the best: one that can be leased
 // where it is, because nothing is to be loaded for the sake of learning.
-func (a *adaptive) explore(q *query, e *estimates, best pick) pick {
-	random := rand.NewPCG(a.learning.Seed, a.asked.Add(1))
-	if !chance(random, a.learning.Explore) {
+func (e *estimates) explore(q *query, best pick) pick {
+	random := rand.NewPCG(e.learning.Seed, e.asked.Add(1))
+	if !chance(random, e.learning.Explore) {
 		return best
 	}
 	others, first := 0.0, best.model

@@ -28,7 +28,8 @@ type Policies struct {
 	fractions fractions
 	snapshot  atomic.Pointer[snapshot]
 	chosen    counters
-	refused   refusals
+	mu        sync.Mutex        // of refused; an error allocates, so a lock adds little to it
+	refused   map[string]uint64 // by code
 }
 
 var (
@@ -64,6 +65,7 @@ func NewWith(o Options) (*Policies, error) {
 	p := &Policies{
 		policies: []string{PolicyRecorded, PolicyAdaptive}, taxonomy: names, fractions: o.Safety.fractions(),
 		recorded: &recorded{o.Weights, o.Costs}, adaptive: newAdaptive(&o),
+		refused: make(map[string]uint64),
 	}
 	if o.Policy == PolicyAdaptive {
 		slices.Reverse(p.policies)
@@ -74,7 +76,9 @@ func NewWith(o Options) (*Policies, error) {
 // Select implements tier.Selector.
 func (p *Policies) Select(req *tier.Request, v *tier.View) (c tier.Choice, err error) {
 	if err = p.choose(req, v, &c); err != nil {
-		p.refused.add(tier.Code(err))
+		p.mu.Lock()
+		p.refused[tier.Code(err)]++
+		p.mu.Unlock()
 		return c, err
 	}
 	p.chosen.add(req, c.Mode)
@@ -164,7 +168,7 @@ func (p *Policies) auto(req *tier.Request, v *tier.View, by string, c *tier.Choi
 		return p.noModel(&q, by)
 	}
 	if e, ok := q.scorer.(*estimates); ok && e.learning.Explore > 0 {
-		best = e.explore(&q, e, best)
+		best = e.explore(&q, best)
 	}
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = v.Library.At(c.Index).Name
@@ -202,8 +206,11 @@ type Status struct {
 
 // PartStatus implements tier.PartStatuser. It returns a Status.
 func (p *Policies) PartStatus() any {
+	p.mu.Lock()
+	refused := maps.Clone(p.refused)
+	p.mu.Unlock()
 	return Status{
-		Policy: p.policies[0], Chosen: p.chosen.read(), Refused: p.refused.read(), Learned: p.adaptive.stats.Load().learned(&p.adaptive.costs),
+		Policy: p.policies[0], Chosen: p.chosen.read(), Refused: refused, Learned: p.adaptive.stats.Load().learned(&p.adaptive.costs),
 	}
 }
 
@@ -231,27 +238,6 @@ func (n *counters) read() map[string]uint64 {
 		}
 	}
 	return sums
-}
-
-// refusals count errors by code. An error allocates, so a lock adds little to it.
-type refusals struct {
-	mu     sync.Mutex
-	byCode map[string]uint64
-}
-
-func (n *refusals) add(code string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.byCode == nil {
-		n.byCode = make(map[string]uint64)
-	}
-	n.byCode[code]++
-}
-
-func (n *refusals) read() map[string]uint64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return maps.Clone(n.byCode)
 }
 
 // scorer scores the models of one snapshot.
