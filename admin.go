@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -118,7 +117,7 @@ func (m *Manager) unsafe(ctx context.Context, model *tier.Model, candidate *snap
 		return err
 	}
 	n := *ce
-	n.Reason = "Unsafe to load: " + strings.TrimPrefix(ce.Error(), fmt.Sprintf("Explicit model '%s' unsafe: ", model.Name))
+	n.Reason = "Unsafe to load: " + cmp.Or(ce.Detail, ce.Error())
 	return &n
 }
 

@@ -40,7 +40,7 @@ func failed(model string, at time.Time) tier.Outcome {
 	return tier.Outcome{Model: model, At: at, Err: errors.New("no answer")}
 }
 
-func TestAdaptive_Speed_WhoeverIsUsableFirst(t *testing.T) {
+func TestAdaptive_Speed_ChoosesTheModelUsableFirst(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	s := NewAdaptive()
 	req := tier.Request{Priority: tier.Speed}
@@ -57,7 +57,7 @@ func TestAdaptive_Speed_WhoeverIsUsableFirst(t *testing.T) {
 	if c := mustSelect(t, s, v, req); c.Model != "gpt2-small" {
 		t.Errorf("with a queue: chose %s", c.Model)
 	}
-	v = again(v) // and somebody else's load in front of every other one
+	v = again(v) // and another load in front of every other one
 	v.States[5] = tier.State{Moving: true, To: tier.Swap, InPlace: true}
 	if c := mustSelect(t, s, v, req); c.Model != "gpt2-large" {
 		t.Errorf("with a load in flight: chose %s", c.Model)
@@ -129,7 +129,7 @@ func TestAdaptive_KeepsFailing_AvoidedForAWhileThenTriedAgain(t *testing.T) {
 	}
 	report := func(o ...tier.Outcome) { s.Reported(o) }
 	report(failed("one", start), tier.Outcome{Model: "one", At: start, Err: context.Canceled})
-	if s.engine.knowledge.Load().records["one"].failures != 1 {
+	if s.adaptive.stats.Load().records["one"].failures != 1 {
 		t.Error("a caller that went away counts as a failure")
 	}
 	report(failed("one", start), failed("one", start))
@@ -158,7 +158,7 @@ func TestAdaptive_KeepsFailing_AvoidedForAWhileThenTriedAgain(t *testing.T) {
 		t.Errorf("one more failure doubles the time: chose %s", got)
 	}
 	report(tier.Outcome{Model: "one", At: start.Add(90 * time.Second)})
-	if r := s.engine.knowledge.Load().records["one"]; r.failures != 0 || !r.avoidUntil.IsZero() {
+	if r := s.adaptive.stats.Load().records["one"]; r.failures != 0 || !r.avoidUntil.IsZero() {
 		t.Errorf("a success wipes the slate: %+v", r)
 	}
 	for range 40 {
@@ -267,13 +267,13 @@ func TestAdaptive_Deadline_GoesByTheMemoryOfTheMoment(t *testing.T) {
 		t.Errorf("one that is on its way: chose %s", c.Model)
 	}
 	if _, err := s.Select(&tier.Request{Deadline: time.Millisecond}, v); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("nobody makes it: %v", err)
+		t.Errorf("no model makes it: %v", err)
 	}
 }
 
 func TestPolicies_RequestNamesOne_ItAnswers(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
-	settle(t, v, "gpt2-large", tier.RAM)
+	settle(t, v, "gpt-j-6b", tier.RAM)
 	req := tier.Request{Priority: tier.Speed}
 	for _, x := range []struct {
 		s      tier.Selector
@@ -282,11 +282,11 @@ func TestPolicies_RequestNamesOne_ItAnswers(t *testing.T) {
 	}{
 		{New(), "", "gpt2-small"},
 		{New(), "recorded", "gpt2-small"},
-		{New(), "adaptive", "gpt2-large"},
-		{mustNew(t, Options{Policy: PolicyAdaptive}), "", "gpt2-large"},
+		{New(), "adaptive", "gpt-j-6b"},
+		{mustNew(t, Options{Policy: PolicyAdaptive}), "", "gpt-j-6b"},
 		{mustNew(t, Options{Policy: PolicyAdaptive}), "recorded", "gpt2-small"},
-		{NewAdaptive(), "", "gpt2-large"},
-		{NewAdaptive(), "adaptive", "gpt2-large"},
+		{NewAdaptive(), "", "gpt-j-6b"},
+		{NewAdaptive(), "adaptive", "gpt-j-6b"},
 	} {
 		req.Policy = x.policy
 		if c := mustSelect(t, x.s, v, req); c.Model != x.want {
@@ -298,22 +298,22 @@ func TestPolicies_RequestNamesOne_ItAnswers(t *testing.T) {
 	}
 }
 
-func TestKnowledge_ModelsComeAndGo_RecordsAreBounded(t *testing.T) {
-	k := newKnowledge(DefaultCosts())
+func TestStats_ModelsComeAndGo_RecordsAreBounded(t *testing.T) {
+	k := new(stats)
 	batch := make([]tier.Outcome, 0, 1<<16)
-	for i := range 3 * mostRecords {
+	for i := range 3 * maxRecords {
 		batch = append(batch, tier.Outcome{Model: fmt.Sprint(i), At: start.Add(time.Duration(i))})
 		if len(batch) == cap(batch) {
 			k = k.reported(batch, &Learning{Patience: 3})
 			batch = batch[:0]
 		}
 	}
-	if n := len(k.records); n > mostRecords || k.records[fmt.Sprint(3*mostRecords-1)] == nil {
+	if n := len(k.records); n > maxRecords || k.records[fmt.Sprint(3*maxRecords-1)] == nil {
 		t.Errorf("%d records, or the newest is not among them", n)
 	}
 }
 
-func TestKnowledge_Outcomes_HalveInTenMinutes(t *testing.T) {
+func TestStats_Outcomes_HalveInTenMinutes(t *testing.T) {
 	l := &Learning{Patience: 3}
 	var r *record
 	for i := range 3 {
@@ -326,16 +326,16 @@ func TestKnowledge_Outcomes_HalveInTenMinutes(t *testing.T) {
 	}
 }
 
-func TestKnowledge_NonsenseReports_ChangeNothingForTheWorse(t *testing.T) {
+func TestStats_NonsenseReports_ChangeNothingForTheWorse(t *testing.T) {
 	s := NewAdaptive()
-	before := s.engine.knowledge.Load()
+	before := s.adaptive.stats.Load()
 	s.Moved([]tier.Moved{
 		{Move: tier.Move{From: tier.RAM, To: tier.Storage}, Bytes: tier.GiB, Took: time.Second},
 		{Move: tier.Move{From: tier.Storage, To: tier.RAM}, Bytes: 1, Took: time.Hour},
 		{Move: tier.Move{From: tier.Storage, To: tier.RAM}, Bytes: tier.GiB},
 	})
 	s.Reported(nil)
-	if s.engine.knowledge.Load() != before {
+	if s.adaptive.stats.Load() != before {
 		t.Error("moves that tell nothing made everybody look again")
 	}
 	s.Reported([]tier.Outcome{
@@ -345,7 +345,7 @@ func TestKnowledge_NonsenseReports_ChangeNothingForTheWorse(t *testing.T) {
 	if c := mustSelect(t, s, twins(t), tier.Request{}); math.IsNaN(c.Score) {
 		t.Errorf("got %+v", c)
 	}
-	if e := s.engine.knowledge.Load().records["one"].esteem(); e > 1.5 {
+	if e := s.adaptive.stats.Load().records["one"].esteem(); e > 1.5 {
 		t.Errorf("esteem %v", e)
 	}
 }

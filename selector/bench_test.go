@@ -62,26 +62,26 @@ func move(v *tier.View, r *rand.Rand) *tier.View {
 	return n
 }
 
-// linear is what anybody would write: the recorded policy in one pass over the
+// linear is the plain implementation: the recorded policy in one pass over the
 // models, with the same arithmetic, and no care taken but not to allocate.
-type linear struct{ recorded *Recorded }
+type linear struct{ p *Policies }
 
 func (l linear) Select(req *tier.Request, v *tier.View) (tier.Choice, error) {
 	required := req.Capabilities
 	if len(required) == 0 {
 		required = []string{textGeneration}
 	}
-	e := &l.recorded.engine
-	c := e.fractions.ceilings(v)
+	by := l.p.recorded
+	var c ceilings
+	l.p.fractions.ceilings(v, &c)
 	var best pick
 	for i, m := range v.Library.All() {
 		s := &v.States[i]
-		if !m.Can(required) || stuck(s) || never(v, m.Size, m.Size+m.Runtime, s) || m.Size > c[m.Home] && !resident(s) {
+		if !m.Can(required) || stuck(s) || tooLarge(v, m.Size, m.Size+m.Runtime, s) || m.Size > c[m.Home] && !resident(s) {
 			continue
 		}
-		en := entry{size: m.Size, worth: m.Size.GB(), home: m.Home}
-		score := l.recorded.score(req.Priority, candidate{entry: &en, points: points{shared: int32(len(required))}, state: s}, nil)
-		if p := (pick{score: onGrid(score), model: int32(i), found: true}); p.better(best) {
+		score := by.score(req.Priority, &candidate{model: int32(i), shared: int32(len(required)), m: m, state: s})
+		if p := (pick{score: onGrid(score), model: int32(i), ready: readinessOf(s), found: true}); p.better(best) {
 			best = p
 		}
 	}
@@ -122,7 +122,7 @@ func BenchmarkSelect(b *testing.B) {
 		}{
 			{"recorded", New(), []string{"manual", "auto", "quality", "two", "speed", "deadline"}},
 			{"adaptive", mustNew(b, Options{Policy: PolicyAdaptive}), []string{"manual", "auto", "quality", "speed", "deadline"}},
-			{"linear", linear{&New().recorded}, []string{"auto", "quality", "two", "speed"}},
+			{"linear", linear{New()}, []string{"auto", "quality", "two", "speed"}},
 		} {
 			for _, ask := range s.asks {
 				req := reqs[ask]
@@ -266,5 +266,27 @@ func BenchmarkTail(b *testing.B) {
 				b.ReportMetric(float64(took[int(float64(len(took)-1)*p/100)]), fmt.Sprint("p", p, "-ns"))
 			}
 		})
+	}
+}
+
+// What it costs in time, the benchmarks say.
+func TestSelect_AnyRequestAndLibrary_AllocatesNothing(t *testing.T) {
+	for _, n := range sizes {
+		lib := benchLibrary(t, n)
+		v := benchView(lib)
+		s := New()
+		for name, req := range benchRequests(lib) {
+			for _, req.Policy = range []string{PolicyRecorded, PolicyAdaptive} {
+				f := func() {
+					if _, err := s.Select(&req, v); err != nil {
+						t.Fatal(err)
+					}
+				}
+				f()
+				if a := testing.AllocsPerRun(100, f); a != 0 {
+					t.Errorf("%d models, %s, %s: %v allocations", n, name, req.Policy, a)
+				}
+			}
+		}
 	}
 }

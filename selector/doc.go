@@ -2,13 +2,14 @@
 // microsecond, and can say why.
 //
 // The three names that matter: [New] returns the selector that a Manager uses by
-// default; [Recorded] is its default policy, the scoring of the wire contract
-// with [Weights] of one's own where wanted; [Adaptive] ranks by the predicted
-// time until a model can be used and learns from how requests turn out.
+// default; [NewWith] takes [Options], weights and safety among them; a request's
+// Policy is [PolicyRecorded], the scoring of the wire contract and the default, or
+// [PolicyAdaptive], which ranks by the predicted time until a model can be used and
+// learns from how requests turn out.
 //
-// A request is manual (a model is named: that one or an error), auto
-// (capabilities and a priority) or hybrid (a preferred model, else auto). In any
-// mode the model that is chosen
+// A request is manual (a model is named: that one or an error), auto (capabilities
+// and a priority) or hybrid (a preferred model, else auto). In any mode the chosen
+// model
 //
 //   - has every capability that the request names, by name or through the
 //     [Taxonomy], and meets every constraint on labels;
@@ -16,25 +17,24 @@
 //     already;
 //   - is expected to be usable before the request's deadline ([Costs]).
 //
-// Where there is none, a typed error says what is missing and what is nearest.
-// Equal requests get equal answers from equal views, and the first listed model
-// wins a tie. Whoever wants another scoring than these two implements
-// [tier.Selector].
+// If there is none, a typed error says what is missing and what is nearest. Among
+// models of one score, the one that can be served soonest wins, then the one that is
+// listed first. For another scoring than these two, implement [tier.Selector].
 //
 // # Cost
 //
-// A request in auto costs a hash of its strings, two table look-ups and three
-// binary searches, whatever the size of the library; it takes no lock and
-// allocates nothing. What that rests on is made on first use and kept for as
-// long as it holds: the sorted library for each [tier.Library], who is resident
-// for each slice of states, and a ranking for each combination of capabilities,
-// constraints and priority that is asked for. A ranking holds only the models
-// that can win: those that no model of at most their size beats.
+// A request in auto costs two table look-ups and at most four binary searches,
+// whatever the size of the library; it takes no lock and allocates nothing. What it
+// looks up is made on first use and kept for as long as it holds: the models by size
+// for each [tier.Library], the resident models for each slice of states, and a
+// ranking for each combination of capabilities, constraints, priority and policy that
+// is asked for. A ranking holds only the models that can win: those that no model of
+// at most their size beats.
 //
 // # What it does not promise
 //
 // That the model can be made ready: between the view and the move the memory may
 // be gone, and admission is the Manager's. Predicted times are estimates, from
-// constants until [Adaptive] has measured better ones. What was learned is not
-// kept across restarts.
+// constants until the adaptive policy has measured better ones. What was learned is
+// not kept across restarts.
 package selector

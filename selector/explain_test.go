@@ -15,7 +15,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-var update = flag.Bool("update", false, "write the golden explanations anew")
+var update = flag.Bool("update", false, "rewrite the golden explanations")
 
 func TestExplain_Golden(t *testing.T) {
 	lib := newLibrary(t, append(recordedModels(),
@@ -42,7 +42,7 @@ func TestExplain_Golden(t *testing.T) {
 		{"hybrid", busy, tier.Request{Preferred: "falcon-40b", Fallback: true}},
 		{"constraints", plenty, tier.Request{Capabilities: []string{"vision"}, Constraints: []tier.Constraint{long}}},
 		{"deadline", busy, tier.Request{Priority: tier.Quality, Deadline: 2 * time.Second}},
-		{"nobody", busy, tier.Request{Capabilities: []string{"embeddings"}, Deadline: time.Second}},
+		{"none_eligible", busy, tier.Request{Capabilities: []string{"embeddings"}, Deadline: time.Second}},
 		{"adaptive_speed", busy, tier.Request{Policy: PolicyAdaptive, Priority: tier.Speed}},
 		{"adaptive_quality", busy, tier.Request{Policy: PolicyAdaptive, Priority: tier.Quality, Preferences: []string{"fast"}}},
 		{"adaptive_balanced", busy, tier.Request{Policy: PolicyAdaptive}},
@@ -112,14 +112,14 @@ func TestExplain_RecordedFactors_AddUp(t *testing.T) {
 }
 
 func TestExplain_LargeLibrary_ListsTheBestAndCountsTheRest(t *testing.T) {
-	models := make([]tier.Model, mostCandidates+5)
+	models := make([]tier.Model, maxCandidates+5)
 	for i := range models {
 		models[i] = tier.Model{Name: fmt.Sprint("m", i), Size: tier.Bytes(i+1) * tier.MiB, Capabilities: []string{"chat"}}
 	}
 	v := viewOf(newLibrary(t, models...))
 	c := mustSelect(t, New(), v, tier.Request{Priority: tier.Quality, Explain: true})
 	x := c.Explanation
-	if len(x.Candidates) != mostCandidates || x.Omitted != 5 || x.Candidates[0].Model != c.Model {
+	if len(x.Candidates) != maxCandidates || x.Omitted != 5 || x.Candidates[0].Model != c.Model {
 		t.Errorf("%d candidates, %d omitted, first %s", len(x.Candidates), x.Omitted, x.Candidates[0].Model)
 	}
 }

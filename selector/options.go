@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -12,7 +14,33 @@ import (
 
 // Names of the policies that a request may ask for.
 const (
+	// PolicyRecorded is the scoring that the recordings of the wire contract show, by
+	// home tier and size, with the user's Weights.
 	PolicyRecorded = "recorded"
+
+	// PolicyAdaptive ranks by what is expected of a model here and now, and learns from
+	// how requests turn out.
+	//
+	// The time t until a model can be used is the sum of
+	//
+	//   - load: the bytes that are not present, at the measured rate of the tier that
+	//     they come from ([Costs] until then), after the loads that are in flight on
+	//     the same device; for a model in storage drawn towards its own measured waits;
+	//   - latency: its own measured time to first use if it is reported, else its
+	//     measured service time, else its size at the rate of the models measured;
+	//   - queue: one service time for every Learning.Slots requests that are at it.
+	//
+	// With priority speed the score is −t in seconds; with quality 0.2 (a weight) for
+	// each GB of worth; with balanced log2(1 + worth) − WaitWeight × log2(1 + t), by
+	// which a model twice as good may take twice as long. Each preference that it has
+	// adds Weights.Capability. Reliability r, the share of good outcomes lately (those
+	// of the time before a model was last heard of count half after ten minutes),
+	// counts as t/r and r × worth; callers' scores scale the worth by 0.5 to 1.5. A
+	// model that fails Learning.Patience times in a row ranks behind all others for
+	// Learning.CoolOff, and is then tried again.
+	//
+	// Equal requests get equal answers from equal views as long as nothing was learned
+	// in between and Learning.Explore is 0.
 	PolicyAdaptive = "adaptive"
 )
 
@@ -109,20 +137,12 @@ type Learning struct {
 	WaitWeight float64
 }
 
-// fill returns o with every default in place, or every fault at once.
-func (o Options) fill() (Options, error) {
-	if o.Policy == "" {
-		o.Policy = PolicyRecorded
-	}
-	if o.Weights == (Weights{}) {
-		o.Weights = DefaultWeights()
-	}
-	if o.Safety == (Safety{}) {
-		o.Safety = DefaultSafety()
-	}
-	if o.Costs == (Costs{}) {
-		o.Costs = DefaultCosts()
-	}
+// fill returns o with every default in place.
+func (o Options) fill() Options {
+	orElse(&o.Policy, PolicyRecorded)
+	orElse(&o.Weights, DefaultWeights())
+	orElse(&o.Safety, DefaultSafety())
+	orElse(&o.Costs, DefaultCosts())
 	if o.Taxonomy.Aliases == nil && o.Taxonomy.Implies == nil {
 		o.Taxonomy = DefaultTaxonomy()
 	}
@@ -130,7 +150,7 @@ func (o Options) fill() (Options, error) {
 	orElse(&o.Learning.CoolOff, 30*time.Second)
 	orElse(&o.Learning.Slots, 4)
 	orElse(&o.Learning.WaitWeight, 1)
-	return o, o.validate()
+	return o
 }
 
 func orElse[T comparable](v *T, fallback T) {
@@ -140,56 +160,198 @@ func orElse[T comparable](v *T, fallback T) {
 	}
 }
 
+// validate reports every invalid option but those of the taxonomy.
 func (o *Options) validate() error {
+	const weightRule, fractionRule = "must be between -1000 and 1000", "must be above 0 and at most 1"
+	weight := func(w float64) bool { return math.Abs(w) <= 1000 }
+	fraction := func(f float64) bool { return f >= 1.0/million && f <= 1 }
+	w, c, l := &o.Weights, &o.Costs, &o.Learning
 	var faults []error
-	fault := func(field string, value any, rule string) {
-		faults = append(faults, &tier.InvalidError{Field: field, Value: fmt.Sprint(value), Rule: rule})
-	}
-	if o.Policy != PolicyRecorded && o.Policy != PolicyAdaptive {
-		fault("policy", strconv.Quote(o.Policy), "must be recorded or adaptive")
-	}
-	w := &o.Weights
-	for _, f := range []struct {
-		name  string
-		value float64
+	for _, x := range []struct {
+		field string
+		value any
+		valid bool
+		rule  string
 	}{
-		{"capability", w.Capability},
-		{"speed ram", w.SpeedRAM}, {"speed elsewhere", w.SpeedElsewhere},
-		{"quality per GB", w.QualityPerGB},
-		{"balanced ram", w.BalancedRAM}, {"balanced elsewhere", w.BalancedElsewhere}, {"balanced per GB", w.BalancedPerGB},
+		{"policy", strconv.Quote(o.Policy), o.Policy == PolicyRecorded || o.Policy == PolicyAdaptive, "must be recorded or adaptive"},
+		{"weight capability", w.Capability, weight(w.Capability), weightRule},
+		{"weight speed ram", w.SpeedRAM, weight(w.SpeedRAM), weightRule},
+		{"weight speed elsewhere", w.SpeedElsewhere, weight(w.SpeedElsewhere), weightRule},
+		{"weight quality per GB", w.QualityPerGB, weight(w.QualityPerGB), weightRule},
+		{"weight balanced ram", w.BalancedRAM, weight(w.BalancedRAM), weightRule},
+		{"weight balanced elsewhere", w.BalancedElsewhere, weight(w.BalancedElsewhere), weightRule},
+		{"weight balanced per GB", w.BalancedPerGB, weight(w.BalancedPerGB), weightRule},
+		{"safety ram", o.Safety.RAM, fraction(o.Safety.RAM), fractionRule},
+		{"safety total", o.Safety.Total, fraction(o.Safety.Total), fractionRule},
+		{
+			"costs", fmt.Sprintf("%v, %v, %v", c.RAM, c.Swap, c.Storage),
+			0 <= c.RAM && c.RAM <= c.Swap && c.Swap <= c.Storage && c.Storage <= time.Hour,
+			"must not be negative, must grow from ram to storage, and must be 1h per GB at most",
+		},
+		{"explore", l.Explore, l.Explore >= 0 && l.Explore <= 0.2, "must be between 0 and 0.2"},
+		{"patience", l.Patience, l.Patience >= 1, "must be positive"},
+		{"cool-off", l.CoolOff, l.CoolOff > 0 && l.CoolOff <= time.Hour, "must be positive and 1h at most"},
+		{"slots", l.Slots, l.Slots >= 1, "must be positive"},
+		{"wait weight", l.WaitWeight, l.WaitWeight > 0 && l.WaitWeight <= 100, "must be above 0 and at most 100"},
 	} {
-		if !(math.Abs(f.value) <= 1000) {
-			fault("weight "+f.name, f.value, "must be between -1000 and 1000")
+		if !x.valid {
+			faults = append(faults, &tier.InvalidError{Field: x.field, Value: fmt.Sprint(x.value), Rule: x.rule})
 		}
-	}
-	fraction := func(field string, f float64) {
-		if !(f >= 1.0/million && f <= 1) {
-			fault(field, f, "must be above 0 and at most 1")
-		}
-	}
-	fraction("safety ram", o.Safety.RAM)
-	fraction("safety total", o.Safety.Total)
-	if c := o.Costs; c.RAM < 0 || c.RAM > c.Swap || c.Swap > c.Storage || c.Storage > time.Hour {
-		fault("costs", fmt.Sprintf("%v, %v, %v", c.RAM, c.Swap, c.Storage), "must not be negative, must grow from ram to storage, and must be 1h per GB at most")
-	}
-	if _, err := o.Taxonomy.compile(); err != nil {
-		faults = append(faults, err)
-	}
-	l := &o.Learning
-	if !(l.Explore >= 0 && l.Explore <= 0.2) {
-		fault("explore", l.Explore, "must be between 0 and 0.2")
-	}
-	if l.Patience < 1 {
-		fault("patience", l.Patience, "must be positive")
-	}
-	if l.CoolOff < 0 || l.CoolOff > time.Hour {
-		fault("cool-off", l.CoolOff, "must be positive and 1h at most")
-	}
-	if l.Slots < 1 {
-		fault("slots", l.Slots, "must be positive")
-	}
-	if !(l.WaitWeight > 0 && l.WaitWeight <= 100) {
-		fault("wait weight", l.WaitWeight, "must be above 0 and at most 100")
 	}
 	return errors.Join(faults...)
+}
+
+// textGeneration is what a request that names no capability means.
+const textGeneration = "text-generation"
+
+// Taxonomy says which capability stands for which. Names that it does not
+// mention stand for themselves. To extend the default, change what
+// DefaultTaxonomy returns.
+type Taxonomy struct {
+	// Aliases are other names of the same capability, to the name it goes by here.
+	Aliases map[string]string
+	// Implies are the capabilities that a model also has that has the first one.
+	// It is transitive and speaks of names and aliases alike.
+	Implies map[string][]string
+}
+
+// DefaultTaxonomy returns the aliases and the hierarchy that New uses:
+//
+//	code = code-generation
+//	embedding, feature-extraction = embeddings
+//	completion = text-generation
+//	tools, function-calling = tool-use
+//	transcription, speech-to-text = automatic-speech-recognition
+//	tts = text-to-speech
+//	rerank = reranking
+//
+//	chat, instruction-following → text-generation
+//	image-text-to-text → vision, text-generation
+//	zero-shot-classification → text-classification
+//
+// A model with code-generation is not taken to be good for text in general.
+func DefaultTaxonomy() Taxonomy {
+	return Taxonomy{
+		Aliases: map[string]string{
+			"code":               "code-generation",
+			"embedding":          "embeddings",
+			"feature-extraction": "embeddings",
+			"completion":         textGeneration,
+			"tools":              "tool-use",
+			"function-calling":   "tool-use",
+			"transcription":      "automatic-speech-recognition",
+			"speech-to-text":     "automatic-speech-recognition",
+			"tts":                "text-to-speech",
+			"rerank":             "reranking",
+		},
+		Implies: map[string][]string{
+			"chat":                     {textGeneration},
+			"instruction-following":    {textGeneration},
+			"image-text-to-text":       {"vision", textGeneration},
+			"zero-shot-classification": {"text-classification"},
+		},
+	}
+}
+
+// taxonomy holds the capabilities of a Taxonomy by each of their names.
+type taxonomy map[string]*capability
+
+// capability is a capability that models are asked for. A model that has any of
+// these names, or of those that imply it, has the capability.
+type capability struct {
+	names   []string // the one that it goes by, then its aliases
+	implied []string // by these
+}
+
+// compile copies t, so that its owner may go on changing it.
+func (t Taxonomy) compile() (taxonomy, error) {
+	known := make(taxonomy)
+	of := func(name string) *capability {
+		if known[name] == nil {
+			known[name] = &capability{names: []string{name}}
+		}
+		return known[name]
+	}
+	for alias, name := range t.Aliases {
+		for steps := 0; t.Aliases[name] != "" && t.Aliases[name] != name; steps++ {
+			if steps > len(t.Aliases) {
+				return nil, &tier.InvalidError{Field: "alias", Value: strconv.Quote(alias), Rule: "must not lead back to itself"}
+			}
+			name = t.Aliases[name]
+		}
+		if c := of(name); alias != name {
+			c.names = append(c.names, alias)
+			known[alias] = c
+		}
+	}
+	implies := make(map[*capability][]*capability)
+	for name, also := range t.Implies {
+		for _, a := range also {
+			implies[of(name)] = append(implies[of(name)], of(a))
+		}
+	}
+	for c := range implies {
+		seen := map[*capability]bool{c: true}
+		for todo := implies[c]; len(todo) > 0; todo = todo[1:] {
+			if a := todo[0]; !seen[a] {
+				seen[a] = true
+				a.implied = append(a.implied, c.names...)
+				todo = append(slices.Clip(todo), implies[a]...)
+			}
+		}
+	}
+	return known, nil
+}
+
+// all returns the capabilities of those names, each once, in their order.
+func (t taxonomy) all(names []string) []*capability {
+	var list []*capability
+	for _, n := range names {
+		c, ok := t[n]
+		if !ok {
+			c = &capability{names: []string{strings.Clone(n)}}
+		}
+		if !c.in(list) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// of reports whether a model with those capabilities has this one.
+func (c *capability) of(capabilities []string) bool {
+	return overlap(capabilities, c.names) || overlap(capabilities, c.implied)
+}
+
+func (c *capability) in(list []*capability) bool {
+	return slices.ContainsFunc(list, func(other *capability) bool { return other.names[0] == c.names[0] })
+}
+
+// can reports whether a model with those capabilities has the wanted one.
+func (t taxonomy) can(capabilities []string, wanted string) bool {
+	if slices.Contains(capabilities, wanted) {
+		return true
+	}
+	c, ok := t[wanted]
+	return ok && c.of(capabilities)
+}
+
+// canAll is can for every wanted capability; none wanted: true.
+func (t taxonomy) canAll(capabilities, wanted []string) bool {
+	for _, w := range wanted {
+		if !t.can(capabilities, w) {
+			return false
+		}
+	}
+	return true
+}
+
+// overlap reports whether two short lists have an element in common.
+func overlap(a, b []string) bool {
+	for _, s := range a {
+		if slices.Contains(b, s) {
+			return true
+		}
+	}
+	return false
 }

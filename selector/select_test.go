@@ -2,11 +2,13 @@ package selector
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,10 +33,12 @@ func TestManual_MemoryShort_RecordedWordingWithNumbers(t *testing.T) {
 		"gpt2-large": {
 			Tier: tier.RAM, Need: 3 * tier.GiB, Free: available, Limit: available * 7 / 10,
 			Reason: "Explicit model 'gpt2-large' unsafe: Insufficient RAM: need 3.0GB, have 1.5GB",
+			Detail: "Insufficient RAM: need 3.0GB, have 1.5GB",
 		},
 		"llama-7b": {
 			Tier: tier.Swap, Need: 7 * tier.GiB, Free: available + swap, Limit: (available + swap) * 6 / 10,
 			Reason: "Explicit model 'llama-7b' unsafe: Insufficient capacity: need 7.0GB, have 3.5GB",
+			Detail: "Insufficient capacity: need 7.0GB, have 3.5GB",
 		},
 	} {
 		want.Model = name
@@ -73,7 +77,7 @@ func TestSafety_NoReadingYet_LeavesItToAdmission(t *testing.T) {
 	}
 }
 
-func TestNever_FitsNoTier_TooLargeAndNotChosen(t *testing.T) {
+func TestTooLarge_FitsNoTier_RefusedAndNotChosen(t *testing.T) {
 	lib := newLibrary(t,
 		tier.Model{Name: "huge", Size: 9 * tier.GiB, Home: tier.RAM, Capabilities: []string{"chat"}},
 		tier.Model{Name: "tiny", Size: tier.GiB, Capabilities: []string{"chat"}},
@@ -131,7 +135,7 @@ func TestAuto_UnknownCapability_NamesTheNearest(t *testing.T) {
 	}
 	_, err := New().Select(&tier.Request{Capabilities: []string{"embeddings", "fast"}}, v)
 	if nc, ok := errors.AsType[*tier.NoCapableModelError](err); !ok || len(nc.Nearest) == 0 {
-		t.Errorf("known ones that nobody has together: %v", err)
+		t.Errorf("known ones that no model has together: %v", err)
 	}
 }
 
@@ -156,7 +160,7 @@ func TestTaxonomy_HierarchyAndAliases_SatisfyWithoutSharing(t *testing.T) {
 		}
 	}
 	if _, err := New().Select(&tier.Request{Capabilities: []string{"code", "chat"}}, v); !errors.Is(err, tier.ErrNoCapableModel) {
-		t.Errorf("nobody has both: %v", err)
+		t.Errorf("no model has both: %v", err)
 	}
 	own := DefaultTaxonomy()
 	own.Implies["code-generation"] = []string{"chat"}
@@ -203,6 +207,42 @@ func TestTies_FirstListedWins_WhicheverWayScoresAreSummed(t *testing.T) {
 	}
 }
 
+func TestTies_TwinThatIsServedSoonestWins_ThenTheFirstListed(t *testing.T) {
+	var models []tier.Model
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		models = append(models, tier.Model{Name: name, Size: tier.GiB, Home: tier.RAM, Capabilities: []string{"chat"}})
+	}
+	v := viewOf(newLibrary(t, models...))
+	v.States[0] = tier.State{Tier: tier.RAM, Moving: true, To: tier.Storage} // leaves
+	v.States[2] = tier.State{Moving: true, To: tier.RAM}                     // comes
+	v.States[3] = tier.State{Tier: tier.Swap}
+	v.States[4] = tier.State{Tier: tier.RAM, Serving: true}
+	v.States[5] = tier.State{Tier: tier.Swap, Serving: true}
+	for _, s := range []tier.Selector{New(), NewAdaptive()} {
+		v := again(v)
+		for _, want := range []string{"e", "f", "c", "d", "a", "b", "g"} {
+			for _, req := range []tier.Request{
+				{Priority: tier.Quality}, {Priority: tier.Quality, Deadline: time.Minute}, {Preferred: "x", Fallback: true, Priority: tier.Quality},
+			} {
+				if c := mustSelect(t, s, v, req); c.Model != want {
+					t.Errorf("%+v: chose %s, want %s", req, c.Model, want)
+				}
+			}
+			i, _ := v.Library.Find(want)
+			v = again(v)
+			v.States[i] = tier.State{Stuck: true} // out of the way
+		}
+	}
+	c := mustSelect(t, New(), v, tier.Request{Explain: true})
+	verdicts := make(map[string]string)
+	for _, x := range c.Explanation.Candidates {
+		verdicts[x.Model] = x.Verdict
+	}
+	if verdicts["a"] != "as good as e, which can be served sooner" || verdicts["f"] != "as good as e, which is listed first" {
+		t.Errorf("verdicts %v", verdicts)
+	}
+}
+
 func TestHybrid_PreferredMayNotServe_FallsBackAndSaysWhy(t *testing.T) {
 	lib := newLibrary(t, recordedModels()...)
 	plenty := viewOf(lib)
@@ -237,11 +277,11 @@ func TestHybrid_PreferredMayNotServe_FallsBackAndSaysWhy(t *testing.T) {
 		t.Errorf("preferred without fallback is manual, got %+v", c)
 	}
 	if _, err := New().Select(&tier.Request{Preferred: "llama-7b", Fallback: true, Capabilities: []string{"video"}}, plenty); !errors.Is(err, tier.ErrNoCapableModel) {
-		t.Errorf("nobody to fall back to: %v", err)
+		t.Errorf("no model to fall back to: %v", err)
 	}
 }
 
-func TestManual_LacksWhatIsRequired_SaysWhatAndWhoHasIt(t *testing.T) {
+func TestManual_LacksWhatIsRequired_SaysWhatAndWhichModelsHaveIt(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	_, err := New().Select(&tier.Request{Model: "llama-7b", Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtLeast, Value: "8192"}}}, v)
 	le, ok := errors.AsType[*LacksError](err)
@@ -279,7 +319,7 @@ func TestConstraints_OnLabels_ExcludeAndNameWhatThereIs(t *testing.T) {
 	}
 }
 
-func TestPreferences_SpeakForAModel_AndExcludeNobody(t *testing.T) {
+func TestPreferences_RaiseTheScore_AndExcludeNone(t *testing.T) {
 	lib := newLibrary(t,
 		tier.Model{Name: "plain", Size: 2 * tier.GiB, Home: tier.RAM, Capabilities: []string{"chat"}},
 		tier.Model{Name: "seer", Size: 2 * tier.GiB, Home: tier.RAM, Capabilities: []string{"chat", "vision"}},
@@ -292,7 +332,7 @@ func TestPreferences_SpeakForAModel_AndExcludeNobody(t *testing.T) {
 	}
 }
 
-func TestDeadline_ExcludesWhoCannotMakeIt(t *testing.T) {
+func TestDeadline_ExcludesModelsThatCannotMakeIt(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	deadline := func(ms time.Duration) tier.Request {
 		return tier.Request{Priority: tier.Quality, Deadline: ms * time.Millisecond}
@@ -462,10 +502,10 @@ func TestSelect_ViewIsLetGo(t *testing.T) {
 	runtime.KeepAlive(s)
 }
 
-func TestRankings_EverNewQuestions_AreBounded(t *testing.T) {
+func TestRankcache_QuestionsWithoutEnd_IsBounded(t *testing.T) {
 	s := New()
 	v := viewOf(newLibrary(t, recordedModels()...))
-	for i := range 3 * mostRankings {
+	for i := range 3 * maxRankings {
 		mustSelect(t, s, v, tier.Request{Preferences: []string{fmt.Sprint("p", i)}})
 		if i%10 == 0 {
 			if _, err := s.Select(&tier.Request{Capabilities: []string{fmt.Sprint("c", i)}}, v); err == nil {
@@ -473,40 +513,35 @@ func TestRankings_EverNewQuestions_AreBounded(t *testing.T) {
 			}
 		}
 	}
-	if n := s.recorded.engine.standing.Load().rankings.table.Load().count; n > mostRankings {
+	if n := len(s.snapshot.Load().rankings.table.Load().rankings); n > maxRankings {
 		t.Errorf("%d rankings are kept", n)
 	}
 }
 
-func TestQuestion_IsOfOneRequest_WhateverTheHash(t *testing.T) {
+func TestQuestion_DifferentRequests_Differ(t *testing.T) {
 	c := tier.Constraint{Label: "context", Op: tier.OpAtLeast, Value: "8k"}
-	reqs := []tier.Request{
-		{}, {Priority: tier.Speed}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Preferences: []string{"a"}},
-		{Constraints: []tier.Constraint{c}}, {Constraints: []tier.Constraint{c, c}},
-	}
-	for i := range reqs {
-		q := questionOf(&reqs[i])
-		for j := range reqs {
-			if q.is(&reqs[j]) != (i == j) {
-				t.Errorf("the question of %+v: is it that of %+v?", reqs[i], reqs[j])
+	s := New()
+	seen := make(map[string]string)
+	for _, req := range []tier.Request{
+		{}, {Priority: tier.Speed}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
+		{Capabilities: []string{"ab"}}, {Preferences: []string{"a"}}, {Capabilities: []string{"b"}, Preferences: []string{"a"}},
+		{Constraints: []tier.Constraint{c}}, {Constraints: []tier.Constraint{c, c}}, {Constraints: []tier.Constraint{{Label: "context"}}},
+		{Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtMost, Value: "8k"}}},
+	} {
+		for _, by := range s.policies {
+			q, text := string(question(nil, by, &req)), fmt.Sprintf("%+v by %s", req, by)
+			if other, ok := seen[q]; ok {
+				t.Errorf("%s and %s are one question", text, other)
 			}
-		}
-	}
-	var table rankings
-	for i := range reqs { // all under one hash
-		table.add(1, &ranking{question: questionOf(&reqs[i])}, 1)
-	}
-	for i := range reqs {
-		if r := table.find(1, &reqs[i]); r == nil || !r.is(&reqs[i]) {
-			t.Errorf("%+v is not found, or another", reqs[i])
+			seen[q] = text
 		}
 	}
 }
 
-func TestRankings_ResidencyChanges_AreKept(t *testing.T) {
+func TestRankcache_ResidencyChanges_IsKept(t *testing.T) {
 	s := New()
 	v := viewOf(newLibrary(t, recordedModels()...))
-	table := func() *rankings { return s.recorded.engine.standing.Load().rankings }
+	table := func() *rankcache { return s.snapshot.Load().rankings }
 	mustSelect(t, s, v, tier.Request{})
 	before := table()
 	v = again(v)
@@ -543,5 +578,50 @@ func TestSelect_FewerStatesThanModels_IsAnError(t *testing.T) {
 	v.States = v.States[:3]
 	if _, err := New().Select(&tier.Request{}, v); err == nil {
 		t.Error("no error")
+	}
+}
+
+func TestPartStatus_CountsAndWhatWasLearned_MarshalsWhileAsked(t *testing.T) {
+	s := New()
+	v := viewOf(newLibrary(t, recordedModels()...))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 250 {
+				for _, req := range []tier.Request{
+					{Model: "gpt2-small"}, {}, {Policy: PolicyAdaptive}, {Preferred: "llama-7b", Fallback: true}, {Model: "nope"}, {Capabilities: []string{"nope"}},
+				} {
+					s.Select(&req, v)
+				}
+				if _, err := json.Marshal(s.PartStatus()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s.Moved([]tier.Moved{{Move: tier.Move{To: tier.RAM}, Bytes: tier.GiB, Took: 11 * time.Second}})
+	s.Reported([]tier.Outcome{good("gpt2-small", time.Second), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour))})
+	_, storage := s.adaptive.stats.Load().rates(&s.adaptive.costs)
+	want := Status{
+		Policy:  PolicyRecorded,
+		Chosen:  map[string]uint64{"manual": 1000, "auto": 2000, "hybrid": 1000},
+		Refused: map[string]uint64{"not_found": 1000, "no_capable_model": 1000},
+		Learned: Learned{
+			SwapSecondsPerGB: 0.4, StorageSecondsPerGB: storage, Known: 2,
+			Models: []LearnedModel{
+				{Model: "llama-7b", Heard: start.Add(time.Hour), Reliability: 5.0 / 8, Esteem: 1, Failures: 3, AvoidUntil: start.Add(time.Hour + 30*time.Second)},
+				{Model: "gpt2-small", Heard: start, Reliability: 1, Esteem: 1, FirstUseSeconds: 1},
+			},
+		},
+	}
+	if diff := cmp.Diff(want, s.PartStatus()); diff != "" {
+		t.Error(diff)
+	}
+	got := s.PartStatus().(Status)
+	clear(got.Chosen)
+	clear(got.Refused)
+	if diff := cmp.Diff(want, s.PartStatus()); diff != "" {
+		t.Errorf("what was returned is not a copy:\n%s", diff)
 	}
 }

@@ -6,14 +6,35 @@ import (
 	"time"
 )
 
-// Selector decides which model answers a request.
+// Selector decides which model answers a request. tiertest.TestSelector checks what
+// follows.
 //
-// Select is called on the caller's goroutine, by any number of goroutines at
-// once, with no lock held. It does not block, do I/O, or call the Manager; the
-// view and the request are not its own and are not kept past the return, except
-// for view.Library, which may be. A request that no model may serve gives an
-// error that unwraps to one of the sentinels of this package. A panic becomes
-// an error of that request.
+// Calls. Select is called on the caller's goroutine, by any number of goroutines at
+// once, with no lock held. It does not block, do I/O, or call the Manager. It changes
+// neither the request nor the view and keeps neither past the return, except for
+// view.Library. Equal requests get equal choices from equal views, and the choice
+// follows from the view of this call, not from an earlier one. A panic becomes an
+// error of that request.
+//
+// Modes. A request that names a model (Model, or Preferred without Fallback) gets
+// that model or an error, in mode Manual. A request with Preferred and Fallback gets
+// the preferred model, or else what it would get without it, in mode Hybrid; FellBack
+// and Why tell of the latter. Any other request gets a model by the Selector's own
+// ranking, in mode Auto. Index is the place of the chosen model in view.Library.
+//
+// Which model. The chosen model has every capability of the request; a Selector may
+// know capabilities that imply others. A model in storage that is larger than
+// available memory and free swap together is not chosen, nor one that no limit
+// allows even if it were alone; a model in ram needs no memory. A stricter measure
+// of safety is the Selector's own. Of models that differ in name only, the one that
+// can be served soonest is chosen: one that is Serving, then one in a memory tier or
+// on its way to one, then the first listed.
+//
+// Errors. An error unwraps to one of the sentinels of this package and has a Code
+// and Suggestions: ErrInvalid if Request.Validate refuses the request, ErrNotFound
+// for a named model that is not in the library, ErrNoCapacity or ErrTooLarge for one
+// that memory or limits do not allow, ErrNoCapableModel if no model will do or the
+// named one lacks a capability. A library without models is answered the same way.
 type Selector interface {
 	Select(req *Request, v *View) (Choice, error)
 }

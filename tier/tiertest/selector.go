@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,13 +14,9 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// TestSelector checks a Selector against the contract of tier.Selector: it
-// answers the modes of a request, never with a model that is unknown, lacks a
-// required capability or cannot be served safely by any measure; it refuses with
-// typed errors; equal input gives equal answers; it changes neither request nor
-// view, keeps no stale picture when views follow each other, and serves many
-// goroutines at once. Run it with the race detector too. Whatever it does at
-// random on purpose is to be switched off.
+// TestSelector checks a Selector against the contract of tier.Selector, whose
+// sentences its messages cite. Run it with the race detector too. Whatever the
+// selector does at random on purpose is to be switched off.
 //
 // Capabilities are made-up words here, so that no hierarchy of capabilities knows
 // them, but for text-generation.
@@ -40,12 +37,33 @@ var selectorChecks = []struct {
 	{"manual", checkManual},
 	{"auto", checkAuto},
 	{"hybrid", checkHybrid},
+	{"ties", checkTies},
 	{"memory", checkMemory},
 	{"refusals", checkRefusals},
 	{"bad input", checkBadInput},
 	{"views follow each other", checkSequence},
 	{"many goroutines", checkConcurrent},
 }
+
+// The sentences of tier.Selector's contract, as messages cite them.
+const (
+	ruleNamed     = "a request that names a model (Model, or Preferred without Fallback) gets that model or an error, in mode Manual"
+	ruleAuto      = "a request that names no model gets any that has all its capabilities, in mode Auto"
+	ruleFallback  = "a request with Preferred and Fallback gets the preferred model, or else what it would get without it, in mode Hybrid; FellBack and Why tell of the latter"
+	ruleIndex     = "Index is the place of the chosen model in the library of the view"
+	ruleCapable   = "the chosen model has every capability of the request; if none has, the error is ErrNoCapableModel"
+	ruleUnknown   = "a named model that is not in the library is ErrNotFound"
+	ruleMemory    = "a model in storage that is larger than available memory and free swap together is not chosen; named, it is ErrNoCapacity"
+	ruleResident  = "a model that is in ram needs no memory"
+	ruleLimits    = "a model that no limit allows, even if it were alone, is not chosen; named, it is ErrTooLarge"
+	ruleTies      = "of models that differ in name only, the one that can be served soonest is chosen: Serving, then one in a memory tier or on its way to one, then the first listed"
+	ruleRefusal   = "an error has a code other than \"internal\" and at least one suggestion (see tier.Code and tier.Suggestions)"
+	ruleInvalid   = "a request that Validate refuses is ErrInvalid"
+	ruleEmpty     = "a library without models is answered like any in which no model will do"
+	ruleEqual     = "equal requests get equal choices from equal views"
+	ruleUntouched = "neither the request nor the view is changed"
+	ruleCurrent   = "the choice follows from the view of this call, not from an earlier one"
+)
 
 // selectorLibrary has models of 1 to 6 GiB in all home tiers.
 func selectorLibrary() *tier.Library {
@@ -87,42 +105,87 @@ func askSelector(s tier.Selector, v *tier.View, req tier.Request) (tier.Choice, 
 	c, err := s.Select(&req, v)
 	switch {
 	case !reflect.DeepEqual(req, asked):
-		return c, selectorFault("%+v: the request was changed", asked)
+		return c, broken(ruleUntouched, "%s: the request is now %s", describe(asked), describe(req))
 	case !reflect.DeepEqual(*v, before):
-		return c, selectorFault("%+v: the view was changed", asked)
+		return c, broken(ruleUntouched, "%s: the view was changed", describe(asked))
 	case err != nil:
 		return c, err
-	case c.Index < 0 || c.Index >= v.Library.Len() || v.Library.At(c.Index).Name != c.Model:
-		return c, selectorFault("%+v: model %q does not stand at index %d", asked, c.Model, c.Index)
+	case c.Index < 0 || c.Index >= v.Library.Len():
+		return c, broken(ruleIndex, "%s: chose %q with index %d of %d models", describe(asked), c.Model, c.Index, v.Library.Len())
+	case v.Library.At(c.Index).Name != c.Model:
+		return c, broken(ruleIndex, "%s: chose %q with index %d, where %q stands", describe(asked), c.Model, c.Index, v.Library.At(c.Index).Name)
 	case !v.Library.At(c.Index).Can(req.Capabilities):
-		return c, selectorFault("%+v: %s lacks a required capability", asked, c.Model)
+		return c, broken(ruleCapable, "%s: chose %q, which has %q only", describe(asked), c.Model, v.Library.At(c.Index).Capabilities)
 	}
 	again, err := s.Select(&req, v)
 	if err != nil || fmt.Sprint(again) != fmt.Sprint(c) {
-		return c, selectorFault("%+v: equal input, %+v and then %+v, %v", asked, c, again, err)
+		return c, broken(ruleEqual, "%s: first %+v, then %+v and error %v", describe(asked), c, again, err)
 	}
 	return c, nil
 }
 
-// brokenSelector is a contract that was not kept, as against an error that a selector
-// rightly returns.
-type brokenSelector struct{ error }
-
-func selectorFault(format string, args ...any) error {
-	return brokenSelector{fmt.Errorf(format, args...)}
+// describe names the fields of a request that are set.
+func describe(req tier.Request) string {
+	var parts []string
+	v := reflect.ValueOf(req)
+	for i := range v.NumField() {
+		f := v.Field(i)
+		if f.IsZero() {
+			continue
+		}
+		text := fmt.Sprintf("%+v", f.Interface())
+		if f.Kind() == reflect.String || f.Kind() == reflect.Slice {
+			text = fmt.Sprintf("%q", f.Interface())
+		}
+		if f.Kind() == reflect.Slice && f.Len() > 10 {
+			text = fmt.Sprintf("(%d of them)", f.Len())
+		}
+		parts = append(parts, v.Type().Field(i).Name+": "+text)
+	}
+	return "Request{" + strings.Join(parts, ", ") + "}"
 }
 
-// wantChoice checks an answer: a model's name, or a sentinel.
-func wantChoice(s tier.Selector, v *tier.View, req tier.Request, model string, sentinel error) error {
+// brokenRule is a sentence of the contract that was not kept, as against an error that a
+// selector rightly returns.
+type brokenRule struct{ rule, what string }
+
+func (e *brokenRule) Error() string { return e.what + "\n\tcontract of tier.Selector: " + e.rule }
+
+func broken(rule, format string, args ...any) error {
+	return &brokenRule{rule, fmt.Sprintf(format, args...)}
+}
+
+// wantChoice checks an answer: a model's name ("" is any), or a sentinel.
+func wantChoice(s tier.Selector, v *tier.View, req tier.Request, model string, sentinel error, rule string) error {
 	c, err := askSelector(s, v, req)
-	_, isBroken := errors.AsType[brokenSelector](err)
+	if b, ok := errors.AsType[*brokenRule](err); ok {
+		return b
+	}
+	got := fmt.Sprintf("chose %q", c.Model)
+	if err != nil {
+		got = fmt.Sprintf("got the error %q", err)
+	}
 	switch {
-	case isBroken:
-		return err
+	case sentinel == nil && err != nil && model == "":
+		return broken(rule, "%s: %s, want a model", describe(req), got)
 	case sentinel == nil && (err != nil || model != "" && c.Model != model):
-		return selectorFault("%+v: got %q, %v; want %q", req, c.Model, err, model)
+		return broken(rule, "%s: %s, want %q", describe(req), got, model)
 	case sentinel != nil && !errors.Is(err, sentinel):
-		return selectorFault("%+v: got %q, %v; want an error that is %q", req, c.Model, err, sentinel)
+		return broken(rule, "%s: %s, want an error that unwraps to %q", describe(req), got, sentinel)
+	}
+	return nil
+}
+
+// wantMode checks how the choice came about, if there is one.
+func wantMode(s tier.Selector, v *tier.View, req tier.Request, mode tier.Mode, fellBack bool, rule string) error {
+	c, err := s.Select(&req, v)
+	switch {
+	case err != nil:
+		return nil // told already
+	case c.Mode != mode || c.FellBack != fellBack:
+		return broken(rule, "%s: mode is %v and FellBack %v, want %v and %v", describe(req), c.Mode, c.FellBack, mode, fellBack)
+	case fellBack && c.Why == "":
+		return broken(rule, "%s: it fell back and Why is empty", describe(req))
 	}
 	return nil
 }
@@ -131,31 +194,39 @@ func checkManual(s tier.Selector) error {
 	v := selectorView(selectorLibrary(), 64*tier.GiB)
 	var errs []error
 	for _, m := range v.Library.All() {
-		errs = append(errs,
-			wantChoice(s, v, tier.Request{Model: m.Name}, m.Name, nil),
-			wantChoice(s, v, tier.Request{Preferred: m.Name}, m.Name, nil),
-			wantChoice(s, v, tier.Request{Model: m.Name, Capabilities: m.Capabilities}, m.Name, nil))
-		if c, err := s.Select(&tier.Request{Model: m.Name}, v); err == nil && c.Mode != tier.Manual {
-			errs = append(errs, selectorFault("%s was asked for by name, the mode is %v", m.Name, c.Mode))
+		for _, req := range []tier.Request{{Model: m.Name}, {Preferred: m.Name}, {Model: m.Name, Capabilities: m.Capabilities}} {
+			errs = append(errs, wantChoice(s, v, req, m.Name, nil, ruleNamed), wantMode(s, v, req, tier.Manual, false, ruleNamed))
 		}
 	}
 	return errors.Join(append(errs,
-		wantChoice(s, v, tier.Request{Model: "omega"}, "", tier.ErrNotFound),
-		wantChoice(s, v, tier.Request{Preferred: "omega"}, "", tier.ErrNotFound),
-		wantChoice(s, v, tier.Request{Model: "beta", Capabilities: []string{"zymurgy"}}, "", tier.ErrNoCapableModel))...)
+		wantChoice(s, v, tier.Request{Model: "omega"}, "", tier.ErrNotFound, ruleUnknown),
+		wantChoice(s, v, tier.Request{Preferred: "omega"}, "", tier.ErrNotFound, ruleUnknown),
+		wantChoice(s, v, tier.Request{Model: "beta", Capabilities: []string{"zymurgy"}}, "", tier.ErrNoCapableModel, ruleCapable))...)
 }
 
 func checkAuto(s tier.Selector) error {
 	v := selectorView(selectorLibrary(), 64*tier.GiB)
 	var errs []error
 	for p := tier.Balanced; p <= tier.Quality; p++ {
-		errs = append(errs,
-			wantChoice(s, v, tier.Request{Priority: p}, "", nil),
-			wantChoice(s, v, tier.Request{Priority: p, Capabilities: []string{"zymurgy"}}, "", nil),
-			wantChoice(s, v, tier.Request{Priority: p, Capabilities: []string{"zymurgy", "text-generation"}}, "gamma", nil),
-			wantChoice(s, v, tier.Request{Priority: p, Capabilities: []string{"zymurgy", "zymurgy", "xylography"}}, "epsilon", nil),
-			wantChoice(s, v, tier.Request{Priority: p, Capabilities: []string{"quidditch"}}, "", tier.ErrNoCapableModel),
-			wantChoice(s, v, tier.Request{Priority: p, Capabilities: []string{"text-generation", "quidditch"}}, "", tier.ErrNoCapableModel))
+		for _, x := range []struct {
+			capabilities []string
+			model        string
+			err          error
+		}{
+			{nil, "", nil},
+			{[]string{"zymurgy"}, "", nil},
+			{[]string{"zymurgy", "text-generation"}, "gamma", nil},
+			{[]string{"zymurgy", "zymurgy", "xylography"}, "epsilon", nil},
+			{[]string{"quidditch"}, "", tier.ErrNoCapableModel},
+			{[]string{"text-generation", "quidditch"}, "", tier.ErrNoCapableModel},
+		} {
+			rule := ruleAuto
+			if x.err != nil {
+				rule = ruleCapable
+			}
+			req := tier.Request{Priority: p, Capabilities: x.capabilities}
+			errs = append(errs, wantChoice(s, v, req, x.model, x.err, rule), wantMode(s, v, req, tier.Auto, false, ruleAuto))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -173,42 +244,69 @@ func checkHybrid(s tier.Selector) error {
 		{tier.Request{Preferred: "beta", Capabilities: []string{"zymurgy", "text-generation"}}, "gamma", true},
 	} {
 		x.req.Fallback = true
-		if err := wantChoice(s, v, x.req, x.model, nil); err != nil {
-			errs = append(errs, err)
-			continue
+		errs = append(errs, wantChoice(s, v, x.req, x.model, nil, ruleFallback), wantMode(s, v, x.req, tier.Hybrid, x.fellBack, ruleFallback))
+	}
+	return errors.Join(append(errs, wantChoice(s, v, tier.Request{Preferred: "omega", Fallback: true, Capabilities: []string{"quidditch"}}, "", tier.ErrNoCapableModel, ruleCapable))...)
+}
+
+// checkTies asks for one of four twins.
+func checkTies(s tier.Selector) error {
+	var models []tier.Model
+	for _, name := range []string{"one", "two", "three", "four"} {
+		models = append(models, tier.Model{Name: name, Size: tier.GiB, Home: tier.RAM, Capabilities: []string{"text-generation"}})
+	}
+	lib, err := tier.NewLibrary(models)
+	errs := []error{err}
+	serving := tier.State{Tier: tier.RAM, Serving: true, InPlace: true}
+	coming := tier.State{Moving: true, To: tier.RAM, InPlace: true}
+	swapped := tier.State{Tier: tier.Swap, InPlace: true}
+	for _, x := range []struct {
+		states map[int]tier.State
+		model  string
+	}{
+		{nil, "one"},
+		{map[int]tier.State{3: serving}, "four"},
+		{map[int]tier.State{1: coming, 3: serving}, "four"},
+		{map[int]tier.State{1: serving, 3: serving}, "two"},
+		{map[int]tier.State{2: coming}, "three"},
+		{map[int]tier.State{2: swapped}, "three"},
+	} {
+		v := selectorView(lib, 64*tier.GiB)
+		for i, state := range x.states {
+			v.States[i] = state
 		}
-		c, _ := s.Select(&x.req, v)
-		if c.Mode != tier.Hybrid || c.FellBack != x.fellBack || x.fellBack && c.Why == "" {
-			errs = append(errs, selectorFault("%+v: got %+v", x.req, c))
+		for p := tier.Balanced; p <= tier.Quality; p++ {
+			errs = append(errs, wantChoice(s, v, tier.Request{Priority: p}, x.model, nil, ruleTies))
 		}
 	}
-	return errors.Join(append(errs, wantChoice(s, v, tier.Request{Preferred: "omega", Fallback: true, Capabilities: []string{"quidditch"}}, "", tier.ErrNoCapableModel))...)
+	return errors.Join(errs...)
 }
 
 // checkMemory has 2 GiB and no swap: by any measure only what is resident, or has
 // at most 2 GiB, can be served.
 func checkMemory(s tier.Selector) error {
-	v := selectorView(selectorLibrary(), 2*tier.GiB)
-	v.FreeSwap = 0
-	big := tier.Request{Model: "epsilon"}
-	errs := []error{
-		wantChoice(s, v, big, "", tier.ErrNoCapacity),
-		wantChoice(s, v, tier.Request{Model: "alpha"}, "alpha", nil),
-		wantChoice(s, v, tier.Request{Capabilities: []string{"zymurgy"}, Priority: tier.Quality}, "delta", nil),
-		wantChoice(s, v, tier.Request{Capabilities: []string{"xylography", "zymurgy"}}, "", tier.ErrNoCapableModel),
-		wantChoice(s, v, tier.Request{Preferred: "epsilon", Fallback: true, Capabilities: []string{"xylography"}}, "alpha", nil),
+	short := func() *tier.View {
+		v := selectorView(selectorLibrary(), 2*tier.GiB)
+		v.FreeSwap = 0
+		return v
 	}
-	v = selectorView(v.Library, 2*tier.GiB)
-	v.FreeSwap = 0
+	v, big := short(), tier.Request{Model: "epsilon"}
+	both := tier.Request{Capabilities: []string{"xylography", "zymurgy"}}
+	errs := []error{
+		wantChoice(s, v, big, "", tier.ErrNoCapacity, ruleMemory),
+		wantChoice(s, v, tier.Request{Model: "alpha"}, "alpha", nil, ruleNamed),
+		wantChoice(s, v, tier.Request{Capabilities: []string{"zymurgy"}, Priority: tier.Quality}, "delta", nil, ruleMemory),
+		wantChoice(s, v, both, "", tier.ErrNoCapableModel, ruleMemory),
+		wantChoice(s, v, tier.Request{Preferred: "epsilon", Fallback: true, Capabilities: []string{"xylography"}}, "alpha", nil, ruleFallback),
+	}
+	v = short()
 	v.States[4].Tier, v.States[4].Serving = tier.RAM, true
-	errs = append(errs,
-		wantChoice(s, v, big, "epsilon", nil),
-		wantChoice(s, v, tier.Request{Capabilities: []string{"xylography", "zymurgy"}}, "epsilon", nil))
+	errs = append(errs, wantChoice(s, v, big, "epsilon", nil, ruleResident), wantChoice(s, v, both, "epsilon", nil, ruleResident))
 	v = selectorView(v.Library, 64*tier.GiB)
 	v.Limits.RAM, v.Limits.Swap = 4*tier.GiB, 4*tier.GiB
 	return errors.Join(append(errs,
-		wantChoice(s, v, big, "", tier.ErrTooLarge),
-		wantChoice(s, v, tier.Request{Capabilities: []string{"xylography"}, Priority: tier.Quality}, "alpha", nil))...)
+		wantChoice(s, v, big, "", tier.ErrTooLarge, ruleLimits),
+		wantChoice(s, v, tier.Request{Capabilities: []string{"xylography"}, Priority: tier.Quality}, "alpha", nil, ruleLimits))...)
 }
 
 // checkRefusals checks that every error has a code and a way out.
@@ -216,20 +314,26 @@ func checkRefusals(s tier.Selector) error {
 	plenty, short := selectorView(selectorLibrary(), 64*tier.GiB), selectorView(selectorLibrary(), tier.MiB)
 	var errs []error
 	for _, x := range []struct {
-		v   *tier.View
-		req tier.Request
+		v    *tier.View
+		req  tier.Request
+		rule string
 	}{
-		{plenty, tier.Request{Model: "omega"}},
-		{plenty, tier.Request{Model: "alfa"}},
-		{plenty, tier.Request{Capabilities: []string{"quidditch"}}},
-		{plenty, tier.Request{Priority: 99}},
-		{short, tier.Request{Model: "alpha"}},
-		{short, tier.Request{}},
-		{short, tier.Request{Preferred: "beta", Fallback: true}},
+		{plenty, tier.Request{Model: "omega"}, ruleUnknown},
+		{plenty, tier.Request{Model: "alfa"}, ruleUnknown},
+		{plenty, tier.Request{Capabilities: []string{"quidditch"}}, ruleCapable},
+		{plenty, tier.Request{Priority: 99}, ruleInvalid},
+		{short, tier.Request{Model: "alpha"}, ruleMemory},
+		{short, tier.Request{}, ruleMemory},
+		{short, tier.Request{Preferred: "beta", Fallback: true}, ruleMemory},
 	} {
-		_, err := askSelector(s, x.v, x.req)
-		if err == nil || tier.Code(err) == "internal" || len(tier.Suggestions(err)) == 0 {
-			errs = append(errs, selectorFault("%+v: %v has code %q and suggestions %q", x.req, err, tier.Code(err), tier.Suggestions(err)))
+		c, err := askSelector(s, x.v, x.req)
+		switch {
+		case err == nil:
+			errs = append(errs, broken(x.rule, "%s: chose %q, want an error", describe(x.req), c.Model))
+		case tier.Code(err) == "internal":
+			errs = append(errs, broken(ruleRefusal, "%s: the error %q has no code", describe(x.req), err))
+		case len(tier.Suggestions(err)) == 0:
+			errs = append(errs, broken(ruleRefusal, "%s: the error %q has no suggestion", describe(x.req), err))
 		}
 	}
 	return errors.Join(errs...)
@@ -245,12 +349,12 @@ func checkBadInput(s tier.Selector) error {
 		{Capabilities: []string{""}},
 		{Deadline: -1},
 	} {
-		errs = append(errs, wantChoice(s, v, req, "", tier.ErrInvalid))
+		errs = append(errs, wantChoice(s, v, req, "", tier.ErrInvalid, ruleInvalid))
 	}
 	empty, err := tier.NewLibrary(nil)
 	return errors.Join(append(errs, err,
-		wantChoice(s, selectorView(empty, 64*tier.GiB), tier.Request{}, "", tier.ErrNoCapableModel),
-		wantChoice(s, selectorView(empty, 64*tier.GiB), tier.Request{Model: "alpha"}, "", tier.ErrNotFound))...)
+		wantChoice(s, selectorView(empty, 64*tier.GiB), tier.Request{}, "", tier.ErrNoCapableModel, ruleEmpty),
+		wantChoice(s, selectorView(empty, 64*tier.GiB), tier.Request{Model: "alpha"}, "", tier.ErrNotFound, ruleEmpty))...)
 }
 
 // checkSequence shows the selector one library after the other, and memory and
@@ -277,24 +381,24 @@ func checkSequence(s tier.Selector) error {
 			}
 		}
 		req := tier.Request{Priority: tier.Priority(r.IntN(3)), Capabilities: []string{fmt.Sprint("trade-", r.IntN(8))}}
-		capable, there := 0, -1
+		there := -1
 		for i, m := range lib.All() {
-			if m.Can(req.Capabilities) {
-				capable++
-				if v.States[i].Tier == tier.RAM {
-					there = i
-				}
+			if m.Can(req.Capabilities) && v.States[i].Tier == tier.RAM {
+				there = i
 			}
 		}
 		c, err := askSelector(s, v, req)
-		_, isBroken := errors.AsType[brokenSelector](err)
-		switch {
-		case isBroken:
+		if _, ok := errors.AsType[*brokenRule](err); ok {
 			return fmt.Errorf("step %d: %w", step, err)
+		}
+		at := fmt.Sprintf("step %d, %s", step, describe(req))
+		switch {
 		case err == nil && v.States[c.Index].Tier != tier.RAM && lib.At(c.Index).Size > v.Memory.Available+v.FreeSwap:
-			return selectorFault("step %d: %s does not fit memory", step, c.Model)
-		case err != nil && (there >= 0 || !errors.Is(err, tier.ErrNoCapableModel)):
-			return selectorFault("step %d: %d models are capable, number %d is resident, got %v", step, capable, there, err)
+			return broken(ruleMemory, "%s: chose %q, which is in storage and larger than memory", at, c.Model)
+		case err != nil && there >= 0:
+			return broken(ruleCurrent, "%s: got the error %q, though %q is capable and in ram in this view", at, err, lib.At(there).Name)
+		case err != nil && !errors.Is(err, tier.ErrNoCapableModel):
+			return broken(ruleCapable, "%s: got the error %q, want one that unwraps to %q", at, err, tier.ErrNoCapableModel)
 		}
 	}
 	return nil
@@ -314,9 +418,9 @@ func checkConcurrent(s tier.Selector) error {
 			for i := range 200 {
 				v := views[(g+i)%len(views)]
 				errs[g] = errors.Join(
-					wantChoice(s, v, tier.Request{Model: "gamma"}, "gamma", nil),
-					wantChoice(s, v, tier.Request{Capabilities: []string{"zymurgy", "text-generation"}, Priority: tier.Priority(i % 3)}, "gamma", nil),
-					wantChoice(s, v, tier.Request{Capabilities: []string{"xylography", "zymurgy"}}, "epsilon", nil))
+					wantChoice(s, v, tier.Request{Model: "gamma"}, "gamma", nil, ruleCurrent),
+					wantChoice(s, v, tier.Request{Capabilities: []string{"zymurgy", "text-generation"}, Priority: tier.Priority(i % 3)}, "gamma", nil, ruleCurrent),
+					wantChoice(s, v, tier.Request{Capabilities: []string{"xylography", "zymurgy"}}, "epsilon", nil, ruleCurrent))
 				if errs[g] != nil {
 					return
 				}

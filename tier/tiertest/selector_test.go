@@ -3,6 +3,8 @@ package tiertest
 import (
 	"errors"
 	"math"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/modeltier/modeltier/tier"
@@ -43,13 +45,19 @@ func plain(req *tier.Request, v *tier.View) (tier.Choice, error) {
 		}
 		why = err.Error()
 	}
-	for i, m := range v.Library.All() {
-		if obstacle(i) == nil {
-			c := tier.Choice{Model: m.Name, Index: i, Mode: tier.Auto, Score: 1, FellBack: why != "", Why: why}
-			if why != "" {
-				c.Mode = tier.Hybrid
+	for _, ready := range []func(s *tier.State) bool{
+		func(s *tier.State) bool { return s.Serving },
+		func(s *tier.State) bool { return max(s.Tier, s.To) > tier.Storage },
+		func(*tier.State) bool { return true },
+	} {
+		for i, m := range v.Library.All() {
+			if obstacle(i) == nil && ready(&v.States[i]) {
+				c := tier.Choice{Model: m.Name, Index: i, Mode: tier.Auto, Score: 1, FellBack: why != "", Why: why}
+				if why != "" {
+					c.Mode = tier.Hybrid
+				}
+				return c, nil
 			}
-			return c, nil
 		}
 	}
 	return tier.Choice{}, &tier.NoCapableModelError{Capabilities: req.Capabilities}
@@ -122,6 +130,26 @@ func TestTestSelector_ContractBroken_EachFaultIsFound(t *testing.T) {
 			}
 			return plain(req, stale)
 		},
+		"twins are taken in the order of the library": func(req *tier.Request, v *tier.View) (tier.Choice, error) {
+			w := *v
+			w.States = slices.Clone(v.States)
+			for i := range w.States {
+				w.States[i].Serving, w.States[i].Tier, w.States[i].To = true, max(w.States[i].Tier, w.States[i].To), 0
+			}
+			return plain(req, &w)
+		},
+		"an error without a way out": func(req *tier.Request, v *tier.View) (tier.Choice, error) {
+			c, err := plain(req, v)
+			if errors.Is(err, tier.ErrNotFound) {
+				err = tier.ErrNotFound
+			}
+			return c, err
+		},
+		"every mode is manual": func(req *tier.Request, v *tier.View) (tier.Choice, error) {
+			c, err := plain(req, v)
+			c.Mode = tier.Manual
+			return c, err
+		},
 		"no word of falling back": func(req *tier.Request, v *tier.View) (tier.Choice, error) {
 			c, err := plain(req, v)
 			c.FellBack = false
@@ -133,7 +161,10 @@ func TestTestSelector_ContractBroken_EachFaultIsFound(t *testing.T) {
 				if c.name == "many goroutines" {
 					continue // not safe for them, and not about them
 				}
-				if checked(c.check, s) != nil {
+				if err := checked(c.check, s); err != nil {
+					if text := err.Error(); text != "panic" && (!strings.Contains(text, "Request{") || !strings.Contains(text, "contract of tier.Selector: ")) {
+						t.Errorf("the message names no request, or no rule: %s", text)
+					}
 					return
 				}
 			}
