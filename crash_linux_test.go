@@ -2,6 +2,7 @@ package modeltier_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -95,14 +96,11 @@ func TestManager_StateDirFull_CostsPersistenceNotService(t *testing.T) {
 	}
 }
 
-func TestManager_StateDirReadOnly_CostsPersistenceNotService(t *testing.T) {
+func TestNew_StateDirReadOnly_IsAnError(t *testing.T) {
 	leavesNothing(t)
 	dir := mountTmpfs(t, "size=1m")
 	m, err := modeltier.New(crashConfig(filepath.Join(dir, "state")))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := order(t)(m.HotLoad(t.Context(), tier.Model{Name: "kept", Size: tier.GiB})).Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Close(); err != nil {
@@ -111,19 +109,10 @@ func TestManager_StateDirReadOnly_CostsPersistenceNotService(t *testing.T) {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	m, err = modeltier.New(crashConfig(filepath.Join(dir, "state")))
-	if err != nil {
-		t.Fatalf("a folder that cannot be written is no reason not to serve: %v", err)
-	}
-	defer m.Close()
-	if _, ok := memoirOf(m).Homes["kept"]; !ok {
-		t.Error("what was kept before is not read")
-	}
-	servesAll(t, m)
-	if trouble := m.Status().StateTrouble; len(trouble) == 0 {
-		t.Error("Status says nothing of the state that cannot be kept")
-	}
-	if err := m.Close(); err != nil {
-		t.Errorf("Close: %v", err)
+	if m, err := modeltier.New(crashConfig(filepath.Join(dir, "state"))); !errors.Is(err, unix.EROFS) {
+		t.Errorf("New: %v, want EROFS", err)
+		if err == nil {
+			m.Close()
+		}
 	}
 }

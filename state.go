@@ -9,7 +9,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/internal/state"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -40,7 +40,7 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 	if cfg.StateDir == "" {
 		return r, nil
 	}
-	store, st, warnings, err := hotload.OpenStore(cfg.StateDir)
+	store, st, warnings, err := state.Open(cfg.StateDir)
 	if err != nil {
 		return r, fmt.Errorf("modeltier: StateDir cannot be used: %w", err)
 	}
@@ -115,9 +115,9 @@ func (c *control) remember() {
 }
 
 // state is what is to be kept, as it is now.
-func (c *control) state() hotload.State {
+func (c *control) state() state.State {
 	ledger := c.core.Ledger()
-	st := hotload.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Blobs: map[string][]byte{}}
+	st := state.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Blobs: map[string][]byte{}}
 	lib := c.core.Library()
 	for _, model := range lib.All() {
 		said, configured := c.kept.configured[model.Name]
@@ -155,11 +155,11 @@ func (c *control) state() hotload.State {
 // saver keeps the state on a goroutine of its own, so that a slow disk delays
 // acknowledgements and nothing else.
 type saver struct {
-	store    *hotload.Store // nil: nothing is kept
-	warnings []string       // from the opening
+	store    *state.Store // nil: nothing is kept
+	warnings []string     // from the opening
 
 	mu      sync.Mutex // guards the rest; nothing is called under it
-	latest  hotload.State
+	latest  state.State
 	acks    []func()
 	wanted  bool
 	err     error // of the last save
@@ -189,7 +189,7 @@ func (s *saver) flush(m *Manager) {
 	s.acks, s.wanted = nil, false
 	s.mu.Unlock()
 	if wanted && s.store != nil {
-		err := s.store.Save(func() hotload.State {
+		err := s.store.Save(func() state.State {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.latest
@@ -210,7 +210,7 @@ func (s *saver) flush(m *Manager) {
 }
 
 // keep saves the state and then calls ack, from the saver's goroutine.
-func (s *saver) keep(st hotload.State, ack func()) {
+func (s *saver) keep(st state.State, ack func()) {
 	s.mu.Lock()
 	if s.stopped {
 		s.mu.Unlock()

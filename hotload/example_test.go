@@ -32,38 +32,6 @@ func ExampleJobs() {
 	// cancelled nobody waits for it any more
 }
 
-// A Store is opened once, and gives back what the last process had acknowledged.
-func ExampleOpenStore() {
-	dir, err := os.MkdirTemp("", "state")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer os.RemoveAll(dir)
-
-	store, _, _, err := hotload.OpenStore(dir)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	err = store.Save(func() hotload.State {
-		return hotload.State{Models: []tier.Model{{Name: "llama-7b", Size: 7 * tier.GiB, Home: tier.Swap}}}
-	})
-	fmt.Println("acknowledged:", err == nil)
-	store.Close()
-
-	store, state, warnings, err := hotload.OpenStore(dir)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer store.Close()
-	fmt.Println(state.Models[0].Name, state.Models[0].Size, state.Models[0].Home, len(warnings))
-	// Output:
-	// acknowledged: true
-	// llama-7b 7.0 GiB swap 0
-}
-
 // A file that is cut short says by how much.
 func ExampleInspect() {
 	dir, err := os.MkdirTemp("", "models")
