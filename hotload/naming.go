@@ -50,24 +50,61 @@ func folderName(dir string) string {
 	return filepath.Base(dir)
 }
 
-// names gives models names that no other has.
-type names map[string]bool
+// names gives models names that no other has. It remembers for each name the number
+// to try next, so that many models of one name cost no search each.
+type names map[string]claimed
 
-// claim returns the name, where it is taken the one with its folder, and where
-// that is taken too, or too long, one with a number.
-func (n names) claim(name, dir string) string {
-	const number = 16 // bytes to keep free for one
-	try := name
-	for i := 1; n[try] || len(try) > tier.MaxNameLength; i++ {
-		if i == 1 {
-			try = filepath.Base(dir) + "/" + name
-			continue
-		}
-		if len(name) > tier.MaxNameLength-number {
-			name = strings.ToValidUTF8(name[:tier.MaxNameLength-number], "")
-		}
-		try = name + "-" + strconv.Itoa(i)
+type claimed struct {
+	taken bool
+	next  int // after the name; all lower ones from 2 are taken
+}
+
+func (n names) take(name string) bool {
+	c := n[name]
+	if c.taken || len(name) > tier.MaxNameLength {
+		return false
 	}
-	n[try] = true
-	return try
+	c.taken = true
+	n[name] = c
+	return true
+}
+
+// claim returns the name; if it is taken, the one with its folder; and if that is
+// taken too, or too long, the one with the lowest free number.
+func (n names) claim(name, dir string) string {
+	const room = 16 // bytes for a number
+	if n.take(name) {
+		return name
+	}
+	if long := filepath.Base(dir) + "/" + name; n.take(long) {
+		return long
+	}
+	if len(name) > tier.MaxNameLength-room {
+		name = strings.ToValidUTF8(name[:tier.MaxNameLength-room], "")
+	}
+	for i := max(n[name].next, 2); ; i++ {
+		if numbered := name + "-" + strconv.Itoa(i); n.take(numbered) {
+			c := n[name]
+			c.next = i + 1
+			n[name] = c
+			return numbered
+		}
+	}
+}
+
+// release makes the name free.
+func (n names) release(name string) {
+	c := n[name]
+	c.taken = false
+	n[name] = c
+	if c.next == 0 {
+		delete(n, name)
+	}
+	if at := strings.LastIndexByte(name, '-'); at >= 0 {
+		base := n[name[:at]]
+		if i, err := strconv.Atoi(name[at+1:]); err == nil && i >= 2 && i < base.next {
+			base.next = i
+			n[name[:at]] = base
+		}
+	}
 }

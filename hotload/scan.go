@@ -46,7 +46,7 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 	taken := make(names)
 	for _, f := range found {
 		if name, ok := before[f.model.Path]; ok {
-			taken[name] = true
+			taken.take(name)
 		}
 	}
 	models := make([]tier.Model, len(found))

@@ -81,7 +81,7 @@ type watcher struct {
 func newWatcher(dir string, known []tier.Model) *watcher {
 	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found)}
 	for _, m := range known {
-		w.taken[m.Name] = true
+		w.taken.take(m.Name)
 		if rel, err := filepath.Rel(dir, m.Path); err == nil && filepath.IsLocal(rel) {
 			w.models[m.Path] = found{model: m}
 		}
@@ -227,22 +227,43 @@ func (f *folder) without(moving map[string]bool) {
 	f.others = slices.DeleteFunc(f.others, gone)
 }
 
+// unsettledPaths returns a test for paths of models about which this look cannot
+// tell. It costs the depth of the path, however many files are moving.
+func unsettledPaths(skipped []Skipped, moving map[string]bool) func(path string) bool {
+	within := make(map[string]bool) // folders that hold something that is moving
+	beside := make(map[string]bool) // the same, and it can make a folder one model, or many
+	unread := make(map[string]bool)
+	for path := range moving {
+		within[filepath.Dir(path)] = true
+		if formatOf(path) == FormatUnknown {
+			beside[filepath.Dir(path)] = true
+		}
+	}
+	for _, s := range skipped {
+		if s.unread {
+			unread[s.Path] = true
+		}
+	}
+	return func(path string) bool {
+		if moving[path] || within[path] || beside[filepath.Dir(path)] {
+			return true
+		}
+		for dir := path; len(unread) > 0; dir = filepath.Dir(dir) {
+			if unread[dir] {
+				return true
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+		return false
+	}
+}
+
 // settle compares what was found with what was told.
 func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool) Change {
 	var c Change
-	unsettled := func(path string) bool {
-		for file := range moving {
-			dir := filepath.Dir(file)
-			// What stands beside weights can make a folder one model, or many.
-			beside := formatOf(file) == FormatUnknown && dir == filepath.Dir(path)
-			if file == path || dir == path || beside {
-				return true
-			}
-		}
-		return slices.ContainsFunc(skipped, func(s Skipped) bool {
-			return s.unread && strings.HasPrefix(path+string(filepath.Separator), s.Path+string(filepath.Separator))
-		})
-	}
+	unsettled := unsettledPaths(skipped, moving)
 	models := make(map[string]found)
 	for path, f := range w.models {
 		if unsettled(path) {
@@ -274,7 +295,7 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 		case w.stays(f):
 			models[path] = f
 		default:
-			delete(w.taken, f.model.Name)
+			w.taken.release(f.model.Name)
 			c.Removed = append(c.Removed, f.model)
 		}
 	}
