@@ -28,7 +28,10 @@ const (
 	ggufMaxShards     = 1 << 16
 )
 
-const ggufDefaultAlignment = 32
+const (
+	ggufMagic            = "GGUF"
+	ggufDefaultAlignment = 32
+)
 
 // ReadGGUF reads the header of a GGUF file, version 2 or 3, of size bytes. It checks
 // the whole header, and that the file is long enough for the tensors in it; it does
@@ -82,11 +85,11 @@ type ggufValue struct {
 
 func (g *ggufReader) read() (Info, error) {
 	info := Info{Format: FormatGGUF}
-	magic, err := g.take(4)
+	magic, err := g.take(len(ggufMagic))
 	if err != nil {
 		return info, err
 	}
-	if string(magic) != "GGUF" {
+	if string(magic) != ggufMagic {
 		return info, &FileError{Reason: "does not begin with GGUF"}
 	}
 	version, err := g.uint32()
