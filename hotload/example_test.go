@@ -23,13 +23,13 @@ func ExampleJobs() {
 	work.Progressed(3 * tier.GiB)
 	fmt.Printf("%v %.0f %%\n", job.State(), 100*job.Progress().Fraction)
 
-	job.Cancel(errors.New("nobody waits for it any more"))
+	job.Cancel(errors.New("no request waits for it"))
 	<-work.Context().Done()
 	work.Finish(context.Cause(work.Context()))
 	fmt.Println(job.State(), job.Wait(context.Background()))
 	// Output:
 	// running 43 %
-	// cancelled nobody waits for it any more
+	// cancelled no request waits for it
 }
 
 // A file that is cut short says by how much.

@@ -47,7 +47,7 @@ func TestJob_Finish_StateSaysWhy(t *testing.T) {
 	}{
 		{"no error", nil, nil, Success},
 		{"an error", nil, errBroken, Failed},
-		{"an end of its own that nobody asked for", nil, context.Canceled, Failed},
+		{"an end of its own without a request", nil, context.Canceled, Failed},
 		{"a deadline of its own", nil, context.DeadlineExceeded, Failed},
 		{"cancelled, the cause comes back wrapped", func(j *Job, _ context.CancelCauseFunc) { j.Cancel(gone) }, &tier.MoveError{Model: "a", Err: gone}, Cancelled},
 		{"cancelled, the bare sentinel comes back", func(j *Job, _ context.CancelCauseFunc) { j.Cancel(gone) }, context.Canceled, Cancelled},
@@ -231,9 +231,9 @@ func TestJobs_ManyEnded_OldestForgottenRunningNever(t *testing.T) {
 func TestJobs_UsedByManyAtOnce_EveryJobEndsOnce(t *testing.T) {
 	jobs := NewJobs(16)
 	var wg sync.WaitGroup
-	var told sync.Map
+	var seen sync.Map
 	jobs.OnEnd(func(j *Job) {
-		if _, twice := told.LoadOrStore(j.ID(), true); twice || j.State() == Running {
+		if _, twice := seen.LoadOrStore(j.ID(), true); twice || j.State() == Running {
 			t.Errorf("OnEnd was called for %s in state %v, called before: %v", j.ID(), j.State(), twice)
 		}
 	})
@@ -268,7 +268,7 @@ func TestJobs_UsedByManyAtOnce_EveryJobEndsOnce(t *testing.T) {
 		t.Errorf("%d started, %d ended, %d running", sum.Started, sum.Succeeded, sum.Running)
 	}
 	calls := 0
-	told.Range(func(any, any) bool { calls++; return true })
+	seen.Range(func(any, any) bool { calls++; return true })
 	if calls != 1600 {
 		t.Errorf("OnEnd was called %d times for 1600 jobs", calls)
 	}

@@ -120,7 +120,7 @@ func (t *tree) models(ctx context.Context, folders []*folder) ([]found, []Skippe
 	var (
 		out     []found
 		skipped []Skipped
-		seen    = make(map[string]string) // real path of a weight file → where it was found
+		seen    = make(map[string]string) // real path of a weight file → path as found
 	)
 	for _, f := range folders {
 		if ctx.Err() != nil {

@@ -21,7 +21,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// numbered is a state that can be told from others by its number.
+// numbered is a state that its number identifies.
 func numbered(n uint64) State {
 	return State{
 		Models: []tier.Model{{Name: fmt.Sprint("m", n), Size: tier.Bytes(n + 1)}},
