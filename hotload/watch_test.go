@@ -543,3 +543,31 @@ func BenchmarkWatch_Look(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkWatch_LookAtChanges is a look at which every file has changed: four times
+// as many cost four times as much.
+func BenchmarkWatch_LookAtChanges(b *testing.B) {
+	for _, models := range []int{2000, 8000} {
+		b.Run(fmt.Sprintf("models=%d", models), func(b *testing.B) {
+			dir := b.TempDir()
+			for i := range models {
+				plant(b, dir, map[string]string{fmt.Sprintf("m%05d.gguf", i): llama()})
+			}
+			known, _, err := Scan(b.Context(), dir)
+			must(b, err)
+			w := newWatcher(dir, known)
+			w.look(b.Context())
+			b.ReportAllocs()
+			for b.Loop() {
+				w.headers, w.prints = nil, map[string]fs.FileInfo{}
+				for path, f := range w.models {
+					f.model.Size++
+					w.models[path] = f
+				}
+				if c, _ := w.look(b.Context()); len(c.Changed) != models {
+					b.Fatal(len(c.Changed), "of", models, "were reported")
+				}
+			}
+		})
+	}
+}
