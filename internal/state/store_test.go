@@ -396,6 +396,31 @@ func TestDecode_FileOfVersion1_IsStillRead(t *testing.T) {
 	}
 }
 
+// A folder of an earlier build has these names in it.
+func TestOpen_FolderOfVersion1_IsStillRead(t *testing.T) {
+	for _, slot := range []string{"state-a", "state-b"} {
+		dir := t.TempDir()
+		data, err := os.ReadFile("testdata/state-v1")
+		if err == nil {
+			err = errors.Join(os.WriteFile(filepath.Join(dir, slot), data, 0o600), os.WriteFile(filepath.Join(dir, "lock"), []byte("process 7"), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, st := mustOpen(t, dir)
+		if len(st.Models) != 1 || st.Models[0].Name != "llama-7b" || st.Removed[0] != "gpt2-small" {
+			t.Errorf("%s: read %+v", slot, st)
+		}
+		if err := save(s, 1); err != nil {
+			t.Error(err)
+		}
+		s.Close()
+		if kept, err := os.ReadFile(filepath.Join(dir, slot)); err != nil || !bytes.Equal(kept, data) {
+			t.Errorf("%s: the generation before was not kept: %v", slot, err)
+		}
+	}
+}
+
 func withBody(t testing.TB, body string) []byte {
 	t.Helper()
 	return append([]byte(header([]byte(body))), body...)
