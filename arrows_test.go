@@ -13,20 +13,21 @@ import (
 // arrows says which packages of this module a folder may import; "…" stands for
 // the folders below. What is not listed may import none.
 var arrows = map[string][]string{
-	".":               {"tier", "internal/core", "internal/wire", "internal/state", "internal/outbox", "selector", "safety", "hotload", "optimizer", "tier/mapped"},
-	"internal/core":   {"tier"},
-	"internal/wire":   {"tier"},
-	"internal/state":  {"tier"},
-	"internal/outbox": {},
-	"selector":        {"tier"},
-	"safety":          {"tier"},
-	"hotload":         {"tier"},
-	"optimizer":       {"tier"},
-	"jetson":          {"tier"},
-	"tier":            {},
-	"tier/mapped":     {"tier"},
-	"tier/process":    {"tier", "internal/outbox"},
-	"tier/tiertest":   {"tier"},
+	".":                {"tier", "internal/core", "internal/wire", "internal/state", "internal/outbox", "selector", "safety", "hotload", "optimizer", "tier/mapped"},
+	"internal/core":    {"tier"},
+	"internal/wire":    {"tier"},
+	"internal/state":   {"tier"},
+	"internal/outbox":  {},
+	"internal/regular": {},
+	"selector":         {"tier"},
+	"safety":           {"tier"},
+	"hotload":          {"tier", "internal/regular"},
+	"optimizer":        {"tier"},
+	"jetson":           {"tier"},
+	"tier":             {},
+	"tier/mapped":      {"tier", "internal/regular"},
+	"tier/process":     {"tier", "internal/outbox"},
+	"tier/tiertest":    {"tier"},
 }
 
 // tops are the folders that stand above the root and import what they like.

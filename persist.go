@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/internal/state"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -47,7 +47,7 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 	if cfg.StateDir == "" {
 		return r, nil
 	}
-	store, st, warnings, err := hotload.OpenStore(cfg.StateDir)
+	store, st, warnings, err := state.Open(cfg.StateDir)
 	if err != nil {
 		return r, fmt.Errorf("modeltier: StateDir cannot be used: %w", err)
 	}
@@ -161,14 +161,14 @@ func (c *control) keep(ack func()) {
 
 // kept is what is to be kept, but for its encoding.
 type kept struct {
-	state hotload.State
+	state state.State
 	basis basis
 }
 
 // kept returns what is to be kept, as it is now.
 func (c *control) kept() kept {
 	ledger := c.core.Ledger()
-	st := hotload.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Blobs: map[string][]byte{}}
+	st := state.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Blobs: map[string][]byte{}}
 	configured := c.core.Configured()
 	here := 0
 	for _, e := range c.core.Entries() {
@@ -204,7 +204,7 @@ func (c *control) kept() kept {
 }
 
 // encode returns the state with the basis in it.
-func (k kept) encode() hotload.State {
+func (k kept) encode() state.State {
 	if raw, err := json.Marshal(k.basis); err == nil {
 		st := k.state
 		st.Blobs = maps.Clone(st.Blobs)
@@ -224,8 +224,8 @@ const (
 // saver keeps the state on a goroutine of its own, so that a slow disk delays
 // acknowledgements and nothing else.
 type saver struct {
-	store    *hotload.Store // nil: nothing is kept
-	warnings []string       // from the opening
+	store    *state.Store // nil: nothing is kept
+	warnings []string     // from the opening
 
 	mu      sync.Mutex // guards the rest; nothing is called under it
 	latest  kept
@@ -278,7 +278,7 @@ func (s *saver) flush(m *Manager) {
 	s.acks, s.unsaved = nil, false
 	s.mu.Unlock()
 	if unsaved && s.store != nil {
-		err := s.store.Save(func() hotload.State {
+		err := s.store.Save(func() state.State {
 			s.mu.Lock()
 			latest := s.latest
 			s.mu.Unlock()

@@ -1,8 +1,11 @@
 package hotload
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,8 +21,8 @@ type part struct {
 	whole bool // more belongs to the model than one weight file: its path is the folder
 }
 
-// assemble tells which weight files of the folder make a model together. What
-// cannot be used is skipped, with the reason.
+// assemble groups the weight files of the folder into models. It skips what cannot
+// be used, with the reason.
 func (t *tree) assemble(f *folder) (parts []part, skipped []Skipped) {
 	skip := func(path string, err error) { skipped = append(skipped, skippedFor(path, err)) }
 	broken := func(path string, err error) {
@@ -69,9 +72,13 @@ type set struct {
 	named bool // by an index, and not by their own names
 }
 
-// sets groups the weight files by what their names and an index say.
+// sets groups the weight files by their names and by an index.
 func (t *tree) sets(f *folder) ([]set, error) {
 	var out []set
+	weights := make(map[string]file, len(f.weights))
+	for _, w := range f.weights {
+		weights[w.name()] = w
+	}
 	listed := make(map[string]bool)
 	for _, other := range f.others {
 		stem, ok := strings.CutSuffix(other.name(), ".safetensors.index.json")
@@ -83,20 +90,26 @@ func (t *tree) sets(f *folder) ([]set, error) {
 			return nil, err
 		}
 		s := set{name: stem, of: len(names), named: true}
-		for _, w := range f.weights {
-			if _, found := slices.BinarySearch(names, w.name()); found {
+		var absent []string
+		for _, name := range names {
+			if w, ok := weights[name]; ok {
 				s.files = append(s.files, w)
-				listed[w.path] = true
+				listed[name] = true
+			} else {
+				absent = append(absent, strconv.Quote(name))
 			}
 		}
-		if missing := len(names) - len(s.files); missing > 0 {
-			return nil, &FileError{Path: other.path, Reason: fmt.Sprintf("names %d shards of which %d are not there: %s", len(names), missing, absent(names, s.files)), Help: "Copy the missing shards."}
+		if missing := len(absent); missing > 0 {
+			if missing > 3 {
+				absent = append(absent[:3], "…")
+			}
+			return nil, &FileError{Path: other.path, Reason: fmt.Sprintf("names %d shards of which %d are not there: %s", len(names), missing, strings.Join(absent, ", ")), Help: "Copy the missing shards."}
 		}
 		out = append(out, s)
 	}
-	byName := make(map[string]int)
+	bySet := make(map[string]int)
 	for _, w := range f.weights {
-		if listed[w.path] {
+		if listed[w.name()] {
 			continue
 		}
 		sh := shardOf(w.name())
@@ -105,10 +118,10 @@ func (t *tree) sets(f *folder) ([]set, error) {
 			continue
 		}
 		key := sh.stem + "-of-" + strconv.Itoa(sh.of) + filepath.Ext(w.name())
-		i, ok := byName[key]
+		i, ok := bySet[key]
 		if !ok {
 			i = len(out)
-			byName[key] = i
+			bySet[key] = i
 			out = append(out, set{name: sh.stem, of: sh.of})
 		}
 		out[i].files = append(out[i].files, w)
@@ -116,23 +129,8 @@ func (t *tree) sets(f *folder) ([]set, error) {
 	return out, nil
 }
 
-// absent names some of those names that no file has.
-func absent(names []string, files []file) string {
-	const most = 3
-	var out []string
-	for _, n := range names {
-		if !slices.ContainsFunc(files, func(f file) bool { return f.name() == n }) {
-			if len(out) == most {
-				return strings.Join(out, ", ") + ", …"
-			}
-			out = append(out, strconv.Quote(n))
-		}
-	}
-	return strings.Join(out, ", ")
-}
-
-// join reads the files of a set and adds up what they say. The metadata is that
-// of the first, where both formats keep it.
+// join reads the files of a set and adds them up. The metadata is that of the first,
+// where both formats keep it.
 func (t *tree) join(s set) (part, error) {
 	var p part
 	seen := make(map[int]bool)
@@ -176,7 +174,8 @@ func (t *tree) join(s set) (part, error) {
 	return p, nil
 }
 
-// add takes another file's weights into the part.
+// add adds another file to the part. Slices of an Info that is remembered have no
+// spare capacity, so that appending to them copies.
 func (p *part) add(q part) {
 	p.whole = true
 	p.files = append(p.files, q.files...)
@@ -185,10 +184,102 @@ func (p *part) add(q part) {
 	a.TensorBytes = a.TensorBytes.Plus(b.TensorBytes)
 	a.Tensors = int64(tier.Bytes(a.Tensors).Plus(tier.Bytes(b.Tensors)))
 	a.Parameters = int64(tier.Bytes(a.Parameters).Plus(tier.Bytes(b.Parameters)))
-	a.Files = append(slices.Clip(a.Files), b.Files...)
+	a.Files = append(a.Files, b.Files...)
 	for _, c := range b.Capabilities {
 		if !slices.Contains(a.Capabilities, c) {
-			a.Capabilities = append(slices.Clip(a.Capabilities), c) // the slice may be remembered
+			a.Capabilities = append(slices.Clip(a.Capabilities), c)
 		}
 	}
+}
+
+// maxJSON bounds the JSON files beside weights: an index names a shard for each of
+// some 100 000 tensors.
+const maxJSON = 32 << 20
+
+// maxShards bounds how many files one model may name.
+const maxShards = 10_000
+
+// readIndex returns the sorted names of the shards in a safetensors index.
+func (t *tree) readIndex(f *file) ([]string, error) {
+	var index struct {
+		WeightMap map[string]string `json:"weight_map"`
+	}
+	if err := t.readJSON(f, &index); err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	for _, name := range index.WeightMap {
+		if name != filepath.Base(name) || !filepath.IsLocal(name) || formatOf(name) != FormatSafetensors {
+			return nil, &FileError{Path: f.path, Reason: fmt.Sprintf("names %.100q, which is no safetensors file in the same folder", name)}
+		}
+		seen[name] = true
+	}
+	if len(seen) == 0 || len(seen) > maxShards {
+		return nil, &FileError{Path: f.path, Reason: fmt.Sprintf("names %d shards; 1 to %d are allowed", len(seen), maxShards)}
+	}
+	return slices.Sorted(maps.Keys(seen)), nil
+}
+
+// consult adds what other files in a model hub's folder say.
+func (t *tree) consult(f *folder, p *part) error {
+	var config struct {
+		Architectures []string       `json:"architectures"`
+		Context       float64        `json:"max_position_embeddings"`
+		Vision        map[string]any `json:"vision_config"`
+		Text          struct {
+			Context float64 `json:"max_position_embeddings"`
+		} `json:"text_config"`
+	}
+	var tokenizer struct {
+		ChatTemplate any `json:"chat_template"` // a text, or a list of them
+	}
+	var traits hubTraits
+	for _, other := range f.others {
+		var err error
+		switch other.name() {
+		case "config.json":
+			p.whole = true
+			err = t.readJSON(&other, &config)
+		case "tokenizer_config.json":
+			err = t.readJSON(&other, &tokenizer)
+			traits.chatTemplate = traits.chatTemplate || tokenizer.ChatTemplate != nil
+		case "chat_template.jinja", "chat_template.json":
+			traits.chatTemplate = true
+		case "modules.json": // how sentence-transformers marks its models
+			traits.sentenceEncoder = true
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(config.Architectures) > 0 {
+		traits.architecture = printable(config.Architectures[0])
+		p.info.Architecture = traits.architecture
+	}
+	traits.visionPart = config.Vision != nil
+	if n := max(config.Context, config.Text.Context); n >= 1 && n <= 1<<31 {
+		p.info.ContextLength = int64(n)
+	}
+	p.info.Capabilities = hubCapabilities(traits)
+	return nil
+}
+
+// readJSON decodes a small file. An error in its content is a *FileError.
+func (t *tree) readJSON(f *file, into any) error {
+	opened, _, err := t.open(f.real)
+	if err != nil {
+		return &FileError{Path: f.path, Reason: "cannot be read", Err: err}
+	}
+	defer opened.Close()
+	data, err := io.ReadAll(io.LimitReader(opened, maxJSON+1))
+	switch {
+	case err != nil:
+		return &FileError{Path: f.path, Reason: "cannot be read", Err: err}
+	case len(data) > maxJSON:
+		return &FileError{Path: f.path, Reason: fmt.Sprintf("has more than %v", tier.Bytes(maxJSON))}
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return &FileError{Path: f.path, Reason: "is not the JSON that belongs there", Err: err}
+	}
+	return nil
 }

@@ -23,45 +23,13 @@ func ExampleJobs() {
 	work.Progressed(3 * tier.GiB)
 	fmt.Printf("%v %.0f %%\n", job.State(), 100*job.Progress().Fraction)
 
-	job.Cancel(errors.New("nobody waits for it any more"))
+	job.Cancel(errors.New("no request waits for it"))
 	<-work.Context().Done()
 	work.Finish(context.Cause(work.Context()))
 	fmt.Println(job.State(), job.Wait(context.Background()))
 	// Output:
 	// running 43 %
-	// cancelled nobody waits for it any more
-}
-
-// A Store is opened once, and gives back what the last process had acknowledged.
-func ExampleOpenStore() {
-	dir, err := os.MkdirTemp("", "state")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer os.RemoveAll(dir)
-
-	store, _, _, err := hotload.OpenStore(dir)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	err = store.Save(func() hotload.State {
-		return hotload.State{Models: []tier.Model{{Name: "llama-7b", Size: 7 * tier.GiB, Home: tier.Swap}}}
-	})
-	fmt.Println("acknowledged:", err == nil)
-	store.Close()
-
-	store, state, warnings, err := hotload.OpenStore(dir)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer store.Close()
-	fmt.Println(state.Models[0].Name, state.Models[0].Size, state.Models[0].Home, len(warnings))
-	// Output:
-	// acknowledged: true
-	// llama-7b 7.0 GiB swap 0
+	// cancelled no request waits for it
 }
 
 // A file that is cut short says by how much.

@@ -129,7 +129,7 @@ func TestReadGGUF_ManyKeysThatLookWanted_MemoryIsBoundedAndTheRestIsRead(t *test
 	if err != nil || info.ContextLength != 77 || info.Title != "Late" || info.Tensors != 2 {
 		t.Errorf("%+v, %v", info, err)
 	}
-	r := &ggufReader{window: window{r: bytes.NewReader(g.bytes()), size: int64(len(g.bytes())), limit: ggufMaxHeader}}
+	r := &ggufReader{bufReader: bufReader{r: bytes.NewReader(g.bytes()), size: int64(len(g.bytes())), limit: ggufMaxHeader}}
 	if _, err := r.read(); err != nil || len(r.kept) > ggufMaxKept+10 {
 		t.Errorf("%d keys were kept, %v", len(r.kept), err)
 	}
@@ -228,7 +228,10 @@ func TestReadGGUF_Broken_ErrorNamesWhatIsWrong(t *testing.T) {
 		{"alignment 0", newGGUF("x").set("general.alignment", uint32(0)).tensor("t", 0, 8), "alignment"},
 		{"alignment 12", newGGUF("x").set("general.alignment", uint32(12)).tensor("t", 0, 8), "alignment"},
 		{"alignment of text", newGGUF("x").set("general.alignment", "32").tensor("t", 0, 8), "alignment"},
-		{"key twice", newGGUF("x").set("general.architecture", "y").tensor("t", 0, 8), "twice"},
+		{"key twice", newGGUF("x").set("general.architecture", "y").tensor("t", 0, 8), `metadata key "general.architecture" twice`},
+		{"key twice that is not used", newGGUF("x").set("a.b", "y").set("a.c", "y").set("a.b", uint32(1)).tensor("t", 0, 8), `metadata key "a.b" twice`},
+		{"tensor twice", newGGUF("x").tensor("t", 0, 8).tensor("u", 0, 8).tensor("t", 0, 8), `tensor "t" twice`},
+		{"more tensors than any model", claims(0, ggufMaxNames+1), "1048576 are allowed"},
 		{"shard 3 of 2", newGGUF("x").set("split.no", uint16(2)).set("split.count", uint16(2)).tensor("t", 0, 8), "shard 3 of 2"},
 		{"five dimensions", tensor(ggufTensorInfo("t", 0, 0, 1, 1, 1, 1, 1)), "5 dimensions"},
 		{"four billion dimensions", tensor(append(ggufText(nil, "t"), 255, 255, 255, 255)), "dimensions"},
@@ -261,8 +264,8 @@ func TestReadGGUF_Broken_ErrorNamesWhatIsWrong(t *testing.T) {
 func TestReadGGUF_TensorsInOnePlace_IsAnError(t *testing.T) {
 	for want, size := range map[string]uint64{"overlap": 64, "can be counted": 1 << 62} {
 		g := newGGUF("x")
-		for range 3 {
-			g.tensors = append(g.tensors, ggufTensorInfo("t", 24, 0, size))
+		for i := range 3 {
+			g.tensors = append(g.tensors, ggufTensorInfo(fmt.Sprint("t", i), 24, 0, size))
 		}
 		_, err := ReadGGUF(sparse{g.header()}, math.MaxInt64)
 		if !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), want) {
@@ -332,14 +335,14 @@ func TestReadGGUF_AnyFile_SumsMatchTheBuilder(t *testing.T) {
 		g.alignment = uint64(8 << rapid.IntRange(0, 6).Draw(t, "alignment"))
 		g.set("general.alignment", uint32(g.alignment))
 		for range rapid.IntRange(0, 4).Draw(t, "pairs") {
-			g.set("k."+rapid.StringMatching(`[a-z]{1,200}`).Draw(t, "key"), rapid.SliceOfN(rapid.String(), 0, 50).Draw(t, "texts"))
+			g.set(fmt.Sprint("k", len(g.pairs), ".", rapid.StringMatching(`[a-z]{1,200}`).Draw(t, "key")), rapid.SliceOfN(rapid.String(), 0, 50).Draw(t, "texts"))
 		}
 		var want Info
 		for range rapid.IntRange(1, 5).Draw(t, "tensors") {
 			kind := rapid.SampledFrom([]uint32{0, 1, 2, 8, 12, 14, 24, 28, 39, 41}).Draw(t, "type")
 			row := rapid.Uint64Range(1, 4).Draw(t, "row") * ggmlTypeOf(kind).block
 			rows := rapid.Uint64Range(0, 5).Draw(t, "rows")
-			g.tensor("t", kind, row, rows)
+			g.tensor(fmt.Sprint("t", want.Tensors), kind, row, rows)
 			want.Tensors++
 			want.Parameters += int64(row * rows)
 			want.TensorBytes += tier.Bytes(row / ggmlTypeOf(kind).block * ggmlTypeOf(kind).bytes * rows)
@@ -391,8 +394,8 @@ func BenchmarkReadGGUF(b *testing.B) {
 		tokens[i] = strings.Repeat("t", i%11)
 	}
 	g := smallLlama().set("tokenizer.ggml.merges", tokens).set("tokenizer.ggml.scores", make([]int32, len(tokens)))
-	for range 300 {
-		g.tensor("blk.0.ffn_down.weight", 12, 4096)
+	for i := range 300 {
+		g.tensor(fmt.Sprintf("blk.%d.ffn_down.weight", i), 12, 4096)
 	}
 	data := g.bytes()
 	b.ReportAllocs()

@@ -13,7 +13,7 @@ type ggufFile struct {
 	pairs     [][]byte
 	tensors   [][]byte
 	data      uint64 // bytes of data
-	// What is claimed, where it is not what is there.
+	// Claims, if they differ from the content.
 	claimPairs, claimTensors uint64
 }
 

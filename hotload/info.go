@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -13,21 +14,18 @@ import (
 type Format uint8
 
 const (
-	// FormatUnknown: any other file. Nothing is known but its size.
+	// FormatUnknown: any other file. Only its size is known.
 	FormatUnknown Format = iota
 	FormatGGUF
 	FormatSafetensors
 )
 
+var formatNames = [...]string{"unknown", "gguf", "safetensors"}
+
 // String returns "gguf", "safetensors" or "unknown".
 func (f Format) String() string {
-	switch f {
-	case FormatUnknown:
-		return "unknown"
-	case FormatGGUF:
-		return "gguf"
-	case FormatSafetensors:
-		return "safetensors"
+	if int(f) < len(formatNames) {
+		return formatNames[f]
 	}
 	return fmt.Sprintf("format(%d)", uint8(f))
 }
@@ -38,44 +36,38 @@ type Role uint8
 const (
 	// RoleModel: a model of its own.
 	RoleModel Role = iota
-	// RoleProjector goes beside a language model and lets it see or hear.
+	// RoleProjector lets the language model beside it see or hear.
 	RoleProjector
 	// RoleAdapter changes another model (LoRA).
 	RoleAdapter
-	// RoleAuxiliary has no weights to serve: a vocabulary, an importance matrix.
+	// RoleAuxiliary: no weights to serve, as a vocabulary or an importance matrix.
 	RoleAuxiliary
 )
 
+var roleNames = [...]string{"model", "projector", "adapter", "auxiliary"}
+
 // String returns "model", "projector", "adapter" or "auxiliary".
 func (r Role) String() string {
-	switch r {
-	case RoleModel:
-		return "model"
-	case RoleProjector:
-		return "projector"
-	case RoleAdapter:
-		return "adapter"
-	case RoleAuxiliary:
-		return "auxiliary"
+	if int(r) < len(roleNames) {
+		return roleNames[r]
 	}
 	return fmt.Sprintf("role(%d)", uint8(r))
 }
 
-// Info is what a model file, or a folder of shards, says about itself. ReadGGUF
-// and ReadSafetensors fill what stands in the header, Inspect the rest. What the
-// file does not say is zero.
+// Info describes a model file, or a folder of shards. ReadGGUF and ReadSafetensors
+// fill in what the header says, Inspect the rest. Unknown fields are zero.
 type Info struct {
 	Format Format
 	Role   Role
-	// Name is a name for the model, from that of the file or folder.
+	// Name is derived from the file or folder.
 	Name string
-	// Title is what its makers call it. It is printable.
+	// Title is the publisher's name for the model. It is printable.
 	Title string
 	// Architecture is GGUF's general.architecture ("llama"), or the first of the
 	// architectures in a config.json ("LlamaForCausalLM").
 	Architecture string
-	// Size is the bytes of the weight files on disk, Tensors and Parameters count
-	// what is in them, TensorBytes is what the tensors take of Size.
+	// Size is the bytes of the weight files on disk, TensorBytes the part of it that
+	// is tensors.
 	Size        tier.Bytes
 	TensorBytes tier.Bytes
 	Tensors     int64
@@ -84,19 +76,19 @@ type Info struct {
 	ContextLength int64
 	// Quantisation is the number format of most weights: "Q4_K_M", "BF16".
 	Quantisation string
-	// Capabilities is a suggestion, by architecture and by what else the header
-	// has; none where nothing speaks for any.
+	// Capabilities is a guess from the architecture and the rest of the header; empty
+	// if nothing indicates one.
 	Capabilities []string
-	// Shard of Shards, counted from 1, where the file is one of several that make
-	// one model. Both are 0 for a file that stands alone and for a whole folder.
+	// Shard of Shards, counted from 1, if the file is one of several of a model. Both
+	// are 0 for a single file and for a whole folder.
 	Shard, Shards int
 	// Files are the weight files, in order.
 	Files []string
 }
 
-// Model returns the model that the info describes, with what is known beyond the
-// tier package's fields as labels: format, architecture, quantisation,
-// context_length, parameters, title.
+// Model returns the model that the Info describes. What tier.Model has no field for
+// becomes a label: format, architecture, quantisation, context_length, parameters,
+// title.
 func (i *Info) Model(path string) tier.Model {
 	labels := map[string]string{
 		"format":       i.Format.String(),
@@ -114,10 +106,134 @@ func (i *Info) Model(path string) tier.Model {
 	return tier.Model{Name: i.Name, Path: path, Size: i.Size, Capabilities: slices.Clone(i.Capabilities), Labels: labels}
 }
 
-// printable returns s where it can be shown and kept as a label, else "".
+// printable returns s if it is valid as a label, else "".
 func printable(s string) string {
 	if tier.CheckName("text", s) != nil {
 		return ""
 	}
 	return s
+}
+
+// Capabilities, in the words of the wire contract if it has one, else in those of
+// model hubs for tasks.
+const (
+	textGeneration      = "text-generation"
+	chat                = "chat"
+	embeddings          = "embeddings"
+	reranking           = "reranking"
+	textClassification  = "text-classification"
+	transcription       = "transcription"
+	vision              = "vision"
+	audio               = "audio"
+	imageGeneration     = "image-generation"
+	imageClassification = "image-classification"
+)
+
+// ggufArchitectures are values of general.architecture that indicate a capability.
+// Sources: for text generation the values in the specification (docs/gguf.md in
+// ggml); for encoders MODEL_ARCH_NAMES of llama.cpp's gguf-py; for images those that
+// stable-diffusion.cpp and ComfyUI-GGUF read. Any other architecture that has a
+// vocabulary or a context length generates text, as all others of llama.cpp do.
+var ggufArchitectures = map[string]string{
+	"llama": textGeneration, "mpt": textGeneration, "gptneox": textGeneration,
+	"gptj": textGeneration, "gpt2": textGeneration, "bloom": textGeneration,
+	"falcon": textGeneration, "mamba": textGeneration, "rwkv": textGeneration,
+
+	"bert": embeddings, "modern-bert": embeddings, "neo-bert": embeddings,
+	"nomic-bert": embeddings, "nomic-bert-moe": embeddings, "jina-bert-v2": embeddings,
+	"jina-bert-v3": embeddings, "eurobert": embeddings, "gemma-embedding": embeddings,
+	"t5encoder": embeddings,
+
+	"whisper":          transcription,
+	"wavtokenizer-dec": audio,
+
+	"flux": imageGeneration, "sd1": imageGeneration, "sdxl": imageGeneration,
+	"sd3": imageGeneration, "aura": imageGeneration, "hidream": imageGeneration,
+	"lumina2": imageGeneration, "qwen_image": imageGeneration, "pixart": imageGeneration,
+}
+
+// ggufTraits are the parts of a GGUF header that indicate a capability.
+type ggufTraits struct {
+	architecture string
+	role         Role
+	pooling      uint64 // enum llama_pooling_type: 0 none, 1 mean, 2 cls, 3 last, 4 rank
+	speaks       bool   // it has a vocabulary or a context length
+	chatTemplate bool
+	sees, hears  bool // of a projector
+}
+
+func ggufCapabilities(t ggufTraits) []string {
+	const rank = 4
+	switch {
+	case t.role == RoleProjector && t.hears && t.sees:
+		return []string{vision, audio}
+	case t.role == RoleProjector && t.hears:
+		return []string{audio}
+	case t.role == RoleProjector: // the first ones had no flag and could only see
+		return []string{vision}
+	case t.role != RoleModel:
+		return nil
+	case t.pooling == rank:
+		return []string{reranking}
+	case t.pooling != 0:
+		return []string{embeddings}
+	}
+	what, known := ggufArchitectures[t.architecture]
+	if !known && t.speaks {
+		what = textGeneration
+	}
+	switch {
+	case what == "":
+		return nil
+	case what == textGeneration && t.chatTemplate:
+		return []string{textGeneration, chat}
+	}
+	return []string{what}
+}
+
+// hubArchitectures map class names in the "architectures" of a config.json to a
+// capability. The first match counts. Source: class names of Hugging Face
+// transformers, where the part after "For" is the task.
+var hubArchitectures = []struct {
+	prefix, suffix string
+	what           string
+}{
+	{"Whisper", "", transcription},
+	{"", "ForCTC", transcription},
+	{"", "ForSpeechSeq2Seq", transcription},
+	{"", "ForCausalLM", textGeneration},
+	{"", "LMHeadModel", textGeneration},
+	{"", "ForConditionalGeneration", textGeneration},
+	{"", "ForSequenceClassification", textClassification},
+	{"", "ForImageClassification", imageClassification},
+	{"", "ForMaskedLM", embeddings},
+	{"", "Model", embeddings},
+}
+
+// hubTraits are the parts of a folder from a model hub that indicate a capability.
+type hubTraits struct {
+	architecture    string
+	sentenceEncoder bool // made for sentence embeddings, whatever its architecture
+	chatTemplate    bool
+	visionPart      bool
+}
+
+func hubCapabilities(t hubTraits) []string {
+	if t.sentenceEncoder {
+		return []string{embeddings}
+	}
+	var out []string
+	for _, a := range hubArchitectures {
+		if strings.HasPrefix(t.architecture, a.prefix) && strings.HasSuffix(t.architecture, a.suffix) {
+			out = append(out, a.what)
+			break
+		}
+	}
+	if len(out) > 0 && out[0] == textGeneration && t.chatTemplate {
+		out = append(out, chat)
+	}
+	if len(out) > 0 && t.visionPart {
+		out = append(out, vision)
+	}
+	return out
 }

@@ -1,37 +1,96 @@
 package hotload
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Inspect reads what stands at path: a model file, or a folder with the files of
-// one model (shards, a projector, the config.json of a model hub). A file of an
-// unknown format is accepted, with nothing known but its size; one that is empty,
-// truncated, broken, or no regular file is not. Symbolic links are followed
-// wherever they lead: a path from outside goes through Resolve first.
-//
-// Only headers are read. An error is a *FileError.
-func Inspect(path string) (Info, error) {
-	stat, err := os.Stat(path)
-	if err != nil {
-		return Info{}, &FileError{Path: path, Reason: "cannot be read", Err: err}
+// FileError reports a model file or folder that cannot be used.
+type FileError struct {
+	Path string
+	// Reason says what is wrong, in words that follow the path.
+	Reason string
+	// Missing is a lower bound of the bytes that a truncated file lacks; 0: it is not
+	// truncated.
+	Missing tier.Bytes
+	// Err is the error of the operating system, if that is the cause.
+	Err error
+	// Help says what can be done.
+	Help string
+}
+
+func (e *FileError) Error() string {
+	what := "model file"
+	if e.Path != "" {
+		what = fmt.Sprintf("%q", e.Path)
 	}
+	if e.Err != nil {
+		return fmt.Sprintf("%s %s: %v", what, e.Reason, e.Err)
+	}
+	return what + " " + e.Reason
+}
+
+// Unwrap returns tier.ErrInvalid, and Err if there is one.
+func (e *FileError) Unwrap() []error {
+	if e.Err != nil {
+		return []error{tier.ErrInvalid, e.Err}
+	}
+	return []error{tier.ErrInvalid}
+}
+
+// Suggestions implements tier.Suggester.
+func (e *FileError) Suggestions() []string {
+	switch {
+	case e.Help != "":
+		return []string{e.Help}
+	case e.Missing > 0:
+		return []string{"Wait until the file is complete, or copy it again."}
+	case e.Err != nil:
+		return []string{"Check the path, and that the server may read it."}
+	}
+	return []string{"Copy or convert the file again."}
+}
+
+// fileError returns err, which is about path, as a *FileError with a path.
+func fileError(path string, err error) error {
+	if e, ok := errors.AsType[*FileError](err); ok {
+		if e.Path == "" {
+			e.Path = path
+		}
+		return e
+	}
+	if e, ok := errors.AsType[*regular.Error](err); ok {
+		return &FileError{Path: path, Reason: "is " + e.Kind + ", not a file"}
+	}
+	return &FileError{Path: path, Reason: "cannot be read", Err: err}
+}
+
+// Inspect reads the headers at path: of a model file, or of a folder with the files
+// of one model (shards, a projector, the config.json of a model hub). A file of an
+// unknown format is accepted, and only its size is known; one that is empty,
+// truncated, broken, or not a regular file is refused. Symbolic links are followed
+// wherever they lead: pass a path from a client through Resolve first.
+//
+// An error is a *FileError.
+func Inspect(path string) (Info, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return Info{}, &FileError{Path: path, Reason: "cannot be read", Err: err}
+		return Info{}, fileError(path, err)
 	}
-	switch {
-	case stat.Mode().IsRegular():
-		return inspectFile(abs, os.OpenFile)
-	case !stat.IsDir(): // to open a device may already be an act
-		return Info{}, notRegular(path, stat)
+	stat, err := os.Stat(abs)
+	if err != nil {
+		return Info{}, fileError(path, err)
 	}
 	t := &tree{}
+	if !stat.IsDir() {
+		return t.inspect(&file{path: abs, real: abs})
+	}
 	f, err := t.list(abs)
 	if err == nil {
 		err = f.fault()
@@ -45,27 +104,28 @@ func Inspect(path string) (Info, error) {
 	return t.inspectFolder(f)
 }
 
-// Measure returns the bytes of the weights at path: of a file, its size; of a
-// folder, the sum of its GGUF and safetensors files or, where it has none, of all
-// its regular files. Hidden files and subfolders do not count. No file is opened.
-// An error is a *FileError.
+// Measure returns the bytes of the weights at path: the size of a file; the sum of
+// the GGUF and safetensors files in a folder or, if it has none, of all its regular
+// files. Hidden files and subfolders do not count. No file is opened. An error is a
+// *FileError.
 func Measure(path string) (tier.Bytes, error) {
 	stat, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return 0, &FileError{Path: path, Reason: "cannot be read", Err: err}
-	case stat.Mode().IsRegular() && stat.Size() == 0:
+		return 0, fileError(path, err)
+	case stat.IsDir():
+	case !stat.Mode().IsRegular():
+		return 0, fileError(path, regular.Check(path, stat))
+	case stat.Size() == 0:
 		return 0, &FileError{Path: path, Reason: "is empty"}
-	case stat.Mode().IsRegular():
+	default:
 		return tier.Bytes(stat.Size()), nil
-	case !stat.IsDir():
-		return 0, notRegular(path, stat)
 	}
 	f, err := (&tree{}).list(path)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		err = f.fault()
 	}
-	if err := f.fault(); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	sum := f.weigh()
@@ -75,11 +135,11 @@ func Measure(path string) (tier.Bytes, error) {
 	return sum, nil
 }
 
-// inspectFolder returns what the one model in the folder says about itself.
+// inspectFolder returns the Info of the one model in the folder.
 func (t *tree) inspectFolder(f *folder) (Info, error) {
 	parts, skipped := t.assemble(f)
 	for _, s := range skipped {
-		if s.special || len(parts) == 0 { // what is no part was skipped, so there is one
+		if s.special || len(parts) == 0 { // without a part, something was skipped
 			return Info{}, s.fault()
 		}
 	}
@@ -89,8 +149,8 @@ func (t *tree) inspectFolder(f *folder) (Info, error) {
 	return parts[0].in(f), nil
 }
 
-// in is the Info of a part whose path is the folder. A Mover takes every weight
-// file in there, also one that is beside the model.
+// in returns the Info of a part whose path is the folder. A Mover takes every weight
+// file in it, including one that is beside the model.
 func (p *part) in(f *folder) Info {
 	info := p.info
 	info.Name = folderName(f.dir)
@@ -111,7 +171,7 @@ func (f *folder) weigh() tier.Bytes {
 	return sum
 }
 
-// unknown is the Info of a folder without a file of a known format.
+// unknown returns the Info of a folder without a file of a known format.
 func (f *folder) unknown() (Info, error) {
 	info := Info{Name: folderName(f.dir), Size: f.weigh()}
 	for _, file := range f.others {
@@ -123,59 +183,51 @@ func (f *folder) unknown() (Info, error) {
 	return info, nil
 }
 
-// inspectFile reads one file that open opens.
-func inspectFile(path string, open openFunc) (Info, error) {
-	f, err := openRegularWith(open, path)
+// inspect reads the header of one file.
+func (t *tree) inspect(f *file) (Info, error) {
+	info, err := t.readHeader(f)
 	if err != nil {
-		if e, ok := err.(*FileError); ok {
-			return Info{}, e
-		}
-		return Info{}, &FileError{Path: path, Reason: "cannot be read", Err: err}
+		return Info{}, fileError(f.path, err)
 	}
-	defer f.Close()
-	info, err := inspectOpen(f, path)
-	if err != nil {
-		if e, ok := err.(*FileError); ok {
-			e.Path = path
-			return Info{}, e
-		}
-		return Info{}, &FileError{Path: path, Reason: "cannot be read", Err: err}
-	}
-	info.Name = fileName(path)
-	info.Files = []string{path}
-	if s := shardOf(filepath.Base(path)); info.Shards == 0 && s.of > 1 {
+	info.Name = fileName(f.path)
+	info.Files = []string{f.path}
+	if s := shardOf(f.name()); info.Shards == 0 && s.of > 1 {
 		info.Shard, info.Shards = s.no, s.of
 	}
 	return info, nil
 }
 
-func inspectOpen(f *os.File, path string) (Info, error) {
-	stat, err := f.Stat()
+func (t *tree) readHeader(f *file) (info Info, err error) {
+	opened, stat, err := t.open(f.real)
 	if err != nil {
 		return Info{}, err
 	}
+	defer opened.Close()
 	size := stat.Size()
 	if size == 0 {
 		return Info{}, &FileError{Reason: "is empty"}
 	}
-	var info Info
-	var magic [4]byte
-	_, err = f.ReadAt(magic[:], 0)
-	switch format := formatOf(path); {
-	case format == FormatSafetensors:
-		info, err = ReadSafetensors(f, size)
-	case format == FormatGGUF || string(magic[:]) == "GGUF":
-		info, err = ReadGGUF(f, size)
-	case err != nil && size >= int64(len(magic)):
-		return Info{}, err
-	default:
-		err = nil
+	format := formatOf(f.path)
+	if format == FormatUnknown && size >= int64(len(ggufMagic)) {
+		var magic [len(ggufMagic)]byte
+		if _, err := opened.ReadAt(magic[:], 0); err != nil {
+			return Info{}, err
+		}
+		if string(magic[:]) == ggufMagic {
+			format = FormatGGUF
+		}
+	}
+	switch format {
+	case FormatSafetensors:
+		info, err = ReadSafetensors(opened, size)
+	case FormatGGUF:
+		info, err = ReadGGUF(opened, size)
 	}
 	info.Size = tier.Bytes(size)
 	return info, err
 }
 
-// formatOf goes by the name.
+// formatOf returns the format that the name indicates.
 func formatOf(path string) Format {
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gguf":

@@ -290,17 +290,34 @@ func TestMeasure_Folder_CountsWeightsOnly(t *testing.T) {
 	}
 }
 
-func TestInspect_FileVanishesOrShrinksWhileRead_IsAnError(t *testing.T) {
+// A folder's weights are its files: one that is empty would make the model smaller
+// than it is, and a Mover serve a part of it.
+func TestInspect_EmptyShard_RefusedByAll(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"GGUF":        {"d/m-00001-of-00002.gguf": ggufShard(1, 2), "d/m-00002-of-00002.gguf": ""},
+		"safetensors": {"d/m-00001-of-00002.safetensors": safetensorsShard(), "d/m-00002-of-00002.safetensors": ""},
+		"index":       {"d/a.safetensors": safetensorsShard(), "d/b.safetensors": "", "d/model.safetensors.index.json": `{"weight_map":{"x":"a.safetensors","y":"b.safetensors"}}`},
+		"unknown":     {"d/m-00001-of-00002.bin": "weights", "d/m-00002-of-00002.bin": ""},
+	} {
+		dir := t.TempDir()
+		plant(t, dir, files)
+		path := filepath.Join(dir, "d")
+		_, inspect := Inspect(path)
+		_, measure := Measure(path)
+		_, resolve := Resolve(dir, "d")
+		for call, err := range map[string]error{"Inspect": inspect, "Measure": measure, "Resolve": resolve} {
+			if e, ok := errors.AsType[*FileError](err); !ok || !strings.Contains(e.Reason, "is empty") || e.Path == path {
+				t.Errorf("%s: %s: %v, want the empty file", name, call, err)
+			}
+		}
+		if models, _, err := Scan(t.Context(), dir); err != nil || len(models) > 0 {
+			t.Errorf("%s: Scan: %v, %v", name, models, err)
+		}
+	}
 	dir := t.TempDir()
-	plant(t, dir, map[string]string{"m.gguf": llama()})
-	path := filepath.Join(dir, "m.gguf")
-	_, err := inspectFile(path, func(name string, flag int, perm fs.FileMode) (*os.File, error) {
-		f, err := os.OpenFile(name, flag, perm)
-		os.Truncate(name, 10)
-		return f, err
-	})
-	if e, ok := errors.AsType[*FileError](err); !ok || e.Missing <= 0 {
-		t.Errorf("a file that shrank: %v", err)
+	plant(t, dir, map[string]string{"weights.bin": "abc", "__init__.py": ""})
+	if size, err := Measure(dir); err != nil || size != 3 {
+		t.Errorf("an empty file that is not a shard: %d, %v", size, err)
 	}
 }
 

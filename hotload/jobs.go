@@ -3,19 +3,283 @@ package hotload
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/modeltier/modeltier/tier"
 )
 
-// DefaultKeep is how many ended jobs are remembered where nothing else is said:
-// hours of a busy board, in less than half a MiB.
+// Kind is what a job does.
+type Kind uint8
+
+const (
+	KindLoad     Kind = iota // adds a model, or loads it from storage
+	KindPromote              // moves it to a hotter tier
+	KindDemote               // moves it to a colder tier
+	KindOptimize             // a move that a plan of the optimizer asked for
+	KindRemove               // removes it
+)
+
+var kindNames = [...]string{"load", "promote", "demote", "optimize", "remove"}
+
+// String returns "load", "promote", "demote", "optimize" or "remove".
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// prefix is the beginning of IDs of the kind. Clients of the wire contract know it.
+func (k Kind) prefix() string {
+	switch k {
+	case KindPromote, KindDemote, KindOptimize:
+		return "tier_" + k.String() + "_"
+	}
+	return k.String() + "_"
+}
+
+// JobState is the phase of a job. It leaves Running once and then stays.
+type JobState uint8
+
+const (
+	Running JobState = iota
+	Success
+	Failed
+	Cancelled
+)
+
+var jobStateNames = [...]string{"running", "success", "failed", "cancelled"}
+
+// String returns "running", "success", "failed" or "cancelled".
+func (s JobState) String() string {
+	if int(s) < len(jobStateNames) {
+		return jobStateNames[s]
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// Progress tells how far a job is. No field ever falls.
+type Progress struct {
+	// Done of Total bytes. Total is 0 while it is unknown; Done is at most Total
+	// once it is known.
+	Done, Total tier.Bytes
+	// Fraction is between 0 and 1, and 1 for every job that succeeded, even if no
+	// byte had to move.
+	Fraction float64
+}
+
+func (p *Progress) advance(done tier.Bytes) {
+	p.Done = max(p.Done, done)
+	if p.Total > 0 {
+		p.Done = min(p.Done, p.Total)
+		p.Fraction = max(p.Fraction, float64(p.Done)/float64(p.Total))
+	}
+}
+
+// Spec says what a job does. Only Kind is required.
+type Spec struct {
+	Kind     Kind
+	Model    string
+	From, To tier.Tier
+	Total    tier.Bytes    // bytes to move; 0: unknown yet
+	Estimate time.Duration // expected duration; 0: unknown
+}
+
+// Job is background work as its observers see it; its owner holds a [Work]. Methods
+// are safe for concurrent use.
+type Job struct {
+	id      string
+	number  int64 // orders jobs by their start
+	spec    Spec  // without what changes later
+	started time.Time
+	cancel  context.CancelCauseFunc
+	done    chan struct{}
+
+	mu       sync.Mutex // guards the rest; nothing is called under it
+	estimate time.Duration
+	progress Progress
+	state    JobState
+	err      error
+	ended    time.Time
+}
+
+// ID returns the job's name on the wire. It is unique in its Jobs, and differs from
+// those before a restart unless the clock was set back.
+func (j *Job) ID() string { return j.id }
+
+// Model returns the name of the model.
+func (j *Job) Model() string { return j.spec.Model }
+
+// Kind returns what the job does.
+func (j *Job) Kind() Kind { return j.spec.Kind }
+
+// From returns the tier that the model leaves.
+func (j *Job) From() tier.Tier { return j.spec.From }
+
+// To returns the tier that the model is to reach.
+func (j *Job) To() tier.Tier { return j.spec.To }
+
+// Started returns when the job was started.
+func (j *Job) Started() time.Time { return j.started }
+
+// Estimate returns the expected duration; 0: unknown.
+func (j *Job) Estimate() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.estimate
+}
+
+// Elapsed returns how long the job has been running, or ran.
+func (j *Job) Elapsed() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state == Running {
+		return time.Since(j.started)
+	}
+	return j.ended.Sub(j.started)
+}
+
+// Progress returns how far the job is.
+func (j *Job) Progress() Progress {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.progress
+}
+
+// State returns the phase of the job.
+func (j *Job) State() JobState {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.state
+}
+
+// Done returns a channel that is closed when the job has ended.
+func (j *Job) Done() <-chan struct{} { return j.done }
+
+// Err returns nil while the job runs and after it succeeded, else why it did not.
+func (j *Job) Err() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err
+}
+
+// Wait returns Err once the job has ended, or context.Cause(ctx) if ctx ends first.
+// The end of ctx ends the wait and nothing else.
+func (j *Job) Wait(ctx context.Context) error {
+	select {
+	case <-j.done: // takes precedence over an ended ctx
+		return j.Err()
+	default:
+	}
+	select {
+	case <-j.done:
+		return j.Err()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Cancel asks the job to stop, with the given cause; nil means context.Canceled.
+// The first cause counts. Cancel returns at once: the job has ended when Done is
+// closed, and can still succeed if the work was almost complete. A job that has
+// ended does not change.
+func (j *Job) Cancel(cause error) { j.cancel(cause) }
+
+// finish reports whether the job was still running.
+func (j *Job) finish(state JobState, err error) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state != Running {
+		return false
+	}
+	j.state, j.err, j.ended = state, err, time.Now()
+	if state == Success {
+		p := &j.progress
+		p.Total = max(p.Total, p.Done)
+		p.Done, p.Fraction = p.Total, 1
+	}
+	return true
+}
+
+// Work is a job as its owner sees it, who does the work and must end it with
+// Finish. Methods are safe for concurrent use.
+type Work struct {
+	job  *Job
+	jobs *Jobs
+	ctx  context.Context
+}
+
+// Job returns the job for observers.
+func (w *Work) Job() *Job { return w.job }
+
+// Context returns the context of the work. It ends when the job is cancelled, with
+// that cause, when the context given to Start ends, and when the job has ended.
+func (w *Work) Context() context.Context { return w.ctx }
+
+// update changes a job that is running.
+func (w *Work) update(change func(*Job)) {
+	w.job.mu.Lock()
+	defer w.job.mu.Unlock()
+	if w.job.state == Running {
+		change(w.job)
+	}
+}
+
+// Expect sets the bytes to move, if they were unknown at the start or turned out to
+// be more. It never lowers them.
+func (w *Work) Expect(total tier.Bytes) {
+	w.update(func(j *Job) {
+		j.progress.Total = max(total, j.progress.Done, j.progress.Total)
+		j.progress.advance(0)
+	})
+}
+
+// Estimate sets or replaces the expected duration of the whole job; 0: unknown.
+func (w *Work) Estimate(d time.Duration) {
+	w.update(func(j *Job) { j.estimate = max(d, 0) })
+}
+
+// Progressed reports the bytes done so far. Reports may come out of order: one that
+// is lower than an earlier one changes nothing.
+func (w *Work) Progressed(done tier.Bytes) {
+	w.update(func(j *Job) { j.progress.advance(done) })
+}
+
+// Finish ends the job: as Success if err is nil, as Cancelled if the job's context
+// has ended and caused err, else as Failed. The first call counts, later ones do
+// nothing.
+func (w *Work) Finish(err error) {
+	state := Success
+	switch {
+	case err == nil:
+	case w.ctx.Err() != nil && (errors.Is(err, context.Cause(w.ctx)) || errors.Is(err, w.ctx.Err())):
+		state = Cancelled
+	default:
+		state = Failed
+	}
+	if !w.job.finish(state, err) {
+		return
+	}
+	w.jobs.ended(w.job, state)
+	close(w.job.done)
+	w.job.cancel(nil) // releases the parent context
+	if w.jobs.onEnd != nil {
+		w.jobs.onEnd(w.job)
+	}
+}
+
+// DefaultKeep is how many ended jobs are remembered by default: hours of a busy
+// board, in less than half a MiB.
 const DefaultKeep = 1024
 
-// Counts says what became of the jobs of one kind, those forgotten included.
+// Counts counts the jobs of one kind, including forgotten ones.
 type Counts struct {
 	Started   int64 `json:"started"`
 	Running   int64 `json:"running"`
@@ -24,8 +288,8 @@ type Counts struct {
 	Cancelled int64 `json:"cancelled"`
 }
 
-// Jobs starts jobs and remembers them: all that run, and those that ended last.
-// It may be used by any number of goroutines at once, and starts none.
+// Jobs starts jobs and remembers all running ones and those that ended last. It is
+// safe for concurrent use, and starts no goroutine.
 type Jobs struct {
 	keep  int
 	onEnd func(*Job)
@@ -33,13 +297,13 @@ type Jobs struct {
 	mu     sync.Mutex // guards the rest; no other lock is taken under it
 	last   int64      // number of the last job
 	byID   map[string]*Job
-	ring   []*Job // those that ended, at most keep of them
-	next   int    // place in a full ring of the job that ended first
+	ring   []*Job // ended jobs, at most keep
+	next   int    // index in a full ring of the job that ended first
 	counts map[Kind]Counts
 }
 
-// NewJobs returns a Jobs that remembers the last keep jobs that ended;
-// DefaultKeep where keep is 0 or less.
+// NewJobs returns a Jobs that remembers the last keep jobs that ended; DefaultKeep
+// if keep is 0 or less.
 func NewJobs(keep int) *Jobs {
 	if keep <= 0 {
 		keep = DefaultKeep
@@ -47,25 +311,31 @@ func NewJobs(keep int) *Jobs {
 	return &Jobs{keep: keep, byID: make(map[string]*Job), counts: make(map[Kind]Counts)}
 }
 
-// Start begins a job. Its context is derived from ctx, which is the owner's and
-// not that of whoever asked for the job, so that a client who leaves ends only
-// its own wait. The job runs until Finish is called on the Work.
+// OnEnd sets a function that is called once for each job that has ended, after Done
+// is closed. It runs on the goroutine that calls Finish, with no lock held, and may
+// use the Job and the Jobs; if it blocks, that Finish does. Set it before the first
+// Start.
+func (s *Jobs) OnEnd(fn func(*Job)) { s.onEnd = fn }
+
+// Start begins a job. Its context derives from ctx, which is that of the owner and
+// not of a client, so that a client who leaves ends only its own wait. The job runs
+// until Finish is called on the Work.
 func (s *Jobs) Start(ctx context.Context, spec Spec) *Work {
 	ctx, cancel := context.WithCancelCause(ctx)
-	spec.Total = max(spec.Total, 0)
 	j := &Job{
 		spec:     spec,
 		started:  time.Now(),
 		cancel:   cancel,
 		done:     make(chan struct{}),
-		progress: Progress{Total: spec.Total},
+		estimate: max(spec.Estimate, 0),
+		progress: Progress{Total: max(spec.Total, 0)},
 	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Nanoseconds, and never twice the same: two jobs of one instant differ, and so
-	// do jobs before and after a restart. The number alone makes the ID unique, as
-	// nothing of a model's name can come after it.
+	// Nanoseconds, and never the same twice: two jobs of one instant differ, and so do
+	// jobs before and after a restart. The number alone makes the ID unique, because
+	// no part of a model's name can follow it.
 	s.last = max(s.last+1, j.started.UnixNano())
 	j.number = s.last
 	j.id = spec.Kind.prefix() + spec.Model + "_" + strconv.FormatInt(j.number, 10)
@@ -77,7 +347,7 @@ func (s *Jobs) Start(ctx context.Context, spec Spec) *Work {
 	return &Work{job: j, jobs: s, ctx: ctx}
 }
 
-// ended takes the job among those that may be forgotten.
+// ended counts the job and adds it to those that may be forgotten.
 func (s *Jobs) ended(j *Job, state JobState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,11 +372,7 @@ func (s *Jobs) ended(j *Job, state JobState) {
 	s.next = (s.next + 1) % s.keep
 }
 
-// OnEnd has fn called for each job that ends, with no lock held. It is set once,
-// before the first Start.
-func (s *Jobs) OnEnd(fn func(*Job)) { s.onEnd = fn }
-
-// Get returns the job of that ID, unless it never was or is forgotten.
+// Get returns the job with that ID, unless it never existed or is forgotten.
 func (s *Jobs) Get(id string) (*Job, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,26 +380,19 @@ func (s *Jobs) Get(id string) (*Job, bool) {
 	return j, ok
 }
 
-// Running returns how many jobs have not ended.
-func (s *Jobs) Running() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.byID) - len(s.ring)
-}
-
-// Counts returns what became of the jobs of that kind since NewJobs.
+// Counts returns the counts for that kind since NewJobs.
 func (s *Jobs) Counts(k Kind) Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.counts[k]
 }
 
-// All yields the jobs that are remembered at the moment of the call, newest
-// first.
+// All yields the jobs that are running or remembered at the time of the call, in
+// the order of their start: the newest last.
 func (s *Jobs) All() iter.Seq[*Job] {
 	s.mu.Lock()
 	jobs := slices.Collect(maps.Values(s.byID))
 	s.mu.Unlock()
-	slices.SortFunc(jobs, func(a, b *Job) int { return cmp.Compare(b.number, a.number) })
+	slices.SortFunc(jobs, func(a, b *Job) int { return cmp.Compare(a.number, b.number) })
 	return slices.Values(jobs)
 }

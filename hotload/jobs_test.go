@@ -47,7 +47,7 @@ func TestJob_Finish_StateSaysWhy(t *testing.T) {
 	}{
 		{"no error", nil, nil, Success},
 		{"an error", nil, errBroken, Failed},
-		{"an end of its own that nobody asked for", nil, context.Canceled, Failed},
+		{"an end of its own without a request", nil, context.Canceled, Failed},
 		{"a deadline of its own", nil, context.DeadlineExceeded, Failed},
 		{"cancelled, the cause comes back wrapped", func(j *Job, _ context.CancelCauseFunc) { j.Cancel(gone) }, &tier.MoveError{Model: "a", Err: gone}, Cancelled},
 		{"cancelled, the bare sentinel comes back", func(j *Job, _ context.CancelCauseFunc) { j.Cancel(gone) }, context.Canceled, Cancelled},
@@ -217,14 +217,13 @@ func TestJobs_ManyEnded_OldestForgottenRunningNever(t *testing.T) {
 		t.Error("a running job was forgotten")
 	}
 	want := append([]*Job{running.Job()}, ended[len(ended)-keep:]...)
-	slices.Reverse(want)
-	if got := slices.Collect(jobs.All()); !slices.Equal(got, want) {
-		t.Errorf("All yields %d jobs in another order than newest first", len(got))
+	all := jobs.All()
+	running.Finish(nil) // All is a snapshot of before
+	jobs.Start(t.Context(), Spec{})
+	if got := slices.Collect(all); !slices.Equal(got, want) {
+		t.Errorf("All yields %d jobs in another order than newest last", len(got))
 	}
-	if jobs.Running() != 1 {
-		t.Errorf("%d running, want 1", jobs.Running())
-	}
-	if got := jobs.Counts(KindLoad); got != (Counts{Started: 5*keep + 1, Running: 1, Succeeded: 5 * keep}) {
+	if got := jobs.Counts(KindLoad); got != (Counts{Started: 5*keep + 2, Running: 1, Succeeded: 5*keep + 1}) {
 		t.Errorf("counts %+v", got)
 	}
 }
@@ -232,19 +231,25 @@ func TestJobs_ManyEnded_OldestForgottenRunningNever(t *testing.T) {
 func TestJobs_UsedByManyAtOnce_EveryJobEndsOnce(t *testing.T) {
 	jobs := NewJobs(16)
 	var wg sync.WaitGroup
+	var seen sync.Map
+	jobs.OnEnd(func(j *Job) {
+		if _, twice := seen.LoadOrStore(j.ID(), true); twice || j.State() == Running {
+			t.Errorf("OnEnd was called for %s in state %v, called before: %v", j.ID(), j.State(), twice)
+		}
+	})
 	for i := range 16 {
 		wg.Go(func() {
 			for range 100 {
 				w := jobs.Start(t.Context(), Spec{Kind: Kind(i % 5), Total: 100})
 				var inner sync.WaitGroup
-				inner.Go(func() { w.Progressed(50) })
+				inner.Go(func() { w.Progressed(50); w.Estimate(time.Second); w.Job().Estimate() })
 				inner.Go(func() { w.Job().Cancel(errBroken) })
 				inner.Go(func() { w.Finish(context.Cause(w.Context())) })
 				inner.Go(func() { w.Finish(nil) })
 				inner.Go(func() { w.Job().Wait(t.Context()); jobs.Get(w.Job().ID()) })
 				inner.Go(func() {
 					for range jobs.All() {
-						jobs.Running()
+						jobs.Counts(KindLoad)
 					}
 				})
 				inner.Wait()
@@ -257,12 +262,53 @@ func TestJobs_UsedByManyAtOnce_EveryJobEndsOnce(t *testing.T) {
 		c := jobs.Counts(k)
 		sum.Started += c.Started
 		sum.Succeeded += c.Succeeded + c.Failed + c.Cancelled
+		sum.Running += c.Running
 	}
-	if sum.Started != 1600 || sum.Succeeded != 1600 || jobs.Running() != 0 {
-		t.Errorf("%d started, %d ended, %d running", sum.Started, sum.Succeeded, jobs.Running())
+	if sum.Started != 1600 || sum.Succeeded != 1600 || sum.Running != 0 {
+		t.Errorf("%d started, %d ended, %d running", sum.Started, sum.Succeeded, sum.Running)
+	}
+	calls := 0
+	seen.Range(func(any, any) bool { calls++; return true })
+	if calls != 1600 {
+		t.Errorf("OnEnd was called %d times for 1600 jobs", calls)
 	}
 	if got := len(slices.Collect(jobs.All())); got != 16 {
 		t.Errorf("%d jobs remembered, want 16", got)
+	}
+}
+
+// What OnEnd is given has ended for all others too, and no lock is held.
+func TestJobsOnEnd_JobHasEnded_JobsCanBeUsed(t *testing.T) {
+	jobs := NewJobs(1)
+	var seen []string
+	jobs.OnEnd(func(j *Job) {
+		<-j.Done()
+		if _, known := jobs.Get(j.ID()); !known || j.Wait(t.Context()) != errBroken || jobs.Counts(KindLoad).Running != 0 {
+			t.Errorf("%s is not known as ended", j.ID())
+		}
+		seen = append(seen, j.Model())
+		for range jobs.All() {
+			jobs.Start(t.Context(), Spec{Kind: KindRemove})
+		}
+	})
+	w := jobs.Start(t.Context(), Spec{Model: "a"})
+	w.Finish(errBroken)
+	w.Finish(nil)
+	if !slices.Equal(seen, []string{"a"}) {
+		t.Errorf("OnEnd was called for %q, want once for a", seen)
+	}
+}
+
+func TestWorkEstimate_SetLater_ReplacesUntilTheJobEnds(t *testing.T) {
+	w := NewJobs(0).Start(t.Context(), Spec{Estimate: -time.Second})
+	for _, tt := range []struct{ set, want time.Duration }{{3 * time.Second, 3 * time.Second}, {time.Second, time.Second}, {-1, 0}, {time.Minute, time.Minute}} {
+		if w.Estimate(tt.set); w.Job().Estimate() != tt.want {
+			t.Errorf("estimate %v after %v, want %v", w.Job().Estimate(), tt.set, tt.want)
+		}
+	}
+	w.Finish(nil)
+	if w.Estimate(time.Hour); w.Job().Estimate() != time.Minute {
+		t.Errorf("estimate %v of a job that has ended, want %v", w.Job().Estimate(), time.Minute)
 	}
 }
 

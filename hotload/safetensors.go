@@ -15,8 +15,8 @@ import (
 )
 
 // The format's own bound on a header (MAX_HEADER_SIZE in the reference
-// implementation), and how much of it may be one entry: the metadata that some
-// trainers write is a single one of some MiB.
+// implementation), and a bound on one entry: the metadata that some trainers write
+// has some MiB.
 const (
 	safetensorsMaxHeader = 100_000_000
 	safetensorsMaxEntry  = 8 << 20
@@ -34,17 +34,17 @@ var safetensorsBits = map[string]uint64{
 }
 
 // ReadSafetensors reads the header of a safetensors file of size bytes. It checks
-// what the reference implementation checks: tensors fit their dtype and shape, lie
-// end to end without holes, and end where the file ends; the weights are not read.
-// Memory is 16 bytes per tensor of the header, and as much as its largest entry
-// needs. An error is a *FileError, with Missing set where the file is truncated.
+// what the format demands: no key repeats, tensors fit their dtype and shape, lie end
+// to end without holes, and end where the file ends; it does not read the weights.
+// Memory is some 32 bytes for each tensor of the header, and what its largest entry
+// needs. An error is a *FileError, with Missing set if the file is truncated.
 //
-// Name, Size and Files of the Info are left to Inspect, and so is all that stands
-// in files beside this one.
+// Name, Size and Files of the Info are left to Inspect, and so is all that other
+// files in the folder say.
 func ReadSafetensors(r io.ReaderAt, size int64) (Info, error) {
-	info := Info{Format: FormatSafetensors}
-	w := window{r: r, size: size, limit: safetensorsMaxHeader}
-	length, err := w.uint64()
+	b := bufReader{r: r, size: size, limit: safetensorsMaxHeader}
+	defer b.close()
+	length, err := b.uint64()
 	if err != nil {
 		return Info{}, err
 	}
@@ -52,21 +52,30 @@ func ReadSafetensors(r io.ReaderAt, size int64) (Info, error) {
 		return Info{}, &FileError{Reason: fmt.Sprintf("claims a header of %d bytes; %d are allowed", length, safetensorsMaxHeader)}
 	}
 	if missing := 8 + int64(length) - size; missing > 0 {
-		return Info{}, w.truncated(missing)
+		return Info{}, b.truncated(missing)
 	}
-	tensors, err := readSafetensorsHeader(&info, io.NewSectionReader(r, 8, int64(length)))
+	a := &allowance{r: io.NewSectionReader(r, 8, int64(length)), left: safetensorsMaxEntry}
+	h := safetensorsHeader{allowance: a, dec: json.NewDecoder(a)}
+	info, err := h.read()
 	if err != nil {
 		return Info{}, err
 	}
 	data := uint64(size) - 8 - length
-	if err := checkSpans(tensors, data); err != nil {
+	if err := checkSpans(h.spans, data); err != nil {
 		return Info{}, err
 	}
 	info.TensorBytes = tier.Bytes(data) // the tensors fill it
 	return info, nil
 }
 
-// span is where a tensor lies, from where the data begins.
+// safetensorsHeader reads the JSON of one header, entry by entry.
+type safetensorsHeader struct {
+	*allowance
+	dec   *json.Decoder
+	spans []span // where the tensors lie
+}
+
+// span is where a tensor lies, counted from the start of the data.
 type span struct{ begin, end uint64 }
 
 // safetensorsEntry is one tensor of a header.
@@ -76,96 +85,126 @@ type safetensorsEntry struct {
 	Offsets []uint64 `json:"data_offsets"`
 }
 
-func readSafetensorsHeader(info *Info, r io.Reader) ([]span, error) {
-	a := &allowance{r: r}
-	dec := json.NewDecoder(a)
-	broken := func(err error) error {
-		if errors.Is(err, errAllowance) || err == io.EOF || err == io.ErrUnexpectedEOF {
-			return &FileError{Reason: "has a broken header", Err: err}
-		}
-		if _, syntax := errors.AsType[*json.SyntaxError](err); syntax {
-			return &FileError{Reason: "has a header that is not JSON", Err: err}
-		}
-		if _, shape := errors.AsType[*json.UnmarshalTypeError](err); shape {
-			return &FileError{Reason: "has a header of the wrong shape", Err: err}
-		}
-		return &FileError{Reason: "cannot be read", Err: err}
-	}
-	token := func() (json.Token, error) {
-		a.left = safetensorsMaxEntry
-		t, err := dec.Token()
-		if err != nil {
-			return nil, broken(err)
-		}
-		return t, nil
-	}
-
-	if t, err := token(); err != nil {
-		return nil, err
-	} else if t != json.Delim('{') {
-		return nil, &FileError{Reason: "has a header that is not a JSON object"}
-	}
+func (h *safetensorsHeader) read() (Info, error) {
 	var (
-		spans      []span
+		info       = Info{Format: FormatSafetensors}
 		parameters uint64
 		perDtype   = make(map[string]uint64) // bytes; only of known types, so bounded
+		keys       = newUniqueNames()        // of one entry
 	)
-	for {
-		t, err := token()
-		if err != nil {
-			return nil, err
-		}
-		name, ok := t.(string)
-		if !ok { // the closing brace
-			break
-		}
-		a.left = safetensorsMaxEntry
+	err := h.object("tensor", newUniqueNames(), func(name string) error {
+		defer func() { h.left = safetensorsMaxEntry }() // for the next entry
 		if name == "__metadata__" {
-			var metadata map[string]string
-			if err := dec.Decode(&metadata); err != nil {
-				return nil, broken(err)
-			}
-			info.Title = printable(metadata["modelspec.title"])
-			continue
+			return h.object("metadata key", newUniqueNames(), func(key string) error {
+				var text string
+				err := h.dec.Decode(&text)
+				if key == "modelspec.title" {
+					info.Title = printable(text)
+				}
+				return err
+			})
 		}
 		var e safetensorsEntry
-		if err := dec.Decode(&e); err != nil {
-			return nil, broken(err)
+		clear(keys.seen)
+		err := h.object("key", keys, func(key string) error {
+			switch key {
+			case "dtype":
+				return h.dec.Decode(&e.Dtype)
+			case "shape":
+				return h.dec.Decode(&e.Shape)
+			case "data_offsets":
+				return h.dec.Decode(&e.Offsets)
+			}
+			return h.dec.Decode(new(json.RawMessage))
+		})
+		if err != nil {
+			return err
 		}
-		if strings.Contains(name, "lora_") { // how adapters name what they add
+		if strings.Contains(name, "lora_") { // adapters name their tensors so
 			info.Role = RoleAdapter
 		}
 		elements, err := e.check(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var carry uint64
 		if parameters, carry = bits.Add64(parameters, elements, 0); carry > 0 || parameters > math.MaxInt64 {
-			return nil, &FileError{Reason: "has tensors of more elements than can be counted"}
+			return &FileError{Reason: "has tensors of more elements than can be counted"}
 		}
 		s := span{e.Offsets[0], e.Offsets[1]}
-		spans = append(spans, s)
+		h.spans = append(h.spans, s)
 		if safetensorsBits[e.Dtype] != 0 {
 			perDtype[e.Dtype] += s.end - s.begin
 		}
-	}
-	// Padding with spaces is what writers do to align the data.
-	if _, err := token(); err == nil || !errors.Is(err, io.EOF) {
-		return nil, &FileError{Reason: "has something behind the JSON of its header"}
-	}
-	info.Tensors = int64(len(spans))
-	info.Parameters = int64(parameters)
-	var most uint64
-	for dtype, bytes := range perDtype {
-		if bytes > most || bytes == most && dtype < info.Quantisation {
-			most, info.Quantisation = bytes, dtype
+		return nil
+	})
+	if err == nil {
+		// Writers pad with spaces to align the data.
+		if _, more := h.dec.Token(); !errors.Is(more, io.EOF) {
+			err = &FileError{Reason: "has something behind the JSON of its header"}
 		}
 	}
-	return spans, nil
+	info.Tensors = int64(len(h.spans))
+	info.Parameters = int64(parameters)
+	var widest uint64
+	for dtype, bytes := range perDtype {
+		if bytes > widest || bytes == widest && dtype < info.Quantisation {
+			widest, info.Quantisation = bytes, dtype
+		}
+	}
+	return info, headerError(err)
 }
 
-// check returns the number of elements of the tensor, whose offsets are in order
-// and fit its dtype and shape when it returns no error.
+// object reads a JSON object and has value decode what follows each key. The format
+// forbids keys that repeat, which encoding/json accepts; what names a key in an
+// error.
+func (h *safetensorsHeader) object(what string, keys *uniqueNames, value func(key string) error) error {
+	if t, err := h.dec.Token(); err != nil {
+		return err
+	} else if t != json.Delim('{') {
+		return &FileError{Reason: fmt.Sprintf("has a header of the wrong shape: %.100q is not a JSON object", fmt.Sprint(t))}
+	}
+	for {
+		t, err := h.dec.Token()
+		if err != nil {
+			return err
+		}
+		key, ok := t.(string)
+		if !ok { // the closing brace
+			return nil
+		}
+		if err := keys.add(what, key); err != nil {
+			return err
+		}
+		if err := value(key); err != nil {
+			return err
+		}
+	}
+}
+
+// headerError returns err as a *FileError.
+func headerError(err error) error {
+	var reason string
+	_, syntax := errors.AsType[*json.SyntaxError](err)
+	_, shape := errors.AsType[*json.UnmarshalTypeError](err)
+	_, ours := errors.AsType[*FileError](err)
+	switch {
+	case err == nil || ours:
+		return err
+	case errors.Is(err, errAllowance) || err == io.EOF || err == io.ErrUnexpectedEOF:
+		reason = "has a broken header"
+	case syntax:
+		reason = "has a header that is not JSON"
+	case shape:
+		reason = "has a header of the wrong shape"
+	default:
+		reason = "cannot be read"
+	}
+	return &FileError{Reason: reason, Err: err}
+}
+
+// check returns the number of elements of the tensor. Without an error, its offsets
+// are in order and fit its dtype and shape.
 func (e *safetensorsEntry) check(name string) (elements uint64, err error) {
 	fault := func(format string, args ...any) error {
 		return &FileError{Reason: fmt.Sprintf("has a tensor %.100q ", name) + fmt.Sprintf(format, args...)}
@@ -185,7 +224,7 @@ func (e *safetensorsEntry) check(name string) (elements uint64, err error) {
 		elements = product
 	}
 	width := safetensorsBits[e.Dtype]
-	if width == 0 { // newer than this table: it has a place and no known size
+	if width == 0 { // newer than the table: its size is unknown
 		return elements, nil
 	}
 	over, bitsTotal := bits.Mul64(elements, width)
@@ -217,8 +256,8 @@ func checkSpans(spans []span, data uint64) error {
 	return nil
 }
 
-// allowance is a reader that gives out no more than is left, so that no single
-// item makes a decoder's buffer grow beyond it.
+// allowance is a reader that returns no more than left bytes, so that no entry makes
+// the decoder's buffer grow beyond that.
 type allowance struct {
 	r    io.Reader
 	left int

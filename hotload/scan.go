@@ -1,30 +1,34 @@
 package hotload
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Scan returns the models in a folder and below, by path, and what it left out
-// and why. A model is a GGUF or safetensors file, or a subfolder with the files of
-// one model: its shards, a projector, a config.json. Names come from those of the
-// file or subfolder, and no two are the same.
+// Scan returns the models in a folder and below, by path, and what it left out and
+// why. A model is a GGUF or safetensors file, or a subfolder with the files of one
+// model: its shards, a projector, a config.json. Its name comes from the file or
+// subfolder, and is unique.
 //
-// Symbolic links are followed within the folder and refused where they lead out of
-// it; hidden files, names that cannot be shown and what is no regular file are left
-// out. Only headers are read. The error is that of the folder itself, a
-// *FileError, or context.Cause(ctx).
+// Symbolic links are followed within the folder and refused if they lead out of it.
+// Hidden files, names that cannot be shown and what is not a regular file are left
+// out. Only headers are read. The error is that of the folder itself, a *FileError,
+// or context.Cause(ctx).
 func Scan(ctx context.Context, dir string) ([]tier.Model, []Skipped, error) {
 	return Rescan(ctx, dir, nil)
 }
 
-// Rescan is Scan of a folder of which models are known. What is still at the path
-// of one of them keeps its name, and what is new gets none of those.
+// Rescan is Scan of a folder with known models. A model at the path of a known one
+// keeps that name, and a new model does not get it.
 func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, []Skipped, error) {
 	t, err := openTree(dir)
 	if err != nil {
@@ -39,14 +43,14 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 	if err != nil {
 		return nil, nil, err
 	}
-	before := make(map[string]string, len(known)) // names by path
+	before := make(map[string]string, len(known)) // name by path
 	for _, m := range known {
 		before[m.Path] = m.Name
 	}
 	taken := make(names)
 	for _, f := range found {
 		if name, ok := before[f.model.Path]; ok {
-			taken[name] = true
+			taken.take(name)
 		}
 	}
 	models := make([]tier.Model, len(found))
@@ -60,26 +64,6 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 	}
 	return models, append(skipped, more...), nil
 }
-
-// openTree returns a tree that has the folder for its boundary. It is to be closed.
-func openTree(dir string) (*tree, error) {
-	fault := func(err error) error { return &FileError{Path: dir, Reason: "cannot be listed", Err: err} }
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, fault(err)
-	}
-	real, err := filepath.EvalSymlinks(abs)
-	if err != nil {
-		return nil, fault(err)
-	}
-	root, err := os.OpenRoot(real)
-	if err != nil {
-		return nil, fault(err)
-	}
-	return &tree{dir: abs, boundary: real, root: root}, nil
-}
-
-func (t *tree) close() { t.root.Close() }
 
 // walk lists the folder and those below, parents first.
 func (t *tree) walk(ctx context.Context) ([]*folder, []Skipped, error) {
@@ -124,19 +108,19 @@ func (t *tree) walk(ctx context.Context) ([]*folder, []Skipped, error) {
 	return folders, skipped, err
 }
 
-// found is a model and what it was found in.
+// found is a model and its files.
 type found struct {
 	model tier.Model
 	files []file
 }
 
-// models reads the headers in the folders and makes models of them. Their names
-// may repeat.
+// models reads the headers in the folders and returns their models, whose names may
+// repeat.
 func (t *tree) models(ctx context.Context, folders []*folder) ([]found, []Skipped, error) {
 	var (
 		out     []found
 		skipped []Skipped
-		seen    = make(map[string]string) // real path of a weight file → where it was found
+		seen    = make(map[string]string) // real path of a weight file → path as found
 	)
 	for _, f := range folders {
 		if ctx.Err() != nil {
@@ -168,4 +152,134 @@ func (t *tree) models(ctx context.Context, folders []*folder) ([]found, []Skippe
 		}
 	}
 	return out, skipped, nil
+}
+
+// Skipped is something in a folder that was not taken for a model, and why.
+type Skipped struct {
+	Path   string
+	Reason string
+
+	help    string // what can be done
+	special bool   // it would belong to a model if it could be used
+	unread  bool   // a folder with unknown content
+}
+
+func (s Skipped) String() string { return fmt.Sprintf("%q %s", s.Path, s.Reason) }
+
+// fault returns it as an error.
+func (s Skipped) fault() error {
+	return &FileError{Path: s.Path, Reason: s.Reason, Help: cmp.Or(s.help, "Put a whole model there.")}
+}
+
+// skippedFor returns what the error says about path, or about the path that it names.
+func skippedFor(path string, err error) Skipped {
+	e, ok := errors.AsType[*FileError](err)
+	if !ok {
+		return Skipped{Path: path, Reason: err.Error()}
+	}
+	s := Skipped{Path: cmp.Or(e.Path, path), Reason: e.Reason, help: e.Suggestions()[0]}
+	if e.Err != nil {
+		s.Reason += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// shard is what a file name says about shards: "-00002-of-00003" before the
+// extension, for GGUF and for safetensors.
+type shard struct {
+	stem   string // the name without it and without the extension
+	no, of int    // counted from 1; of is 0 for a single file
+}
+
+var shardName = regexp.MustCompile(`^(.+)-([0-9]{5})-of-([0-9]{5})$`)
+
+func shardOf(name string) shard {
+	stem := strings.TrimSuffix(name, filepath.Ext(name))
+	m := shardName.FindStringSubmatch(stem)
+	if m == nil {
+		return shard{stem: stem}
+	}
+	no, _ := strconv.Atoi(m[2])
+	of, _ := strconv.Atoi(m[3])
+	return shard{stem: m[1], no: no, of: of}
+}
+
+// fileName returns the name of a model in a single file.
+func fileName(path string) string {
+	name := filepath.Base(path)
+	if formatOf(name) == FormatUnknown {
+		return name
+	}
+	return shardOf(name).stem
+}
+
+// folderName returns the name of a model in a folder of its own. The cache of Hugging
+// Face keeps "org/name" at models--org--name/snapshots/<revision>.
+func folderName(dir string) string {
+	up := filepath.Dir(dir)
+	if filepath.Base(up) == "snapshots" {
+		if name, ok := strings.CutPrefix(filepath.Base(filepath.Dir(up)), "models--"); ok {
+			return strings.ReplaceAll(name, "--", "/")
+		}
+	}
+	return filepath.Base(dir)
+}
+
+// names gives models names that no other has. It remembers for each name the number
+// to try next, so that many models of one name cost no search each.
+type names map[string]claimed
+
+type claimed struct {
+	taken bool
+	next  int // after the name; all lower ones from 2 are taken
+}
+
+func (n names) take(name string) bool {
+	c := n[name]
+	if c.taken || len(name) > tier.MaxNameLength {
+		return false
+	}
+	c.taken = true
+	n[name] = c
+	return true
+}
+
+// claim returns the name; if it is taken, the one with its folder; and if that is
+// taken too, or too long, the one with the lowest free number.
+func (n names) claim(name, dir string) string {
+	const room = 16 // bytes for a number
+	if n.take(name) {
+		return name
+	}
+	if long := filepath.Base(dir) + "/" + name; n.take(long) {
+		return long
+	}
+	if len(name) > tier.MaxNameLength-room {
+		name = strings.ToValidUTF8(name[:tier.MaxNameLength-room], "")
+	}
+	for i := max(n[name].next, 2); ; i++ {
+		if numbered := name + "-" + strconv.Itoa(i); n.take(numbered) {
+			c := n[name]
+			c.next = i + 1
+			n[name] = c
+			return numbered
+		}
+	}
+}
+
+// release makes the name free.
+func (n names) release(name string) {
+	c := n[name]
+	c.taken = false
+	n[name] = c
+	if c.next == 0 {
+		delete(n, name)
+	}
+	if at := strings.LastIndexByte(name, '-'); at >= 0 {
+		base := n[name[:at]]
+		if i, err := strconv.Atoi(name[at+1:]); err == nil && i >= 2 && i < base.next {
+			base.next = i
+			n[name[:at]] = base
+		}
+	}
 }

@@ -150,7 +150,7 @@ func TestScan_SymbolicLinks_FollowedWithinTheFolderOnly(t *testing.T) {
 	}
 	for _, path := range []string{"gone.gguf", "loop.gguf"} {
 		if skipped[path] == "" {
-			t.Errorf("%s was not told of", path)
+			t.Errorf("%s was not reported", path)
 		}
 	}
 }
@@ -198,7 +198,7 @@ func TestScan_NamesThatCannotBeShown_LeftOut(t *testing.T) {
 	}
 	for _, name := range bad {
 		if skipped[name] == "" {
-			t.Errorf("%q was not told of", name)
+			t.Errorf("%q was not reported", name)
 		}
 	}
 	_, left, _ := Scan(t.Context(), dir)
@@ -373,4 +373,70 @@ func TestRescan_FileOfTheSameNameIsNew_KnownOneKeepsItsName(t *testing.T) {
 	check(map[string]string{"c/m": "c/m.gguf", "a/m": "a/m.gguf"})
 	plant(t, dir, map[string]string{"b/m.gguf": llama()})
 	check(map[string]string{"m": "b/m.gguf", "c/m": "c/m.gguf", "a/m": "a/m.gguf"})
+}
+
+func TestNames_TakenOrTooLong_StillUniqueAndValid(t *testing.T) {
+	n := make(names)
+	seen := make(map[string]bool)
+	long := strings.Repeat("模", 83) // 249 bytes
+	for range 20 {
+		for _, name := range []string{"a", long, strings.Repeat("x", tier.MaxNameLength)} {
+			got := n.claim(name, filepath.Join("/models", strings.Repeat("d", 200)))
+			if err := tier.CheckName("name", got); err != nil || seen[got] {
+				t.Fatalf("claim(%.20q…) = %q, %v, seen before: %v", name, got, err, seen[got])
+			}
+			seen[got] = true
+		}
+	}
+	if got := n.claim("b", "/models/x"); got != "b" {
+		t.Errorf("a free name became %q", got)
+	}
+	if got := n.claim("b", "/models/x"); got != "x/b" {
+		t.Errorf("a taken name became %q, want that with its folder", got)
+	}
+}
+
+func TestFolderName_CacheOfAModelHub_IsTheRepository(t *testing.T) {
+	for dir, want := range map[string]string{
+		"/hub/models--org--some-name/snapshots/0123abcd": "org/some-name",
+		"/hub/models--one/snapshots/0123abcd":            "one",
+		"/hub/snapshots/0123abcd":                        "0123abcd",
+		"/models/llama":                                  "llama",
+	} {
+		if got := folderName(filepath.FromSlash(dir)); got != want {
+			t.Errorf("folderName(%q) = %q, want %q", dir, got, want)
+		}
+	}
+}
+
+func TestNames_ManyOfOneName_NoSearchForEach(t *testing.T) {
+	claims := func(n int) float64 {
+		return testing.AllocsPerRun(1, func() { // each name that is tried is an allocation
+			taken := make(names)
+			for i := range n {
+				taken.claim("model", fmt.Sprint("/x/", i))
+			}
+		})
+	}
+	if few, many := claims(500), claims(2000); many > 6*few {
+		t.Errorf("500 names take %v allocations, 2000 take %v", few, many)
+	}
+}
+
+func TestNames_Released_LowestNumberIsGivenAgain(t *testing.T) {
+	taken := make(names)
+	claim := func() string { return taken.claim("m", "/d") }
+	for _, want := range []string{"m", "d/m", "m-2", "m-3", "m-4"} {
+		if got := claim(); got != want {
+			t.Fatalf("claimed %q, want %q", got, want)
+		}
+	}
+	for _, name := range []string{"m-3", "d/m", "m-2"} {
+		taken.release(name)
+	}
+	for _, want := range []string{"d/m", "m-2", "m-3", "m-5"} {
+		if got := claim(); got != want {
+			t.Fatalf("claimed %q after releases, want %q", got, want)
+		}
+	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// DefaultInterval is how often Watch looks where nothing else is said.
+// DefaultInterval is the default time between two looks of Watch.
 const DefaultInterval = 2 * time.Second
 
 // Change is what has happened in a watched folder since the last Change.
@@ -23,24 +23,24 @@ type Change struct {
 	Added   []tier.Model
 	Changed []tier.Model // same path and name, other content
 	Removed []tier.Model
-	Skipped []Skipped // what was left out, where that is new
+	Skipped []Skipped // newly left out
 }
 
-// Watch looks at the folder every interval (0: DefaultInterval) and tells of what
-// changed, until ctx ends; it then returns context.Cause(ctx). It begins from
-// known, which are the models that Scan returned or that were kept from before;
-// those that lie elsewhere are left alone, and those that Scan would not name, as a
-// file of an unknown format, are only told of when they are gone. Names are given as
-// Scan gives them, and a model keeps its name for as long as its path is there.
+// Watch looks at the folder every interval (0: DefaultInterval) and reports what
+// changed, until ctx ends; it then returns context.Cause(ctx). known are the models
+// that Scan returned or that were restored. Those outside the folder are ignored,
+// and those that Scan would not find, as a file of an unknown format, are only
+// reported when they are gone. Names are given as by Scan, and a model keeps its
+// name as long as something is at its path.
 //
-// A change is told when the files in question have been still for an interval, so
-// that a file is not taken while it is copied; one that vanishes and is back within
-// an interval was never away. A folder that is suddenly empty is believed an
-// interval later than that, and one that cannot be listed is not believed at all,
-// because a mount may blink.
+// A change is reported once the files in question have been unchanged for an
+// interval, so that a file is not taken while it is copied; a file that vanishes and
+// is back within an interval was never gone. A folder that is suddenly empty is
+// believed an interval later than that, and one that cannot be listed is not
+// believed at all, because a mount may disappear for a moment.
 //
 // change is called on the goroutine of Watch, with no lock held; no look happens
-// while it runs. What it is given is its own.
+// while it runs. It owns what it is given.
 func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Duration, change func(Change)) error {
 	if interval <= 0 {
 		interval = DefaultInterval
@@ -65,23 +65,23 @@ func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Du
 	}
 }
 
-// watcher is what Watch knows from one look to the next.
+// watcher is what Watch keeps from one look to the next.
 type watcher struct {
-	dir     string
-	taken   names
-	models  map[string]found       // what was told or known, by the model's path
-	prints  map[string]fs.FileInfo // how the files looked then, by path
-	last    map[string]fs.FileInfo // how they looked at the last look; nil before the first
-	told    map[Skipped]bool
-	away    map[string]int // models that Scan does not name: looks since there was anything at their path
-	empty   int            // looks since there was a weight file
-	headers map[string]header
+	dir      string
+	taken    names
+	models   map[string]found       // what was reported or known, by the model's path
+	prints   map[string]fs.FileInfo // files as they were then, by path
+	last     map[string]fs.FileInfo // files at the last look; nil before the first
+	reported map[Skipped]bool
+	away     map[string]int // models that Scan does not find: looks since something was at their path
+	empty    int            // looks since there was a weight file
+	headers  map[string]header
 }
 
 func newWatcher(dir string, known []tier.Model) *watcher {
 	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found)}
 	for _, m := range known {
-		w.taken[m.Name] = true
+		w.taken.take(m.Name)
 		if rel, err := filepath.Rel(dir, m.Path); err == nil && filepath.IsLocal(rel) {
 			w.models[m.Path] = found{model: m}
 		}
@@ -89,7 +89,7 @@ func newWatcher(dir string, known []tier.Model) *watcher {
 	return w
 }
 
-// look returns what is new and has been still since the last look.
+// look returns what is new and has not changed since the last look.
 func (w *watcher) look(ctx context.Context) (Change, bool) {
 	t, err := openTree(w.dir)
 	if err != nil {
@@ -108,7 +108,7 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	weights += present
 
 	if weights == 0 && len(w.models) > 0 {
-		// One look makes it still, and one more is for the mount to come back.
+		// One look to see that it stays so, and one more for the mount to come back.
 		if w.empty++; w.empty <= 2 {
 			return Change{}, false
 		}
@@ -131,8 +131,8 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	}
 	w.headers = t.headers
 	skipped = append(skipped, more...)
-	if last == nil { // the baseline: Scan has told of it, or it is told when it is still
-		w.told = tellable(skipped, nil)
+	if last == nil { // the baseline: Scan has reported it, or the next look does
+		w.reported = lastingSkips(skipped, nil)
 		return Change{}, false
 	}
 	c := w.settle(found, skipped, moving)
@@ -140,8 +140,8 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	return c, len(c.Added)+len(c.Changed)+len(c.Removed)+len(c.Skipped) > 0
 }
 
-// fingerprints returns how every file looks that can bear on a model, and how
-// many of them are weights.
+// fingerprints returns the files that can affect a model, and how many of them are
+// weights.
 func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int) {
 	prints = make(map[string]fs.FileInfo)
 	for _, f := range folders {
@@ -158,7 +158,7 @@ func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int
 	return prints, weights
 }
 
-// differences returns the paths at which the two are not the same.
+// differences returns the paths at which a and b differ.
 func differences(a, b map[string]fs.FileInfo) map[string]bool {
 	out := make(map[string]bool)
 	for path, stat := range a {
@@ -174,7 +174,7 @@ func differences(a, b map[string]fs.FileInfo) map[string]bool {
 	return out
 }
 
-// news reports whether something that is still is not as it was told.
+// news reports whether something that is not moving differs from what was reported.
 func (w *watcher) news(now map[string]fs.FileInfo, moving map[string]bool) bool {
 	for path := range differences(w.prints, now) {
 		if !moving[path] {
@@ -184,9 +184,9 @@ func (w *watcher) news(now map[string]fs.FileInfo, moving map[string]bool) bool 
 	return false
 }
 
-// goAway looks after the models that Scan does not name, as a hot load may name
-// what Scan would not. It returns how many of them are there, and whether one has
-// been away for an interval.
+// goAway checks the models that Scan does not find, because a hot load may name any
+// file. It returns how many of them are there, and whether one has been away for an
+// interval.
 func (w *watcher) goAway() (present int, gone bool) {
 	away := make(map[string]int)
 	for path, f := range w.models {
@@ -204,11 +204,10 @@ func (w *watcher) goAway() (present int, gone bool) {
 	return present, gone
 }
 
-// stays reports whether a model that was not found is there all the same, or may
-// be back.
+// stays reports whether a model that was not found is still there, or may come back.
 func (w *watcher) stays(f found) bool { return f.files == nil && w.away[f.model.Path] <= 1 }
 
-// settledPrints takes over how what is still looks now.
+// settledPrints returns the files of now, and those of before for what is moving.
 func settledPrints(before, now map[string]fs.FileInfo, moving map[string]bool) map[string]fs.FileInfo {
 	out := maps.Clone(now)
 	for path := range moving {
@@ -220,29 +219,50 @@ func settledPrints(before, now map[string]fs.FileInfo, moving map[string]bool) m
 	return out
 }
 
-// without takes the files away that are moving.
+// without removes the files that are moving.
 func (f *folder) without(moving map[string]bool) {
 	gone := func(file file) bool { return moving[file.path] }
 	f.weights = slices.DeleteFunc(f.weights, gone)
 	f.others = slices.DeleteFunc(f.others, gone)
 }
 
-// settle compares what was found with what was told.
-func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool) Change {
-	var c Change
-	unsettled := func(path string) bool {
-		for file := range moving {
-			dir := filepath.Dir(file)
-			// What stands beside weights can make a folder one model, or many.
-			beside := formatOf(file) == FormatUnknown && dir == filepath.Dir(path)
-			if file == path || dir == path || beside {
+// unsettledPaths returns a test for paths of models about which this look cannot
+// tell. It costs the depth of the path, however many files are moving.
+func unsettledPaths(skipped []Skipped, moving map[string]bool) func(path string) bool {
+	within := make(map[string]bool) // folders that hold something that is moving
+	beside := make(map[string]bool) // the same, and it decides whether the folder is one model
+	unread := make(map[string]bool)
+	for path := range moving {
+		within[filepath.Dir(path)] = true
+		if formatOf(path) == FormatUnknown {
+			beside[filepath.Dir(path)] = true
+		}
+	}
+	for _, s := range skipped {
+		if s.unread {
+			unread[s.Path] = true
+		}
+	}
+	return func(path string) bool {
+		if moving[path] || within[path] || beside[filepath.Dir(path)] {
+			return true
+		}
+		for dir := path; len(unread) > 0; dir = filepath.Dir(dir) {
+			if unread[dir] {
 				return true
 			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
 		}
-		return slices.ContainsFunc(skipped, func(s Skipped) bool {
-			return s.unread && strings.HasPrefix(path+string(filepath.Separator), s.Path+string(filepath.Separator))
-		})
+		return false
 	}
+}
+
+// settle compares what was found with what was reported.
+func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool) Change {
+	var c Change
+	unsettled := unsettledPaths(skipped, moving)
 	models := make(map[string]found)
 	for path, f := range w.models {
 		if unsettled(path) {
@@ -274,25 +294,25 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 		case w.stays(f):
 			models[path] = f
 		default:
-			delete(w.taken, f.model.Name)
+			w.taken.release(f.model.Name)
 			c.Removed = append(c.Removed, f.model)
 		}
 	}
 	slices.SortFunc(c.Removed, func(a, b tier.Model) int { return strings.Compare(a.Path, b.Path) })
 	w.models = models
 
-	told := tellable(skipped, moving)
+	lasting := lastingSkips(skipped, moving)
 	for _, s := range skipped {
-		if told[s] && !w.told[s] {
+		if lasting[s] && !w.reported[s] {
 			c.Skipped = append(c.Skipped, s)
 		}
 	}
-	w.told = told
+	w.reported = lasting
 	return c
 }
 
 // differs compares with what is found at the same path later. Of a model that was
-// known before the watch, only the size is sure to be as it was found.
+// known before the watch, only the size is certain to come from its files.
 func (f *found) differs(later found) bool {
 	if f.files == nil {
 		return f.model.Size != later.model.Size
@@ -301,9 +321,8 @@ func (f *found) differs(later found) bool {
 		!slices.EqualFunc(f.files, later.files, func(a, b file) bool { return a.path == b.path && same(a.stat, b.stat) })
 }
 
-// tellable returns what was left out for good, not because a file beside it is
-// still on its way.
-func tellable(skipped []Skipped, moving map[string]bool) map[Skipped]bool {
+// lastingSkips returns what was left out, unless a file beside it is moving.
+func lastingSkips(skipped []Skipped, moving map[string]bool) map[Skipped]bool {
 	busy := make(map[string]bool)
 	for path := range moving {
 		busy[filepath.Dir(path)] = true

@@ -3,6 +3,8 @@ package hotload
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/modeltier/modeltier/tier"
+	"pgregory.net/rapid"
 )
 
 // watched runs Watch on a folder in virtual time and notes what it tells.
@@ -23,8 +26,8 @@ type watched struct {
 	stop context.CancelCauseFunc
 	done chan error
 
-	mu   sync.Mutex
-	told []string // "+name", "~name", "-name", "?file"
+	mu       sync.Mutex
+	reported []string // "+name", "~name", "-name", "?file"
 }
 
 const interval = time.Second
@@ -48,32 +51,32 @@ func (w *watched) note(c Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range c.Added {
-		w.told = append(w.told, "+"+m.Name)
+		w.reported = append(w.reported, "+"+m.Name)
 	}
 	for _, m := range c.Changed {
-		w.told = append(w.told, "~"+m.Name)
+		w.reported = append(w.reported, "~"+m.Name)
 	}
 	for _, m := range c.Removed {
-		w.told = append(w.told, "-"+m.Name)
+		w.reported = append(w.reported, "-"+m.Name)
 	}
 	for _, s := range c.Skipped {
-		w.told = append(w.told, "?"+filepath.Base(s.Path))
+		w.reported = append(w.reported, "?"+filepath.Base(s.Path))
 	}
 }
 
-// expect lets so many intervals pass and checks what was told in them.
+// expect lets so many intervals pass and checks what was reported in them.
 func (w *watched) expect(intervals int, want ...string) {
 	w.t.Helper()
 	time.Sleep(time.Duration(intervals) * interval)
 	synctest.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	slices.Sort(w.told)
+	slices.Sort(w.reported)
 	slices.Sort(want)
-	if diff := cmp.Diff(want, w.told); len(want)+len(w.told) > 0 && diff != "" {
-		w.t.Fatalf("in %d intervals (-want +told):\n%s", intervals, diff)
+	if diff := cmp.Diff(want, w.reported); len(want)+len(w.reported) > 0 && diff != "" {
+		w.t.Fatalf("in %d intervals (-want +reported):\n%s", intervals, diff)
 	}
-	w.told = nil
+	w.reported = nil
 }
 
 func (w *watched) path(name string) string { return filepath.Join(w.dir, name) }
@@ -100,7 +103,7 @@ func bubble(t *testing.T, files map[string]string, test func(*testing.T, *watche
 	})
 }
 
-func TestWatch_NothingChanges_NothingIsTold(t *testing.T) {
+func TestWatch_NothingChanges_NothingIsReported(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama(), "broken.gguf": "no", "sub/b.gguf": llama(), "README.md": "x"}, func(t *testing.T, w *watched) {
 		w.expect(10)
 		w.plant(map[string]string{"notes.txt": "not a model"})
@@ -108,7 +111,7 @@ func TestWatch_NothingChanges_NothingIsTold(t *testing.T) {
 	})
 }
 
-func TestWatch_FileComesAndGoes_ToldOnceWhenStill(t *testing.T) {
+func TestWatch_FileComesAndGoes_ReportedOnceWhenStill(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.plant(map[string]string{"b.gguf": llama(), "sub/c.gguf": llama()})
 		w.expect(1)
@@ -123,7 +126,7 @@ func TestWatch_FileComesAndGoes_ToldOnceWhenStill(t *testing.T) {
 	})
 }
 
-func TestWatch_FileGrows_ToldWhenItHasBeenStillForAnInterval(t *testing.T) {
+func TestWatch_FileGrows_ReportedWhenItHasBeenStillForAnInterval(t *testing.T) {
 	whole := llama()
 	bubble(t, map[string]string{"a.gguf": whole}, func(t *testing.T, w *watched) {
 		for n := 100; n < len(whole); n += 200 {
@@ -136,7 +139,7 @@ func TestWatch_FileGrows_ToldWhenItHasBeenStillForAnInterval(t *testing.T) {
 	})
 }
 
-func TestWatch_CopyStalls_ReasonIsToldAndModelWhenItIsWhole(t *testing.T) {
+func TestWatch_CopyStalls_ReasonIsReportedAndModelWhenItIsWhole(t *testing.T) {
 	whole := llama()
 	bubble(t, map[string]string{"a.gguf": whole}, func(t *testing.T, w *watched) {
 		w.plant(map[string]string{"b.gguf": whole[:300]})
@@ -146,7 +149,7 @@ func TestWatch_CopyStalls_ReasonIsToldAndModelWhenItIsWhole(t *testing.T) {
 	})
 }
 
-func TestWatch_ContentChanges_IsTold(t *testing.T) {
+func TestWatch_ContentChanges_IsReported(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama(), "b.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.expect(2)
 		must(t, os.Chtimes(w.path("a.gguf"), time.Time{}, time.Now().Add(-time.Hour))) // same size, other time
@@ -163,7 +166,7 @@ func TestWatch_ContentChanges_IsTold(t *testing.T) {
 	})
 }
 
-func TestWatch_LinkIsSwapped_IsTold(t *testing.T) {
+func TestWatch_LinkIsSwapped_IsReported(t *testing.T) {
 	files := map[string]string{".store/v1": llama(), ".store/v2": llama(), "m.gguf": "-> .store/v1"}
 	bubble(t, files, func(t *testing.T, w *watched) {
 		w.expect(2)
@@ -178,7 +181,7 @@ func TestWatch_LinkIsSwapped_IsTold(t *testing.T) {
 	})
 }
 
-func TestWatch_FileVanishesAndReturnsWithinAnInterval_NothingIsTold(t *testing.T) {
+func TestWatch_FileVanishesAndReturnsWithinAnInterval_NothingIsReported(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama(), "b.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.expect(2)
 		must(t, os.Rename(w.path("b.gguf"), w.path("b.away")))
@@ -207,7 +210,7 @@ func TestWatch_FolderIsEmptyForAMoment_NothingIsRemoved(t *testing.T) {
 		}
 		w.expect(2)
 		unmount()
-		w.expect(2) // any other change would have been told by now
+		w.expect(2) // any other change would have been reported by now
 		mount()
 		w.expect(5)
 		unmount()
@@ -223,7 +226,7 @@ func TestWatch_FolderIsEmptyForAMoment_NothingIsRemoved(t *testing.T) {
 	})
 }
 
-func TestWatch_FolderIsNotThereYet_ModelsAreToldWhenItIs(t *testing.T) {
+func TestWatch_FolderIsNotThereYet_ModelsAreReportedWhenItIs(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "later")
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatchKnowing(t, dir, nil)
@@ -234,7 +237,7 @@ func TestWatch_FolderIsNotThereYet_ModelsAreToldWhenItIs(t *testing.T) {
 	})
 }
 
-func TestWatch_ShardsArriveOneByOne_ToldOnceWhenComplete(t *testing.T) {
+func TestWatch_ShardsArriveOneByOne_ReportedOnceWhenComplete(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.plant(map[string]string{"m/m-00001-of-00003.gguf": ggufShard(1, 3), "m/m-00002-of-00003.gguf": ggufShard(2, 3)[:50]})
 		w.expect(1)
@@ -250,7 +253,7 @@ func TestWatch_ShardsArriveOneByOne_ToldOnceWhenComplete(t *testing.T) {
 	})
 }
 
-func TestWatch_OneFileGrowsForEver_OthersAreStillTold(t *testing.T) {
+func TestWatch_OneFileGrowsForEver_OthersAreStillReported(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
 		for i := range 4 {
 			w.plant(map[string]string{"endless.gguf": strings.Repeat("x", i+1)})
@@ -266,7 +269,7 @@ func TestWatch_OneFileGrowsForEver_OthersAreStillTold(t *testing.T) {
 	})
 }
 
-func TestWatch_ChangedBetweenScanAndWatch_IsTold(t *testing.T) {
+func TestWatch_ChangedBetweenScanAndWatch_IsReported(t *testing.T) {
 	dir := t.TempDir()
 	plant(t, dir, map[string]string{"gone.gguf": llama(), "other.gguf": llama(), "same.gguf": llama()})
 	synctest.Test(t, func(t *testing.T) {
@@ -295,7 +298,7 @@ func TestWatch_KnownModelThatScanWouldNotName_RemovedOnlyWhenItIsGone(t *testing
 		w := startWatchKnowing(t, dir, known)
 		w.expect(2, "-out.bin") // leads nowhere
 		w.plant(map[string]string{"b.gguf": llama()})
-		must(t, os.Truncate(w.path("raw.bin"), 0)) // to be written anew
+		must(t, os.Truncate(w.path("raw.bin"), 0)) // to be rewritten
 		w.expect(3, "+b")
 
 		must(t, os.Rename(w.path("raw.bin"), w.path("raw.away")))
@@ -333,7 +336,7 @@ func TestWatch_NamesRepeat_AModelKeepsItsName(t *testing.T) {
 	})
 }
 
-func TestWatch_ConfigBesideTheWeightsChanges_ModelIsToldAgain(t *testing.T) {
+func TestWatch_ConfigBesideTheWeightsChanges_ModelIsReportedAgain(t *testing.T) {
 	bubble(t, map[string]string{"m/model.safetensors": safetensorsShard(), "m/config.json": `{"architectures":["BertModel"]}`}, func(t *testing.T, w *watched) {
 		w.expect(2)
 		w.plant(map[string]string{"m/config.json": `{"architectures":["LlamaForCausalLM"]}`})
@@ -341,7 +344,7 @@ func TestWatch_ConfigBesideTheWeightsChanges_ModelIsToldAgain(t *testing.T) {
 	})
 }
 
-func TestWatch_ConfigArrivesWhileAnotherModelIsTold_FolderWaitsForIt(t *testing.T) {
+func TestWatch_ConfigArrivesWhileAnotherModelIsReported_FolderWaitsForIt(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.plant(map[string]string{"m/model.safetensors": safetensorsShard()})
 		w.expect(1)
@@ -367,7 +370,7 @@ func TestWatch_SubfolderCannotBeListed_ItsModelsAreKept(t *testing.T) {
 		t.Errorf("removed %v, want b alone", c.Removed)
 	}
 	if len(c.Skipped) != 1 {
-		t.Errorf("told of %v, want the reason", c.Skipped)
+		t.Errorf("reported %v, want the reason", c.Skipped)
 	}
 	c = w.settle(nil, nil, nil)
 	if len(c.Removed) != 2 {
@@ -390,7 +393,7 @@ func TestScan_SubfolderCannotBeListed_TheRestIsFound(t *testing.T) {
 	}
 }
 
-func TestWatch_ContextEnds_ReturnsItsCauseAndTellsNothingMore(t *testing.T) {
+func TestWatch_ContextEnds_ReturnsItsCauseAndReportsNothingMore(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.plant(map[string]string{"b.gguf": llama()})
 		w.expect(1)
@@ -406,4 +409,165 @@ func canceled(cause error) context.Context {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(cause)
 	return ctx
+}
+
+// Work that grows with the square of the folder takes a minute here;
+// the bound is a hundred times what linear work takes.
+func TestWatch_ManyFilesMoving_WorkIsNearLinear(t *testing.T) {
+	const n = 8_000
+	var known []tier.Model
+	var all []found
+	var skipped []Skipped
+	moving := make(map[string]bool)
+	for i := range n {
+		path := filepath.Join("/m", fmt.Sprint("d", i), "m.gguf")
+		m := tier.Model{Name: fmt.Sprint("m", i), Path: path, Size: 1}
+		known = append(known, m)
+		all = append(all, found{model: m, files: []file{}})
+		skipped = append(skipped, Skipped{Path: filepath.Join("/gone", fmt.Sprint(i)), unread: true})
+		moving[filepath.Join("/m", fmt.Sprint("e", i), "m.gguf")] = true
+	}
+	w := newWatcher("/m", known)
+	began := time.Now()
+	c := w.settle(all, skipped, moving)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("settling %d models took %v", n, took)
+	}
+	if len(c.Skipped) != n || len(c.Added)+len(c.Changed)+len(c.Removed) > 0 {
+		t.Errorf("added %d, changed %d, removed %d, skipped %d", len(c.Added), len(c.Changed), len(c.Removed), len(c.Skipped))
+	}
+}
+
+// TestWatch_AnyChanges_WhatWasReportedAddsUpToWhatIsThere changes files at random and
+// compares, when all is still, with a fresh Scan.
+func TestWatch_AnyChanges_WhatWasReportedAddsUpToWhatIsThere(t *testing.T) {
+	whole := llama()
+	rapid.Check(t, func(rt *rapid.T) {
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		must(t, err)
+		plant(t, dir, map[string]string{"keep.gguf": whole})
+		synctest.Test(t, func(t *testing.T) {
+			reported := map[string]string{"keep": filepath.Join(dir, "keep.gguf")}
+			known, _, err := Scan(t.Context(), dir)
+			must(t, err)
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				done <- Watch(ctx, dir, known, interval, func(c Change) {
+					for _, m := range c.Removed {
+						if reported[m.Name] != m.Path {
+							t.Errorf("%s was removed and is not known", m.Name)
+						}
+						delete(reported, m.Name)
+					}
+					for _, m := range c.Added {
+						if reported[m.Name] != "" {
+							t.Errorf("%s was added twice", m.Name)
+						}
+						reported[m.Name] = m.Path
+					}
+					for _, m := range c.Changed {
+						if reported[m.Name] != m.Path {
+							t.Errorf("%s changed and is not known", m.Name)
+						}
+					}
+				})
+			}()
+			synctest.Wait()
+			names := []string{"a.gguf", "b.gguf", "x/a.gguf", "y/m-00001-of-00002.gguf", "y/m-00002-of-00002.gguf", "z/model.safetensors", "z/config.json"}
+			for step := range rapid.IntRange(1, 15).Draw(rt, "steps") {
+				name := rapid.SampledFrom(names).Draw(rt, "file")
+				path := filepath.Join(dir, name)
+				switch rapid.IntRange(0, 3).Draw(rt, "what") {
+				case 0:
+					os.Remove(path)
+				case 1:
+					plant(t, dir, map[string]string{name: whole[:rapid.IntRange(1, len(whole)-1).Draw(rt, "length")]})
+				default:
+					content := whole
+					switch {
+					case strings.Contains(name, "-00001"):
+						content = ggufShard(1, 2)
+					case strings.Contains(name, "-00002"):
+						content = ggufShard(2, 2)
+					case strings.HasPrefix(name, "z/m"):
+						content = safetensorsShard()
+					case strings.HasPrefix(name, "z/"):
+						content = `{"architectures":["BertModel"]}`
+					}
+					plant(t, dir, map[string]string{name: content})
+				}
+				// Seconds pass here within one tick of the filesystem's clock, in which a file
+				// that is recreated can have the size, the inode and the time of the one before.
+				now := time.Now().Add(time.Duration(step) * time.Millisecond)
+				if err := os.Chtimes(path, now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Duration(rapid.IntRange(0, 3).Draw(rt, "wait")) * interval)
+			}
+			time.Sleep(4 * interval)
+			synctest.Wait()
+			stop()
+			<-done
+			there, _, err := Scan(context.Background(), dir)
+			must(t, err)
+			var want, got []string
+			for _, m := range there {
+				want = append(want, m.Path)
+			}
+			for _, path := range reported {
+				got = append(got, path)
+			}
+			slices.Sort(want)
+			slices.Sort(got)
+			if !slices.Equal(want, got) {
+				rt.Fatalf("reported %q, there is %q", got, want)
+			}
+		})
+	})
+}
+
+// BenchmarkWatch_Look is what a folder costs in which nothing happens.
+func BenchmarkWatch_Look(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 200 {
+		plant(b, dir, map[string]string{fmt.Sprintf("m%03d.gguf", i): llama()})
+	}
+	w := newWatcher(dir, nil)
+	w.look(b.Context())
+	w.look(b.Context())
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, news := w.look(b.Context()); news {
+			b.Fatal("news in a folder that is still")
+		}
+	}
+}
+
+// BenchmarkWatch_LookAtChanges is a look at which every file has changed: four times
+// as many cost four times as much.
+func BenchmarkWatch_LookAtChanges(b *testing.B) {
+	for _, models := range []int{2000, 8000} {
+		b.Run(fmt.Sprintf("models=%d", models), func(b *testing.B) {
+			dir := b.TempDir()
+			for i := range models {
+				plant(b, dir, map[string]string{fmt.Sprintf("m%05d.gguf", i): llama()})
+			}
+			known, _, err := Scan(b.Context(), dir)
+			must(b, err)
+			w := newWatcher(dir, known)
+			w.look(b.Context())
+			b.ReportAllocs()
+			for b.Loop() {
+				w.headers, w.prints = nil, map[string]fs.FileInfo{}
+				for path, f := range w.models {
+					f.model.Size++
+					w.models[path] = f
+				}
+				if c, _ := w.look(b.Context()); len(c.Changed) != models {
+					b.Fatal(len(c.Changed), "of", models, "were reported")
+				}
+			}
+		})
+	}
 }

@@ -1,4 +1,4 @@
-package hotload
+package state
 
 import (
 	"bytes"
@@ -11,14 +11,14 @@ import (
 	"testing"
 )
 
-// TestStore_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept damages the newest
+// TestOpen_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept damages the newest
 // of two generations in every way that a disk or a person can.
-func TestStore_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept(t *testing.T) {
-	good, err := encodeState(numbered(2), 2, fixedTime)
+func TestOpen_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept(t *testing.T) {
+	good, err := encode(numbered(2), 2, fixedTime)
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := bytes.Replace(good, []byte(stateMagic+" 1 "), []byte(stateMagic+" 2 "), 1)
+	newer := bytes.Replace(good, []byte(magic+" 1 "), []byte(magic+" 2 "), 1)
 	cases := map[string][]byte{
 		"empty":         {},
 		"zeros":         make([]byte, len(good)),
@@ -40,25 +40,25 @@ func TestStore_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept(t *testing.T) {
 	for name, damaged := range cases {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDisk(0)
-			s, _, _, _ := openStore("/state", d)
+			s, _, _, _ := open("/state", d)
 			for n := uint64(1); n <= 2; n++ {
 				if err := save(s, n); err != nil {
 					t.Fatal(err)
 				}
 			}
-			newest := s.slotPath(s.newest)
+			newest := slots[s.newest]
 			s.Close()
 			d.live[newest].data = damaged
 			d.live[newest].synced = damaged
 
-			s, st, warnings, err := openStore("/state", d)
+			s, st, warnings, err := open("/state", d)
 			if err != nil || number(t, st) != 1 {
 				t.Fatalf("error %v, state %d; want the one before", err, number(t, st))
 			}
-			if len(warnings) != 1 || warnings[0].File != newest || warnings[0].Kept == "" || warnings[0].Err == nil {
+			if len(warnings) != 1 || warnings[0].File != "/state/"+newest || warnings[0].Kept == "" || warnings[0].Err == nil {
 				t.Fatalf("warnings %v", warnings)
 			}
-			if got := d.live[warnings[0].Kept]; got == nil || !bytes.Equal(got.data, damaged) {
+			if got := d.live[filepath.Base(warnings[0].Kept)]; got == nil || !bytes.Equal(got.data, damaged) {
 				t.Errorf("%q does not hold what was found", warnings[0].Kept)
 			}
 			for _, part := range []string{newest, warnings[0].Kept, "saved at", warnings[0].Err.Error()} {
@@ -72,27 +72,27 @@ func TestStore_NewestFileDamaged_PreviousIsUsedAndDamagedOneKept(t *testing.T) {
 				}
 			}
 			s.Close()
-			if _, st, warnings, _ := openStore("/state", d); number(t, st) != 5 || len(warnings) > 0 {
+			if _, st, warnings, _ := open("/state", d); number(t, st) != 5 || len(warnings) > 0 {
 				t.Errorf("read %d with warnings %v, want 5", number(t, st), warnings)
 			}
-			if got := d.live[warnings[0].Kept]; got == nil || !bytes.Equal(got.data, damaged) {
+			if got := d.live[filepath.Base(warnings[0].Kept)]; got == nil || !bytes.Equal(got.data, damaged) {
 				t.Errorf("%q was overwritten by later saves", warnings[0].Kept)
 			}
 		})
 	}
 }
 
-// TestStore_PowerCutWhileSettingAside_DamagedFileIsSomewhere cuts the power at each
+// TestOpen_PowerCutWhileSettingAside_DamagedFileIsSomewhere cuts the power at each
 // step of a start that finds a damaged file and of the save after it.
-func TestStore_PowerCutWhileSettingAside_DamagedFileIsSomewhere(t *testing.T) {
+func TestOpen_PowerCutWhileSettingAside_DamagedFileIsSomewhere(t *testing.T) {
 	for at := 1; at < 60; at++ {
 		for seed := range uint64(40) {
 			d := newFakeDisk(seed)
-			s, _, _, _ := openStore("/state", d)
+			s, _, _, _ := open("/state", d)
 			save(s, 1)
 			save(s, 2)
 			precious := &inode{data: []byte("precious"), synced: []byte("precious")}
-			d.live[s.slotPath(s.newest)], d.durable[s.slotPath(s.newest)] = precious, precious
+			d.live[slots[s.newest]], d.durable[slots[s.newest]] = precious, precious
 			s.Close()
 			d.steps, d.trace, d.crashAt = 0, nil, at
 			live(d, func(s *Store) { save(s, 3) })
@@ -108,17 +108,17 @@ func TestStore_PowerCutWhileSettingAside_DamagedFileIsSomewhere(t *testing.T) {
 	}
 }
 
-func TestStore_BothFilesDamaged_EmptyStateAndBothKept(t *testing.T) {
+func TestOpen_BothFilesDamaged_EmptyStateAndBothKept(t *testing.T) {
 	d := newFakeDisk(0)
-	s, _, _, _ := openStore("/state", d)
+	s, _, _, _ := open("/state", d)
 	for n := uint64(1); n <= 2; n++ {
 		save(s, n)
 	}
 	s.Close()
 	for _, slot := range slots {
-		d.live[filepath.Join(s.dir, slot)].data = []byte("torn")
+		d.live[slot].data = []byte("torn")
 	}
-	s, st, warnings, err := openStore("/state", d)
+	s, st, warnings, err := open("/state", d)
 	if err != nil || number(t, st) != 0 || len(warnings) != 2 {
 		t.Fatalf("error %v, state %d, warnings %v", err, number(t, st), warnings)
 	}
@@ -130,61 +130,31 @@ func TestStore_BothFilesDamaged_EmptyStateAndBothKept(t *testing.T) {
 	}
 }
 
-func TestStore_DamagedFileCannotBeSetAside_SaveRefusesToOverwriteIt(t *testing.T) {
-	d := newFakeDisk(0)
-	s, _, _, _ := openStore("/state", d)
-	save(s, 1)
-	save(s, 2)
-	newest := s.slotPath(s.newest)
-	s.Close()
-	d.live[newest].data = []byte("precious")
-	d.fail = func(step, path string) error {
-		if step == "rename" && strings.Contains(path, ".damaged-") {
-			return syscall.EIO
-		}
-		return nil
-	}
-	s, _, warnings, err := openStore("/state", d)
-	if err != nil || len(warnings) != 1 || warnings[0].Kept != "" {
-		t.Fatalf("error %v, warnings %v", err, warnings)
-	}
-	if err := save(s, 3); !errors.Is(err, syscall.EIO) {
-		t.Errorf("save: %v, want the error that kept the file from being set aside", err)
-	}
-	if string(d.live[newest].data) != "precious" {
-		t.Error("the damaged file was overwritten")
-	}
-	d.fail = nil
-	if err := save(s, 4); err != nil {
-		t.Errorf("save when the disk is well again: %v", err)
-	}
-}
-
 // A file that cannot be read for a moment is not a damaged one: to set it aside and
 // go by the other would undo what was acknowledged.
-func TestStore_StateFileCannotBeRead_ErrorAndNothingIsRenamed(t *testing.T) {
+func TestOpen_StateFileCannotBeRead_ErrorAndNothingIsRenamed(t *testing.T) {
 	for _, step := range []string{"stat", "open", "read"} {
 		for _, slot := range slots {
 			for _, cause := range []error{syscall.EMFILE, syscall.EIO, syscall.EACCES} {
 				d := newFakeDisk(0)
-				s, _, _, _ := openStore("/state", d)
+				s, _, _, _ := open("/state", d)
 				save(s, 1)
 				save(s, 2)
 				s.Close()
 				d.fail = func(what, path string) error {
-					if what == step && filepath.Base(path) == slot {
+					if what == step && path == slot {
 						return cause
 					}
 					return nil
 				}
-				if _, _, warnings, err := openStore("/state", d); !errors.Is(err, cause) || len(warnings) > 0 || !strings.Contains(err.Error(), slot) {
+				if _, _, warnings, err := open("/state", d); !errors.Is(err, cause) || len(warnings) > 0 || !strings.Contains(err.Error(), slot) {
 					t.Errorf("%v at %s of %s: error %v, warnings %v", cause, step, slot, err, warnings)
 				}
 				if kept := d.named(".damaged-"); len(kept) > 0 {
 					t.Errorf("%v at %s of %s: set aside as %q", cause, step, slot, kept)
 				}
 				d.fail = nil
-				s, st, warnings, err := openStore("/state", d)
+				s, st, warnings, err := open("/state", d)
 				if err != nil || len(warnings) > 0 || number(t, st) != 2 {
 					t.Fatalf("%v at %s of %s, when it is over: state %d, error %v, warnings %v", cause, step, slot, number(t, st), err, warnings)
 				}
@@ -194,52 +164,20 @@ func TestStore_StateFileCannotBeRead_ErrorAndNothingIsRenamed(t *testing.T) {
 	}
 }
 
-func TestStore_StateFileCannotBeReadWhenTheFolderIsLocked_SaveFailsUntilItCan(t *testing.T) {
-	d := newFakeDisk(0)
-	s, _, _, _ := openStore("/state", d)
-	save(s, 1)
-	save(s, 2)
-	s.Close()
-	failing := "lock"
-	d.fail = func(what, path string) error {
-		if what == failing {
-			return syscall.EIO
-		}
-		return nil
-	}
-	s, st, warnings, err := openStore("/state", d)
-	if err != nil || len(warnings) != 1 || number(t, st) != 2 {
-		t.Fatalf("state %d, error %v, warnings %v", number(t, st), err, warnings)
-	}
-	failing = "read"
-	for range 2 {
-		if err := save(s, 3); !errors.Is(err, syscall.EIO) {
-			t.Errorf("save: %v, want the error of the disk", err)
-		}
-	}
-	d.fail = nil
-	if err := save(s, 4); err != nil {
-		t.Error(err)
-	}
-	if kept := d.named(".damaged-"); len(kept) > 0 {
-		t.Errorf("set aside as %q", kept)
-	}
-}
-
-func TestStore_HugeOrSpecialStateFile_SetAsideUnread(t *testing.T) {
+func TestOpen_HugeOrSpecialStateFile_SetAsideUnread(t *testing.T) {
 	dir := t.TempDir()
 	huge, err := os.Create(filepath.Join(dir, slots[0]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := huge.Truncate(maxStateBytes + 1); err != nil { // sparse
+	if err := huge.Truncate(maxFileBytes + 1); err != nil { // sparse
 		t.Fatal(err)
 	}
 	huge.Close()
 	if err := os.MkdirAll(filepath.Join(dir, slots[1], "sub"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s, st, warnings, err := OpenStore(dir)
+	s, st, warnings, err := Open(dir)
 	if err != nil || number(t, st) != 0 || len(warnings) != 2 {
 		t.Fatalf("error %v, state %d, warnings %v", err, number(t, st), warnings)
 	}
@@ -247,6 +185,43 @@ func TestStore_HugeOrSpecialStateFile_SetAsideUnread(t *testing.T) {
 	for n := uint64(1); n <= 2; n++ {
 		if err := save(s, n); err != nil {
 			t.Errorf("save: %v", err)
+		}
+	}
+}
+
+func TestOpen_DamagedFileCannotBeRenamed_ErrorAndFileStays(t *testing.T) {
+	for _, failing := range []string{"rename", "syncdir"} {
+		d := newFakeDisk(0)
+		s, _, _, _ := open("/state", d)
+		save(s, 1)
+		save(s, 2)
+		newest := slots[s.newest]
+		d.live[newest].data = []byte("precious")
+		d.fail = func(step, _ string) error {
+			if step == failing {
+				return syscall.EIO
+			}
+			return nil
+		}
+		if _, _, _, err := open("/state", d); !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), newest) {
+			t.Errorf("%s fails: %v", failing, err)
+		}
+		d.fail = nil
+		s, st, _, err := open("/state", d)
+		if err != nil || number(t, st) != 1 {
+			t.Fatalf("%s works again: state %d, %v", failing, number(t, st), err)
+		}
+		if err := save(s, 3); err != nil {
+			t.Error(err)
+		}
+		precious := 0
+		for _, node := range d.live {
+			if string(node.data) == "precious" {
+				precious++
+			}
+		}
+		if precious != 1 {
+			t.Errorf("%s: the damaged file is there %d times", failing, precious)
 		}
 	}
 }

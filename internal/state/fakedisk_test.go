@@ -1,11 +1,10 @@
-package hotload
+package state
 
 import (
 	"bytes"
 	"io"
 	"io/fs"
 	"math/rand/v2"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing/iotest"
@@ -20,7 +19,6 @@ type fakeDisk struct {
 	live    map[string]*inode // names as the process sees them
 	durable map[string]*inode // names as a crash would leave them at least
 	pending []nameChange      // between the two, in order
-	locked  bool
 
 	steps   int
 	crashAt int                           // step at which the power fails; 0: never
@@ -52,7 +50,7 @@ func newFakeDisk(seed uint64) *fakeDisk {
 // step counts, cuts the power or fails.
 func (d *fakeDisk) step(what, path string) error {
 	d.steps++
-	d.trace = append(d.trace, what+" "+filepath.Base(path))
+	d.trace = append(d.trace, what+" "+path)
 	if d.steps == d.crashAt {
 		panic(powerCut{})
 	}
@@ -87,7 +85,7 @@ func (d *fakeDisk) reboot() {
 	for name, node := range after {
 		d.durable[name] = node
 	}
-	d.pending, d.locked, d.crashAt, d.fail = nil, false, 0, nil
+	d.pending, d.crashAt, d.fail = nil, 0, nil
 }
 
 // remains is what is left of a file that may not have been flushed.
@@ -122,34 +120,6 @@ func (d *fakeDisk) change(c nameChange) {
 	d.pending = append(d.pending, c)
 }
 
-func (d *fakeDisk) MkdirAll(dir string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.step("mkdir", dir)
-}
-
-func (d *fakeDisk) Lock(dir string) (io.Closer, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.step("lock", dir); err != nil {
-		return nil, err
-	}
-	if d.locked {
-		return nil, &HeldError{Dir: dir, Holder: "somebody"}
-	}
-	d.locked = true
-	return unlock{d}, nil
-}
-
-type unlock struct{ d *fakeDisk }
-
-func (u unlock) Close() error {
-	u.d.mu.Lock()
-	defer u.d.mu.Unlock()
-	u.d.locked = false
-	return nil
-}
-
 func (d *fakeDisk) Lstat(path string) (fs.FileInfo, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -160,7 +130,7 @@ func (d *fakeDisk) Lstat(path string) (fs.FileInfo, error) {
 	if !ok {
 		return nil, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
 	}
-	return fakeStat{filepath.Base(path), int64(len(n.data))}, nil
+	return fakeStat{path, int64(len(n.data))}, nil
 }
 
 func (d *fakeDisk) Open(path string) (io.ReadCloser, error) {
@@ -181,7 +151,7 @@ func (d *fakeDisk) Open(path string) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(bytes.Clone(n.data))), nil
 }
 
-func (d *fakeDisk) Create(path string) (diskFile, error) {
+func (d *fakeDisk) Create(path string) (file, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.step("create", path); err != nil {
@@ -222,10 +192,10 @@ func (d *fakeDisk) Remove(path string) error {
 	return nil
 }
 
-func (d *fakeDisk) SyncDir(dir string) error {
+func (d *fakeDisk) Sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.step("syncdir", dir); err != nil {
+	if err := d.step("syncdir", ""); err != nil {
 		return err
 	}
 	for _, c := range d.pending {
@@ -234,6 +204,8 @@ func (d *fakeDisk) SyncDir(dir string) error {
 	d.pending = nil
 	return nil
 }
+
+func (d *fakeDisk) Close() error { return nil }
 
 // named returns the files whose name holds part.
 func (d *fakeDisk) named(part string) []string {

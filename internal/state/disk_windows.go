@@ -1,4 +1,4 @@
-package hotload
+package state
 
 import (
 	"errors"
@@ -8,9 +8,12 @@ import (
 	"syscall"
 )
 
-// lockDir takes the folder by opening a file in it for writing that others may
-// only read. Windows lets go when the process ends, however it ends.
-func lockDir(dir string) (io.Closer, error) {
+// diskFull are ERROR_DISK_FULL and ERROR_HANDLE_DISK_FULL.
+var diskFull = []error{syscall.Errno(112), syscall.Errno(39)}
+
+// lock opens a file in the folder for writing that others may only read, and not
+// delete. Windows releases it when the process ends, however it ends.
+func lock(root *os.Root, dir string) ([]io.Closer, error) {
 	path := filepath.Join(dir, lockName)
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {
@@ -20,21 +23,16 @@ func lockDir(dir string) (io.Closer, error) {
 		syscall.FILE_SHARE_READ, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
 	const sharingViolation = syscall.Errno(32) // ERROR_SHARING_VIOLATION
 	if errors.Is(err, sharingViolation) {
-		held := &HeldError{Dir: dir}
-		if f, err := os.Open(path); err == nil {
-			held.Holder = readHolder(f)
-			f.Close()
-		}
-		return nil, held
+		return nil, lockedBy(root, dir)
 	}
 	if err != nil {
 		return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 	}
 	f := os.NewFile(uintptr(handle), path)
-	writeHolder(f)
-	return f, nil
+	describe(f)
+	return []io.Closer{f}, nil
 }
 
-// syncDir does nothing: Windows opens no folder for flushing, and NTFS writes
-// renames to its journal in order.
-func syncDir(string) error { return nil }
+// syncFolder does nothing: Windows cannot flush a folder, and NTFS writes renames
+// to its journal in order.
+func syncFolder(*os.File) error { return nil }

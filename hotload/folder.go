@@ -1,0 +1,313 @@
+package hotload
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/modeltier/modeltier/internal/regular"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Bounds far above any real model folder: a path that leads to a whole disk must not
+// be walked to its end.
+const (
+	maxDepth   = 8
+	maxEntries = 100_000
+	maxPath    = 4096 // PATH_MAX of Linux
+)
+
+// tree reads folders, within a boundary if it has one.
+type tree struct {
+	dir      string   // where a walk starts, as given
+	boundary string   // the same without links; "": links may lead anywhere
+	root     *os.Root // the boundary, to open files without leaving it
+	entries  int      // seen so far
+
+	// headers are those of this walk, before those of the one before, by path; nil: they
+	// are not remembered.
+	headers, before map[string]header
+}
+
+// header is what inspect returned for a file that looked like stat.
+type header struct {
+	stat fs.FileInfo
+	info Info
+	err  error
+}
+
+// openTree returns a tree whose boundary is the folder. It is to be closed.
+func openTree(dir string) (*tree, error) {
+	fault := func(err error) error { return &FileError{Path: dir, Reason: "cannot be listed", Err: err} }
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fault(err)
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return nil, fault(err)
+	}
+	root, err := os.OpenRoot(real)
+	if err != nil {
+		return nil, fault(err)
+	}
+	return &tree{dir: abs, boundary: real, root: root}, nil
+}
+
+func (t *tree) close() { t.root.Close() }
+
+// folder is the content of one folder, without that of its subfolders.
+type folder struct {
+	dir     string
+	real    string // without links
+	weights []file // GGUF and safetensors files, by name
+	others  []file // other regular files, by name
+	subs    []string
+	skipped []Skipped
+}
+
+// file is a regular file, or a link to one.
+type file struct {
+	path string // as found
+	real string // without links
+	stat fs.FileInfo
+}
+
+func (f *file) name() string { return filepath.Base(f.path) }
+
+// list reads a folder. Its error is a *FileError.
+func (t *tree) list(dir string) (*folder, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: err}
+	}
+	if !t.holds(real) {
+		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: errOutside}
+	}
+	entries, err := t.readDir(real)
+	if err != nil {
+		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: err}
+	}
+	f := &folder{dir: dir, real: real}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		skip := func(reason string, special bool) {
+			help := "Put the file itself there, or take the entry out of the folder."
+			f.skipped = append(f.skipped, Skipped{Path: path, Reason: reason, help: help, special: special})
+		}
+		if strings.HasPrefix(e.Name(), ".") {
+			if e.IsDir() || formatOf(path) != FormatUnknown {
+				skip("is hidden", false)
+			}
+			continue
+		}
+		if tier.CheckName("name", e.Name()) != nil {
+			skip("has a name that cannot be shown", true)
+			continue
+		}
+		real, stat, err := t.look(f.real, e)
+		switch {
+		case err != nil:
+			skip(err.Error(), true)
+		case stat.IsDir():
+			f.subs = append(f.subs, path)
+		case !stat.Mode().IsRegular():
+			skip("is no regular file", true)
+		case formatOf(path) != FormatUnknown:
+			f.weights = append(f.weights, file{path, real, stat})
+		default:
+			f.others = append(f.others, file{path, real, stat})
+		}
+	}
+	return f, nil
+}
+
+// fault returns an error if something in the folder belongs to its model and cannot
+// be used.
+func (f *folder) fault() error {
+	for _, w := range f.weights {
+		if w.stat.Size() == 0 {
+			return &FileError{Path: w.path, Reason: "is empty"}
+		}
+	}
+	for _, o := range f.others {
+		if len(f.weights) == 0 && o.stat.Size() == 0 && shardOf(o.name()).of > 0 {
+			return &FileError{Path: o.path, Reason: "is empty"}
+		}
+	}
+	for _, s := range f.skipped {
+		if s.special && (len(f.weights) == 0 || formatOf(s.Path) != FormatUnknown) {
+			return s.fault()
+		}
+	}
+	return nil
+}
+
+// readDir returns the entries by name, and an error if there are too many.
+func (t *tree) readDir(dir string) ([]fs.DirEntry, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(maxEntries - t.entries + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if t.entries += len(entries); t.entries > maxEntries {
+		return nil, fmt.Errorf("more than %d files", maxEntries)
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, nil
+}
+
+var errOutside = errors.New("is a link that leads out of the folder")
+
+// look returns what an entry is, following links. Its error is in words that follow
+// the entry's path.
+func (t *tree) look(dir string, e fs.DirEntry) (real string, stat fs.FileInfo, err error) {
+	real = filepath.Join(dir, e.Name())
+	if e.Type()&fs.ModeSymlink == 0 {
+		stat, err = e.Info()
+	} else if real, err = filepath.EvalSymlinks(real); err == nil {
+		if !t.holds(real) {
+			return "", nil, errOutside
+		}
+		stat, err = os.Stat(real)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil, errors.New("is not there, or a link to nothing")
+	case err != nil:
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err // without the path, which is where a link leads
+		}
+		return "", nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	return real, stat, nil
+}
+
+// holds reports whether the real path is within the boundary.
+func (t *tree) holds(real string) bool {
+	if t.boundary == "" {
+		return true
+	}
+	rel, err := filepath.Rel(t.boundary, real)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// open opens a file by its real path. Within a boundary the operating system makes
+// sure that it is not left, even by a link that was put there since.
+func (t *tree) open(real string) (*os.File, fs.FileInfo, error) {
+	if t.root == nil {
+		return regular.Open(real)
+	}
+	rel, err := filepath.Rel(t.boundary, real)
+	if err != nil {
+		return nil, nil, err
+	}
+	return regular.OpenIn(t.root, rel)
+}
+
+// read is inspect for files whose headers are remembered: it reads a file again only
+// if it looks different.
+func (t *tree) read(f *file) (Info, error) {
+	h, known := t.before[f.path]
+	if !known || !same(h.stat, f.stat) {
+		h.stat = f.stat
+		h.info, h.err = t.inspect(f)
+	}
+	if t.headers != nil {
+		t.headers[f.path] = h
+	}
+	return h.info, h.err
+}
+
+// same reports whether a and b are one file that was not written in between.
+func same(a, b fs.FileInfo) bool {
+	return a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && os.SameFile(a, b)
+}
+
+// Resolve returns the absolute form of a path from a client, which is relative to
+// root or within it. It refuses a path with "..", one that leads out of root by
+// itself or by a symbolic link, one that does not exist, and a folder with a link in
+// it that leads out of root. The error unwraps to tier.ErrInvalid.
+func Resolve(root, path string) (string, error) {
+	fault := func(rule string) error {
+		return &tier.InvalidError{Field: "path", Value: fmt.Sprintf("%.100q", path), Rule: rule,
+			Help: []string{"Give the path of a file or folder within the model folder, relative to it."}}
+	}
+	switch {
+	case path == "":
+		return "", fault("must not be empty")
+	case len(path) > maxPath || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "", fault(fmt.Sprintf("must be %d bytes at most, without control characters", maxPath))
+	case hasParent(path):
+		return "", fault(`must not hold ".."`)
+	}
+	t, err := openTree(root)
+	if err != nil {
+		return "", err
+	}
+	defer t.close()
+
+	// The same answer for what does not exist and for what lies outside, so that it
+	// does not reveal what lies outside.
+	refused := fault("must be there, readable, and within the model folder")
+	rel := path
+	if filepath.IsAbs(path) {
+		rel = t.relative(path)
+	}
+	if !filepath.IsLocal(rel) {
+		return "", refused
+	}
+	full := filepath.Join(t.dir, rel)
+	real, err := filepath.EvalSymlinks(full)
+	if err != nil || !t.holds(real) {
+		return "", refused
+	}
+	stat, err := os.Stat(real)
+	switch {
+	case err != nil:
+		return "", refused
+	case stat.Mode().IsRegular():
+		return full, nil
+	case !stat.IsDir():
+		return "", fault("must be a file or a folder")
+	}
+	f, err := t.list(full)
+	if err == nil {
+		err = f.fault()
+	}
+	if err != nil {
+		return "", err
+	}
+	return full, nil
+}
+
+// hasParent reports whether the path goes up anywhere: that would be resolved by the
+// text, and not by where a link before it leads.
+func hasParent(path string) bool {
+	for part := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == filepath.Separator }) {
+		if part == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// relative returns an absolute path relative to the folder, whether it is written
+// with the folder's links or without, or "" if it is not below it.
+func (t *tree) relative(path string) string {
+	for _, base := range []string{t.dir, t.boundary} {
+		if rel, err := filepath.Rel(base, path); err == nil && filepath.IsLocal(rel) {
+			return rel
+		}
+	}
+	return ""
+}

@@ -1,0 +1,77 @@
+// Package regular opens regular files, and nothing else.
+//
+// The names that matter: [Open] and [OpenIn] refuse pipes, devices, sockets and
+// folders with an [Error], without waiting and without a side effect. They do not
+// promise that the file stays what it is.
+package regular
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// Error reports a path at which there is something other than a regular file.
+type Error struct {
+	Path string
+	Kind string // "a pipe", "a folder", …
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%q is %s, not a file", e.Path, e.Kind) }
+
+// Check returns an *Error if info, which is about path, is not of a regular file.
+func Check(path string, info fs.FileInfo) error {
+	kind := "a special file"
+	switch mode := info.Mode(); {
+	case mode.IsRegular():
+		return nil
+	case mode.IsDir():
+		kind = "a folder"
+	case mode&fs.ModeDevice != 0:
+		kind = "a device"
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "a pipe"
+	case mode&fs.ModeSocket != 0:
+		kind = "a socket"
+	case mode&fs.ModeSymlink != 0:
+		kind = "a symbolic link"
+	}
+	return &Error{Path: path, Kind: kind}
+}
+
+// Open opens a regular file to read, and returns what it is.
+func Open(path string) (*os.File, fs.FileInfo, error) {
+	return open(path, os.Stat, os.OpenFile)
+}
+
+// OpenIn is Open of a name within root.
+func OpenIn(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
+	return open(name, root.Stat, root.OpenFile)
+}
+
+// open looks before it opens, because opening a device can be an act: it arms a
+// watchdog, it rewinds a tape. It looks again at what it has opened, which may have
+// been replaced in between, and does not wait there for the other end of a pipe.
+func open(path string, stat func(string) (fs.FileInfo, error), openFile func(string, int, fs.FileMode) (*os.File, error)) (*os.File, fs.FileInfo, error) {
+	info, err := stat(path)
+	if err == nil {
+		err = Check(path, info)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := openFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err = f.Stat()
+	if err == nil {
+		err = Check(path, info)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}

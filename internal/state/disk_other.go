@@ -1,0 +1,21 @@
+//go:build !darwin && !dragonfly && !freebsd && !linux && !netbsd && !openbsd && !windows
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+)
+
+var diskFull []error
+
+// lock refuses: without a lock that ends with its process, two processes could
+// overwrite each other's state.
+func lock(*os.Root, string) ([]io.Closer, error) {
+	return nil, fmt.Errorf("lock a state folder on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+func syncFolder(f *os.File) error { return f.Sync() }

@@ -1,0 +1,68 @@
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// diskFull are the errors of a disk without room, which may have some later.
+var diskFull = []error{unix.ENOSPC, unix.EDQUOT}
+
+// lock locks the folder with flock(2), and a file in it. The kernel releases both
+// when the process ends, however it ends. The folder's lock holds even if the file
+// is deleted; the file's lock keeps out versions that know that one alone, and
+// stands in on file systems that cannot lock a folder (NFS).
+func lock(root *os.Root, dir string) (locks []io.Closer, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range locks {
+				l.Close()
+			}
+		}
+	}()
+	folder, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	locks = append(locks, folder)
+	if err := flock(folder); errors.Is(err, unix.EWOULDBLOCK) {
+		return locks, lockedBy(root, dir)
+	}
+	file, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, fileMode)
+	if err != nil {
+		return locks, err
+	}
+	locks = append(locks, file)
+	if err := flock(file); errors.Is(err, unix.EWOULDBLOCK) {
+		return locks, lockedBy(root, dir)
+	} else if err != nil {
+		return locks, fmt.Errorf("lock %s: %w", file.Name(), err)
+	}
+	describe(file)
+	return locks, nil
+}
+
+func flock(f *os.File) error {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// syncFolder flushes the names in a folder. Some file systems have nothing to flush
+// for a folder and say so with EINVAL.
+func syncFolder(f *os.File) error {
+	if err := f.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
