@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/modeltier/modeltier/tier"
@@ -38,23 +36,16 @@ func eachField(name string, raw []byte, take func(key string, value []byte) erro
 	if rest[0] != '{' {
 		return invalid(name, raw, "must be a JSON object")
 	}
-	var few [8]string // most objects have few keys, for which a map costs more
-	seen, many := few[:0], map[string]bool(nil)
+	seen := make(map[string]bool)
 	var quoted, value []byte
 	for rest = skip(rest[1:]); rest[0] != '}'; {
 		quoted, rest = next(rest)
 		value, rest = next(rest)
 		key := unquote(quoted)
-		switch {
-		case many[key] || slices.Contains(seen, key):
+		if seen[key] {
 			return invalid("key", []byte(strconv.Quote(excerpt([]byte(key)))), "must not stand twice in one object")
-		case len(seen) < cap(seen):
-			seen = append(seen, key)
-		case many == nil:
-			many = map[string]bool{key: true}
-		default:
-			many[key] = true
 		}
+		seen[key] = true
 		if err := take(key, value); err != nil {
 			return err
 		}
@@ -149,6 +140,17 @@ func into[T any](to *T, read func(field string, raw []byte) (T, error)) func(str
 	}
 }
 
+// ruled is read for values that obey a rule.
+func ruled[T any](read func(string, []byte) (T, error), obeys func(T) bool, rule string) func(string, []byte) (T, error) {
+	return func(field string, raw []byte) (T, error) {
+		v, err := read(field, raw)
+		if err == nil && !obeys(v) {
+			err = invalid(field, raw, rule)
+		}
+		return v, err
+	}
+}
+
 // The functions below read one type of value each. field names it in the error.
 
 func asIs(_ string, raw []byte) ([]byte, error) { return raw, nil }
@@ -160,13 +162,8 @@ func text(field string, raw []byte) (string, error) {
 	return unquote(raw), nil
 }
 
-func nonEmpty(field string, raw []byte) (string, error) {
-	s, err := text(field, raw)
-	if err == nil && s == "" {
-		err = invalid(field, raw, "must not be empty")
-	}
-	return s, err
-}
+// nonEmpty is text, but for "".
+var nonEmpty = ruled(text, func(s string) bool { return s != "" }, "must not be empty")
 
 func texts(field string, raw []byte) ([]string, error) {
 	if raw[0] != '[' {
@@ -200,48 +197,27 @@ func number(field string, raw []byte) (float64, error) {
 	return f, nil
 }
 
-func quality(field string, raw []byte) (float64, error) {
-	f, err := number(field, raw)
-	if err == nil && f < 0 {
-		err = invalid(field, raw, "must be 0 or more")
-	}
-	return f, err
-}
-
-func seconds(field string, raw []byte) (time.Duration, error) {
-	s, err := number(field, raw)
-	if err == nil && !(s > 0 && s <= 24*3600) {
-		err = invalid(field, raw, "must be positive, and a day at most")
-	}
-	return time.Duration(s * float64(time.Second)), err
-}
-
 // size reads a positive number of GB.
-func size(field string, raw []byte) (tier.Bytes, error) {
+func size(field string, raw []byte) (b tier.Bytes, err error) {
 	gb, err := number(field, raw)
-	if err != nil {
-		return 0, err
-	}
-	b, err := tier.FromGB(gb)
-	if err != nil || b <= 0 {
-		err = invalid(field, raw, "must be a positive number of GB")
+	if err == nil {
+		if b, err = tier.FromGB(gb); err != nil || b <= 0 {
+			err = invalid(field, raw, "must be a positive number of GB")
+		}
 	}
 	return b, err
 }
 
 // limit reads a number of GB, 0 or more. Its result is at least 1 byte, since zero
 // stands for "unchanged" in a tier.Limits; the floors refuse either.
-func limit(field string, raw []byte) (tier.Bytes, error) {
+func limit(field string, raw []byte) (b tier.Bytes, err error) {
 	gb, err := number(field, raw)
-	if err != nil {
-		return 0, err
-	}
-	b, err := tier.FromGB(gb)
-	switch {
-	case err != nil:
-		err = invalid(field, raw, "must be a finite number of GB below 2^33")
-	case gb < 0:
-		err = invalid(field, raw, "must not be negative")
+	if err == nil {
+		if b, err = tier.FromGB(gb); err != nil {
+			err = invalid(field, raw, "must be a finite number of GB below 2^33")
+		} else if gb < 0 {
+			err = invalid(field, raw, "must not be negative")
+		}
 	}
 	return max(b, 1), err
 }
@@ -254,12 +230,7 @@ func flag(field string, raw []byte) (bool, error) {
 	return on, nil
 }
 
-func onlyTrue(field string, raw []byte) error {
-	if string(raw) != "true" {
-		return invalid(field, raw, "must be true, or be left out")
-	}
-	return nil
-}
+var onlyTrue = ruled(asIs, func(raw []byte) bool { return string(raw) == "true" }, "must be true, or be left out")
 
 func tierName(field string, raw []byte) (tier.Tier, error) {
 	name, err := text(field, raw)

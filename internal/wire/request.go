@@ -84,7 +84,8 @@ func Parse(raw []byte, max int64) (any, error) {
 		case "update_limits":
 			op, err = parseLimits(value)
 		case string(TierStatus), string(AutoOptimize), string(ListModels):
-			op, err = Query(key), onlyTrue(key, value)
+			op = Query(key)
+			_, err = onlyTrue(key, value)
 		default:
 			name = selection
 			err = sel.field(key, value)
@@ -105,6 +106,13 @@ func Parse(raw []byte, max int64) (any, error) {
 	return op, nil
 }
 
+var (
+	fallback = ruled(text, func(s string) bool { return s == "auto" }, `must be "auto", or be left out`)
+	deadline = ruled(number, func(ms float64) bool { return ms > 0 && ms <= float64(tier.MaxDeadline/time.Millisecond) }, "must be positive, and at most a day")
+	within   = ruled(number, func(s float64) bool { return s > 0 && s <= 24*3600 }, "must be positive, and a day at most")
+	quality  = ruled(number, func(q float64) bool { return q >= 0 }, "must be 0 or more")
+)
+
 func (sel *Select) field(key string, value []byte) (err error) {
 	switch key {
 	case "model":
@@ -112,13 +120,10 @@ func (sel *Select) field(key string, value []byte) (err error) {
 	case "preferred_model":
 		sel.Preferred, err = nonEmpty(key, value)
 	case "fallback":
-		var s string
-		if s, err = text(key, value); err == nil && s != "auto" {
-			err = invalid(key, value, `must be "auto", or be left out`)
-		}
+		_, err = fallback(key, value)
 		sel.Fallback = true
 	case "auto_select":
-		err = onlyTrue(key, value)
+		_, err = onlyTrue(key, value)
 	case "capabilities":
 		sel.Capabilities, err = texts(key, value)
 	case "priority":
@@ -138,9 +143,7 @@ func (sel *Select) field(key string, value []byte) (err error) {
 		}
 	case "deadline_ms":
 		var ms float64
-		if ms, err = number(key, value); err == nil && !(ms > 0 && ms <= float64(tier.MaxDeadline/time.Millisecond)) {
-			err = invalid(key, value, "must be positive, and at most a day")
-		}
+		ms, err = deadline(key, value)
 		sel.Deadline = time.Duration(ms * float64(time.Millisecond))
 	case "policy":
 		sel.Policy, err = nonEmpty(key, value)
@@ -222,11 +225,13 @@ func parseMoveTier(raw []byte) (*MoveTier, error) {
 // time it is expected within a minute.
 func parseHint(raw []byte) (*Hint, error) {
 	h := &Hint{Probability: 1, Within: time.Minute}
+	seconds := h.Within.Seconds()
 	err := readObject("hint", raw, []field{
 		{"model_name", into(&h.Model, text)},
 		{"probability", into(&h.Probability, number)},
-		{"within_s", into(&h.Within, seconds)},
+		{"within_s", into(&seconds, within)},
 	})
+	h.Within = time.Duration(seconds * float64(time.Second))
 	if err == nil && h.Model == "" {
 		err = Invalid("Missing model_name", `Send {"hint": {"model_name": …, "probability": 0.8, "within_s": 30}}.`)
 	}
