@@ -19,6 +19,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/optimizer"
+	"github.com/modeltier/modeltier/selector"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
@@ -333,6 +334,37 @@ func TestContract_HotLoadOfHalfAModel_SaysWhatIsMissing(t *testing.T) {
 			a := r.ask(fmt.Sprintf(`{"hot_load": {"model_name": "x", "model_config": %s}}`, config))
 			if help, _ := a["suggestions"].([]any); len(help) != 1 || !strings.HasSuffix(help[0].(string), "missing here: "+missing+".") {
 				t.Errorf("%s: %v", config, a)
+			}
+		}
+	})
+}
+
+// foreign is a selector with words of its own.
+type foreign struct{ tier.Selector }
+
+func (f foreign) Select(req *tier.Request, v *tier.View) (tier.Choice, error) {
+	choice, err := f.Selector.Select(req, v)
+	if short, ok := errors.AsType[*tier.CapacityError](err); ok {
+		err = fmt.Errorf("foreign: %w", &tier.CapacityError{Model: short.Model, Tier: short.Tier, Need: short.Need, Free: short.Free, Limit: short.Limit, Never: short.Never})
+	}
+	return choice, err
+}
+
+func TestContract_HotLoadRefused_SentenceIsNotTheSelectors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, s := range []tier.Selector{selector.New(), foreign{selector.New()}} {
+			r := newRig(t, modeltier.Config{Models: recordedLibrary(), Selector: s, OptimizeEvery: -1, Probe: tiertest.NewProbe(tier.Memory{
+				Total: gbytes(7.4), Available: gbytes(1.5), SwapTotal: gbytes(12), SwapFree: gbytes(1.95),
+			})})
+			for config, want := range map[string]string{
+				`{"size_gb": 2.5, "tier": "ram", "capabilities": []}`: "Unsafe to load: Insufficient RAM: need 2.5GB, have 1.5GB",
+				`{"size_gb": 4, "tier": "swap", "capabilities": []}`:  "Unsafe to load: Insufficient capacity: need 4.0GB, have 3.5GB",
+				`{"size_gb": 12, "tier": "swap", "capabilities": []}`: "Unsafe to load: Model too large: 12GB",
+			} {
+				job, _ := r.ask(fmt.Sprintf(`{"hot_load": {"model_name": "x", "model_config": %s}}`, config))["job_id"].(string)
+				if a := r.ask(fmt.Sprintf(`{"load_status": %q}`, job)); a["status"] != "failed" || a["error"] != want {
+					t.Errorf("%T, %s: %v, want %s", s, config, a, want)
+				}
 			}
 		}
 	})

@@ -3,13 +3,11 @@ package modeltier
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/internal/wire"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -106,13 +104,10 @@ func (c *control) hotLoad(model tier.Model, now time.Time, reply func(*Job, erro
 	c.after = append(c.after, func() { reply(work.Job(), nil) })
 }
 
-// unsafe says why the model could not be served now, in the selector's words.
+// unsafe returns why the model could not be served now.
 func (c *control) unsafe(model *tier.Model) error {
 	if limit := c.core.View(c.now).Limits.MaxModel; model.Size > limit {
-		return &tier.CapacityError{
-			Model: model.Name, Tier: model.Home, Need: model.Size, Limit: limit, Never: true,
-			Reason: "Unsafe to load: Model too large: " + strconv.FormatFloat(model.Size.GB(), 'g', 6, 64) + "GB",
-		}
+		return wire.TooLargeToLoad(model, limit)
 	}
 	if model.Home == tier.Storage {
 		return nil
@@ -127,9 +122,7 @@ func (c *control) unsafe(model *tier.Model) error {
 	if !ok {
 		return err
 	}
-	n := *ce
-	n.Reason = "Unsafe to load: " + strings.TrimPrefix(ce.Error(), fmt.Sprintf("Explicit model '%s' unsafe: ", model.Name))
-	return &n
+	return wire.UnsafeToLoad(model, ce, &v)
 }
 
 // order makes an order of the core's that the job stands for and can cancel.

@@ -164,6 +164,37 @@ func (o object) move(j *Job) object {
 	return o.text("operation", operation).tier("source_tier", j.From).tier("target_tier", j.To)
 }
 
+const unsafeToLoad = "Unsafe to load: "
+
+// TooLargeToLoad is the error of a hot load above the limit for one model.
+func TooLargeToLoad(m *tier.Model, limit tier.Bytes) error {
+	return &tier.CapacityError{
+		Model: m.Name, Tier: m.Home, Need: m.Size, Limit: limit, Never: true,
+		Reason: unsafeToLoad + "Model too large: " + strconv.FormatFloat(m.Size.GB(), 'g', 6, 64) + "GB",
+	}
+}
+
+// UnsafeToLoad is the error of a hot load that the selector refused with e, in a
+// sentence that is made from numbers: e's own is about a selection.
+func UnsafeToLoad(m *tier.Model, e *tier.CapacityError, v *tier.View) error {
+	what, have := "RAM", v.Memory.Available
+	if m.Home != tier.RAM {
+		what, have = "capacity", have.Plus(v.FreeSwap)
+	}
+	unsafe := *e
+	if e.Never && m.Size <= have {
+		need, limit := tier.Apart(e.Need, e.Limit)
+		unsafe.Reason = fmt.Sprintf("%sModel too large: need %sGB, limit %sGB", unsafeToLoad, need, limit)
+		return &unsafe
+	}
+	need, free := tier.Apart(m.Size, have)
+	unsafe.Reason = fmt.Sprintf("%sInsufficient %s: need %sGB, have %sGB", unsafeToLoad, what, need, free)
+	if m.Size <= have { // there is enough, but one model may not take all of it
+		unsafe.Reason += fmt.Sprintf(", of which one model may take %.1fGB", e.Limit.GB())
+	}
+	return &unsafe
+}
+
 // LimitsUpdated answers an UpdateLimits.
 func LimitsUpdated(old, now tier.Limits) []byte {
 	limits := func(l tier.Limits) object {
