@@ -99,7 +99,7 @@ func buildEngine(ctx context.Context, source, to string, stderr io.Writer) (prog
 func output(ctx context.Context, stderr io.Writer, dir, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Stderr = dir, stderr
-	cmd.Env = append(os.Environ(), "GOWORK=off") // the engine's module is in nobody's workspace
+	cmd.Env = append(os.Environ(), "GOWORK=off") // the engine builds by its own go.mod, in any workspace
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = fmt.Errorf("%s %s: %v; what it said stands above", filepath.Base(program), strings.Join(args, " "), exit)
