@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/internal/wire"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -97,13 +97,10 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 	})
 }
 
-// unsafe says why the model could not be served now, in the selector's words.
+// unsafe returns why the model could not be served now.
 func (m *Manager) unsafe(ctx context.Context, model *tier.Model, candidate *snapshot) error {
 	if limit := candidate.view.Limits.MaxModel; model.Size > limit {
-		return &tier.CapacityError{
-			Model: model.Name, Tier: model.Home, Need: model.Size, Limit: limit, Never: true,
-			Reason: "Unsafe to load: Model too large: " + strconv.FormatFloat(model.Size.GB(), 'g', 6, 64) + "GB",
-		}
+		return wire.TooLargeToLoad(model, limit)
 	}
 	if model.Home == tier.Storage {
 		return nil
@@ -112,13 +109,10 @@ func (m *Manager) unsafe(ctx context.Context, model *tier.Model, candidate *snap
 		_, err := m.chooseMakingRoom(&tier.Request{Model: model.Name}, candidate)
 		return err
 	})
-	ce, ok := errors.AsType[*tier.CapacityError](err)
-	if !ok {
-		return err
+	if ce, ok := errors.AsType[*tier.CapacityError](err); ok {
+		return wire.UnsafeToLoad(model, ce, &candidate.view)
 	}
-	n := *ce
-	n.Reason = "Unsafe to load: " + cmp.Or(ce.Detail, ce.Error())
-	return &n
+	return err
 }
 
 func (c *control) hotLoad(model tier.Model, t core.Traits, estimate time.Duration, unsafe error, now time.Time, reply func(*Job, error)) {

@@ -198,7 +198,7 @@ func (c *control) retryOrders() {
 
 // publish makes the core's picture the one that requests read.
 func (c *control) publish() {
-	s := &snapshot{view: c.core.View(c.now), inUse: c.inUse()}
+	s := &snapshot{view: c.core.View(c.now), inUse: c.inUse(), limits: c.core.Limits()}
 	if c.library == nil || c.library != s.view.Library {
 		entries := c.core.Entries()
 		c.library, c.gates = s.view.Library, make([]*entry, len(entries))

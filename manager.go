@@ -84,6 +84,9 @@ type entry struct {
 type snapshot struct {
 	view    tier.View
 	entries []*entry // by the view's library index
+	// limits are those in force; the view's are lower while models have yet to leave
+	// for lower ones, as nothing more is admitted.
+	limits tier.Limits
 	// inUse is memory that models have, which the machine counts as taken and which
 	// could be had if they left; 0 where that cannot be told.
 	inUse tier.Bytes

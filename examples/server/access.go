@@ -19,7 +19,7 @@ func listen(addr, token string) (net.Listener, error) {
 		return nil, fmt.Errorf("-addr %q: %w", addr, err)
 	}
 	if token == "" && !to.IP.IsLoopback() { // no IP is every interface
-		return nil, fmt.Errorf("-addr %q can be reached from other machines, and anybody there could load and unload models: "+
+		return nil, fmt.Errorf("-addr %q can be reached from other machines, and anyone there could load and unload models: "+
 			"give a token with %s or -token, or listen on 127.0.0.1", addr, tokenVariable)
 	}
 	ln, err := net.ListenTCP("tcp", to)

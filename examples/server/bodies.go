@@ -16,7 +16,7 @@ const maxPrompt = 32 << 20
 const maxPrompts = 256 << 20
 
 // errPrompts is what reading a body ends with where the others leave it no room.
-var errPrompts = errors.New("the requests that wait or are answered are too long together")
+var errPrompts = errors.New("the bodies of the requests in progress are too large together")
 
 // charged reads a body, and charges what it has read to the room of all of them
 // until it is released. What is only announced costs nothing.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -45,6 +46,9 @@ const maxConfig = 1 << 20
 
 // readConfig returns the library that a file describes.
 func readConfig(path string) (*library, error) {
+	if err := checkKind(path, "a regular file", fs.FileMode.IsRegular); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -146,6 +150,16 @@ func located(err error, b []byte) error {
 }
 
 func isSize(gb float64) bool { return gb >= 0 && gb < 1e6 }
+
+// checkKind returns an error that names path if it cannot be read or is not what it
+// must be. To open a FIFO would block, and to read a device would have effects.
+func checkKind(path, want string, is func(fs.FileMode) bool) error {
+	info, err := os.Stat(path)
+	if err == nil && !is(info.Mode()) {
+		err = fmt.Errorf("%s must be %s", path, want)
+	}
+	return err
+}
 
 func exists(path string) bool {
 	_, err := os.Stat(path)

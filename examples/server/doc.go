@@ -17,7 +17,7 @@
 //	go run ./examples/server -models FOLDER -engine 'llama-server -m {path} --port {port}'
 //
 // With -config a file says which models there are, and which engine each has; see
-// config.example.json. It is taken up anew, by difference, when it changes, and on
+// config.example.json. The server reloads it, by difference, when it changes, and on
 // SIGHUP, which looks for new files in the folder of -models and -engine, too.
 //
 // A client that streams and sends the header X-Load-Progress is told how far its
@@ -30,7 +30,7 @@
 // to the engine's answer, is an event of OpenAI's error object. When an engine ends
 // in the middle of its answer the stream is cut, without one. A model that is ready
 // at once, or an answer that is no stream, is as without. GET /v1/models/NAME says
-// the same to anybody.
+// the same to any client.
 //
 // It listens on the loopback interface; on any other it wants a token from its
 // clients, and does not start without one.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,8 +91,13 @@ func openConfig(o *options) (*library, error) {
 		}
 	}
 	for i := range lib.models {
-		if m := &lib.models[i]; m.Path != "" && m.Size == 0 && !exists(m.Path) {
-			missing = append(missing, fmt.Errorf("%s: model %q: there is no %s in %s; where it is a name that the engine knows, size_gb is needed", o.config, m.Name, m.Path, lib.dir))
+		switch m := &lib.models[i]; {
+		case m.Path != "" && exists(m.Path):
+			if err := checkKind(m.Path, "a regular file or a folder", func(m fs.FileMode) bool { return m.IsRegular() || m.IsDir() }); err != nil {
+				missing = append(missing, fmt.Errorf("%s: model %q: %w", o.config, m.Name, err))
+			}
+		case m.Path != "" && m.Size == 0:
+			missing = append(missing, fmt.Errorf("%s: model %q: there is no %s in %s; if it is a name that the engine knows, size_gb is needed", o.config, m.Name, m.Path, lib.dir))
 		}
 	}
 	if err := errors.Join(missing...); err != nil {
@@ -110,6 +116,9 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 	dir, err := filepath.Abs(o.models)
 	if err != nil {
 		return nil, err
+	}
+	if err := checkKind(dir, "a folder", fs.FileMode.IsDir); err != nil {
+		return nil, fmt.Errorf("-models: %w", err)
 	}
 	models, skipped, err := hotload.Rescan(ctx, dir, known)
 	if err != nil {

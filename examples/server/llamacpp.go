@@ -46,7 +46,7 @@ func makeLlamacpp(ctx context.Context, stderr io.Writer) (engineConfig, error) {
 	}
 	libs, err := output(ctx, stderr, cache, program, "-fetch")
 	if err != nil {
-		return engineConfig{}, fmt.Errorf("llama.cpp cannot be had: %w", err)
+		return engineConfig{}, fmt.Errorf("llama.cpp cannot be fetched: %w", err)
 	}
 	return engineConfig{
 		Command: []string{program, "-m", "{path}", "-port", "{port}", "-libs", libs, "-c", "{context}", "-t", "{threads}"},
@@ -99,10 +99,10 @@ func buildEngine(ctx context.Context, source, to string, stderr io.Writer) (prog
 func output(ctx context.Context, stderr io.Writer, dir, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Stderr = dir, stderr
-	cmd.Env = append(os.Environ(), "GOWORK=off") // the engine's module is in nobody's workspace
+	cmd.Env = append(os.Environ(), "GOWORK=off") // the engine builds by its own go.mod, in any workspace
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		err = fmt.Errorf("%s %s: %v; what it said stands above", filepath.Base(program), strings.Join(args, " "), exit)
+		err = fmt.Errorf("%s %s: %v; see its output above", filepath.Base(program), strings.Join(args, " "), exit)
 	}
 	return strings.TrimSpace(string(out)), err
 }

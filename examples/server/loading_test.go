@@ -21,7 +21,7 @@ func gated(t *testing.T) (f *front, open func()) {
 	engine := f.config["engines"].(map[string]any)["fake"].(map[string]any)
 	engine["env"] = append(engine["env"].([]string), fakeGate+"="+gate)
 	f.write(t)
-	if got := f.reload(t); !strings.HasPrefix(got, "taken up anew") {
+	if got := f.reload(t); !strings.HasPrefix(got, "reloaded: ") {
 		t.Fatal(got)
 	}
 	return f, func() {

@@ -54,6 +54,10 @@ func signals() (stop, now context.Context) {
 	return stop, now
 }
 
+// startLimit is how long a start-up may go on once the server was told to end. It may
+// be stuck, in a file system that does not answer.
+const startLimit = 5 * time.Second
+
 // run is the server from its arguments to its end: in order when stop ends, at
 // once when now does.
 func run(stop, now context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
@@ -68,23 +72,55 @@ func run(stop, now context.Context, args []string, env func(string) (string, boo
 		return err
 	}
 	defer ln.Close()
-	lib, err := openLibrary(stop, opts, stderr)
+	serving, err := startWithin(startLimit, stop, now, func() (func() error, error) {
+		lib, err := openLibrary(stop, opts, stderr)
+		if err != nil {
+			return nil, err
+		}
+		if lib.engines != nil {
+			return startEngines(stop, now, lib, opts, ln, log, stdout, stderr)
+		}
+		return startFiles(stop, now, lib, opts, ln, log, stdout)
+	})
 	if err != nil {
 		return err
 	}
-	if lib.engines != nil {
-		return runEngines(stop, now, lib, opts, ln, log, stdout, stderr)
-	}
-	return runFiles(stop, now, lib, opts, ln, log, stdout)
+	return serving()
 }
 
-// runFiles serves files, and the digests of what is in them.
-func runFiles(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout io.Writer) error {
-	// The mover is made here, and not left to the Manager, because it is what gives
-	// the holder of a lease the weights.
+// startWithin returns what start does. If stop ends before, start has limit left to
+// return, and no time once now ends.
+func startWithin(limit time.Duration, stop, now context.Context, start func() (func() error, error)) (func() error, error) {
+	type result struct {
+		serve func() error
+		err   error
+	}
+	started := make(chan result, 1)
+	go func() {
+		serve, err := start()
+		started <- result{serve, err}
+	}()
+	select {
+	case r := <-started:
+		return r.serve, r.err
+	case <-stop.Done():
+	}
+	select {
+	case r := <-started:
+		return r.serve, r.err
+	case <-now.Done():
+	case <-time.After(limit):
+	}
+	return nil, fmt.Errorf("%w while it was starting", context.Cause(stop))
+}
+
+// startFiles returns what serves files, and the digests of their contents.
+func startFiles(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout io.Writer) (func() error, error) {
+	// The mover is made here, and not left to the Manager, because the holder of a
+	// lease gets the weights from it.
 	weights, err := mapped.New(mapped.Options{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	manager, err := modeltier.New(modeltier.Config{
 		Models:   lib.models,
@@ -95,31 +131,35 @@ func runFiles(stop, now context.Context, lib *library, opts *options, ln net.Lis
 		Logger:   log,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lib.introduce(stdout, manager.Status(), ln.Addr(), opts.token != "")
-	return serve(stop, now, ln, guard(opts.token, handler(manager, weights)), manager, log)
+	return func() error {
+		return serve(stop, now, ln, guard(opts.token, handler(manager, weights)), manager, log)
+	}, nil
 }
 
-// runEngines serves models with engines that are programs.
-func runEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout, stderr io.Writer) error {
+// startEngines returns what serves models with engines that are programs.
+func startEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout, stderr io.Writer) (func() error, error) {
 	loads := &loads{}
 	manager, engines, known, err := newEngines(lib, loads.events(), log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lib.introduce(stdout, manager.Status(), ln.Addr(), opts.token != "")
-	if lib.again != nil {
-		again := make(chan os.Signal, 1)
-		signal.Notify(again, syscall.SIGHUP)
-		defer signal.Stop(again)
-		ctx, cancel := context.WithCancel(stop)
-		r := &reloader{open: lib.again, manager: manager, engines: known, state: lib.state, said: stdout, told: stderr}
-		var reloads sync.WaitGroup
-		reloads.Go(func() { r.run(ctx, again, opts.config) })
-		defer reloads.Wait()
-		defer cancel()
-	}
-	p := newProxy(manager, loads, engines.URL, log)
-	return serve(stop, now, ln, guard(opts.token, p.handler()), manager, log)
+	return func() error {
+		if lib.again != nil {
+			again := make(chan os.Signal, 1)
+			signal.Notify(again, syscall.SIGHUP)
+			defer signal.Stop(again)
+			ctx, cancel := context.WithCancel(stop)
+			r := &reloader{open: lib.again, manager: manager, engines: known, state: lib.state, said: stdout, told: stderr}
+			var reloads sync.WaitGroup
+			reloads.Go(func() { r.run(ctx, again, opts.config) })
+			defer reloads.Wait()
+			defer cancel()
+		}
+		p := newProxy(manager, loads, engines.URL, log)
+		return serve(stop, now, ln, guard(opts.token, p.handler()), manager, log)
+	}, nil
 }

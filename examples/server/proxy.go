@@ -56,7 +56,7 @@ func newProxy(m *modeltier.Manager, loads *loads, url func(model string) (string
 				return // the client has left
 			}
 			log.Warn("an engine failed a request", "err", err)
-			writeProblem(w, http.StatusBadGateway, "engine_failed", "The engine did not answer: "+err.Error(), "Try again: it is started anew.")
+			writeProblem(w, http.StatusBadGateway, "engine_failed", "The engine did not answer: "+err.Error(), "Try again: it is being restarted.")
 		},
 	}
 	return p
@@ -131,7 +131,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	to, err := url.Parse(at)
 	if !ok || err != nil { // it crashed in this very moment
 		w.Header().Set("Retry-After", "1")
-		writeProblem(w, http.StatusServiceUnavailable, "engine_failed", "The engine of '"+model+"' has just ended", "Try again: it is started anew.")
+		writeProblem(w, http.StatusServiceUnavailable, "engine_failed", "The engine of '"+model+"' has just ended", "Try again: it is being restarted.")
 		return
 	}
 	if req.Model == "" {

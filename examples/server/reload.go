@@ -55,7 +55,7 @@ func (r *reloader) reload(ctx context.Context) {
 	done, err := r.difference(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			fmt.Fprintf(r.told, "not taken up, nothing has changed: %v\n", err)
+			fmt.Fprintf(r.told, "not reloaded, nothing was changed: %v\n", err)
 		}
 		return
 	}
@@ -75,7 +75,7 @@ func (r *reloader) reload(ctx context.Context) {
 	if len(parts) == 0 {
 		parts = []string{"nothing has changed"}
 	}
-	fmt.Fprintf(r.said, "taken up anew: %s\n", strings.Join(parts, "; "))
+	fmt.Fprintf(r.said, "reloaded: %s\n", strings.Join(parts, "; "))
 }
 
 func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, error) {

@@ -50,7 +50,7 @@ func TestReload_WhatIsTheSame_KeepsItsEngineAndItsStreams(t *testing.T) {
 	}
 	next()
 	before := f.pid("small")
-	if got := f.reload(t); got != "taken up anew: nothing has changed\n" {
+	if got := f.reload(t); got != "reloaded: nothing has changed\n" {
 		t.Error(got)
 	}
 	// large is replaced, third is new, and the limits are others.
@@ -58,7 +58,7 @@ func TestReload_WhatIsTheSame_KeepsItsEngineAndItsStreams(t *testing.T) {
 	f.config["models"] = append(f.config["models"].([]map[string]any), map[string]any{"name": "third", "path": "small.bin", "capabilities": []string{"x"}})
 	f.config["limits"] = map[string]any{"ram_gb": 0.16, "swap_gb": 1, "reserved_gb": 0.01}
 	f.write(t)
-	if got := f.reload(t); !strings.HasPrefix(got, "taken up anew: added third; replaced large; limits: ram 163.8 MiB,") {
+	if got := f.reload(t); !strings.HasPrefix(got, "reloaded: added third; replaced large; limits: ram 163.8 MiB,") {
 		t.Error(got)
 	}
 	for range 10 {
@@ -84,7 +84,7 @@ func TestReload_EngineIsConfiguredAnew_ReplacedWhenItsStreamHasEnded(t *testing.
 	engine := f.config["engines"].(map[string]any)["fake"].(map[string]any)
 	engine["env"] = append(engine["env"].([]string), "MODELTIER_TEST_OTHER=1")
 	f.write(t)
-	if got := f.reload(t); got != "taken up anew: replaced large, small\n" {
+	if got := f.reload(t); got != "reloaded: replaced large, small\n" {
 		t.Error(got)
 	}
 	answer := make(chan int)
@@ -122,7 +122,7 @@ func TestReload_Removed_IsNotFoundAndLeavesNoEngine(t *testing.T) {
 	}
 	f.config["models"] = f.config["models"].([]map[string]any)[1:]
 	f.write(t)
-	if got := f.reload(t); got != "taken up anew: removed small\n" {
+	if got := f.reload(t); got != "reloaded: removed small\n" {
 		t.Error(got)
 	}
 	if res := f.post(t, t.Context(), "/v1/completions", `{"model":"small"}`); res.StatusCode != http.StatusNotFound {
@@ -166,7 +166,7 @@ func TestReload_BrokenFile_ChangesNothingAndSaysWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := f.reload(t)
-		if !strings.HasPrefix(got, "not taken up, nothing has changed: ") || !strings.Contains(got, says) {
+		if !strings.HasPrefix(got, "not reloaded, nothing was changed: ") || !strings.Contains(got, says) {
 			t.Errorf("%.100s…: it says %q, and nothing of %q", config, got, says)
 		}
 		if s := f.m.Status(); f.pid("small") != before || len(s.Models) != 2 || s.Models[0].Leases != 1 {
@@ -198,7 +198,7 @@ func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
 	f := serveFront(t, o)
 	for _, folder := range []string{"b", "a"} { // each stands before those that are there
 		add(folder)
-		if got, want := f.reload(t), "taken up anew: added "+folder+"/llama\n"; got != want {
+		if got, want := f.reload(t), "reloaded: added "+folder+"/llama\n"; got != want {
 			t.Errorf("it says %q, want %q", got, want)
 		}
 	}
@@ -217,7 +217,7 @@ func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
 	}
 }
 
-// A file that is being written is not taken up before it is still.
+// A file that is still being written is not reloaded.
 func TestSettled_ToldOnceWhenItIsStill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
@@ -130,5 +132,39 @@ func TestServe_ListenerFails_ClosesTheManager(t *testing.T) {
 	}
 	if !r.isClosed() {
 		t.Error("the Manager is not closed")
+	}
+}
+
+func TestStart_Stuck_EndsAllTheSame(t *testing.T) {
+	told, again := errors.New("told to"), errors.New("told again")
+	for name, c := range map[string]struct {
+		takes    time.Duration // the start
+		hurry    time.Duration // after the first signal; 0: no second one
+		want     error
+		wantTime time.Duration
+	}{
+		"it is stuck":            {takes: time.Hour, want: told, wantTime: time.Second + startLimit},
+		"it is stuck, and twice": {takes: time.Hour, hurry: time.Second, want: told, wantTime: 2 * time.Second},
+		"it returns soon":        {takes: 2 * time.Second, wantTime: 2 * time.Second},
+		"it is not ended":        {takes: time.Millisecond, wantTime: time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			stop, end := context.WithCancelCause(t.Context())
+			now, hurry := context.WithCancelCause(t.Context())
+			defer hurry(nil)
+			time.AfterFunc(time.Second, func() { end(told) })
+			if c.hurry > 0 {
+				time.AfterFunc(time.Second+c.hurry, func() { hurry(again) })
+			}
+			began := time.Now()
+			serving, err := startWithin(startLimit, stop, now, func() (func() error, error) {
+				time.Sleep(c.takes)
+				return func() error { return nil }, nil
+			})
+			if took := time.Since(began); took != c.wantTime || !errors.Is(err, c.want) || (serving == nil) != (err != nil) {
+				t.Errorf("%s: %v after %v, want %v after %v", name, err, took, c.want, c.wantTime)
+			}
+			time.Sleep(c.takes) // a stuck start must not outlive the bubble
+		})
 	}
 }

@@ -150,6 +150,9 @@ func (c *Core) Find(name string) (*Entry, bool) {
 // Ledger returns a copy of the account.
 func (c *Core) Ledger() tier.Ledger { return *c.ledger }
 
+// Limits returns the limits in force.
+func (c *Core) Limits() tier.Limits { return c.ledger.Limits() }
+
 // Memory returns the last reading and when it was taken; its error if the last
 // attempt failed.
 func (c *Core) Memory() (tier.Memory, time.Time, error) { return c.memory, c.readAt, c.readErr }

@@ -1,0 +1,192 @@
+package modeltier
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/internal/wire"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// HandleRequest answers one request of the JSON contract: one object in, one
+// object out. A request for a model makes it ready before it answers; ctx bounds
+// the wait. Every answer is valid JSON, whatever the request; if something is wrong,
+// it has the status "error", a code and suggestions.
+func (m *Manager) HandleRequest(ctx context.Context, request []byte) (answer []byte) {
+	defer func() {
+		if v := recover(); v != nil {
+			m.log.Error("a request panicked", "value", v, "stack", string(debug.Stack()))
+			answer = wire.Error(&tier.PanicError{Part: "request", Value: v})
+		}
+	}()
+	op, err := wire.Parse(request, m.cfg.MaxBody)
+	if err != nil {
+		m.refused(&Request{}, "", err)
+		return wire.Error(err)
+	}
+	if sel, ok := op.(*wire.Select); ok {
+		return m.answerSelect(ctx, &sel.Request)
+	}
+	answer, err = m.carryOut(ctx, op)
+	if err != nil {
+		return wire.Error(err)
+	}
+	return answer
+}
+
+func (m *Manager) answerSelect(ctx context.Context, req *Request) []byte {
+	began := time.Now()
+	var waited time.Duration
+	lease, choice, err := m.acquire(ctx, req, &waited)
+	took := max(time.Since(began)-waited, 0)
+	if err != nil {
+		return wire.NotSelected(err, &choice, took, m.view())
+	}
+	defer lease.Release()
+	return wire.Selected(&wire.Served{
+		Model: lease.Model(), Tier: lease.Tier(), Kept: lease.Kept(), Moved: lease.Moved(), Waited: lease.Waited(),
+	}, &choice, took)
+}
+
+// carryOut does what any request but a selection asks for.
+func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
+	switch op := op.(type) {
+	case *wire.HotLoad:
+		if m.cfg.ModelDir != "" && op.Path != "" {
+			path, err := hotload.Resolve(m.cfg.ModelDir, op.Path)
+			if err != nil {
+				return nil, err
+			}
+			op.Path = path
+		}
+		job, err := m.HotLoad(ctx, op.Model)
+		if err != nil {
+			return nil, err
+		}
+		return wire.HotLoadStarted(wireJob(job)), nil
+	case *wire.MoveTier:
+		job, err := m.MoveTier(ctx, op.Model, op.To)
+		if err != nil {
+			return nil, err
+		}
+		return wire.MoveStarted(wireJob(job)), nil
+	case *wire.JobRef:
+		job, ok := m.Job(op.ID)
+		if !ok || op.Load != (job.Kind() == hotload.KindLoad) {
+			return nil, &tier.NotFoundError{What: "job", Name: op.ID}
+		}
+		return wire.JobStatus(op, wireJob(job)), nil
+	case *wire.UpdateLimits:
+		old, now, err := m.UpdateLimits(ctx, op.Limits)
+		return wire.LimitsUpdated(old, now), err
+	case *wire.Hint:
+		return wire.HintTaken(op.Model), m.Hint(op.Model, op.Probability, op.Within)
+	case wire.Query:
+		switch op {
+		case wire.TierStatus:
+			return wire.Tiers(m.view(), m.snap.Load().limits), nil
+		case wire.ListModels:
+			return wire.Models(m.view(), m.jobs.Counts(hotload.KindLoad).Running), nil
+		case wire.AutoOptimize:
+			o, err := m.Optimize(ctx)
+			return wire.Optimized(o.Steps), err
+		}
+	}
+	panic("an operation that is not known")
+}
+
+func wireJob(j *Job) *wire.Job {
+	state := j.State()
+	return &wire.Job{
+		ID: j.ID(), Model: j.Model(), Kind: j.Kind().String(), From: j.From(), To: j.To(),
+		Running: state == hotload.Running, Err: j.Err(), Progress: j.Progress().Fraction,
+		Elapsed: j.Elapsed(), Estimate: j.Estimate(),
+	}
+}
+
+// view is the Manager's state as of its last change.
+func (m *Manager) view() *tier.View { return &m.snap.Load().view }
+
+// bodyTime is how long a client may take to send its request.
+const bodyTime = 10 * time.Second
+
+// Handler returns an http.Handler with the contract and little else:
+//
+//	POST /           one request of the JSON contract, answered with 200 whatever
+//	                 its status says, as its clients expect
+//	GET  /v1/models  the library, as an OpenAI-style list
+//	GET  /healthz    200 until the Manager has been closed, then 503
+//	GET  /readyz     200 while it takes requests, else 503
+//	GET  /status     Status
+//
+// If something is wrong with the HTTP request itself, the answer has a status code
+// of its own, with the contract's error object as its body. A body is limited to
+// Config.MaxBody, and has to arrive within 10 s.
+func (m *Manager) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /{$}", m.serveContract)
+	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
+		write(w, http.StatusOK, wire.OpenAIModels(m.view()))
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-m.loopDone:
+			writeError(w, http.StatusServiceUnavailable, tier.ErrClosed)
+		default:
+			write(w, http.StatusOK, []byte(`{"status":"ok"}`))
+		}
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if m.closing.Load() {
+			writeError(w, http.StatusServiceUnavailable, tier.ErrClosed)
+			return
+		}
+		write(w, http.StatusOK, []byte(`{"status":"ready"}`))
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		out, err := wire.Encode(m.Status())
+		if err != nil { // what a part says of itself does not marshal
+			writeError(w, http.StatusInternalServerError, err)
+			return
+		}
+		write(w, http.StatusOK, out)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			w.Header().Set("Allow", "POST")
+			writeError(w, http.StatusMethodNotAllowed, wire.Invalid("Method "+r.Method+" is not for this path", "POST one JSON object here."))
+			return
+		}
+		writeError(w, http.StatusNotFound, wire.Invalid("There is nothing at this path", "POST / takes the JSON contract; GET /v1/models, /status, /healthz and /readyz answer too."))
+	})
+	return mux
+}
+
+func (m *Manager) serveContract(w http.ResponseWriter, r *http.Request) {
+	// Not every ResponseWriter has a deadline to set; then the server's own counts.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, m.cfg.MaxBody))
+	if _, long := errors.AsType[*http.MaxBytesError](err); long {
+		writeError(w, http.StatusRequestEntityTooLarge, wire.TooLarge(m.cfg.MaxBody))
+		return
+	}
+	if err != nil {
+		writeError(w, http.StatusBadRequest, wire.Invalid("The body did not come whole: "+err.Error(), "Send the whole request within 10 s."))
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	write(w, http.StatusOK, m.HandleRequest(r.Context(), body))
+}
+
+func writeError(w http.ResponseWriter, status int, err error) { write(w, status, wire.Error(err)) }
+
+func write(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(body, '\n'))
+}

@@ -1,0 +1,248 @@
+package wire
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Operations: what Parse makes of a request.
+type (
+	// Select asks for a model by name, by task and priority, or for any.
+	Select struct{ tier.Request }
+	// HotLoad adds a model. Only its syntax was checked, and its Size may be zero
+	// if it has a Path.
+	HotLoad struct{ tier.Model }
+	// MoveTier starts a move.
+	MoveTier struct {
+		Model string
+		To    tier.Tier
+	}
+	// UpdateLimits changes limits; a zero field is to keep its value.
+	UpdateLimits struct{ tier.Limits }
+	// Hint says that a model will be asked for with a probability within a time.
+	Hint struct {
+		Model       string
+		Probability float64
+		Within      time.Duration
+	}
+	// JobRef asks for the state of a hot load (Load) or of a move.
+	JobRef struct {
+		ID   string
+		Load bool
+	}
+	// Query is an operation without arguments, by its key on the wire.
+	Query string
+)
+
+// The queries.
+const (
+	TierStatus   Query = "tier_status"
+	AutoOptimize Query = "auto_optimize"
+	ListModels   Query = "list_models"
+)
+
+// requestKeys are the keys of a request, as the error of an unknown one lists them.
+const requestKeys = "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint"
+
+// TooLarge is the error of a request of more than max bytes.
+func TooLarge(max int64) error {
+	return Invalid(fmt.Sprintf("Request is larger than %d bytes", max), "Send a smaller request.")
+}
+
+// Parse returns the operation that a request of at most max bytes asks for: a
+// *Select, *HotLoad, *MoveTier, *UpdateLimits, *Hint, *JobRef or Query. An error is a
+// *tier.InvalidError that names what is wrong, or several of them, joined. Keys are
+// exact: neither another case nor a duplicate is forgiven.
+func Parse(raw []byte, max int64) (any, error) {
+	if int64(len(raw)) > max {
+		return nil, TooLarge(max)
+	}
+	if err := check(raw); err != nil {
+		return nil, err
+	}
+	const selection = "a selection"
+	sel := &Select{}
+	var op any
+	first := "" // the operation named so far
+	err := eachField("request", bytes.TrimSpace(raw), func(key string, value []byte) (err error) {
+		name := key
+		switch key {
+		case "hot_load":
+			op, err = parseHotLoad(value)
+		case "load_status", "tier_job_status":
+			ref := &JobRef{Load: key == "load_status"}
+			ref.ID, err = text(key, value)
+			op = ref
+		case "move_tier":
+			op, err = parseMoveTier(value)
+		case "hint":
+			op, err = parseHint(value)
+		case "update_limits":
+			op, err = parseLimits(value)
+		case string(TierStatus), string(AutoOptimize), string(ListModels):
+			op = Query(key)
+			_, err = onlyTrue(key, value)
+		default:
+			name = selection
+			err = sel.field(key, value)
+		}
+		if err == nil && first != "" && first != name {
+			err = &tier.InvalidError{Field: "request", Value: "with " + first + " and " + name, Rule: "must be one operation"}
+		}
+		first = name
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case first == "" || first == selection:
+		sel.Fallback = sel.Fallback && sel.Preferred != ""
+		return sel, sel.Validate()
+	}
+	return op, nil
+}
+
+var (
+	fallback = ruled(text, func(s string) bool { return s == "auto" }, `must be "auto", or be left out`)
+	deadline = ruled(number, func(ms float64) bool { return ms > 0 && ms <= float64(tier.MaxDeadline/time.Millisecond) }, "must be positive, and at most a day")
+	within   = ruled(number, func(s float64) bool { return s > 0 && s <= 24*3600 }, "must be positive, and a day at most")
+	quality  = ruled(number, func(q float64) bool { return q >= 0 }, "must be 0 or more")
+)
+
+func (sel *Select) field(key string, value []byte) (err error) {
+	switch key {
+	case "model":
+		sel.Model, err = nonEmpty(key, value)
+	case "preferred_model":
+		sel.Preferred, err = nonEmpty(key, value)
+	case "fallback":
+		_, err = fallback(key, value)
+		sel.Fallback = true
+	case "auto_select":
+		_, err = onlyTrue(key, value)
+	case "capabilities":
+		sel.Capabilities, err = texts(key, value)
+	case "priority":
+		var s string
+		if s, err = text(key, value); err == nil {
+			sel.Priority, err = tier.ParsePriority(s)
+		}
+	case "preferences":
+		sel.Preferences, err = texts(key, value)
+	case "constraints":
+		var list []string
+		list, err = texts(key, value)
+		for i := 0; i < len(list) && err == nil; i++ {
+			var c tier.Constraint
+			c, err = tier.ParseConstraint(list[i])
+			sel.Constraints = append(sel.Constraints, c)
+		}
+	case "deadline_ms":
+		var ms float64
+		ms, err = deadline(key, value)
+		sel.Deadline = time.Duration(ms * float64(time.Millisecond))
+	case "policy":
+		sel.Policy, err = nonEmpty(key, value)
+	case "background":
+		sel.Background, err = flag(key, value)
+	case "explain":
+		sel.Explain, err = flag(key, value)
+	default:
+		err = unknownKey("request", key, requestKeys)
+	}
+	return err
+}
+
+func parseHotLoad(raw []byte) (*HotLoad, error) {
+	m := &HotLoad{}
+	var config []byte
+	err := readObject("hot_load", raw, []field{
+		{"model_name", into(&m.Name, text)},
+		{"model_config", into(&config, asIs)},
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case m.Name == "" || config == nil:
+		return nil, Invalid("Missing model_name or model_config", `Send {"hot_load": {"model_name": …, "model_config": {"size_gb": …, "tier": "ram", "capabilities": […]}}}.`)
+	}
+	const unset = tier.Tier(tier.Count)
+	m.Home = unset
+	err = readObject("model_config", config, []field{
+		{"size_gb", into(&m.Size, size)},
+		{"runtime_gb", into(&m.Runtime, size)},
+		{"tier", into(&m.Home, tierName)},
+		{"capabilities", into(&m.Capabilities, texts)},
+		{"path", into(&m.Path, text)},
+		{"quality", into(&m.Quality, quality)},
+		{"pinned", into(&m.Pinned, flag)},
+		{"labels", into(&m.Labels, labels)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	if m.Capabilities == nil {
+		missing = append(missing, "capabilities")
+	}
+	if m.Size == 0 && m.Path == "" {
+		missing = append(missing, "size_gb or path")
+	}
+	if m.Home == unset {
+		missing = append(missing, "tier")
+	}
+	switch {
+	case missing != nil:
+		return nil, Invalid("Invalid model configuration", "model_config needs tier, capabilities, and size_gb or a path that can be measured; missing here: "+strings.Join(missing, ", ")+".")
+	case m.Home == tier.Storage:
+		return nil, Invalid("Cannot hot load into storage", "Name the tier ram or swap; a model that is not asked for moves to storage by itself.")
+	}
+	return m, nil
+}
+
+func parseMoveTier(raw []byte) (*MoveTier, error) {
+	mv := &MoveTier{}
+	target := ""
+	err := readObject("move_tier", raw, []field{
+		{"model_name", into(&mv.Model, text)},
+		{"target_tier", into(&target, text)},
+	})
+	switch {
+	case err != nil:
+	case mv.Model == "" || target == "":
+		err = Invalid("Missing model_name or target_tier", `Send {"move_tier": {"model_name": …, "target_tier": "ram"}}.`)
+	default:
+		mv.To, err = parseTier(target)
+	}
+	return mv, err
+}
+
+// parseHint reads a hint. Without a probability the request is certain, without a
+// time it is expected within a minute.
+func parseHint(raw []byte) (*Hint, error) {
+	h := &Hint{Probability: 1, Within: time.Minute}
+	seconds := h.Within.Seconds()
+	err := readObject("hint", raw, []field{
+		{"model_name", into(&h.Model, text)},
+		{"probability", into(&h.Probability, number)},
+		{"within_s", into(&seconds, within)},
+	})
+	h.Within = time.Duration(seconds * float64(time.Second))
+	if err == nil && h.Model == "" {
+		err = Invalid("Missing model_name", `Send {"hint": {"model_name": …, "probability": 0.8, "within_s": 30}}.`)
+	}
+	return h, err
+}
+
+func parseLimits(raw []byte) (*UpdateLimits, error) {
+	l := &UpdateLimits{}
+	return l, readObject("update_limits", raw, []field{
+		{"ram_max_gb", into(&l.RAM, limit)},
+		{"swap_max_gb", into(&l.Swap, limit)},
+		{"ram_reserved_gb", into(&l.Reserved, limit)},
+	})
+}
