@@ -13,18 +13,17 @@ import (
 type child interface {
 	io.Reader
 	SetReadDeadline(time.Time) error
-	// end ends the child if it still runs and waits until it is gone. The error
-	// says how it ended by itself; nil where it had to be ended.
-	end() error
+	// end ends the child, if it still runs, and all that it started, and waits until
+	// they are gone. left says what could not be ended; reason how the child ended by
+	// itself, nil if it had to be ended.
+	end() (left, reason error)
 }
-
-// grace is how long a child may take to follow a polite signal.
-const grace = 500 * time.Millisecond
 
 // process is a child that is a process of its own.
 type process struct {
 	*os.File // the reading end of its output
 	cmd      *exec.Cmd
+	descent  *descent
 }
 
 func startProcess(path string, args ...string) (child, error) {
@@ -35,26 +34,26 @@ func startProcess(path string, args ...string) (child, error) {
 	defer out.Close() // the child has its own
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = childAttributes()
+	descent := prepare(cmd)
 	if err := cmd.Start(); err != nil {
 		in.Close()
 		return nil, err
 	}
-	return &process{File: in, cmd: cmd}, nil
+	descent.started(cmd.Process)
+	return &process{File: in, cmd: cmd, descent: descent}, nil
 }
 
-func (p *process) end() error {
-	// The pipe goes first: a child that is blocked on it is free to see the signal,
-	// and one that ignores signals fails at its next line.
+func (p *process) end() (left, reason error) {
+	p.descent.survey()
+	// The pipe goes before the signals: a child that is blocked on it is free to see
+	// them, and one that ignores them fails at its next line.
 	p.Close()
-	terminate(p.cmd.Process)
-	force := time.AfterFunc(grace, func() { _ = p.cmd.Process.Kill() })
-	defer force.Stop()
-	err := p.cmd.Wait()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && byUs(exit) {
-		return nil
+	left = p.descent.end()
+	reason = p.cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](reason); ok && killed(exit) {
+		reason = nil
 	}
-	return err
+	return left, reason
 }
 
 // lineReader cuts a stream into lines. It holds mostLine bytes, however long a

@@ -9,11 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
@@ -24,6 +27,9 @@ import (
 const fakeVariable = "MODELTIER_FAKE_TEGRASTATS"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == "descendant" {
+		os.Exit(descendant(os.Args[2], os.Args[3]))
+	}
 	if how := os.Getenv(fakeVariable); how != "" {
 		os.Exit(fake(how, os.Args[1:]))
 	}
@@ -33,12 +39,22 @@ func TestMain(m *testing.M) {
 // fake is what tegrastats is taken to be: lines on standard output until it is
 // ended.
 func fake(how string, args []string) int {
-	if how == "parent" {
+	switch how {
+	case "parent":
 		return fakeParent()
+	case "init":
+		return fakeInit()
 	}
 	if strings.Join(args, " ") != "--interval 100" {
 		fmt.Printf("unknown option %q\n", args)
 		return 2
+	}
+	folder, breed := os.Getenv(folderVariable), strings.Fields(os.Getenv(breedVariable))
+	for _, kind := range breed {
+		beget(folder, kind)
+	}
+	for born(folder) < len(breed) {
+		time.Sleep(time.Millisecond)
 	}
 	for n := 1; ; n++ {
 		fmt.Printf("RAM %d/7620MB (lfb 3x4MB) CPU [1%%@729] pid %d\n", n, os.Getpid())
@@ -54,10 +70,235 @@ func fake(how string, args []string) int {
 				fmt.Print("RAM 4/76") // cut
 				return 3
 			}
+		case "leave":
+			return 0
 		case "garbage":
 			fmt.Print("\x00\x01garbage\n\n", strings.Repeat("z", 100_000), "\n")
 		case "silent":
 			select {}
+		}
+	}
+}
+
+// The fake starts a descendant of each kind that the one variable lists, and prints
+// once all have written their numbers into the folder that the other names.
+const (
+	breedVariable  = "MODELTIER_FAKE_BREED"
+	folderVariable = "MODELTIER_FAKE_FOLDER"
+)
+
+// beget starts a descendant. Its kind is words joined by "+": "group" and
+// "session" are those it is in, "bare" is without an environment, "twice" has a
+// parent that exits, "mute" closes its output, and each ignores SIGTERM.
+func beget(folder, kind string) {
+	c := exec.Command(os.Args[0], "descendant", folder, kind)
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: strings.Contains(kind, "group"), Setsid: strings.Contains(kind, "session")}
+	if strings.Contains(kind, "bare") {
+		c.Env = []string{}
+	}
+	if !strings.Contains(kind, "mute") {
+		c.Stdout = os.Stdout
+	}
+	if err := c.Start(); err != nil {
+		panic(err)
+	}
+}
+
+func descendant(folder, kind string) int {
+	signal.Ignore(syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGHUP)
+	if rest, ok := strings.CutPrefix(kind, "twice+"); ok {
+		beget(folder, rest)
+		return 0
+	}
+	if err := os.WriteFile(filepath.Join(folder, strconv.Itoa(os.Getpid())), nil, 0o600); err != nil {
+		return 1
+	}
+	select {}
+}
+
+// born returns how many descendants run.
+func born(folder string) int {
+	if folder == "" {
+		return 0
+	}
+	files, _ := os.ReadDir(folder)
+	return len(files)
+}
+
+// fakeInit is the first process of a container: it adopts what loses its parent.
+func fakeInit() int {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Println("failed:", err)
+		return 1
+	}
+	os.Setenv(fakeVariable, "lines")
+	r := NewTegrastats(TegrastatsConfig{Path: os.Args[0], Interval: 1}).Open()
+	if _, err := r.Next(context.Background(), 0); err != nil {
+		fmt.Println("failed:", err)
+		return 1
+	}
+	r.Close()
+	fmt.Println("closed")
+	select {}
+}
+
+// breeding prepares a fake that starts such descendants. Those that are left when
+// the test ends are killed.
+func breeding(t *testing.T, kinds string) (folder string) {
+	t.Helper()
+	folder = t.TempDir()
+	t.Setenv(folderVariable, folder)
+	t.Setenv(breedVariable, kinds)
+	t.Cleanup(func() {
+		for _, pid := range descendants(t, folder) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	})
+	return folder
+}
+
+// descendants returns those that are there, as zombies too.
+func descendants(t *testing.T, folder string) (alive []int) {
+	t.Helper()
+	files, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		pid, err := strconv.Atoi(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(command), folder) {
+			alive = append(alive, pid)
+		}
+	}
+	return alive
+}
+
+func TestProcess_WhateverItStarted_EndedByClose(t *testing.T) {
+	for name, kinds := range map[string]string{
+		"its children":                           "plain plain mute",
+		"in groups of their own":                 "group group+bare",
+		"in sessions of their own":               "session session+mute",
+		"without its environment":                "bare session+bare",
+		"forked twice":                           "twice+session twice+session+mute twice+group+bare twice+twice+session",
+		"more than can be killed between two ms": strings.Repeat("twice+session ", 12),
+	} {
+		for _, how := range []string{"lines", "deaf", "leave"} {
+			if how == "leave" && strings.Contains(kinds, "session+bare") {
+				continue // without a parent nothing tells whose it is
+			}
+			if how == "deaf" && !strings.Contains(kinds, "plain") && !strings.Contains(kinds, "group+bare") {
+				continue // each takes the time of grace
+			}
+			t.Run(name+"/"+how, func(t *testing.T) {
+				folder := breeding(t, kinds)
+				r := played(t, how).Open()
+				if _, err := r.Next(soon(t), 0); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.Close(); err != nil {
+					t.Error(err)
+				}
+				if alive := descendants(t, folder); len(alive) > 0 {
+					t.Errorf("of %d processes %v are alive", born(folder), alive)
+				}
+			})
+		}
+	}
+}
+
+// A restart leaves no descendants behind either.
+func TestProcess_EndedForSilence_ItsDescendantsToo(t *testing.T) {
+	folder := breeding(t, "twice+session plain")
+	stats := played(t, "silent")
+	stats.cfg.Silence = 300 * time.Millisecond
+	if err := stats.attend(soon(t)); err == nil || !strings.Contains(err.Error(), "silent") {
+		t.Errorf("%v", err)
+	}
+	if alive := descendants(t, folder); len(alive) > 0 {
+		t.Errorf("%v are alive", alive)
+	}
+}
+
+// What another reads, other children of the host, and a process that has the
+// number of one that is gone are left alone.
+func TestProcess_OtherProcesses_LeftAlone(t *testing.T) {
+	folder := breeding(t, "session")
+	other := played(t, "lines").Open()
+	defer other.Close()
+	if _, err := other.Next(soon(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(breedVariable, "")
+	r := played(t, "lines").Open()
+	if _, err := r.Next(soon(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	alive := descendants(t, folder)
+	if len(alive) != 1 {
+		t.Fatalf("alive: %v", alive)
+	}
+	identity{pid: alive[0], start: 1}.kill()
+	if ends(t, alive[0], 100*time.Millisecond) {
+		t.Error("a process was killed for the number it has")
+	}
+}
+
+// A host that reaps all its children leaves the number of the child to others.
+func TestProcess_ReapedByTheHost_DescendantsEndedAndTheNumberNotUsed(t *testing.T) {
+	folder := breeding(t, "session")
+	c, err := played(t, "leave").start(os.Args[0], "--interval", "100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.(*process)
+	if _, err := unix.Wait4(p.cmd.Process.Pid, nil, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	stranger := exec.Command(os.Args[0], "descendant", t.TempDir(), "plain")
+	stranger.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Wait()
+	defer stranger.Process.Kill()
+	p.descent.leader = identity{stranger.Process.Pid, p.descent.leader.start - 1} // as if its number had gone to the stranger
+	_, _ = c.end()
+	if alive := descendants(t, folder); len(alive) > 0 {
+		t.Errorf("%v are alive", alive)
+	}
+	if !isChild(stranger.Process.Pid, unix.WNOHANG) {
+		t.Error("the stranger is gone")
+	}
+}
+
+func TestProcess_HostIsInit_NoZombiesStay(t *testing.T) {
+	selfStarting(t)
+	breeding(t, "twice+session twice+plain twice+session+mute")
+	host := exec.Command(os.Args[0])
+	host.Env = append(os.Environ(), fakeVariable+"=init")
+	out, err := host.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer host.Wait()
+	defer host.Process.Kill()
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "closed\n" {
+		t.Fatalf("the host said %q, %v", line, err)
+	}
+	all, err := procfs.AllProcs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		if s, err := p.Stat(); err == nil && s.PPID == host.Process.Pid {
+			t.Errorf("the host has a child: %d %s, state %s", s.PID, s.Comm, s.State)
 		}
 	}
 }
@@ -199,24 +440,32 @@ func TestProcess_ParentKilled_ChildDiesWithIt(t *testing.T) {
 	if len(children) != 1 {
 		t.Fatalf("the parent has children %v", children)
 	}
-	// A file descriptor of the child becomes readable when it ends.
-	fd, err := unix.PidfdOpen(children[0], 0)
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if !ends(t, children[0], 10*time.Second) {
+		t.Error("the child outlives its parent")
+		_ = unix.Kill(children[0], unix.SIGKILL)
+	}
+}
+
+// ends reports whether the process ends within the time.
+func ends(t *testing.T, pid int, within time.Duration) bool {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return true
+	}
 	if err != nil {
 		t.Skipf("pidfd_open: %v", err)
 	}
 	defer unix.Close(fd)
-	if err := parent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	limit := time.Now().Add(10 * time.Second)
+	limit := time.Now().Add(within)
 	n, err := 0, error(unix.EINTR)
-	for err == unix.EINTR { // the parent's end interrupts, as SIGCHLD
+	for err == unix.EINTR { // SIGCHLD interrupts
 		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(time.Until(limit).Milliseconds())))
 	}
-	if n != 1 {
-		t.Errorf("the child outlives its parent: %d, %v", n, err)
-		_ = unix.Kill(children[0], unix.SIGKILL)
-	}
+	return n == 1
 }
 
 // childrenOf reads the children that the threads of a process have made.

@@ -170,13 +170,14 @@ func (p *Probe) Close() error {
 	if again {
 		return nil
 	}
+	var errStats, errBytes error
 	if reader != nil {
-		reader.Close()
+		errStats = reader.Close()
 	}
 	if c, ok := bytes.(tier.Closer); ok {
-		return c.Close()
+		errBytes = c.Close()
 	}
-	return nil
+	return errors.Join(errStats, errBytes)
 }
 
 // estimate makes the figures of memory from tegrastats alone: free = total −

@@ -218,7 +218,7 @@ func TestProbe_WithoutProcfsAndLinesTooRare_LastLineWithItsAge(t *testing.T) {
 		p := probeOf(t, files, &stage{play: func(n int, say func(string) bool) {
 			time.Sleep(2 * time.Second)
 			say("RAM 1273/7620MB (lfb 1x4MB)\n")
-			time.Sleep(time.Hour) // and no other
+			time.Sleep(10 * time.Second) // and no other
 		}}, ProbeOptions{})
 		defer p.Close()
 		look := func() (tier.Memory, error) {
@@ -322,7 +322,7 @@ func TestProbe_FragmentedAndHot_SaidInNotes(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				say(line)
 			}
-			time.Sleep(time.Hour)
+			time.Sleep(10 * time.Second)
 		}}
 		p := probeOf(t, fixtureOrinNano8.tree(), s, ProbeOptions{})
 		defer p.Close()

@@ -74,6 +74,7 @@ type Tegrastats struct {
 	last    Sample
 	fresh   chan struct{} // closed at the next sample
 	failure error         // why there was no line lately; nil once there is one
+	left    error         // what of the last child could not be ended
 }
 
 // Sample is a Reading and when it came.
@@ -165,8 +166,10 @@ func (r *Reader) Next(ctx context.Context, number uint64) (Sample, error) {
 	}
 }
 
-// Close gives the reader up. The last one ends tegrastats and waits until the
-// process is gone. It is idempotent and returns nil.
+// Close gives the reader up. The last one ends tegrastats and all that it has
+// started and waits until they are gone, for closeTime at most. The error says what
+// could not be ended; tegrastats itself is then waited for in the background, and
+// not started again before it is gone. Close is idempotent.
 func (r *Reader) Close() error {
 	t := r.t
 	t.mu.Lock()
@@ -177,17 +180,26 @@ func (r *Reader) Close() error {
 	default:
 		close(r.closed)
 	}
-	var done chan struct{}
-	if t.readers--; t.readers == 0 {
-		t.cancel()
-		done = t.done
+	if t.readers--; t.readers > 0 {
+		t.mu.Unlock()
+		return nil
 	}
+	t.cancel()
+	done := t.done
 	t.mu.Unlock()
-	if done != nil {
-		<-done
+	select {
+	case <-done:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.left
+	case <-time.After(closeTime):
+		return fmt.Errorf("tegrastats did not end within %v", closeTime)
 	}
-	return nil
 }
+
+// closeTime bounds Close against a process that the kernel does not let go, as
+// one that waits for a device. It is longer than an orderly end takes.
+const closeTime = 5 * time.Second
 
 // run keeps a child running until ctx ends. It begins when the run before it,
 // whose child may still be ending, is over.
@@ -236,8 +248,14 @@ func (t *Tegrastats) attend(ctx context.Context) (err error) {
 	release := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer func() {
 		release()
-		if ended := c.end(); ended != nil && err != nil {
-			err = fmt.Errorf("%w (%w)", err, ended)
+		left, reason := c.end()
+		t.mu.Lock()
+		t.left = left
+		t.mu.Unlock()
+		for _, more := range [...]error{reason, left} {
+			if more != nil {
+				err = fmt.Errorf("%w (%w)", err, more)
+			}
 		}
 	}()
 

@@ -23,6 +23,8 @@ type stage struct {
 	play func(n int, say func(string) bool)
 	// slow is how long a child takes to be gone when it is ended.
 	slow time.Duration
+	// left is what a child leaves behind.
+	left error
 
 	mu      sync.Mutex
 	args    [][]string
@@ -54,14 +56,14 @@ func (a *actor) SetReadDeadline(at time.Time) error {
 	return nil
 }
 
-func (a *actor) end() error {
+func (a *actor) end() (left, reason error) {
 	a.Close()
 	<-a.gone
 	time.Sleep(a.s.slow)
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.s.running--
-	return nil
+	return a.s.left, nil
 }
 
 func (s *stage) start(path string, args ...string) (child, error) {
@@ -170,6 +172,46 @@ func TestTegrastats_ReopenedWhileEnding_NeverTwoAtOnce(t *testing.T) {
 		second.Close()
 		if starts, _, most := s.seen(); most != 1 || len(starts) != 2 {
 			t.Errorf("%d started, %d at once", len(starts), most)
+		}
+	})
+}
+
+// A process in a driver that hangs outlives SIGKILL.
+func TestTegrastats_DoesNotEnd_CloseReturnsAndNoSecondStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: steady, slow: time.Hour}
+		stats := s.tegrastats(TegrastatsConfig{})
+		for n := range 3 {
+			r := stats.Open()
+			synctest.Wait()
+			began := time.Now()
+			if err := r.Close(); err == nil || time.Since(began) != closeTime {
+				t.Errorf("Close %d: %v after %v", n, err, time.Since(began))
+			}
+		}
+		if starts, _, most := s.seen(); len(starts) != 1 || most != 1 {
+			t.Errorf("%d started, %d at once", len(starts), most)
+		}
+		time.Sleep(time.Hour)
+		r := stats.Open()
+		if got, err := r.Next(t.Context(), 0); err != nil {
+			t.Errorf("after it has ended: %+v, %v", got, err)
+		}
+		r.Close()
+		time.Sleep(time.Hour)
+	})
+}
+
+func TestTegrastats_LeavesProcessesBehind_CloseAndFailureSayWhich(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left := errors.New("process 7 does not end")
+		r := (&stage{play: func(int, func(string) bool) {}, left: left}).tegrastats(TegrastatsConfig{}).Open()
+		synctest.Wait()
+		if _, err := r.Latest(); !errors.Is(err, left) {
+			t.Errorf("Latest: %v", err)
+		}
+		if err := r.Close(); !errors.Is(err, left) {
+			t.Errorf("Close: %v", err)
 		}
 	})
 }
