@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// descent finds the processes that a child started, directly or not. Any of these
-// marks one: it is in the child's session, it inherited the mark in its
-// environment, or its parent is marked. What escapes is a process that did all of
-// this before it was looked for: left the session, dropped the environment, and
-// lost its parent.
+// descent finds the descendants of a child. A process is one if it is in the child's
+// session, has the mark in its environment, or has a descendant as its parent. Only a
+// process escapes that left the session, dropped its environment, and lost its parent
+// before the survey. (A subreaper would catch that one too, but is a setting of the
+// whole host program.)
 type descent struct {
 	mark   string // "NAME=value", in the child's environment and no other
 	leader identity
-	held   bool // the leader is not reaped: its number, and so that of its session, is its own
+	held   bool // the leader is not reaped, so its number belongs to it
 	known  map[identity]bool
 }
 
@@ -33,12 +33,10 @@ type identity struct {
 	start uint64
 }
 
-// markName must not contain "tegrastats" or anything else that "--stop" looks for.
 const markName = "MODELTIER_CHILD"
 
-// prepare gives the child a session of its own, so that a ^C at the host's
-// terminal does not reach it, has the kernel kill it when the host dies, and marks
-// its environment.
+// prepare makes the child a session leader, so that a ^C at the host's terminal does
+// not reach it, makes the kernel kill it when the host dies, and sets its mark.
 func prepare(cmd *exec.Cmd) *descent {
 	d := &descent{mark: markName + "=" + rand.Text(), known: make(map[identity]bool)}
 	cmd.Env = append(os.Environ(), d.mark)
@@ -50,22 +48,22 @@ func (d *descent) started(leader *os.Process) {
 	d.leader = identity{leader.Pid, startOf(leader.Pid)}
 }
 
-// Limits of ending: how long the child may take to follow SIGTERM, and how long
-// its descendants are hunted after SIGKILL.
+// maxGrace is the time between SIGTERM and SIGKILL, maxSweep the time after it in
+// which descendants have to be gone.
 const (
-	grace     = 500 * time.Millisecond
-	sweepTime = 2 * time.Second
+	maxGrace = 500 * time.Millisecond
+	maxSweep = 2 * time.Second
 )
 
-// survey notes the descendants that are there while their parents are: a child
-// whose parent died may have no other mark.
+// survey records the descendants before signals end their parents, which may be all
+// that identifies them.
 func (d *descent) survey() {
 	d.held = isChild(d.leader.pid, unix.WNOHANG) && startOf(d.leader.pid) == d.leader.start
 	d.find()
 }
 
-// end ends the child and its descendants, after survey. It leaves the child for
-// its parent to reap.
+// end ends the child and its descendants, after survey. It does not reap the child,
+// so that the number of its group and session cannot go to other processes.
 func (d *descent) end() error {
 	group := -d.leader.pid
 	if d.held {
@@ -74,12 +72,12 @@ func (d *descent) end() error {
 		go func() { exited <- isChild(d.leader.pid, 0) }() // ends with the child
 		select {
 		case d.held = <-exited:
-		case <-time.After(grace):
+		case <-time.After(maxGrace):
 			_ = unix.Kill(group, unix.SIGKILL)
 			d.held = <-exited
 		}
 	}
-	if d.held { // at one stroke, as a process that forks all the time calls for
+	if d.held { // atomic, unlike the sweep: catches a group that keeps forking
 		_ = unix.Kill(group, unix.SIGKILL)
 	}
 	began := time.Now()
@@ -88,7 +86,7 @@ func (d *descent) end() error {
 		if len(alive) == 0 {
 			return nil
 		}
-		if time.Since(began) > sweepTime {
+		if time.Since(began) > maxSweep {
 			return fmt.Errorf("%d processes that tegrastats started do not end, process %d among them", len(alive), alive[0].pid)
 		}
 		for _, one := range alive {
@@ -98,10 +96,9 @@ func (d *descent) end() error {
 	}
 }
 
-// isChild reports whether the process is a child of this one that is not reaped
-// yet. Without WNOHANG it waits until the child has exited. It is false if other
-// code has reaped the child: a host that waits for all its children or ignores
-// SIGCHLD.
+// isChild reports whether the process is a child that is not reaped yet; without
+// WNOHANG, after waiting until it has exited. It is false if the host reaps all its
+// children or ignores SIGCHLD.
 func isChild(pid, options int) bool {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT|options, nil)
@@ -111,10 +108,10 @@ func isChild(pid, options int) bool {
 	}
 }
 
-// find returns the descendants that are alive, the child included. It reaps those that became children of this process, as happens in a
-// container whose first process this is. Its cost is one look at each process of
-// the machine, and a read of at most 1 MiB for each that is younger than the
-// child.
+// find returns the living descendants and the child, if it lives. It reaps dead ones
+// that became children of this process, as happens if it is the first process of a
+// container. It reads one file for each process of the machine, and at most 1 MiB of
+// environment for each one younger than the child.
 func (d *descent) find() []identity {
 	self, err := procfs.Self()
 	if err != nil || self.PID != os.Getpid() { // /proc of another PID namespace
@@ -160,16 +157,16 @@ func (d *descent) find() []identity {
 	return alive
 }
 
-// marked reports whether the environment has the mark. That of another user's
-// process cannot be read, and is not ours to end.
+// marked reports whether the environment has the mark. The environment of another
+// user's process cannot be read.
 func (d *descent) marked(p procfs.Proc) bool {
 	env, err := p.Environ()
 	return err == nil && slices.Contains(env, d.mark)
 }
 
-// kill ends the process unless its number has gone to another. FindProcess holds
-// the process itself (pidfd, Linux 5.3), so that the number cannot change hands
-// between the look and the signal; older kernels leave that gap.
+// kill kills the process unless its number now belongs to another one. FindProcess
+// holds the process (pidfd, Linux 5.3), so the number cannot change between check and
+// signal; older kernels leave that gap.
 func (id identity) kill() {
 	p, err := os.FindProcess(id.pid)
 	if err != nil {
@@ -181,7 +178,7 @@ func (id identity) kill() {
 	}
 }
 
-// startOf returns when the process was started; 0 if /proc does not say.
+// startOf returns the start time of a process; 0 if /proc does not have it.
 func startOf(pid int) uint64 {
 	p, err := procfs.NewProc(pid)
 	if err != nil {

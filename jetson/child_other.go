@@ -7,8 +7,8 @@ import (
 	"os/exec"
 )
 
-// There is no tegrastats but on Linux. What is here lets the package build, and
-// run a program that prints the same lines: its own children are not ended.
+// descent ends the child alone. tegrastats exists on Linux only; this lets the package
+// build, and run a program that prints the same lines.
 type descent struct{ leader *os.Process }
 
 func prepare(*exec.Cmd) *descent { return &descent{} }

@@ -313,7 +313,7 @@ func TestTegrastats_GarbageLongAndCutLines_SteppedOver(t *testing.T) {
 				return
 			}
 			say("\n\x00\xff\xfe\nFailed to open x\nRAM 9/1MB\n")
-			say("RAM 5/8MB (lfb 1x4MB) " + strings.Repeat("x@1C ", mostLine) + "\n")
+			say("RAM 5/8MB (lfb 1x4MB) " + strings.Repeat("x@1C ", maxLine) + "\n")
 			say("RAM 6/") // in two pieces
 			say("8MB\r\n")
 			say("RAM 7/8MB (lfb 1x4") // and then it dies
