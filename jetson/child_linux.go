@@ -127,7 +127,8 @@ func (d *descent) find() []identity {
 	add := func(s procfs.ProcStat) {
 		id := identity{s.PID, s.Starttime}
 		d.known[id], ours[s.PID] = true, true
-		switch dead := s.State == "Z" || s.State == "X"; {
+		// A zombie with threads left is still running, and cannot be reaped yet.
+		switch dead := (s.State == "Z" || s.State == "X") && s.NumThreads <= 1; {
 		case !dead:
 			alive = append(alive, id)
 		case s.PPID == self.PID && id != d.leader:
