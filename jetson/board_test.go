@@ -129,7 +129,7 @@ func TestDetect_NoProc_DeviceTreeOfSys(t *testing.T) {
 	}
 }
 
-// A container shows the device tree and hardly anything else.
+// Most containers have the device tree and few other files.
 func TestDetect_MostFilesMissing_TellsWhatIsNotKnown(t *testing.T) {
 	root := t.TempDir()
 	writeTree(t, root, map[string]string{
@@ -255,7 +255,7 @@ func TestDetect_RootWithPatternCharacters_TakenAsItIs(t *testing.T) {
 	}
 }
 
-// The seed figures are for the 8 GB Orin Nano, whatever its release shows of it.
+// The MemTotal of an 8 GB Orin Nano differs by release.
 func TestLimitsFor_OrinNano8GB_SeedFiguresUnderEveryRelease(t *testing.T) {
 	for _, seen := range []tier.Bytes{7337, 7546, 7607, 7620, 7852, 8192} {
 		if got := LimitsFor(seen * mib); got != tier.DefaultLimits() {
@@ -305,7 +305,7 @@ func TestLimitsFor_AnyMemory_ValidAndWithinIt(t *testing.T) {
 	})
 }
 
-// The table of the page for owners is what the rule gives.
+// The table of docs/jetson.md follows from LimitsFor.
 func TestLimitsFor_DocumentedTable_IsTheRule(t *testing.T) {
 	page, err := os.ReadFile("../docs/jetson.md")
 	if err != nil {

@@ -48,11 +48,12 @@ func (d *descent) started(leader *os.Process) {
 	d.leader = identity{leader.Pid, startOf(leader.Pid)}
 }
 
-// maxGrace is the time between SIGTERM and SIGKILL, maxSweep the time after it in
-// which descendants have to be gone.
+// maxGrace is the time between SIGTERM and SIGKILL. maxSweeps bounds the search for
+// descendants after it, to about 2 s; a count, because the clock jumps over a suspend,
+// which gives them no time to exit.
 const (
-	maxGrace = 500 * time.Millisecond
-	maxSweep = 2 * time.Second
+	maxGrace  = 500 * time.Millisecond
+	maxSweeps = 45
 )
 
 // survey records the descendants before signals end their parents, which may be all
@@ -80,19 +81,20 @@ func (d *descent) end() error {
 	if d.held { // atomic, unlike the sweep: catches a group that keeps forking
 		_ = unix.Kill(group, unix.SIGKILL)
 	}
-	began := time.Now()
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+	pause := time.Millisecond
+	for sweep := 1; ; sweep++ {
 		alive := d.find()
 		if len(alive) == 0 {
 			return nil
 		}
-		if time.Since(began) > maxSweep {
+		if sweep == maxSweeps {
 			return fmt.Errorf("%d processes that tegrastats started do not end, process %d among them", len(alive), alive[0].pid)
 		}
 		for _, one := range alive {
 			one.kill()
 		}
 		time.Sleep(pause)
+		pause = min(2*pause, 50*time.Millisecond)
 	}
 }
 

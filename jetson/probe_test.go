@@ -41,7 +41,7 @@ func mustMemory(t *testing.T, p *Probe) tier.Memory {
 	return m
 }
 
-// note returns the note that holds the words; "" where there is none.
+// note returns the note with the words; "" if there is none.
 func note(m tier.Memory, words string) string {
 	for _, n := range m.Notes {
 		if strings.Contains(n, words) {
@@ -178,8 +178,7 @@ func TestProbe_ContextEndsWhileItWaits_ItsCause(t *testing.T) {
 	})
 }
 
-// The default interval of a board without /proc/meminfo: a Manager gives a probe a
-// second.
+// A Manager gives a probe a second, also on a board without /proc/meminfo.
 func TestProbe_WithoutProcfs_FirstReadingWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := fixtureOrinNano8.tree()
@@ -211,8 +210,8 @@ func TestProbe_WithoutProcfs_FirstReadingWithinASecond(t *testing.T) {
 	})
 }
 
-// The owner wants a line every 2 s, the caller an answer within one: the first
-// says that it has to wait, the others come from the line before and say so.
+// With a line every 2 s and a second for each answer, the first call fails and the
+// others use the previous line, with a note.
 func TestProbe_WithoutProcfsAndLinesTooRare_LastLineWithItsAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := fixtureOrinNano8.tree()
@@ -252,7 +251,7 @@ func TestProbe_WithoutProcfsAndLinesTooRare_LastLineWithItsAge(t *testing.T) {
 	})
 }
 
-// inner is a probe that gives what it is told, and counts its closing.
+// inner is a probe with a fixed answer. It counts its closing.
 type inner struct {
 	m      tier.Memory
 	err    error
@@ -448,7 +447,7 @@ func TestProbe_PartStatus_TellsBoardTegrastatsAndLastLine(t *testing.T) {
 		if p.PartStatus().(ProbeStatus).Notes[0] = "changed"; p.PartStatus().(ProbeStatus).Notes[0] == "changed" {
 			t.Error("the status is not a copy")
 		}
-		time.Sleep(8 * time.Second)
+		time.Sleep(7500 * time.Millisecond)
 		if got := told(); got.GPU != nil || got.LastLine.IsZero() || !strings.Contains(got.Failure, "stale") {
 			t.Errorf("stale: %+v", got)
 		}

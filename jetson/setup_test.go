@@ -19,7 +19,7 @@ func FuzzPowerModes(f *testing.F) {
 	})
 }
 
-// The IDs of one and the same mode differ between firmwares.
+// The ID of a mode differs between firmwares.
 func TestReadPower_WithoutStatus_DefaultOfTheConfiguration(t *testing.T) {
 	files := fixtureOrinNano8.tree()
 	delete(files, "var/lib/nvpmodel/status")
@@ -90,7 +90,7 @@ func TestAdvise_EachBoard_WhatItsOwnerCouldChange(t *testing.T) {
 	}
 }
 
-// The ID of the advised mode is the one that this board's file gives it.
+// The ID comes from this board's nvpmodel.conf.
 func TestAdvise_PowerMode_CommandHasThisBoardsID(t *testing.T) {
 	for _, a := range fixtureOrinNano8.detect(t).Advise("") {
 		if strings.HasPrefix(a.What, "Use power mode") {

@@ -70,8 +70,8 @@ func TestLoading_EveryKind_PlausibleFigures(t *testing.T) {
 	}
 }
 
-// sizedFile writes a file beside the tests, since the folder for temporary files
-// may be in memory.
+// sizedFile writes a file beside the tests, because the folder for temporary files may
+// be in memory.
 func sizedFile(t *testing.T, size int) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(".", "rate-test-")
