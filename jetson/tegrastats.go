@@ -203,7 +203,10 @@ func (r *Reader) Close() error {
 	case <-done:
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		return t.left
+		if t.left != nil {
+			return fmt.Errorf("jetson: %w", t.left)
+		}
+		return nil
 	case <-time.After(closeTime):
 		return fmt.Errorf("jetson: tegrastats did not end within %v", closeTime)
 	}
