@@ -3,7 +3,13 @@ package jetson
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -11,49 +17,48 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// ErrNotJetson: the machine is none of NVIDIA's Tegra boards.
+// ErrNotJetson: the machine is not one of NVIDIA's Tegra boards.
 var ErrNotJetson = errors.New("not a Jetson board")
 
-// Options say where a board is looked for. The zero value is the machine that
-// the process runs on.
+// Options of detection. The zero value means the machine that the process runs on.
 type Options struct {
-	// Root stands before /proc, /sys, /etc and all else that is read. "": nothing.
+	// Root is the folder that holds proc, sys and etc. "": the root folder.
 	Root string
-	// Tegrastats is how tegrastats is run.
+	// Tegrastats configures how tegrastats is run.
 	Tegrastats TegrastatsConfig
 }
 
-// Board is what was found out about the board when it was detected. It does not
-// change afterwards; its methods may be called from any goroutine.
+// Board is what detection found. It does not change afterwards; its methods may
+// be called from any goroutine.
 type Board struct {
 	// Model is the name in the device tree: "NVIDIA Jetson Orin Nano Developer
-	// Kit", …. "": there is no device tree to read.
+	// Kit", …. "": no device tree.
 	Model string
-	// Family is what the board is, by the part number of its module.
+	// Family is the kind of board, by the part number of its module.
 	Family Family
 	// SoC is the chip: "tegra234" (Orin), "tegra264" (Thor), ….
 	SoC string
-	// Memory is what the system sees: less than what the module has, since
-	// firmware and devices keep a part.
+	// Memory is MemTotal: less than the module has, because firmware and devices
+	// keep a part.
 	Memory tier.Bytes
 	// Release is the L4T release. Zero: not known, as in most containers.
 	Release Release
-	// Power is the power mode in force and PowerModes are those to choose from, in
-	// the order of nvpmodel.conf. Zero and empty: not known.
+	// Power is the current power mode and PowerModes are all modes, in the order of
+	// nvpmodel.conf. Zero and empty: not known.
 	Power      PowerMode
 	PowerModes []PowerMode
-	// Swaps are the swap devices in use, zram among them.
+	// Swaps are the active swap devices, zram included.
 	Swaps []Swap
 	// Root is the device of the root file system.
 	Root Storage
-	// NVMe says that there is an NVMe disk, the root or another.
+	// NVMe reports an NVMe disk, the root or another.
 	NVMe bool
-	// Desktop says that the board boots into its graphical desktop.
+	// Desktop reports that the board boots into its graphical desktop.
 	Desktop bool
-	// LockLimit is how many bytes this process may lock in memory;
-	// tier.Unlimited where there is no bound. Not Known: /proc does not say.
+	// LockLimit is how many bytes this process may lock in memory; tier.Unlimited
+	// for no bound. Not Known: /proc does not say.
 	LockLimit Opt[tier.Bytes]
-	// Faults say in words what could not be found out, and why.
+	// Faults are sentences about what could not be determined, and why.
 	Faults []string
 
 	root  string
@@ -61,11 +66,11 @@ type Board struct {
 	slow  throttles
 }
 
-// standInInterval is that of a tegrastats that stands in for /proc/meminfo. Its
-// first line then comes in time for whoever gives a probe a second.
+// standInInterval is used if tegrastats replaces a missing /proc/meminfo: its first
+// line then arrives within the second that a Manager gives a probe.
 const standInInterval = 250 * time.Millisecond
 
-// Detect finds out what board this is. On any other machine the error unwraps to
+// Detect identifies the board. On any other machine the error unwraps to
 // ErrNotJetson. It reads some files, runs nothing, and needs no privileges.
 func Detect() (*Board, error) { return DetectIn(Options{}) }
 
@@ -84,16 +89,12 @@ func DetectIn(o Options) (*Board, error) {
 		o.Tegrastats.Interval = standInInterval
 	}
 	b.stats = NewTegrastats(o.Tegrastats)
-	if err := b.readPower(); err != nil {
-		b.fault("power mode", err)
-	}
-	if err := b.readSwaps(); err != nil {
-		b.fault("swap", err)
-	}
+	b.fault("power mode", b.readPower())
 	var err error
-	if b.Root, err = b.StorageOf(string(filepath.Separator)); err != nil {
-		b.fault("root device", err)
-	}
+	b.Swaps, err = readSwaps(b.path("proc"))
+	b.fault("swap", err)
+	b.Root, err = b.StorageOf(string(filepath.Separator))
+	b.fault("root device", err)
 	b.NVMe = len(glob(root, "sys/class/nvme/nvme*")) > 0
 	b.Desktop = b.graphical()
 	b.slow = findThrottles(b.path("sys"))
@@ -104,15 +105,18 @@ func (b *Board) path(names ...string) string {
 	return filepath.Join(append([]string{b.root}, names...)...)
 }
 
+// fault notes why something is not known; a nil error is none.
 func (b *Board) fault(what string, err error) {
-	b.Faults = append(b.Faults, fmt.Sprintf("The %s is not known: %v.", what, err))
+	if err != nil {
+		b.Faults = append(b.Faults, fmt.Sprintf("The %s is not known: %v.", what, err))
+	}
 }
 
 // identify reads the device tree and the release.
 func (b *Board) identify() error {
 	tree := b.path("proc", "device-tree")
 	compatible, errTree := readText(filepath.Join(tree, "compatible"))
-	if errTree != nil { // where the link in /proc leads, for a system without /proc
+	if errTree != nil { // the target of the link in /proc, for a system without /proc
 		tree = b.path("sys", "firmware", "devicetree", "base")
 		if text, err := readText(filepath.Join(tree, "compatible")); err == nil {
 			compatible, errTree = text, nil
@@ -121,14 +125,13 @@ func (b *Board) identify() error {
 	b.Model, _ = readLine(filepath.Join(tree, "model"))
 	release, errRelease := readLine(b.path("etc", "nv_tegra_release"))
 
-	var part string
-	b.SoC, part = readCompatible(compatible)
-	b.Family = familyOf(part, b.Model, b.SoC)
+	if b.SoC, b.Family = readCompatible(compatible); b.Family == UnknownFamily {
+		b.Family = familyByName(b.Model, b.SoC)
+	}
 	switch {
 	case errRelease == nil:
-		if b.Release, errRelease = ParseRelease(release); errRelease != nil {
-			b.fault("release", errRelease)
-		}
+		b.Release, errRelease = ParseRelease(release)
+		b.fault("release", errRelease)
 	case b.SoC != "":
 		b.fault("release", errRelease)
 	case errTree != nil:
@@ -139,16 +142,16 @@ func (b *Board) identify() error {
 	return nil
 }
 
-// measureMemory reads how much memory there is and how much may be locked.
+// measureMemory reads MemTotal and the limit of locked memory.
 func (b *Board) measureMemory() {
 	pfs, err := procfs.NewFS(b.path("proc"))
 	if err != nil {
 		b.fault("memory", err)
 		return
 	}
-	if info, err := pfs.Meminfo(); err != nil {
-		b.fault("memory", err)
-	} else if info.MemTotalBytes != nil {
+	info, err := pfs.Meminfo()
+	b.fault("memory", err)
+	if info.MemTotalBytes != nil {
 		b.Memory = bytes(info.MemTotalBytes)
 	}
 	self, err := pfs.Self()
@@ -168,11 +171,237 @@ func (b *Board) measureMemory() {
 // Tegrastats returns the board's tegrastats, which its probes share.
 func (b *Board) Tegrastats() *Tegrastats { return b.stats }
 
-// Probe returns a probe of the board's memory. Probes of one board share one
-// tegrastats. Close it; a Manager that was given it does so.
-func (b *Board) Probe() *Probe { return b.ProbeWith(ProbeOptions{}) }
+// Probe returns a probe of the board's memory. Close it; a Manager closes the
+// probe that it was given.
+func (b *Board) Probe() *Probe {
+	own := ownBytes{proc: b.path("proc")}
+	return &Probe{family: b.Family, stats: b.stats, slow: b.slow, own: own, bytes: own}
+}
 
-// ProbeWith is Probe with options.
-func (b *Board) ProbeWith(o ProbeOptions) *Probe {
-	return newProbe(b.stats, b.slow, ownBytes{proc: b.path("proc")}, o)
+// Limits returns limits for the board's memory: those of [LimitsFor].
+func (b *Board) Limits() tier.Limits { return LimitsFor(b.Memory) }
+
+// LimitsFor returns limits for a board with that MemTotal. On an 8 GB Orin Nano,
+// under every release, they are 5 GiB of ram, 10 GiB of swap and 1 GiB reserved. For
+// other boards, with module the memory of the module (MemTotal rounded up to a power
+// of two):
+//
+//	Reserved = module/8, between 512 MiB and 4 GiB
+//	RAM      = module − module/16 − 1.5 GiB − Reserved
+//	           module/16: at most what firmware and devices keep back
+//	           (measured: 8 GB 0.5, 16 GB 0.7, 64 GB 2.6, 128 GB 5.2 GiB);
+//	           1.5 GiB: kernel, drivers and services without a desktop
+//	           (an idle Orin Nano uses 1.2 to 1.3 GiB),
+//	           and at most MemTotal − Reserved − 1 GiB, for boards whose
+//	           firmware keeps back more; in steps of 256 MiB
+//	Swap     = 2 × RAM
+//	MaxModel = Swap + Swap/20
+//
+// Swap counts weights that stay in their files, so it needs no swap device, and
+// zram adds nothing to it. An unknown size (zero or less) gives tier.DefaultLimits.
+func LimitsFor(seen tier.Bytes) tier.Limits {
+	if seen <= 0 {
+		return tier.DefaultLimits()
+	}
+	const maxMemory, step tier.Bytes = 1 << 50, 256 * tier.MiB // maxMemory keeps the arithmetic from overflowing
+	seen = min(seen, maxMemory)
+	module := tier.Bytes(1) << bits.Len64(uint64(seen-1))
+	reserved := min(max(module/8, 512*tier.MiB), 4*tier.GiB)
+	ram := min(module-module/16-3*tier.GiB/2-reserved, seen-reserved-1*tier.GiB)
+	ram = max(ram/step*step, step)
+	swap := 2 * ram
+	return tier.Limits{RAM: ram, Swap: swap, Reserved: reserved, MaxModel: swap + swap/20}
+}
+
+// Family is a kind of board.
+type Family string
+
+const (
+	UnknownFamily Family = ""
+	Thor          Family = "Jetson AGX Thor"
+	AGXOrin       Family = "Jetson AGX Orin"
+	OrinNX        Family = "Jetson Orin NX"
+	OrinNano      Family = "Jetson Orin Nano"
+	AGXXavier     Family = "Jetson AGX Xavier"
+	XavierNX      Family = "Jetson Xavier NX"
+	TX2           Family = "Jetson TX2"
+	TX1           Family = "Jetson TX1"
+	Nano          Family = "Jetson Nano"
+)
+
+// String returns the name; "Tegra board" for UnknownFamily.
+func (f Family) String() string {
+	if f == UnknownFamily {
+		return "Tegra board"
+	}
+	return string(f)
+}
+
+// modules maps part numbers of modules to families. A table of memory sizes would
+// be wrong for later modules: the kernel knows them.
+var modules = []struct {
+	prefix string
+	family Family
+}{
+	{"p3834-", Thor},
+	{"p3701-", AGXOrin},
+	{"p3767-0000", OrinNX},
+	{"p3767-0001", OrinNX},
+	{"p3767-", OrinNano}, // 0003 8 GB, 0004 4 GB, 0005 the developer kit's
+	{"p2888-", AGXXavier},
+	{"p3668-", XavierNX},
+	{"p3310-", TX2},
+	{"p3489-", TX2},
+	{"p3636-", TX2}, // TX2 NX
+	{"p2180-", TX1},
+	{"p3448-", Nano},
+}
+
+// readCompatible returns the chip and the module's family from "compatible" of the
+// device tree: strings that end in NUL, the most specific first, such as
+// "nvidia,p3768-0000+p3767-0005-super" (carrier and module; a carrier takes several
+// modules) and "nvidia,p3767-0005".
+func readCompatible(text string) (soc string, family Family) {
+	for entry := range strings.SplitSeq(text, "\x00") {
+		name, ok := strings.CutPrefix(entry, "nvidia,")
+		if !ok {
+			continue
+		}
+		if strings.HasPrefix(name, "tegra") && soc == "" {
+			soc = name
+		}
+		for part := range strings.SplitSeq(name, "+") {
+			for _, m := range modules {
+				if family == UnknownFamily && strings.HasPrefix(part, m.prefix) {
+					family = m.family
+				}
+			}
+		}
+	}
+	return soc, family
+}
+
+// familyByName is for a device tree without a known part number. It tries longer
+// names first, because "Orin Nano" also contains "Nano".
+func familyByName(model, soc string) Family {
+	for _, f := range [...]Family{Thor, AGXOrin, OrinNX, OrinNano, AGXXavier, XavierNX, TX2, TX1, Nano} {
+		if strings.Contains(model, strings.TrimPrefix(string(f), "Jetson ")) {
+			return f
+		}
+	}
+	if soc == "tegra264" {
+		return Thor // the chip of no other family
+	}
+	return UnknownFamily
+}
+
+// Release is a release of L4T, NVIDIA's Linux for Tegra.
+type Release struct {
+	Major    int    // 36 of R36.4.7
+	Revision string // "4.7"
+}
+
+// IsZero reports whether the release is unknown.
+func (r Release) IsZero() bool { return r == Release{} }
+
+// String returns "R36.4.7", or "unknown".
+func (r Release) String() string {
+	if r.IsZero() {
+		return "unknown"
+	}
+	return "R" + strconv.Itoa(r.Major) + "." + r.Revision
+}
+
+// jetpacks are the releases whose exact JetPack is known.
+var jetpacks = map[string]string{
+	"R36.4.4": "6.2.1",
+	"R36.4.7": "6.2.1",
+	"R36.5":   "6.2.2",
+	"R36.5.0": "6.2.2",
+	"R38.4":   "7.1",
+	"R38.4.0": "7.1",
+	"R39.2":   "7.2",
+	"R39.2.0": "7.2",
+}
+
+// JetPack returns the JetPack version of the release: "6.2.1" if it is known
+// exactly, otherwise the major version, or "".
+func (r Release) JetPack() string {
+	if known := jetpacks[r.String()]; known != "" {
+		return known
+	}
+	switch {
+	case r.Major >= 38:
+		return "7"
+	case r.Major >= 36:
+		return "6"
+	case r.Major >= 34:
+		return "5"
+	case r.Major == 31 || r.Major == 32:
+		return "4"
+	}
+	return ""
+}
+
+// ParseRelease reads the first line of /etc/nv_tegra_release:
+// "# R36 (release), REVISION: 4.7, GCID: …". The error unwraps to
+// tier.ErrInvalid.
+func ParseRelease(line string) (Release, error) {
+	first, rest, _ := strings.Cut(line, ",")
+	first = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(first), "#"))
+	number, _, _ := strings.Cut(strings.TrimPrefix(first, "R"), " ")
+	major, err := strconv.Atoi(number)
+	if err != nil || major <= 0 || major > 999 || !strings.HasPrefix(first, "R") {
+		return Release{}, badRelease(line)
+	}
+	for field := range strings.SplitSeq(rest, ",") {
+		revision, ok := strings.CutPrefix(strings.TrimSpace(field), "REVISION:")
+		if revision = strings.TrimSpace(revision); ok && revision != "" && strings.Trim(revision, "0123456789.") == "" {
+			return Release{Major: major, Revision: strings.Clone(revision)}, nil
+		}
+	}
+	return Release{}, badRelease(line)
+}
+
+func badRelease(line string) error {
+	return &tier.InvalidError{
+		Field: "nv_tegra_release", Value: strconv.Quote(line[:min(len(line), 64)]),
+		Rule: `must be "# R36 (release), REVISION: 4.7, …"`,
+	}
+}
+
+// maxFile bounds the read of each file that describes the board. The longest,
+// nvpmodel.conf, has about 20 KiB.
+const maxFile = 256 << 10
+
+// readText returns at most the first maxFile bytes of a file.
+func readText(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile))
+	return string(text), err
+}
+
+// readLine returns the first line of a file, without the blanks around it and the
+// NUL that ends strings of the device tree.
+func readLine(path string) (string, error) {
+	text, err := readText(path)
+	line, _, _ := strings.Cut(text, "\n")
+	return strings.Trim(line, " \t\r\x00"), err
+}
+
+// glob returns the files below root that match, sorted. Pattern characters in the
+// root's own name have no meaning.
+func glob(root, pattern string) []string {
+	found, err := fs.Glob(os.DirFS(root), pattern)
+	if err != nil {
+		return nil
+	}
+	for i := range found {
+		found[i] = filepath.Join(root, filepath.FromSlash(found[i]))
+	}
+	return found
 }

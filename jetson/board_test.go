@@ -4,10 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -127,7 +129,7 @@ func TestDetect_NoProc_DeviceTreeOfSys(t *testing.T) {
 	}
 }
 
-// A container shows the device tree and hardly anything else.
+// Most containers have the device tree and few other files.
 func TestDetect_MostFilesMissing_TellsWhatIsNotKnown(t *testing.T) {
 	root := t.TempDir()
 	writeTree(t, root, map[string]string{
@@ -175,7 +177,7 @@ func TestDetect_DamagedFiles_NoPanicAndTold(t *testing.T) {
 	}
 }
 
-func TestFamilyOf_WithoutPartNumber_GoesByTheName(t *testing.T) {
+func TestFamilyByName_LongerNamesFirst(t *testing.T) {
 	for model, want := range map[string]Family{
 		"NVIDIA Jetson Orin Nano Developer Kit":     OrinNano,
 		"NVIDIA Jetson Nano Developer Kit":          Nano,
@@ -190,11 +192,11 @@ func TestFamilyOf_WithoutPartNumber_GoesByTheName(t *testing.T) {
 		"NVIDIA Jetson AGX Xavier Industrial":       AGXXavier,
 		"NVIDIA Tegra with a name that is not told": UnknownFamily,
 	} {
-		if got := familyOf("", model, "tegra234"); got != want {
+		if got := familyByName(model, "tegra234"); got != want {
 			t.Errorf("%q: %v, want %v", model, got, want)
 		}
 	}
-	if got := familyOf("", "a carrier of one's own", "tegra264"); got != Thor {
+	if got := familyByName("a carrier of one's own", "tegra264"); got != Thor {
 		t.Errorf("by chip: %v", got)
 	}
 	if got := UnknownFamily.String(); got != "Tegra board" {
@@ -244,109 +246,85 @@ func FuzzParseRelease(f *testing.F) {
 	})
 }
 
-func FuzzPowerModes(f *testing.F) {
-	f.Add(fixtureOrinNano8.tree()["etc/nvpmodel.conf"], "pmode:0001 fmode:quiet")
-	f.Fuzz(func(t *testing.T, conf, status string) {
-		modes, _ := parsePowerModes(conf)
-		for _, m := range modes {
-			if m.Name == "" {
-				t.Errorf("a mode without a name in %q", conf)
-			}
-		}
-		most(modes)
-		parsePowerStatus(status)
-	})
-}
-
-// The IDs of one and the same mode differ between firmwares.
-func TestReadPower_WithoutStatus_DefaultOfTheConfiguration(t *testing.T) {
-	files := fixtureOrinNano8.tree()
-	delete(files, "var/lib/nvpmodel/status")
-	files["etc/nvpmodel.conf"] = strings.Replace(files["etc/nvpmodel.conf"], "DEFAULT=0", "DEFAULT=2", 1)
-	root := t.TempDir()
-	writeTree(t, root, files)
-	b, err := DetectIn(Options{Root: root})
-	if err != nil || b.Power.Name != "MAXN_SUPER" {
-		t.Errorf("%v, %v", b.Power, err)
-	}
-}
-
-func TestMost_OfModes_GoesByName(t *testing.T) {
-	for names, want := range map[string]string{
-		"15W 25W MAXN_SUPER 7W": "MAXN_SUPER",
-		"MAXN 10W 15W 25W":      "MAXN",
-		"15W 7W":                "15W",
-		"10W 7W_AI 7W_CPU":      "10W",
-		"MODE_15W_2CORE MODE_20W_6CORE MODE_10W_DESK": "MODE_20W_6CORE",
-		"120W MAXN": "MAXN",
-		"FAST SLOW": "",
-		"":          "",
-	} {
-		var modes []PowerMode
-		for id, name := range strings.Fields(names) {
-			modes = append(modes, PowerMode{ID: id, Name: name})
-		}
-		if got, ok := most(modes); got.Name != want || ok != (want != "") {
-			t.Errorf("%q: %v, %v", names, got, ok)
-		}
-	}
-}
-
-func TestStorageOf_Path_GoesByItsMount(t *testing.T) {
-	b := fixtureOrinNano8.detect(t)
-	for path, want := range map[string]Storage{
-		"/":               {Kind: SD, Disk: "mmcblk0", Mount: "/", FileSystem: "ext4"},
-		"/home/a/models":  {Kind: SD, Disk: "mmcblk0", Mount: "/", FileSystem: "ext4"},
-		"/ssd":            {Kind: NVMe, Disk: "nvme0n1", Mount: "/ssd", FileSystem: "ext4"},
-		"/ssd/models/":    {Kind: NVMe, Disk: "nvme0n1", Mount: "/ssd", FileSystem: "ext4"},
-		"/ssdx":           {Kind: SD, Disk: "mmcblk0", Mount: "/", FileSystem: "ext4"},
-		"/mnt/nas/models": {Mount: "/mnt/nas", FileSystem: "nfs4"},
-	} {
-		got, err := b.StorageOf(path)
-		if err != nil {
-			t.Error(err)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", path, diff)
-		}
-	}
-}
-
-// An encrypted root is a device mapper over a partition; btrfs has a number of
-// its own and names a device as its source.
-func TestStorageOf_LayeredDevice_FindsTheDisk(t *testing.T) {
-	f := fixtureOrinNX
-	files := f.tree()
-	files["proc/1/mountinfo"] = "21 1 253:0 / / rw shared:1 - ext4 /dev/mapper/root rw\n" +
-		"22 21 0:50 / /data rw shared:2 - btrfs /dev/nvme0n1p1 rw\n"
-	files["sys/devices/virtual/block/dm-0/slaves/nvme0n1p1"] = "-> ../../../../platform/bus@0/14160000.pcie/pci0004:00/nvme/nvme0/nvme0n1/nvme0n1p1"
-	files["sys/dev/block/253:0"] = "-> ../../devices/virtual/block/dm-0"
-	files["sys/class/block/nvme0n1p1"] = "-> ../../devices/platform/bus@0/14160000.pcie/pci0004:00/nvme/nvme0/nvme0n1/nvme0n1p1"
-	root := t.TempDir()
-	writeTree(t, root, files)
-	b, err := DetectIn(Options{Root: root})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{"/", "/data"} {
-		if s, err := b.StorageOf(path); err != nil || s.Kind != NVMe || s.Disk != "nvme0n1" {
-			t.Errorf("%s: %+v, %v", path, s, err)
-		}
-	}
-}
-
-func TestSwaps_Zram_WithTheMemoryItHolds(t *testing.T) {
-	b := fixtureOrinNano8.detect(t)
-	if len(b.Swaps) != 6 || !b.Swaps[0].Zram || b.Swaps[0].Priority != 5 || b.Swaps[0].Used != 10*mib || b.Swaps[0].Held != 180*mib {
-		t.Errorf("%+v", b.Swaps)
-	}
-}
-
 func TestDetect_RootWithPatternCharacters_TakenAsItIs(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "a[b]*")
 	writeTree(t, root, fixtureOrinNano8.tree())
 	b, err := DetectIn(Options{Root: root})
 	if err != nil || len(b.slow.heat) != 2 || !b.NVMe {
 		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+// The MemTotal of an 8 GB Orin Nano differs by release.
+func TestLimitsFor_OrinNano8GB_SeedFiguresUnderEveryRelease(t *testing.T) {
+	for _, seen := range []tier.Bytes{7337, 7546, 7607, 7620, 7852, 8192} {
+		if got := LimitsFor(seen * mib); got != tier.DefaultLimits() {
+			t.Errorf("%d MB: %+v", seen, got)
+		}
+	}
+}
+
+func TestLimitsFor_OtherBoards_ByTheStatedRule(t *testing.T) {
+	for _, c := range []struct {
+		seen          tier.Bytes // MiB, as printed by tegrastats
+		ram, reserved tier.Bytes // MiB
+	}{
+		{3964, 1792, 512},      // Nano, and about an Orin Nano 4 GB
+		{6450, 4352, 1024},     // Orin Nano with old firmware
+		{6851, 4608, 1024},     // Xavier NX, JetPack 5
+		{15388, 11776, 2048},   // Orin NX 16 GB
+		{30536, 25088, 4096},   // AGX Orin 32 GB
+		{62841, 55808, 4096},   // AGX Orin 64 GB
+		{125772, 117248, 4096}, // Thor
+		{24402, 19200, 4096},   // a DRIVE-class Orin
+		{1024, 256, 512},       // less than any board has
+		{1, 256, 512},          //
+	} {
+		got := LimitsFor(c.seen * mib)
+		if got.RAM != c.ram*mib || got.Reserved != c.reserved*mib || got.Swap != 2*got.RAM || got.MaxModel != got.Swap+got.Swap/20 {
+			t.Errorf("%d MB: ram %v (%d), reserved %v, swap %v, max model %v", c.seen, got.RAM, got.RAM/mib, got.Reserved, got.Swap, got.MaxModel)
+		}
+	}
+	for _, seen := range []tier.Bytes{0, -1, tier.None} {
+		if LimitsFor(seen) != tier.DefaultLimits() {
+			t.Errorf("%d: %+v", seen, LimitsFor(seen))
+		}
+	}
+}
+
+func TestLimitsFor_AnyMemory_ValidAndWithinIt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seen := tier.Bytes(rapid.Int64().Draw(t, "seen"))
+		l := LimitsFor(seen)
+		if err := l.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		if seen >= 2*tier.GiB && l.RAM.Plus(l.Reserved) > seen-tier.GiB+256*mib {
+			t.Fatalf("%v seen: ram %v and %v reserved leave nothing to the system", seen, l.RAM, l.Reserved)
+		}
+	})
+}
+
+// The table of docs/jetson.md follows from LimitsFor.
+func TestLimitsFor_DocumentedTable_IsTheRule(t *testing.T) {
+	page, err := os.ReadFile("../docs/jetson.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gib := func(b tier.Bytes) string { return strconv.FormatFloat(b.GB(), 'f', -1, 64) + " GiB" }
+	for board, seen := range map[string]tier.Bytes{
+		"Nano, Orin Nano 4 GB": 3964, "Orin Nano 8 GB": 7620, "Xavier NX 8 GB, JetPack 5": 6851,
+		"Orin NX 16 GB": 15656, "AGX Orin 64 GB": 62841, "Thor 128 GB": 125811,
+	} {
+		l := LimitsFor(seen * mib)
+		found := false
+		for line := range strings.Lines(strings.ReplaceAll(string(page), "**", "")) {
+			if strings.HasPrefix(line, "| "+board+" |") {
+				found = strings.HasSuffix(strings.TrimSpace(line), "| "+gib(l.RAM)+" | "+gib(l.Swap)+" | "+gib(l.Reserved)+" |")
+			}
+		}
+		if !found {
+			t.Errorf("%s: the page does not say %s, %s, %s", board, gib(l.RAM), gib(l.Swap), gib(l.Reserved))
+		}
 	}
 }

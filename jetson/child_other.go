@@ -5,14 +5,21 @@ package jetson
 import (
 	"os"
 	"os/exec"
-	"syscall"
 )
 
-// There is no tegrastats but on Linux. What is here lets the package build, and
-// run a program that prints the same lines.
+// descent ends the child alone. tegrastats exists on Linux only; this lets the package
+// build, and run a program that prints the same lines.
+type descent struct{ leader *os.Process }
 
-func childAttributes() *syscall.SysProcAttr { return nil }
+func prepare(*exec.Cmd) *descent { return &descent{} }
 
-func terminate(p *os.Process) { _ = p.Kill() }
+func (d *descent) started(leader *os.Process) { d.leader = leader }
 
-func byUs(e *exec.ExitError) bool { return !e.Exited() }
+func (d *descent) survey() {}
+
+func (d *descent) end() error {
+	_ = d.leader.Kill() // fails only if it has ended
+	return nil
+}
+
+func killed(e *exec.ExitError) bool { return !e.Exited() }

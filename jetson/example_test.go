@@ -27,7 +27,7 @@ func ExampleParse() {
 	// EMC load known: false
 }
 
-// Off a Jetson a program goes on with the defaults.
+// On other machines a program keeps the defaults.
 func ExampleDetect() {
 	limits, probe := tier.DefaultLimits(), tier.MemoryProbe(nil)
 	board, err := jetson.Detect()

@@ -30,8 +30,7 @@ func writeTree(t testing.TB, root string, files map[string]string) {
 	}
 }
 
-// fixture is a board as its files show it. They are made from what is documented
-// of each board, not copied from one.
+// fixture is a made-up board: its files follow the documents of each board.
 type fixture struct {
 	model      string
 	compatible []string

@@ -10,15 +10,13 @@ import (
 
 // Parse reads one line of tegrastats, of any release from L4T R24 to R39.
 //
-// A line is a reading if it has RAM. What opens the line (time, RAM, SWAP, IRAM, and
-// the cores as far as their closing bracket) must be well formed: where it is not,
-// the line is damaged and the error, a *tier.InvalidError, names the field. All the
-// rest is read item by item, in any order; an item in a form that is not known goes
-// to Unknown and harms nothing.
+// A line is a reading if it has RAM. Its head (time, RAM, SWAP, IRAM, and the cores up
+// to their closing bracket) must be well formed; otherwise the line is damaged and the
+// error, a *tier.InvalidError, names the field. The rest is read item by item, in any
+// order; an item of unknown form goes to Unknown and does no harm.
 //
 // Parse allocates once for the lists of a reading of usual length, and never in
-// proportion to a number that the line claims. It keeps parts of line in the
-// Reading.
+// proportion to a number in the line. The Reading refers to parts of line.
 func Parse(line string) (Reading, error) {
 	p := parser{scanner: scanner{s: line}}
 	if err := p.line(); err != nil {
@@ -32,13 +30,13 @@ type parser struct {
 	scanner
 	r   Reading
 	ram bool
-	// lists is where the Reading's lists begin. A line with more of a kind than
-	// there is room for grows that list alone.
+	// lists is the memory of the Reading's lists. A list that outgrows its part moves
+	// alone.
 	lists    *lists
 	clusters []Cluster // of all engines
 }
 
-// lists is one allocation for all lists of a Reading, with room for the longest
+// lists is one allocation for all lists of a Reading, large enough for the longest
 // real lines: Thor has 14 cores, 12 engines and 3 GPU clusters, Orin NX 9
 // temperatures, TX2 6 rails.
 type lists struct {
@@ -89,22 +87,22 @@ func (p *parser) line() error {
 		}
 	}
 	if !p.ram {
-		return fault("RAM", p.s, `must be in every line: "RAM used/totalMB (lfb NxSize)"`)
+		return damaged("RAM", p.s, `must be in every line: "RAM used/totalMB (lfb NxSize)"`)
 	}
 	return nil
 }
 
-// unknown sets the token that began at from aside.
+// unknown adds the token that began at from to Unknown.
 func (p *parser) unknown(from int) {
 	p.i = from
 	p.r.Unknown = append(p.r.Unknown, p.rest(from))
 }
 
-// fault is a damaged line. The value in it is bounded, however long the line is.
-func fault(field, value, rule string) error {
-	const most = 48
-	quoted := strconv.Quote(value[:min(len(value), most)])
-	if len(value) > most {
+// damaged returns the error of a damaged line, with a bounded part of it.
+func damaged(field, value, rule string) error {
+	const maxValue = 48
+	quoted := strconv.Quote(value[:min(len(value), maxValue)])
+	if len(value) > maxValue {
 		quoted += "…"
 	}
 	return &tier.InvalidError{Field: "tegrastats " + field, Value: quoted, Rule: rule}
@@ -125,45 +123,33 @@ func (p *parser) time() error {
 	ok := p.field(&f[0], 1, 12) && p.char('-') && p.field(&f[1], 1, 31) && p.char('-') && p.field(&f[2], 1970, 9999)
 	ok = ok && p.peek() != 0
 	ok = ok && p.field(&f[3], 0, 23) && p.char(':') && p.field(&f[4], 0, 59) && p.char(':') && p.field(&f[5], 0, 59)
-	if !ok || !p.ended() || f[1] > daysIn(f[0], f[2]) {
-		return fault("time", p.s[from:], "must be MM-DD-YYYY HH:MM:SS")
+	// time.Date turns 31 April into 1 May.
+	if !ok || !p.ended() || time.Date(f[2], time.Month(f[0]), f[1], 0, 0, 0, 0, time.UTC).Day() != f[1] {
+		return damaged("time", p.s[from:], "must be MM-DD-YYYY HH:MM:SS")
 	}
 	p.r.Time = time.Date(f[2], time.Month(f[0]), f[1], f[3], f[4], f[5], 0, time.Local)
 	return nil
 }
 
-// field reads a number between least and most, of two digits or of four.
-func (s *scanner) field(v *int, least, most int) bool {
+// field reads a number from minValue to maxValue, of two digits or of four.
+func (s *scanner) field(v *int, minValue, maxValue int) bool {
 	from := s.i
-	n, ok := s.number(int64(most))
+	n, ok := s.number(int64(maxValue))
 	*v = int(n)
-	return ok && *v >= least && (s.i-from == 2 || s.i-from == 4 && most > 99)
+	return ok && *v >= minValue && (s.i-from == 2 || s.i-from == 4 && maxValue > 99)
 }
 
-func daysIn(month, year int) int {
-	switch month {
-	case 4, 6, 9, 11:
-		return 30
-	case 2:
-		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
-			return 29
-		}
-		return 28
-	}
-	return 31
-}
-
-// memory reads "877/7620MB (lfb 14x4MB)". A second RAM means that two lines ran
-// into each other.
+// memory reads "877/7620MB (lfb 14x4MB)". A second RAM means that two lines are
+// mixed.
 func (p *parser) memory() error {
 	p.skip(isBlank)
 	from := p.i
 	if p.ram {
-		return fault("RAM", p.s[from:], "must be there once")
+		return damaged("RAM", p.s[from:], "must occur once")
 	}
 	used, total, ok := p.share()
 	if !ok || total == 0 {
-		return fault("RAM", p.s[from:], "must be used/total with a unit, and no more used than there is")
+		return damaged("RAM", p.s[from:], "must be used/total with a unit, with used at most total")
 	}
 	p.ram, p.r.RAMUsed, p.r.RAMTotal = true, used, total
 	if p.peek() != '(' {
@@ -172,11 +158,11 @@ func (p *parser) memory() error {
 	from = p.i
 	ok = p.lit("(lfb")
 	p.skip(isBlank)
-	blocks, ok1 := p.number(mostBlocks)
+	blocks, ok1 := p.number(maxBlocks)
 	ok = ok && ok1 && p.char('x')
 	size, ok2 := p.bytes()
 	if !(ok && ok2 && p.char(')')) || size == 0 && blocks > 0 {
-		return fault("lfb", p.s[from:], "must be (lfb NxSize)")
+		return damaged("lfb", p.s[from:], "must be (lfb NxSize)")
 	}
 	p.r.LargestFreeBlock, p.r.LargestFreeBlocks = size, int(blocks)
 	return nil
@@ -189,7 +175,7 @@ func (p *parser) swap() error {
 	used, total, ok1 := p.share()
 	cached, ok2 := p.parenthesis("(cached")
 	if !(ok1 && ok2) || p.r.HasSwap {
-		return fault("SWAP", p.s[from:], "must be there once, used/total with a unit and (cached size)")
+		return damaged("SWAP", p.s[from:], "must occur once, as used/total with a unit and (cached size)")
 	}
 	p.r.HasSwap, p.r.SwapUsed, p.r.SwapTotal, p.r.SwapCached = true, used, total, cached
 	return nil
@@ -202,13 +188,13 @@ func (p *parser) iram() error {
 	used, total, ok1 := p.share()
 	block, ok2 := p.parenthesis("(lfb")
 	if !(ok1 && ok2) || p.r.IRAM.Known {
-		return fault("IRAM", p.s[from:], "must be there once, used/total with a unit and (lfb size)")
+		return damaged("IRAM", p.s[from:], "must occur once, as used/total with a unit and (lfb size)")
 	}
 	p.r.IRAM = Some(IRAM{Used: used, Total: total, LargestFreeBlock: block})
 	return nil
 }
 
-// parenthesis reads what opens it, a size, and ")".
+// parenthesis reads its opening text, a size, and ")".
 func (s *scanner) parenthesis(open string) (tier.Bytes, bool) {
 	s.skip(isBlank)
 	ok := s.lit(open)
@@ -217,10 +203,9 @@ func (s *scanner) parenthesis(open string) (tier.Bytes, bool) {
 	return n, ok && ok2 && s.char(')')
 }
 
-// cores reads "[4%@729,off]", and the "@1734" after it that L4T R28 and older
-// print once for all cores. The item, which began at word, is set aside whole where
-// it is in another form: a list without its end is a damaged line, and so is a
-// second list.
+// cores reads "[4%@729,off]", and the "@1734" that L4T R28 and older print after it
+// for all cores. A list of another form goes to Unknown as a whole, from its word on; a
+// list without an end and a second list are damage.
 func (p *parser) cores(word int) error {
 	from, again := p.i, p.r.CPUs != nil
 	ok := !again
@@ -254,11 +239,218 @@ func (p *parser) cores(word int) error {
 	}
 	length := strings.IndexByte(p.s[from:], ']')
 	if again || length < 0 {
-		return fault("CPU", p.s[from:], "must be there once, as [load%@MHz,…] or off for each core")
+		return damaged("CPU", p.s[from:], "must occur once, as [load%@MHz,…] with off for an unplugged core")
 	}
 	p.r.CPUs = nil
 	p.i = from + length
 	p.rest(p.i)
 	p.r.Unknown = append(p.r.Unknown, p.s[word:p.i])
 	return nil
+}
+
+// temperature reads the rest of "gpu@39.843C" or "gpu@52.656C/52.75C". False: it has
+// another form.
+func (p *parser) temperature(name string) bool {
+	if name == "" || !p.char('@') {
+		return false
+	}
+	t := Temperature{Name: name}
+	var ok bool
+	if t.Now, ok = p.celsius(); !ok {
+		return false
+	}
+	if p.char('/') {
+		if t.Max.Value, ok = p.celsius(); !ok {
+			return false
+		}
+		t.Max.Known = true
+	}
+	if !p.ended() {
+		return false
+	}
+	if p.r.Temperatures == nil {
+		p.r.Temperatures = p.room().temperatures[:0]
+	}
+	p.r.Temperatures = append(p.r.Temperatures, t)
+	return true
+}
+
+// item reads the rest of a rail, an engine, MTS or EDP, whose name began at from.
+// False: it has another form.
+func (p *parser) item(name string, from int) bool {
+	p.skip(isBlank)
+	value := p.i
+	if p.rail(name) {
+		return true
+	}
+	p.i = value
+	if p.engine(name) {
+		return true
+	}
+	p.i = value
+	switch name {
+	case "MTS":
+		return p.mts() || p.broken(from)
+	case "EDP":
+		return p.edp() || p.broken(from)
+	}
+	return false
+}
+
+// broken adds an item of several words to Unknown, up to the wrong word: the words
+// before that ("fg 1%") would otherwise read as items.
+func (p *parser) broken(from int) bool {
+	p.r.Unknown = append(p.r.Unknown, p.rest(from))
+	return true
+}
+
+// rail reads "4321mW/4286mW", "4321/4286" or "4321mW/4286mW/4400mW".
+func (p *parser) rail(name string) bool {
+	r := Rail{Name: name}
+	var ok bool
+	if r.Now, ok = p.milliwatts(); !ok || !p.char('/') {
+		return false
+	}
+	if r.Average, ok = p.milliwatts(); !ok {
+		return false
+	}
+	if p.char('/') {
+		if r.Peak.Value, ok = p.milliwatts(); !ok {
+			return false
+		}
+		r.Peak.Known = true
+	}
+	if !p.ended() {
+		return false
+	}
+	if p.r.Rails == nil {
+		p.r.Rails = p.room().rails[:0]
+	}
+	p.r.Rails = append(p.r.Rails, r)
+	return true
+}
+
+// engine reads one of
+//
+//	off   7%   716   @1556   7%@1300   7%@[305,305]   @[314,314,314]   [5%,9%]@704
+//
+// A bare number is a frequency in MHz.
+func (p *parser) engine(name string) bool {
+	e := Engine{Name: name}
+	ok := true
+	switch {
+	case p.lit("off"):
+		e.Off = true
+	case p.char('['):
+		ok = p.loads(&e) && (!p.char('@') || p.frequency(&e))
+	case p.char('@'):
+		ok = p.frequency(&e)
+	default:
+		var n int64
+		n, ok = p.number(maxMHz)
+		switch {
+		case !ok:
+		case !p.char('%'):
+			e.Freq = Some(Hertz(n) * MHz)
+		case n <= maxPercent:
+			e.Load = Some(Percent(n))
+			ok = !p.char('@') || p.frequency(&e)
+		default:
+			ok = false
+		}
+	}
+	if !ok || !p.ended() {
+		return false
+	}
+	if p.r.Engines == nil {
+		p.r.Engines = p.room().engines[:0]
+	}
+	p.r.Engines = append(p.r.Engines, e)
+	return true
+}
+
+// loads reads the rest of "[5%,9%]".
+func (p *parser) loads(e *Engine) bool {
+	for first := len(p.clusters); ; {
+		load, ok := p.percent()
+		if !ok {
+			return false
+		}
+		e.Load = Some(max(e.Load.Value, load))
+		p.cluster(Cluster{Load: Some(load)})
+		if !p.char(',') {
+			p.keep(e, first)
+			return p.char(']')
+		}
+	}
+}
+
+// frequency reads "1300" or "[305,305]".
+func (p *parser) frequency(e *Engine) bool {
+	if !p.char('[') {
+		freq, ok := p.mhz()
+		e.Freq = Some(freq)
+		return ok
+	}
+	for first := len(p.clusters); ; {
+		freq, ok := p.mhz()
+		if !ok {
+			return false
+		}
+		e.Freq = Some(max(e.Freq.Value, freq))
+		p.cluster(Cluster{Freq: Some(freq)})
+		if !p.char(',') {
+			p.keep(e, first)
+			return p.char(']')
+		}
+	}
+}
+
+func (p *parser) cluster(c Cluster) {
+	if p.clusters == nil {
+		p.clusters = p.room().clusters[:0]
+	}
+	p.clusters = append(p.clusters, c)
+}
+
+// keep gives e the clusters from first on. One alone adds nothing to the engine's own
+// figure.
+func (p *parser) keep(e *Engine, first int) {
+	if own := p.clusters[first:]; len(own) > 1 {
+		e.Clusters = own[:len(own):len(own)]
+	} else {
+		p.clusters = p.clusters[:first]
+	}
+}
+
+// mts reads the rest of "MTS fg 1% bg 9%".
+func (p *parser) mts() bool {
+	var m MTS
+	if p.after("fg", &m.Foreground) && p.after("bg", &m.Background) {
+		p.r.MTS = Some(m)
+		return true
+	}
+	return false
+}
+
+// after reads the word and a percentage after it.
+func (p *parser) after(word string, v *Percent) bool {
+	p.skip(isBlank)
+	ok := p.lit(word) && p.ended()
+	p.skip(isBlank)
+	if ok {
+		*v, ok = p.percent()
+	}
+	return ok && p.ended()
+}
+
+// edp reads the rest of "EDP limit 1734".
+func (p *parser) edp() bool {
+	ok := p.lit("limit") && p.ended()
+	p.skip(isBlank)
+	freq, ok2 := p.mhz()
+	if ok = ok && ok2 && p.ended(); ok {
+		p.r.EDPLimit = Some(freq)
+	}
+	return ok
 }

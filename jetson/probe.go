@@ -5,55 +5,54 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// ProbeOptions say what a Probe reads. The zero value works.
-type ProbeOptions struct {
-	// Bytes is where the figures of memory come from: what this probe adds is the
-	// board's. nil: MemAvailable of /proc/meminfo, which knows no containers.
-	Bytes tier.MemoryProbe
-}
-
 // Probe is a tier.MemoryProbe for a Jetson. Its bytes come from procfs, or from
-// tegrastats where there is no procfs to read; fragmentation, heat and throttling
-// are hints in Memory.Notes, in plain words, which change no figure. The last
-// line of tegrastats is at [Probe.Reading].
+// tegrastats if there is no procfs. Memory.Notes has hints about fragmentation,
+// heat and throttling, which change no figure. [Probe.Reading] returns the last line
+// of tegrastats.
 //
-// By itself it looks at the machine only. To be bound by the container around the
-// process as well, give it a probe that knows containers, in ProbeOptions or by
-// [Probe.Over].
+// Alone it sees the machine, not the container around the process. [Probe.Over]
+// gives it a probe that knows containers.
 //
-// tegrastats is started by the first call of Memory or Reading and ended by Close.
-// Its methods may be called from any goroutine.
+// The first call of Memory or Reading starts tegrastats, Close ends it. The methods
+// may be called from any goroutine.
 type Probe struct {
-	stats *Tegrastats
-	slow  throttles
-	own   ownBytes
+	family Family
+	stats  *Tegrastats
+	slow   throttles
+	own    ownBytes
 
-	mu      sync.Mutex // guards what follows; held while nothing else is called
-	bytes   tier.MemoryProbe
-	given   bool
-	reader  *Reader
-	closed  bool
-	overUse []uint64 // counts of slow.power at the last look
+	mu        sync.Mutex // guards the rest; no other code runs under it but Tegrastats.Open
+	bytes     tier.MemoryProbe
+	given     bool // bytes was set by Over
+	reader    *Reader
+	closed    bool
+	throttled []uint64 // counts of slow.power at the last look
+	notes     []string // of the board at the last look
 }
 
-func newProbe(stats *Tegrastats, slow throttles, own ownBytes, o ProbeOptions) *Probe {
-	p := &Probe{stats: stats, slow: slow, own: own, bytes: own}
-	if o.Bytes != nil {
-		p.bytes, p.given = o.Bytes, true
-	}
-	return p
-}
+var (
+	_ tier.MemoryProbe  = (*Probe)(nil)
+	_ tier.Overlay      = (*Probe)(nil)
+	_ tier.PartStatuser = (*Probe)(nil)
+	_ tier.Closer       = (*Probe)(nil)
+)
 
-// Over has the probe take its bytes from another, which it then closes when it
-// is closed itself. It reports false, and keeps what it has, where ProbeOptions
-// named one. Call it before the first Memory.
+// Over makes the probe take its bytes from another one, which it closes with
+// itself. It does so once: it reports false, and changes nothing, at a second call
+// and after Close. Call it before the first Memory.
 func (p *Probe) Over(bytes tier.MemoryProbe) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -64,7 +63,7 @@ func (p *Probe) Over(bytes tier.MemoryProbe) bool {
 	return true
 }
 
-// open returns the reader and starts tegrastats if this is the first use.
+// open returns the reader and starts tegrastats at the first use.
 func (p *Probe) open() (*Reader, tier.MemoryProbe, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,11 +86,11 @@ func (p *Probe) Reading() (Sample, error) {
 	return r.Latest()
 }
 
-// Memory implements tier.MemoryProbe. It waits for tegrastats only where there is
-// no procfs: then for its next line, TegrastatsConfig.Silence at most. Where that
-// would come too late for ctx it goes by the line before, unless that is stale;
-// Memory.At is then older than the call, and a note says so. After Close the error
-// unwraps to tier.ErrClosed.
+// Memory implements tier.MemoryProbe. Only without procfs does it wait for
+// tegrastats: for the next line, up to TegrastatsConfig.Silence. If that line would
+// come too late for ctx, it uses the previous one unless that is stale; Memory.At is
+// then before the call, and a note says so. After Close the error unwraps to
+// tier.ErrClosed.
 func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	if ctx.Err() != nil {
 		return tier.Memory{}, context.Cause(ctx)
@@ -102,37 +101,47 @@ func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	}
 	m, err := bytes.Memory(ctx)
 	if err != nil {
-		// Only where the machine has no procfs to read. Another probe's failure is not
-		// hidden behind an estimate that sees no containers.
+		// The estimate sees no containers: it replaces a missing procfs, and does not
+		// hide the failure of another probe.
 		if _, own := p.own.Memory(ctx); !absent(own) || ctx.Err() != nil {
 			return tier.Memory{}, err
 		}
 		began := time.Now()
-		s, statsErr := reader.upcoming(ctx)
-		if statsErr != nil {
-			return tier.Memory{}, fmt.Errorf("%w, and tegrastats does not stand in: %w", err, statsErr)
+		s, errStats := reader.upcoming(ctx)
+		if errStats != nil {
+			return tier.Memory{}, fmt.Errorf("%w, and tegrastats does not replace it: %w", err, errStats)
 		}
 		m = estimate(s)
 		if s.At.Before(began) {
-			m.Notes = append(m.Notes, fmt.Sprintf("The last line of tegrastats is %v old: what changed since is not in it.", s.Age().Round(100*time.Millisecond)))
+			m.Notes = append(m.Notes, fmt.Sprintf("The last line of tegrastats is %v old: later changes are not in it.", s.Age().Round(100*time.Millisecond)))
 		}
 	}
-	s, err := reader.Latest()
-	// The inner probe's notes are its own: a copy is extended.
-	m.Notes = append(slices.Clone(m.Notes), hints(s.Reading, err)...)
-	m.Notes = append(m.Notes, p.throttled()...)
+	// The notes belong to the inner probe: extend a copy.
+	m.Notes = append(slices.Clone(m.Notes), p.look(reader)...)
 	return m, nil
 }
 
-// absent reports an error that says that there is no procfs, or none for us.
+// look returns the notes about the board.
+func (p *Probe) look(reader *Reader) []string {
+	s, err := reader.Latest()
+	notes := lineNotes(s.Reading, err)
+	state := p.slow.read()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	notes = append(notes, state.notes(p.throttled)...)
+	p.throttled, p.notes = state.counts, notes
+	return notes
+}
+
+// absent reports an error that means no procfs, or none that may be read.
 func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, errNoAvailable)
 }
 
-// upcoming waits for the next line, within the bound of staleness and three
-// quarters of the time that ctx has left. A line from before the call would not
-// show what a load that just ended has taken; it is returned all the same where
-// it is not stale and the next one is not due, or does not come, in that time.
+// upcoming waits for the next line, because an older one does not show what a load
+// that has just ended took. It waits at most three quarters of ctx's time, and until
+// the last line is stale. It returns the last line if that is fresh and the next one
+// is not due in that time or does not come.
 func (r *Reader) upcoming(ctx context.Context) (Sample, error) {
 	last, stale := r.Latest()
 	wait := r.t.cfg.Silence
@@ -145,7 +154,7 @@ func (r *Reader) upcoming(ctx context.Context) (Sample, error) {
 	reason := stale
 	switch {
 	case stale == nil:
-		reason = ErrStale // in case that it gets so while we wait
+		reason = ErrStale // if it becomes stale during the wait
 	case errors.Is(stale, ErrNoReading):
 		reason = fmt.Errorf("%w: the first line comes %v after the start", stale, r.t.cfg.Interval)
 	}
@@ -160,8 +169,8 @@ func (r *Reader) upcoming(ctx context.Context) (Sample, error) {
 	return next, err
 }
 
-// Close ends tegrastats, if nobody else reads it, and closes the probe that the
-// bytes came from, if it can be closed. It is idempotent.
+// Close ends tegrastats unless it has other readers, and closes the probe given to
+// Over if that has a Close. It is idempotent.
 func (p *Probe) Close() error {
 	p.mu.Lock()
 	reader, bytes, again := p.reader, p.bytes, p.closed
@@ -170,22 +179,76 @@ func (p *Probe) Close() error {
 	if again {
 		return nil
 	}
+	var errStats, errBytes error
 	if reader != nil {
-		reader.Close()
+		errStats = reader.Close()
 	}
 	if c, ok := bytes.(tier.Closer); ok {
-		return c.Close()
+		errBytes = c.Close()
 	}
-	return nil
+	return errors.Join(errStats, errBytes)
 }
 
-// estimate makes the figures of memory from tegrastats alone: free = total −
-// used, less max(512 MiB, total/16), which is what a careful admission leaves to
-// the system, less total/25 for what "used" does not count (tmpfs) and what the
-// kernel keeps for itself (measured: 3.2 % of total on an Orin Nano, 1.6 % on a
-// TX2). It is on the safe side on purpose, and so comes on top of
-// Limits.Reserved: neither containers nor pressure are known here. All swap
-// counts as compressed, because the line does not tell zram from disk.
+// ProbeStatus is the PartStatus of a Probe. Figures of the board are those of the
+// last line of tegrastats, and absent if there is none or if it is stale.
+type ProbeStatus struct {
+	Board string `json:"board"`
+	// Readers is the number of open readers of tegrastats, which runs while there is
+	// one; Starts and Lines count since the board was detected.
+	Readers int    `json:"readers"`
+	Starts  uint64 `json:"starts"`
+	Lines   uint64 `json:"lines"`
+	// LastLine is when the last line came, and Failure why there is none since.
+	LastLine time.Time `json:"last_line,omitzero"`
+	Failure  string    `json:"failure,omitempty"`
+
+	GPU              *Percent    `json:"gpu_percent,omitempty"`
+	EMC              *Percent    `json:"emc_percent,omitempty"`
+	Power            *Milliwatts `json:"power_mw,omitempty"`
+	Hottest          *Celsius    `json:"hottest_celsius,omitempty"`
+	LargestFreeBlock tier.Bytes  `json:"largest_free_block,omitempty"`
+	// Notes are the board's notes in the last Memory.
+	Notes []string `json:"notes,omitempty"`
+	// Bytes is the status of the probe given to Over, if it has one.
+	Bytes any `json:"bytes,omitempty"`
+}
+
+// PartStatus implements tier.PartStatuser with a ProbeStatus. It starts nothing and
+// does no I/O.
+func (p *Probe) PartStatus() any {
+	p.mu.Lock()
+	s := ProbeStatus{Board: p.family.String(), Notes: slices.Clone(p.notes)}
+	bytes := p.bytes
+	p.mu.Unlock()
+
+	p.stats.mu.Lock()
+	last, err := p.stats.latest()
+	s.Readers, s.Starts = p.stats.readers, p.stats.starts
+	p.stats.mu.Unlock()
+
+	s.Lines, s.LastLine = last.Number, last.At
+	if err == nil {
+		r := last.Reading
+		s.GPU, s.EMC, s.Power = r.GPULoad().pointer(), r.EMCLoad().pointer(), r.Power().pointer()
+		s.LargestFreeBlock = r.LargestFreeBlock
+		if hot, ok := r.Hottest(); ok {
+			s.Hottest = &hot.Now
+		}
+	} else {
+		s.Failure = err.Error()
+	}
+	if inner, ok := bytes.(tier.PartStatuser); ok {
+		s.Bytes = inner.PartStatus()
+	}
+	return s
+}
+
+// estimate derives memory from tegrastats alone: free = total − used, minus
+// max(512 MiB, total/16), which a careful admission leaves to the system, minus
+// total/25 for what "used" does not count (tmpfs) and the kernel's own reserve
+// (measured: 3.2 % of total on an Orin Nano, 1.6 % on a TX2). It is low on purpose
+// and comes on top of Limits.Reserved, because containers and pressure are unknown
+// here. All swap counts as compressed, because the line does not tell zram from disk.
 func estimate(s Sample) tier.Memory {
 	total := s.Reading.RAMTotal
 	free := total - s.Reading.RAMUsed - max(512*tier.MiB, total/16) - total/25
@@ -196,21 +259,192 @@ func estimate(s Sample) tier.Memory {
 		CompressedSwapTotal: s.Reading.SwapTotal,
 		CompressedSwapFree:  s.Reading.SwapTotal - s.Reading.SwapUsed,
 		Source:              "tegrastats",
-		Notes:               []string{"There is no /proc/meminfo to read: available memory is estimated, on the low side, from tegrastats, and containers are not seen."},
+		Notes:               []string{"There is no /proc/meminfo: available memory is estimated, on the low side, from tegrastats, and containers are not seen."},
 	}
 }
 
-// throttled says in words whether the board has been slowed down.
-func (p *Probe) throttled() []string {
-	state := p.slow.read()
-	p.mu.Lock()
-	before := p.overUse
-	p.overUse = state.counts
-	p.mu.Unlock()
-	return state.notes(before)
+// ownBytes reads /proc/meminfo.
+type ownBytes struct{ proc string }
+
+func (o ownBytes) Memory(ctx context.Context) (tier.Memory, error) {
+	if ctx.Err() != nil {
+		return tier.Memory{}, context.Cause(ctx)
+	}
+	return readMemory(o.proc, time.Now())
 }
 
-var (
-	_ tier.MemoryProbe = (*Probe)(nil)
-	_ tier.Closer      = (*Probe)(nil)
+// errNoAvailable: the kernel is older than 3.14.
+var errNoAvailable = errors.New("/proc/meminfo has no MemAvailable")
+
+// readMemory reads the machine's memory from the proc file system at proc.
+func readMemory(proc string, now time.Time) (tier.Memory, error) {
+	pfs, err := procfs.NewFS(proc)
+	if err != nil {
+		return tier.Memory{}, fmt.Errorf("jetson: %w", err)
+	}
+	info, err := pfs.Meminfo()
+	if err != nil {
+		return tier.Memory{}, fmt.Errorf("jetson: reading meminfo: %w", err)
+	}
+	if info.MemTotalBytes == nil || info.MemAvailableBytes == nil {
+		return tier.Memory{}, fmt.Errorf("jetson: %w", errNoAvailable)
+	}
+	m := tier.Memory{
+		At:        now,
+		Total:     bytes(info.MemTotalBytes),
+		Available: min(bytes(info.MemAvailableBytes), bytes(info.MemTotalBytes)),
+		Source:    "host",
+	}
+	swaps, err := readSwaps(proc)
+	if err != nil {
+		m.Notes = append(m.Notes, "Swap is not known: "+err.Error()+".")
+	}
+	for _, s := range swaps {
+		if s.Zram {
+			m.CompressedSwapTotal += s.Size
+			m.CompressedSwapFree += s.Size - s.Used
+		} else {
+			m.SwapTotal += s.Size
+			m.SwapFree += s.Size - s.Used
+		}
+	}
+	// JetPack 6 is built without pressure stall information.
+	if psi, err := pfs.PSIStatsForResource("memory"); err == nil && psi.Some != nil && psi.Full != nil {
+		m.Pressure = tier.Pressure{
+			HasPSI: true,
+			Some10: psi.Some.Avg10, Some60: psi.Some.Avg60,
+			Full10: psi.Full.Avg10, Full60: psi.Full.Avg60,
+		}
+		m.Pressure.Level = level(m.Pressure)
+	} else {
+		m.Notes = append(m.Notes, "This kernel has no pressure stall information: pressure is not known.")
+	}
+	return m, nil
+}
+
+// level judges pressure by the share of time that tasks stalled. The bounds are
+// far below the 60 % at which systemd-oomd begins to kill.
+func level(p tier.Pressure) tier.PressureLevel {
+	switch {
+	case p.Full10 >= 5 || p.Some10 >= 20:
+		return tier.PressureHigh
+	case p.Some10 >= 5:
+		return tier.PressureMedium
+	}
+	return tier.PressureLow
+}
+
+func bytes(n *uint64) tier.Bytes { return tier.Bytes(min(*n, math.MaxInt64)) }
+
+// Limits of the notes. Models run at a largest free block of 32 KiB, and a 1 GiB
+// allocation has failed at 4 MiB, so fragmentedBelow is a judgement. hotAt is some
+// degrees below the point where boards throttle.
+const (
+	fragmentedBelow         = 1 * tier.MiB
+	hotAt           Celsius = 95
 )
+
+// lineNotes returns what a line of tegrastats tells about the next load. err is the
+// error of Reader.Latest.
+func lineNotes(r Reading, err error) []string {
+	switch {
+	case errors.Is(err, ErrNoReading):
+		return []string{"Temperature, power and GPU load are not known: " + err.Error() + "."}
+	case err != nil:
+		return []string{"Temperature, power and GPU load are out of date: " + err.Error() + "."}
+	}
+	var out []string
+	if b := r.LargestFreeBlock; b > 0 && b < fragmentedBelow {
+		out = append(out, fmt.Sprintf("Memory is fragmented: the largest free block is %v (%d of them). A large CUDA allocation may fail although there is room; restarting the board helps.", b, r.LargestFreeBlocks))
+	}
+	if t, ok := r.Hottest(); ok && t.Now >= hotAt {
+		out = append(out, fmt.Sprintf("The board is hot: sensor %s is at %.0f °C.", t.Name, t.Now))
+	}
+	return out
+}
+
+// throttles are the files in which the kernel reports throttling.
+type throttles struct {
+	heat  []source // cooling devices "gpu-throttle-alert": 0, or the step of throttling
+	power []source // counters "oc3_event_cnt" of over-current and under-voltage events
+}
+
+type source struct{ name, path string }
+
+// findThrottles looks for them below sys. JetPack 5 and later have them.
+func findThrottles(sys string) throttles {
+	var t throttles
+	for _, dir := range glob(sys, "class/thermal/cooling_device*") {
+		kind, _ := readLine(filepath.Join(dir, "type"))
+		if part, ok := strings.CutSuffix(kind, "-throttle-alert"); ok {
+			t.heat = append(t.heat, source{name: part, path: filepath.Join(dir, "cur_state")})
+		}
+	}
+	for _, path := range glob(sys, "class/hwmon/hwmon*/oc[0-9]_event_cnt") {
+		name, _, _ := strings.Cut(filepath.Base(path), "_")
+		t.power = append(t.power, source{name: name, path: path})
+	}
+	return t
+}
+
+// throttleState is one look at throttles.
+type throttleState struct {
+	throttles
+	hot    []string // parts of the chip that are throttled for heat
+	counts []uint64 // of power, since boot
+}
+
+func (t throttles) read() throttleState {
+	s := throttleState{throttles: t, counts: make([]uint64, len(t.power))}
+	for _, p := range t.heat {
+		if readNumber(p.path) > 0 {
+			s.hot = append(s.hot, p.name)
+		}
+	}
+	for i, p := range t.power {
+		s.counts[i] = readNumber(p.path)
+	}
+	return s
+}
+
+// powerEvents are the meanings of the counters on Orin and Thor. Xavier has the same
+// names without documented meanings.
+var powerEvents = map[string]string{
+	"oc1": "supply voltage too low",
+	"oc2": "average current too high",
+	"oc3": "peak current too high",
+}
+
+// notes returns what to tell. before are the counts of the previous look; nil for
+// the first one, when earlier events are not news.
+func (s throttleState) notes(before []uint64) []string {
+	var out []string
+	if len(s.hot) > 0 {
+		out = append(out, "The board is throttled for heat: "+strings.Join(s.hot, ", ")+".")
+	}
+	for i, n := range s.counts {
+		if i >= len(before) || n <= before[i] {
+			continue
+		}
+		name := s.power[i].name
+		why := powerEvents[name]
+		if why == "" {
+			why = "power limit reached"
+		}
+		out = append(out, fmt.Sprintf("The board was throttled for power %d times since the last look (%s: %s). Check the power supply and the power mode.", n-before[i], name, why))
+	}
+	return out
+}
+
+// readNumber returns the number in a file; 0 if there is none.
+func readNumber(path string) uint64 {
+	line, err := readLine(path)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(line, 10, 64)
+	if err != nil {
+		return 0 // not the largest number, which is ParseUint's answer to a larger one
+	}
+	return n
+}

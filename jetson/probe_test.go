@@ -2,12 +2,14 @@ package jetson
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +20,7 @@ import (
 )
 
 // probeOf returns a probe of the fixture whose tegrastats is on the stage.
-func probeOf(t *testing.T, files map[string]string, s *stage, o ProbeOptions) *Probe {
+func probeOf(t *testing.T, files map[string]string, s *stage) *Probe {
 	t.Helper()
 	root := t.TempDir()
 	writeTree(t, root, files)
@@ -27,7 +29,7 @@ func probeOf(t *testing.T, files map[string]string, s *stage, o ProbeOptions) *P
 		t.Fatal(err)
 	}
 	b.stats = s.tegrastats(TegrastatsConfig{})
-	return b.ProbeWith(o)
+	return b.Probe()
 }
 
 func mustMemory(t *testing.T, p *Probe) tier.Memory {
@@ -39,7 +41,7 @@ func mustMemory(t *testing.T, p *Probe) tier.Memory {
 	return m
 }
 
-// note returns the note that holds the words; "" where there is none.
+// note returns the note with the words; "" if there is none.
 func note(m tier.Memory, words string) string {
 	for _, n := range m.Notes {
 		if strings.Contains(n, words) {
@@ -54,7 +56,7 @@ func TestProbe_WithProcfs_BytesFromThereAtOnce(t *testing.T) {
 		files := fixtureOrinNano8.tree()
 		files["proc/swaps"] += "/ssd/swapfile file 8388608 1048576 -2\n"
 		files["proc/pressure/memory"] = "some avg10=6.00 avg60=2.50 avg300=1.00 total=9\nfull avg10=1.00 avg60=0.50 avg300=0.10 total=3\n"
-		p := probeOf(t, files, &stage{play: steady}, ProbeOptions{})
+		p := probeOf(t, files, &stage{play: steady})
 		defer p.Close()
 		began := time.Now()
 		m := mustMemory(t, p)
@@ -109,7 +111,7 @@ func TestProbe_WithoutProcfs_EstimatedFromTheNextLine(t *testing.T) {
 					}
 				}
 			}}
-			p := probeOf(t, files, s, ProbeOptions{})
+			p := probeOf(t, files, s)
 			defer p.Close()
 			m := mustMemory(t, p)
 			want := tier.Memory{
@@ -148,7 +150,7 @@ func TestProbe_NeitherProcfsNorTegrastats_ErrorSaysBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := fixtureOrinNano8.tree()
 		delete(files, "proc/meminfo")
-		p := probeOf(t, files, &stage{play: func(int, func(string) bool) {}}, ProbeOptions{})
+		p := probeOf(t, files, &stage{play: func(int, func(string) bool) {}})
 		defer p.Close()
 		began := time.Now()
 		m, err := p.Memory(t.Context())
@@ -165,7 +167,7 @@ func TestProbe_ContextEndsWhileItWaits_ItsCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := fixtureOrinNano8.tree()
 		delete(files, "proc/meminfo")
-		p := probeOf(t, files, &stage{play: steady}, ProbeOptions{})
+		p := probeOf(t, files, &stage{play: steady})
 		defer p.Close()
 		hurry := errors.New("in a hurry")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -176,8 +178,7 @@ func TestProbe_ContextEndsWhileItWaits_ItsCause(t *testing.T) {
 	})
 }
 
-// The default interval of a board without /proc/meminfo: a Manager gives a probe a
-// second.
+// A Manager gives a probe a second, also on a board without /proc/meminfo.
 func TestProbe_WithoutProcfs_FirstReadingWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := fixtureOrinNano8.tree()
@@ -209,8 +210,8 @@ func TestProbe_WithoutProcfs_FirstReadingWithinASecond(t *testing.T) {
 	})
 }
 
-// The owner wants a line every 2 s, the caller an answer within one: the first
-// says that it has to wait, the others come from the line before and say so.
+// With a line every 2 s and a second for each answer, the first call fails and the
+// others use the previous line, with a note.
 func TestProbe_WithoutProcfsAndLinesTooRare_LastLineWithItsAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := fixtureOrinNano8.tree()
@@ -218,8 +219,8 @@ func TestProbe_WithoutProcfsAndLinesTooRare_LastLineWithItsAge(t *testing.T) {
 		p := probeOf(t, files, &stage{play: func(n int, say func(string) bool) {
 			time.Sleep(2 * time.Second)
 			say("RAM 1273/7620MB (lfb 1x4MB)\n")
-			time.Sleep(time.Hour) // and no other
-		}}, ProbeOptions{})
+			time.Sleep(10 * time.Second) // and no other
+		}})
 		defer p.Close()
 		look := func() (tier.Memory, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -250,7 +251,7 @@ func TestProbe_WithoutProcfsAndLinesTooRare_LastLineWithItsAge(t *testing.T) {
 	})
 }
 
-// inner is a probe that gives what it is told, and counts its closing.
+// inner is a probe with a fixed answer. It counts its closing.
 type inner struct {
 	m      tier.Memory
 	err    error
@@ -258,15 +259,16 @@ type inner struct {
 }
 
 func (i *inner) Memory(context.Context) (tier.Memory, error) { return i.m, i.err }
+func (i *inner) PartStatus() any                             { return "inner" }
 func (i *inner) Close() error                                { i.closed++; return nil }
 
 func TestProbe_OverAnother_AddsNotesAndLeavesItsFigures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		notes := append(make([]string, 0, 8), "a note of its own")
 		in := &inner{m: tier.Memory{Total: 2 * tier.GiB, Available: tier.GiB, Source: "/a/cgroup", Notes: notes}}
-		p := probeOf(t, fixtureOrinNano8.tree(), &stage{play: steady}, ProbeOptions{Bytes: in})
-		if p.Over(&inner{}) {
-			t.Error("Over replaced the probe that was asked for")
+		p := probeOf(t, fixtureOrinNano8.tree(), &stage{play: steady})
+		if !p.Over(in) || p.Over(&inner{}) {
+			t.Error("Over works other than once")
 		}
 		m := mustMemory(t, p)
 		if m.Available != tier.GiB || m.Source != "/a/cgroup" || len(m.Notes) < 2 || m.Notes[0] != "a note of its own" {
@@ -298,19 +300,6 @@ func TestProbe_OverAnother_AddsNotesAndLeavesItsFigures(t *testing.T) {
 	})
 }
 
-func TestProbe_Over_TakesItsBytesFromThere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := probeOf(t, fixtureOrinNano8.tree(), &stage{play: steady}, ProbeOptions{})
-		defer p.Close()
-		if !p.Over(&inner{m: tier.Memory{Total: 3, Available: 2}}) {
-			t.Fatal("refused")
-		}
-		if m := mustMemory(t, p); m.Available != 2 {
-			t.Errorf("%+v", m)
-		}
-	})
-}
-
 func TestProbe_FragmentedAndHot_SaidInNotes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{play: func(n int, say func(string) bool) {
@@ -322,9 +311,9 @@ func TestProbe_FragmentedAndHot_SaidInNotes(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				say(line)
 			}
-			time.Sleep(time.Hour)
+			time.Sleep(10 * time.Second)
 		}}
-		p := probeOf(t, fixtureOrinNano8.tree(), s, ProbeOptions{})
+		p := probeOf(t, fixtureOrinNano8.tree(), s)
 		defer p.Close()
 		mustMemory(t, p)
 		time.Sleep(3 * time.Second)
@@ -364,7 +353,7 @@ func TestProbe_Throttled_SaidWhenItHappens(t *testing.T) {
 		p := b.Probe()
 		defer p.Close()
 		// What happened before the first look, and a fan that turns, are no news.
-		if m := mustMemory(t, p); note(m, "slow") != "" {
+		if m := mustMemory(t, p); note(m, "throttled") != "" {
 			t.Errorf("at first: %q", m.Notes)
 		}
 		set := func(name, text string) {
@@ -381,9 +370,9 @@ func TestProbe_Throttled_SaidWhenItHappens(t *testing.T) {
 		if m := mustMemory(t, p); note(m, "heat") == "" || note(m, "for power") != "" {
 			t.Errorf("still hot, no new event: %q", m.Notes)
 		}
-		set("sys/class/hwmon/hwmon3/oc3_event_cnt", "1\n") // a counter that begins anew
+		set("sys/class/hwmon/hwmon3/oc3_event_cnt", "1\n") // a counter that starts again
 		set("sys/class/thermal/cooling_device2/cur_state", "garbage")
-		if m := mustMemory(t, p); note(m, "slow") != "" {
+		if m := mustMemory(t, p); note(m, "throttled") != "" {
 			t.Errorf("at the end: %q", m.Notes)
 		}
 	})
@@ -411,5 +400,84 @@ func TestProbe_TwoOfOneBoard_OneTegrastats(t *testing.T) {
 		if _, running, _ := s.seen(); running != 0 {
 			t.Error("tegrastats outlives its readers")
 		}
+	})
+}
+
+func TestProbe_PartStatus_TellsBoardTegrastatsAndLastLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: func(_ int, say func(string) bool) {
+			time.Sleep(2 * time.Second)
+			say("RAM 5/8MB (lfb 721x32kB) GR3D_FREQ 96% tj@61.5C VDD_IN 13840mW/9021mW\n")
+			time.Sleep(8 * time.Second)
+		}}
+		p := probeOf(t, fixtureOrinNano8.tree(), s)
+		told := func() ProbeStatus {
+			t.Helper()
+			var out ProbeStatus
+			text, err := json.Marshal(p.PartStatus())
+			if err == nil {
+				err = json.Unmarshal(text, &out)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out
+		}
+		synctest.Wait()
+		if diff := cmp.Diff(ProbeStatus{Board: "Jetson Orin Nano", Failure: ErrNoReading.Error()}, told()); diff != "" {
+			t.Errorf("before the first use (-want +got):\n%s", diff)
+		}
+		p.Over(&inner{m: tier.Memory{Total: 3}})
+		mustMemory(t, p)
+		time.Sleep(3 * time.Second)
+		mustMemory(t, p)
+		got := told()
+		if time.Since(got.LastLine) != time.Second || len(got.Notes) != 1 {
+			t.Errorf("last line %v, notes %q", got.LastLine, got.Notes)
+		}
+		got.LastLine, got.Notes = time.Time{}, nil
+		gpu, power, hottest := Percent(96), Milliwatts(13840), Celsius(61.5)
+		want := ProbeStatus{
+			Board: "Jetson Orin Nano", Readers: 1, Starts: 1, Lines: 1, GPU: &gpu, Power: &power, Hottest: &hottest,
+			LargestFreeBlock: 32 * tier.KiB, Bytes: "inner",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("with a line (-want +got):\n%s", diff)
+		}
+		if p.PartStatus().(ProbeStatus).Notes[0] = "changed"; p.PartStatus().(ProbeStatus).Notes[0] == "changed" {
+			t.Error("the status is not a copy")
+		}
+		time.Sleep(7500 * time.Millisecond)
+		if got := told(); got.GPU != nil || got.LastLine.IsZero() || !strings.Contains(got.Failure, "stale") {
+			t.Errorf("stale: %+v", got)
+		}
+		p.Close()
+		if got := told(); got.Readers != 0 || got.Lines != 1 {
+			t.Errorf("closed: %+v", got)
+		}
+	})
+}
+
+// For the race detector.
+func TestProbe_PartStatus_WhileEverythingElseRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := probeOf(t, fixtureOrinNano8.tree(), &stage{play: steady})
+		var group sync.WaitGroup
+		for _, do := range []func(){
+			func() { p.PartStatus() },
+			func() { _, _ = p.Memory(t.Context()) },
+			func() { _, _ = p.Reading() },
+			func() { p.Over(&inner{m: tier.Memory{Total: 3}}) },
+		} {
+			group.Go(func() {
+				for range 50 {
+					do()
+					time.Sleep(time.Second)
+				}
+			})
+		}
+		group.Wait()
+		p.Close()
+		p.PartStatus()
 	})
 }

@@ -17,7 +17,7 @@ func openDirect(path string) (*os.File, error) {
 	return f, err
 }
 
-// alignedBuffer returns memory at a page boundary, as O_DIRECT wants it.
+// alignedBuffer returns memory at a page boundary, which O_DIRECT requires.
 func alignedBuffer(size int) ([]byte, func(), error) {
 	buf, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// scanner is a cursor over one line. Its methods that report false leave the
-// cursor where the fault was seen.
+// scanner is a cursor over one line. A method that reports false leaves the cursor at
+// the fault.
 type scanner struct {
 	s string
 	i int
@@ -18,10 +18,10 @@ const (
 	isBlank = 1 << iota
 	isDigit
 	isLetter
-	isNameMark // may stand in a name, but does not begin one
+	isNameMark // in a name, but not at its start
 )
 
-// class is a table because every character of every line is looked up in it.
+// class is a table for speed: each character of each line is looked up.
 var class = func() (t [256]uint8) {
 	for _, c := range " \t\r\n" {
 		t[c] = isBlank
@@ -38,8 +38,8 @@ var class = func() (t [256]uint8) {
 	return t
 }()
 
-// skip steps over characters of a class and returns them. The loops of a scanner
-// run on copies of its fields, which the compiler keeps in registers.
+// skip steps over characters of a class and returns them. The loops of a scanner use
+// copies of its fields, which the compiler keeps in registers.
 func (s *scanner) skip(of uint8) string {
 	line, i := s.s, s.i
 	for i < len(line) && class[line[i]]&of != 0 {
@@ -71,8 +71,8 @@ func (s *scanner) peek() byte {
 // ended reports whether the token ends here.
 func (s *scanner) ended() bool { return s.i == len(s.s) || class[s.s[s.i]]&isBlank != 0 }
 
-// name reads the name of an engine, a sensor or a rail: letters first. What is
-// not a name gives "".
+// name reads the name of an engine, a sensor or a rail, which begins with a letter.
+// "": there is none.
 func (s *scanner) name() string {
 	if s.i == len(s.s) || class[s.s[s.i]]&isLetter == 0 {
 		return ""
@@ -98,16 +98,16 @@ func (s *scanner) lit(text string) bool {
 	return true
 }
 
-// number reads digits. False: there are none, or the number is above most.
-func (s *scanner) number(most int64) (int64, bool) {
+// number reads digits. False: there are none, or the number is above limit.
+func (s *scanner) number(limit int64) (int64, bool) {
 	line, i, n := s.s, s.i, int64(0)
 	for ; i < len(line); i++ {
 		d := line[i] - '0'
 		if d > 9 {
 			break
 		}
-		// most is far below 2^63/10 wherever it is used, so this cannot overflow.
-		if n = n*10 + int64(d); n > most {
+		// Each limit is far below 2^63/10, so this cannot overflow.
+		if n = n*10 + int64(d); n > limit {
 			return 0, false
 		}
 	}
@@ -116,29 +116,29 @@ func (s *scanner) number(most int64) (int64, bool) {
 	return n, some
 }
 
-// Bounds of what is believed. They are far beyond any board and small enough
-// that no arithmetic on what was read overflows.
+// Bounds of accepted numbers: far beyond any board, and small enough that arithmetic on
+// them does not overflow.
 const (
-	mostKilobytes  = 1 << 42 // 4 PiB
-	mostPercent    = 999
-	mostMHz        = 1_000_000
-	mostMilliwatts = 1_000_000_000
-	mostBlocks     = 1 << 30
-	mostDigits     = 1e15 // decimal digits that a float64 holds exactly
+	maxKilobytes  = 1 << 42 // 4 PiB
+	maxPercent    = 999
+	maxMHz        = 1_000_000
+	maxMilliwatts = 1_000_000_000
+	maxBlocks     = 1 << 30
+	maxDigits     = 1e15 // decimal digits that a float64 holds exactly
 )
 
 func (s *scanner) percent() (Percent, bool) {
-	n, ok := s.number(mostPercent)
+	n, ok := s.number(maxPercent)
 	return Percent(n), ok && s.char('%')
 }
 
 func (s *scanner) mhz() (Hertz, bool) {
-	n, ok := s.number(mostMHz)
+	n, ok := s.number(maxMHz)
 	return Hertz(n) * MHz, ok
 }
 
-// unit reads a unit of bytes. Every unit is binary, however it is spelt:
-// tegrastats divides by 1024 (field "kB" of a 512 KiB block is 512).
+// unit reads a unit of bytes. Each one is binary: tegrastats prints a block of 512 KiB
+// as "512kB".
 func (s *scanner) unit() (tier.Bytes, bool) {
 	switch {
 	case s.lit("MB"):
@@ -155,30 +155,30 @@ func (s *scanner) unit() (tier.Bytes, bool) {
 
 // bytes reads a number and its unit.
 func (s *scanner) bytes() (tier.Bytes, bool) {
-	n, ok := s.number(mostKilobytes)
+	n, ok := s.number(maxKilobytes)
 	if !ok {
 		return 0, false
 	}
 	return s.of(n)
 }
 
-// of reads the unit that n is in.
+// of reads the unit of n.
 func (s *scanner) of(n int64) (tier.Bytes, bool) {
 	u, ok := s.unit()
-	if !ok || tier.Bytes(n) > mostKilobytes*tier.KiB/u {
+	if !ok || tier.Bytes(n) > maxKilobytes*tier.KiB/u {
 		return 0, false
 	}
 	return tier.Bytes(n) * u, true
 }
 
-// share reads "used/total" and the unit of both. More used than there is in
-// total is refused: such a line is damaged.
+// share reads "used/total" and the unit of both. It refuses used above total, which
+// shows damage.
 func (s *scanner) share() (used, total tier.Bytes, ok bool) {
-	u, ok := s.number(mostKilobytes)
+	u, ok := s.number(maxKilobytes)
 	if !ok || !s.char('/') {
 		return 0, 0, false
 	}
-	t, ok := s.number(mostKilobytes)
+	t, ok := s.number(maxKilobytes)
 	if !ok || u > t {
 		return 0, 0, false
 	}
@@ -206,7 +206,7 @@ func (s *scanner) celsius() (Celsius, bool) {
 			if d > 9 {
 				break
 			}
-			if digits, scale = digits*10+int64(d), scale*10; digits > mostDigits || scale > mostDigits {
+			if digits, scale = digits*10+int64(d), scale*10; digits > maxDigits || scale > maxDigits {
 				return 0, false
 			}
 		}
@@ -215,8 +215,8 @@ func (s *scanner) celsius() (Celsius, bool) {
 		}
 		s.i = i
 	}
-	// Both are exact in a float64, so that the quotient is the float64 nearest to
-	// what is printed, which is also what strconv prints again.
+	// Both are exact in a float64, so the quotient is the float64 nearest to the decimal
+	// number, which strconv prints as that number.
 	v := Celsius(digits) / Celsius(scale)
 	if minus {
 		v = -v
@@ -227,7 +227,7 @@ func (s *scanner) celsius() (Celsius, bool) {
 // milliwatts reads a whole number, with its unit from JetPack 5 on.
 func (s *scanner) milliwatts() (Milliwatts, bool) {
 	minus := s.char('-')
-	n, ok := s.number(mostMilliwatts)
+	n, ok := s.number(maxMilliwatts)
 	if !ok {
 		return 0, false
 	}

@@ -16,27 +16,28 @@ import (
 	"time"
 )
 
-// stage starts children that are goroutines of the test, and counts them.
+// stage starts goroutines as children, and counts them.
 type stage struct {
 	// play is what the n-th child does, from 1; it ends when it returns. say reports
 	// false once the child has been ended.
 	play func(n int, say func(string) bool)
 	// slow is how long a child takes to be gone when it is ended.
 	slow time.Duration
+	// left is what a child leaves behind.
+	left error
 
 	mu      sync.Mutex
 	args    [][]string
 	starts  []time.Time
 	running int
-	most    int
+	highest int
 }
 
-// seen returns when children were started, how many run, and the most that ran at
-// once.
-func (s *stage) seen() (starts []time.Time, running, most int) {
+// seen returns when children were started, how many run, and the maximum at one time.
+func (s *stage) seen() (starts []time.Time, running, highest int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.starts), s.running, s.most
+	return slices.Clone(s.starts), s.running, s.highest
 }
 
 type actor struct {
@@ -45,8 +46,8 @@ type actor struct {
 	gone chan struct{}
 }
 
-// SetReadDeadline is that of a pipe between processes, which does not mind that
-// the other end is closed.
+// SetReadDeadline succeeds if the other end is closed, as that of a pipe between
+// processes does.
 func (a *actor) SetReadDeadline(at time.Time) error {
 	if err := a.Conn.SetReadDeadline(at); !errors.Is(err, io.ErrClosedPipe) {
 		return err
@@ -54,14 +55,14 @@ func (a *actor) SetReadDeadline(at time.Time) error {
 	return nil
 }
 
-func (a *actor) end() error {
+func (a *actor) end() (left, reason error) {
 	a.Close()
 	<-a.gone
 	time.Sleep(a.s.slow)
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.s.running--
-	return nil
+	return a.s.left, nil
 }
 
 func (s *stage) start(path string, args ...string) (child, error) {
@@ -70,7 +71,7 @@ func (s *stage) start(path string, args ...string) (child, error) {
 	s.args = append(s.args, append([]string{path}, args...))
 	s.starts = append(s.starts, time.Now())
 	s.running++
-	s.most = max(s.most, s.running)
+	s.highest = max(s.highest, s.running)
 	n := len(s.starts)
 	ours, theirs := net.Pipe()
 	a := &actor{Conn: ours, s: s, gone: make(chan struct{})}
@@ -94,7 +95,7 @@ func (s *stage) tegrastats(cfg TegrastatsConfig) *Tegrastats {
 	return t
 }
 
-// steady prints a line each 2 s, used memory growing by a MiB a line.
+// steady prints a line every 2 s; used memory grows by 1 MiB with each.
 func steady(_ int, say func(string) bool) {
 	for i := 1; ; i++ {
 		time.Sleep(2 * time.Second)
@@ -126,8 +127,8 @@ func TestTegrastats_ManyReaders_OneChildUntilTheLastCloses(t *testing.T) {
 			t.Errorf("after the others closed: %+v, %v", got, err)
 		}
 		readers[0].Close()
-		if starts, running, most := s.seen(); running != 0 || len(starts) != 1 || most != 1 {
-			t.Errorf("%d running, %d started, %d at once", running, len(starts), most)
+		if starts, running, highest := s.seen(); running != 0 || len(starts) != 1 || highest != 1 {
+			t.Errorf("%d running, %d started, %d at once", running, len(starts), highest)
 		}
 		if got, err := readers[0].Next(t.Context(), 99); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("Next of a closed reader: %+v, %v", got, err)
@@ -168,13 +169,53 @@ func TestTegrastats_ReopenedWhileEnding_NeverTwoAtOnce(t *testing.T) {
 		}
 		<-closed
 		second.Close()
-		if starts, _, most := s.seen(); most != 1 || len(starts) != 2 {
-			t.Errorf("%d started, %d at once", len(starts), most)
+		if starts, _, highest := s.seen(); highest != 1 || len(starts) != 2 {
+			t.Errorf("%d started, %d at once", len(starts), highest)
 		}
 	})
 }
 
-func TestTegrastats_Dies_StartedAgainAtGrowingPauses(t *testing.T) {
+// A process that hangs in a driver survives SIGKILL.
+func TestTegrastats_DoesNotEnd_CloseReturnsAndNoSecondStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{play: steady, slow: time.Hour}
+		stats := s.tegrastats(TegrastatsConfig{})
+		for n := range 3 {
+			r := stats.Open()
+			synctest.Wait()
+			began := time.Now()
+			if err := r.Close(); err == nil || time.Since(began) != closeTime {
+				t.Errorf("Close %d: %v after %v", n, err, time.Since(began))
+			}
+		}
+		if starts, _, highest := s.seen(); len(starts) != 1 || highest != 1 {
+			t.Errorf("%d started, %d at once", len(starts), highest)
+		}
+		time.Sleep(time.Hour)
+		r := stats.Open()
+		if got, err := r.Next(t.Context(), 0); err != nil {
+			t.Errorf("after it has ended: %+v, %v", got, err)
+		}
+		r.Close()
+		time.Sleep(time.Hour)
+	})
+}
+
+func TestTegrastats_LeavesProcessesBehind_CloseAndFailureSayWhich(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left := errors.New("process 7 does not end")
+		r := (&stage{play: func(int, func(string) bool) {}, left: left}).tegrastats(TegrastatsConfig{}).Open()
+		synctest.Wait()
+		if _, err := r.Latest(); !errors.Is(err, left) {
+			t.Errorf("Latest: %v", err)
+		}
+		if err := r.Close(); !errors.Is(err, left) {
+			t.Errorf("Close: %v", err)
+		}
+	})
+}
+
+func TestTegrastats_Dies_RestartedWithBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{play: func(n int, say func(string) bool) {
 			if n == 9 {
@@ -198,7 +239,7 @@ func TestTegrastats_Dies_StartedAgainAtGrowingPauses(t *testing.T) {
 	})
 }
 
-func TestTegrastats_DiesAfterASteadyRun_PausesBeginAnew(t *testing.T) {
+func TestTegrastats_DiesAfterASteadyRun_BackOffReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{play: func(n int, say func(string) bool) {
 			if n == 4 {
@@ -217,7 +258,7 @@ func TestTegrastats_DiesAfterASteadyRun_PausesBeginAnew(t *testing.T) {
 	})
 }
 
-func TestTegrastats_FallsSilent_EndedAndStartedAgain(t *testing.T) {
+func TestTegrastats_FallsSilent_EndedAndRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan struct{})
 		s := &stage{play: func(n int, say func(string) bool) {
@@ -253,17 +294,17 @@ func TestTegrastats_FallsSilent_EndedAndStartedAgain(t *testing.T) {
 		if _, err := r.Latest(); err != nil {
 			t.Errorf("fresh again: %v", err)
 		}
-		// What ailed it is over and not told any more.
+		// The old failure is over.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := r.Next(ctx, 2); err != context.DeadlineExceeded {
-			t.Errorf("an old reason is told: %v", err)
+			t.Errorf("an old failure is reported: %v", err)
 		}
 		r.Close()
 	})
 }
 
-func TestTegrastats_GarbageLongAndCutLines_SteppedOver(t *testing.T) {
+func TestTegrastats_GarbageLongAndCutLines_Skipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{play: func(n int, say func(string) bool) {
 			if n > 1 {
@@ -271,7 +312,7 @@ func TestTegrastats_GarbageLongAndCutLines_SteppedOver(t *testing.T) {
 				return
 			}
 			say("\n\x00\xff\xfe\nFailed to open x\nRAM 9/1MB\n")
-			say("RAM 5/8MB (lfb 1x4MB) " + strings.Repeat("x@1C ", mostLine) + "\n")
+			say("RAM 5/8MB (lfb 1x4MB) " + strings.Repeat("x@1C ", maxLine) + "\n")
 			say("RAM 6/") // in two pieces
 			say("8MB\r\n")
 			say("RAM 7/8MB (lfb 1x4") // and then it dies

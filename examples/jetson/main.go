@@ -1,32 +1,34 @@
-// Command jetson shows what modeltier sees on an NVIDIA Jetson: what board it is,
-// the limits that it would set, what its owner could change, and a live view of
-// memory, GPU, power and temperature.
+// Command jetson shows what modeltier sees on an NVIDIA Jetson: the board, the limits
+// for it, advice for its owner, and a live view of memory, GPU, power and temperature.
 //
 // On a board:
 //
 //	go run ./examples/jetson
 //	go run ./examples/jetson -models /ssd/models -server http://localhost:8080
 //
-// Anywhere else, the same from lines that tegrastats has printed:
+// On any other machine, from a log of tegrastats:
 //
 //	go run ./examples/jetson -replay jetson/testdata/tegrastats.txt
 //
-// It changes nothing. On a terminal the view stays in place; elsewhere it is one
-// line for each reading.
+// It changes nothing. A terminal shows the view in place; other outputs get one line
+// for each reading.
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"time"
 
 	"github.com/modeltier/modeltier/jetson"
+	"github.com/modeltier/modeltier/tier"
 )
 
 type options struct {
@@ -39,11 +41,11 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.replay, "replay", "", "show the lines of this `file` instead of a board's; - is standard input")
-	flag.StringVar(&o.models, "models", "", "`folder` of the models: advise about its disk, and measure it")
-	flag.StringVar(&o.server, "server", "", "`URL` of a running modeltier server, to show its tiers as well")
+	flag.StringVar(&o.replay, "replay", "", "show the lines of this `file` instead of a board's; - means standard input")
+	flag.StringVar(&o.models, "models", "", "`folder` of the models: give advice about its disk, and measure it")
+	flag.StringVar(&o.server, "server", "", "`URL` of a running modeltier server: show its tiers too")
 	flag.DurationVar(&o.interval, "interval", time.Second, "time between readings")
-	flag.IntVar(&o.lines, "n", 0, "end after so many readings; 0: at ^C, or at the end of the file")
+	flag.IntVar(&o.lines, "n", 0, "number of readings; 0: until ^C or the end of the file")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -80,7 +82,7 @@ func run(ctx context.Context, out *os.File, o options) error {
 	return watch(ctx, v, board, o)
 }
 
-// watch shows the board's readings as they come.
+// watch shows the board's readings.
 func watch(ctx context.Context, v *view, board *jetson.Board, o options) error {
 	v.limits = board.Limits()
 	probe := board.Probe()
@@ -109,8 +111,7 @@ func watch(ctx context.Context, v *view, board *jetson.Board, o options) error {
 	return nil
 }
 
-// replay shows the lines of a file, at the pace of the interval on a terminal and
-// at once elsewhere.
+// replay shows the lines of a file; on a terminal one for each interval.
 func replay(ctx context.Context, v *view, o options) error {
 	in := io.Reader(os.Stdin)
 	if o.replay != "-" {
@@ -122,9 +123,11 @@ func replay(ctx context.Context, v *view, o options) error {
 		in = f
 	}
 	shown := 0
-	for r, err := range readings(in) {
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		r, err := jetson.Parse(lines.Text())
 		if err != nil {
-			return err
+			continue // a log has other lines too
 		}
 		v.introduce(r)
 		v.show(ctx, r, nil)
@@ -139,8 +142,81 @@ func replay(ctx context.Context, v *view, o options) error {
 			}
 		}
 	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
 	if shown == 0 {
-		return fmt.Errorf("%s holds no line of tegrastats", o.replay)
+		return fmt.Errorf("%s has no line of tegrastats", o.replay)
 	}
 	return nil
+}
+
+// report prints what detection found, the limits for it, and the advice.
+func report(out io.Writer, b *jetson.Board, models string) {
+	fmt.Fprintf(out, "Board     %v (%s)\n", b.Family, b.Model)
+	fmt.Fprintf(out, "Memory    %v seen by the system\n", b.Memory)
+	fmt.Fprintf(out, "Release   L4T %v", b.Release)
+	if jp := b.Release.JetPack(); jp != "" {
+		fmt.Fprintf(out, ", JetPack %s", jp)
+	}
+	fmt.Fprintln(out)
+	if b.Power.Name != "" {
+		fmt.Fprintf(out, "Power     mode %s\n", b.Power.Name)
+	}
+	disk, zram := b.SwapOn()
+	fmt.Fprintf(out, "Swap      %v on disk, %v zram (which is memory and does not count)\n", disk, zram)
+	fmt.Fprintf(out, "Root      %v, %s\n", b.Root.Kind, b.Root.FileSystem)
+	if lock, ok := b.LockLimit.Get(); ok {
+		fmt.Fprintf(out, "Locking   %v\n", lock)
+	}
+	for _, f := range b.Faults {
+		fmt.Fprintln(out, "         ", f)
+	}
+	printLimits(out, b.Limits())
+
+	advice := b.Advise(models)
+	if len(advice) == 0 {
+		fmt.Fprintln(out, "\nNothing to advise: the board is set up well.")
+	} else {
+		fmt.Fprintln(out, "\nWhat you could change (nothing was changed):")
+	}
+	for i, a := range advice {
+		fmt.Fprintf(out, "%2d. %s\n    %s\n", i+1, a.What, a.Why)
+		if a.Command != "" {
+			fmt.Fprintf(out, "    $ %s\n", a.Command)
+		}
+	}
+	fmt.Fprintln(out)
+}
+
+func printLimits(out io.Writer, l tier.Limits) {
+	fmt.Fprintf(out, "Limits    ram %v, swap %v, reserved %v, largest model %v\n", l.RAM, l.Swap, l.Reserved, l.MaxModel)
+}
+
+// measure prints the read rate of the largest file of the folder.
+func measure(ctx context.Context, out io.Writer, b *jetson.Board, models string) {
+	on, _ := b.StorageOf(models) // unknown storage has figures too
+	loading := on.Kind.Loading()
+	rate, err := jetson.MeasureReadRate(ctx, largest(models), loading.Readers)
+	if err != nil {
+		fmt.Fprintln(out, "Reading   not measured:", err)
+		return
+	}
+	fmt.Fprintf(out, "Reading   %v/s from %v with %d reads in flight (%v/s expected)\n\n", rate, on.Kind, loading.Readers, loading.Rate)
+}
+
+// largest returns the largest file below the folder; the folder itself if there is
+// none.
+func largest(folder string) string {
+	best, size := folder, int64(-1)
+	_ = filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil // skip what cannot be read
+		}
+		if info, err := d.Info(); err == nil && info.Size() > size {
+			best, size = path, info.Size()
+		}
+		return nil
+	})
+	return best
 }

@@ -2,17 +2,20 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/modeltier/modeltier/jetson"
 	"github.com/modeltier/modeltier/tier"
 )
 
-// view shows one reading after the other: in place on a terminal, line by line
-// elsewhere.
+// view shows readings, each in place of the previous one on a terminal, otherwise line
+// by line.
 type view struct {
 	out      *os.File
 	terminal bool
@@ -20,8 +23,8 @@ type view struct {
 
 	limits tier.Limits
 	family jetson.Family // of a replay
-	notes  []string      // of the probe, as they were last
-	drawn  int           // lines on the terminal that the next reading replaces
+	notes  []string      // the last ones of the probe
+	drawn  int           // terminal lines that the next reading replaces
 }
 
 func newView(out *os.File, server string) *view {
@@ -29,22 +32,36 @@ func newView(out *os.File, server string) *view {
 	return &view{out: out, server: server, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 
-// leave keeps what is on the terminal; what comes next goes below it.
+// introduce prints the board that a replayed line seems to come from, and the limits
+// for it, if they differ from those of the previous line.
+func (v *view) introduce(r jetson.Reading) {
+	limits := jetson.LimitsFor(r.RAMTotal)
+	if v.limits == limits && v.family == jetson.Guess(r) {
+		return
+	}
+	v.leave()
+	v.family, v.limits = jetson.Guess(r), limits
+	fmt.Fprintf(v.out, "\nBoard     %v by its sensors, %v seen by the system, %d cores\n", v.family, r.RAMTotal, len(r.CPUs))
+	printLimits(v.out, limits)
+	fmt.Fprintln(v.out)
+}
+
+// leave keeps what is on the terminal: further output goes below it.
 func (v *view) leave() { v.drawn = 0 }
 
-// show shows a reading, with what the probe says of memory where there is one.
+// show shows a reading, and the memory if there is a probe.
 func (v *view) show(ctx context.Context, r jetson.Reading, m *tier.Memory) {
 	tiers := fetchTiers(ctx, v.server)
 	if m != nil {
-		v.tell(m.Notes)
+		v.printNotes(m.Notes)
 	}
 	if !v.terminal {
 		fmt.Fprintln(v.out, strings.Join(append(fields(r, m), tiers...), "  "))
 		return
 	}
 	rows := v.rows(r, m, tiers)
-	// Back to the first row; rows are cut at the right margin, since one that wraps
-	// would be two.
+	// Go back to the first row. Cut rows at the right margin: one that wraps would be
+	// two.
 	if v.drawn > 0 {
 		fmt.Fprintf(v.out, "\x1b[%dA", v.drawn)
 	}
@@ -56,8 +73,8 @@ func (v *view) show(ctx context.Context, r jetson.Reading, m *tier.Memory) {
 	v.drawn = len(rows)
 }
 
-// tell prints the notes that were not there before, above the view.
-func (v *view) tell(notes []string) {
+// printNotes prints the new notes above the view.
+func (v *view) printNotes(notes []string) {
 	for _, n := range notes {
 		if !slices.Contains(v.notes, n) {
 			v.leave()
@@ -67,7 +84,7 @@ func (v *view) tell(notes []string) {
 	v.notes = notes
 }
 
-// fields are the figures of one line of plain output.
+// fields returns the figures for a line of plain output.
 func fields(r jetson.Reading, m *tier.Memory) []string {
 	var out []string
 	if !r.Time.IsZero() {
@@ -90,7 +107,7 @@ func fields(r jetson.Reading, m *tier.Memory) []string {
 	return out
 }
 
-// rows are the lines of the view on a terminal.
+// rows returns the lines for a terminal.
 func (v *view) rows(r jetson.Reading, m *tier.Memory, tiers []string) []string {
 	rows := []string{
 		fmt.Sprintf("memory   %s %.1f of %.1f GiB used", bar(float64(r.RAMUsed), float64(r.RAMTotal)), r.RAMUsed.GB(), r.RAMTotal.GB()),
@@ -143,4 +160,44 @@ func watts(p jetson.Opt[jetson.Milliwatts]) string {
 		return fmt.Sprintf("%.1f W", float64(v)/1000)
 	}
 	return "not known"
+}
+
+// fetchTiers returns a line for each tier of a modeltier server; none without a server.
+// It sends the token of the environment variable that the server reads too.
+func fetchTiers(ctx context.Context, server string) []string {
+	if server == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, server, strings.NewReader(`{"tier_status": true}`))
+	if err != nil {
+		return []string{"tiers    " + err.Error()}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if token := os.Getenv("MODELTIER_TOKEN"); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return []string{"tiers    " + err.Error()}
+	}
+	defer resp.Body.Close()
+	var status struct {
+		Tiers map[string]struct {
+			Used   float64 `json:"used_gb"`
+			Limit  float64 `json:"limit_gb"`
+			Models int     `json:"models"`
+		} `json:"tiers"`
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 1<<20)).Decode(&status); err != nil {
+		return []string{"tiers    this is not the answer of a modeltier server: " + err.Error()}
+	}
+	var out []string
+	for _, name := range []string{"ram", "swap"} {
+		if t, ok := status.Tiers[name]; ok {
+			out = append(out, fmt.Sprintf("%-8s %s %.1f of %.1f GiB, %d models", "tier "+name, bar(t.Used, t.Limit), t.Used, t.Limit, t.Models))
+		}
+	}
+	return out
 }

@@ -5,6 +5,61 @@ import (
 	"testing"
 )
 
+func FuzzPowerModes(f *testing.F) {
+	f.Add(fixtureOrinNano8.tree()["etc/nvpmodel.conf"], "pmode:0001 fmode:quiet")
+	f.Fuzz(func(t *testing.T, conf, status string) {
+		modes, _ := parsePowerModes(conf)
+		for _, m := range modes {
+			if m.Name == "" {
+				t.Errorf("a mode without a name in %q", conf)
+			}
+		}
+		highestPower(modes)
+		parsePowerStatus(status)
+	})
+}
+
+// The ID of a mode differs between firmwares.
+func TestReadPower_WithoutStatus_DefaultOfTheConfiguration(t *testing.T) {
+	files := fixtureOrinNano8.tree()
+	delete(files, "var/lib/nvpmodel/status")
+	files["etc/nvpmodel.conf"] = strings.Replace(files["etc/nvpmodel.conf"], "DEFAULT=0", "DEFAULT=2", 1)
+	root := t.TempDir()
+	writeTree(t, root, files)
+	b, err := DetectIn(Options{Root: root})
+	if err != nil || b.Power.Name != "MAXN_SUPER" {
+		t.Errorf("%v, %v", b.Power, err)
+	}
+}
+
+func TestHighestPower_GoesByName(t *testing.T) {
+	for names, want := range map[string]string{
+		"15W 25W MAXN_SUPER 7W": "MAXN_SUPER",
+		"MAXN 10W 15W 25W":      "MAXN",
+		"15W 7W":                "15W",
+		"10W 7W_AI 7W_CPU":      "10W",
+		"MODE_15W_2CORE MODE_20W_6CORE MODE_10W_DESK": "MODE_20W_6CORE",
+		"120W MAXN": "MAXN",
+		"FAST SLOW": "",
+		"":          "",
+	} {
+		var modes []PowerMode
+		for id, name := range strings.Fields(names) {
+			modes = append(modes, PowerMode{ID: id, Name: name})
+		}
+		if got, ok := highestPower(modes); got.Name != want || ok != (want != "") {
+			t.Errorf("%q: %v, %v", names, got, ok)
+		}
+	}
+}
+
+func TestSwaps_Zram_ToldFromDisk(t *testing.T) {
+	b := fixtureOrinNano8.detect(t)
+	if len(b.Swaps) != 6 || !b.Swaps[0].Zram || b.Swaps[0].Used != 10*mib {
+		t.Errorf("%+v", b.Swaps)
+	}
+}
+
 func TestAdvise_EachBoard_WhatItsOwnerCouldChange(t *testing.T) {
 	for name, c := range map[string]struct {
 		fixture fixture
@@ -35,7 +90,7 @@ func TestAdvise_EachBoard_WhatItsOwnerCouldChange(t *testing.T) {
 	}
 }
 
-// The ID of the advised mode is the one that this board's file gives it.
+// The ID comes from this board's nvpmodel.conf.
 func TestAdvise_PowerMode_CommandHasThisBoardsID(t *testing.T) {
 	for _, a := range fixtureOrinNano8.detect(t).Advise("") {
 		if strings.HasPrefix(a.What, "Use power mode") {
