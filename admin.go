@@ -92,9 +92,15 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 	if _, stuck := errors.AsType[*tier.StuckError](unsafe); stuck {
 		return nil, unsafe
 	}
-	return ask(ctx, m, func(now time.Time, reply func(*Job, error)) {
-		m.ctl.hotLoad(model, traits[0], estimate, unsafe, now, reply)
-	})
+	spec := hotload.Spec{
+		Kind: hotload.KindLoad, Model: model.Name, From: tier.Storage, To: model.Home, Total: model.Size, Estimate: estimate,
+	}
+	if unsafe != nil {
+		work := m.jobs.Start(m.ctx, spec)
+		work.Finish(unsafe)
+		return work.Job(), nil
+	}
+	return ask(ctx, m, func(now time.Time, reply func(*Job, error)) { m.ctl.hotLoad(model, traits[0], spec, now, reply) })
 }
 
 // unsafe returns why the model could not be served now.
@@ -115,25 +121,16 @@ func (m *Manager) unsafe(ctx context.Context, model *tier.Model, candidate *snap
 	return err
 }
 
-func (c *control) hotLoad(model tier.Model, t core.Traits, estimate time.Duration, unsafe error, now time.Time, reply func(*Job, error)) {
+func (c *control) hotLoad(model tier.Model, t core.Traits, spec hotload.Spec, now time.Time, reply func(*Job, error)) {
 	if c.stopping {
 		reply(nil, tier.ErrClosed)
 		return
 	}
-	if unsafe == nil {
-		if err := c.core.Add([]tier.Model{model}, []core.Traits{t}, c.newGate, false); err != nil {
-			reply(nil, err) // another took the name meanwhile
-			return
-		}
-	}
-	work := c.m.jobs.Start(c.m.ctx, hotload.Spec{
-		Kind: hotload.KindLoad, Model: model.Name, From: tier.Storage, To: model.Home, Total: model.Size, Estimate: estimate,
-	})
-	if unsafe != nil {
-		work.Finish(unsafe)
-		reply(work.Job(), nil)
+	if err := c.core.Add([]tier.Model{model}, []core.Traits{t}, c.newGate, false); err != nil {
+		reply(nil, err) // another took the name meanwhile
 		return
 	}
+	work := c.m.jobs.Start(c.m.ctx, spec)
 	e, _ := c.core.Find(model.Name)
 	o := &core.Order{Kind: core.HotLoad, Entry: e, To: model.Home}
 	c.orders[o] = &orderJob{work: work, stop: c.watchJob(o, work)}
@@ -160,7 +157,7 @@ func (c *control) orderDone(o *core.Order, err error) {
 	delete(c.orders, o)
 	j.stop()
 	if err != nil {
-		c.after = append(c.after, func() { j.work.Finish(err) })
+		c.finish(j.work, err)
 		return
 	}
 	c.keep(func() { j.work.Finish(nil) })

@@ -78,8 +78,16 @@ func (v *villain) act(method string) (lie bool) {
 	return false
 }
 
-// errText is an error whose text panics, as one of foreign code may.
+// errText is an error whose text panics, and whose Is blocks, as those of foreign
+// code may.
 type errText struct{ method string }
+
+func (e errText) Is(target error) bool {
+	if strings.Contains(e.method, "crash") {
+		panic("asked")
+	}
+	return false
+}
 
 func (e errText) Error() string {
 	if strings.Contains(e.method, "Move") {
@@ -159,8 +167,9 @@ func (h hostileProbe) Memory(context.Context) (tier.Memory, error) {
 	}
 	return plenty, nil
 }
-func (h hostileProbe) PartStatus() any { return h.v.status("probe") }
-func (h hostileProbe) Close() error    { return h.v.close("probe") }
+func (h hostileProbe) Over(tier.MemoryProbe) bool { return h.v.act("probe.Over") }
+func (h hostileProbe) PartStatus() any            { return h.v.status("probe") }
+func (h hostileProbe) Close() error               { return h.v.close("probe") }
 
 type hostileSelector struct {
 	tier.Selector
@@ -261,7 +270,7 @@ func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 var hostileMethods = []string{
 	"mover.Move", "mover.Divisible", "mover.Leaves", "mover.InPlace", "mover.FileBacked", "mover.CheckModel", "mover.Resident",
 	"mover.Footprint", "mover.PartStatus", "mover.Close",
-	"probe.Memory", "probe.PartStatus", "probe.Close",
+	"probe.Memory", "probe.Over", "probe.PartStatus", "probe.Close",
 	"selector.Select", "selector.Accessed", "selector.Moved", "selector.Reported", "selector.PartStatus", "selector.Close",
 	"placement.Plan", "placement.Accessed", "placement.Moved", "placement.Reported", "placement.Hint", "placement.Worth",
 	"placement.Predict", "placement.MarshalBinary", "placement.UnmarshalBinary", "placement.PartStatus", "placement.Close",

@@ -159,7 +159,6 @@ func (c *control) end(rest []func(time.Time)) {
 	c.core.Stop(tier.ErrClosed, c.now) // for requests that joined in the rest
 	c.stopping = true
 	c.turn()
-	c.memoryRead()
 	for _, ch := range c.idle {
 		close(ch)
 	}

@@ -131,7 +131,7 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := fillParts(&cfg); err != nil {
+	if err := m.fillParts(&cfg); err != nil {
 		return nil, errors.Join(err, m.save.close())
 	}
 	m.cfg = cfg
@@ -161,7 +161,7 @@ func New(cfg Config) (*Manager, error) {
 }
 
 // fillParts makes the default parts that cfg leaves out.
-func fillParts(cfg *Config) error {
+func (m *Manager) fillParts(cfg *Config) error {
 	if cfg.Mover == nil {
 		mover, err := mapped.New(mapped.Options{})
 		if err != nil {
@@ -172,7 +172,12 @@ func fillParts(cfg *Config) error {
 	if cfg.Probe == nil {
 		cfg.Probe = safety.NewProbe()
 	} else if over, ok := cfg.Probe.(tier.Overlay); ok {
-		if bytes := safety.NewProbe(); !over.Over(bytes) {
+		bytes, taken := safety.NewProbe(), false
+		err := m.probe.wait(m.ctx, adviceLimit, func(context.Context) error { taken = over.Over(bytes); return nil })
+		if err != nil {
+			return fmt.Errorf("modeltier: the probe: %w", err)
+		}
+		if !taken {
 			bytes.Close()
 		}
 	}

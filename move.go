@@ -136,15 +136,27 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 	}
 	c.corrected(mv.Entry, runtime)
 	if !g.ordered || mv.Stuck() {
-		g.work.Finish(out.Err)
+		c.finish(g.work, out.Err)
 	}
+}
+
+// finish ends a job, once what it did is published. To tell a cancelled job from
+// one that failed asks the error, which may be foreign code.
+func (c *control) finish(work *hotload.Work, err error) {
+	c.after = append(c.after, func() {
+		if err == nil {
+			work.Finish(nil)
+			return
+		}
+		c.m.goroutines.Go(func() { work.Finish(err) })
+	})
 }
 
 // stuck tells of a move that was called off and does not return.
 func (c *control) stuck(mv *core.Move, err error) {
 	c.m.log.Error("a mover does not return", "err", err)
 	if g := c.moves[mv]; g != nil && !g.ordered {
-		g.work.Finish(err)
+		c.finish(g.work, err)
 	}
 }
 

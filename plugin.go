@@ -213,8 +213,13 @@ type sealedError struct {
 }
 
 // seal returns err with all found out that the loop may ask of it. It calls foreign
-// code: it is called where that may block or panic.
-func seal(err error) error {
+// code and is called where that may block; a panic in it is the error then.
+func seal(err error) (sealed error) {
+	defer func() {
+		if v := recover(); v != nil {
+			sealed = &tier.PanicError{Part: "error", Value: fmt.Sprint(v), Stack: debug.Stack()}
+		}
+	}()
 	switch err.(type) {
 	case nil, *sealedError, *tier.StuckError, *tier.PanicError:
 		return err

@@ -331,7 +331,7 @@ func (c *Core) callOff(m *Move, why callOff, cause error, now time.Time) {
 		}
 	case m.phase == moveQueued:
 		m.calledOff = why
-		c.MoveEnded(m, Outcome{Err: &tier.MoveError{Model: m.Model.Name, From: m.From, To: m.To, Err: cause}, CalledOff: errors.Is(cause, errCalledOff)}, now)
+		c.MoveEnded(m, Outcome{Err: &tier.MoveError{Model: m.Model.Name, From: m.From, To: m.To, Err: cause}, CalledOff: cause == errCalledOff || cause == errReplaced}, now)
 	default:
 		m.calledOff, m.stoppedAt = why, now
 		c.moveTo(m, moveCancelled)

@@ -528,7 +528,7 @@ func (c *Core) broken(p *plan, err error, now time.Time) {
 	case p.limiting != nil:
 		c.endLimits(p.limiting, err)
 	case x == nil || x.e.demand != x:
-	case errors.Is(err, errTaken):
+	case err == errTaken: // not errors.Is: err may be a mover's, which is foreign code
 		if x.taken++; x.taken >= maxTries {
 			c.block(x, err, now)
 		}
