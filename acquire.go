@@ -19,11 +19,11 @@ import (
 // nothing else. Other errors unwrap to the sentinels of this package. The caller
 // releases the lease.
 //
-// Under high memory pressure nothing is loaded that takes memory. Where the mover
-// can serve without (mapped files), the lease is one from swap; else the error is
-// ErrNoCapacity. Who asks again within Config.Fairness keeps the model's place:
-// when pressure falls, models are loaded in the order in which they were first
-// refused.
+// Under high memory pressure nothing is loaded that takes memory. If the mover can
+// serve without it (mapped files), the lease is one from swap; else the error is
+// ErrNoCapacity. A model that is asked for again within Config.Fairness keeps its
+// place: when pressure falls, models are loaded in the order in which requests for
+// them were first refused.
 func (m *Manager) Acquire(ctx context.Context, req Request) (*Lease, error) {
 	var waited time.Duration
 	lease, _, err := m.acquire(ctx, &req, &waited)
@@ -74,7 +74,7 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *time.Durati
 const maxChoices = 100
 
 // outdated reports whether a model is not what it was when it was chosen: while
-// the request waited it was configured anew, or removed.
+// the request waited its configuration changed, or it was removed.
 func outdated(l *Lease, chosen *tier.Model, err error) bool {
 	if l == nil {
 		return errors.Is(err, tier.ErrNotFound)
@@ -190,8 +190,8 @@ func (m *Manager) chooseMakingRoom(req *Request, snap *snapshot) (Choice, error)
 	return choice, err
 }
 
-// waiter is a request on its way through the loop. Whoever sets the state
-// decides: the request that it has gone, or the loop that it is answered.
+// waiter is a request on its way through the loop. The first to set the state
+// decides: the request, that it has gone, or the loop, that it is answered.
 type waiter struct {
 	core.Waiter
 	state  atomic.Uint32
@@ -214,7 +214,7 @@ func (m *Manager) await(ctx context.Context, req *Request, e *entry) (*Lease, er
 	w := &waiter{answer: make(chan answer, 1)}
 	if n := m.waiting.Add(1); n > int64(m.cfg.MaxQueue) {
 		m.waiting.Add(-1)
-		m.kick() // for a moment the gate counted this one: who looked then looks again
+		m.kick() // for a moment the gate counted this one: a look at it then is repeated
 		return nil, &tier.BusyError{Queued: int(n - 1), RetryAfter: m.cfg.Fairness}
 	}
 	defer m.waiting.Add(-1)

@@ -35,8 +35,8 @@ type Config struct {
 	// and what was learned across restarts and crashes. "": nothing is kept.
 	StateDir string
 	// ModelDir is the folder that the paths of hot loads on the wire are taken from;
-	// a path that leads out of it is refused. "": any path, as whoever can call
-	// HandleRequest is trusted.
+	// a path that leads out of it is refused. "": any path, as the callers of
+	// HandleRequest are trusted.
 	ModelDir string
 	// Logger gets what an operator should know. nil: silent.
 	Logger *slog.Logger
@@ -64,8 +64,8 @@ type Config struct {
 	StallAfter, StuckAfter time.Duration
 	// ProbeEvery is how often memory is read while nothing happens. 0: 1 s.
 	ProbeEvery time.Duration
-	// OptimizeEvery is how often the placement is asked at least, while nobody waits,
-	// what is worth moving: soon after a request (a thirtieth of it), then at pauses
+	// OptimizeEvery is how often the placement is asked at least, while no request
+	// waits, what is worth moving: soon after a request (a thirtieth of it), then at pauses
 	// that grow up to it, and no more two hours after the last request. 0: 30 s;
 	// negative: never by itself.
 	OptimizeEvery time.Duration

@@ -11,22 +11,21 @@ import (
 // gate counts the leases of one model. Requests pass it with two atomic
 // operations while it is open; the loop closes it before it moves the model.
 //
-// The order is what makes it safe: who enters counts first and looks second,
-// who closes closes first and counts second, so that one of the two sees the
-// other.
+// The order makes it safe: to enter is to count first and look second, to close is
+// to close first and count second, so that one of the two sees the other.
 type gate struct {
 	state atomic.Uint32 // gateOpen, gateWatched
 	cells []cell        // a power of two of them, so that cores do not meet in one
 	// stay is that of the leases which enter. A lease takes it once it is counted,
-	// and it changes only while nobody can enter, or for one of the same loss.
+	// and it changes only while no request can enter, or for one of the same loss.
 	stay atomic.Pointer[stay]
 	loss *loss // the loop's; of the leases from now on
 	e    *entry
 	m    *Manager
 }
 
-// loss tells the leases of a model that it is lost. The gate gets a new one when
-// it lets somebody in again, which waits for the leases: so none misses its own.
+// loss tells the leases of a model that it crashed. The gate gets a new one when
+// it opens again, which waits for the leases: so none misses its own.
 type loss struct {
 	done chan struct{}
 	told bool // done is closed; the loop's
@@ -69,8 +68,7 @@ func newGate(m *Manager, e *entry) *gate {
 
 func newLoss() *loss { return &loss{done: make(chan struct{})} }
 
-// settle makes the stay of leases from now on, at which nobody has ever told a
-// loss.
+// settle makes the stay of leases from now on, with a loss that was not told yet.
 func (g *gate) settle() *stay {
 	if g.loss.told {
 		g.loss = newLoss()
@@ -95,8 +93,8 @@ func (g *gate) enter(i uint8) bool {
 	return true
 }
 
-// noteEvery is how close uses of one model come to be noted one by one. Whoever
-// learns from them gains nothing by more, and must not pay for more.
+// noteEvery is the least time between two noted uses of one model. Learners gain
+// nothing from more, and must not cost more.
 const noteEvery = time.Millisecond
 
 // notable reports whether the use of cell i at that time is to be noted.

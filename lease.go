@@ -52,7 +52,7 @@ func (l *Lease) Moved() bool { return l.moved }
 
 // Done is closed when the model has left memory by itself while the lease is held,
 // as Manager.ReportCrash told: what is asked of it fails, and will until the lease is
-// given back, which is still to be done, and the model is acquired anew. It stays
+// given back, which is still to be done, and the model is acquired again. It stays
 // open otherwise, after Release too.
 func (l *Lease) Done() <-chan struct{} { return l.stay.loss.done }
 
@@ -76,7 +76,7 @@ func (l *Lease) Release() {
 // score. The lease fills Model, At, Waited, and Served where it is zero. It may be
 // called before or after Release, best when the model has just been used, as that is
 // what Served is taken to end with; more than once, and never blocks; reports that
-// nobody can take, or too many at once, are dropped.
+// no part takes, or too many at once, are dropped.
 func (l *Lease) Report(o tier.Outcome) {
 	m := l.stay.m
 	now := time.Since(m.start)

@@ -16,16 +16,16 @@ type Reconfiguration struct {
 	// Added are models that are new, Removed those that are no more.
 	Added, Removed []string
 	// Replaced are models whose weights, sizes or labels are others: they leave
-	// memory and are loaded anew. Changed are those that only have other
+	// memory and are loaded again. Changed are those that only have other
 	// capabilities, another quality or home, or are pinned or not.
 	Replaced, Changed []string
 	// Limits are others.
 	Limits bool
 }
 
-// Reconfigure has the Manager go by other models and limits than those that it was
-// made with, or last given here: it does what is different. Of what is the same
-// nothing is touched, neither leases nor what is resident. What was changed while
+// Reconfigure replaces the models and limits that the Manager was made with, or was
+// last given here, and carries out the difference. Models that are the same are not
+// touched, neither their leases nor what is resident. What was changed while
 // running stays changed where the configuration says what it said before: models
 // that were hot loaded or removed, home tiers, limits.
 //
@@ -98,6 +98,6 @@ func (c *control) reconfigure(models []tier.Model, traits []core.Traits, now tim
 	}
 	d := c.core.Reconfigure(models, traits, c.newGate, now)
 	r := Reconfiguration{Added: d.Added, Removed: d.Removed, Replaced: d.Replaced, Changed: d.Changed}
-	c.m.log.Info("configured anew", "added", len(r.Added), "removed", len(r.Removed), "replaced", len(r.Replaced), "changed", len(r.Changed))
+	c.m.log.Info("reconfigured", "added", len(r.Added), "removed", len(r.Removed), "replaced", len(r.Replaced), "changed", len(r.Changed))
 	c.keep(func() { reply(r, nil) })
 }

@@ -214,7 +214,7 @@ func (e *Entry) servable() bool {
 	return e.free() && !e.unloading() && (e.tier == tier.RAM || e.tier == tier.Swap && e.serving)
 }
 
-// reopen lets leases be taken on an entry that rests in ram and is nobody else's.
+// reopen lets leases be taken on an entry that rests in ram and is in no other use.
 func (c *Core) reopen(e *Entry) {
 	if e.tier == tier.RAM && e.free() && !e.unloading() && e.fate != pendingRemoval && e.demand == nil && !c.stopped {
 		e.Gate.Open()

@@ -10,7 +10,7 @@ import (
 )
 
 // errReplaced is the cause of a load of what is to be replaced.
-var errReplaced = fmt.Errorf("its model was configured anew (%w)", errCalledOff)
+var errReplaced = fmt.Errorf("its model was reconfigured (%w)", errCalledOff)
 
 // doom gives an entry a fate. One that outweighs the other stays: a replaced model
 // is replaced, crashed or not.
@@ -78,7 +78,7 @@ var exitReasons = [...]struct {
 }{
 	crashed:        {tier.ReasonCrashed, "its weights left memory by themselves"},
 	pendingRemoval: {tier.ReasonRemoved, "its hot load was given up"},
-	replaced:       {tier.ReasonReconfigured, "its model was configured anew"},
+	replaced:       {tier.ReasonReconfigured, "its model was reconfigured"},
 }
 
 // carryFates takes entries with a fate to storage, and on from there.
