@@ -281,3 +281,38 @@ func TestNew_StateDirHeldByAnother_IsInUse(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A model that was hot loaded under the name of a configured one, which had been
+// removed, is not that one after a restart.
+func TestRestart_HotLoadedUnderTheNameOfARemovedModel_IsWhatWasLoaded(t *testing.T) {
+	cfg := crashConfig(t.TempDir())
+	name := cfg.Models[0].Name
+	m, err := modeltier.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	ctx := t.Context()
+	if err := order(t)(m.Remove(ctx, name)).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	size := cfg.Models[0].Size + 7*tier.MiB
+	if err := order(t)(m.HotLoad(ctx, tier.Model{Name: name, Size: size, Capabilities: []string{"new"}})).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // also what was kept of what was kept
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if m, err = modeltier.New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if s, ok := m.Model(name); !ok || s.Size != size || len(s.Capabilities) != 1 || s.Capabilities[0] != "new" {
+			t.Errorf("after a restart it is %+v, want %v", s, size)
+		}
+		if err := order(t)(m.HotLoad(ctx, tier.Model{Name: fmt.Sprint("other", len(m.Status().Models)), Size: tier.MiB})).Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -32,6 +32,7 @@ type basis struct {
 type restored struct {
 	configured map[string]tier.Model // by the Config, all its models
 	limits     tier.Limits           // by the Config
+	hotAdded   []string              // models that came by hot load
 	placement  []byte
 }
 
@@ -78,7 +79,8 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 		}
 	}
 	for _, model := range st.Models {
-		if _, known := r.configured[model.Name]; !known {
+		if _, known := r.configured[model.Name]; !known || removed[model.Name] {
+			r.hotAdded = append(r.hotAdded, model.Name)
 			if measured, err := measure(model); err == nil {
 				model = measured
 			}
@@ -92,6 +94,11 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 // restore takes up what is not in the Config. It is called before the loop starts.
 func (c *control) restore(r restored) {
 	c.keeping, c.remembered = keeping{limits: r.limits, placement: r.placement}, c.now
+	for _, name := range r.hotAdded {
+		if e, ok := c.core.Find(name); ok {
+			e.SetHotAdded()
+		}
+	}
 	p, ok := c.m.cfg.Placement.(encoding.BinaryUnmarshaler)
 	if !ok || len(r.placement) == 0 {
 		return
@@ -174,7 +181,7 @@ func (c *control) kept() kept {
 	for _, e := range c.core.Entries() {
 		said, known := configured[e.Model.Name]
 		switch {
-		case known:
+		case known && !e.HotAdded():
 			here++
 			if said.Home != e.Model.Home {
 				st.Homes[e.Model.Name] = e.Model.Home
@@ -186,8 +193,10 @@ func (c *control) kept() kept {
 		}
 	}
 	if here < len(configured) {
+		// A model that was hot loaded under the name of a removed one is listed twice:
+		// what the configuration says of the name stays removed.
 		for name := range configured {
-			if _, there := c.core.Find(name); !there {
+			if e, there := c.core.Find(name); !there || e.HotAdded() {
 				st.Removed = append(st.Removed, name)
 			}
 		}

@@ -420,11 +420,17 @@ type counters struct {
 	evictions map[tier.Reason]int64
 }
 
+// maxReasons bounds the reasons that are counted apart.
+const maxReasons = 64
+
 func (c *counters) evict(why tier.Reason) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.evictions == nil {
 		c.evictions = make(map[tier.Reason]int64)
+	}
+	if _, known := c.evictions[why]; !known && len(c.evictions) >= maxReasons {
+		why = "other" // of a Placement that does not keep to a few words
 	}
 	c.evictions[why]++
 }

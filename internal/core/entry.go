@@ -121,6 +121,7 @@ type Entry struct {
 	demand   *demand // who waits for it
 	homeward bool    // it is to be brought to its home tier
 	ordered  bool    // its owner sent it where it is, and no request came since
+	hotAdded bool    // it came by a hot load, and not from the configuration
 
 	failures  int       // loads that failed in a row
 	crashes   int       // crashes in a row soon after a load
@@ -196,6 +197,13 @@ func (e *Entry) HotLoad() *Order {
 // hot load is under way, nor where the model has yet to leave, because that has
 // failed or because it was taken out of the configuration.
 func (e *Entry) Owned() bool { return e.HotLoad() == nil && e.fate != pendingRemoval && !e.leaving() }
+
+// HotAdded reports whether the model came by a hot load, and not from the
+// configuration.
+func (e *Entry) HotAdded() bool { return e.hotAdded }
+
+// SetHotAdded tells that the model came by a hot load in an earlier life.
+func (e *Entry) SetHotAdded() { e.hotAdded = true }
 
 // leaving reports whether the entry is replaced by nothing.
 func (e *Entry) leaving() bool { return e.fate == replaced && e.successor == nil }

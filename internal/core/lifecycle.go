@@ -156,7 +156,7 @@ func (c *Core) become(e *Entry) {
 	e.fate, e.successor, e.exit = stays, nil, nil
 	e.failures, e.lastErr, e.coolUntil, e.ordered = 0, nil, time.Time{}, false
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
-	e.foreign = true
+	e.foreign, e.hotAdded = true, false
 	c.renew(e, e.heirTraits)
 	c.describe(e, next)
 	c.bringHomeLater(e)

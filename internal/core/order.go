@@ -27,6 +27,7 @@ type Order struct {
 // Load orders a hot load: the entry, just added, is brought to o.To, for which
 // idle models may have to leave.
 func (c *Core) Load(o *Order, now time.Time) {
+	o.Entry.hotAdded = true
 	x := c.demandOf(o.Entry, now)
 	x.order = o
 	c.mark(progressed)
@@ -228,14 +229,11 @@ func (c *Core) plannedLimits(q *Question, p tier.Plan, err error) {
 	}
 	var steps []*step
 	if err == nil {
-		steps, err = c.resolve(p.Steps, q.epoch)
+		steps, err = c.resolve(p.Steps, q.epoch, func(*Entry) tier.Reason { return tier.ReasonLimits })
 	}
 	if err != nil {
 		c.endLimits(l, err)
 		return
-	}
-	for _, s := range steps {
-		s.reason = tier.ReasonLimits
 	}
 	l.plan = &plan{purpose: forLimits, limiting: l, steps: steps}
 	c.start(l.plan)

@@ -242,7 +242,13 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		c.abandon(x.plan) // others left meanwhile: no need to wait for the drain
 	}
 	pl := &plan{demand: x, patient: x.patient}
-	if pl.steps, err = c.resolve(p.Steps, q.epoch); err != nil {
+	pl.steps, err = c.resolve(p.Steps, q.epoch, func(e *Entry) tier.Reason {
+		if e == x.e {
+			return tier.ReasonDemand
+		}
+		return tier.ReasonRoom
+	})
+	if err != nil {
 		if c.progress != q.progress && x.overtaken < maxTries {
 			x.overtaken++ // it speaks of models that are others by now
 			return
@@ -276,8 +282,8 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 }
 
 // resolve finds the entries of a plan's steps, and refuses a plan that cannot
-// be one.
-func (c *Core) resolve(steps []tier.Step, since Epoch) ([]*step, error) {
+// be one. reason is asked for steps that have none.
+func (c *Core) resolve(steps []tier.Step, since Epoch, reason func(*Entry) tier.Reason) ([]*step, error) {
 	out := make([]*step, len(steps))
 	for i, s := range steps {
 		e, ok := c.Find(s.Model.Name)
@@ -295,6 +301,9 @@ func (c *Core) resolve(steps []tier.Step, since Epoch) ([]*step, error) {
 			if e.traits.Leaves {
 				to.left = s.Leave
 			}
+		}
+		if s.Reason == "" {
+			s.Reason = reason(e)
 		}
 		out[i] = &step{e: e, epoch: since, from: e.tier, to: to, reason: s.Reason, why: s.Why, gain: s.Gain}
 	}
@@ -627,7 +636,7 @@ func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
 
 // carryOut begins a plan that is for no model's sake, and returns its steps.
 func (c *Core) carryOut(steps []tier.Step, since Epoch, why purpose) []tier.Step {
-	resolved, err := c.resolve(steps, since)
+	resolved, err := c.resolve(steps, since, func(*Entry) tier.Reason { return tier.ReasonRebalance })
 	if err != nil || len(steps) == 0 {
 		return nil
 	}
