@@ -1,0 +1,139 @@
+package core
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// A plan speaks of models as they were. What a name stands for by the time that a
+// step begins, the entry says.
+func TestPlan_ModelReplacedBeforeItsStepBegins_StepIsNotCarriedOut(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 8), sized("b", 8), sized("c", 8))
+	b.load("a")
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{
+			{Move: tier.Move{Model: sized("a", 8), To: tier.Storage}},
+			{Move: tier.Move{Model: sized("c", 8), To: tier.RAM}},
+			{Move: tier.Move{Model: sized("b", 8), To: tier.RAM}},
+		}}
+	}
+	if b.c.AskIdle(true, b.now) == nil {
+		t.Fatal("nothing is asked")
+	}
+	b.step()
+	if len(b.started) != 1 || b.started[0].Model.Name != "a" {
+		t.Fatalf("started %v", b.log)
+	}
+	next := sized("b", 2)
+	next.Path = "/new"
+	b.c.Replace(b.entry("b"), &next, all, b.now)
+	b.step()
+	for len(b.started) > 0 { // a's, then c's
+		b.finish(Outcome{})
+		b.step()
+	}
+	if e := b.entry("b"); e.Tier() != tier.Storage || e.Model.Path != "/new" {
+		t.Errorf("b of %q is in %v, for which another model was planned: %v", e.Model.Path, e.Tier(), b.log)
+	}
+	if i, _ := b.c.Library().Find("b"); b.c.Library().At(i).Path != "/new" {
+		t.Error("b is not the new one")
+	}
+}
+
+// The same for an answer that comes when its model is another.
+func TestPlanned_ModelReplacedWhileItWasAsked_AskedAgain(t *testing.T) {
+	b := newBench(t, 10, 10, sized("b", 8))
+	w := b.join("b")
+	actions, _ := b.c.Step(b.now)
+	var q *Question
+	for _, a := range actions {
+		if ask, ok := a.(Ask); ok {
+			q = ask.Question
+		}
+	}
+	if q == nil {
+		t.Fatal("nothing is asked")
+	}
+	b.c.Replace(b.entry("b"), other("b", 3), all, b.now)
+	b.c.Step(b.now)
+	b.c.Planned(q, tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: sized("b", 8), To: tier.RAM}}}}, nil, b.now)
+	b.step()
+	if b.refused[w] != nil || len(b.started) != 1 || b.started[0].Model.Size != 3 {
+		t.Errorf("refused: %v, moves %v; want the new one loaded", b.refused[w], b.log)
+	}
+}
+
+// A refusal that goes by a reading of before is no refusal.
+func TestPlanned_RefusedByAReadingOfBefore_AskedAgain(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 8), sized("b", 8))
+	b.load("a")
+	w := b.join("b")
+	actions, _ := b.c.Step(b.now)
+	q := actions[len(actions)-1].(Ask).Question
+	b.c.Reading(tier.Memory{Available: tier.Unlimited}, nil, nil, b.now)
+	b.c.Planned(q, tier.Plan{Err: &tier.CapacityError{Need: 8}}, nil, b.now)
+	b.step()
+	if b.refused[w] != nil || len(b.started) != 1 {
+		t.Errorf("refused: %v, moves %v; want a to leave", b.refused[w], b.log)
+	}
+}
+
+// A model of whose predecessor bytes are still seen, and whose load found less
+// memory than was promised, waits beside another. Neither try of one may be the
+// other's reason to try again at once.
+func TestServe_AttemptsThatChangeNothing_AreSpacedOut(t *testing.T) {
+	b := newBench(t, 40, 20, sized("b", 25), sized("p", 14), sized("m", 30))
+	b.load("b")
+	b.c.Replace(b.entry("b"), nil, Traits{}, b.now)
+	b.step()
+	b.finish(Outcome{Observed: true, Seen: Seen{Present: 25}})
+	b.step()
+	b.add(tier.Model{Name: "b", Size: 10, Runtime: 3})
+	b.load("p")
+	b.entry("p").Gate.Grant() // in use
+	b.entry("b").shortUntil = b.now.Add(time.Minute)
+	asked := 0
+	plain := b.plan
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan { asked++; return plain(v, need) }
+	b.join("b")
+	b.join("m")
+	for range 100 { // a second
+		b.step()
+		b.now = b.now.Add(10 * time.Millisecond)
+	}
+	if asked > 200 {
+		t.Errorf("the placement was asked %d times in a second", asked)
+	}
+}
+
+// Whatever happens, a Step does a bounded amount of work.
+func TestStep_PlansThatAlwaysBreak_ReturnsAndEndsInTheEnd(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 4), sized("b", 4), sized("c", 4))
+	b.load("a")
+	b.entry("a").Gate.Grant()
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan { // names what is in use, every time
+		if need == nil {
+			return tier.Plan{}
+		}
+		return tier.Plan{Steps: []tier.Step{
+			{Move: tier.Move{Model: sized("a", 4), To: tier.Storage}}, {Move: tier.Move{Model: *v.Library.At(need.Model), To: tier.RAM}},
+		}}
+	}
+	waiters := []*Waiter{b.join("b"), b.join("c")}
+	for _, w := range waiters {
+		w.Deadline = b.now.Add(5 * time.Minute)
+	}
+	for range 301 {
+		b.step()
+		b.now = b.now.Add(time.Second)
+	}
+	b.step()
+	for _, w := range waiters {
+		if err := b.refused[w]; !errors.Is(err, tier.ErrNoCapacity) && !errors.Is(err, tier.ErrBusy) {
+			t.Errorf("%s: refused with %v", w.Entry.Model.Name, err)
+		}
+	}
+}
