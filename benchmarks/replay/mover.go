@@ -89,6 +89,9 @@ func (m *mover) Divisible(*tier.Model) bool { return true }
 // Leaves implements tier.Leaver.
 func (m *mover) Leaves(*tier.Model) bool { return true }
 
+// InPlace implements tier.InPlacer: a request pays for the bytes where they are.
+func (m *mover) InPlace(*tier.Model) bool { return true }
+
 // FileBacked implements tier.FileBacker.
 func (m *mover) FileBacked() bool { return true }
 
