@@ -40,8 +40,12 @@ func (a *arranger) greedy(spare tier.Bytes) bool {
 	for _, q := range a.quota {
 		over = over.Plus(q)
 	}
+	const exactRounds = 8 // further ones double what they cut, so that it ends
 	for round := 0; ; round++ {
-		if !a.cut(over, round < 8) {
+		for range round - exactRounds {
+			over = min(2*over, 4*maxBytes)
+		}
+		if !a.cut(over, round < exactRounds) {
 			return false
 		}
 		var ok bool

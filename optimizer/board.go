@@ -61,6 +61,19 @@ func stays(p, q place) bool {
 	return p.tier == q.tier && p.ram == q.ram && p.swap == q.swap
 }
 
+// maxBytes bounds every amount on a board, such as the room that an unlimited
+// account leaves, and the sum of what its items charge. Sums of a few of them fit
+// in 63 bits, so that no arithmetic on a board can overflow.
+const maxBytes tier.Bytes = 1 << 58
+
+// bounded returns f with every amount brought between -maxBytes and maxBytes.
+func bounded(f tier.Footprint) tier.Footprint {
+	for a, n := range f {
+		f[a] = min(max(n, -maxBytes), maxBytes)
+	}
+	return f
+}
+
 // board is the part of a View that one plan plays on: the models that it may
 // move, and the room that they share. Models under lease, in a move, pinned or
 // stuck are not on it, and the room that they hold is not in its capacity.
@@ -74,19 +87,20 @@ type board struct {
 	to     tier.Tier
 	// room is what is free now, capacity what would be if every item left.
 	room, capacity tier.Footprint
+	charged        tier.Bytes // by all items together
 }
 
 // set lays out the board for a need; a nil need, or one for room alone, wants no
 // model. With drainable, models under lease may be moved as well.
 func (b *board) set(v *tier.View, need *tier.Need, drainable bool) {
-	*b = board{view: v, items: b.items[:0], wanted: tier.NoModel, room: v.Room, capacity: v.Room}
+	*b = board{view: v, items: b.items[:0], wanted: tier.NoModel, room: bounded(v.Room)}
 	want := tier.NoModel
 	if need != nil {
 		want = need.Model
 		b.to = need.To
-		b.room = b.room.Minus(need.Room)
-		b.capacity = b.capacity.Minus(need.Room)
+		b.room = b.room.Minus(bounded(need.Room))
 	}
+	b.capacity = b.room
 	for i := range v.States {
 		if i == want {
 			b.wanted = len(b.items)
@@ -98,6 +112,8 @@ func (b *board) set(v *tier.View, need *tier.Need, drainable bool) {
 	}
 }
 
+// add puts model i on the board. A model so large that sums could overflow is
+// left where it is.
 func (b *board) add(i int) {
 	s := &b.view.States[i]
 	m := b.view.Library.At(i)
@@ -114,6 +130,11 @@ func (b *board) add(i int) {
 		it.from.swap = m.Size - s.Kept - s.Left
 	}
 	it.to = it.from
+	total := b.charged.Plus(m.Size).Plus(m.Runtime)
+	if total > maxBytes && b.wanted != len(b.items) {
+		return
+	}
+	b.charged = min(total, maxBytes)
 	b.capacity = b.capacity.Plus(it.charge(it.from))
 	b.items = append(b.items, it)
 	if it.from.serving && len(b.items)-1 != b.wanted {

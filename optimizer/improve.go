@@ -190,7 +190,7 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 			}
 			im.victims = im.victims[:0]
 			if it.parts(to) {
-				step = min(step, tier.Bytes(im.budget/gain)+1)
+				step = min(step, tier.Bytes(min(im.budget/gain, float64(maxBytes)))+1)
 			}
 			free := im.room(it, to) - extra
 			if free > 0 && it.parts(to) {

@@ -139,13 +139,14 @@ func (p *planner) enter() bool {
 // chop cuts the hops that read much into parts, so that little is lost where one
 // is called off.
 func (p *planner) chop(most tier.Bytes) {
+	const maxParts = 128 // of one hop
 	whole := p.hops
 	p.hops = p.spent[:0]
 	for _, h := range whole {
 		it := &p.items[h.item]
 		n := tier.Bytes(1)
 		if read := max(h.to.ram-h.from.ram, h.to.held()-h.from.held()); it.divisible && it.leaves {
-			n = max((read+most-1)/most, 1)
+			n = min(max((read+most-1)/most, 1), maxParts)
 		}
 		at := h.from
 		for k := tier.Bytes(1); k < n; k++ {
@@ -221,6 +222,9 @@ func unplannable(v *tier.View, need *tier.Need) error {
 	}
 	s := &v.States[need.Model]
 	m := v.Library.At(need.Model)
+	if n := m.Size.Plus(m.Runtime); n > maxBytes {
+		return &tier.CapacityError{Model: m.Name, Tier: tier.RAM, Need: n, Limit: maxBytes, Never: true}
+	}
 	if s.Stuck || s.Moving {
 		return &tier.InUseError{Model: m.Name, Leases: int(s.Leases)}
 	}

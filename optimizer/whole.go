@@ -104,7 +104,7 @@ func (w *whole) arrange() bool {
 					return false
 				}
 				it.to = p.inSwap(it)
-				it.to.ram = max(it.model.Size-swap, 0)
+				it.to.ram = min(max(it.model.Size-swap, 0), it.model.Size)
 				it.to.swap = it.model.Size - it.to.ram
 				if it.to.ram > 0 && !it.divisible {
 					return false
