@@ -19,7 +19,8 @@ type estimator struct {
 	ids   map[string]int32
 	uses  []*use // by id; nil where the id is free
 	names []string
-	last  int32 // id of the model that was asked for last, or -1
+	free  []int32 // ids
+	last  int32   // id of the model that was asked for last, or -1
 	count float64
 
 	mixture mixture
@@ -62,22 +63,13 @@ type lesson struct {
 // what comes next, the other what comes soon.
 var lessonEvery = [...]int{1, 8}
 
-// scored is what is known of one model at one moment.
-type scored struct {
-	odds   float64 // by the logit, unscaled
-	lambda float64 // by the mixture, in requests a second
-	minute float64 // decayed rates
-	hour   float64
-	age    float64 // seconds since the last access
-}
-
 const (
-	// sampleMost bounds the work of learning from one access.
-	sampleMost = 256
+	// maxSample bounds the work of learning from one access.
+	maxSample = 256
 	// surpriseKeep is what an access leaves of the sums before it.
 	surpriseKeep = 0.999
-	// youth is the time in seconds for which a fresh history is taken to be quiet,
-	// so that the first accesses do not make an enormous rate.
+	// youth is how many quiet seconds a fresh history is taken to begin with, so that
+	// the first accesses do not make an enormous rate.
 	youth = 600
 	// neverAge stands for the age of a model that was never asked for.
 	neverAge = 1e12
@@ -90,7 +82,7 @@ func newEstimator() estimator {
 	}
 }
 
-// seconds returns t on the history's clock, which never runs back: where the
+// seconds returns t on the clock of the estimator, which never runs back: if the
 // clock of the caller was set back, no time has passed.
 func (e *estimator) seconds(t time.Time) float64 {
 	if e.start.IsZero() {
@@ -105,24 +97,15 @@ func (e *estimator) seconds(t time.Time) float64 {
 	return s
 }
 
-// hourOf returns the hour of the day, UTC, at t.
-func (e *estimator) hourOf(t float64) int {
-	const day = 24 * 3600
-	s := math.Mod(float64(e.start.Unix()%day)+t, day)
-	if s < 0 {
-		s += day
-	}
-	return min(int(s/3600), 23)
-}
-
-// id returns the id of a model, a new one where the model is new.
+// id returns the id of a model, a new one if the model is new.
 func (e *estimator) id(name string) int32 {
 	if id, ok := e.ids[name]; ok {
 		return id
 	}
-	id := int32(slices.Index(e.uses, nil))
-	if id < 0 || len(e.ids) == len(e.uses) {
-		id = int32(len(e.uses))
+	id := int32(len(e.uses))
+	if n := len(e.free); n > 0 {
+		id, e.free = e.free[n-1], e.free[:n-1]
+	} else {
 		e.uses, e.names = append(e.uses, nil), append(e.names, "")
 	}
 	e.uses[id], e.names[id] = &use{}, name
@@ -153,11 +136,7 @@ func (e *estimator) know(lib *tier.Library) {
 func (e *estimator) forget(id int32) {
 	delete(e.ids, e.names[id])
 	e.uses[id], e.names[id] = nil, ""
-	for _, u := range e.uses {
-		if u != nil {
-			u.next.drop(func(who int32) bool { return who == id })
-		}
-	}
+	e.free = append(e.free, id)
 	if e.last == id {
 		e.last = -1
 	}
@@ -169,7 +148,7 @@ func (e *estimator) draw() {
 	for i := range order {
 		order[i] = int32(i)
 	}
-	if len(order) > sampleMost {
+	if len(order) > maxSample {
 		hash := make([]uint64, len(order))
 		for i, id := range e.byIndex {
 			h := fnv.New64a()
@@ -179,7 +158,7 @@ func (e *estimator) draw() {
 		slices.SortFunc(order, func(a, b int32) int {
 			return cmp.Or(cmp.Compare(hash[a], hash[b]), cmp.Compare(a, b))
 		})
-		order = order[:sampleMost]
+		order = order[:maxSample]
 		slices.Sort(order)
 	}
 	e.sampleIndex, e.sample = order, e.sample[:0]
@@ -201,9 +180,9 @@ func (e *estimator) draw() {
 // models is the number of models that the prior is spread over.
 func (e *estimator) models() int { return max(len(e.ids), 1) }
 
-// rate fills in a model's rates by expert at t.
+// rate fills in the rates of a model by component at t.
 func (e *estimator) rate(u *use, t float64, r *rates) {
-	*r = rates{priorExpert: (e.count + 1) / ((t + youth) * float64(e.models()))}
+	*r = rates{byPrior: (e.count + 1) / ((t + youth) * float64(e.models()))}
 	if u.count == 0 {
 		return
 	}
@@ -211,23 +190,19 @@ func (e *estimator) rate(u *use, t float64, r *rates) {
 	for k, span := range spans {
 		r[k] = u.rates[k] * fade(age/span)
 	}
-	r[gapExpert] = u.gaps.hazard(age)
+	r[byGaps] = u.gaps.hazard(age)
 }
 
 // score describes one model at t, and returns its features as well.
-func (e *estimator) score(id int32, t float64, hour int, f *feature) scored {
+func (e *estimator) score(id int32, t float64, f *feature) scored {
 	u := e.uses[id]
 	var r rates
 	e.rate(u, t, &r)
 	lambda := e.mixture.intensity(&u.mix, &r)
-	follows := 1 / float64(e.models())
-	if e.last >= 0 {
-		follows = e.uses[e.last].next.share(id, e.models())
-	}
-	f.describe(u, t, hour, &r, lambda, follows, id == e.last)
+	f.describe(u, t, &r, lambda, id == e.last)
 	s := scored{
 		odds: math.Exp(e.logit.score(f, float64(u.bias))), lambda: lambda,
-		minute: r[2], hour: r[4], age: neverAge,
+		minutes: r[tenMinutes], hours: r[sixHours], age: neverAge,
 	}
 	if u.count > 0 {
 		s.age = u.age(t)
@@ -240,9 +215,9 @@ func (e *estimator) survey(t float64) {
 	if e.scoredAt == t {
 		return
 	}
-	odds, lambda, hour := 0.0, 0.0, e.hourOf(t)
+	odds, lambda := 0.0, 0.0
 	for k, id := range e.sample {
-		e.scored[k] = e.score(id, t, hour, &e.phi[k])
+		e.scored[k] = e.score(id, t, &e.phi[k])
 		odds += e.scored[k].odds
 		lambda += e.scored[k].lambda
 	}
@@ -255,8 +230,8 @@ func (e *estimator) survey(t float64) {
 	}
 }
 
-// access learns from one request for a model at t and notes it. Where the model is
-// of the sample, that is scored as of ahead seconds later.
+// access learns from one request for a model at t and notes it. If the model is in
+// the sample, the sample is scored as of ahead seconds later.
 func (e *estimator) access(id int32, t, ahead float64) {
 	k, inside := e.inside[id]
 	if inside {
@@ -268,10 +243,7 @@ func (e *estimator) access(id int32, t, ahead float64) {
 	var r rates
 	e.rate(u, t, &r)
 	e.mixture.learn(&u.mix, &r)
-	u.access(t, e.hourOf(t))
-	if e.last >= 0 {
-		e.uses[e.last].next.add(id)
-	}
+	u.access(t)
 	e.last = id
 	e.count++
 	e.scoredAt = -1
@@ -283,7 +255,7 @@ func (e *estimator) access(id int32, t, ahead float64) {
 	}
 }
 
-// begin begins a lesson anew if its time is over.
+// begin starts a new lesson if the time of the last one is over.
 func (n *lesson) begin(phi []feature, every int) {
 	if n.age++; n.age > 0 && n.age < every {
 		return
@@ -296,9 +268,9 @@ func (n *lesson) begin(phi []feature, every int) {
 	}
 }
 
-// learn teaches the logit that of the models of the sample which were not asked
-// for since the lesson was begun, the one at k is now. next: it is the first since,
-// so that the surprise is that of the next request.
+// learn teaches the logit that, of the models of the sample that were not asked for
+// since the lesson began, the one at k is asked for now. next: this is the first
+// request since then, whose surprise counts.
 func (e *estimator) learn(n *lesson, k int, next bool) {
 	if n.age < 0 || !n.open[k] {
 		return

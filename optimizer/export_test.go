@@ -25,16 +25,16 @@ func Shadowed(lib *tier.Library, at []float64, who []int32, ram, swap float64, c
 	e := newEstimator()
 	e.seconds(time.Unix(1_700_000_000, 0))
 	e.know(lib)
-	terms := terms{ram: 0.1e-9, swap: 0.5e-9, storage: 1.5e-9, ramBytes: ram, swapBytes: swap}
+	costs := costs{ram: 0.1e-9, swap: 0.5e-9, storage: 1.5e-9, ramBytes: ram, swapBytes: swap}
 	s := shadow{ram: make([]float64, lib.Len()), swap: make([]float64, lib.Len())}
 	rank := func(k int32) float64 { return e.scored[k].intensity(byLogit, 1) }
 	for i, k := range who {
 		e.now = at[i]
 		e.access(e.byIndex[k], at[i], c.Ahead)
 		size := float64(lib.At(int(k)).Size)
-		sum += terms.ram*s.ram[k] + terms.swap*s.swap[k] + terms.storage*max(size-s.ram[k]-s.swap[k], 0)
+		sum += costs.ram*s.ram[k] + costs.swap*s.swap[k] + costs.storage*max(size-s.ram[k]-s.swap[k], 0)
 		if s.ram[k] < size {
-			s.fill(k, size, &terms, rank)
+			s.fill(k, size, &costs, rank)
 		}
 	}
 	return sum

@@ -3,7 +3,7 @@ package main
 import (
 	"time"
 
-	"github.com/modeltier/modeltier/optimizer/offline"
+	"github.com/modeltier/modeltier/benchmarks/policies"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -24,7 +24,7 @@ func bound(t *trace, c capacity) figures {
 	var tally tally
 	var moved tier.Bytes
 	k := 0
-	for f := range offline.Belady(sizes, who, tier.Bytes(c.ram*1e9), tier.Bytes(c.swap*1e9)) {
+	for f := range policies.Belady(sizes, who, tier.Bytes(c.ram*1e9), tier.Bytes(c.swap*1e9)) {
 		wait := f.Wait(secondsRAM/1e9, secondsSwap/1e9, secondsStorage/1e9)
 		tally.add(seconds(wait), f.RAM, sizes[who[k]])
 		moved += f.Swap + f.Storage // all of it is read for use

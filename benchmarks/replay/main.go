@@ -8,18 +8,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modeltier/modeltier/benchmarks/policies"
 	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"
 )
 
-// policies are the placements to compare, LRU first: the others are told by it.
-var policies = []struct {
+// placements are those to compare, LRU first: the others are told by it.
+var placements = []struct {
 	name string
 	make func() tier.Placement
 }{
 	{"lru", func() tier.Placement { return new(optimizer.LRU) }},
-	{"lfu", func() tier.Placement { return new(optimizer.LFU) }},
-	{"gdsf", func() tier.Placement { return new(optimizer.GDSF) }},
+	{"lfu", func() tier.Placement { return new(policies.LFU) }},
+	{"gdsf", func() tier.Placement { return new(policies.GDSF) }},
 	{"learned", func() tier.Placement { return optimizer.New() }},
 }
 
@@ -69,7 +70,7 @@ func (o *options) parse(capacities, names, clock string) error {
 	}
 	for _, name := range strings.Split(names, ",") {
 		known := false
-		for _, p := range policies {
+		for _, p := range placements {
 			known = known || p.name == name
 		}
 		if !known {
@@ -100,7 +101,7 @@ func replay(o *options, bubble func(string, func(*testing.T))) error {
 	for _, c := range o.capacities {
 		for _, t := range traces {
 			rows := []row{}
-			for _, p := range policies {
+			for _, p := range placements {
 				if !o.plays(p.name) {
 					continue
 				}

@@ -3,28 +3,29 @@ package optimizer
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
 const (
-	// improveSeconds is how much reading one plan asks for at most; the next one
-	// knows better what to read.
-	improveSeconds = 30
-	// improveChunk is how much one of its steps reads at most, so that little is
-	// lost when a request comes and the step is called off.
-	improveChunk = 256 * tier.MiB
-	// candidatesMost is how many models in storage it considers.
-	candidatesMost = 64
-	// diskWeight is what a second of reading that nobody waits for counts against a
-	// second of waiting. With it a byte takes another's place when it is five times
-	// in two as likely to be asked for: (p-q)/(p+q) is 3/7 at p/q = 5/2.
-	diskWeight = 3.0 / 7
+	// maxIdleReading is the seconds of reading that one idle plan asks for at most;
+	// the next plan knows better what to read.
+	maxIdleReading = 30
+	// maxIdleStep is how much one of its steps reads at most, so that little is lost
+	// when a request comes and the step is called off.
+	maxIdleStep = 256 * tier.MiB
+	// maxCandidates is how many models in storage it considers.
+	maxCandidates = 64
+	// readWeight is what a second of idle reading counts against a second of waiting.
+	// With it a byte takes the place of another when it is 5/2 times as likely to be
+	// asked for: (p-q)/(p+q) is 3/7 at p/q = 5/2.
+	readWeight = 3.0 / 7
 )
 
-// improve plans what is worth moving though nobody waits.
-func (l *Learned) improve(v *tier.View, now float64) tier.Plan {
+// rebalance plans what is worth moving while no request waits.
+func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 	p := &l.planner
 	p.set(v, nil, false)
 	l.est.survey(now + lead)
@@ -39,7 +40,7 @@ func (l *Learned) improve(v *tier.View, now float64) tier.Plan {
 			case v.Library.At(i).Home > tier.Storage:
 				rate = max(rate, homely)
 			case l.est.uses[id].count == 0:
-				return 0 // nothing speaks for it
+				return 0
 			}
 			return rate
 		})
@@ -47,34 +48,33 @@ func (l *Learned) improve(v *tier.View, now float64) tier.Plan {
 	for i := range p.items {
 		l.value(&p.items[i], byLogit, now)
 	}
-	l.yield.decay(now)
-	im := improver{
-		planner: p, prefetch: l.prefetches(), factor: l.yield.factor(),
+	l.gained.decay(now)
+	im := rebalancer{
+		planner: p, prefetch: l.prefetches(), factor: l.gained.factor(),
 		displaced: l.displaced.rate(float64(v.Limits.Of(tier.RAM)), now),
 		dropped:   l.dropped.rate(float64(v.Limits.Of(tier.RAM))+float64(v.Limits.Of(tier.Swap)), now),
 	}
-	im.improve(0)
+	im.arrange(0)
 	if !p.route(&p.arranger) {
-		// Models cannot pass each other for want of a little room.
-		im.improve(p.spare())
+		// Models lack a little room to pass each other.
+		im.arrange(p.spare())
 		if !p.route(&p.arranger) && p.total() <= 0 {
 			p.hops = p.hops[:0]
 		}
 	}
-	p.chop(improveChunk)
+	p.chop(maxIdleStep)
 	l.offer()
-	return tier.Plan{Steps: p.gains()}
+	return tier.Plan{Steps: p.steps(explainIdle)}
 }
 
-// prefetches reports whether models move up that nobody asked for or announced.
-// While only recency is to be trusted, nothing tells which.
-func (l *Learned) prefetches() bool {
-	return !l.options.NoPrefetch && l.guard.following != byRecency
+// prefetches reports whether models move up that were neither asked for nor
+// announced. If recency does best, no estimate tells which ones.
+func (l *learner) prefetches() bool {
+	return l.options.Without&Prefetch == 0 && l.experts.following != byRecency
 }
 
-// offer remembers the hops of a plan that nobody waits for, so that what comes of
-// them is known when they were made.
-func (l *Learned) offer() {
+// offer remembers the hops of an idle plan, to account for those that are made.
+func (l *learner) offer() {
 	p := &l.planner
 	l.offered = l.offered[:0]
 	for _, h := range p.hops {
@@ -99,31 +99,29 @@ func (p *planner) total() (sum float64) {
 	return sum
 }
 
-// gains returns the hops as steps of a plan that nobody waits for.
-func (p *planner) gains() []tier.Step {
-	return p.steps(func(it *item, h hop) (string, float64) {
-		gain := 3600 * it.rate * (it.seconds(h.to) - it.seconds(h.from))
-		switch {
-		case gain < 0:
-			return fmt.Sprintf("makes room: %.3g requests an hour expected", 3600*it.rate), gain
-		case it.hinted:
-			return "was announced", gain
-		}
-		return fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate), gain
-	})
+// explainIdle says why a step is in an idle plan, and what it gains.
+func explainIdle(s *tier.Step, it *item, h hop) {
+	s.Gain = 3600 * it.rate * (it.seconds(h.to) - it.seconds(h.from))
+	s.Reason, s.Why = tier.ReasonPrefetch, fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate)
+	switch {
+	case it.seconds(h.to) < it.seconds(h.from):
+		s.Reason, s.Why = tier.ReasonRebalance, "makes room: "+s.Why
+	case it.hinted:
+		s.Why = "was announced"
+	}
 }
 
-// improver changes the places of the items on a board: byte by byte, the best of
+// rebalancer changes the places of the items on a board: byte by byte, the best of
 // what is below takes the place of the worst of what is above, first between
 // storage and swap, then between swap and ram, as long as that pays.
-type improver struct {
+type rebalancer struct {
 	*planner
-	// prefetch: items that no hint speaks for may move up as well.
+	// prefetch: items without a hint may move up as well.
 	prefetch bool
-	// factor is what the gain that is expected for those is worth by experience.
+	// factor is what the gain that is expected of those was worth in the past.
 	factor float64
-	// displaced and dropped are how often in a second a byte is displaced from ram
-	// and from memory in any case.
+	// displaced and dropped are how often in a second requests displace a byte from
+	// ram and from memory in any case.
 	displaced, dropped float64
 	// budget is the seconds of reading that are left.
 	budget  float64
@@ -131,12 +129,12 @@ type improver struct {
 	victims []shift
 }
 
-// improve gives every item its place. spare is room to leave free in swap.
-func (im *improver) improve(spare tier.Bytes) {
+// arrange gives every item its place. spare is room to leave free in swap.
+func (im *rebalancer) arrange(spare tier.Bytes) {
 	im.sort()
 	im.free = im.board.room
 	im.free[tier.Swap] -= spare
-	im.budget = improveSeconds
+	im.budget = maxIdleReading
 	for i := range im.items {
 		im.items[i].to, im.items[i].expected = im.items[i].from, 0
 	}
@@ -157,11 +155,10 @@ func (im *improver) improve(spare tier.Bytes) {
 	}
 }
 
-// raise moves bytes up into a tier from which bytes are displaced at that rate in
-// any case. Of two models that change places, the one that is asked for first
-// settles what the change has brought: it is the one below with the odds of their
-// rates.
-func (im *improver) raise(to tier.Tier, displaced float64) {
+// raise moves bytes up into a tier from which requests displace bytes at that rate
+// in any case. When two models change places, the one that is asked for first
+// decides what the change has brought; the odds are those of their rates.
+func (im *rebalancer) raise(to tier.Tier, displaced float64) {
 	order := im.cold // least first
 	if to == tier.RAM {
 		order = im.hot // most first
@@ -172,7 +169,7 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 		}
 		return order[len(order)-1-k]
 	}
-	last := len(order) - 1 // those behind it have nothing left to give
+	last := len(order) - 1 // those beyond it have nothing left to give
 	for k := range order {
 		it := &im.items[at(k)]
 		if !it.hinted && !im.prefetch {
@@ -184,7 +181,7 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 			if step == 0 {
 				break
 			}
-			extra := tier.Bytes(0) // what a whole model takes in ram beyond its weights
+			extra := tier.Bytes(0) // Runtime of a whole model
 			if to == tier.RAM && !it.divisible {
 				extra = it.model.Runtime
 			}
@@ -217,7 +214,7 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 			}
 			if !im.exchange(it, to, step, displaced) {
 				if len(im.victims) > 0 && it.parts(to) {
-					return // nor would it pay for those that are worth less
+					return // it would not pay for those that are worth less either
 				}
 				break
 			}
@@ -233,7 +230,7 @@ type shift struct {
 
 // exchange moves n bytes of an item up into a tier, in the place of what the
 // victims give, if that pays.
-func (im *improver) exchange(it *item, to tier.Tier, n tier.Bytes, displaced float64) bool {
+func (im *rebalancer) exchange(it *item, to tier.Tier, n tier.Bytes, displaced float64) bool {
 	up, down, loss := it.rate, 0.0, 0.0
 	if to == tier.RAM && it.model.Home == tier.RAM || to == tier.Swap && it.model.Home > tier.Storage {
 		up = max(up, homely)
@@ -250,7 +247,7 @@ func (im *improver) exchange(it *item, to tier.Tier, n tier.Bytes, displaced flo
 	if !it.hinted {
 		worth *= im.factor
 	}
-	if !(worth > diskWeight*gain) {
+	if !(worth > readWeight*gain) {
 		return false
 	}
 	for _, s := range im.victims {
@@ -284,17 +281,17 @@ func (it *item) gain(to tier.Tier) float64 {
 	return it.saveWarm
 }
 
-// room is what is free for bytes of an item that move up into a tier; what swap
+// room is what is free for bytes of an item that move up into a tier. What swap
 // cannot hold of a divisible one moves on into ram.
-func (im *improver) room(it *item, to tier.Tier) tier.Bytes {
+func (im *rebalancer) room(it *item, to tier.Tier) tier.Bytes {
 	if to == tier.Swap && it.divisible {
 		return im.free[tier.Swap] + max(im.free[tier.RAM], 0)
 	}
 	return im.free[to]
 }
 
-// given is what the victims give together.
-func (im *improver) given() (n tier.Bytes) {
+// given is what the victims give in all.
+func (im *rebalancer) given() (n tier.Bytes) {
 	for _, s := range im.victims {
 		n += s.bytes
 	}
@@ -302,7 +299,7 @@ func (im *improver) given() (n tier.Bytes) {
 }
 
 // below is what of an item could move up into a tier.
-func (im *improver) below(it *item, to tier.Tier) tier.Bytes {
+func (im *rebalancer) below(it *item, to tier.Tier) tier.Bytes {
 	if to == tier.RAM {
 		return it.to.swap
 	}
@@ -310,7 +307,7 @@ func (im *improver) below(it *item, to tier.Tier) tier.Bytes {
 }
 
 // above is what of an item could be displaced from a tier.
-func (im *improver) above(it *item, to tier.Tier) tier.Bytes {
+func (im *rebalancer) above(it *item, to tier.Tier) tier.Bytes {
 	switch {
 	case to == tier.RAM:
 		return it.to.ram
@@ -322,7 +319,7 @@ func (im *improver) above(it *item, to tier.Tier) tier.Bytes {
 
 // shift moves n bytes of an item up into a tier, or down from it where n is
 // negative.
-func (im *improver) shift(it *item, to tier.Tier, n tier.Bytes) {
+func (im *rebalancer) shift(it *item, to tier.Tier, n tier.Bytes) {
 	if to == tier.RAM {
 		it.to.ram += n
 		it.to.swap -= n
@@ -335,7 +332,7 @@ func (im *improver) shift(it *item, to tier.Tier, n tier.Bytes) {
 }
 
 // label gives an item the tier that goes with its bytes.
-func (im *improver) label(it *item) {
+func (im *rebalancer) label(it *item) {
 	it.to.serving = false
 	switch {
 	case it.to.ram == it.from.ram && it.to.swap == it.from.swap:
@@ -354,7 +351,7 @@ func (im *improver) label(it *item) {
 }
 
 // candidates puts the models in storage on the board that are likeliest to be
-// asked for: those for which rate returns the most, and more than 0.
+// asked for: those with the highest rate, if it is more than 0.
 func (p *planner) candidates(rate func(i int) float64) {
 	p.best = p.best[:0]
 	for i := range p.view.States {
@@ -363,14 +360,14 @@ func (p *planner) candidates(rate func(i int) float64) {
 			continue
 		}
 		c := candidate{rate(i), i}
-		if !(c.rate > 0) || len(p.best) == candidatesMost && c.rate <= p.best[candidatesMost-1].rate {
+		if !(c.rate > 0) || len(p.best) == maxCandidates && c.rate <= p.best[maxCandidates-1].rate {
 			continue
 		}
 		k, _ := slices.BinarySearchFunc(p.best, c, func(a, b candidate) int {
 			return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(a.i, b.i))
 		})
 		p.best = slices.Insert(p.best, k, c)
-		p.best = p.best[:min(len(p.best), candidatesMost)]
+		p.best = p.best[:min(len(p.best), maxCandidates)]
 	}
 	for _, c := range p.best {
 		p.add(c.i)
@@ -380,4 +377,52 @@ func (p *planner) candidates(rate func(i int) float64) {
 type candidate struct {
 	rate float64
 	i    int
+}
+
+// prefetchGain compares what idle moves have saved with what was expected of them.
+// Each should save some waiting at the next request for its model, weighted by the
+// odds that this comes in time. The request settles the account; bytes that leave
+// before it have saved nothing.
+type prefetchGain struct {
+	expected, brought float64 // seconds, decayed
+	at                float64 // as of when
+}
+
+const (
+	// gainPrior is how many seconds of waiting count as saved and expected at first.
+	gainPrior = 60
+	// gainSpan is the time constant of the decay in seconds: after days, what did not
+	// pay is tried again.
+	gainSpan = 2 * 24 * 3600
+)
+
+func (y *prefetchGain) decay(t float64) {
+	f := fade(max(t-y.at, 0) / gainSpan)
+	y.expected, y.brought, y.at = y.expected*f, y.brought*f, max(t, y.at)
+}
+
+// factor is what an expected second was worth in the past, from 0 to 1.
+func (y *prefetchGain) factor() float64 {
+	return min((y.brought+gainPrior)/(y.expected+gainPrior), 1)
+}
+
+// displacement is a decayed count of the bytes that requests displaced from a tier.
+type displacement struct {
+	bytes, at float64
+}
+
+const displacementSpan = 3600 // seconds
+
+func (m *displacement) note(bytes, t float64) {
+	m.bytes = m.bytes*fade(max(t-m.at, 0)/displacementSpan) + bytes
+	m.at = max(t, m.at)
+}
+
+// rate is how often in a second a byte of a tier that holds so many is displaced.
+func (m *displacement) rate(held, t float64) float64 {
+	r := m.bytes * fade(max(t-m.at, 0)/displacementSpan) / displacementSpan / held
+	if math.IsNaN(r) || math.IsInf(r, 0) {
+		return 0
+	}
+	return r
 }
