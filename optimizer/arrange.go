@@ -45,9 +45,6 @@ type item struct {
 	// hot and warm are what a byte is worth in ram and in swap: the seconds saved,
 	// for each second of time.
 	hot, warm float64
-	// expected is the waiting that the idle moves of it should save, weighted by the
-	// odds that its next request comes in time.
-	expected float64
 }
 
 // seconds is the waiting that the model's bytes at p save at its next request.

@@ -148,7 +148,7 @@ func (m *tightMachine) carryOut(t *rapid.T, plan tier.Plan) {
 	}
 }
 
-// TestPlan_NoBoundOnSwap_IsPlannedLikeMuchSwap compares plans that nobody waits for.
+// TestPlan_NoBoundOnSwap_IsPlannedLikeMuchSwap compares idle plans.
 func TestPlan_NoBoundOnSwap_IsPlannedLikeMuchSwap(t *testing.T) {
 	steps := func(ram, swap tier.Bytes) (n int) {
 		var models []tier.Model

@@ -13,8 +13,12 @@ import (
 type Part uint8
 
 const (
-	// Prefetch: nothing moves up that was neither asked for nor announced.
-	Prefetch Part = 1 << iota
+	// Interarrival: the histogram of the gaps between the requests of each model.
+	Interarrival Part = 1 << iota
+	// Logit: what ranks models by features; without it the mixture of rates does.
+	Logit
+	// Prefetch: moves of models that were neither asked for nor announced.
+	Prefetch
 )
 
 // Options of a Learned placement. The zero value is that of New.
@@ -149,12 +153,6 @@ type Insight struct {
 	// of the number of models if nothing can. It is the negative log-likelihood of the
 	// next request, the objective that is learned.
 	Surprise float64 `json:"surprise_bits"`
-	// Following is the estimate that places models: "logit", "mixture", "rate 10
-	// min", "rate 6 h" or "recency".
-	Following string `json:"following"`
-	// Prefetch is what prefetched bytes have saved, as a share of what was expected:
-	// 1 if they are used as foreseen; near 0 nothing is prefetched any more.
-	Prefetch float64 `json:"prefetch_yield"`
 	// Hints is the share of the announcements that came true.
 	Hints float64 `json:"hints_kept"`
 }
@@ -170,29 +168,13 @@ type learner struct {
 	options Options
 	est     estimator
 	hints   hints
-	experts experts
 	device  device
-	gained  prefetchGain
-	// displaced and dropped count what requests pushed out of ram and of memory.
-	displaced, dropped displacement
 
 	planner planner
-	costs   costs
-	sampled *tier.Library
-	// offered are the steps of the last idle plan.
-	offered []offer
-}
-
-// offer is a step of an idle plan, and what it would change.
-type offer struct {
-	move     tier.Move
-	id       int32
-	seconds  float64 // of waiting that it saves at the next request for the model
-	expected float64 // of which are expected to come true
 }
 
 func newLearner(o Options) learner {
-	return learner{options: o, est: newEstimator(), experts: experts{}}
+	return learner{options: o, est: newEstimator(o.Without)}
 }
 
 // lead is how far ahead in seconds a plan looks: what it moves is of use only
@@ -207,21 +189,6 @@ func (l *learner) access(model string, at time.Time) {
 	id, t := l.est.id(model), l.est.seconds(at)
 	l.hints.request(id, t, l.record)
 	l.est.access(id, t, lead)
-	u := l.est.uses[id]
-	l.gained.brought += float64(u.owed)
-	u.owed = 0
-	k, ok := l.est.inside[id]
-	if !ok || l.est.library == nil || l.sampled != l.est.library {
-		return
-	}
-	l.experts.request(int(k), l.size, &l.costs, func(by estimate, k int) float64 {
-		return l.est.scored[k].intensity(by, 1)
-	})
-}
-
-// size returns the bytes of the model at place k of the sample.
-func (l *learner) size(k int) float64 {
-	return float64(l.sampled.At(int(l.est.sampleIndex[k])).Size)
 }
 
 // record returns how often hints for a model came true, nil if it is gone.
@@ -252,32 +219,11 @@ func (l *learner) moved(m *tier.Moved) {
 	if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
 		l.device.note(&u.paces, wayOf(from, to), m.Bytes, m.Took)
 	}
-	for k := range l.offered {
-		o := &l.offered[k]
-		a, b := &o.move, &m.Move
-		if o.id != id || a.From != b.From || a.To != b.To || a.Keep != b.Keep || a.Leave != b.Leave {
-			continue
-		}
-		u.owed += float32(max(o.seconds, 0))
-		l.gained.expected += o.expected
-		l.offered = append(l.offered[:k], l.offered[k+1:]...)
-		break
-	}
 }
 
-// observe takes in what a view says of the library, the limits and the time.
+// observe takes in what a view says of the library and the time.
 func (l *learner) observe(v *tier.View) (now float64) {
 	l.est.know(v.Library)
-	if l.sampled != v.Library {
-		l.sampled = v.Library
-		l.experts.resize(len(l.est.sample))
-	}
-	share := float64(len(l.est.sample)) / float64(max(v.Library.Len(), 1))
-	hot, warm := l.save(nil)
-	l.costs = costs{
-		swap: hot, storage: hot + warm,
-		ramBytes: share * float64(v.Limits.Of(tier.RAM)), swapBytes: share * float64(v.Limits.Of(tier.Swap)),
-	}
 	now = l.est.seconds(v.Now)
 	l.hints.expire(now, l.record)
 	return now
@@ -303,10 +249,9 @@ func (l *learner) plan(v *tier.View, need *tier.Need) tier.Plan {
 	if l.est.scale == 0 { // nothing was asked for before
 		l.est.survey(now + lead)
 	}
-	l.offered = l.offered[:0]
-	plan := l.planner.serve(v, need, func(it *item) { l.value(it, l.experts.following, now) })
+	plan := l.planner.serve(v, need, func(it *item) { l.value(it, now) })
 	if plan.Err == nil {
-		l.account(now)
+		l.mark()
 	}
 	return plan
 }
@@ -319,16 +264,16 @@ func (l *learner) worth(v *tier.View) []float64 {
 	worth := make([]float64, len(v.States))
 	for i := range worth {
 		it := item{index: int32(i), model: v.Library.At(i)}
-		l.value(&it, l.experts.following, now)
+		l.value(&it, now)
 		worth[i] = it.hot
 	}
 	return worth
 }
 
 // value fills in what the bytes of an item are worth now.
-func (l *learner) value(it *item, by estimate, now float64) {
+func (l *learner) value(it *item, now float64) {
 	id := l.est.byIndex[it.index]
-	it.rate, it.hinted = l.intensity(by, id, now+lead)
+	it.rate, it.hinted = l.intensity(id, now+lead)
 	it.rate = finite(it.rate)
 	it.saveHot, it.saveWarm = l.save(&l.est.uses[id].paces)
 	hot, warm := it.rate, it.rate
@@ -343,36 +288,22 @@ func (l *learner) value(it *item, by estimate, now float64) {
 
 // intensity returns the requests a second that are expected for a model at t, and
 // whether hints contribute to it.
-func (l *learner) intensity(by estimate, id int32, t float64) (rate float64, hinted bool) {
+func (l *learner) intensity(id int32, t float64) (rate float64, hinted bool) {
 	announced := l.hints.intensity(id, l.est.now, l.est.total, &l.est.uses[id].hints)
-	if k, ok := l.est.inside[id]; ok && l.est.scoredAt == t {
-		return l.est.scored[k].intensity(by, l.est.scale) + announced, announced > 0
-	}
-	var f feature
-	s := l.est.score(id, t, &f)
-	return s.intensity(by, l.est.scale) + announced, announced > 0
+	return l.est.intensity(id, t) + announced, announced > 0
 }
 
-// account notes what the hops of a plan for a need will change.
-func (l *learner) account(now float64) {
-	p := &l.planner
-	for _, h := range p.hops {
-		it := &p.items[h.item]
-		u := l.est.uses[l.est.byIndex[it.index]]
-		u.mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
-		was, is := it.seconds(h.from), it.seconds(h.to)
-		if is >= was || it.wanted {
-			continue
-		}
-		l.displaced.note(float64(max(h.from.ram-h.to.ram, 0)), now)
-		l.dropped.note(float64(max(h.from.held()-h.to.held(), 0)), now)
-		u.owed *= float32(is / was)
+// mark notes which hops read from more than one tier, so that their time tells the
+// pace of neither.
+func (l *learner) mark() {
+	for _, h := range l.planner.hops {
+		it := &l.planner.items[h.item]
+		l.est.uses[l.est.byIndex[it.index]].mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
 	}
 }
 
 func (l *learner) insight() *Insight {
 	return &Insight{
-		Requests: uint64(l.est.count), Surprise: finite(l.est.bits()), Following: l.experts.following.String(),
-		Prefetch: l.gained.factor(), Hints: l.hints.trust(&hintRecord{}),
+		Requests: uint64(l.est.count), Surprise: finite(l.est.bits()), Hints: l.hints.trust(&hintRecord{}),
 	}
 }

@@ -3,7 +3,6 @@ package optimizer
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/modeltier/modeltier/tier"
@@ -27,15 +26,16 @@ const (
 // rebalance plans what is worth moving while no request waits.
 func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 	p := &l.planner
+	prefetch := l.options.Without&Prefetch == 0
 	p.set(v, nil, false)
 	l.est.survey(now + lead)
-	if l.prefetches() || len(l.hints.open) > 0 {
+	if prefetch || len(l.hints.open) > 0 {
 		p.candidates(func(i int) float64 {
 			id := l.est.byIndex[i]
-			rate, hinted := l.intensity(byLogit, id, now+lead)
+			rate, hinted := l.intensity(id, now+lead)
 			switch {
 			case hinted:
-			case !l.prefetches():
+			case !prefetch:
 				return 0
 			case v.Library.At(i).Home > tier.Storage:
 				rate = max(rate, homely)
@@ -46,14 +46,9 @@ func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 		})
 	}
 	for i := range p.items {
-		l.value(&p.items[i], byLogit, now)
+		l.value(&p.items[i], now)
 	}
-	l.gained.decay(now)
-	im := rebalancer{
-		planner: p, prefetch: l.prefetches(), factor: l.gained.factor(),
-		displaced: l.displaced.rate(float64(v.Limits.Of(tier.RAM)), now),
-		dropped:   l.dropped.rate(float64(v.Limits.Of(tier.RAM))+float64(v.Limits.Of(tier.Swap)), now),
-	}
+	im := rebalancer{planner: p, prefetch: prefetch}
 	im.arrange(0)
 	if !p.route(&p.arranger) {
 		// Models lack a little room to pass each other.
@@ -63,30 +58,8 @@ func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 		}
 	}
 	p.chop(maxIdleStep)
-	l.offer()
+	l.mark()
 	return tier.Plan{Steps: p.steps(explainIdle)}
-}
-
-// prefetches reports whether models move up that were neither asked for nor
-// announced. If recency does best, no estimate tells which ones.
-func (l *learner) prefetches() bool {
-	return l.options.Without&Prefetch == 0 && l.experts.following != byRecency
-}
-
-// offer remembers the hops of an idle plan, to account for those that are made.
-func (l *learner) offer() {
-	p := &l.planner
-	l.offered = l.offered[:0]
-	for _, h := range p.hops {
-		it := &p.items[h.item]
-		id := l.est.byIndex[it.index]
-		l.est.uses[id].mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
-		o := offer{move: move(it.model, h.from, h.to), id: id, seconds: it.seconds(h.to) - it.seconds(h.from)}
-		if total := it.seconds(it.to) - it.seconds(it.from); o.seconds > 0 && total > 0 {
-			o.expected = it.expected * o.seconds / total
-		}
-		l.offered = append(l.offered, o)
-	}
 }
 
 // total is the waiting that the hops are expected to save, in seconds for each
@@ -118,11 +91,6 @@ type rebalancer struct {
 	*planner
 	// prefetch: items without a hint may move up as well.
 	prefetch bool
-	// factor is what the gain that is expected of those was worth in the past.
-	factor float64
-	// displaced and dropped are how often in a second requests displace a byte from
-	// ram and from memory in any case.
-	displaced, dropped float64
 	// budget is the seconds of reading that are left.
 	budget  float64
 	free    tier.Footprint
@@ -136,15 +104,15 @@ func (im *rebalancer) arrange(spare tier.Bytes) {
 	im.free[tier.Swap] -= spare
 	im.budget = maxIdleReading
 	for i := range im.items {
-		im.items[i].to, im.items[i].expected = im.items[i].from, 0
+		im.items[i].to = im.items[i].from
 	}
 	for _, i := range im.cold {
 		if it := &im.items[i]; im.free[tier.Swap] < 0 && it.leaves {
 			im.shift(it, tier.Swap, -min(it.to.swap, -im.free[tier.Swap]))
 		}
 	}
-	im.raise(tier.Swap, im.dropped)
-	im.raise(tier.RAM, im.displaced)
+	im.raise(tier.Swap)
+	im.raise(tier.RAM)
 	for _, i := range im.hot {
 		if it := &im.items[i]; im.free[tier.Swap] < 0 && im.free[tier.RAM] > 0 && it.divisible {
 			im.shift(it, tier.RAM, min(it.to.swap, im.free[tier.RAM], -im.free[tier.Swap]))
@@ -155,10 +123,10 @@ func (im *rebalancer) arrange(spare tier.Bytes) {
 	}
 }
 
-// raise moves bytes up into a tier from which requests displace bytes at that rate
-// in any case. When two models change places, the one that is asked for first
-// decides what the change has brought; the odds are those of their rates.
-func (im *rebalancer) raise(to tier.Tier, displaced float64) {
+// raise moves bytes up into a tier. When two models change places, the one that is
+// asked for first decides what the change has brought; the odds are those of their
+// rates.
+func (im *rebalancer) raise(to tier.Tier) {
 	order := im.cold // least first
 	if to == tier.RAM {
 		order = im.hot // most first
@@ -212,7 +180,7 @@ func (im *rebalancer) raise(to tier.Tier, displaced float64) {
 			if free < step || to == tier.RAM && im.free[tier.Swap]+step < im.given() {
 				break
 			}
-			if !im.exchange(it, to, step, displaced) {
+			if !im.exchange(it, to, step) {
 				if len(im.victims) > 0 && it.parts(to) {
 					return // it would not pay for those that are worth less either
 				}
@@ -230,7 +198,7 @@ type shift struct {
 
 // exchange moves n bytes of an item up into a tier, in the place of what the
 // victims give, if that pays.
-func (im *rebalancer) exchange(it *item, to tier.Tier, n tier.Bytes, displaced float64) bool {
+func (im *rebalancer) exchange(it *item, to tier.Tier, n tier.Bytes) bool {
 	up, down, loss := it.rate, 0.0, 0.0
 	if to == tier.RAM && it.model.Home == tier.RAM || to == tier.Swap && it.model.Home > tier.Storage {
 		up = max(up, homely)
@@ -242,12 +210,7 @@ func (im *rebalancer) exchange(it *item, to tier.Tier, n tier.Bytes, displaced f
 		loss += v.rate * v.gain(to) * share
 	}
 	gain := it.gain(to)
-	expected := (gain*up - loss) / (up + down + displaced)
-	worth := expected
-	if !it.hinted {
-		worth *= im.factor
-	}
-	if !(worth > readWeight*gain) {
+	if expected := (gain*up - loss) / (up + down); !(expected > readWeight*gain) {
 		return false
 	}
 	for _, s := range im.victims {
@@ -258,7 +221,6 @@ func (im *rebalancer) exchange(it *item, to tier.Tier, n tier.Bytes, displaced f
 		it.to.tier = tier.RAM
 		im.free[tier.RAM] -= it.model.Runtime
 	}
-	it.expected += gain * up / (up + down + displaced) * float64(n)
 	im.budget -= gain * float64(n)
 	return true
 }
@@ -377,52 +339,4 @@ func (p *planner) candidates(rate func(i int) float64) {
 type candidate struct {
 	rate float64
 	i    int
-}
-
-// prefetchGain compares what idle moves have saved with what was expected of them.
-// Each should save some waiting at the next request for its model, weighted by the
-// odds that this comes in time. The request settles the account; bytes that leave
-// before it have saved nothing.
-type prefetchGain struct {
-	expected, brought float64 // seconds, decayed
-	at                float64 // as of when
-}
-
-const (
-	// gainPrior is how many seconds of waiting count as saved and expected at first.
-	gainPrior = 60
-	// gainSpan is the time constant of the decay in seconds: after days, what did not
-	// pay is tried again.
-	gainSpan = 2 * 24 * 3600
-)
-
-func (y *prefetchGain) decay(t float64) {
-	f := fade(max(t-y.at, 0) / gainSpan)
-	y.expected, y.brought, y.at = y.expected*f, y.brought*f, max(t, y.at)
-}
-
-// factor is what an expected second was worth in the past, from 0 to 1.
-func (y *prefetchGain) factor() float64 {
-	return min((y.brought+gainPrior)/(y.expected+gainPrior), 1)
-}
-
-// displacement is a decayed count of the bytes that requests displaced from a tier.
-type displacement struct {
-	bytes, at float64
-}
-
-const displacementSpan = 3600 // seconds
-
-func (m *displacement) note(bytes, t float64) {
-	m.bytes = m.bytes*fade(max(t-m.at, 0)/displacementSpan) + bytes
-	m.at = max(t, m.at)
-}
-
-// rate is how often in a second a byte of a tier that holds so many is displaced.
-func (m *displacement) rate(held, t float64) float64 {
-	r := m.bytes * fade(max(t-m.at, 0)/displacementSpan) / displacementSpan / held
-	if math.IsNaN(r) || math.IsInf(r, 0) {
-		return 0
-	}
-	return r
 }

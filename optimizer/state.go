@@ -30,27 +30,21 @@ type savedHeader struct {
 	Theta, Sum               feature
 	TrendLog, TrendSpread    [ways]float64
 	TrendCount               [ways]uint32
-	Cost                     [estimates]float64
-	Following                int32
 	HintAll, HintNext        [2]float32
 	HintDelay                float64
-	Gained                   [3]float64
 }
 
 type savedUse struct {
-	First, Last   float64
-	Count         uint32
-	Rates         [scales]float64
-	Beyond        [gapBins]float32
-	GapCount      uint32
-	Usual         float32
-	Share         [components]float32
-	ShareTotal    float32
-	Hints         [2]float32
-	Bias, BiasSum float32
-	PaceLog       [ways][sampled]float32
-	PaceCount     [ways]uint8
-	PaceNext      [ways]uint8
+	First, Last float64
+	Count       uint32
+	Rates       [scales]float64
+	Beyond      [gapBins]float32
+	GapCount    uint32
+	Usual       float32
+	Hints       [2]float32
+	PaceLog     [ways][sampled]float32
+	PaceCount   [ways]uint8
+	PaceNext    [ways]uint8
 }
 
 // MarshalBinary returns what was learned, for UnmarshalBinary. It implements
@@ -80,10 +74,9 @@ func (l *learner) marshal() ([]byte, error) {
 		StartSeconds: e.start.Unix(), StartNanos: int64(e.start.Nanosecond()),
 		Now: e.now, Count: e.count, Surprise: e.surprise, Asked: e.asked, Last: -1,
 		Weights: e.mixture.weights, Theta: e.logit.theta, Sum: e.logit.sum,
-		Following: int32(l.experts.following),
 		HintAll:   [2]float32{l.hints.all.promised, l.hints.all.kept},
 		HintNext:  [2]float32{l.hints.next.promised, l.hints.next.kept},
-		HintDelay: l.hints.delay, Gained: [3]float64{l.gained.expected, l.gained.brought, l.gained.at},
+		HintDelay: l.hints.delay,
 	}
 	place := int32(0)
 	for id, u := range e.uses {
@@ -97,9 +90,6 @@ func (l *learner) marshal() ([]byte, error) {
 	for w := range h.TrendLog {
 		t := &l.device.recent[w]
 		h.TrendLog[w], h.TrendSpread[w], h.TrendCount[w] = t.log, t.spread, t.count
-	}
-	for by := range h.Cost {
-		h.Cost[by] = l.experts.shadows[by].cost
 	}
 	out, err := binary.Append([]byte(stateMagic), binary.LittleEndian, &h)
 	for id, u := range e.uses {
@@ -121,8 +111,7 @@ func (u *use) save() savedUse {
 	s := savedUse{
 		First: u.first, Last: u.last, Count: u.count, Rates: u.rates,
 		Beyond: u.gaps.beyond, GapCount: u.gaps.count, Usual: u.gaps.usual,
-		Share: u.mix.count, ShareTotal: u.mix.total,
-		Hints: [2]float32{u.hints.promised, u.hints.kept}, Bias: u.bias, BiasSum: u.biasSum,
+		Hints: [2]float32{u.hints.promised, u.hints.kept},
 	}
 	for w := range u.paces {
 		s.PaceLog[w], s.PaceCount[w], s.PaceNext[w] = u.paces[w].log, u.paces[w].count, u.paces[w].next
@@ -178,9 +167,9 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 // takeHeader takes the header in, or reports false if it makes no sense.
 func (l *learner) takeHeader(h *savedHeader) bool {
 	ok := sane(h.Now, h.Count, h.Surprise, h.Asked, h.HintDelay) && sane(h.Weights[:]...) && sane(h.Sum[:]...) &&
-		sane(h.TrendSpread[:]...) && sane(h.Cost[:]...) && sane(h.Gained[:]...) &&
+		sane(h.TrendSpread[:]...) &&
 		sane(h.HintAll[:]...) && sane(h.HintNext[:]...) &&
-		h.Following >= 0 && h.Following < int32(estimates) && h.StartNanos >= 0 && h.StartNanos < 1e9
+		h.StartNanos >= 0 && h.StartNanos < 1e9
 	for _, x := range h.Theta {
 		ok = ok && math.Abs(x) <= maxTheta
 	}
@@ -197,14 +186,9 @@ func (l *learner) takeHeader(h *savedHeader) bool {
 	for w := range h.TrendLog {
 		l.device.recent[w] = trend{log: h.TrendLog[w], spread: h.TrendSpread[w], count: h.TrendCount[w]}
 	}
-	for by := range h.Cost {
-		l.experts.shadows[by].cost = h.Cost[by]
-	}
-	l.experts.following = estimate(h.Following)
 	l.hints.all = hintRecord{h.HintAll[0], h.HintAll[1]}
 	l.hints.next = hintRecord{h.HintNext[0], h.HintNext[1]}
 	l.hints.delay = h.HintDelay
-	l.gained = prefetchGain{h.Gained[0], h.Gained[1], h.Gained[2]}
 	return true
 }
 
@@ -212,8 +196,7 @@ func (s *savedUse) use() use {
 	u := use{
 		first: s.First, last: s.Last, count: s.Count, rates: s.Rates,
 		gaps:  interarrival{beyond: s.Beyond, count: s.GapCount, usual: s.Usual},
-		mix:   shares{count: s.Share, total: s.ShareTotal},
-		hints: hintRecord{s.Hints[0], s.Hints[1]}, bias: s.Bias, biasSum: s.BiasSum,
+		hints: hintRecord{s.Hints[0], s.Hints[1]},
 	}
 	for w := range u.paces {
 		u.paces[w] = samples{log: s.PaceLog[w], count: s.PaceCount[w], next: s.PaceNext[w]}
@@ -224,8 +207,8 @@ func (s *savedUse) use() use {
 // sane reports whether a history as of now makes sense.
 func (s *savedUse) sane(now float64) bool {
 	ok := sane(s.First, s.Last) && s.Last <= now && s.First <= s.Last && sane(s.Rates[:]...) &&
-		sane(s.Beyond[:]...) && sane(s.Share[:]...) && sane(s.Hints[:]...) &&
-		sane(s.ShareTotal, s.Usual, s.BiasSum) && math.Abs(float64(s.Bias)) <= maxTheta
+		sane(s.Beyond[:]...) && sane(s.Hints[:]...) &&
+		sane(s.Usual)
 	for w := range s.PaceLog {
 		ok = ok && s.PaceCount[w] <= sampled && s.PaceNext[w] < sampled
 		for _, x := range s.PaceLog[w] {

@@ -9,12 +9,8 @@ import (
 // a week.
 var spans = [...]float64{30, 2 * 60, 10 * 60, 3600, 6 * 3600, 36 * 3600, 7 * 24 * 3600}
 
-// scales is how many decayed rates each model has; these two are named.
-const (
-	scales     = len(spans)
-	tenMinutes = 2
-	sixHours   = 4
-)
+// scales is how many decayed rates each model has.
+const scales = len(spans)
 
 // use is what is remembered of one model. It has the same size however often the
 // model was asked for, and an access costs the same however long ago the last one
@@ -26,25 +22,19 @@ type use struct {
 	// so that the rate of a steady stream is its frequency.
 	rates [scales]float64
 	gaps  interarrival
-	mix   shares
 	hints hintRecord
 	paces paces
-	// owed is the waiting in seconds that idle moves should save at the next request.
-	owed float32
-	// mixed: the move that was planned last reads from more than one tier, so that its
-	// time says nothing about either.
+	// mixed: the move that was planned last reads from more than one tier.
 	mixed bool
-	// bias is the model's own term in the logit, and biasSum the sum of its squared
-	// gradients.
-	bias, biasSum float32
 }
 
-// access notes one access at t. If a clock was set back, no time has passed.
-func (u *use) access(t float64) {
+// access notes one access at t, and with gaps the time since the last one. If a
+// clock was set back, no time has passed.
+func (u *use) access(t float64, gaps bool) {
 	age := u.age(t)
 	if u.count == 0 {
 		u.first, u.last, age = t, t, 0
-	} else {
+	} else if gaps {
 		u.gaps.add(age)
 	}
 	for k, span := range spans {
@@ -145,11 +135,11 @@ func (e *estimator) usage(model string, now time.Time) (Usage, bool) {
 	if u.count == 0 {
 		return out, true
 	}
-	var f feature
-	s := e.score(id, t, &f)
-	out.Frequency = 3600 * finite(s.lambda)
-	if s.hours > 0 {
-		out.Trend = s.minutes / s.hours
+	var r rates
+	e.rate(u, t, &r)
+	out.Frequency = 3600 * finite(e.mixture.intensity(&r))
+	if minutes, hours := r[2], r[4]; hours > 0 {
+		out.Trend = minutes / hours
 	}
 	out.LastUse = e.start.Add(time.Duration(u.last * float64(time.Second)))
 	return out, true

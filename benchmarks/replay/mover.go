@@ -39,8 +39,8 @@ func (w where) cost(size tier.Bytes) (wait time.Duration, warm tier.Bytes) {
 func gb(b tier.Bytes) float64 { return float64(b) / 1e9 }
 
 // mover keeps the account of bytes that a real one would move. With a clock that
-// runs it takes their time; with one that stands still it does so only for what
-// nobody waits for and nobody announced.
+// runs it takes their time; with one that stands still, only idle moves of models
+// that were not announced do.
 type mover struct {
 	real bool
 
@@ -73,9 +73,9 @@ func (m *mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes
 	return nil
 }
 
-// transfer returns the bytes that a move reads, and how long that takes. What a
-// request pays to use a model where it then is comes on top, so that both
-// together are what the place that it was found in costs.
+// transfer returns the bytes that a move reads, and how long that takes. Together
+// with what the request pays to use the model in its new place, that is what the
+// place it was found in costs.
 func transfer(from, to where) (bytes tier.Bytes, took time.Duration) {
 	out := max(to.ram+to.swap-from.ram-from.swap, 0) // of storage
 	up := max(to.ram-from.ram, 0)                    // into ram

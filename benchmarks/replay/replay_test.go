@@ -151,7 +151,7 @@ func TestPlay_EveryPolicy_NoneBeatsTheBound(t *testing.T) {
 	c := capacity{5, 10}
 	least := bound(tr, c)
 	for _, p := range placements {
-		f := playIn(t, &run{trace: tr, capacity: c, policy: p.name, make: p.make})
+		f := playIn(t, &run{trace: tr, capacity: c, policy: p.name, make: func() tier.Placement { return p.make(0) }})
 		if f.Mean < least.Mean || f.Mean <= 0 || f.P99 < f.P50 || f.Warm <= 0 || f.Warm > 1 {
 			t.Errorf("%s: %+v, the bound is %+v", p.name, f, least)
 		}

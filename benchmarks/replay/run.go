@@ -48,7 +48,7 @@ func (r *run) play(ctx context.Context) (figures, error) {
 		Probe: tier.MemoryProbeFunc(func(context.Context) (tier.Memory, error) {
 			return tier.Memory{Total: endless, Available: endless}, nil
 		}),
-		MaxWait: 24 * time.Hour, MaxQueue: 1 << 20, MaxQueueModel: 1 << 20, // nobody gives up here
+		MaxWait: 24 * time.Hour, MaxQueue: 1 << 20, MaxQueueModel: 1 << 20, // no request gives up
 		ProbeEvery: 30 * time.Second,
 	})
 	if err != nil {
