@@ -18,10 +18,10 @@ type estimator struct {
 	now     float64   // the latest moment, in seconds since start
 
 	ids   map[string]int32
-	uses  []*use // by id; nil where the id is free
+	uses  []*use // by id; nil if the id is free
 	names []string
-	free  []int32 // ids
-	last  int32   // id of the model that was asked for last, or -1
+	free  []int32
+	last  int32 // id of the model that was asked for last, or -1
 	count float64
 
 	mixture mixture
@@ -46,7 +46,7 @@ type estimator struct {
 	scale       float64
 	// total is the requests a second that are expected of all models together.
 	total float64
-	// scoredAt is the moment of the last pass, or negative where accesses came since.
+	// scoredAt is the moment of the last pass, negative if accesses came since.
 	scoredAt float64
 }
 

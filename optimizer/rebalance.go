@@ -127,11 +127,11 @@ func (im *rebalancer) arrange(spare tier.Bytes) {
 // asked for first decides what the change has brought; the odds are those of their
 // rates.
 func (im *rebalancer) raise(to tier.Tier) {
-	order := im.cold // least first
+	order := im.cold // lowest first
 	if to == tier.RAM {
-		order = im.hot // most first
+		order = im.hot // highest first
 	}
-	at := func(k int) int32 { // most first
+	at := func(k int) int32 { // highest first
 		if to == tier.RAM {
 			return order[k]
 		}
@@ -235,7 +235,7 @@ func (it *item) parts(to tier.Tier) bool {
 }
 
 // gain is the seconds of waiting that a byte of the item saves in a tier over the
-// one below, which is also what bringing it up takes.
+// one below, which is also the time that it takes to bring it up.
 func (it *item) gain(to tier.Tier) float64 {
 	if to == tier.RAM {
 		return it.saveHot
@@ -279,8 +279,7 @@ func (im *rebalancer) above(it *item, to tier.Tier) tier.Bytes {
 	return 0
 }
 
-// shift moves n bytes of an item up into a tier, or down from it where n is
-// negative.
+// shift moves n bytes of an item up into a tier; negative n: down from it.
 func (im *rebalancer) shift(it *item, to tier.Tier, n tier.Bytes) {
 	if to == tier.RAM {
 		it.to.ram += n
