@@ -1,9 +1,11 @@
 package optimizer
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"reflect"
 	"sync"
 	"testing"
@@ -192,8 +194,10 @@ func TestUnmarshalBinary_WhatItCannotRead_IsRefusedAndChangesNothing(t *testing.
 	}
 	broken := append([]byte(nil), state...)
 	broken[len(broken)/2] ^= 1
+	older := append([]byte("mtl2"), state[4:len(state)-4]...)
+	older = binary.LittleEndian.AppendUint32(older, crc32.ChecksumIEEE(older))
 	for name, data := range map[string][]byte{
-		"nothing": nil, "an older version": append([]byte("mtl2"), state[4:]...), "half": state[:len(state)/2], "a flipped bit": broken,
+		"nothing": nil, "an older version": older, "half": state[:len(state)/2], "a flipped bit": broken,
 	} {
 		if err := l.UnmarshalBinary(data); !errors.Is(err, tier.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
