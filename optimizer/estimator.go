@@ -203,7 +203,8 @@ func (e *estimator) score(id int32, t float64, f *feature) (odds, lambda float64
 		return lambda, lambda
 	}
 	f.describe(u, t, &r, lambda, id == e.last)
-	return math.Exp(e.logit.score(f)), lambda
+	trust := e.count / (e.count + logitPrior)
+	return math.Exp(trust*e.logit.score(f) + (1-trust)*f[featMixture]), lambda
 }
 
 // survey scores every model of the sample at t.
@@ -425,6 +426,9 @@ type logit struct {
 
 const (
 	logitStep = 0.05
+	// logitPrior is how many requests it takes until the logit counts as much as the
+	// mixture: what it learns of the first few holds for them alone.
+	logitPrior = 100
 	// maxTheta bounds a weight, maxScore a score. Real traffic reaches neither.
 	maxTheta = 20
 	maxScore = 200
