@@ -59,7 +59,7 @@ func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 	}
 	p.chop(maxIdleStep)
 	l.mark()
-	return tier.Plan{Steps: p.steps(explainIdle)}
+	return tier.Plan{Steps: p.steps(explainIdle())}
 }
 
 // total is the waiting that the hops are expected to save, in seconds for each
@@ -72,15 +72,23 @@ func (p *planner) total() (sum float64) {
 	return sum
 }
 
-// explainIdle says why a step is in an idle plan, and what it gains.
-func explainIdle(s *tier.Step, it *item, h hop) {
-	s.Gain = 3600 * it.rate * (it.seconds(h.to) - it.seconds(h.from))
-	s.Reason, s.Why = tier.ReasonPrefetch, fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate)
-	switch {
-	case it.seconds(h.to) < it.seconds(h.from):
-		s.Reason, s.Why = tier.ReasonRebalance, "makes room: "+s.Why
-	case it.hinted:
-		s.Why = "was announced"
+// explainIdle returns what says why a step is in an idle plan, and what it gains.
+// The steps of one model follow each other and share their text.
+func explainIdle() func(s *tier.Step, it *item, h hop) {
+	var last *item
+	var expected string
+	return func(s *tier.Step, it *item, h hop) {
+		if it != last {
+			last, expected = it, fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate)
+		}
+		s.Gain = 3600 * it.rate * (it.seconds(h.to) - it.seconds(h.from))
+		s.Reason, s.Why = tier.ReasonPrefetch, expected
+		switch {
+		case it.seconds(h.to) < it.seconds(h.from):
+			s.Reason, s.Why = tier.ReasonRebalance, "makes room: "+expected
+		case it.hinted:
+			s.Why = "was announced"
+		}
 	}
 }
 
