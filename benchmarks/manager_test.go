@@ -139,7 +139,8 @@ func BenchmarkHandleRequest(b *testing.B) {
 	}
 }
 
-// BenchmarkPlan asks the default placement for room for one model among n.
+// BenchmarkPlan asks the default placement for room for one model among n, and
+// what to move while no request waits.
 func BenchmarkPlan(b *testing.B) {
 	for _, n := range []int{200, 10_000} {
 		b.Run(fmt.Sprintf("models=%d", n), func(b *testing.B) {
@@ -166,12 +167,21 @@ func BenchmarkPlan(b *testing.B) {
 			v.Room = tier.Footprint{tier.Swap: v.Limits.Swap - v.Charged[tier.Swap], tier.RAM: v.Limits.RAM - v.Charged[tier.RAM]}
 			p.Accessed(uses)
 			i := 0
-			b.ReportAllocs()
-			for b.Loop() {
-				i = (i + 7919) % n
-				v.Now = v.Now.Add(time.Second)
-				p.Plan(v, &tier.Need{Model: i, Waiters: 1})
-			}
+			b.Run("need", func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					i = (i + 7919) % n
+					v.Now = v.Now.Add(time.Second)
+					p.Plan(v, &tier.Need{Model: i, Waiters: 1})
+				}
+			})
+			b.Run("idle", func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					v.Now = v.Now.Add(time.Second)
+					p.Plan(v, nil)
+				}
+			})
 		})
 	}
 }

@@ -8,44 +8,183 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// arranger finds where every model on a board should be. Its slices are scratch
+// place is where the bytes of a model are, or should be.
+type place struct {
+	tier tier.Tier
+	// ram and swap are the weights present in memory and the weights held in swap.
+	// The rest is in storage. In Swap there is such a rest only for items that leave.
+	ram, swap tier.Bytes
+	// serving: the model is to be leased there, which takes its Runtime bytes.
+	serving bool
+}
+
+// held is the part of the weights that is in either memory tier.
+func (p place) held() tier.Bytes { return p.ram + p.swap }
+
+// sameMove reports whether p and q are the same to a Mover.
+func (p place) sameMove(q place) bool {
+	return p.tier == q.tier && p.ram == q.ram && p.swap == q.swap
+}
+
+// item is one model that a plan may move.
+type item struct {
+	index     int32
+	wanted    bool
+	divisible bool // it can be present in part
+	leaves    bool // a part of it can be left in storage
+	inPlace   bool // it can be served from swap
+	swapOnly  bool // the search has decided that it is not in ram
+	model     *tier.Model
+	from, to  place
+	// rate is the requests a second expected for it; hinted: hints contribute to it.
+	// saveHot and saveWarm are the seconds of waiting that a byte of it saves at a
+	// request in ram instead of swap, and in swap instead of storage.
+	rate              float64
+	hinted            bool
+	saveHot, saveWarm float64
+	// hot and warm are what a byte is worth in ram and in swap: the seconds saved,
+	// for each second of time.
+	hot, warm float64
+}
+
+// seconds is the waiting that the model's bytes at p save at its next request.
+func (it *item) seconds(p place) float64 {
+	return it.saveHot*float64(p.ram) + it.saveWarm*float64(p.held())
+}
+
+// charge returns what the model charges at p.
+func (it *item) charge(p place) tier.Footprint {
+	f := tier.Footprint{tier.Swap: p.swap, tier.RAM: p.ram}
+	if p.tier == tier.RAM || p.serving {
+		f[tier.RAM] = f[tier.RAM].Plus(it.model.Runtime)
+	}
+	return f
+}
+
+// maxBytes bounds every amount on a board, such as the room that an unlimited
+// account leaves, and the sum of what its items charge. Sums of a few of them fit
+// in 63 bits, so that no arithmetic on a board overflows.
+const maxBytes tier.Bytes = 1 << 58
+
+// bounded returns f with every amount brought between -maxBytes and maxBytes.
+func bounded(f tier.Footprint) tier.Footprint {
+	for a, n := range f {
+		f[a] = min(max(n, -maxBytes), maxBytes)
+	}
+	return f
+}
+
+// board is the part of a View that one plan works on: the models that it may
+// move, and the room that they share. Models under lease, in a move, pinned or
+// stuck are not on it, and the room that they hold is not in its capacity.
+type board struct {
+	view *tier.View
+	// items are the movable models in memory, and the wanted one.
+	items []item
+	// wanted is the place of the wanted model in items, or tier.NoModel; to is the
+	// tier that it is wanted in, Storage if the plan is free to choose.
+	wanted int
+	to     tier.Tier
+	// room is what is free now, capacity what would be if every item left.
+	room, capacity tier.Footprint
+	charged        tier.Bytes // by all items together
+}
+
+// set lays out the board for a need. A nil need, or one for room alone, wants no
+// model. With drainable, models under lease may be moved as well.
+func (b *board) set(v *tier.View, need *tier.Need, drainable bool) {
+	*b = board{view: v, items: b.items[:0], wanted: tier.NoModel, room: bounded(v.Room)}
+	want := tier.NoModel
+	if need != nil {
+		want = need.Model
+		b.to = need.To
+		b.room = b.room.Minus(bounded(need.Room))
+	}
+	b.capacity = b.room
+	for i := range v.States {
+		if i == want {
+			b.wanted = len(b.items)
+			b.add(i)
+			b.items[b.wanted].wanted = true
+		} else if v.States[i].Tier != tier.Storage && (v.Evictable(i) || drainable && v.Drainable(i)) {
+			b.add(i)
+		}
+	}
+}
+
+// add puts model i on the board. A model that is not wanted and so large that sums
+// could overflow stays where it is.
+func (b *board) add(i int) {
+	s := &b.view.States[i]
+	m := b.view.Library.At(i)
+	it := item{
+		index: int32(i), divisible: s.Divisible, leaves: s.Divisible && s.Leaves, inPlace: s.InPlace,
+		model: m,
+		from:  place{tier: s.Tier},
+	}
+	switch s.Tier {
+	case tier.RAM:
+		it.from.ram = m.Size
+	case tier.Swap:
+		it.from.ram, it.from.serving = s.Kept, s.Serving
+		it.from.swap = m.Size - s.Kept - s.Left
+	}
+	it.to = it.from
+	wanted := b.wanted == len(b.items)
+	total := b.charged.Plus(m.Size).Plus(m.Runtime)
+	if total > maxBytes && !wanted {
+		return
+	}
+	b.charged = min(total, maxBytes)
+	b.capacity = b.capacity.Plus(it.charge(it.from))
+	b.items = append(b.items, it)
+	if it.from.serving && !wanted {
+		// Its Runtime bytes are free only once it moves, which is not certain.
+		b.capacity[tier.RAM] -= m.Runtime
+	}
+}
+
+// arranger decides where every model on a board should be. Its slices are scratch
 // that lives from plan to plan.
 type arranger struct {
 	board
-	hot   []int32 // items by the worth of a byte in ram, most first
-	cold  []int32 // items by the worth of a byte in swap, least first
+	hot   []int32 // items by the worth of a byte in ram, highest first
+	cold  []int32 // items by the worth of a byte in swap, lowest first
 	quota []tier.Bytes
-	// ramMost and swapMost are what the items may take: the capacity, less what the
+	// maxRAM and maxSwap are what the items may take: the capacity, less what the
 	// wanted model needs beyond its weights and what is to stay free.
-	ramMost, swapMost tier.Bytes
+	maxRAM, maxSwap tier.Bytes
 }
 
-// greedy sets every item's place so that the wanted model can be served and all
-// of them fit, at little loss of worth: the bytes that are worth least leave
-// memory, and of what stays the bytes that are worth most are in ram. Nothing but
-// the wanted model gains bytes, except that bytes go up into free ram rather
-// than out. spare is room to leave free in swap. It reports whether there is a
-// way.
+// greedy sets the place of every item so that the wanted model can be served and
+// all of them fit, at little loss of worth: the bytes that are worth least leave
+// memory, and of what stays the bytes that are worth most are in ram. Only the
+// wanted model gains bytes, except that bytes go up into free ram rather than
+// out. spare is room to leave free in swap. It reports whether it found a way.
 func (a *arranger) greedy(spare tier.Bytes) bool {
 	a.sort()
-	a.ramMost, a.swapMost = a.capacity[tier.RAM], a.capacity[tier.Swap]-spare
+	a.maxRAM, a.maxSwap = a.capacity[tier.RAM], a.capacity[tier.Swap]-spare
 	if a.wanted >= 0 && a.board.to != tier.Swap {
-		a.ramMost -= a.items[a.wanted].model.Runtime
+		a.maxRAM -= a.items[a.wanted].model.Runtime
 	}
-	if a.ramMost < 0 || a.swapMost < 0 {
+	if a.maxRAM < 0 || a.maxSwap < 0 {
 		return false
 	}
 	a.claim()
-	over := -a.ramMost.Plus(a.swapMost)
+	over := -(a.maxRAM + a.maxSwap)
 	for _, q := range a.quota {
-		over = over.Plus(q)
+		over += q
 	}
+	const exactRounds = 8 // later ones double what they cut, so that it ends
 	for round := 0; ; round++ {
-		if !a.cut(over, round < 8) {
+		for range round - exactRounds {
+			over = min(2*over, 4*maxBytes)
+		}
+		if !a.cut(over, round < exactRounds) {
 			return false
 		}
 		var ok bool
-		if over, ok = a.fill(a.ramMost, a.swapMost); !ok {
+		if over, ok = a.fill(a.maxRAM, a.maxSwap); !ok {
 			return false
 		}
 		if over <= 0 {
@@ -93,15 +232,15 @@ func (a *arranger) sort() {
 	})
 }
 
-// streams reports whether the wanted model may be served with a part of it, or
-// all of it, left in storage.
-func (a *arranger) streams(it *item) bool {
+// servableInPlace reports whether the wanted model may be served while a part of
+// it, or all of it, is left in storage.
+func (a *arranger) servableInPlace(it *item) bool {
 	return it.leaves && it.inPlace && a.to == tier.Storage
 }
 
-// cut takes over bytes off the quotas, the bytes that are worth least first.
-// Where only whole models can go, it takes back at the end what was more than
-// needed, most worth first.
+// cut takes over bytes off the quotas, the bytes that are worth least first. If
+// only whole models could go, it gives back at the end what was more than needed,
+// highest worth first.
 func (a *arranger) cut(over tier.Bytes, takeBack bool) bool {
 	if over <= 0 {
 		return true
@@ -109,7 +248,7 @@ func (a *arranger) cut(over tier.Bytes, takeBack bool) bool {
 	last := -1
 	for k, i := range a.cold {
 		it := &a.items[i]
-		if it.wanted && !a.streams(it) {
+		if it.wanted && !a.servableInPlace(it) {
 			continue
 		}
 		give := a.quota[i]
@@ -133,7 +272,7 @@ func (a *arranger) cut(over tier.Bytes, takeBack bool) bool {
 }
 
 // fill gives ram and swap to the quotas, and returns how much of them was left
-// over. It reports false where the wanted model cannot be placed.
+// over. It reports false if the wanted model cannot be placed.
 func (a *arranger) fill(ram, swap tier.Bytes) (over tier.Bytes, ok bool) {
 	if a.wanted >= 0 {
 		it := &a.items[a.wanted]
@@ -170,7 +309,7 @@ func (a *arranger) fill(ram, swap tier.Bytes) (over tier.Bytes, ok bool) {
 			rest -= up
 		}
 		switch {
-		case rest > 0 && it.leaves && (!it.wanted || a.streams(it)):
+		case rest > 0 && it.leaves && (!it.wanted || a.servableInPlace(it)):
 			a.quota[i] -= rest
 		case rest > 0:
 			over += rest
@@ -188,18 +327,18 @@ func (a *arranger) inSwap(it *item) place {
 	return place{tier: tier.Swap, serving: it.wanted && a.to == tier.Storage}
 }
 
-// present places item i in ram, as much of it as may be there, and returns what
-// that takes of ram.
+// present places as much of item i in ram as may be there, and returns what that
+// takes of ram.
 func (a *arranger) present(i int32, ram, swap tier.Bytes) tier.Bytes {
 	it := &a.items[i]
-	size, takes, most := it.model.Size, it.model.Size, it.from.ram
+	size, takes, limit := it.model.Size, it.model.Size, it.from.ram
 	switch {
 	case it.wanted && a.to == tier.Swap:
-		most = max(size-swap, 0)
+		limit = max(size-swap, 0)
 	case it.wanted:
-		most = size // its runtime is set aside already
+		limit = size // its Runtime is set aside already
 	default:
-		takes = takes.Plus(it.model.Runtime)
+		takes += it.model.Runtime
 	}
 	if a.quota[i] == 0 && size > 0 {
 		it.to = place{}
@@ -212,18 +351,18 @@ func (a *arranger) present(i int32, ram, swap tier.Bytes) tier.Bytes {
 		it.to = a.inSwap(it)
 		return 0
 	}
-	if a.quota[i] == size && most == size && takes <= ram && (it.wanted && a.to != tier.Swap || !it.wanted && it.from.tier == tier.RAM) {
+	if a.quota[i] == size && limit == size && takes <= ram && (it.wanted && a.to != tier.Swap || !it.wanted && it.from.tier == tier.RAM) {
 		it.to = place{tier: tier.RAM, ram: size}
 		return takes
 	}
 	it.to = a.inSwap(it)
 	if it.divisible {
-		it.to.ram = min(most, a.quota[i], max(ram, 0))
+		it.to.ram = min(limit, a.quota[i], max(ram, 0))
 	}
 	return it.to.ram
 }
 
-// finite keeps a rate that went out of range from spoiling an order.
+// finite replaces a value that went out of range, which would spoil an order.
 func finite(x float64) float64 {
 	if math.IsNaN(x) || x < 0 {
 		return 0

@@ -13,12 +13,14 @@ import (
 // estimator learns from the accesses how soon each model is asked for again.
 // Models are known by an id that stays while the model is in the library.
 type estimator struct {
-	start time.Time // the origin of the clock; zero before the first moment
-	now   float64   // the latest moment, in seconds since start
+	without Part
+	start   time.Time // the origin of the clock; zero before the first moment
+	now     float64   // the latest moment, in seconds since start
 
 	ids   map[string]int32
-	uses  []*use // by id; nil where the id is free
+	uses  []*use // by id; nil if the id is free
 	names []string
+	free  []int32
 	last  int32 // id of the model that was asked for last, or -1
 	count float64
 
@@ -31,21 +33,20 @@ type estimator struct {
 	library *tier.Library
 	byIndex []int32 // ids by the library's index
 	// sample is the models that are learned on, by id: all of them in a small
-	// library, in a large one those whose names hash lowest. scored is what the last
-	// pass over them found, and scale turns the odds of the logit into requests a
-	// second.
+	// library, in a large one those whose names hash lowest. scored is their odds by
+	// the logit at scoredAt, and scale turns odds into requests a second.
 	sample []int32
 	// sampleIndex is the sample by the library's index.
 	sampleIndex []int32
 	inside      map[int32]int32 // place in sample by id
-	scored      []scored
+	scored      []float64
 	phi         []feature
 	lessons     [len(lessonEvery)]lesson
 	odds        []float64 // scratch
 	scale       float64
 	// total is the requests a second that are expected of all models together.
 	total float64
-	// scoredAt is the moment of the last pass, or negative where accesses came since.
+	// scoredAt is the moment of the last pass, negative if accesses came since.
 	scoredAt float64
 }
 
@@ -58,39 +59,29 @@ type lesson struct {
 	age  int // requests since; below 0: there is none
 }
 
-// lessonEvery is after how many requests each lesson is begun anew: one teaches
+// lessonEvery is after how many requests each lesson starts again: one teaches
 // what comes next, the other what comes soon.
 var lessonEvery = [...]int{1, 8}
 
-// scored is what is known of one model at one moment.
-type scored struct {
-	odds   float64 // by the logit, unscaled
-	lambda float64 // by the mixture, in requests a second
-	minute float64 // decayed rates
-	hour   float64
-	age    float64 // seconds since the last access
-}
-
 const (
-	// sampleMost bounds the work of learning from one access.
-	sampleMost = 256
+	// maxSample bounds the work of learning from one access.
+	maxSample = 256
 	// surpriseKeep is what an access leaves of the sums before it.
 	surpriseKeep = 0.999
-	// youth is the time in seconds for which a fresh history is taken to be quiet,
-	// so that the first accesses do not make an enormous rate.
+	// youth is how many quiet seconds a fresh history is taken to begin with, so that
+	// the first accesses do not make an enormous rate.
 	youth = 600
-	// neverAge stands for the age of a model that was never asked for.
-	neverAge = 1e12
 )
 
-func newEstimator() estimator {
+func newEstimator(without Part) estimator {
 	return estimator{
-		ids: map[string]int32{}, last: -1, mixture: newMixture(), logit: newLogit(),
+		without: without,
+		ids:     map[string]int32{}, last: -1, mixture: newMixture(), logit: newLogit(),
 		inside: map[int32]int32{}, scoredAt: -1,
 	}
 }
 
-// seconds returns t on the history's clock, which never runs back: where the
+// seconds returns t on the clock of the estimator, which never runs back: if the
 // clock of the caller was set back, no time has passed.
 func (e *estimator) seconds(t time.Time) float64 {
 	if e.start.IsZero() {
@@ -105,24 +96,15 @@ func (e *estimator) seconds(t time.Time) float64 {
 	return s
 }
 
-// hourOf returns the hour of the day, UTC, at t.
-func (e *estimator) hourOf(t float64) int {
-	const day = 24 * 3600
-	s := math.Mod(float64(e.start.Unix()%day)+t, day)
-	if s < 0 {
-		s += day
-	}
-	return min(int(s/3600), 23)
-}
-
-// id returns the id of a model, a new one where the model is new.
+// id returns the id of a model, a new one if the model is new.
 func (e *estimator) id(name string) int32 {
 	if id, ok := e.ids[name]; ok {
 		return id
 	}
-	id := int32(slices.Index(e.uses, nil))
-	if id < 0 || len(e.ids) == len(e.uses) {
-		id = int32(len(e.uses))
+	id := int32(len(e.uses))
+	if n := len(e.free); n > 0 {
+		id, e.free = e.free[n-1], e.free[:n-1]
+	} else {
 		e.uses, e.names = append(e.uses, nil), append(e.names, "")
 	}
 	e.uses[id], e.names[id] = &use{}, name
@@ -153,11 +135,7 @@ func (e *estimator) know(lib *tier.Library) {
 func (e *estimator) forget(id int32) {
 	delete(e.ids, e.names[id])
 	e.uses[id], e.names[id] = nil, ""
-	for _, u := range e.uses {
-		if u != nil {
-			u.next.drop(func(who int32) bool { return who == id })
-		}
-	}
+	e.free = append(e.free, id)
 	if e.last == id {
 		e.last = -1
 	}
@@ -169,7 +147,7 @@ func (e *estimator) draw() {
 	for i := range order {
 		order[i] = int32(i)
 	}
-	if len(order) > sampleMost {
+	if len(order) > maxSample {
 		hash := make([]uint64, len(order))
 		for i, id := range e.byIndex {
 			h := fnv.New64a()
@@ -179,7 +157,7 @@ func (e *estimator) draw() {
 		slices.SortFunc(order, func(a, b int32) int {
 			return cmp.Or(cmp.Compare(hash[a], hash[b]), cmp.Compare(a, b))
 		})
-		order = order[:sampleMost]
+		order = order[:maxSample]
 		slices.Sort(order)
 	}
 	e.sampleIndex, e.sample = order, e.sample[:0]
@@ -201,9 +179,9 @@ func (e *estimator) draw() {
 // models is the number of models that the prior is spread over.
 func (e *estimator) models() int { return max(len(e.ids), 1) }
 
-// rate fills in a model's rates by expert at t.
+// rate fills in the rates of a model by component at t.
 func (e *estimator) rate(u *use, t float64, r *rates) {
-	*r = rates{priorExpert: (e.count + 1) / ((t + youth) * float64(e.models()))}
+	*r = rates{byPrior: (e.count + 1) / ((t + youth) * float64(e.models()))}
 	if u.count == 0 {
 		return
 	}
@@ -211,28 +189,22 @@ func (e *estimator) rate(u *use, t float64, r *rates) {
 	for k, span := range spans {
 		r[k] = u.rates[k] * fade(age/span)
 	}
-	r[gapExpert] = u.gaps.hazard(age)
+	r[byGaps] = u.gaps.hazard(age)
 }
 
-// score describes one model at t, and returns its features as well.
-func (e *estimator) score(id int32, t float64, hour int, f *feature) scored {
+// score describes one model at t, and returns its odds by the logit and its
+// intensity by the mixture.
+func (e *estimator) score(id int32, t float64, f *feature) (odds, lambda float64) {
 	u := e.uses[id]
 	var r rates
 	e.rate(u, t, &r)
-	lambda := e.mixture.intensity(&u.mix, &r)
-	follows := 1 / float64(e.models())
-	if e.last >= 0 {
-		follows = e.uses[e.last].next.share(id, e.models())
+	lambda = e.mixture.intensity(&r)
+	if e.without&Logit != 0 {
+		return lambda, lambda
 	}
-	f.describe(u, t, hour, &r, lambda, follows, id == e.last)
-	s := scored{
-		odds: math.Exp(e.logit.score(f, float64(u.bias))), lambda: lambda,
-		minute: r[2], hour: r[4], age: neverAge,
-	}
-	if u.count > 0 {
-		s.age = u.age(t)
-	}
-	return s
+	f.describe(u, t, &r, lambda, id == e.last)
+	trust := e.count / (e.count + logitPrior)
+	return math.Exp(trust*e.logit.score(f) + (1-trust)*f[featMixture]), lambda
 }
 
 // survey scores every model of the sample at t.
@@ -240,11 +212,12 @@ func (e *estimator) survey(t float64) {
 	if e.scoredAt == t {
 		return
 	}
-	odds, lambda, hour := 0.0, 0.0, e.hourOf(t)
+	odds, lambda := 0.0, 0.0
 	for k, id := range e.sample {
-		e.scored[k] = e.score(id, t, hour, &e.phi[k])
-		odds += e.scored[k].odds
-		lambda += e.scored[k].lambda
+		x, y := e.score(id, t, &e.phi[k])
+		e.scored[k] = x
+		odds += x
+		lambda += y
 	}
 	e.scoredAt, e.scale = t, 0
 	if n := len(e.sample); n > 0 {
@@ -255,8 +228,18 @@ func (e *estimator) survey(t float64) {
 	}
 }
 
-// access learns from one request for a model at t and notes it. Where the model is
-// of the sample, that is scored as of ahead seconds later.
+// intensity returns the requests a second that are expected for a model at t.
+func (e *estimator) intensity(id int32, t float64) float64 {
+	if k, ok := e.inside[id]; ok && e.scoredAt == t {
+		return e.scored[k] * e.scale
+	}
+	var f feature
+	odds, _ := e.score(id, t, &f)
+	return odds * e.scale
+}
+
+// access learns from one request for a model at t and notes it. If the model is in
+// the sample, the sample is scored as of ahead seconds later.
 func (e *estimator) access(id int32, t, ahead float64) {
 	k, inside := e.inside[id]
 	if inside {
@@ -267,11 +250,8 @@ func (e *estimator) access(id int32, t, ahead float64) {
 	u := e.uses[id]
 	var r rates
 	e.rate(u, t, &r)
-	e.mixture.learn(&u.mix, &r)
-	u.access(t, e.hourOf(t))
-	if e.last >= 0 {
-		e.uses[e.last].next.add(id)
-	}
+	e.mixture.learn(&r)
+	u.access(t, e.without&Interarrival == 0)
 	e.last = id
 	e.count++
 	e.scoredAt = -1
@@ -283,7 +263,7 @@ func (e *estimator) access(id int32, t, ahead float64) {
 	}
 }
 
-// begin begins a lesson anew if its time is over.
+// begin starts a new lesson if the time of the last one is over.
 func (n *lesson) begin(phi []feature, every int) {
 	if n.age++; n.age > 0 && n.age < every {
 		return
@@ -296,9 +276,9 @@ func (n *lesson) begin(phi []feature, every int) {
 	}
 }
 
-// learn teaches the logit that of the models of the sample which were not asked
-// for since the lesson was begun, the one at k is now. next: it is the first since,
-// so that the surprise is that of the next request.
+// learn teaches the logit that, of the models of the sample that were not asked for
+// since the lesson began, the one at k is asked for now. next: this is the first
+// request since then, whose surprise counts.
 func (e *estimator) learn(n *lesson, k int, next bool) {
 	if n.age < 0 || !n.open[k] {
 		return
@@ -308,7 +288,7 @@ func (e *estimator) learn(n *lesson, k int, next bool) {
 	for i := range n.phi {
 		e.odds[i] = 0
 		if n.open[i] {
-			e.odds[i] = math.Exp(e.logit.score(&n.phi[i], float64(e.uses[e.sample[i]].bias)))
+			e.odds[i] = math.Exp(e.logit.score(&n.phi[i]))
 			sum += e.odds[i]
 		}
 	}
@@ -325,13 +305,6 @@ func (e *estimator) learn(n *lesson, k int, next bool) {
 		for j, x := range n.phi[i] {
 			g[j] -= p * x
 		}
-		d := -p
-		if i == k {
-			d++
-		}
-		u := e.uses[e.sample[i]]
-		u.biasSum += float32(d * d)
-		u.bias += float32(biasStep * d / math.Sqrt(float64(u.biasSum)+1))
 	}
 	e.logit.learn(&g)
 	n.open[k] = false
@@ -347,4 +320,146 @@ func (e *estimator) bits() float64 {
 		return 0
 	}
 	return e.surprise / e.asked
+}
+
+// rates are the intensities of one model by component of the mixture, in requests
+// a second: its decayed rates, the hazard of its own gaps, and a uniform prior that
+// covers models that were never seen.
+type rates [components]float64
+
+const (
+	byGaps     = scales
+	byPrior    = scales + 1
+	components = scales + 2
+)
+
+// weightRate is the step of the online EM.
+const weightRate = 0.003
+
+// mixture combines the components. Its weights are learned online by expectation
+// maximisation on what was asked for (Cappé and Moulines, JRSS B 2009): there is
+// nothing to tune, and as they sum to one, the mixture stays calibrated in requests
+// a second if the components are.
+type mixture struct {
+	weights [components]float64
+}
+
+func newMixture() mixture {
+	var m mixture
+	for k := range m.weights {
+		m.weights[k] = 1 / float64(components)
+	}
+	return m
+}
+
+// intensity returns the mixture of the rates.
+func (m *mixture) intensity(r *rates) (sum float64) {
+	for k := range r {
+		sum += m.weights[k] * r[k]
+	}
+	return sum
+}
+
+// learn takes one step of EM on a request for the model with those rates.
+func (m *mixture) learn(r *rates) {
+	sum := m.intensity(r)
+	if !(sum > 0) || math.IsInf(sum, 0) {
+		return
+	}
+	for k, w := range m.weights {
+		m.weights[k] += weightRate * (w*r[k]/sum - w)
+	}
+}
+
+// The features of a model at a moment, from which the logit tells how much
+// likelier than others it is to be asked for next.
+const (
+	featMixture = 0                  // log of the intensity of the mixture
+	featRates   = 1                  // logs of the decayed rates
+	featAge     = featRates + scales // log of the time since the last access
+	featCount   = featAge + 1        // log of the number of accesses
+	featHazard  = featCount + 1      // log of the hazard of its own gaps
+	featSame    = featHazard + 1     // it is the last model
+	featNever   = featSame + 1       // it was never asked for
+	featOverdue = featNever + 1      // log of that time over what is usual for it
+	featOdd     = featOverdue + 1    // how far that is from usual, either way
+	features    = featOdd + 1
+)
+
+type feature [features]float64
+
+// describe fills in the features of a model at t. r are its rates by component, and
+// lambda their mixture. The constants bring the features to a common scale and keep
+// logarithms away from zero.
+func (f *feature) describe(u *use, t float64, r *rates, lambda float64, same bool) {
+	*f = feature{}
+	f[featMixture] = fastLog(600*lambda + 1e-4)
+	for k, span := range spans {
+		f[featRates+k] = fastLog(r[k]*span + 0.02)
+	}
+	age := 30 * 86400.0
+	if u.count > 0 {
+		age = u.age(t)
+	} else {
+		f[featNever] = 1
+	}
+	f[featAge] = 0.3 * fastLog(age+1)
+	f[featCount] = 0.3 * fastLog(float64(u.count)+1)
+	f[featHazard] = 0.2 * fastLog(600*r[byGaps]+0.01)
+	if same {
+		f[featSame] = 1
+	}
+	if u.gaps.count > 0 {
+		f[featOverdue] = 0.3 * (fastLog(age+1) - float64(u.gaps.usual))
+		f[featOdd] = f[featOverdue] * f[featOverdue]
+	}
+}
+
+// logit is a conditional logit over which model is asked for next (McFadden
+// 1974): the odds of a model are exp(theta·features). It starts as the mixture
+// and learns by gradient ascent on the likelihood of the order in which models
+// were asked for (Plackett 1975), with the steps of AdaGrad (Duchi and others,
+// JMLR 2011), which need no tuning by traffic.
+type logit struct {
+	theta, sum feature
+}
+
+const (
+	logitStep = 0.05
+	// logitPrior is how many requests it takes until the logit counts as much as the
+	// mixture: what it learns of the first few holds for them alone.
+	logitPrior = 100
+	// maxTheta bounds a weight, maxScore a score. Real traffic reaches neither.
+	maxTheta = 20
+	maxScore = 200
+)
+
+func newLogit() logit {
+	var l logit
+	l.theta[featMixture] = 1
+	return l
+}
+
+// score returns the log of the odds of a model.
+func (l *logit) score(f *feature) (s float64) {
+	for k, x := range f {
+		s += l.theta[k] * x
+	}
+	if math.IsNaN(s) {
+		return -maxScore
+	}
+	return min(max(s, -maxScore), maxScore)
+}
+
+// learn takes one step up the gradient.
+func (l *logit) learn(g *feature) {
+	for k, x := range g {
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			continue
+		}
+		l.sum[k] += x * x
+		// The one makes the first steps small: the first requests tell little.
+		t := l.theta[k] + logitStep*x/math.Sqrt(l.sum[k]+1)
+		l.theta[k] = min(max(t, -maxTheta), maxTheta)
+	}
 }

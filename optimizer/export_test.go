@@ -1,6 +1,8 @@
 package optimizer
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -16,26 +18,43 @@ type Chosen struct {
 // AsChosen are those in use.
 func AsChosen() Chosen { return Chosen{lead, lessonEvery} }
 
-// Shadowed plays requests to the estimator alone, with those constants, and
-// returns the seconds that they wait in all if the logit places every byte and
+// Shadowed plays requests to the estimator alone, with those constants, and returns
+// the seconds that they wait in all if every byte is placed by its intensity and
 // nothing moves up that is not asked for.
 func Shadowed(lib *tier.Library, at []float64, who []int32, ram, swap float64, c Chosen) (sum float64) {
 	defer func(was [len(lessonEvery)]int) { lessonEvery = was }(lessonEvery)
 	lessonEvery = c.Lessons
-	e := newEstimator()
+	e := newEstimator(0)
 	e.seconds(time.Unix(1_700_000_000, 0))
 	e.know(lib)
-	terms := terms{ram: 0.1e-9, swap: 0.5e-9, storage: 1.5e-9, ramBytes: ram, swapBytes: swap}
-	s := shadow{ram: make([]float64, lib.Len()), swap: make([]float64, lib.Len())}
-	rank := func(k int32) float64 { return e.scored[k].intensity(byLogit, 1) }
-	for i, k := range who {
+	up, down := make([]float64, lib.Len()), make([]float64, lib.Len())
+	var in []int32
+	for i, wanted := range who {
 		e.now = at[i]
-		e.access(e.byIndex[k], at[i], c.Ahead)
-		size := float64(lib.At(int(k)).Size)
-		sum += terms.ram*s.ram[k] + terms.swap*s.swap[k] + terms.storage*max(size-s.ram[k]-s.swap[k], 0)
-		if s.ram[k] < size {
-			s.fill(k, size, &terms, rank)
+		e.access(e.byIndex[wanted], at[i], c.Ahead)
+		size := float64(lib.At(int(wanted)).Size)
+		sum += 0.1e-9*up[wanted] + 0.5e-9*down[wanted] + 1.5e-9*max(size-up[wanted]-down[wanted], 0)
+		if up[wanted] == size {
+			continue
 		}
+		if up[wanted]+down[wanted] == 0 {
+			in = append(in, wanted)
+		}
+		slices.SortFunc(in, func(a, b int32) int {
+			return cmp.Or(cmp.Compare(e.scored[b], e.scored[a]), cmp.Compare(a, b))
+		})
+		up[wanted], down[wanted] = size, 0
+		freeRAM, freeSwap := ram, swap
+		left := in[:0]
+		for _, k := range in {
+			x := min(up[k], freeRAM)
+			y := min(up[k]+down[k]-x, freeSwap)
+			freeRAM, freeSwap = freeRAM-x, freeSwap-y
+			if up[k], down[k] = x, y; x+y > 0 {
+				left = append(left, k)
+			}
+		}
+		in = left
 	}
 	return sum
 }

@@ -2,7 +2,7 @@ package optimizer
 
 import "time"
 
-// defaultWithin is how long a hint holds that says nothing about it.
+// defaultWithin is how long a hint holds that does not say so.
 const defaultWithin = time.Minute
 
 // hint is one announcement that is still open.
@@ -14,53 +14,52 @@ type hint struct {
 	fresh  bool // nothing was asked for since
 }
 
-// word is how often hints came true: by decayed sums of the probability that was
+// hintRecord is how often hints came true: decayed sums of the probability that was
 // promised, and of what came of it.
-type word struct{ promised, kept float32 }
+type hintRecord struct{ promised, kept float32 }
 
-// hints weighs announcements by how often they came true. A model's own record
-// counts beside that of all, so that who lies about one model is soon not
-// believed about it and hurts the others little; and no more than hintsMost are
-// open at once.
+// hints weighs announcements by how often they came true. The record of each model
+// counts beside that of all, so that false hints for one model are soon not believed
+// and hurt the others little. No more than maxHints are open at once.
 type hints struct {
 	open []hint
-	all  word
+	all  hintRecord
 	// next is how often the model of a fresh hint was the very next one.
-	next word
-	// delay is the decayed mean time in seconds from a hint to the request that
-	// made it true.
+	next hintRecord
+	// delay is the decayed mean of the seconds from a hint to the request that made
+	// it true.
 	delay float64
 }
 
 const (
-	hintsMost = 64
-	// wordKeep: the last hundred hints count.
-	wordKeep = 0.99
+	maxHints = 64
+	// recordKeep: the last hundred hints count.
+	recordKeep = 0.99
 	// hintGrace is by how many seconds a request may be late.
 	hintGrace = 1
-	// wordPrior is how many hints of its own a model's record needs to weigh as
-	// much as that of all.
-	wordPrior = 8
+	// recordPrior is how many hints the record of a model needs to weigh as much as
+	// that of all.
+	recordPrior = 8
 )
 
-func (w *word) note(promised, kept float64) {
-	w.promised = w.promised*wordKeep + float32(promised)
-	w.kept = w.kept*wordKeep + float32(kept)
+func (r *hintRecord) note(promised, kept float64) {
+	r.promised = r.promised*recordKeep + float32(promised)
+	r.kept = r.kept*recordKeep + float32(kept)
 }
 
 // trust is what a promise about a model is worth, from 0 to 1.
-func (h *hints) trust(own *word) float64 {
+func (h *hints) trust(own *hintRecord) float64 {
 	all := (float64(h.all.kept) + 1) / (float64(h.all.promised) + 2)
-	return min((float64(own.kept)+wordPrior*all)/(float64(own.promised)+wordPrior), 1)
+	return min((float64(own.kept)+recordPrior*all)/(float64(own.promised)+recordPrior), 1)
 }
 
 // give opens a hint.
-func (h *hints) give(n hint, own func(id int32) *word) {
+func (h *hints) give(n hint, own func(id int32) *hintRecord) {
 	h.expire(n.given, own)
 	for i := range h.open {
 		if o := &h.open[i]; o.id == n.id {
-			// As much of it as has passed was not kept: who announces the same thing
-			// over and over is held to it.
+			// The share of its time that has passed counts as not kept, so that repeated
+			// announcements of the same model are judged, too.
 			passed := o.p * min((n.given-o.given)/o.within, 1)
 			own(n.id).note(passed, 0)
 			h.all.note(passed, 0)
@@ -68,21 +67,21 @@ func (h *hints) give(n hint, own func(id int32) *word) {
 			return
 		}
 	}
-	if len(h.open) < hintsMost {
+	if len(h.open) < maxHints {
 		h.open = append(h.open, n)
 	}
 }
 
 // expire closes the hints whose time has passed: they were not kept.
-func (h *hints) expire(t float64, own func(id int32) *word) {
+func (h *hints) expire(t float64, own func(id int32) *hintRecord) {
 	left := h.open[:0]
 	for _, o := range h.open {
 		if t <= o.given+o.within+hintGrace {
 			left = append(left, o)
 			continue
 		}
-		if w := own(o.id); w != nil {
-			w.note(o.p, 0)
+		if r := own(o.id); r != nil {
+			r.note(o.p, 0)
 		}
 		h.all.note(o.p, 0)
 	}
@@ -90,7 +89,7 @@ func (h *hints) expire(t float64, own func(id int32) *word) {
 }
 
 // request closes the hint for a model that was asked for: it was kept.
-func (h *hints) request(id int32, t float64, own func(id int32) *word) {
+func (h *hints) request(id int32, t float64, own func(id int32) *hintRecord) {
 	h.expire(t, own)
 	for i := range h.open {
 		if o := &h.open[i]; o.fresh {
@@ -117,14 +116,14 @@ func (h *hints) request(id int32, t float64, own func(id int32) *word) {
 	}
 }
 
-// surest bounds how sure a hint can be of being next.
-const surest = 0.95
+// maxSure bounds how sure a hint can be of being next.
+const maxSure = 0.95
 
 // intensity returns the requests a second that the hints add for a model at t,
-// where all models together are asked for total times a second. A model that is
-// to come within some time comes once in it; one that is to be next, with
-// probability q, has the odds q/(1-q) against all others.
-func (h *hints) intensity(id int32, t, total float64, own *word) float64 {
+// if all models together are asked for total times a second. A model announced
+// within some time comes once in it; one that will be next with probability q has
+// the odds q/(1-q) against all others.
+func (h *hints) intensity(id int32, t, total float64, own *hintRecord) float64 {
 	for _, o := range h.open {
 		if o.id != id || t > o.given+o.within+hintGrace {
 			continue
@@ -136,7 +135,7 @@ func (h *hints) intensity(id int32, t, total float64, own *word) float64 {
 		sure := o.p * h.trust(own)
 		rate := sure / span
 		if o.fresh {
-			q := min(sure*float64(h.next.kept)/(float64(h.next.promised)+1), surest)
+			q := min(sure*float64(h.next.kept)/(float64(h.next.promised)+1), maxSure)
 			rate = max(rate, total*q/(1-q))
 		}
 		return rate

@@ -2,52 +2,49 @@ package optimizer
 
 import (
 	"math"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
+// Part is a part of a Learned placement that can be left out.
+type Part uint8
+
+const (
+	// Interarrival: the histogram of the gaps between the requests of each model.
+	Interarrival Part = 1 << iota
+	// Logit: what ranks models by features; without it the mixture of rates does.
+	Logit
+	// Prefetch: moves of models that were neither asked for nor announced.
+	Prefetch
+)
+
 // Options of a Learned placement. The zero value is that of New.
 type Options struct {
-	// Pace is what moves are expected to take before any was measured.
-	Pace Pace
-	// NoPrefetch: nothing is moved that nobody asked for and nobody announced.
-	NoPrefetch bool
+	// Without are parts that are left out, to measure what they bring.
+	Without Part
 }
 
 // Learned is the default placement. It estimates how soon each model is asked
-// for again, and gives memory to the bytes that save the most waiting. Its
-// methods are called from one goroutine at a time, as tier.Placement says.
+// for again, and gives memory to the bytes that save the most waiting.
+//
+// Its methods may be called from any goroutine. They wait for each other, except
+// for Insight and PartStatus, which return what was known after the last call of
+// another method.
 type Learned struct {
-	options Options
-	est     estimator
-	hints   hints
-	guard   guard
-	device  device
-	yield   yield
-	// displaced counts what requests pushed out of ram and out of memory.
-	displaced, dropped moving
-
-	planner planner
-	terms   terms
-	sampled *tier.Library
-	// offered are the steps of the last plan that nobody waited for.
-	offered []offer
-}
-
-// offer is a step that nobody waited for, and what it would change.
-type offer struct {
-	move     tier.Move
-	id       int32
-	seconds  float64 // of waiting that it saves at the model's next request
-	expected float64 // of which are expected to come true
+	mu      sync.Mutex
+	learner learner // guarded by mu
+	insight atomic.Pointer[Insight]
 }
 
 var (
-	_ tier.Placement = (*Learned)(nil)
-	_ tier.Learner   = (*Learned)(nil)
-	_ tier.Hinter    = (*Learned)(nil)
-	_ tier.Valuer    = (*Learned)(nil)
+	_ tier.Placement    = (*Learned)(nil)
+	_ tier.Learner      = (*Learned)(nil)
+	_ tier.Hinter       = (*Learned)(nil)
+	_ tier.Valuer       = (*Learned)(nil)
+	_ tier.PartStatuser = (*Learned)(nil)
 )
 
 // New returns the default placement.
@@ -55,58 +52,154 @@ func New() *Learned { return NewLearned(Options{}) }
 
 // NewLearned returns a placement with those options.
 func NewLearned(o Options) *Learned {
-	o.Pace = o.Pace.orElse(recordedPace)
-	return &Learned{options: o, est: newEstimator(), device: device{start: o.Pace}}
+	l := &Learned{learner: newLearner(o)}
+	l.publish()
+	return l
 }
 
-// lead is how far ahead in seconds a plan looks: what it moves is of use only
-// when it has arrived, and by then a burst is over more often than not.
-const lead = 5
+// publish makes what is known by now the Insight. mu is held.
+func (l *Learned) publish() { l.insight.Store(l.learner.insight()) }
 
-// homely is the rate in requests a second that a model is taken to have at least
-// in its home tier and below: once an hour.
-const homely = 1.0 / 3600
+func (l *Learned) unlock() {
+	l.publish()
+	l.mu.Unlock()
+}
+
+// Plan implements tier.Placement.
+func (l *Learned) Plan(v *tier.View, need *tier.Need) tier.Plan {
+	l.mu.Lock()
+	defer l.unlock()
+	return l.learner.plan(v, need)
+}
+
+// Worth implements tier.Valuer: the seconds of waiting that a byte is expected to
+// save in a second of time.
+func (l *Learned) Worth(v *tier.View) []float64 {
+	l.mu.Lock()
+	defer l.unlock()
+	return l.learner.worth(v)
+}
 
 // Accessed implements tier.Learner.
 func (l *Learned) Accessed(uses []tier.Access) {
+	l.mu.Lock()
+	defer l.unlock()
 	for _, a := range uses {
-		l.access(a.Model, a.At)
+		l.learner.access(a.Model, a.At)
 	}
 }
 
-func (l *Learned) access(model string, at time.Time) {
-	id, t := l.est.id(model), l.est.seconds(at)
-	l.hints.request(id, t, l.word)
-	l.est.access(id, t, lead)
-	u := l.est.uses[id]
-	l.yield.brought += float64(u.owed)
-	u.owed = 0
-	k, ok := l.est.inside[id]
-	if !ok || l.est.library == nil || l.sampled != l.est.library {
-		return
+// Moved implements tier.Learner.
+func (l *Learned) Moved(moves []tier.Moved) {
+	l.mu.Lock()
+	defer l.unlock()
+	for i := range moves {
+		l.learner.moved(&moves[i])
 	}
-	l.guard.request(int(k), l.size, &l.terms, func(by estimate, k int) float64 {
-		return l.est.scored[k].intensity(by, 1)
-	})
-}
-
-// size returns the bytes of the model at place k of the sample.
-func (l *Learned) size(k int) float64 {
-	return float64(l.sampled.At(int(l.est.sampleIndex[k])).Size)
-}
-
-// word returns the record of the hints for a model, nil where it is gone.
-func (l *Learned) word(id int32) *word {
-	if u := l.est.uses[id]; u != nil {
-		return &u.word
-	}
-	return nil
 }
 
 // Hint implements tier.Hinter. A probability outside (0, 1] and NaN mean 1, and
 // within ≤ 0 means a minute. A hint replaces the one before for the same model; a
 // model that is not known is ignored.
 func (l *Learned) Hint(model string, probability float64, within time.Duration, now time.Time) {
+	l.mu.Lock()
+	defer l.unlock()
+	l.learner.hint(model, probability, within, now)
+}
+
+// Predict returns how long moving bytes of a model between two tiers will take,
+// and the bounds within which nine in ten such moves should stay. It knows moves
+// of the model itself and of others; before any, it goes by recorded figures.
+func (l *Learned) Predict(model *tier.Model, from, to tier.Tier, bytes tier.Bytes) (took, lo, hi time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var own *paces
+	if id, known := l.learner.est.ids[model.Name]; known {
+		own = &l.learner.est.uses[id].paces
+	}
+	return l.learner.device.predict(own, wayOf(from, to), bytes)
+}
+
+// Usage is how one model is used, at the moment it was asked about.
+type Usage struct {
+	// Model is its name.
+	Model string
+	// Frequency is the expected requests per hour.
+	Frequency float64
+	// Trend compares the rate of the last ten minutes with that of the last six
+	// hours: 1 if nothing changes, above 1 if the model is asked for more than it
+	// was, down to 0 if it is asked for no more. 1 before the first access.
+	Trend float64
+	// Accesses since the model was first seen.
+	Accesses uint32
+	// LastUse is when it was last asked for; zero: never.
+	LastUse time.Time
+}
+
+// Usage returns how a model is used, as of now. It reports false for a model that
+// is not known.
+func (l *Learned) Usage(model string, now time.Time) (Usage, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.learner.est.usage(model, now)
+}
+
+// Insight is what a Learned placement knows of its traffic and of itself.
+type Insight struct {
+	// Requests that it has seen.
+	Requests uint64 `json:"requests"`
+	// Surprise is the bits by which the next model was a surprise, averaged over the
+	// last thousand requests: 0 if it can be told in advance, the logarithm to base 2
+	// of the number of models if nothing can. It is the negative log-likelihood of the
+	// next request, the objective that is learned.
+	Surprise float64 `json:"surprise_bits"`
+	// Hints is the share of the announcements that came true.
+	Hints float64 `json:"hints_kept"`
+}
+
+// Insight returns what is known by now, without waiting for a Plan that runs.
+func (l *Learned) Insight() Insight { return *l.insight.Load() }
+
+// PartStatus implements tier.PartStatuser with an Insight.
+func (l *Learned) PartStatus() any { return l.Insight() }
+
+// learner is the state of a Learned placement.
+type learner struct {
+	options Options
+	est     estimator
+	hints   hints
+	device  device
+
+	planner planner
+}
+
+func newLearner(o Options) learner {
+	return learner{options: o, est: newEstimator(o.Without)}
+}
+
+// lead is how far ahead in seconds a plan looks: what it moves is of use only
+// when it has arrived, and by then a burst is over more often than not.
+const lead = 5
+
+// homely is the least rate in requests a second that a model is taken to have in
+// its home tier and below: once an hour.
+const homely = 1.0 / 3600
+
+func (l *learner) access(model string, at time.Time) {
+	id, t := l.est.id(model), l.est.seconds(at)
+	l.hints.request(id, t, l.record)
+	l.est.access(id, t, lead)
+}
+
+// record returns how often hints for a model came true, nil if it is gone.
+func (l *learner) record(id int32) *hintRecord {
+	if u := l.est.uses[id]; u != nil {
+		return &u.hints
+	}
+	return nil
+}
+
+func (l *learner) hint(model string, probability float64, within time.Duration, now time.Time) {
 	id, known := l.est.ids[model]
 	if !known {
 		return
@@ -117,96 +210,53 @@ func (l *Learned) Hint(model string, probability float64, within time.Duration, 
 	if within <= 0 {
 		within = defaultWithin
 	}
-	l.hints.give(hint{id: id, p: probability, given: l.est.seconds(now), within: within.Seconds(), fresh: true}, l.word)
+	l.hints.give(hint{id: id, p: probability, given: l.est.seconds(now), within: within.Seconds(), fresh: true}, l.record)
 }
 
-// Moved implements tier.Learner.
-func (l *Learned) Moved(moves []tier.Moved) {
-	for i := range moves {
-		m := &moves[i]
-		id := l.est.id(m.Move.Model.Name) // of a model that was only ever ordered about, too
-		u := l.est.uses[id]
-		if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
-			l.device.note(&u.paces, wayOf(from, to), m.Bytes, m.Took)
-		}
-		for k := range l.offered {
-			o := &l.offered[k]
-			if o.id != id || !sameMove(&o.move, &m.Move) {
-				continue
-			}
-			u.owed += float32(max(o.seconds, 0))
-			l.yield.expected += o.expected
-			l.offered = append(l.offered[:k], l.offered[k+1:]...)
-			break
-		}
+func (l *learner) moved(m *tier.Moved) {
+	id := l.est.id(m.Move.Model.Name) // may be new: an ordered move of a model never asked for
+	u := l.est.uses[id]
+	if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
+		l.device.note(&u.paces, wayOf(from, to), m.Bytes, m.Took)
 	}
 }
 
-// Predict returns how long moving bytes of a model between two tiers will take,
-// and the bounds within which nine in ten such moves should stay. It knows moves
-// of the model itself, moves of others, and before any, Options.Pace.
-func (l *Learned) Predict(model *tier.Model, from, to tier.Tier, bytes tier.Bytes) (took, lo, hi time.Duration) {
-	var own *paces
-	if id, known := l.est.ids[model.Name]; known {
-		own = &l.est.uses[id].paces
-	}
-	return l.device.predict(own, wayOf(from, to), bytes)
-}
-
-// observe takes in what a view says of the library, the limits and the time.
-func (l *Learned) observe(v *tier.View) float64 {
+// observe takes in what a view says of the library and the time.
+func (l *learner) observe(v *tier.View) (now float64) {
 	l.est.know(v.Library)
-	if l.sampled != v.Library {
-		l.sampled = v.Library
-		l.guard.resize(len(l.est.sample))
-	}
-	share := float64(len(l.est.sample)) / float64(max(v.Library.Len(), 1))
-	hot, warm := l.save(nil)
-	l.terms = terms{
-		swap: hot, storage: hot + warm,
-		ramBytes: share * float64(v.Limits.Of(tier.RAM)), swapBytes: share * float64(v.Limits.Of(tier.Swap)),
-	}
-	now := l.est.seconds(v.Now)
-	l.hints.expire(now, l.word)
+	now = l.est.seconds(v.Now)
+	l.hints.expire(now, l.record)
 	return now
 }
 
 // save returns the seconds of waiting that a byte of a model saves at a request
 // in ram instead of swap, and in swap instead of storage.
-func (l *Learned) save(u *use) (hot, warm float64) {
-	var own *paces
-	if u != nil {
-		own = &u.paces
-	}
+func (l *learner) save(own *paces) (hot, warm float64) {
 	promote, _ := l.device.pace(own, wayPromote)
 	load, _ := l.device.pace(own, wayLoad)
 	hot = math.Exp(promote) * 1e-9
 	whole := math.Exp(load) * 1e-9
-	// A load that is no slower than a promotion was measured wrongly, or swap is of
-	// no use; then bytes in swap are worth a little, so that they still have an order.
+	// If a load is no slower than a promotion, it was measured wrongly or swap is of no
+	// use. Bytes in swap are then worth a little, so that they still have an order.
 	return hot, max(whole-hot, whole/20)
 }
 
-// Plan implements tier.Placement.
-func (l *Learned) Plan(v *tier.View, need *tier.Need) tier.Plan {
+func (l *learner) plan(v *tier.View, need *tier.Need) tier.Plan {
 	now := l.observe(v)
 	if need == nil {
-		return l.improve(v, now)
+		return l.rebalance(v, now)
 	}
 	if l.est.scale == 0 { // nothing was asked for before
 		l.est.survey(now + lead)
 	}
-	l.offered = l.offered[:0]
-	plan := l.planner.serve(v, need, func(it *item) { l.value(it, l.guard.following, now) })
+	plan := l.planner.serve(v, need, func(it *item) { l.value(it, now) })
 	if plan.Err == nil {
-		l.follow(now)
+		l.mark()
 	}
 	return plan
 }
 
-// Worth implements tier.Valuer: the seconds of waiting that a byte is expected to
-// save in a second of time.
-func (l *Learned) Worth(v *tier.View) []float64 {
+func (l *learner) worth(v *tier.View) []float64 {
 	now := l.observe(v)
 	if l.est.scale == 0 {
 		l.est.survey(now + lead)
@@ -214,18 +264,18 @@ func (l *Learned) Worth(v *tier.View) []float64 {
 	worth := make([]float64, len(v.States))
 	for i := range worth {
 		it := item{index: int32(i), model: v.Library.At(i)}
-		l.value(&it, l.guard.following, now)
+		l.value(&it, now)
 		worth[i] = it.hot
 	}
 	return worth
 }
 
-// value puts on an item what its bytes are worth now.
-func (l *Learned) value(it *item, by estimate, now float64) {
-	u := l.est.uses[l.est.byIndex[it.index]]
-	it.rate, it.hinted = l.intensity(by, l.est.byIndex[it.index], now+lead)
+// value fills in what the bytes of an item are worth now.
+func (l *learner) value(it *item, now float64) {
+	id := l.est.byIndex[it.index]
+	it.rate, it.hinted = l.intensity(id, now+lead)
 	it.rate = finite(it.rate)
-	it.saveHot, it.saveWarm = l.save(u)
+	it.saveHot, it.saveWarm = l.save(&l.est.uses[id].paces)
 	hot, warm := it.rate, it.rate
 	if it.model.Home >= tier.Swap {
 		warm = max(warm, homely)
@@ -237,34 +287,23 @@ func (l *Learned) value(it *item, by estimate, now float64) {
 }
 
 // intensity returns the requests a second that are expected for a model at t, and
-// whether hints have a part in it.
-func (l *Learned) intensity(by estimate, id int32, t float64) (rate float64, hinted bool) {
-	announced := l.hints.intensity(id, l.est.now, l.est.total, &l.est.uses[id].word)
-	if k, ok := l.est.inside[id]; ok && l.est.scoredAt == t {
-		return l.est.scored[k].intensity(by, l.est.scale) + announced, announced > 0
-	}
-	var f feature
-	s := l.est.score(id, t, l.est.hourOf(t), &f)
-	return s.intensity(by, l.est.scale) + announced, announced > 0
+// whether hints contribute to it.
+func (l *learner) intensity(id int32, t float64) (rate float64, hinted bool) {
+	announced := l.hints.intensity(id, l.est.now, l.est.total, &l.est.uses[id].hints)
+	return l.est.intensity(id, t) + announced, announced > 0
 }
 
-// follow notes what the plan on the board will change.
-func (l *Learned) follow(now float64) {
-	p := &l.planner
-	for _, h := range p.hops {
-		it := &p.items[h.item]
-		u := l.est.uses[l.est.byIndex[it.index]]
-		u.mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
-		was, is := it.seconds(h.from), it.seconds(h.to)
-		if is >= was || it.wanted {
-			continue
-		}
-		l.displaced.note(float64(max(h.from.ram-h.to.ram, 0)), now)
-		l.dropped.note(float64(max(h.from.held()-h.to.held(), 0)), now)
-		u.owed *= float32(is / was)
+// mark notes which hops read from more than one tier, so that their time tells the
+// pace of neither.
+func (l *learner) mark() {
+	for _, h := range l.planner.hops {
+		it := &l.planner.items[h.item]
+		l.est.uses[l.est.byIndex[it.index]].mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
 	}
 }
 
-func sameMove(a, b *tier.Move) bool {
-	return a.From == b.From && a.To == b.To && a.Keep == b.Keep && a.Leave == b.Leave
+func (l *learner) insight() *Insight {
+	return &Insight{
+		Requests: uint64(l.est.count), Surprise: finite(l.est.bits()), Hints: l.hints.trust(&hintRecord{}),
+	}
 }

@@ -1,27 +1,209 @@
-package optimizer_test
+package optimizer
 
 import (
-	"os"
-	"strings"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"reflect"
+	"sync"
 	"testing"
+	"time"
 
-	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"
 )
 
-var development = []string{"azure19_a50", "edge8_azure_a", "edge8_gentd_nov", "edge8_servegen", "gentd26_early", "gentd26_nov", "servegen_w1"}
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-func TestReplay(t *testing.T) {
-	if os.Getenv("MODELTIER_LONG") == "" {
-		t.Skip("takes minutes: MODELTIER_LONG=1 runs it")
+// gigabytes is a library of models of 1 GB.
+func gigabytes(t testing.TB, n int) *tier.Library {
+	t.Helper()
+	models := make([]tier.Model, n)
+	for i := range models {
+		models[i] = tier.Model{Name: fmt.Sprint("m", i), Path: "m", Size: 1e9}
 	}
-	for _, name := range development {
-		if f := os.Getenv("TR"); !strings.Contains(name, f) {
-			continue
+	lib, err := tier.NewLibrary(models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lib
+}
+
+// viewOf is a view of a machine that holds the first models in ram, the next in
+// swap, and no more.
+func viewOf(lib *tier.Library, ram, swap int) *tier.View {
+	v := &tier.View{
+		Now: noon, Library: lib, States: make([]tier.State, lib.Len()),
+		Limits: tier.Limits{RAM: tier.Bytes(ram) * 1e9, Swap: tier.Bytes(swap) * 1e9, MaxModel: tier.Unlimited},
+	}
+	for i := range v.States {
+		v.States[i] = tier.State{Divisible: true, Leaves: true, InPlace: true}
+		switch {
+		case i < ram:
+			v.States[i].Tier = tier.RAM
+		case i < ram+swap:
+			v.States[i].Tier = tier.Swap
 		}
-		tr := readTrace(t, name, true)
-		for _, p := range []tier.Placement{optimizer.New()} {
-			t.Logf("%s %T %+v", name, p, replay(t, tr, 5, 10, p, silent))
+		v.Charged = v.Charged.Plus(v.Footprint(i))
+	}
+	v.Room = tier.Footprint{tier.Swap: v.Limits.Swap, tier.RAM: v.Limits.RAM}.Minus(v.Charged)
+	return v
+}
+
+// used tells a placement of requests for those models, one a minute until noon.
+func used(l *Learned, models ...int) {
+	for k, i := range models {
+		l.Accessed([]tier.Access{{Model: fmt.Sprint("m", i), At: noon.Add(time.Duration(k-len(models)) * time.Minute)}})
+	}
+}
+
+// Run with -race.
+func TestLearned_AllMethodsAtOnce_DoNotRace(t *testing.T) {
+	lib := gigabytes(t, 12)
+	l := New()
+	state, err := l.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for _, call := range []func(k int){
+		func(k int) { l.Plan(viewOf(lib, 3, 4), &tier.Need{Model: k % 12, Waiters: 1}) },
+		func(k int) { l.Plan(viewOf(lib, 3, 4), nil) },
+		func(k int) { l.Worth(viewOf(lib, 3, 4)) },
+		func(k int) { used(l, k%12, (k+1)%12) },
+		func(k int) {
+			l.Moved([]tier.Moved{{Move: tier.Move{Model: *lib.At(k % 12), To: tier.RAM}, Bytes: 1e9, Took: time.Second}})
+		},
+		func(k int) { l.Hint(fmt.Sprint("m", k%12), 0.5, time.Minute, noon) },
+		func(k int) { l.Predict(lib.At(k%12), tier.Storage, tier.RAM, 1e9) },
+		func(k int) { l.Usage(fmt.Sprint("m", k%12), noon) },
+		func(k int) { l.Insight() },
+		func(k int) { l.PartStatus() },
+		func(k int) { l.MarshalBinary() },
+		func(k int) {
+			if k == 10 {
+				l.UnmarshalBinary(state)
+			}
+		},
+	} {
+		all.Go(func() {
+			for k := range 50 {
+				call(k)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestPartStatus_WhileAPlanTakesLong_TellsWhatWasKnownBefore(t *testing.T) {
+	l := New()
+	l.Plan(viewOf(gigabytes(t, 4), 1, 1), nil)
+	used(l, 0, 1, 0, 2)
+	l.mu.Lock() // as a plan does
+	defer l.mu.Unlock()
+	told := make(chan any, 1)
+	go func() { told <- l.PartStatus() }()
+	select {
+	case status := <-told:
+		if got, ok := status.(Insight); !ok || got.Requests != 4 {
+			t.Errorf("%+v, want 4 requests", status)
 		}
+		if _, err := json.Marshal(status); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("waited for the plan")
+	}
+}
+
+func TestPlan_EveryStep_SaysWhyByAStableWord(t *testing.T) {
+	lib := gigabytes(t, 8)
+	l := New()
+	v := viewOf(lib, 2, 2)
+	l.Plan(v, nil)
+	used(l, 0, 1, 7, 0, 1, 7, 7, 7, 0, 7)
+	plan := l.Plan(v, &tier.Need{Model: 6, Waiters: 1})
+	if plan.Err != nil {
+		t.Fatal(plan.Err)
+	}
+	reasons := func(plan tier.Plan) map[tier.Reason]bool {
+		got := map[tier.Reason]bool{}
+		for _, s := range plan.Steps {
+			got[s.Reason] = true
+			if s.Why == "" {
+				t.Errorf("%s: no details", s.Model.Name)
+			}
+		}
+		return got
+	}
+	for _, s := range plan.Steps {
+		if want := s.Model.Name == "m6"; (s.Reason == tier.ReasonDemand) != want || !want && s.Reason != tier.ReasonRoom {
+			t.Errorf("%s from %v to %v: %q, while m6 is wanted", s.Model.Name, s.From, s.To, s.Reason)
+		}
+	}
+	if got := reasons(plan); !got[tier.ReasonDemand] || !got[tier.ReasonRoom] {
+		t.Errorf("reasons %v, want demand and room", got)
+	}
+	// m7 is asked for most and is in storage; m3 never was and is in swap.
+	if got := reasons(l.Plan(v, nil)); !got[tier.ReasonPrefetch] || !got[tier.ReasonRebalance] || len(got) != 2 {
+		t.Errorf("reasons %v while no request waits, want prefetch and rebalance", got)
+	}
+	if got := reasons(new(LRU).Plan(v, &tier.Need{Model: 6, Waiters: 1})); !got[tier.ReasonDemand] || !got[tier.ReasonRoom] {
+		t.Errorf("reasons %v of LRU, want demand and room", got)
+	}
+}
+
+func TestUnmarshalBinary_AnEarlierState_GoesOnAsBefore(t *testing.T) {
+	lib := gigabytes(t, 8)
+	l := New()
+	v := viewOf(lib, 2, 2)
+	l.Plan(v, nil)
+	used(l, 0, 1, 7, 0, 1, 7, 7, 5, 0, 7)
+	l.Hint("m3", 1, time.Minute, noon.Add(-2*time.Minute))
+	l.Moved([]tier.Moved{{Move: tier.Move{Model: *lib.At(1), To: tier.RAM}, Bytes: 1e9, Took: 3 * time.Second}})
+	l.Plan(v, nil) // the hint ran out
+	state, err := l.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := New()
+	if err := other.UnmarshalBinary(state); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := other.MarshalBinary(); err != nil || !reflect.DeepEqual(again, state) {
+		t.Errorf("what was taken in is not what comes out again: %v", err)
+	}
+	for _, need := range []*tier.Need{nil, {Model: 6, Waiters: 1}} {
+		if a, b := l.Plan(v, need), other.Plan(v, need); !reflect.DeepEqual(a, b) {
+			t.Errorf("need %v: plans differ: %v and %v", need, a.Steps, b.Steps)
+		}
+	}
+	if a, b := l.Insight(), other.Insight(); a != b {
+		t.Errorf("insight %+v, %+v after the restart", a, b)
+	}
+}
+
+func TestUnmarshalBinary_WhatItCannotRead_IsRefusedAndChangesNothing(t *testing.T) {
+	l := New()
+	l.Plan(viewOf(gigabytes(t, 4), 1, 1), nil)
+	used(l, 0, 1, 2)
+	state, err := l.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := append([]byte(nil), state...)
+	broken[len(broken)/2] ^= 1
+	older := append([]byte("mtl2"), state[4:len(state)-4]...)
+	older = binary.LittleEndian.AppendUint32(older, crc32.ChecksumIEEE(older))
+	for name, data := range map[string][]byte{
+		"nothing": nil, "an older version": older, "half": state[:len(state)/2], "a flipped bit": broken,
+	} {
+		if err := l.UnmarshalBinary(data); !errors.Is(err, tier.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if again, err := l.MarshalBinary(); err != nil || !reflect.DeepEqual(again, state) {
+		t.Errorf("something changed: %v", err)
 	}
 }

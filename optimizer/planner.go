@@ -7,12 +7,12 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// planner answers needs. What the models are worth is told to it; how their bytes
-// can be laid out and brought there is its own.
+// planner answers needs. It is told what the models are worth, and finds out how
+// their bytes can be laid out and brought there.
 type planner struct {
 	arranger
 	router
-	search search
+	search branchBound
 	best   []candidate
 	kept   []hop // scratch for meet
 }
@@ -22,15 +22,15 @@ func (p *planner) meet() bool {
 	if p.reach(0) {
 		return true
 	}
-	// Models cannot pass each other for want of a little room. Either something
-	// leaves for it, or the wanted model is served in swap as far as it came.
+	// Models lack a little room to pass each other. Either something leaves for it, or
+	// the wanted model is served in swap as far as it got.
 	halfway, spare := -1.0, tier.Bytes(0)
 	p.kept = p.kept[:0]
 	if p.greedy(0) {
 		spare = p.spare()
 		p.route(&p.arranger)
 	}
-	if spare > 0 && p.settle() {
+	if spare > 0 && p.servesHalfway() {
 		halfway = p.outcome()
 		p.kept = append(p.kept, p.hops...)
 	}
@@ -44,14 +44,14 @@ func (p *planner) meet() bool {
 	return p.clear()
 }
 
-// reach finds the best arrangement that it can, leaving spare bytes of swap free,
-// to which there is a route, and leaves its hops.
+// reach finds the best arrangement that it can to which there is a route, with
+// spare bytes of swap left free, and leaves its hops.
 func (p *planner) reach(spare tier.Bytes) bool {
 	found := p.greedy(spare) && p.route(&p.arranger)
 	return p.refine(found)
 }
 
-// outcome is what the models are worth where the hops take them.
+// outcome is what the models are worth after the hops.
 func (p *planner) outcome() (sum float64) {
 	for i := range p.items {
 		p.items[i].to = p.items[i].from
@@ -66,16 +66,16 @@ func (p *planner) outcome() (sum float64) {
 // other in parts.
 func (p *planner) spare() (n tier.Bytes) {
 	for i := range p.items {
-		if it := &p.items[i]; it.divisible && !stays(it.from, it.to) {
+		if it := &p.items[i]; it.divisible && !it.from.sameMove(it.to) {
 			n = max(n, it.model.Size/parts+1)
 		}
 	}
 	return n
 }
 
-// settle ends a route that did not get there with the wanted model served in
-// swap as far as it came.
-func (p *planner) settle() bool {
+// servesHalfway reports whether the wanted model can be served in swap as far as
+// the hops take it, though the route did not get there.
+func (p *planner) servesHalfway() bool {
 	if p.wanted < 0 {
 		return false
 	}
@@ -92,8 +92,8 @@ func (p *planner) settle() bool {
 	return at.serving || it.model.Runtime <= p.router.room[tier.RAM]
 }
 
-// clear is the plain way that is left: models go to storage, those of the least
-// worth first, until the wanted one fits.
+// clear is the last resort: models go to storage, lowest worth first, until the
+// wanted one fits.
 func (p *planner) clear() bool {
 	p.hops, p.router.room = p.hops[:0], p.board.room
 	for i := range p.items {
@@ -112,7 +112,7 @@ func (p *planner) clear() bool {
 	return done
 }
 
-// enter brings the wanted model in with what is free now, in one hop.
+// enter brings the wanted model in, in one hop, with what is free now.
 func (p *planner) enter() bool {
 	room := p.router.room
 	if p.wanted < 0 {
@@ -136,16 +136,17 @@ func (p *planner) enter() bool {
 	return p.take(&p.arranger, i, to)
 }
 
-// chop cuts the hops that read much into parts, so that little is lost where one
-// is called off.
-func (p *planner) chop(most tier.Bytes) {
+// chop cuts the hops that read more than that into parts, so that little is lost
+// if one is called off.
+func (p *planner) chop(limit tier.Bytes) {
+	const maxChops = 128 // of one hop, however large it is
 	whole := p.hops
 	p.hops = p.spent[:0]
 	for _, h := range whole {
 		it := &p.items[h.item]
 		n := tier.Bytes(1)
 		if read := max(h.to.ram-h.from.ram, h.to.held()-h.from.held()); it.divisible && it.leaves {
-			n = max((read+most-1)/most, 1)
+			n = min(max((read+limit-1)/limit, 1), maxChops)
 		}
 		at := h.from
 		for k := tier.Bytes(1); k < n; k++ {
@@ -162,9 +163,9 @@ func (p *planner) chop(most tier.Bytes) {
 	p.spent = whole
 }
 
-// steps returns the hops as steps of a plan. why tells the reason for a hop, and
-// the seconds of waiting that it saves in an hour.
-func (p *planner) steps(why func(it *item, h hop) (string, float64)) []tier.Step {
+// steps returns the hops as steps of a plan. explain fills in everything but the
+// move.
+func (p *planner) steps(explain func(s *tier.Step, it *item, h hop)) []tier.Step {
 	if len(p.hops) == 0 {
 		return nil
 	}
@@ -172,12 +173,12 @@ func (p *planner) steps(why func(it *item, h hop) (string, float64)) []tier.Step
 	for k, h := range p.hops {
 		it := &p.items[h.item]
 		steps[k].Move = move(it.model, h.from, h.to)
-		steps[k].Why, steps[k].Gain = why(it, h)
+		explain(&steps[k], it, h)
 	}
 	return steps
 }
 
-// serve answers a need. value puts on an item what its bytes are worth.
+// serve answers a need. value fills in what the bytes of an item are worth.
 func (p *planner) serve(v *tier.View, need *tier.Need, value func(it *item)) tier.Plan {
 	if err := unplannable(v, need); err != nil {
 		return tier.Plan{Err: err}
@@ -191,27 +192,28 @@ func (p *planner) serve(v *tier.View, need *tier.Need, value func(it *item)) tie
 			value(&p.items[i])
 		}
 		if p.meet() {
-			return tier.Plan{Steps: p.steps(reason)}
+			return tier.Plan{Steps: p.steps(explainServing)}
 		}
 	}
 	return tier.Plan{Err: refusal(v, need)}
 }
 
-// reason says why a step stands in a plan for a need.
-func reason(it *item, h hop) (string, float64) {
+// explainServing says why a step is in a plan for a need.
+func explainServing(s *tier.Step, it *item, h hop) {
 	switch {
 	case it.wanted:
-		return "was asked for", 0
+		s.Reason, s.Why = tier.ReasonDemand, "was asked for"
 	case h.to.held() < h.from.held():
-		return "makes room: its bytes are worth the least in memory", 0
+		s.Reason, s.Why = tier.ReasonRoom, "makes room: its bytes are worth the least in memory"
 	case h.to.ram < h.from.ram:
-		return "makes room: its bytes are worth the least in ram", 0
+		s.Reason, s.Why = tier.ReasonRoom, "makes room: its bytes are worth the least in ram"
+	default:
+		s.Reason, s.Why = tier.ReasonRebalance, "moves up into ram that is free"
 	}
-	return "moves up into ram that is free", 0
 }
 
-// unplannable returns an error for a need that no arrangement can meet for a
-// reason other than room.
+// unplannable returns the error of a need that no arrangement can meet, whatever
+// room there is.
 func unplannable(v *tier.View, need *tier.Need) error {
 	if need.Model < 0 {
 		return nil
@@ -221,14 +223,17 @@ func unplannable(v *tier.View, need *tier.Need) error {
 	}
 	s := &v.States[need.Model]
 	m := v.Library.At(need.Model)
+	if n := m.Size.Plus(m.Runtime); n > maxBytes {
+		return &tier.CapacityError{Model: m.Name, Tier: tier.RAM, Need: n, Limit: maxBytes, Never: true}
+	}
 	if s.Stuck || s.Moving {
 		return &tier.InUseError{Model: m.Name, Leases: int(s.Leases)}
 	}
 	return nil
 }
 
-// refusal says what a need lacks: for good, where it would not fit if everything
-// else left, or for now, with who holds the room.
+// refusal says what a need lacks: for good, if it would not fit though everything
+// else left, or for now, with the models that hold the room.
 func refusal(v *tier.View, need *tier.Need) error {
 	e := &tier.CapacityError{Tier: need.To, Need: need.Room[tier.RAM]}
 	limits := tier.Footprint{tier.Swap: v.Limits.Of(tier.Swap), tier.RAM: v.Limits.Of(tier.RAM)}
@@ -265,9 +270,9 @@ func refusal(v *tier.View, need *tier.Need) error {
 	}
 	for i := range v.States {
 		s := &v.States[i]
-		if f := v.Footprint(i); i != need.Model && f[tier.RAM]+f[tier.Swap] > 0 {
+		if f := v.Footprint(i); i != need.Model && f[tier.RAM].Plus(f[tier.Swap]) > 0 {
 			e.Holders = append(e.Holders, tier.Holder{
-				Model: v.Library.At(i).Name, Bytes: f[tier.RAM] + f[tier.Swap], Leases: int(s.Leases),
+				Model: v.Library.At(i).Name, Bytes: f[tier.RAM].Plus(f[tier.Swap]), Leases: int(s.Leases),
 				Pinned: v.Library.At(i).Pinned, Moving: s.Moving, Stuck: s.Stuck,
 			})
 		}
@@ -283,4 +288,124 @@ func move(m *tier.Model, from, to place) tier.Move {
 		mv.Keep, mv.Leave = to.ram, m.Size-to.held()
 	}
 	return mv
+}
+
+// hop is one step of a route: an item goes from one place to the next.
+type hop struct {
+	item     int32
+	from, to place
+}
+
+// router finds the order in which an arrangement can be carried out. Its slices
+// are scratch that lives from plan to plan.
+type router struct {
+	hops    []hop
+	spent   []hop // scratch for chop
+	pending []int32
+	room    tier.Footprint
+}
+
+// If two models change places in tiers that are nearly full, each hop moves only as
+// much as is free. To keep plans short, a 24th of a model is set free for that, and
+// no hop moves less than a 64th.
+const (
+	maxHops  = 96
+	parts    = 24
+	maxParts = 64
+)
+
+// route finds hops from where the items are to where they should be, such that
+// what each hop reserves is free when it starts. Hops that make room come first:
+// what leaves memory, then demotions, then promotions, and the wanted model last.
+// If models cannot pass each other whole, divisible ones pass in parts. It reports
+// whether all got there.
+func (r *router) route(a *arranger) bool {
+	r.hops, r.pending, r.room = r.hops[:0], r.pending[:0], a.room
+	for _, i := range a.cold {
+		it := &a.items[i]
+		if it.from.sameMove(it.to) || it.wanted {
+			continue
+		}
+		if gone := it.from.held() - it.to.held(); gone > 0 && it.to.held() > 0 && it.to.swap > it.from.swap {
+			// What is to be left in storage goes at once, so that the rest can pass.
+			r.take(a, i, place{tier: tier.Swap, ram: it.from.ram - gone, swap: it.from.swap})
+		} else if it.to.held() == 0 || it.to.ram <= it.from.ram && it.to.swap <= it.from.swap {
+			r.take(a, i, it.to)
+		}
+	}
+	for _, i := range a.cold {
+		if it := &a.items[i]; !it.wanted && !it.from.sameMove(it.to) && it.to.ram < it.from.ram {
+			r.pending = append(r.pending, i)
+		}
+	}
+	for _, i := range a.hot {
+		if it := &a.items[i]; !it.wanted && !it.from.sameMove(it.to) && it.to.ram >= it.from.ram {
+			r.pending = append(r.pending, i)
+		}
+	}
+	if a.wanted >= 0 {
+		r.pending = append(r.pending, int32(a.wanted))
+	}
+	ok := r.pass(a)
+	for k := len(r.hops) - 1; k >= 0; k-- {
+		a.items[r.hops[k].item].from = r.hops[k].from
+	}
+	return ok
+}
+
+// pass takes the pending items where they should be. While it runs, item.from is
+// where an item has got to.
+func (r *router) pass(a *arranger) bool {
+	for len(r.pending) > 0 {
+		left := r.pending[:0]
+		for _, i := range r.pending {
+			it := &a.items[i]
+			if it.wanted && len(left) > 0 || !r.take(a, i, it.to) {
+				left = append(left, i)
+			}
+		}
+		moved := len(left) < len(r.pending)
+		if r.pending = left; !moved && (len(r.hops) >= maxHops || !r.part(a)) {
+			return false
+		}
+	}
+	return true
+}
+
+// take makes one hop, if what it reserves is free.
+func (r *router) take(a *arranger, i int32, to place) bool {
+	it := &a.items[i]
+	before, after := it.charge(it.from), it.charge(to)
+	for t, more := range after.Beyond(before) {
+		if more > 0 && more > r.room[t] {
+			return false
+		}
+	}
+	r.room = r.room.Plus(before).Minus(after)
+	if !it.from.sameMove(to) {
+		r.hops = append(r.hops, hop{i, it.from, to})
+	}
+	it.from = to
+	return true
+}
+
+// part moves a part of the first pending model that there is room for.
+func (r *router) part(a *arranger) bool {
+	for _, i := range r.pending {
+		it := &a.items[i]
+		if !it.divisible || it.from.tier == tier.Storage {
+			continue
+		}
+		x := min(it.from.ram-it.to.ram, it.to.swap-it.from.swap, r.room[tier.Swap])
+		if x <= 0 {
+			x = -min(it.to.ram-it.from.ram, it.from.swap-it.to.swap, r.room[tier.RAM])
+		}
+		if x == 0 || x.Abs() < it.model.Size/maxParts {
+			continue
+		}
+		if r.take(a, i, place{tier: tier.Swap, ram: it.from.ram - x, swap: it.from.swap + x}) {
+			return true
+		}
+	}
+	return false
 }

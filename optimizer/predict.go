@@ -8,31 +8,6 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Pace is what moving weights takes, in seconds for each GB of 10^9 bytes, until
-// moves were measured.
-type Pace struct {
-	// Load is from storage to ram; zero: 1.4. Refill is from storage to swap; zero:
-	// 1. Promote is from swap to ram; zero: 0.4. These are the recorded waits of a
-	// request, 1.5, 0.5 and 0.1 s for each GB in storage, swap and ram, less what it
-	// pays in any case.
-	Load, Refill, Promote float64
-	// Demote is from ram to swap or storage; zero: 0.02, the dropping of clean
-	// pages.
-	Demote float64
-}
-
-func (p Pace) orElse(q Pace) Pace {
-	pick := func(x, y float64) float64 {
-		if !(x > 0) || math.IsInf(x, 0) {
-			return y
-		}
-		return x
-	}
-	return Pace{pick(p.Load, q.Load), pick(p.Refill, q.Refill), pick(p.Promote, q.Promote), pick(p.Demote, q.Demote)}
-}
-
-var recordedPace = Pace{Load: 1.4, Refill: 1, Promote: 0.4, Demote: 0.02}
-
 // way is a pair of tiers that weights move between.
 type way uint8
 
@@ -44,8 +19,8 @@ const (
 	ways
 )
 
-// wayOf returns the way of a move. A change of kept bytes is a promotion: what it
-// reads goes up.
+// wayOf returns the way of a move. A change of kept bytes counts as a promotion:
+// what it reads goes up.
 func wayOf(from, to tier.Tier) way {
 	switch {
 	case to == tier.Storage || from == tier.RAM:
@@ -67,13 +42,13 @@ type samples struct {
 }
 
 const (
-	// sampled is how many measurements are kept: their median shrugs off two that
-	// went wrong.
+	// sampled is how many measurements are kept: their median withstands two that went
+	// wrong.
 	sampled = 5
-	// least is the smallest move whose time says something about its bytes rather
-	// than about the cost of starting it.
-	least = 1 * tier.MiB
-	// devicePrior is how many measurements of its own make a model's pace weigh as
+	// minMeasured is the smallest move whose time tells about its bytes rather than
+	// about the cost of starting it.
+	minMeasured = 1 * tier.MiB
+	// devicePrior is how many of its own measurements make the pace of a model weigh as
 	// much as that of the device.
 	devicePrior = 1
 )
@@ -109,9 +84,14 @@ type paces [ways]samples
 // device is the pace of the machine: what is expected of a model before it was
 // moved itself.
 type device struct {
-	start  Pace
 	recent [ways]trend
 }
+
+// startPace is what moving weights takes until moves were measured, in seconds for
+// each GB of 10^9 bytes: the recorded waits of a request, 1.5, 0.5 and 0.1 s for
+// each GB in storage, swap and ram, less what it pays in any case. A demotion drops
+// clean pages.
+var startPace = [ways]float64{wayLoad: 1.4, wayRefill: 1, wayPromote: 0.4, wayDemote: 0.02}
 
 // trend follows the measurements of all models on one way: where they are, and
 // how far from there.
@@ -120,8 +100,8 @@ type trend struct {
 	count       uint32
 }
 
-// note pulls the trend towards a measurement, by no more than a doubling, so that
-// one that went wrong cannot carry it away.
+// note pulls the trend towards a measurement, by a doubling at most, so that one
+// wrong measurement cannot carry it away.
 func (r *trend) note(x float64) {
 	if r.count == 0 {
 		r.log, r.spread = x, math.Ln2/2
@@ -135,7 +115,7 @@ func (r *trend) note(x float64) {
 
 // note takes in one measured move.
 func (d *device) note(own *paces, w way, bytes tier.Bytes, took time.Duration) {
-	if bytes < least || took <= 0 {
+	if bytes < minMeasured || took <= 0 {
 		return
 	}
 	x := math.Log(float64(took) / float64(bytes))
@@ -145,17 +125,12 @@ func (d *device) note(own *paces, w way, bytes tier.Bytes, took time.Duration) {
 	}
 }
 
-func (d *device) startLog(w way) float64 {
-	s := [ways]float64{d.start.Load, d.start.Refill, d.start.Promote, d.start.Demote}[w]
-	return math.Log(s) // s/GB are ns/byte
-}
-
 // pace returns the logarithm of the nanoseconds for each byte that are expected
 // on a way, and by how much, in logarithms, nine in ten will differ from it at
 // most. own may be nil.
 func (d *device) pace(own *paces, w way) (log, within float64) {
 	r := &d.recent[w]
-	log, spread, n := d.startLog(w), math.Ln2, 0.0
+	log, spread, n := math.Log(startPace[w]), math.Ln2, 0.0 // s/GB are ns/byte
 	if r.count > 0 {
 		log, spread, n = r.log, r.spread, min(float64(r.count), 4)
 	}

@@ -12,59 +12,34 @@ var spans = [...]float64{30, 2 * 60, 10 * 60, 3600, 6 * 3600, 36 * 3600, 7 * 24 
 // scales is how many decayed rates each model has.
 const scales = len(spans)
 
-// use is what is remembered of one model's accesses. It has the same size
-// however often the model was asked for, and an access costs the same however
-// long ago the last one was. Times are seconds on the clock of the history.
+// use is what is remembered of one model. It has the same size however often the
+// model was asked for, and an access costs the same however long ago the last one
+// was. Times are seconds on the clock of the estimator.
 type use struct {
 	first, last float64
 	count       uint32
 	// rates are accesses a second, decayed, as of last: each access adds 1/span,
 	// so that the rate of a steady stream is its frequency.
 	rates [scales]float64
-	gaps  gaps
-	// usual is the decayed mean of the logarithms of the gaps in seconds, and one.
-	usual float32
-	next  follows
-	mix   shares
-	word  word
+	gaps  interarrival
+	hints hintRecord
 	paces paces
-	// owed is the waiting in seconds that moves which nobody waited for are to save
-	// at the next request.
-	owed float32
-	// mixed: a move that was planned last reads from more than one tier, so that
-	// its time says nothing about either.
+	// mixed: the move that was planned last reads from more than one tier.
 	mixed bool
-	// bias is the model's own term in the logit, and the sum of its squared
-	// gradients.
-	bias, biasSum float32
-	// hours are decayed counts by hour of the day, UTC.
-	hours [24]float32
 }
 
-// usualStep: the last ten gaps say what is usual.
-const usualStep = 0.1
-
-// hourKeep is what an access leaves of the counts by hour: the last few hundred
-// accesses count.
-const hourKeep = 0.997
-
-// access notes one access at t, a time that is in hour of the day. Where a clock
-// stepped back, no time has passed.
-func (u *use) access(t float64, hour int) {
-	age := max(t-u.last, 0)
+// access notes one access at t, and with gaps the time since the last one. If a
+// clock was set back, no time has passed.
+func (u *use) access(t float64, gaps bool) {
+	age := u.age(t)
 	if u.count == 0 {
 		u.first, u.last, age = t, t, 0
-	} else {
+	} else if gaps {
 		u.gaps.add(age)
-		u.usual += float32((math.Log(age+1) - float64(u.usual)) * max(usualStep, 1/float64(u.count)))
 	}
 	for k, span := range spans {
 		u.rates[k] = u.rates[k]*fade(age/span) + 1/span
 	}
-	for h := range u.hours {
-		u.hours[h] *= hourKeep
-	}
-	u.hours[hour]++
 	u.last = max(t, u.last)
 	if u.count < math.MaxUint32 {
 		u.count++
@@ -74,19 +49,124 @@ func (u *use) access(t float64, hour int) {
 // age is the time since the last access, never below zero.
 func (u *use) age(t float64) float64 { return max(t-u.last, 0) }
 
-// Usage is how one model is used, at the moment it was asked about.
-type Usage struct {
-	// Model is its name.
-	Model string
-	// Frequency is the expected requests per hour.
-	Frequency float64
-	// Trend compares the rate of the last ten minutes with that of the last six
-	// hours: 1 where nothing changes, above 1 where the model is asked for more
-	// than it was, down to 0 where it is asked for no more. 1 before the first
-	// access.
-	Trend float64
-	// Accesses since the model was first seen.
-	Accesses uint32
-	// LastUse is when it was last asked for; zero: never.
-	LastUse time.Time
+// interarrival is a histogram of the times between the accesses of one model, by
+// logarithmic bins from one second to ten weeks. Old gaps fade: each new one leaves
+// a little less of those before.
+type interarrival struct {
+	// beyond[i] is the weight of the gaps that are at least as long as bin i begins:
+	// sums from the right, so that a hazard is one division.
+	beyond [gapBins]float32
+	count  uint32
+	// usual is the decayed mean of the logarithm of a gap in seconds plus one.
+	usual float32
+}
+
+const (
+	gapBins  = 96
+	gapRatio = 1.18
+	gapKeep  = 0.98
+	// gapPrior is the weight of a first guess that is flat over the bins, so that
+	// an age beyond every gap seen has a hazard too.
+	gapPrior = 0.5
+	// usualStep: the last ten gaps say what is usual.
+	usualStep = 0.1
+)
+
+// gapStart[i] is the length in seconds at which bin i begins.
+var gapStart = func() (s [gapBins + 1]float64) {
+	for i := 1; i <= gapBins; i++ {
+		s[i] = math.Pow(gapRatio, float64(i))
+	}
+	return s
+}()
+
+var perLogGap = 1 / math.Log(gapRatio)
+
+// gapBin returns the bin of a gap of that many seconds.
+func gapBin(seconds float64) int {
+	if !(seconds >= gapRatio) {
+		return 0
+	}
+	return min(int(fastLog(seconds)*perLogGap), gapBins-1)
+}
+
+// add notes one gap.
+func (g *interarrival) add(seconds float64) {
+	bin := gapBin(seconds)
+	for i := range g.beyond {
+		g.beyond[i] *= gapKeep
+		if i <= bin {
+			g.beyond[i]++
+		}
+	}
+	if g.count < math.MaxUint32 {
+		g.count++
+	}
+	g.usual += float32((math.Log(seconds+1) - float64(g.usual)) * max(usualStep, 1/float64(g.count)))
+}
+
+// hazard returns the rate at which the next access comes after age seconds without
+// one, in requests a second: the share of the gaps that reached this age and ended
+// in its bin, over the length of the bin. 0 if too few gaps were seen to say.
+func (g *interarrival) hazard(age float64) float64 {
+	if g.count < 2 {
+		return 0
+	}
+	i := gapBin(age)
+	const each = gapPrior / gapBins
+	reached := float64(g.beyond[i]) + each*float64(gapBins-i)
+	ended := reached
+	if i+1 < gapBins {
+		ended -= float64(g.beyond[i+1]) + each*float64(gapBins-i-1)
+	}
+	return max(ended, 0) / reached / (gapStart[i+1] - gapStart[i])
+}
+
+// usage returns how a model is used, as of now.
+func (e *estimator) usage(model string, now time.Time) (Usage, bool) {
+	id, known := e.ids[model]
+	if !known {
+		return Usage{}, false
+	}
+	// A moment before the last access reads as that; asking does not move the clock.
+	t := max(now.Sub(e.start).Seconds(), e.now)
+	u := e.uses[id]
+	out := Usage{Model: model, Accesses: u.count, Trend: 1}
+	if u.count == 0 {
+		return out, true
+	}
+	var r rates
+	e.rate(u, t, &r)
+	out.Frequency = 3600 * finite(e.mixture.intensity(&r))
+	if minutes, hours := r[2], r[4]; hours > 0 {
+		out.Trend = minutes / hours
+	}
+	out.LastUse = e.start.Add(time.Duration(u.last * float64(time.Second)))
+	return out, true
+}
+
+// fastLog returns the natural logarithm of a positive, finite, normal x to within
+// 1e-5, several times faster than math.Log: scoring a library takes a dozen of them
+// for each model. The mantissa m, brought to between 2/3 and 4/3, goes into the
+// series of artanh((m-1)/(m+1)).
+func fastLog(x float64) float64 {
+	const pivot = 0x3fe5555555555555 // bits of 2/3
+	b := math.Float64bits(x)
+	e := int64(b-pivot) >> 52
+	m := math.Float64frombits(b - uint64(e)<<52)
+	s := (m - 1) / (m + 1)
+	q := s * s
+	return float64(e)*math.Ln2 + 2*s*(1+q*(1.0/3+q*(1.0/5+q/7)))
+}
+
+// fade returns e^-x for x ≥ 0 to within 1e-8: what is left of a rate after x time
+// constants.
+func fade(x float64) float64 {
+	switch {
+	case x < 1e-3:
+		return 1 - x + x*x/2
+	case x > 50:
+		return 0
+	}
+	return math.Exp(-x)
 }

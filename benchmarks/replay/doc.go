@@ -13,8 +13,10 @@
 // the loads take their time, and requests overlap, queue and are batched.
 //
 // With -hints 0.5, half of the requests are announced when the one before arrives.
-// Under -clock trace the load of an announced model takes no trace time, as that
-// of one that is waited for does not; what nobody waits for or announced takes its
-// time in the gaps between requests. What announcing is worth where loads take
-// their time, -clock real tells.
+// Under -clock trace, loads that a request waits for and loads of announced models
+// take no trace time; other idle moves take their time in the gaps between requests.
+// -clock real tells what announcing is worth if loads take their time.
+//
+// With -without logit, the learned placement lacks that part; the parts are
+// interarrival, logit and prefetch, and several are separated by commas.
 package main

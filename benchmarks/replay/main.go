@@ -6,22 +6,29 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/modeltier/modeltier/benchmarks/policies"
 	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"
 )
 
-// policies are the placements to compare, LRU first: the others are told by it.
-var policies = []struct {
+// placements are those to compare, LRU first: the others are told by it.
+var placements = []struct {
 	name string
-	make func() tier.Placement
+	make func(without optimizer.Part) tier.Placement
 }{
-	{"lru", func() tier.Placement { return new(optimizer.LRU) }},
-	{"lfu", func() tier.Placement { return new(optimizer.LFU) }},
-	{"gdsf", func() tier.Placement { return new(optimizer.GDSF) }},
-	{"learned", func() tier.Placement { return optimizer.New() }},
+	{"lru", func(optimizer.Part) tier.Placement { return new(optimizer.LRU) }},
+	{"lfu", func(optimizer.Part) tier.Placement { return new(policies.LFU) }},
+	{"gdsf", func(optimizer.Part) tier.Placement { return new(policies.GDSF) }},
+	{"learned", func(without optimizer.Part) tier.Placement {
+		return optimizer.NewLearned(optimizer.Options{Without: without})
+	}},
 }
+
+// parts are those of the learned placement that can be left out.
+var parts = map[string]optimizer.Part{"interarrival": optimizer.Interarrival, "logit": optimizer.Logit, "prefetch": optimizer.Prefetch}
 
 type options struct {
 	traces     string
@@ -32,21 +39,23 @@ type options struct {
 	json       bool
 	plot       string
 	seed       uint64
+	without    optimizer.Part
 }
 
 func main() {
 	var o options
-	var capacities, names, clock string
+	var capacities, names, clock, without string
 	flag.StringVar(&o.traces, "traces", "", "folder of traces; none: workloads of its own making")
 	flag.StringVar(&capacities, "capacities", "5/10,16/32,64/128", "machines, as GB of ram / GB of swap")
 	flag.StringVar(&names, "policies", "lru,lfu,gdsf,learned", "placements to play")
 	flag.StringVar(&clock, "clock", "trace", "trace: time stands still while a request is served; real: it does not")
 	flag.Float64Var(&o.hints, "hints", 0, "share of the requests that are announced when the one before arrives, 0 to 1")
+	flag.StringVar(&without, "without", "", "parts that the learned placement lacks: interarrival, logit, prefetch")
 	flag.BoolVar(&o.json, "json", false, "print one object a line")
 	flag.StringVar(&o.plot, "plot", "", "write a plot to this SVG file")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the workloads of its own making")
 	flag.Parse()
-	if err := o.parse(capacities, names, clock); err != nil {
+	if err := o.parse(capacities, names, clock, without); err != nil {
 		fmt.Fprintln(os.Stderr, "replay:", err)
 		os.Exit(2)
 	}
@@ -59,7 +68,7 @@ func main() {
 	})
 }
 
-func (o *options) parse(capacities, names, clock string) error {
+func (o *options) parse(capacities, names, clock, without string) error {
 	for _, text := range strings.Split(capacities, ",") {
 		var c capacity
 		if n, err := fmt.Sscanf(text, "%f/%f", &c.ram, &c.swap); err != nil || n != 2 || c.ram <= 0 || c.swap < 0 {
@@ -69,13 +78,22 @@ func (o *options) parse(capacities, names, clock string) error {
 	}
 	for _, name := range strings.Split(names, ",") {
 		known := false
-		for _, p := range policies {
+		for _, p := range placements {
 			known = known || p.name == name
 		}
 		if !known {
 			return fmt.Errorf("policy %q is not known", name)
 		}
 		o.policies = append(o.policies, name)
+	}
+	if without != "" {
+		for _, name := range strings.Split(without, ",") {
+			part, known := parts[name]
+			if !known {
+				return fmt.Errorf("part %q is not known", name)
+			}
+			o.without |= part
+		}
 	}
 	if clock != "trace" && clock != "real" {
 		return fmt.Errorf("clock %q must be trace or real", clock)
@@ -100,11 +118,11 @@ func replay(o *options, bubble func(string, func(*testing.T))) error {
 	for _, c := range o.capacities {
 		for _, t := range traces {
 			rows := []row{}
-			for _, p := range policies {
+			for _, p := range placements {
 				if !o.plays(p.name) {
 					continue
 				}
-				r := &run{trace: t, capacity: c, policy: p.name, make: p.make, real: o.real, hints: o.hints}
+				r := &run{trace: t, capacity: c, policy: p.name, make: func() tier.Placement { return p.make(o.without) }, real: o.real, hints: o.hints}
 				var f figures
 				var err error
 				began := time.Now()
@@ -128,4 +146,16 @@ func (o *options) plays(policy string) bool {
 		}
 	}
 	return policy == "lru" // what the others are told by
+}
+
+// withBubbles calls fn, once, with a function that runs another in a bubble of
+// virtual time; fn's result is the program's exit status. Bubbles come with tests
+// only, so the program calls itself one.
+func withBubbles(fn func(bubble func(name string, inside func(*testing.T))) int) {
+	everything := func(string, string) (bool, error) { return true, nil }
+	testing.Main(everything, []testing.InternalTest{{Name: "replay", F: func(t *testing.T) {
+		os.Exit(fn(func(name string, inside func(*testing.T)) {
+			t.Run(name, func(t *testing.T) { synctest.Test(t, inside) })
+		}))
+	}}}, nil, nil)
 }

@@ -150,8 +150,8 @@ func TestPlay_EveryPolicy_NoneBeatsTheBound(t *testing.T) {
 	tr := quick()
 	c := capacity{5, 10}
 	least := bound(tr, c)
-	for _, p := range policies {
-		f := playIn(t, &run{trace: tr, capacity: c, policy: p.name, make: p.make})
+	for _, p := range placements {
+		f := playIn(t, &run{trace: tr, capacity: c, policy: p.name, make: func() tier.Placement { return p.make(0) }})
 		if f.Mean < least.Mean || f.Mean <= 0 || f.P99 < f.P50 || f.Warm <= 0 || f.Warm > 1 {
 			t.Errorf("%s: %+v, the bound is %+v", p.name, f, least)
 		}
@@ -222,7 +222,7 @@ func TestProgram_EveryClockAndHints_ALineForEachPolicyAndTheBound(t *testing.T) 
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		if want := 2 * (len(policies) + 1); len(lines) != want {
+		if want := 2 * (len(placements) + 1); len(lines) != want {
 			t.Fatalf("%v: %d lines, want %d: %q", args, len(lines), want, lines)
 		}
 		for _, text := range lines {

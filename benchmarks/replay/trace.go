@@ -90,7 +90,7 @@ func readTrace(base string) (*trace, error) {
 	return t, nil
 }
 
-// readModels fills index where it is empty, and follows it where it is not.
+// readModels fills index if it is empty, and follows it if not.
 func readModels(path string, index map[string]int) ([]tier.Model, error) {
 	rows, err := readCSV(path)
 	if err != nil {
@@ -140,7 +140,7 @@ func readCSV(path string) ([][]string, error) {
 	return rows[1:], nil
 }
 
-// ownTraces makes workloads where there are no recorded ones. Skew, burstiness
+// ownTraces makes workloads if there are no recorded ones. Skew, burstiness
 // and repetition lie in the ranges of recorded traces: the top model has 9 to 47 %
 // of the requests, the same model comes again with probability 0.1 to 0.55.
 func ownTraces(seed uint64) []*trace {
@@ -152,7 +152,7 @@ func ownTraces(seed uint64) []*trace {
 }
 
 // ownTrace draws requests from a Zipf law of that exponent over models in random
-// order, which is drawn anew drifts times.
+// order, which is drawn drifts times again.
 func ownTrace(name string, seed uint64, models, requests int, exponent, again float64, drifts int) *trace {
 	r := rand.New(rand.NewPCG(seed, 0x6d6f64656c746965))
 	t := &trace{name: name}

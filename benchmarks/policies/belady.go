@@ -1,4 +1,4 @@
-package offline
+package policies
 
 import (
 	"iter"
@@ -7,8 +7,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Found is where one request found the bytes of its model, and what was moved up
-// for it or made room below.
+// Found is where one request found the bytes of its model.
 type Found struct {
 	RAM, Swap, Storage tier.Bytes
 	// Moved is the bytes that came to ram or swap at this request.
@@ -28,9 +27,9 @@ type resident struct {
 	ram, swap tier.Bytes
 }
 
-// Belady yields for each request where it found its model, with ram and swap bytes
-// of memory. who are the requests in order, each an index of sizes; negative sizes
-// count as none. It takes O(models in memory) for a request.
+// Belady yields for each request where it found its model, with that many bytes of
+// ram and swap. who are the requests in order, each an index of sizes; negative
+// sizes count as none. It takes O(models in memory) for a request.
 func Belady(sizes []tier.Bytes, who []int32, ram, swap tier.Bytes) iter.Seq[Found] {
 	next := nextUses(len(sizes), who)
 	return func(yield func(Found) bool) {
@@ -47,7 +46,7 @@ func Belady(sizes []tier.Bytes, who []int32, ram, swap tier.Bytes) iter.Seq[Foun
 			r.next = next[k]
 			at, _ = slices.BinarySearchFunc(in, r.next, func(r resident, next int) int { return r.next - next })
 			in = slices.Insert(in, at, r)
-			in, found.Moved = settle(in, model, size, ram, swap)
+			in, found.Moved = arrange(in, model, size, ram, swap)
 			if !yield(found) {
 				return
 			}
@@ -55,10 +54,9 @@ func Belady(sizes []tier.Bytes, who []int32, ram, swap tier.Bytes) iter.Seq[Foun
 	}
 }
 
-// settle places the bytes of the models in memory, those that are asked for
-// soonest highest, and drops the models that have none left. All bytes of the
-// wanted model are at hand.
-func settle(in []resident, wanted int32, size, ram, swap tier.Bytes) (left []resident, moved tier.Bytes) {
+// arrange places the bytes of the models in memory, soonest highest, and drops the
+// models that have none left. All bytes of the wanted model are available.
+func arrange(in []resident, wanted int32, size, ram, swap tier.Bytes) (left []resident, moved tier.Bytes) {
 	left = in[:0]
 	for _, r := range in {
 		up, below := r.ram, r.swap
@@ -77,7 +75,7 @@ func settle(in []resident, wanted int32, size, ram, swap tier.Bytes) (left []res
 }
 
 // nextUses returns for each request the place of the next one for the same model.
-// Those that are never asked for again come last, each at a place of its own.
+// Models that are never asked for again come last, each at a place of its own.
 func nextUses(models int, who []int32) []int {
 	soonest := make([]int, models)
 	for i := range soonest {

@@ -2,15 +2,16 @@ package optimizer
 
 import "github.com/modeltier/modeltier/tier"
 
-// Whole models make a knapsack of an arrangement, where filling by worth alone can
-// miss by far. On a small board the choices for the whole models are searched by
-// branch and bound, starting from what the filling found: the bound lets every
-// model that is not decided yet be cut to the byte. Whatever the search does not
-// get to within its steps, the best so far stands.
+// Whole models make a knapsack of an arrangement, for which filling by worth alone
+// can miss by far. On a small board the choices for the whole models are searched
+// by branch and bound (Land and Doig 1960), starting from what the filling found.
+// The bound lets every model that is not decided yet be cut to the byte. When its
+// steps are used up, the best choice so far stands.
 const (
-	lumpsMost = 14
-	// stepsMost bounds the search to some tens of microseconds.
-	stepsMost = 1200
+	maxLumps = 14 // whole models that are searched over
+	// maxSearchVisits bounds the search to some tens of microseconds: a step looks at
+	// every item on the board.
+	maxSearchVisits = 16_000
 )
 
 // choice is what is decided for one whole model.
@@ -18,28 +19,29 @@ type choice uint8
 
 const (
 	choiceOut choice = iota
-	choiceIn         // in memory, for an indivisible model in swap
+	choiceIn         // in memory; an indivisible model: in swap
 	choiceRAM        // an indivisible model in ram
 )
 
-// search looks for better choices for the models that cannot be cut.
-type search struct {
+// branchBound looks for better choices for the models that cannot be cut.
+type branchBound struct {
 	lumps        []int32
 	now, best    []choice
 	decided      []bool // by item
 	worth        float64
-	steps        int
-	ramIn, allIn tier.Bytes // taken by what is decided
+	visits       int
+	ramIn, allIn tier.Bytes // taken by the decided ones
 }
 
-// lump reports whether an item is in memory as a whole or not at all.
+// lump reports whether an item can only be in memory as a whole or not at all.
 func (p *planner) lump(i int32) bool {
 	it := &p.items[i]
 	return !it.leaves && it.model.Size > 0 && !(it.wanted && p.to != tier.Storage)
 }
 
-// refine improves what greedy and route found, if they did, by a search over the
-// whole models. It reports whether there is an arrangement and a route to it.
+// refine improves what greedy and route found, if they found something, by a search
+// over the whole models. It reports whether there is an arrangement with a route to
+// it.
 func (p *planner) refine(found bool) bool {
 	s := &p.search
 	s.lumps, s.decided = s.lumps[:0], s.decided[:0]
@@ -51,10 +53,10 @@ func (p *planner) refine(found bool) bool {
 			s.lumps = append(s.lumps, i)
 		}
 	}
-	if len(s.lumps) == 0 || len(s.lumps) > lumpsMost || p.ramMost < 0 || p.swapMost < 0 {
+	if len(s.lumps) == 0 || len(s.lumps) > maxLumps || p.maxRAM < 0 || p.maxSwap < 0 {
 		return found
 	}
-	s.worth, s.steps, s.ramIn, s.allIn = -1, 0, 0, 0
+	s.worth, s.visits, s.ramIn, s.allIn = -1, 0, 0, 0
 	s.now, s.best = s.now[:0], s.best[:0]
 	if found {
 		s.worth = p.worth()
@@ -66,10 +68,10 @@ func (p *planner) refine(found bool) bool {
 	if len(s.best) == 0 {
 		return false
 	}
-	return p.settleOn(s.best) && p.route(&p.arranger)
+	return p.apply(s.best) && p.route(&p.arranger)
 }
 
-// chosen is the choice that an item's place amounts to.
+// chosen is the choice that the place of an item amounts to.
 func (p *planner) chosen(i int32) choice {
 	it := &p.items[i]
 	switch {
@@ -85,11 +87,11 @@ func (p *planner) chosen(i int32) choice {
 func (p *planner) branch(value float64) {
 	s := &p.search
 	k := len(s.now)
-	if s.steps++; s.steps > stepsMost {
+	if s.visits += len(p.items); s.visits > maxSearchVisits {
 		return
 	}
 	if k == len(s.lumps) {
-		if p.settleOn(s.now) {
+		if p.apply(s.now) {
 			if w := p.worth(); w > s.worth && p.route(&p.arranger) {
 				s.worth, s.best = w, append(s.best[:0], s.now...)
 			}
@@ -119,7 +121,7 @@ func (p *planner) branch(value float64) {
 			allowed = !it.wanted
 			all, v = 0, 0
 		}
-		if allowed && s.ramIn+ram <= p.ramMost && s.allIn+max(all, ram) <= p.ramMost+p.swapMost {
+		if allowed && s.ramIn+ram <= p.maxRAM && s.allIn+max(all, ram) <= p.maxRAM+p.maxSwap {
 			s.now = append(s.now, c)
 			s.ramIn, s.allIn = s.ramIn+ram, s.allIn+max(all, ram)
 			p.branch(value + v)
@@ -133,11 +135,11 @@ func (p *planner) branch(value float64) {
 	s.decided[i] = false
 }
 
-// relaxed bounds what is worth most of all that is not decided, as if it could be
-// cut to the byte.
+// relaxed bounds the worth of all that is not decided, as if it could be cut to
+// the byte.
 func (p *planner) relaxed() (sum float64) {
 	s := &p.search
-	ram, all := p.ramMost-s.ramIn, p.ramMost+p.swapMost-s.allIn
+	ram, all := p.maxRAM-s.ramIn, p.maxRAM+p.maxSwap-s.allIn
 	for _, i := range p.hot {
 		it := &p.items[i]
 		if ram <= 0 {
@@ -146,11 +148,11 @@ func (p *planner) relaxed() (sum float64) {
 		if s.decided[i] && !it.divisible {
 			continue
 		}
-		most := it.from.held() // leftover ram may be given to what is in swap
+		n := it.from.held() // ram that is left over may go to what is in swap
 		if it.wanted {
-			most = it.model.Size
+			n = it.model.Size
 		}
-		n := min(most, ram)
+		n = min(n, ram)
 		sum += it.hot * float64(n)
 		ram -= n
 	}
@@ -171,9 +173,9 @@ func (p *planner) relaxed() (sum float64) {
 	return sum
 }
 
-// settleOn arranges the items by those choices for the lumps. It reports whether
-// that fits.
-func (p *planner) settleOn(choices []choice) bool {
+// apply arranges the items by those choices for the lumps. It reports whether that
+// fits.
+func (p *planner) apply(choices []choice) bool {
 	s := &p.search
 	p.claim()
 	for k, i := range s.lumps {
@@ -183,7 +185,7 @@ func (p *planner) settleOn(choices []choice) bool {
 			p.quota[i] = 0
 		}
 	}
-	over := -p.ramMost.Plus(p.swapMost)
+	over := -(p.maxRAM + p.maxSwap)
 	for _, q := range p.quota {
 		over += q
 	}
@@ -192,7 +194,7 @@ func (p *planner) settleOn(choices []choice) bool {
 		if over <= 0 {
 			break
 		}
-		if it.leaves && (!it.wanted || p.streams(it)) {
+		if it.leaves && (!it.wanted || p.servableInPlace(it)) {
 			give := min(p.quota[i], over)
 			p.quota[i] -= give
 			over -= give
@@ -201,10 +203,10 @@ func (p *planner) settleOn(choices []choice) bool {
 	if over > 0 {
 		return false
 	}
-	over, ok := p.fill(p.ramMost, p.swapMost)
+	over, ok := p.fill(p.maxRAM, p.maxSwap)
 	for k, i := range s.lumps {
 		p.items[i].swapOnly = false
-		// An indivisible model that was to be in ram and is not has missed the choice.
+		// An indivisible model that should be in ram and is not misses its choice.
 		ok = ok && (choices[k] != choiceRAM || p.items[i].to.tier == tier.RAM)
 	}
 	return ok && over <= 0

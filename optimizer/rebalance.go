@@ -9,84 +9,57 @@ import (
 )
 
 const (
-	// improveSeconds is how much reading one plan asks for at most; the next one
-	// knows better what to read.
-	improveSeconds = 30
-	// improveChunk is how much one of its steps reads at most, so that little is
-	// lost when a request comes and the step is called off.
-	improveChunk = 256 * tier.MiB
-	// candidatesMost is how many models in storage it considers.
-	candidatesMost = 64
-	// diskWeight is what a second of reading that nobody waits for counts against a
-	// second of waiting. With it a byte takes another's place when it is five times
-	// in two as likely to be asked for: (p-q)/(p+q) is 3/7 at p/q = 5/2.
-	diskWeight = 3.0 / 7
+	// maxIdleReading is the seconds of reading that one idle plan asks for at most;
+	// the next plan knows better what to read.
+	maxIdleReading = 30
+	// maxIdleStep is how much one of its steps reads at most, so that little is lost
+	// when a request comes and the step is called off.
+	maxIdleStep = 256 * tier.MiB
+	// maxCandidates is how many models in storage it considers.
+	maxCandidates = 64
+	// readWeight is what a second of idle reading counts against a second of waiting.
+	// With it a byte takes the place of another when it is 5/2 times as likely to be
+	// asked for: (p-q)/(p+q) is 3/7 at p/q = 5/2.
+	readWeight = 3.0 / 7
 )
 
-// improve plans what is worth moving though nobody waits.
-func (l *Learned) improve(v *tier.View, now float64) tier.Plan {
+// rebalance plans what is worth moving while no request waits.
+func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 	p := &l.planner
+	prefetch := l.options.Without&Prefetch == 0
 	p.set(v, nil, false)
 	l.est.survey(now + lead)
-	if l.prefetches() || len(l.hints.open) > 0 {
+	if prefetch || len(l.hints.open) > 0 {
 		p.candidates(func(i int) float64 {
 			id := l.est.byIndex[i]
-			rate, hinted := l.intensity(byLogit, id, now+lead)
+			rate, hinted := l.intensity(id, now+lead)
 			switch {
 			case hinted:
-			case !l.prefetches():
+			case !prefetch:
 				return 0
 			case v.Library.At(i).Home > tier.Storage:
 				rate = max(rate, homely)
 			case l.est.uses[id].count == 0:
-				return 0 // nothing speaks for it
+				return 0
 			}
 			return rate
 		})
 	}
 	for i := range p.items {
-		l.value(&p.items[i], byLogit, now)
+		l.value(&p.items[i], now)
 	}
-	l.yield.decay(now)
-	im := improver{
-		planner: p, prefetch: l.prefetches(), factor: l.yield.factor(),
-		displaced: l.displaced.rate(float64(v.Limits.Of(tier.RAM)), now),
-		dropped:   l.dropped.rate(float64(v.Limits.Of(tier.RAM))+float64(v.Limits.Of(tier.Swap)), now),
-	}
-	im.improve(0)
+	im := rebalancer{planner: p, prefetch: prefetch}
+	im.arrange(0)
 	if !p.route(&p.arranger) {
-		// Models cannot pass each other for want of a little room.
-		im.improve(p.spare())
+		// Models lack a little room to pass each other.
+		im.arrange(p.spare())
 		if !p.route(&p.arranger) && p.total() <= 0 {
 			p.hops = p.hops[:0]
 		}
 	}
-	p.chop(improveChunk)
-	l.offer()
-	return tier.Plan{Steps: p.gains()}
-}
-
-// prefetches reports whether models move up that nobody asked for or announced.
-// While only recency is to be trusted, nothing tells which.
-func (l *Learned) prefetches() bool {
-	return !l.options.NoPrefetch && l.guard.following != byRecency
-}
-
-// offer remembers the hops of a plan that nobody waits for, so that what comes of
-// them is known when they were made.
-func (l *Learned) offer() {
-	p := &l.planner
-	l.offered = l.offered[:0]
-	for _, h := range p.hops {
-		it := &p.items[h.item]
-		id := l.est.byIndex[it.index]
-		l.est.uses[id].mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
-		o := offer{move: move(it.model, h.from, h.to), id: id, seconds: it.seconds(h.to) - it.seconds(h.from)}
-		if total := it.seconds(it.to) - it.seconds(it.from); o.seconds > 0 && total > 0 {
-			o.expected = it.expected * o.seconds / total
-		}
-		l.offered = append(l.offered, o)
-	}
+	p.chop(maxIdleStep)
+	l.mark()
+	return tier.Plan{Steps: p.steps(explainIdle())}
 }
 
 // total is the waiting that the hops are expected to save, in seconds for each
@@ -99,54 +72,55 @@ func (p *planner) total() (sum float64) {
 	return sum
 }
 
-// gains returns the hops as steps of a plan that nobody waits for.
-func (p *planner) gains() []tier.Step {
-	return p.steps(func(it *item, h hop) (string, float64) {
-		gain := 3600 * it.rate * (it.seconds(h.to) - it.seconds(h.from))
-		switch {
-		case gain < 0:
-			return fmt.Sprintf("makes room: %.3g requests an hour expected", 3600*it.rate), gain
-		case it.hinted:
-			return "was announced", gain
+// explainIdle returns what says why a step is in an idle plan, and what it gains.
+// The steps of one model follow each other and share their text.
+func explainIdle() func(s *tier.Step, it *item, h hop) {
+	var last *item
+	var expected string
+	return func(s *tier.Step, it *item, h hop) {
+		if it != last {
+			last, expected = it, fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate)
 		}
-		return fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate), gain
-	})
+		s.Gain = 3600 * it.rate * (it.seconds(h.to) - it.seconds(h.from))
+		s.Reason, s.Why = tier.ReasonPrefetch, expected
+		switch {
+		case it.seconds(h.to) < it.seconds(h.from):
+			s.Reason, s.Why = tier.ReasonRebalance, "makes room: "+expected
+		case it.hinted:
+			s.Why = "was announced"
+		}
+	}
 }
 
-// improver changes the places of the items on a board: byte by byte, the best of
+// rebalancer changes the places of the items on a board: byte by byte, the best of
 // what is below takes the place of the worst of what is above, first between
 // storage and swap, then between swap and ram, as long as that pays.
-type improver struct {
+type rebalancer struct {
 	*planner
-	// prefetch: items that no hint speaks for may move up as well.
+	// prefetch: items without a hint may move up as well.
 	prefetch bool
-	// factor is what the gain that is expected for those is worth by experience.
-	factor float64
-	// displaced and dropped are how often in a second a byte is displaced from ram
-	// and from memory in any case.
-	displaced, dropped float64
 	// budget is the seconds of reading that are left.
 	budget  float64
 	free    tier.Footprint
 	victims []shift
 }
 
-// improve gives every item its place. spare is room to leave free in swap.
-func (im *improver) improve(spare tier.Bytes) {
+// arrange gives every item its place. spare is room to leave free in swap.
+func (im *rebalancer) arrange(spare tier.Bytes) {
 	im.sort()
 	im.free = im.board.room
 	im.free[tier.Swap] -= spare
-	im.budget = improveSeconds
+	im.budget = maxIdleReading
 	for i := range im.items {
-		im.items[i].to, im.items[i].expected = im.items[i].from, 0
+		im.items[i].to = im.items[i].from
 	}
 	for _, i := range im.cold {
 		if it := &im.items[i]; im.free[tier.Swap] < 0 && it.leaves {
 			im.shift(it, tier.Swap, -min(it.to.swap, -im.free[tier.Swap]))
 		}
 	}
-	im.raise(tier.Swap, im.dropped)
-	im.raise(tier.RAM, im.displaced)
+	im.raise(tier.Swap)
+	im.raise(tier.RAM)
 	for _, i := range im.hot {
 		if it := &im.items[i]; im.free[tier.Swap] < 0 && im.free[tier.RAM] > 0 && it.divisible {
 			im.shift(it, tier.RAM, min(it.to.swap, im.free[tier.RAM], -im.free[tier.Swap]))
@@ -157,22 +131,21 @@ func (im *improver) improve(spare tier.Bytes) {
 	}
 }
 
-// raise moves bytes up into a tier from which bytes are displaced at that rate in
-// any case. Of two models that change places, the one that is asked for first
-// settles what the change has brought: it is the one below with the odds of their
+// raise moves bytes up into a tier. When two models change places, the one that is
+// asked for first decides what the change has brought; the odds are those of their
 // rates.
-func (im *improver) raise(to tier.Tier, displaced float64) {
-	order := im.cold // least first
+func (im *rebalancer) raise(to tier.Tier) {
+	order := im.cold // lowest first
 	if to == tier.RAM {
-		order = im.hot // most first
+		order = im.hot // highest first
 	}
-	at := func(k int) int32 { // most first
+	at := func(k int) int32 { // highest first
 		if to == tier.RAM {
 			return order[k]
 		}
 		return order[len(order)-1-k]
 	}
-	last := len(order) - 1 // those behind it have nothing left to give
+	last := len(order) - 1 // those beyond it have nothing left to give
 	for k := range order {
 		it := &im.items[at(k)]
 		if !it.hinted && !im.prefetch {
@@ -184,13 +157,13 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 			if step == 0 {
 				break
 			}
-			extra := tier.Bytes(0) // what a whole model takes in ram beyond its weights
+			extra := tier.Bytes(0) // Runtime of a whole model
 			if to == tier.RAM && !it.divisible {
 				extra = it.model.Runtime
 			}
 			im.victims = im.victims[:0]
 			if it.parts(to) {
-				step = min(step, tier.Bytes(im.budget/gain)+1)
+				step = min(step, tier.Bytes(min(im.budget/gain, float64(maxBytes)))+1)
 			}
 			free := im.room(it, to) - extra
 			if free > 0 && it.parts(to) {
@@ -215,9 +188,9 @@ func (im *improver) raise(to tier.Tier, displaced float64) {
 			if free < step || to == tier.RAM && im.free[tier.Swap]+step < im.given() {
 				break
 			}
-			if !im.exchange(it, to, step, displaced) {
+			if !im.exchange(it, to, step) {
 				if len(im.victims) > 0 && it.parts(to) {
-					return // nor would it pay for those that are worth less
+					return // it would not pay for those that are worth less either
 				}
 				break
 			}
@@ -233,7 +206,7 @@ type shift struct {
 
 // exchange moves n bytes of an item up into a tier, in the place of what the
 // victims give, if that pays.
-func (im *improver) exchange(it *item, to tier.Tier, n tier.Bytes, displaced float64) bool {
+func (im *rebalancer) exchange(it *item, to tier.Tier, n tier.Bytes) bool {
 	up, down, loss := it.rate, 0.0, 0.0
 	if to == tier.RAM && it.model.Home == tier.RAM || to == tier.Swap && it.model.Home > tier.Storage {
 		up = max(up, homely)
@@ -245,12 +218,7 @@ func (im *improver) exchange(it *item, to tier.Tier, n tier.Bytes, displaced flo
 		loss += v.rate * v.gain(to) * share
 	}
 	gain := it.gain(to)
-	expected := (gain*up - loss) / (up + down + displaced)
-	worth := expected
-	if !it.hinted {
-		worth *= im.factor
-	}
-	if !(worth > diskWeight*gain) {
+	if expected := (gain*up - loss) / (up + down); !(expected > readWeight*gain) {
 		return false
 	}
 	for _, s := range im.victims {
@@ -261,7 +229,6 @@ func (im *improver) exchange(it *item, to tier.Tier, n tier.Bytes, displaced flo
 		it.to.tier = tier.RAM
 		im.free[tier.RAM] -= it.model.Runtime
 	}
-	it.expected += gain * up / (up + down + displaced) * float64(n)
 	im.budget -= gain * float64(n)
 	return true
 }
@@ -276,7 +243,7 @@ func (it *item) parts(to tier.Tier) bool {
 }
 
 // gain is the seconds of waiting that a byte of the item saves in a tier over the
-// one below, which is also what bringing it up takes.
+// one below, which is also the time that it takes to bring it up.
 func (it *item) gain(to tier.Tier) float64 {
 	if to == tier.RAM {
 		return it.saveHot
@@ -284,17 +251,17 @@ func (it *item) gain(to tier.Tier) float64 {
 	return it.saveWarm
 }
 
-// room is what is free for bytes of an item that move up into a tier; what swap
+// room is what is free for bytes of an item that move up into a tier. What swap
 // cannot hold of a divisible one moves on into ram.
-func (im *improver) room(it *item, to tier.Tier) tier.Bytes {
+func (im *rebalancer) room(it *item, to tier.Tier) tier.Bytes {
 	if to == tier.Swap && it.divisible {
 		return im.free[tier.Swap] + max(im.free[tier.RAM], 0)
 	}
 	return im.free[to]
 }
 
-// given is what the victims give together.
-func (im *improver) given() (n tier.Bytes) {
+// given is what the victims give in all.
+func (im *rebalancer) given() (n tier.Bytes) {
 	for _, s := range im.victims {
 		n += s.bytes
 	}
@@ -302,7 +269,7 @@ func (im *improver) given() (n tier.Bytes) {
 }
 
 // below is what of an item could move up into a tier.
-func (im *improver) below(it *item, to tier.Tier) tier.Bytes {
+func (im *rebalancer) below(it *item, to tier.Tier) tier.Bytes {
 	if to == tier.RAM {
 		return it.to.swap
 	}
@@ -310,7 +277,7 @@ func (im *improver) below(it *item, to tier.Tier) tier.Bytes {
 }
 
 // above is what of an item could be displaced from a tier.
-func (im *improver) above(it *item, to tier.Tier) tier.Bytes {
+func (im *rebalancer) above(it *item, to tier.Tier) tier.Bytes {
 	switch {
 	case to == tier.RAM:
 		return it.to.ram
@@ -320,9 +287,8 @@ func (im *improver) above(it *item, to tier.Tier) tier.Bytes {
 	return 0
 }
 
-// shift moves n bytes of an item up into a tier, or down from it where n is
-// negative.
-func (im *improver) shift(it *item, to tier.Tier, n tier.Bytes) {
+// shift moves n bytes of an item up into a tier; negative n: down from it.
+func (im *rebalancer) shift(it *item, to tier.Tier, n tier.Bytes) {
 	if to == tier.RAM {
 		it.to.ram += n
 		it.to.swap -= n
@@ -335,7 +301,7 @@ func (im *improver) shift(it *item, to tier.Tier, n tier.Bytes) {
 }
 
 // label gives an item the tier that goes with its bytes.
-func (im *improver) label(it *item) {
+func (im *rebalancer) label(it *item) {
 	it.to.serving = false
 	switch {
 	case it.to.ram == it.from.ram && it.to.swap == it.from.swap:
@@ -354,7 +320,7 @@ func (im *improver) label(it *item) {
 }
 
 // candidates puts the models in storage on the board that are likeliest to be
-// asked for: those for which rate returns the most, and more than 0.
+// asked for: those with the highest rate, if it is more than 0.
 func (p *planner) candidates(rate func(i int) float64) {
 	p.best = p.best[:0]
 	for i := range p.view.States {
@@ -363,14 +329,14 @@ func (p *planner) candidates(rate func(i int) float64) {
 			continue
 		}
 		c := candidate{rate(i), i}
-		if !(c.rate > 0) || len(p.best) == candidatesMost && c.rate <= p.best[candidatesMost-1].rate {
+		if !(c.rate > 0) || len(p.best) == maxCandidates && c.rate <= p.best[maxCandidates-1].rate {
 			continue
 		}
 		k, _ := slices.BinarySearchFunc(p.best, c, func(a, b candidate) int {
 			return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(a.i, b.i))
 		})
 		p.best = slices.Insert(p.best, k, c)
-		p.best = p.best[:min(len(p.best), candidatesMost)]
+		p.best = p.best[:min(len(p.best), maxCandidates)]
 	}
 	for _, c := range p.best {
 		p.add(c.i)

@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -259,4 +260,160 @@ func replay(t testing.TB, tr *trace, ram, swap float64, p tier.Placement, announ
 func prefetches(p tier.Placement) bool {
 	_, ok := p.(*optimizer.Learned)
 	return ok
+}
+
+// TestLearned_TrafficBuiltAgainstIt_IsHardlyWorseThanLRU plays traffic that breaks
+// what the estimates go by.
+func TestLearned_TrafficBuiltAgainstIt_IsHardlyWorseThanLRU(t *testing.T) {
+	const models, requests = 16, 3000
+	dice := rand.New(rand.NewPCG(3, 4))
+	skewed := func() int { return min(int(dice.ExpFloat64()*2.5), models-1) }
+	for _, c := range []struct {
+		name string
+		next func(k int) int
+	}{
+		{"popularity is swapped every 500 requests", func(k int) int {
+			if k/500%2 == 0 {
+				return skewed()
+			}
+			return models - 1 - skewed()
+		}},
+		{"two sets that do not fit together alternate every 40", func(k int) int { return k/40%2*8 + dice.IntN(8) }},
+		{"every other request is for a one-hit wonder", func(k int) int {
+			if k%2 == 0 {
+				return 4 + k/2%(models-4)
+			}
+			return dice.IntN(4)
+		}},
+		{"a sweep over all of them every 200", func(k int) int {
+			if k%200 < models {
+				return k % 200
+			}
+			return skewed()
+		}},
+		{"round and round", func(k int) int { return k % models }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tr := madeUp(c.name, models, requests, dice, c.next)
+			lru := replay(t, tr, 5, 10, new(optimizer.LRU), silent)
+			learned := replay(t, tr, 5, 10, optimizer.New(), silent)
+			t.Logf("%.3f of LRU's wait", learned.mean/lru.mean)
+			if learned.mean > 1.1*lru.mean {
+				t.Errorf("waits %.3f s in the mean, LRU %.3f", learned.mean, lru.mean)
+			}
+		})
+	}
+}
+
+// madeUp is a trace of models of 0.4 to 3 GB, of which next names one for each
+// request.
+func madeUp(name string, models, requests int, dice *rand.Rand, next func(k int) int) *trace {
+	tr := &trace{name: name}
+	for i := range models {
+		tr.models = append(tr.models, tier.Model{Name: fmt.Sprint("m", i), Size: tier.Bytes(0.4e9 + 2.6e9*float64(i*7%models)/float64(models))})
+	}
+	at := 0.0
+	for k := range requests {
+		at += 20 * dice.ExpFloat64()
+		tr.at, tr.who = append(tr.at, at), append(tr.who, int32(next(k)))
+	}
+	return tr
+}
+
+// TestHint_Liar_IsSoonNotBelieved has one caller announce, before every request, a
+// model that is not asked for then, and sees what that does to everybody else.
+func TestHint_Liar_IsSoonNotBelieved(t *testing.T) {
+	const models, requests = 16, 3000
+	dice := rand.New(rand.NewPCG(5, 6))
+	tr := madeUp("liar", models, requests, dice, func(int) int { return min(int(dice.ExpFloat64()*2.5), models-1) })
+	honest := func(k int) int32 { return tr.who[k] }
+	lies := map[string]announcement{
+		"always the model that is asked for least": func(int) int32 { return models - 1 },
+		"another one each time":                    func(k int) int32 { return (tr.who[k] + 1 + int32(k)%(models-1)) % models },
+		"the truth at first": func(k int) int32 {
+			if k < requests/10 {
+				return honest(k)
+			}
+			return (tr.who[k] + 1) % models
+		},
+	}
+	without := replay(t, tr, 5, 10, optimizer.New(), silent)
+	with := replay(t, tr, 5, 10, optimizer.New(), honest)
+	t.Logf("honest hints: %.3f of the wait without any", with.mean/without.mean)
+	if with.mean > 0.7*without.mean {
+		t.Errorf("honest hints bring little")
+	}
+	for name, lie := range lies {
+		t.Run(name, func(t *testing.T) {
+			lied := replay(t, tr, 5, 10, optimizer.New(), lie)
+			t.Logf("%.3f of the wait without hints, %.3f GB moved a request, %.3f without", lied.mean/without.mean, lied.moved, without.moved)
+			if lied.mean > 1.05*without.mean {
+				t.Errorf("waits %.3f s in the mean, %.3f without hints", lied.mean, without.mean)
+			}
+		})
+	}
+}
+
+// development are the traces that constants may be chosen on.
+var development = []string{"azure19_a50", "edge8_azure_a", "edge8_gentd_nov", "edge8_servegen", "gentd26_early", "gentd26_nov", "servegen_w1"}
+
+// TestEstimator_LeaveOneTraceOut_WaitsAreTheSame chooses, for each recorded trace,
+// the constants that do best on all others, and wants what they come to on the one
+// that was left out to be what the constants in use come to there: none is fitted
+// to a trace.
+func TestEstimator_LeaveOneTraceOut_WaitsAreTheSame(t *testing.T) {
+	if os.Getenv("MODELTIER_LONG") == "" {
+		t.Skip("takes minutes: MODELTIER_LONG=1 runs it")
+	}
+	inUse := optimizer.AsChosen()
+	choices := []optimizer.Chosen{inUse}
+	for _, ahead := range []float64{2, 10, 20} {
+		choices = append(choices, optimizer.Chosen{Ahead: ahead, Lessons: inUse.Lessons})
+	}
+	for _, long := range []int{4, 16} {
+		c := inUse
+		c.Lessons[1] = long
+		choices = append(choices, c)
+	}
+	const ram, swap = 5e9, 10e9
+	logs := make([][]float64, len(choices)) // of the wait over that by the constants in use, by choice and trace
+	for _, name := range development {
+		tr := readTrace(t, name, true)
+		lib, err := tier.NewLibrary(tr.models)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := optimizer.Shadowed(lib, tr.at, tr.who, ram, swap, inUse)
+		for k, c := range choices {
+			logs[k] = append(logs[k], math.Log(optimizer.Shadowed(lib, tr.at, tr.who, ram, swap, c)/used))
+		}
+	}
+	left := 0.0
+	for i, name := range development {
+		best, least := 0, math.Inf(1)
+		for k := range choices {
+			sum := 0.0
+			for j, x := range logs[k] {
+				if j != i {
+					sum += x
+				}
+			}
+			if sum < least {
+				best, least = k, sum
+			}
+		}
+		t.Logf("%-16s waits %.3f of that with the constants in use by %+v, the best for the others", name, math.Exp(logs[best][i]), choices[best])
+		left += logs[best][i] / float64(len(development))
+	}
+	for k, c := range choices {
+		sum := 0.0
+		for _, x := range logs[k] {
+			sum += x / float64(len(development))
+		}
+		t.Logf("%+v: %.4f in the geometric mean", c, math.Exp(sum))
+	}
+	t.Logf("geometric mean with each trace left out: %.4f", math.Exp(left))
+	if math.Abs(left) > 0.01 {
+		t.Errorf("they differ by more than 1 %%")
+	}
 }

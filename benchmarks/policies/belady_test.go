@@ -1,11 +1,11 @@
-package offline_test
+package policies_test
 
 import (
 	"math"
 	"slices"
 	"testing"
 
-	"github.com/modeltier/modeltier/optimizer/offline"
+	"github.com/modeltier/modeltier/benchmarks/policies"
 	"github.com/modeltier/modeltier/tier"
 	"pgregory.net/rapid"
 )
@@ -18,7 +18,7 @@ const (
 )
 
 func wait(sizes []tier.Bytes, who []int32, ram, swap tier.Bytes) (sum float64) {
-	for f := range offline.Belady(sizes, who, ram, swap) {
+	for f := range policies.Belady(sizes, who, ram, swap) {
 		sum += f.Wait(ramCost, swapCost, storageCost)
 	}
 	return sum
@@ -94,7 +94,7 @@ func TestBelady_SmallCases_EqualsTheExactOptimum(t *testing.T) {
 func TestBelady_EverythingFits_LoadsEachModelOnce(t *testing.T) {
 	sizes := []tier.Bytes{3, 4}
 	var moved tier.Bytes
-	for f := range offline.Belady(sizes, []int32{0, 1, 0, 1, 1, 0}, 7, 0) {
+	for f := range policies.Belady(sizes, []int32{0, 1, 0, 1, 1, 0}, 7, 0) {
 		moved += f.Moved
 	}
 	if moved != 7 {
@@ -104,7 +104,7 @@ func TestBelady_EverythingFits_LoadsEachModelOnce(t *testing.T) {
 
 func TestBelady_CallerStops_Stops(t *testing.T) {
 	n := 0
-	for range offline.Belady([]tier.Bytes{1}, []int32{0, 0, 0}, 1, 1) {
+	for range policies.Belady([]tier.Bytes{1}, []int32{0, 0, 0}, 1, 1) {
 		n++
 		break
 	}
