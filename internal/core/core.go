@@ -1,7 +1,6 @@
 package core
 
 import (
-	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -93,25 +92,6 @@ type Core struct {
 	out []Action
 }
 
-// marks say what an event means for those who wait.
-type marks uint8
-
-const (
-	changed marks = 1 << iota
-	dirty
-	progressed
-)
-
-// mark takes note of a change. Entry and Move phases are marked by their
-// transitions, charges by recharge; what else calls it is an event from outside.
-func (c *Core) mark(m marks) {
-	c.changed = c.changed || m&changed != 0
-	c.dirty = c.dirty || m&dirty != 0
-	if m&progressed != 0 {
-		c.progress++
-	}
-}
-
 // New returns a core with an empty library.
 func New(limits tier.Limits, opt Options) *Core {
 	further := make([]tier.Bytes, len(opt.Further))
@@ -123,28 +103,6 @@ func New(limits tier.Limits, opt Options) *Core {
 		c.further[int(tier.FurtherAccount)+a] = tier.Unlimited
 	}
 	return c
-}
-
-// Library returns the models known now.
-func (c *Core) Library() *tier.Library {
-	if c.library == nil {
-		models := make([]tier.Model, len(c.entries))
-		for i, e := range c.entries {
-			models[i] = e.Model
-		}
-		c.library = tier.AssembleLibrary(models)
-	}
-	return c.library
-}
-
-// Entries returns the entries by the library's index. The slice is never
-// changed in place.
-func (c *Core) Entries() []*Entry { return c.entries }
-
-// Find returns the entry of that name.
-func (c *Core) Find(name string) (*Entry, bool) {
-	e, ok := c.byName[name]
-	return e, ok
 }
 
 // Ledger returns a copy of the account.
@@ -163,78 +121,6 @@ func (c *Core) Moves() []*Move { return slices.Concat(c.running, c.queue) }
 // quiet reports whether nothing is under way and nothing waits.
 func (c *Core) quiet() bool {
 	return len(c.demands) == 0 && !c.planned() && len(c.running) == 0 && len(c.queue) == 0 && c.limiting == nil
-}
-
-// Add puts models into the library, in storage, with what the mover says of each
-// and a gate for each. home brings them to their home tiers in the background, as
-// far as there is room.
-func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate, home bool) error {
-	for i := range models {
-		if _, taken := c.byName[models[i].Name]; taken {
-			return &tier.ExistsError{Model: models[i].Name}
-		}
-	}
-	c.entries = slices.Grow(slices.Clone(c.entries), len(models))
-	for i := range models {
-		e := &Entry{Model: models[i], opt: &c.opt, declared: models[i].Runtime}
-		e.Gate = gate(e)
-		c.renew(e, traits[i])
-		c.inheritResidue(e)
-		c.byName[e.Model.Name] = e
-		c.entries = append(c.entries, e)
-		if home {
-			c.bringHomeLater(e)
-		}
-	}
-	c.library = nil
-	c.mark(changed | progressed)
-	return nil
-}
-
-// renew makes the entry a model that was not there before.
-func (c *Core) renew(e *Entry, t Traits) {
-	c.epoch++
-	e.epoch, e.traits = c.epoch, t
-	e.Gate.Close()
-}
-
-// describe replaces a model's description. In memory its name, size and path stay.
-func (c *Core) describe(e *Entry, m tier.Model) {
-	e.Model = m
-	c.library = nil
-	c.reopen(e) // who enters from now on gets the new one
-	c.mark(changed | progressed)
-}
-
-// forget takes entries out of the library.
-func (c *Core) forget(entries ...*Entry) {
-	for _, e := range entries {
-		c.endTurn(e)
-		delete(c.byName, e.Model.Name)
-		c.transition(e, removed, nil, nil)
-		if !e.charge.IsZero() || e.Overdraft() > 0 {
-			c.residues = append(c.residues, e)
-		}
-	}
-	if len(entries) > 0 {
-		gone := func(e *Entry) bool { return e.phase == removed }
-		c.entries = slices.DeleteFunc(slices.Clone(c.entries), gone)
-		c.homes = slices.DeleteFunc(c.homes, gone)
-		c.library = nil
-	}
-}
-
-// inheritResidue lets a new entry answer for what is left of a removed one of its
-// name.
-func (c *Core) inheritResidue(e *Entry) {
-	c.residues = slices.DeleteFunc(c.residues, func(g *Entry) bool {
-		if g.Model.Name != e.Model.Name {
-			return false
-		}
-		e.charge, e.taken, e.since, e.foreign = g.charge, g.taken, g.since, true
-		g.charge, g.taken = tier.Footprint{}, 0
-		return true
-	})
 }
 
 // Changed reports whether anything that a View shows has changed since it was
@@ -353,8 +239,6 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 	return actions, wake
 }
 
-func (c *Core) emit(a Action) { c.out = append(c.out, a) }
-
 // watchGates has open gates tell when leases end for as long as a demand is
 // blocked or waits for a drain, and only then, because telling costs the requests
 // that pass.
@@ -409,81 +293,3 @@ func (c *Core) wake(now time.Time) time.Time {
 	}
 	return at
 }
-
-// Configured returns what the configuration says, by name. It is not to be changed.
-func (c *Core) Configured() map[string]tier.Model { return c.configured }
-
-// SetConfigured tells what the configuration says that the library was made of.
-func (c *Core) SetConfigured(models map[string]tier.Model) { c.configured = maps.Clone(models) }
-
-// Action is something that the owner of a Core has to do, in order.
-type Action interface{ action() }
-
-// Start asks for a move to be carried out; its end is told by Core.MoveEnded.
-type Start struct{ Move *Move }
-
-// Urge tells that a request waits for a move now that no request waited for when
-// it started.
-type Urge struct{ Move *Move }
-
-// Cancel asks for a started move to be called off; its end is told all the same.
-type Cancel struct {
-	Move  *Move
-	Cause error
-}
-
-// Stuck tells that a move was called off and has not returned in time. Its end may
-// be told yet.
-type Stuck struct {
-	Move *Move
-	Err  error
-}
-
-// Granted tells that the waiter's lease was taken at its gate.
-type Granted struct{ Waiter *Waiter }
-
-// Refused tells that the waiter gets an error.
-type Refused struct {
-	Waiter *Waiter
-	Err    error
-}
-
-// OrderDone tells that an order has ended.
-type OrderDone struct {
-	Order *Order
-	Err   error
-}
-
-// Ask asks for Placement.Plan; the answer is told by Core.Planned.
-type Ask struct{ Question *Question }
-
-// Read asks for a fresh reading of the probe; told by Core.Reading.
-type Read struct{}
-
-// LimitsDone tells that the change of limits has ended: with nil they are in
-// force, with an error the old ones still are.
-type LimitsDone struct {
-	Old, Now tier.Limits
-	Err      error
-}
-
-// Evicted tells that a model is leaving its tier for another's sake.
-type Evicted struct {
-	Entry  *Entry
-	For    string // the model that needs the room; "" where it is not a model
-	To     tier.Tier
-	Reason tier.Reason
-	Why    string
-}
-
-func (Start) action()      {}
-func (Urge) action()       {}
-func (Cancel) action()     {}
-func (Stuck) action()      {}
-func (Granted) action()    {}
-func (Refused) action()    {}
-func (OrderDone) action()  {}
-func (Ask) action()        {}
-func (Read) action()       {}
-func (LimitsDone) action() {}
-func (Evicted) action()    {}

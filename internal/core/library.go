@@ -1,0 +1,108 @@
+package core
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Library returns the models known now.
+func (c *Core) Library() *tier.Library {
+	if c.library == nil {
+		models := make([]tier.Model, len(c.entries))
+		for i, e := range c.entries {
+			models[i] = e.Model
+		}
+		c.library = tier.AssembleLibrary(models)
+	}
+	return c.library
+}
+
+// Entries returns the entries by the library's index. The slice is never
+// changed in place.
+func (c *Core) Entries() []*Entry { return c.entries }
+
+// Find returns the entry of that name.
+func (c *Core) Find(name string) (*Entry, bool) {
+	e, ok := c.byName[name]
+	return e, ok
+}
+
+// Add puts models into the library, in storage, with what the mover says of each
+// and a gate for each. home brings them to their home tiers in the background, as
+// far as there is room.
+func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate, home bool) error {
+	for i := range models {
+		if _, taken := c.byName[models[i].Name]; taken {
+			return &tier.ExistsError{Model: models[i].Name}
+		}
+	}
+	c.entries = slices.Grow(slices.Clone(c.entries), len(models))
+	for i := range models {
+		e := &Entry{Model: models[i], opt: &c.opt, declared: models[i].Runtime}
+		e.Gate = gate(e)
+		c.renew(e, traits[i])
+		c.inheritResidue(e)
+		c.byName[e.Model.Name] = e
+		c.entries = append(c.entries, e)
+		if home {
+			c.bringHomeLater(e)
+		}
+	}
+	c.library = nil
+	c.mark(changed | progressed)
+	return nil
+}
+
+// renew makes the entry a model that was not there before.
+func (c *Core) renew(e *Entry, t Traits) {
+	c.epoch++
+	e.epoch, e.traits = c.epoch, t
+	e.Gate.Close()
+}
+
+// describe replaces a model's description. In memory its name, size and path stay.
+func (c *Core) describe(e *Entry, m tier.Model) {
+	e.Model = m
+	c.library = nil
+	c.reopen(e) // who enters from now on gets the new one
+	c.mark(changed | progressed)
+}
+
+// forget takes entries out of the library.
+func (c *Core) forget(entries ...*Entry) {
+	for _, e := range entries {
+		c.endTurn(e)
+		delete(c.byName, e.Model.Name)
+		c.transition(e, removed, nil, nil)
+		if !e.charge.IsZero() || e.Overdraft() > 0 {
+			c.residues = append(c.residues, e)
+		}
+	}
+	if len(entries) > 0 {
+		gone := func(e *Entry) bool { return e.phase == removed }
+		c.entries = slices.DeleteFunc(slices.Clone(c.entries), gone)
+		c.homes = slices.DeleteFunc(c.homes, gone)
+		c.library = nil
+	}
+}
+
+// inheritResidue lets a new entry answer for what is left of a removed one of its
+// name.
+func (c *Core) inheritResidue(e *Entry) {
+	c.residues = slices.DeleteFunc(c.residues, func(g *Entry) bool {
+		if g.Model.Name != e.Model.Name {
+			return false
+		}
+		e.charge, e.taken, e.since, e.foreign = g.charge, g.taken, g.since, true
+		g.charge, g.taken = tier.Footprint{}, 0
+		return true
+	})
+}
+
+// Configured returns what the configuration says, by name. It is not to be changed.
+func (c *Core) Configured() map[string]tier.Model { return c.configured }
+
+// SetConfigured tells what the configuration says that the library was made of.
+func (c *Core) SetConfigured(models map[string]tier.Model) { c.configured = maps.Clone(models) }
