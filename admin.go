@@ -58,9 +58,9 @@ func ask[T any](ctx context.Context, m *Manager, fn func(now time.Time, reply fu
 // What can be seen to be wrong is an error at once: an invalid model (ErrInvalid),
 // a file that is empty, truncated or broken (hotload.FileError), or a name that is
 // taken (ErrExists). A model that is too large (ErrTooLarge)
-// or cannot be served safely now (ErrNoCapacity) is a job that fails. A Selector,
-// Placement or Mover that does not answer delays the call by two seconds each at
-// most.
+// or cannot be served safely now (ErrNoCapacity) is a job that fails. A Mover,
+// Placement or Selector that does not answer delays the call by two seconds each at
+// most; then it goes on without the prediction, or fails with ErrStuck.
 func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 	model, err := measure(model)
 	if err != nil {
@@ -201,12 +201,16 @@ func (m *Manager) order(ctx context.Context, name string, move func(*ModelStatus
 		mv.Model = m.snap.Load().model(name)
 		estimate = m.predict(mv, s.Size)
 	}
-	return ask(ctx, m, func(_ time.Time, reply func(*Job, error)) {
+	job, err := ask(ctx, m, func(_ time.Time, reply func(*Job, error)) {
 		c := &m.ctl
 		attempt := func(now time.Time) (done bool) {
+			if ctx.Err() != nil { // its caller has left while memory was read
+				reply(nil, context.Canceled)
+				return true
+			}
 			e, ok := c.core.Find(name)
 			if !ok || c.stopping {
-				err := m.unknown(name)
+				err := errUnknown
 				if c.stopping {
 					err = tier.ErrClosed
 				}
@@ -236,7 +240,13 @@ func (m *Manager) order(ctx context.Context, name string, move func(*ModelStatus
 			c.tasks = append(c.tasks, attempt)
 		}
 	})
+	if err == errUnknown { // its text takes a look at every name, which is not for the loop
+		err = m.unknown(name)
+	}
+	return job, err
 }
+
+var errUnknown = errors.New("unknown model")
 
 func jobKind(kind core.OrderKind, mv *tier.Move) hotload.Kind {
 	switch {
@@ -380,11 +390,14 @@ func (m *Manager) Hint(model string, probability float64, within time.Duration) 
 			return
 		}
 		c.readAccesses()
-		c.teach()
+		c.teach(false)
 		m.placement.ask(planLimit, func(context.Context) error {
 			h.Hint(model, probability, within, now)
 			return nil
 		}, func(err error) {
+			if errors.Is(err, tier.ErrBusy) {
+				return // too many at once: it is advice
+			}
 			if err != nil {
 				m.log.Error("a hint could not be given", "model", model, "err", err)
 				return

@@ -32,7 +32,7 @@ func (c *control) used(e *entry, at time.Time) {
 	if c.m.learns() {
 		c.uses = append(c.uses, tier.Access{Model: e.core.Model.Name, At: at})
 		if len(c.uses) >= 4*accessRingSize {
-			c.teach()
+			c.teach(false)
 		}
 	}
 }
@@ -41,6 +41,9 @@ func (c *control) used(e *entry, at time.Time) {
 func (c *control) readAccesses() {
 	c.m.accesses.read(c.used)
 }
+
+// maxUses bounds the accesses that wait to be told.
+const maxUses = 64 * accessRingSize
 
 // maxOutcomes bounds the reports that wait for the loop, and those that wait to be
 // told.
@@ -67,15 +70,18 @@ func (c *control) reported(o tier.Outcome) {
 
 // teach tells the parts that learn what happened since they were last told. A part
 // that is stuck misses it.
-func (c *control) teach() {
-	if len(c.uses) == 0 && len(c.moved) == 0 && len(c.outcomes) == 0 {
+//
+// Before a plan it is told all; else only if it has been told what came before.
+func (c *control) teach(all bool) {
+	if len(c.uses) == 0 && len(c.moved) == 0 && len(c.outcomes) == 0 || !all && c.teaching.Load() > 0 && len(c.uses) < maxUses {
 		return
 	}
 	slices.SortStableFunc(c.uses, func(a, b tier.Access) int { return a.At.Compare(b.At) })
 	uses, moved, outcomes := c.uses, c.moved, c.outcomes
 	c.uses, c.moved, c.outcomes = nil, nil, nil
 	for _, l := range c.m.learners {
-		l.plugin.ask(planLimit, func(context.Context) error {
+		c.teaching.Add(1)
+		l.plugin.mustAsk(planLimit, func(context.Context) error {
 			if l.learner != nil && len(uses)+len(moved) > 0 {
 				// Copies: another part may still be reading them.
 				l.learner.Accessed(slices.Clone(uses))
@@ -86,6 +92,7 @@ func (c *control) teach() {
 			}
 			return nil
 		}, func(err error) {
+			c.teaching.Add(-1)
 			if err != nil {
 				c.m.log.Error("a part could not be told what it learns from", "part", l.plugin.name, "err", err)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/internal/core"
@@ -46,6 +47,7 @@ type control struct {
 	uses     []tier.Access
 	moved    []tier.Moved
 	outcomes []tier.Outcome
+	teaching atomic.Int32 // parts that have not been told yet what was queued for them
 
 	moves    map[*core.Move]*moving
 	orders   map[*core.Order]*orderJob
@@ -165,12 +167,26 @@ func (c *control) end(rest []func(time.Time)) {
 	c.idle = nil
 }
 
+// endJobs ends the jobs of movers that have not returned. The loop has ended.
+func (c *control) endJobs(err error) {
+	for _, g := range c.moves {
+		g.work.Finish(err)
+	}
+	for _, j := range c.orders {
+		j.work.Finish(err)
+	}
+}
+
 // turn lets the core go on, does what it says, and returns when the loop has to
 // look again.
 func (c *control) turn() (wake time.Time) {
 	c.readAccesses()
 	for mv, g := range c.moves {
-		c.core.Progressed(mv, c.m.start.Add(time.Duration(g.touched.Load())))
+		at := c.m.start.Add(time.Duration(g.touched.Load()))
+		if g.returned.Load() { // it is only looked at still
+			at = c.now
+		}
+		c.core.Progressed(mv, at)
 	}
 	actions, wake := c.core.Step(c.now)
 	for _, a := range actions {
@@ -290,20 +306,20 @@ func (c *control) answer(w *waiter, e *entry, err error) {
 
 // plan asks the placement, on behalf of the core.
 func (c *control) plan(q *core.Question) {
-	c.teach()
+	c.teach(true)
 	need := &q.Need
 	if q.Idle {
 		need = nil
 	}
 	p := new(tier.Plan) // the answer's own: a call that is stuck may write to it much later
-	began := time.Now()
-	c.m.placement.ask(planLimit, func(context.Context) error {
+	c.m.placement.mustAsk(planLimit, func(context.Context) error {
+		began := time.Now()
 		*p = c.m.cfg.Placement.Plan(&q.View, need)
 		p.Err = planError(p.Err)
 		p.Steps = slices.Clone(p.Steps)
+		c.m.count.planning.add(time.Since(began))
 		return nil
 	}, func(err error) {
-		c.m.count.planning.add(time.Since(began))
 		var answer tier.Plan
 		if err == nil {
 			answer = *p
@@ -342,7 +358,7 @@ func (c *control) tick() {
 	if short := c.core.Shortfall(); short > 0 {
 		c.reclaim(short, tier.ReasonOverdraft, "models take more than was declared")
 	}
-	c.teach()
+	c.teach(false)
 	if !c.core.LastRequest().Before(c.remembered) && c.now.Sub(c.remembered) >= rememberEvery {
 		c.remembered = c.now
 		c.remember()

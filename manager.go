@@ -54,8 +54,9 @@ type Manager struct {
 	// ctx ends when the Manager is closed; moves and jobs derive from it.
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
-	goroutines group        // every goroutine but the loop, the saver's and the outboxes'
-	stuckLooks atomic.Int32 // looks of the mover's that did not return in time
+	goroutines group          // every goroutine but the loop, the saver's and the outboxes'
+	stuckLooks atomic.Int32   // looks of the mover's that did not return in time
+	partAsked  [4]atomic.Bool // a part is being asked for its status
 	loopDone   chan struct{}
 
 	mail mailbox
@@ -231,7 +232,14 @@ func (m *Manager) Close() error {
 		m.kick()
 		<-m.loopDone
 		m.rememberLast()
-		m.closeErr = errors.Join(m.awaitGoroutines(), m.closeParts(), m.save.close())
+		for _, p := range []*plugin{m.mover, m.probe, m.selector, m.placement} {
+			p.close()
+		}
+		stuck := m.awaitGoroutines()
+		if stuck != nil {
+			m.ctl.endJobs(stuck)
+		}
+		m.closeErr = errors.Join(stuck, m.closeParts(), m.save.close())
 		m.events.Close(deliverLimit)
 		m.logs.Close(deliverLimit)
 		close(m.closed)

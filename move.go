@@ -76,19 +76,25 @@ func (c *control) startMove(mv *core.Move) {
 
 // carry runs a move, looks at what is resident after it, and tells the loop.
 func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier.Move, ev MoveEvent, bytes tier.Bytes) {
+	var calledOff bool
 	out := core.Outcome{Err: m.call("mover", func() error {
 		err := m.cfg.Mover.Move(ctx, move, func(done tier.Bytes) {
 			g.touched.Store(int64(time.Since(m.start)))
 			g.work.Progressed(done)
 		})
-		return seal(moveError(ctx, &move, err))
+		if err == nil {
+			return nil
+		}
+		calledOff = core.CalledOff(context.Cause(ctx))
+		return moveError(ctx, &move, err)
 	})}
 	if out.Err != nil {
-		if _, ok := errors.AsType[*tier.MoveError](out.Err); !ok { // it panicked
-			out.Err = &tier.MoveError{Model: move.Model.Name, From: move.From, To: move.To, Err: out.Err}
+		me, ok := errors.AsType[*tier.MoveError](out.Err)
+		if !ok { // it panicked
+			me = &tier.MoveError{Model: move.Model.Name, From: move.From, To: move.To, Err: out.Err}
+			out.Err = me
 		}
-		me, _ := errors.AsType[*tier.MoveError](out.Err)
-		out.Lost, out.Short, out.CalledOff = me.Lost, errors.Is(out.Err, tier.ErrNoCapacity), core.CalledOff(context.Cause(ctx))
+		out.Lost, out.Short, out.CalledOff = me.Lost, errors.Is(out.Err, tier.ErrNoCapacity), calledOff
 	}
 	g.returned.Store(true)
 	took := time.Since(g.began)
@@ -135,7 +141,7 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 		c.core.Crash(mv.Entry, g.crash, c.now)
 	}
 	c.corrected(mv.Entry, runtime)
-	if !g.ordered || mv.Stuck() {
+	if !g.ordered {
 		c.finish(g.work, out.Err)
 	}
 }
@@ -148,7 +154,13 @@ func (c *control) finish(work *hotload.Work, err error) {
 			work.Finish(nil)
 			return
 		}
-		c.m.goroutines.Go(func() { work.Finish(err) })
+		c.m.goroutines.Go(func() {
+			guarded("error", func() error { work.Finish(err); return nil }, func(panicked error) {
+				if panicked != nil {
+					work.Finish(panicked)
+				}
+			})
+		})
 	})
 }
 

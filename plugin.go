@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -29,52 +28,105 @@ const maxPluginQueue = 256
 
 // plugin runs the Manager's calls of one part, one after the other, on a goroutine
 // that lives while there is something to call. Neither the loop nor a caller waits
-// longer for a part than the call's limit allows: while a call has outlived it,
-// the part is stuck, and further calls are answered at once.
+// longer for a part than the call's limit allows, the calls before it included.
+// While a call has outlived its limit the part is stuck: further calls are answered
+// at once.
 type plugin struct {
 	m    *Manager
 	name string
 
 	mu      sync.Mutex // guards the rest; nothing is called under it
-	queue   []pluginCall
+	queue   []*pluginCall
+	current *pluginCall
 	running bool
-	stuck   bool
+	stuck   bool // current has outlived its limit
+	closed  bool
 }
 
 type pluginCall struct {
-	parent context.Context
-	limit  time.Duration
-	fn     func(context.Context) error
-	done   func(error)
+	parent   context.Context
+	limit    time.Duration
+	fn       func(context.Context) error
+	done     func(error)
+	late     *time.Timer
+	answered bool // guarded by the plugin's lock
 }
 
-// ask has fn run. done is called exactly once, on a goroutine of the Manager: with
-// fn's error, sealed; a *tier.PanicError where it panicked or ended its goroutine;
-// or a *tier.StuckError where it, or a call before it, does not return in time.
+// ask has fn run. done is called exactly once and may be called on any goroutine,
+// this one included: with fn's error, sealed; a *tier.PanicError where it panicked or
+// ended its goroutine; a *tier.StuckError where it has not returned within twice
+// limit, which counts from now; or a *tier.BusyError where too many calls wait.
 func (p *plugin) ask(limit time.Duration, fn func(context.Context) error, done func(error)) {
-	p.post(pluginCall{p.m.ctx, limit, fn, done})
+	p.post(&pluginCall{parent: p.m.ctx, limit: limit, fn: fn, done: done}, maxPluginQueue)
 }
 
-// wait is ask for a caller that waits; it is not for the loop.
-func (p *plugin) wait(parent context.Context, limit time.Duration, fn func(context.Context) error) error {
+// mustAsk is ask for the loop's own questions, of which few are out at a time: they
+// are queued however many other calls wait.
+func (p *plugin) mustAsk(limit time.Duration, fn func(context.Context) error, done func(error)) {
+	p.post(&pluginCall{parent: p.m.ctx, limit: limit, fn: fn, done: done}, 2*maxPluginQueue)
+}
+
+// wait is ask for a caller that waits, until ctx ends at most; it is not for the
+// loop.
+func (p *plugin) wait(ctx context.Context, limit time.Duration, fn func(context.Context) error) error {
 	answer := make(chan error, 1)
-	p.post(pluginCall{parent, limit, fn, func(err error) { answer <- err }})
-	return <-answer
+	p.post(&pluginCall{parent: ctx, limit: limit, fn: fn, done: func(err error) { answer <- err }}, maxPluginQueue)
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
-func (p *plugin) post(c pluginCall) {
+func (p *plugin) post(c *pluginCall, room int) {
 	p.mu.Lock()
-	if p.stuck || len(p.queue) >= maxPluginQueue {
+	var refused error
+	switch {
+	case p.closed:
+		refused = tier.ErrClosed
+	case p.stuck:
+		refused = &tier.StuckError{What: "The " + p.name, After: 2 * p.current.limit}
+	case len(p.queue) >= room:
+		refused = &tier.BusyError{Queued: len(p.queue), RetryAfter: time.Second, Reason: "Too many calls of the " + p.name + " wait"}
+	}
+	if refused != nil {
 		p.mu.Unlock()
-		p.m.goroutines.Go(func() { c.done(&tier.StuckError{What: "The " + p.name, After: 2 * c.limit}) })
+		c.done(refused)
 		return
 	}
 	p.queue = append(p.queue, c)
+	c.late = time.AfterFunc(2*c.limit, func() { p.giveUp(c) })
 	start := !p.running
 	p.running = true
 	p.mu.Unlock()
 	if start {
 		p.m.goroutines.Go(p.run)
+	}
+}
+
+// giveUp answers a call that has outlived its limit; if it is the one that runs,
+// those behind it as well.
+func (p *plugin) giveUp(c *pluginCall) {
+	p.mu.Lock()
+	var over []*pluginCall
+	take := func(c *pluginCall) {
+		if !c.answered {
+			c.answered = true
+			over = append(over, c)
+		}
+	}
+	take(c)
+	if c == p.current {
+		p.stuck = true
+		for _, behind := range p.queue {
+			take(behind)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range over {
+		c.late.Stop()
+		c.done(&tier.StuckError{What: "A call of the " + p.name, After: 2 * c.limit})
 	}
 }
 
@@ -88,49 +140,43 @@ func (p *plugin) run() {
 	}()
 	for {
 		p.mu.Lock()
+		for len(p.queue) > 0 && p.queue[0].answered {
+			p.queue = p.queue[1:]
+		}
 		if len(p.queue) == 0 {
-			p.running, p.stuck, p.queue = false, false, nil
+			p.running, p.queue = false, nil
 			p.mu.Unlock()
 			returned = true
 			return
 		}
 		c := p.queue[0]
-		p.queue[0] = pluginCall{}
-		p.queue = p.queue[1:]
+		p.queue[0] = nil
+		p.queue, p.current = p.queue[1:], c
 		p.mu.Unlock()
 		p.call(c)
 	}
 }
 
-func (p *plugin) call(c pluginCall) {
+func (p *plugin) call(c *pluginCall) {
 	ctx, cancel := context.WithTimeout(c.parent, c.limit)
 	defer cancel()
-	var answered atomic.Bool
-	late := time.AfterFunc(2*c.limit, func() {
-		if !answered.CompareAndSwap(false, true) {
-			return
-		}
-		p.mu.Lock()
-		p.stuck = true
-		behind := p.queue
-		p.queue = nil
-		p.mu.Unlock()
-		err := &tier.StuckError{What: "A call of the " + p.name, After: 2 * c.limit}
-		c.done(err)
-		for _, b := range behind {
-			b.done(err)
-		}
-	})
 	guarded(p.name, func() error { return c.fn(ctx) }, func(err error) {
-		late.Stop()
-		if answered.CompareAndSwap(false, true) {
-			c.done(err)
-			return
-		}
+		c.late.Stop()
 		p.mu.Lock()
-		p.stuck = false
+		late := c.answered
+		c.answered, p.current, p.stuck = true, nil, false
 		p.mu.Unlock()
+		if !late {
+			c.done(err)
+		}
 	})
+}
+
+// close refuses all further calls.
+func (p *plugin) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
 }
 
 // isStuck reports whether a call of the part has outlived its limit.
@@ -150,9 +196,9 @@ func (m *Manager) call(part string, fn func() error) error {
 }
 
 // callFor is call for at most twice limit, at the first of which ctx ends: a part
-// that takes longer goes on alone and is reported as stuck; late is called when it
-// returns at last.
-func (m *Manager) callFor(parent context.Context, part string, limit time.Duration, fn func(context.Context) error, late func()) error {
+// that takes longer goes on alone and gaveUp is true; late is called when it returns
+// at last.
+func (m *Manager) callFor(parent context.Context, part string, limit time.Duration, fn func(context.Context) error, late func()) (gaveUp bool, err error) {
 	ctx, cancel := context.WithTimeout(parent, limit)
 	done := make(chan error, 1)
 	m.goroutines.Go(func() {
@@ -163,7 +209,7 @@ func (m *Manager) callFor(parent context.Context, part string, limit time.Durati
 	select {
 	case err := <-done:
 		cancel()
-		return err
+		return false, err
 	case <-timer.C:
 	}
 	m.goroutines.Go(func() {
@@ -171,7 +217,7 @@ func (m *Manager) callFor(parent context.Context, part string, limit time.Durati
 		<-done
 		late()
 	})
-	return &tier.StuckError{What: "A call of the " + part, After: 2 * limit}
+	return true, &tier.StuckError{What: "A call of the " + part, After: 2 * limit}
 }
 
 // guarded runs fn and hands its error, sealed, to end, exactly once, even where fn
@@ -179,17 +225,20 @@ func (m *Manager) callFor(parent context.Context, part string, limit time.Durati
 func guarded(part string, fn func() error, end func(error)) {
 	returned := false
 	var err error
+	defer func() { end(err) }()
 	defer func() {
-		if !returned {
-			value := recover()
-			switch value.(type) {
-			case nil, string, runtime.Error:
-			default: // its own text, made here: it is foreign code, too
-				value = fmt.Sprint(value)
-			}
-			err = &tier.PanicError{Part: part, Value: value, Stack: debug.Stack()}
+		if returned {
+			return
 		}
-		end(err)
+		value := recover()
+		p := &tier.PanicError{Part: part, Stack: debug.Stack()}
+		err = p // also where the text of the value ends the goroutine, too
+		switch value.(type) {
+		case nil, string, runtime.Error:
+			p.Value = value
+		default: // its own text, made here: it is foreign code
+			p.Value = fmt.Sprint(value)
+		}
 	}()
 	err = seal(fn())
 	returned = true
@@ -212,6 +261,11 @@ type sealedError struct {
 	capacity *tier.CapacityError
 }
 
+var _ interface { // not Unwrap: errors.Is would go on to the part's error
+	Is(error) bool
+	As(any) bool
+} = (*sealedError)(nil)
+
 // seal returns err with all found out that the loop may ask of it. It calls foreign
 // code and is called where that may block; a panic in it is the error then.
 func seal(err error) (sealed error) {
@@ -221,7 +275,7 @@ func seal(err error) (sealed error) {
 		}
 	}()
 	switch err.(type) {
-	case nil, *sealedError, *tier.StuckError, *tier.PanicError:
+	case nil, *sealedError:
 		return err
 	}
 	s := &sealedError{text: err.Error(), err: err}

@@ -55,7 +55,7 @@ func (c *control) askMemory() {
 	}
 	c.reading = true
 	r := new(reading) // the call's own: one that is stuck may write to it much later
-	c.m.probe.ask(probeLimit, c.m.readFunc(r), func(err error) {
+	c.m.probe.mustAsk(probeLimit, c.m.readFunc(r), func(err error) {
 		got := reading{err: err}
 		if err == nil {
 			got = *r
@@ -144,7 +144,7 @@ func (c *control) reclaim(bytes tier.Bytes, reason tier.Reason, why string) {
 		for i := range steps {
 			steps[i].Reason = reason
 		}
-		c.core.Reclaim(steps, since)
+		c.core.Reclaim(steps, &v, since)
 		if found > 0 || reason == tier.ReasonPressure {
 			c.m.log.Warn("memory is short, idle models give way", "reason", reason, "why", why, "give back", bytes, "found", found)
 		}
@@ -156,9 +156,9 @@ func (c *control) reclaim(bytes tier.Bytes, reason tier.Reason, why string) {
 	}
 	c.reclaiming = true
 	c.readAccesses()
-	c.teach()
+	c.teach(true)
 	worth := new([]float64)
-	c.m.placement.ask(worthLimit, func(context.Context) error { *worth = p.Worth(&v); return nil }, func(err error) {
+	c.m.placement.mustAsk(worthLimit, func(context.Context) error { *worth = p.Worth(&v); return nil }, func(err error) {
 		var told []float64
 		if err == nil {
 			told = *worth
@@ -190,7 +190,7 @@ func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
 		return look{}, &tier.StuckError{What: "An observation of the mover's"}
 	}
 	told := make(chan look, 1) // a mover that is stuck may answer much later
-	err := m.callFor(context.WithoutCancel(m.ctx), "mover", limit, func(ctx context.Context) (err error) {
+	gaveUp, err := m.callFor(context.WithoutCancel(m.ctx), "mover", limit, func(ctx context.Context) (err error) {
 		l := look{traits: m.traitsOf(model)}
 		if m.footprinter != nil {
 			l.seen.Taken, l.seen.Peak, _ = m.footprinter.Footprint(model.Name)
@@ -203,7 +203,7 @@ func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
 		told <- l
 		return err
 	}, func() { m.stuckLooks.Add(-1) })
-	if _, stuck := errors.AsType[*tier.StuckError](err); stuck {
+	if gaveUp {
 		m.stuckLooks.Add(1)
 		return look{}, err
 	}
@@ -235,7 +235,8 @@ func (m *Manager) traitsOf(model *tier.Model) *core.Traits {
 func (m *Manager) traits(ctx context.Context, models []tier.Model, fileBacked func(bool)) ([]core.Traits, error) {
 	out := make([]core.Traits, len(models))
 	backed := false
-	err := m.mover.wait(ctx, adviceLimit, func(context.Context) error {
+	limit := adviceLimit + time.Duration(len(models))*10*time.Millisecond
+	err := m.mover.wait(ctx, limit, func(context.Context) error {
 		own := make([]core.Traits, len(models))
 		var faults []error
 		for i := range models {
@@ -286,7 +287,7 @@ func (c *control) observeAgain() {
 // observe has one model looked at, and tells the core. What was seen of a model
 // that has moved meanwhile is of no use.
 func (c *control) observe(e *core.Entry) {
-	s, model, since := c.shared[e], e.Model, e.Since()
+	s, model, since, epoch := c.shared[e], e.Model, e.Since(), e.Epoch()
 	if s.observing {
 		return
 	}
@@ -295,7 +296,7 @@ func (c *control) observe(e *core.Entry) {
 		l, err := c.m.look(&model, observeLimit)
 		c.m.post(func(time.Time) {
 			s.observing = false
-			if err != nil || !e.Since().Equal(since) {
+			if err != nil || !e.Since().Equal(since) || e.Epoch() != epoch {
 				return
 			}
 			runtime := e.Model.Runtime

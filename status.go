@@ -340,13 +340,28 @@ func (m *Manager) fillStatus(s *Status) {
 		}
 	}
 	s.Parts = make(map[string]any)
-	for name, part := range map[string]any{"mover": m.cfg.Mover, "probe": m.cfg.Probe, "selector": m.cfg.Selector, "placement": m.cfg.Placement} {
-		if p, ok := part.(tier.PartStatuser); ok {
+	for i, part := range [...]struct {
+		name string
+		part any
+	}{{"mover", m.cfg.Mover}, {"probe", m.cfg.Probe}, {"selector", m.cfg.Selector}, {"placement", m.cfg.Placement}} {
+		if p, ok := part.part.(tier.PartStatuser); ok {
 			told := make(chan any, 1) // a part that is stuck may answer much later
-			if err := m.callFor(m.ctx, name, adviceLimit, func(context.Context) error { told <- p.PartStatus(); return nil }, func() {}); err != nil {
-				s.Parts[name] = err.Error()
+			asked := &m.partAsked[i]
+			if s.Closing {
+				continue
+			}
+			if asked.Swap(true) { // one at a time: it may never end
+				s.Parts[part.name] = "it is being asked and has not answered yet"
+				continue
+			}
+			gaveUp, err := m.callFor(m.ctx, part.name, adviceLimit, func(context.Context) error { told <- p.PartStatus(); return nil }, func() { asked.Store(false) })
+			if !gaveUp {
+				asked.Store(false)
+			}
+			if err != nil {
+				s.Parts[part.name] = err.Error()
 			} else {
-				s.Parts[name] = <-told
+				s.Parts[part.name] = <-told
 			}
 		}
 	}

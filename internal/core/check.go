@@ -21,8 +21,8 @@ func (c *Core) Check() error {
 	}
 	for _, e := range c.residues {
 		charged = charged.Plus(e.charge)
-		if e.phase != removed || e.charge.IsZero() {
-			fault("%s: residue of %v that is none", e.Model.Name, e.charge)
+		if e.phase != removed || e.demand != nil || e.charge.IsZero() && e.Overdraft() == 0 {
+			fault("%s: residue of %v that is none, or with a demand", e.Model.Name, e.charge)
 		}
 	}
 	for _, m := range c.Moves() {

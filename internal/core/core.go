@@ -120,7 +120,7 @@ func (c *Core) Moves() []*Move { return slices.Concat(c.running, c.queue) }
 
 // quiet reports whether nothing is under way and nothing waits.
 func (c *Core) quiet() bool {
-	return len(c.demands) == 0 && !c.planned() && len(c.running) == 0 && len(c.queue) == 0 && c.limiting == nil
+	return len(c.demands) == 0 && !c.planned() && !slices.ContainsFunc(c.running, (*Move).returns) && len(c.queue) == 0 && c.limiting == nil
 }
 
 // Changed reports whether anything that a View shows has changed since it was
@@ -160,7 +160,11 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 		c.mark(progressed)
 		return
 	}
-	if m.Available > c.memory.Available || c.dirty || !c.unseen.IsZero() {
+	more := m.Available > c.memory.Available || m.SwapFree > c.memory.SwapFree || m.Pressure.Level < c.memory.Pressure.Level
+	for i, b := range further {
+		more = more || b > c.further[int(tier.FurtherAccount)+i]
+	}
+	if more || c.dirty || !c.unseen.IsZero() {
 		c.mark(progressed)
 	}
 	was := c.memory
@@ -221,7 +225,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 		c.bringHome(now)
 		c.schedule(now)
 		c.watchGates()
-		settled = c.asked != nil || len(c.out) == before && p == c.progress
+		settled = len(c.out) == before && p == c.progress
 	}
 	if c.readDue {
 		c.readDue = false
@@ -270,13 +274,11 @@ func (c *Core) wake(now time.Time) time.Time {
 	for _, m := range c.running {
 		sooner(c.overdueAt(m))
 	}
-	blocked := false
 	for _, x := range c.demands {
 		for _, w := range x.waiters {
 			sooner(w.Deadline)
 		}
 		if x.blocked {
-			blocked = true
 			sooner(x.since.Add(c.opt.Protection.Fairness))
 			sooner(x.till)
 		}
@@ -284,9 +286,6 @@ func (c *Core) wake(now time.Time) time.Time {
 		if e := c.goesFirst(x, now); e != nil {
 			sooner(e.LastUse.Add(c.opt.Protection.Fairness))
 		}
-	}
-	if blocked && slices.ContainsFunc(c.entries, func(e *Entry) bool { return c.held(e, now) }) {
-		sooner(now.Add(c.opt.Protection.Grace))
 	}
 	if c.quiet() {
 		sooner(c.idle.at)

@@ -687,3 +687,9 @@ func TestMoveEnded_ModelOfARemovedOnesName_WhatThatLeftStaysCharged(t *testing.T
 		t.Errorf("%v is charged, want the 3 that are present", l.Charged())
 	}
 }
+
+// view is the picture of now.
+func (b *bench) view() *tier.View {
+	v := b.c.View(b.now)
+	return &v
+}

@@ -37,7 +37,7 @@ type demand struct {
 	settled   bool      // the placement said to serve it where it is
 	blocked   bool      // no plan until progress differs from seen
 	seen      uint64    // progress at the last attempt
-	till      time.Time // until when residue is waited for, at that attempt; zero: there is none
+	till      time.Time // when time alone may help, as of that attempt; zero: it may not
 	busy      bool      // some model was in use when the placement was asked
 	patient   bool      // busy models may be drained for it
 	tries     int       // plans that came to nothing
@@ -45,7 +45,7 @@ type demand struct {
 	overtaken int       // refusals that went by what was no longer so
 	denied    error     // why the last attempt did not go on
 
-	attempts  int       // since a move of its plans began or time passed
+	attempts  int       // since a move of its plans began
 	notBefore time.Time // no attempt before; zero: at once
 }
 
@@ -338,7 +338,7 @@ func (c *Core) block(x *demand, err error, now time.Time) {
 		c.fail(x, c.explain(x, err))
 		return
 	}
-	x.blocked, x.seen, x.till = true, c.progress, c.residueUntil(now)
+	x.blocked, x.seen, x.till = true, c.progress, earlier(c.residueUntil(now), c.heldUntil(now))
 	c.readDue = c.readDue || c.dirty && c.readErr == nil // what left since may be back by now
 	c.yield(now)
 }
@@ -346,8 +346,7 @@ func (c *Core) block(x *demand, err error, now time.Time) {
 // mayFreeRoom reports whether anything that is going on may make room for the
 // demand.
 func (c *Core) mayFreeRoom(x *demand, now time.Time) bool {
-	moves := func(m *Move) bool { return m.phase != moveStuck }
-	if slices.ContainsFunc(c.running, moves) || len(c.queue) > 0 || len(c.plans) > 0 {
+	if slices.ContainsFunc(c.running, (*Move).returns) || len(c.queue) > 0 || len(c.plans) > 0 {
 		return true
 	}
 	// A reading that failed may be followed by one that does not.
@@ -365,6 +364,26 @@ func (c *Core) mayFreeRoom(x *demand, now time.Time) bool {
 		return e != x.e && e.tier != tier.Storage && !e.Model.Pinned && !e.Stuck() &&
 			(e.Waiters() > 0 || e.Gate.Leases() > 0 || c.held(e, now))
 	})
+}
+
+// heldUntil returns when the first entry that is held now may be evicted, if it is
+// not asked for again; zero: none is held.
+func (c *Core) heldUntil(now time.Time) (until time.Time) {
+	for _, e := range c.entries {
+		if c.held(e, now) {
+			ends := e.since.Add(min(e.loadTook, c.opt.Protection.Fairness))
+			until = earlier(until, earlier(ends, e.LastUse.Add(c.opt.Protection.Grace)))
+		}
+	}
+	return until
+}
+
+// earlier returns the earlier of two times, of which zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // held reports whether the entry came a moment ago, was asked for again since,

@@ -164,6 +164,9 @@ func (e *Entry) Left() tier.Bytes { return e.left }
 // Charge returns what the ledger charges for the model.
 func (e *Entry) Charge() tier.Footprint { return e.charge }
 
+// Epoch returns when the entry became the model that it is, in the core's count.
+func (e *Entry) Epoch() Epoch { return Epoch(e.epoch) }
+
 // Since returns when the model came to its tier.
 func (e *Entry) Since() time.Time { return e.since }
 

@@ -73,6 +73,9 @@ func (c *Core) describe(e *Entry, m tier.Model) {
 // forget takes entries out of the library.
 func (c *Core) forget(entries ...*Entry) {
 	for _, e := range entries {
+		if e.demand != nil { // requests came while it was being removed
+			c.fail(e.demand, unknown(e))
+		}
 		c.endTurn(e)
 		delete(c.byName, e.Model.Name)
 		c.transition(e, removed, nil, nil)

@@ -126,15 +126,10 @@ func (c *Core) carryFates(now time.Time) {
 			e.retryAt = e.since.Add(residueGoes)
 			return false // what it was is still seen in memory
 		}
-		c.become(e)
+		c.become(e, now)
 		return true
 	})
-	for _, e := range leave {
-		if e.demand != nil {
-			c.fail(e.demand, unknown(e))
-		}
-	}
-	c.forget(slices.DeleteFunc(leave, func(e *Entry) bool { return e.phase == removed })...)
+	c.forget(leave...)
 }
 
 func later(a, b time.Time) time.Time {
@@ -145,7 +140,7 @@ func later(a, b time.Time) time.Time {
 }
 
 // become makes an entry in storage its successor.
-func (c *Core) become(e *Entry) {
+func (c *Core) become(e *Entry, now time.Time) {
 	next := *e.successor
 	if x := e.demand; x != nil {
 		if x.plan != nil {
@@ -157,6 +152,7 @@ func (c *Core) become(e *Entry) {
 	e.failures, e.lastErr, e.coolUntil, e.ordered = 0, nil, time.Time{}, false
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
 	e.foreign, e.hotAdded = true, false
+	e.since = now // what was looked at before was the other
 	c.renew(e, e.heirTraits)
 	c.describe(e, next)
 	c.bringHomeLater(e)

@@ -88,6 +88,9 @@ func (m *Move) CalledOff() bool { return m.calledOff != notCalledOff }
 // Stuck reports whether the move was called off and does not return.
 func (m *Move) Stuck() bool { return m.phase == moveStuck }
 
+// returns reports whether the move is expected to return.
+func (m *Move) returns() bool { return m.phase != moveStuck }
+
 // Idle reports whether a placement wanted the move though no request waited.
 func (m *Move) Idle() bool { return m.purpose == forIdle }
 
@@ -206,8 +209,10 @@ func (c *Core) begin(m *Move, claim *tier.Reservation, now time.Time) error {
 		if err := c.admit(&e.Model, need, claim.Held(), !m.urgent, now); err != nil {
 			return err
 		}
-	} else if free := c.promise(claim.Held()).Free; need[tier.Swap] > free[tier.Swap] {
-		return &tier.CapacityError{Model: e.Model.Name, Tier: tier.Swap, Need: need[tier.Swap], Free: free[tier.Swap], Limit: c.limits().Swap}
+	} else if need[tier.Swap] > 0 {
+		if free := c.promise(claim.Held()).Free; need[tier.Swap] > free[tier.Swap] {
+			return &tier.CapacityError{Model: e.Model.Name, Tier: tier.Swap, Need: need[tier.Swap], Free: free[tier.Swap], Limit: c.limits().Swap}
+		}
 	}
 	if err := c.ledger.Grow(claim, need.Beyond(claim.Held())); err != nil {
 		return err
@@ -389,6 +394,9 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	}
 	if out.Err == nil {
 		c.arrive(m, out, now)
+		if x := e.demand; x != nil && x.order != nil && e.tier != x.order.To {
+			x.tries++ // a placement that brings it elsewhere would do so without end
+		}
 	} else {
 		c.turnBack(m, out, now)
 	}
@@ -547,13 +555,19 @@ func (c *Core) bringHomeLater(e *Entry) {
 // bringHome starts to bring the next model to its home tier, where there is room
 // without another leaving and no request waits for anything.
 func (c *Core) bringHome(now time.Time) {
+	if len(c.homes) == 0 {
+		return
+	}
+	free := c.promise(tier.Footprint{}).Free // once: most of a large library has no room
 	for len(c.homes) > 0 && c.background && len(c.demands) == 0 && !c.planned() && len(c.queue) == 0 {
-		if slices.ContainsFunc(c.running, (*Move).loads) {
+		if slices.ContainsFunc(c.running, func(m *Move) bool { return m.loads() && m.returns() }) {
 			return
 		}
 		e := c.homes[0]
-		if e.homeward && e.free() && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home {
-			m := newMove(e, residence{tier: e.Model.Home}, forHome, tier.ReasonHome, "to its home tier")
+		home := residence{tier: e.Model.Home}
+		if e.homeward && e.free() && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home &&
+			e.peakFootprint(home).Beyond(e.own()).Within(free) {
+			m := newMove(e, home, forHome, tier.ReasonHome, "to its home tier")
 			if err := c.begin(m, nil, now); errors.Is(err, errReading) {
 				return
 			}

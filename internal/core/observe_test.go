@@ -110,7 +110,7 @@ func TestObserved_ModelGrowsUnderItsLease_IsChargedWhereItIs(t *testing.T) {
 			t.Errorf("it takes %v: %v charged, %v not", c.takes, e.Charge(), e.Overdraft())
 		}
 	}
-	b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Storage}}}, b.c.Epoch())
+	b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Storage}}}, b.view(), b.c.Epoch())
 	b.step()
 	b.taking(0, 0)
 	if e.Charge()[tier.RAM] != 8 || e.Overdraft() != 0 {
@@ -242,7 +242,7 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 				b.c.MoveTo(&Order{Kind: MoveTier, Entry: pick(), To: tier.Tier(rapid.IntRange(0, 2).Draw(t, "to"))}, b.now)
 			},
 			"shed": func(*rapid.T) {
-				b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: pick().Model, To: tier.Storage}}}, b.c.Epoch())
+				b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: pick().Model, To: tier.Storage}}}, b.view(), b.c.Epoch())
 			},
 			"look": func(*rapid.T) {
 				if e := pick(); e.move == nil {
@@ -307,7 +307,7 @@ func TestShed_ModelThatGaveNothing_GoesToStorage(t *testing.T) {
 		b := newBench(t, 10, 10, sized("a", 6))
 		b.load("a")
 		shed := func(keep, present tier.Bytes) {
-			b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: sized("a", 6), To: tier.Swap, Keep: keep}}}, b.c.Epoch())
+			b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: sized("a", 6), To: tier.Swap, Keep: keep}}}, b.view(), b.c.Epoch())
 			b.step()
 			b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
 			b.step()

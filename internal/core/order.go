@@ -73,6 +73,9 @@ func (c *Core) MoveTo(o *Order, now time.Time) error {
 		c.endOrder(o, nil)
 		return nil
 	}
+	if e.fate == replaced {
+		return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is being replaced", e.Model.Name)}
+	}
 	return c.orderMove(o, tier.ReasonOrder, "ordered", now)
 }
 
@@ -146,7 +149,8 @@ func (c *Core) endOrder(o *Order, err error) {
 		m.Home = o.To
 		c.Amend(e, m)
 		e.ordered = true
-	case o.Kind == HotLoad && err != nil && e.fate == replaced && gone: // carryFates goes on with it
+	case gone && e.fate == replaced && (o.Kind == HotLoad && err != nil || o.Kind == Remove && err == nil && e.successor != nil):
+		// carryFates goes on with it.
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && gone:
 		c.forget(e)
 	case o.Kind == HotLoad && err != nil && !c.stopped:
@@ -229,7 +233,7 @@ func (c *Core) plannedLimits(q *Question, p tier.Plan, err error) {
 	}
 	var steps []*step
 	if err == nil {
-		steps, err = c.resolve(p.Steps, q.epoch, func(*Entry) tier.Reason { return tier.ReasonLimits })
+		steps, err = c.resolve(p.Steps, &q.View, q.epoch, func(*Entry) tier.Reason { return tier.ReasonLimits })
 	}
 	if err != nil {
 		c.endLimits(l, err)

@@ -137,3 +137,134 @@ func TestStep_PlansThatAlwaysBreak_ReturnsAndEndsInTheEnd(t *testing.T) {
 		}
 	}
 }
+
+func stepOf(name string, size tier.Bytes, t tier.Tier, keep tier.Bytes) tier.Step {
+	return tier.Step{Move: tier.Move{Model: sized(name, size), From: tier.RAM, To: t, Keep: keep}}
+}
+
+func TestPlanned_VictimHasLeftFurtherMeanwhile_IsNotLoadedToMakeRoom(t *testing.T) {
+	b := newBench(t, 14, 10, sized("x", 10), sized("v", 6))
+	b.load("v")
+	var q *Question
+	b.c.Join(&Waiter{Entry: b.entry("x"), Since: b.now, Claim: func() bool { return true }}, b.now)
+	as, _ := b.c.Step(b.now)
+	for _, a := range as {
+		if k, ok := a.(Ask); ok {
+			q = k.Question
+		}
+	}
+	if q == nil {
+		as, _ = b.c.Step(b.now)
+		t.Fatalf("not asked: %v", as)
+	}
+	// meanwhile its owner sends v to storage
+	o := &Order{Kind: MoveTier, Entry: b.entry("v"), To: tier.Storage}
+	if err := b.c.MoveTo(o, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.started = nil
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	if b.entry("v").Tier() != tier.Storage {
+		t.Fatal("v not in storage")
+	}
+	b.c.Planned(q, tier.Plan{Steps: []tier.Step{stepOf("v", 6, tier.Swap, 0), {Move: tier.Move{Model: sized("x", 10), To: tier.RAM}}}}, nil, b.now)
+	b.started = nil
+	b.step()
+	for _, m := range b.started {
+		if m.Entry == b.entry("v") && m.To > m.From {
+			t.Errorf("to make room, v goes from %v to %v", m.From, m.To)
+		}
+	}
+}
+
+func TestReclaim_ModelGaveMoreMeanwhile_NothingIsReadBack(t *testing.T) {
+	b := newBench(t, 30, 30, sized("x", 10), sized("v", 6))
+	b.load("v")
+	since, was := b.c.Epoch(), b.view()
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{stepOf("v", 6, tier.Swap, 1)}}
+	}
+	b.c.AskIdle(true, b.now)
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	b.started = nil
+	// the reclaim was reckoned while v was whole in ram: give back 2 of 6
+	b.c.Reclaim([]tier.Step{stepOf("v", 6, tier.Swap, 4)}, was, since)
+	b.step()
+	for _, m := range b.started {
+		t.Errorf("to give memory back, v goes from %v keep 1 to %v keep %v", m.From, m.To, m.Keep)
+	}
+}
+
+func TestStep_HoldOfTheVictimEnds_TriedAgain(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6), sized("b", 6))
+	b.c.opt.Protection.Fairness = time.Minute
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan { return b.toRAM(v, need) }
+	b.join("a")
+	b.step()
+	b.now = b.now.Add(10 * time.Second) // the load takes 10 s
+	b.finish(Outcome{})
+	b.step()
+	b.release("a")
+	b.step()
+	// another use, through the gate
+	g := b.entry("a").Gate.(*fakeGate)
+	g.uses++
+	b.c.Used(b.entry("a"), b.now, b.now)
+	b.now = b.now.Add(10 * time.Millisecond)
+	w := b.join("b")
+	b.step()
+	came := b.now
+	for i := 0; i < 20000 && len(b.started) == 0 && b.refused[w] == nil; i++ {
+		wake := b.step()
+		if len(b.started) > 0 {
+			break
+		}
+		if wake.IsZero() {
+			t.Fatal("no wake")
+		}
+		b.now = wake
+	}
+	if b.now.Sub(came) > time.Second {
+		t.Error("late")
+	}
+}
+
+func TestReading_PressureFallsABit_BlockedDemandIsTriedAgain(t *testing.T) {
+	b := newBench(t, 20, 10, sized("a", 6), sized("b", 6))
+	b.traits(Traits{})
+	b.c.opt.Protection.Fairness = time.Minute
+	room := b.c.opt.Room
+	high := func() bool { return b.c.memory.Pressure.Level >= tier.PressureHigh }
+	b.c.opt.Room = func(p Promise) tier.Footprint {
+		if high() {
+			return tier.Footprint{}
+		}
+		return room(p)
+	}
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step() // a is leased
+	read := func(l tier.PressureLevel) {
+		m := tier.Memory{Available: 100}
+		m.Pressure.Level = l
+		b.c.Reading(m, nil, nil, b.now)
+		b.c.Press(l == tier.PressureLow, nil, b.now)
+	}
+	read(tier.PressureHigh)
+	read(tier.PressureHigh)
+	b.step()
+	b.started = nil
+	b.join("b")
+	b.step()
+	b.now = b.now.Add(50 * time.Millisecond)
+	read(tier.PressureMedium)
+	b.step()
+	if len(b.started) == 0 {
+		t.Errorf("pressure fell and b was not tried again")
+	}
+}

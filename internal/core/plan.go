@@ -62,8 +62,9 @@ type plan struct {
 // when the step begins, the entry says.
 type step struct {
 	e     *Entry
-	epoch Epoch // of the view that it was made from
-	from  tier.Tier
+	epoch Epoch     // of the view that it was made from
+	from  tier.Tier // there
+	down  bool      // there, it was to take bytes out of memory
 	to    residence
 
 	reason tier.Reason
@@ -86,7 +87,7 @@ const (
 
 // stepOf returns a step that brings an entry to another residence.
 func (c *Core) stepOf(e *Entry, to residence, reason tier.Reason, why string) *step {
-	return &step{e: e, epoch: c.Epoch(), from: e.tier, to: to, reason: reason, why: why}
+	return &step{e: e, epoch: c.Epoch(), from: e.tier, down: to.tier < e.tier, to: to, reason: reason, why: why}
 }
 
 // drains reports whether the plan waits for leases to end.
@@ -242,7 +243,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		c.abandon(x.plan) // others left meanwhile: no need to wait for the drain
 	}
 	pl := &plan{demand: x, patient: x.patient}
-	pl.steps, err = c.resolve(p.Steps, q.epoch, func(e *Entry) tier.Reason {
+	pl.steps, err = c.resolve(p.Steps, &q.View, q.epoch, func(e *Entry) tier.Reason {
 		if e == x.e {
 			return tier.ReasonDemand
 		}
@@ -283,7 +284,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 
 // resolve finds the entries of a plan's steps, and refuses a plan that cannot
 // be one. reason is asked for steps that have none.
-func (c *Core) resolve(steps []tier.Step, since Epoch, reason func(*Entry) tier.Reason) ([]*step, error) {
+func (c *Core) resolve(steps []tier.Step, v *tier.View, since Epoch, reason func(*Entry) tier.Reason) ([]*step, error) {
 	out := make([]*step, len(steps))
 	for i, s := range steps {
 		e, ok := c.Find(s.Model.Name)
@@ -305,7 +306,10 @@ func (c *Core) resolve(steps []tier.Step, since Epoch, reason func(*Entry) tier.
 		if s.Reason == "" {
 			s.Reason = reason(e)
 		}
-		out[i] = &step{e: e, epoch: since, from: e.tier, to: to, reason: s.Reason, why: s.Why, gain: s.Gain}
+		j, _ := v.Library.Find(s.Model.Name) // it is there: the epoch is not later
+		st := &v.States[j]
+		down := st.Tier > to.tier || st.Tier == tier.Swap && to.tier == tier.Swap && (st.Kept > to.kept || st.Left < to.left)
+		out[i] = &step{e: e, epoch: since, from: st.Tier, down: down, to: to, reason: s.Reason, why: s.Why, gain: s.Gain}
 	}
 	return out, nil
 }
@@ -377,6 +381,9 @@ func (c *Core) pursue(x *demand, pl *plan, now time.Time) {
 // so that no other takes what its victims leave.
 func (c *Core) claim(p *plan) {
 	missing := p.target().Beyond(p.claim.Held())
+	if missing.IsZero() {
+		return
+	}
 	free := c.promise(tier.Footprint{}).Free
 	for a := range missing {
 		missing[a] = min(missing[a], free[a])
@@ -452,7 +459,9 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 	case e.phase == moving || e.phase == claimed && e.claimant != p:
 		return errLater
 	case e.tier == to.tier && (to.tier != tier.Swap || e.kept == to.kept && e.left == to.left),
-		!own && to.tier <= s.from && to.tier > e.tier: // overtaken by events, or it has left further than it was to
+		!own && to.tier <= s.from && to.tier > e.tier,
+		!own && s.down && e.tier == to.tier && e.kept <= to.kept && e.left >= to.left:
+		// Overtaken by events: it is there, or has left further than it was to.
 		s.phase = stepDone
 		c.unclaim(e)
 		return nil
@@ -631,12 +640,12 @@ func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
 			return ok && e.ordered && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
 		})
 	}
-	return c.carryOut(steps, q.epoch, forIdle)
+	return c.carryOut(steps, &q.View, q.epoch, forIdle)
 }
 
 // carryOut begins a plan that is for no model's sake, and returns its steps.
-func (c *Core) carryOut(steps []tier.Step, since Epoch, why purpose) []tier.Step {
-	resolved, err := c.resolve(steps, since, func(*Entry) tier.Reason { return tier.ReasonRebalance })
+func (c *Core) carryOut(steps []tier.Step, v *tier.View, since Epoch, why purpose) []tier.Step {
+	resolved, err := c.resolve(steps, v, since, func(*Entry) tier.Reason { return tier.ReasonRebalance })
 	if err != nil || len(steps) == 0 {
 		return nil
 	}

@@ -113,10 +113,10 @@ func (c *Core) goesFirst(x *demand, now time.Time) *Entry {
 }
 
 // Reclaim carries out steps that give back memory that the machine is short of.
-// since is the epoch of the view that they were made from. A model that gave
+// v is the view that they were made from, and since its epoch. A model that gave
 // nothing the last time goes to storage, or it would be asked again for as long as
 // memory is short, and requests would go on waiting for it in vain.
-func (c *Core) Reclaim(steps []tier.Step, since Epoch) {
+func (c *Core) Reclaim(steps []tier.Step, v *tier.View, since Epoch) {
 	for i := range steps {
 		s := &steps[i]
 		if e, ok := c.Find(s.Model.Name); ok && e.sticky && s.To == tier.Swap {
@@ -124,7 +124,7 @@ func (c *Core) Reclaim(steps []tier.Step, since Epoch) {
 			s.Why += "; what it was to give back before stayed"
 		}
 	}
-	c.carryOut(steps, since, forMemory)
+	c.carryOut(steps, v, since, forMemory)
 }
 
 // Shortfall returns the bytes by which models take more than could be charged,

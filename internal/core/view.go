@@ -40,6 +40,9 @@ func (c *Core) promise(own tier.Footprint) Promise {
 	}
 	leaving := func(moves []*Move) {
 		for _, m := range moves {
+			if !m.returns() {
+				continue
+			}
 			at := m.goal()
 			at.serving = false
 			p.Leaving = p.Leaving.Plus(max(m.Entry.charge[tier.RAM]-m.Entry.footprint(at)[tier.RAM], 0))

@@ -92,14 +92,14 @@ func (b *Box) run() {
 		if returned {
 			return
 		}
+		defer func() { // also where the text of what panicked does so
+			_ = recover()
+			go b.run()
+		}()
 		value := recover() // nil: runtime.Goexit
 		if b.failed != nil {
-			func() {
-				defer func() { _ = recover() }()
-				b.failed(value, debug.Stack())
-			}()
+			b.failed(value, debug.Stack())
 		}
-		go b.run()
 	}()
 	for {
 		b.mu.Lock()
