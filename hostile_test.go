@@ -103,22 +103,28 @@ func (h hostileMover) Move(ctx context.Context, mv tier.Move, progress func(tier
 	}
 	return h.Mover.Move(ctx, mv, progress)
 }
+
 func (h hostileMover) Divisible(m *tier.Model) bool {
 	return h.v.act("mover.Divisible") != h.Mover.Divisible(m)
 }
+
 func (h hostileMover) Leaves(m *tier.Model) bool {
 	return h.v.act("mover.Leaves") != h.Mover.Leaves(m)
 }
+
 func (h hostileMover) InPlace(m *tier.Model) bool {
 	return h.v.act("mover.InPlace") != h.Mover.InPlace(m)
 }
+
 func (h hostileMover) FileBacked() bool { return h.v.act("mover.FileBacked") != h.Mover.FileBacked() }
+
 func (h hostileMover) CheckModel(m *tier.Model) error {
 	if h.v.act("mover.CheckModel") {
 		return errText{"mover.CheckModel"}
 	}
 	return nil
 }
+
 func (h hostileMover) Resident(_ context.Context, model string) (present, reclaimable tier.Bytes, err error) {
 	if h.v.act("mover.Resident") {
 		return vast, vast, nil
@@ -128,12 +134,14 @@ func (h hostileMover) Resident(_ context.Context, model string) (present, reclai
 	}
 	return 0, 0, nil
 }
+
 func (h hostileMover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	if h.v.act("mover.Footprint") {
 		return vast, vast, true
 	}
 	return 0, 0, false
 }
+
 func (h hostileMover) PartStatus() any { return h.v.status("mover") }
 func (h hostileMover) Close() error    { return h.v.close("mover") }
 
@@ -159,6 +167,7 @@ func (h hostileProbe) Memory(context.Context) (tier.Memory, error) {
 	}
 	return plenty, nil
 }
+
 func (h hostileProbe) PartStatus() any { return h.v.status("probe") }
 func (h hostileProbe) Close() error    { return h.v.close("probe") }
 
@@ -173,6 +182,7 @@ func (h hostileSelector) Select(req *tier.Request, view *tier.View) (tier.Choice
 	}
 	return h.Selector.Select(req, view)
 }
+
 func (h hostileSelector) Accessed([]tier.Access)  { h.v.act("selector.Accessed") }
 func (h hostileSelector) Moved([]tier.Moved)      { h.v.act("selector.Moved") }
 func (h hostileSelector) Reported([]tier.Outcome) { h.v.act("selector.Reported") }
@@ -205,43 +215,52 @@ func (h hostilePlacement) Plan(view *tier.View, need *tier.Need) tier.Plan {
 	}
 	return h.Learned.Plan(view, need)
 }
+
 func (h hostilePlacement) Accessed(uses []tier.Access) {
 	h.v.act("placement.Accessed")
 	h.Learned.Accessed(uses)
 }
+
 func (h hostilePlacement) Moved(moves []tier.Moved) {
 	h.v.act("placement.Moved")
 	h.Learned.Moved(moves)
 }
+
 func (h hostilePlacement) Reported([]tier.Outcome) { h.v.act("placement.Reported") }
+
 func (h hostilePlacement) Hint(model string, p float64, within time.Duration, now time.Time) {
 	h.v.act("placement.Hint")
 	h.Learned.Hint(model, p, within, now)
 }
+
 func (h hostilePlacement) Worth(view *tier.View) []float64 {
 	if h.v.act("placement.Worth") {
 		return []float64{math.NaN()}
 	}
 	return h.Learned.Worth(view)
 }
+
 func (h hostilePlacement) Predict(m *tier.Model, from, to tier.Tier, b tier.Bytes) (d, low, high time.Duration) {
 	if h.v.act("placement.Predict") {
 		return math.MinInt64, math.MaxInt64, math.MinInt64
 	}
 	return h.Learned.Predict(m, from, to, b)
 }
+
 func (h hostilePlacement) MarshalBinary() ([]byte, error) {
 	if h.v.act("placement.MarshalBinary") {
 		return nil, errText{"placement.MarshalBinary"}
 	}
 	return h.Learned.MarshalBinary()
 }
+
 func (h hostilePlacement) UnmarshalBinary(b []byte) error {
 	if h.v.act("placement.UnmarshalBinary") {
 		return errText{"placement.UnmarshalBinary"}
 	}
 	return h.Learned.UnmarshalBinary(b)
 }
+
 func (h hostilePlacement) PartStatus() any { return h.v.status("placement") }
 func (h hostilePlacement) Close() error    { return h.v.close("placement") }
 
@@ -250,10 +269,12 @@ type hostileHandler struct{ v *villain }
 func (h hostileHandler) Enabled(context.Context, slog.Level) bool {
 	return !h.v.act("logger.Enabled")
 }
+
 func (h hostileHandler) Handle(context.Context, slog.Record) error {
 	h.v.act("logger.Handle")
 	return nil
 }
+
 func (h hostileHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 
@@ -448,4 +469,127 @@ func TestHostile_AnyMethodAtRandom_EverythingEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// takesLeased is a placement that names a model in use as a victim, patient or not.
+type takesLeased struct{}
+
+func (takesLeased) Plan(v *tier.View, need *tier.Need) (p tier.Plan) {
+	if need == nil || need.Model < 0 {
+		return p
+	}
+	if me := v.Library.At(need.Model); me.Name != "a" {
+		p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(0), To: tier.Storage}})
+	}
+	p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(need.Model), To: tier.RAM}})
+	return p
+}
+
+func TestAcquire_PlacementNamesWhatIsLeased_LoopGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 3), model("b", 3)}, Placement: takesLeased{}})
+		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() {
+			l, err := r.Acquire(context.Background(), modeltier.Request{Model: "b"})
+			if err == nil {
+				l.Release()
+			}
+			served <- err
+		}()
+		time.Sleep(time.Second)
+		if r.Status().Stale {
+			t.Error("the loop does not answer")
+		}
+		l.Release()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// told is a placement that has something to say in Status.
+type told struct{ takesLeased }
+
+func (told) PartStatus() any { return "here" }
+
+// pondering is a placement whose prediction never comes, until it is let go.
+type pondering struct {
+	takesLeased
+	let chan struct{}
+}
+
+func (p pondering) Predict(*tier.Model, tier.Tier, tier.Tier, tier.Bytes) (d, low, high time.Duration) {
+	<-p.let
+	return
+}
+
+func TestAcquire_PredictionThatNeverComes_LoopGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pondering{let: make(chan struct{})}
+		defer close(p.let)
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Placement: p})
+		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Release()
+	})
+}
+
+// speechless is a mover that does not tell what is resident, whatever its context
+// says, until it is let.
+type speechless struct {
+	*tiertest.Mover
+	let chan struct{}
+}
+
+func (s speechless) Resident(context.Context, string) (present, reclaimable tier.Bytes, err error) {
+	<-s.let
+	return 0, 0, nil
+}
+
+func TestResident_DoesNotReturn_HoldsUpNeitherMovesNorStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := speechless{&tiertest.Mover{}, make(chan struct{})}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1), model("b", 1)}, Mover: mover})
+		r.mover = mover.Mover
+		defer close(mover.let)
+		r.begin("a").served(1500*time.Millisecond + 10*time.Second).Release()
+		r.use("b")
+		for range 50 {
+			began := time.Now()
+			if s := r.Status(); s.Stale || s.Models[0].Present != -1 || s.Models[1].Present != -1 {
+				t.Errorf("%+v", s.Models)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Fatalf("Status took %v", took)
+			}
+		}
+		// It is not asked without end.
+		began := time.Now()
+		if r.Status(); time.Since(began) > 0 {
+			t.Errorf("it is still asked, for %v", time.Since(began))
+		}
+	})
+}
+
+func TestResident_ReturnsAfterAll_IsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := speechless{&tiertest.Mover{}, make(chan struct{})}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Mover: mover})
+		r.mover = mover.Mover
+		r.use("a")
+		for range 50 {
+			r.Status()
+		}
+		close(mover.let)
+		synctest.Wait()
+		if a := r.Status().Models[0]; a.Present != 0 {
+			t.Errorf("%v are present, the mover says 0", a.Present)
+		}
+	})
 }

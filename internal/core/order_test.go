@@ -8,6 +8,72 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
+func TestMoveTo_HotLoadUnderWay_IsRefused(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6))
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step() // a is leased: there is no room for b
+	b.add(tier.Model{Name: "b", Size: 6, Home: tier.RAM})
+	load := &Order{Kind: HotLoad, Entry: b.entry("b"), To: tier.RAM}
+	b.c.Load(load, b.now)
+	b.step()
+	move := &Order{Kind: MoveTier, Entry: b.entry("b"), To: tier.Storage}
+	if err := b.c.MoveTo(move, b.now); !errors.Is(err, tier.ErrInUse) {
+		t.Errorf("a move of what is not in the library yet: %v, want ErrInUse", err)
+	}
+	b.c.CancelOrder(load, errors.New("changed my mind"), b.now)
+	b.step()
+	if _, there := b.c.Find("b"); there || b.ended[load] == nil {
+		t.Errorf("the load ended with %v, and b is there: %v", b.ended[load], there)
+	}
+}
+
+// A stuck move is nothing to hope for.
+func TestHotLoad_OnlyAStuckMoveHoldsTheRoom_Ends(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 8), sized("h", 8))
+	b.join("a")
+	b.step()
+	m := b.started[0]
+	b.c.CancelMove(m, errors.New("stalled"), b.now)
+	b.now = b.now.Add(time.Minute)
+	b.step()
+	o := &Order{Kind: HotLoad, Entry: b.entry("h"), To: tier.RAM}
+	b.c.Load(o, b.now)
+	for range 10 {
+		b.step()
+		b.now = b.now.Add(time.Minute)
+	}
+	if _, ended := b.ended[o]; !ended {
+		t.Error("the hot load has not ended after ten minutes")
+	}
+}
+
+// A mover that does not say what is present any more does not keep a hot load, which
+// has no deadline, waiting for bytes to go.
+func TestHotLoad_ResidueIsNeverSeenToGo_Ends(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 8), sized("h", 8))
+	b.join("a")
+	b.step()
+	b.finish(Outcome{Err: errors.New("bad weights"), Observed: true, Seen: Seen{Present: 8}})
+	b.step()
+	o := &Order{Kind: HotLoad, Entry: b.entry("h"), To: tier.RAM}
+	b.c.Load(o, b.now)
+	for until := b.now.Add(time.Minute); b.now.Before(until); {
+		wake := b.step()
+		if b.ended[o] != nil {
+			break
+		}
+		if wake.IsZero() {
+			break
+		}
+		b.now = wake
+	}
+	if b.ended[o] == nil {
+		t.Error("the hot load waits for good")
+	}
+}
+
 // newGivenUp is a bench with a model whose hot load was given up before its mover
 // came back with it.
 func newGivenUp(t *testing.T) (*bench, *Entry) {
@@ -27,7 +93,7 @@ func newGivenUp(t *testing.T) (*bench, *Entry) {
 
 // A mover that came back late has brought what is not wanted any more, and at
 // first does not take it away again either.
-func TestHotLoadGivenUp_UnloadFails_TriedAgainEachSecondAndServesNobody(t *testing.T) {
+func TestHotLoadGivenUp_UnloadFails_TriedAgainEachSecondAndServesNoRequest(t *testing.T) {
 	b, h := newGivenUp(t)
 	if len(h.Model.Capabilities) > 0 {
 		t.Errorf("requests for %v are still led to it", h.Model.Capabilities)

@@ -13,139 +13,196 @@ import (
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
-func TestScenarios_LocalAI_Watchdog(t *testing.T) {
-	scenario(t, "LocalAI/busy until every parallel request completes", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 2)))
-		var leases []*modeltier.Lease
-		for range 5 {
-			leases = append(leases, r.get("a"))
+// Pain point 16.
+func TestMoveTier_OwnerPutsAModelToSleep_ItWakesWhenAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 3))
+		cfg.Limits.Swap = 10 * tier.GiB
+		r := newRig(t, cfg)
+		r.use("a")
+		if err := order(t)(r.MoveTier(t.Context(), "a", tier.Swap)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		for i, l := range leases {
-			if _, err := r.MoveTier(t.Context(), "a", tier.Storage); !errors.Is(err, modeltier.ErrInUse) {
-				t.Errorf("with %d leases: %v, want ErrInUse", len(leases)-i, err)
-			}
-			l.Release()
+		if s := r.Status(); s.RAM.Used != 0 || s.Swap.Used != 3*tier.GiB {
+			t.Errorf("asleep it takes %v and %v, want 0 and 3 GiB", s.RAM.Used, s.Swap.Used)
 		}
+		r.begin("a").served(1500 * time.Millisecond).Release()
+		r.wantMoves("load a", "demote a", "promote a")
+	})
+}
+
+// Pain point 19.
+func TestMoveTier_Pinned_ItsOwnerMayMoveIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(pinned(model("a", 3))))
+		r.use("a")
 		if err := order(t)(r.MoveTier(t.Context(), "a", tier.Storage)).Wait(t.Context()); err != nil {
 			t.Error(err)
 		}
+		r.wantAt("a", tier.Storage)
 	})
-	scenario(t, "LocalAI/LRU order", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 1), model("b", 1), model("c", 1), model("d", 3), model("e", 3)))
-		for _, name := range []string{"a", "b", "c", "a"} {
-			r.use(name)
-			time.Sleep(time.Minute)
-		}
-		r.use("d") // one has to leave
-		r.wantMoves("load a", "load b", "load c", "unload b", "load d")
-	})
-	scenario(t, "LocalAI/pending loads counted", func(t *testing.T) {
-		r, scale := newScaleRig(t, onlyRAM(model("a", 3), model("b", 3)))
-		a := r.begin("a")
-		time.Sleep(time.Second)
-		b := r.begin("b")
-		time.Sleep(time.Second)
-		if s := r.Status(); s.RAM.Reserved < 3*tier.GiB || s.RAM.Used > s.Limits.RAM || len(s.Moves) != 1 {
-			t.Errorf("%v reserved, %v used, %d moves; want a's 3 GiB to count", s.RAM.Reserved, s.RAM.Used, len(s.Moves))
-		}
-		a.served(4500 * time.Millisecond).Release()
-		b.served(3500*time.Millisecond + 4500*time.Millisecond).Release()
-		if scale.most() != 3*tier.GiB {
-			t.Errorf("%v were in memory at once", scale.most())
-		}
-	})
-	scenario(t, "LocalAI/several evictions at once", func(t *testing.T) {
-		r := newRig(t, slowUnload(onlyRAM(model("a", 1), model("b", 1), model("c", 1), model("d", 5)), time.Second))
+}
+
+func TestUnload_ScenariosOfLlamaSwap(t *testing.T) {
+	scenario(t, "llama-swap/Unload_StopsInParallel", func(t *testing.T) {
+		r := newRig(t, slowUnload(onlyRAM(model("a", 1.5), model("b", 1.5), model("c", 1.5)), 4*time.Second))
 		for _, name := range []string{"a", "b", "c"} {
 			r.use(name)
 		}
-		r.begin("d").served(time.Second + 7500*time.Millisecond).Release()
-		if n := r.Status().Evictions; n != 3 {
-			t.Errorf("%d left, want 3", n)
-		}
-	})
-	scenario(t, "LocalAI/LRU=1 rapid switches", func(t *testing.T) {
-		r, scale := newScaleRig(t, onlyRAM(model("a", 3), model("b", 3)))
-		for i := range 20 {
-			r.begin([]string{"a", "b"}[i%2]).served(4500 * time.Millisecond).Release()
-		}
-		if scale.most() != 3*tier.GiB || len(r.mover.Moves()) != 39 {
-			t.Errorf("%v at once, %d moves; want 3 GiB and 39", scale.most(), len(r.mover.Moves()))
-		}
-	})
-	scenario(t, "LocalAI/busy skipped and next LRU taken", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 2), model("b", 2), model("c", 2)))
-		a := r.get("a") // the oldest, in use
 		time.Sleep(time.Minute)
-		r.use("b")
-		time.Sleep(time.Minute)
-		r.begin("c").served(3 * time.Second).Release()
-		a.Release()
-		r.wantMoves("load a", "load b", "unload b", "load c")
-	})
-	scenario(t, "LocalAI/NeedMore when all busy", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 3), model("b", 2), model("c", 2)))
-		a, b := r.get("a"), r.get("b")
-		c := r.begin("c")
-		time.Sleep(time.Minute)
-		if !c.waits() {
-			t.Error("c came in")
+		began := time.Now()
+		if _, _, err := r.UpdateLimits(t.Context(), tier.Limits{RAM: 1 * tier.GiB}); err != nil {
+			t.Fatal(err)
 		}
-		r.wantMoves("load a", "load b")
-		b.Release()
-		c.served(time.Minute + 3*time.Second).Release()
-		a.Release()
+		if took := time.Since(began); took != 4*time.Second {
+			t.Errorf("three models left in %v, want the 4s of one", took)
+		}
+		r.wantUsed(0)
 	})
-	scenario(t, "LocalAI/pinned skipped in LRU and idle", func(t *testing.T) {
-		r := newRig(t, onlyRAM(pinned(model("a", 2)), model("b", 2), model("c", 2)))
+	scenario(t, "llama-swap/RequestDuringStop EnsureReadyDuringStop", func(t *testing.T) {
+		r := newRig(t, slowUnload(onlyRAM(model("a", 2), model("b", 4)), 2*time.Second))
 		r.use("a")
-		time.Sleep(time.Hour)
-		r.use("b")
-		r.use("c")
-		r.wantMoves("load a", "load b", "unload b", "load c")
+		b := r.begin("b") // a has to stop for it
+		time.Sleep(time.Second)
+		a := r.begin("a")
+		b.served(2*time.Second + 6*time.Second).Release()
+		a.served(7*time.Second + 2*time.Second + 3*time.Second).Release()
 	})
-	scenario(t, "LocalAI/all pinned nothing evicted pinned/busy conflict", func(t *testing.T) {
-		r := newRig(t, onlyRAM(pinned(model("a", 2)), model("b", 2), model("c", 3)))
-		r.use("a")
-		b := r.get("b")
-		c := r.begin("c")
-		time.Sleep(time.Minute)
-		r.wantMoves("load a", "load b")
-		if !c.waits() {
-			t.Error("c does not wait for b, which may leave")
-		}
-		b.Release()
-		c.served(time.Minute + 4500*time.Millisecond).Release()
-		r.wantAt("a", tier.RAM)
-	})
-	scenario(t, "LocalAI/size-aware with LRU tie-break nobody leaves in vain", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("big", 3), model("small", 1), model("new", 2)))
-		r.use("big")
-		time.Sleep(time.Minute)
-		r.use("small")
-		time.Sleep(time.Minute)
-		r.use("new") // small alone would make room
-		if n := r.Status().Evictions; n != 1 {
-			t.Errorf("%d models left, want one", n)
-		}
-	})
-	scenario(t, "LocalAI/size record cleared on eviction", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 3)))
+	scenario(t, "llama-swap/EnsureReadyIsIdempotent", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
 		for range 5 {
 			r.use("a")
-			if err := order(t)(r.MoveTier(t.Context(), "a", tier.Storage)).Wait(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			r.wantUsed(0)
 		}
+		if _, err := r.MoveTier(t.Context(), "a", tier.RAM); err != nil { // only its home changes
+			t.Error(err)
+		}
+		if _, err := r.MoveTier(t.Context(), "a", tier.RAM); !errors.Is(err, modeltier.ErrInvalid) {
+			t.Errorf("again: %v, want to be told that it is there", err)
+		}
+		r.wantMoves("load a")
 	})
-	scenario(t, "LocalAI/groups overlap evicts", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 2), model("b", 2), model("c", 4)))
+	scenario(t, "llama-swap/ContextCancel the wait ends, the others' do not", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		other := r.begin("a")
+		if _, err := r.Acquire(ctx, modeltier.Request{Model: "a"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("err = %v, want the deadline", err)
+		}
+		other.served(3 * time.Second).Release()
+	})
+	scenario(t, "llama-swap/ConcurrencyLimitRejectsBeforeLoadingStream", func(t *testing.T) {
+		cfg := onlyRAM(model("a", 2), model("b", 2))
+		cfg.MaxQueue = 1
+		r := newRig(t, cfg)
+		a := r.begin("a")
+		r.begin("b").refused(modeltier.ErrBusy, 0)
+		a.served(3 * time.Second).Release()
+		time.Sleep(time.Minute)
+		r.wantMoves("load a")
+	})
+	scenario(t, "llama-swap/Shutdown_StopsAllProcesses", func(t *testing.T) {
+		closed := 0
+		cfg := onlyRAM(model("a", 1), model("b", 1))
+		cfg.Mover = &closing{Mover: cfg.Mover, closed: &closed}
+		r := newRig(t, cfg)
 		r.use("a")
 		r.use("b")
-		r.use("c") // it cannot be beside either
-		r.wantAt("a", tier.Storage)
-		r.wantAt("b", tier.Storage)
+		if err := r.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := r.Close(); err != nil || closed != 1 {
+			t.Errorf("%v, the mover was closed %d times; want once", err, closed)
+		}
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"}); !errors.Is(err, modeltier.ErrClosed) {
+			t.Errorf("err = %v, want ErrClosed", err)
+		}
+	})
+}
+
+func TestUnload_ScenariosOfOllama(t *testing.T) {
+	scenario(t, "ollama/TestSchedExpireRunner a busy model is not taken away, its owner is told", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
+		l := r.get("a")
+		_, err := r.MoveTier(t.Context(), "a", tier.Storage)
+		if in, ok := errors.AsType[*tier.InUseError](err); !ok || in.Leases != 1 {
+			t.Errorf("%v, want ErrInUse by one lease", err)
+		}
+		r.begin("a").served(0).Release()
+		l.Release()
+		if err := order(t)(r.MoveTier(t.Context(), "a", tier.Storage)).Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		r.wantUsed(0)
+	})
+	scenario(t, "ollama/TestSchedPrematureExpired events without a purpose do no harm", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
+		l := r.get("a")
+		for range 3 {
+			l.Release()
+		}
+		if _, err := r.Remove(t.Context(), "nobody"); !errors.Is(err, modeltier.ErrNotFound) {
+			t.Errorf("err = %v, want ErrNotFound", err)
+		}
+		job := order(t)(r.MoveTier(t.Context(), "a", tier.Storage))
+		if err := job.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		job.Cancel(errLeft)
+		job.Cancel(errLeft)
+		if _, err := r.MoveTier(t.Context(), "a", tier.Storage); !errors.Is(err, modeltier.ErrInvalid) {
+			t.Errorf("to where it is: %v, want ErrInvalid", err)
+		}
+		if m := r.model("a"); m.Leases != 0 {
+			t.Errorf("%d leases", m.Leases)
+		}
+		r.use("a")
+		r.wantMoves("load a", "unload a", "load a")
+	})
+	scenario(t, "ollama/TestSchedUseLoadedRunner", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
+		r.use("a")
+		time.Sleep(time.Minute)
+		ctx, cancel := context.WithCancel(t.Context())
+		l, err := r.Acquire(ctx, modeltier.Request{Model: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := r.model("a"); m.Leases != 1 || time.Since(m.LastUse) != 0 {
+			t.Errorf("%d leases, last used %v ago; want 1, now", m.Leases, time.Since(m.LastUse))
+		}
+		cancel() // the wait is over: the lease is its holder's until released
+		synctest.Wait()
+		if m := r.model("a"); m.Leases != 1 {
+			t.Errorf("%d leases after the wait's context, want 1", m.Leases)
+		}
+		l.Release()
+		if m := r.model("a"); m.Leases != 0 {
+			t.Errorf("%d leases after the release, want 0", m.Leases)
+		}
+	})
+	scenario(t, "ollama/TestSchedUnloadAllRunners the one that is loading too", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2), model("b", 2)))
+		r.use("a")
+		b := r.begin("b")
+		time.Sleep(time.Second)
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		b.refused(modeltier.ErrClosed, time.Second)
+		if at := r.mover.At("b"); at != tier.Storage {
+			t.Errorf("b is in %v", at)
+		}
+	})
+	scenario(t, "ollama/TestSchedUnload everything is closed in order", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2), model("b", 2)))
+		r.use("a")
+		l := r.get("b")
+		time.AfterFunc(time.Second, l.Release)
+		began := time.Now()
+		if err := r.Shutdown(t.Context()); err != nil || time.Since(began) != time.Second {
+			t.Errorf("%v after %v, want the end of the lease in 1s", err, time.Since(began))
+		}
 	})
 }
 
@@ -162,7 +219,7 @@ func hanging(cfg modeltier.Config, name string, to tier.Tier) (modeltier.Config,
 	return cfg, sync.OnceFunc(func() { close(letGo) })
 }
 
-func TestScenarios_LocalAI_Lifecycle(t *testing.T) {
+func TestUnload_ScenariosOfLocalAI(t *testing.T) {
 	scenario(t, "LocalAI/force shutdown passes a stuck backend and leaves the loader usable bounded graceful wait", func(t *testing.T) {
 		cfg, letGo := hanging(onlyRAM(model("a", 2)), "a", tier.RAM)
 		cfg.StuckAfter = 7 * time.Second
@@ -263,7 +320,7 @@ func TestScenarios_LocalAI_Lifecycle(t *testing.T) {
 	})
 }
 
-func TestScenarios_Lemonade(t *testing.T) {
+func TestUnload_ScenariosOfLemonade(t *testing.T) {
 	scenario(t, "Lemonade/pressure evicts idle downsizes request restores a downsized model", func(t *testing.T) {
 		cfg := onlyRAM(model("a", 3))
 		cfg.Limits.Swap = 10 * tier.GiB
@@ -362,76 +419,5 @@ func TestScenarios_Lemonade(t *testing.T) {
 		one.served(time.Second + 3*time.Second).Release()
 		two.served(2 * time.Second).Release()
 		r.wantMoves("load a", "unload a", "load a")
-	})
-}
-
-func TestScenarios_OMLX(t *testing.T) {
-	scenario(t, "oMLX/re-discovery keeps loaded and loading entries", func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 1), model("b", 2)))
-		r.use("a")
-		b := r.begin("b")
-		for _, name := range []string{"a", "b"} { // they are found again
-			if _, err := r.HotLoad(t.Context(), model(name, 1)); !errors.Is(err, modeltier.ErrExists) {
-				t.Errorf("%s: %v, want ErrExists", name, err)
-			}
-		}
-		b.served(3 * time.Second).Release()
-		r.begin("a").served(0).Release()
-		r.wantMoves("load a", "load b")
-	})
-	t.Run("oMLX/re-discovery updates pins", func(t *testing.T) {
-		dir := t.TempDir()
-		start := func(t *testing.T, pin bool) *rig {
-			cfg := onlyRAM(model("a", 1), model("b", 5))
-			cfg.StateDir = dir
-			cfg.Models[0].Pinned = pin
-			return newRig(t, cfg)
-		}
-		synctest.Test(t, func(t *testing.T) {
-			r := start(t, true)
-			r.use("a")
-			r.begin("b").refused(modeltier.ErrNoCapacity, 0)
-		})
-		synctest.Test(t, func(t *testing.T) {
-			r := start(t, false)
-			r.use("a")
-			r.use("b")
-			r.wantAt("a", tier.Storage)
-		})
-	})
-	scenario(t, "oMLX/entry replaced mid-load is stopped and leaves nothing", func(t *testing.T) {
-		r := newRig(t, onlyRAM())
-		m := model("a", 4)
-		m.Home = tier.RAM
-		first := order(t)(r.HotLoad(t.Context(), m))
-		time.Sleep(time.Second)
-		first.Cancel(errors.New("there is a newer one"))
-		if err := first.Wait(t.Context()); err == nil {
-			t.Error("the first succeeded")
-		}
-		r.wantUsed(0)
-		m.Size = 2 * tier.GiB
-		if err := order(t)(r.HotLoad(t.Context(), m)).Wait(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		r.wantUsed(2 * tier.GiB)
-		r.wantMoves("load a", "load a")
-	})
-	scenario(t, "oMLX/too-large vs insufficient errors distinct", func(t *testing.T) {
-		r := newRig(t, onlyRAM(pinned(model("a", 3)), model("b", 4), model("huge", 6)))
-		r.use("a")
-		now, never := r.begin("b").refused(modeltier.ErrNoCapacity, 0), r.begin("huge").refused(modeltier.ErrTooLarge, 0)
-		if errors.Is(now, modeltier.ErrTooLarge) || errors.Is(never, modeltier.ErrNoCapacity) || tier.Code(now) == tier.Code(never) {
-			t.Errorf("%v and %v are the same kind", now, never)
-		}
-	})
-	scenario(t, "oMLX/disabled limit never refuses", func(t *testing.T) {
-		cfg := onlyRAM(model("a", 20), model("b", 20), model("c", 10))
-		cfg.Limits = tier.Limits{RAM: tier.Unlimited, Swap: tier.None, Reserved: tier.None, MaxModel: tier.Unlimited}
-		r := newRig(t, cfg)
-		for _, name := range []string{"a", "b", "c"} {
-			r.use(name)
-		}
-		r.wantMoves("load a", "load b", "load c")
 	})
 }

@@ -12,23 +12,6 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// wholes has a bench's models be engines: not divided, and served from ram alone.
-func (b *bench) wholes() *bench {
-	b.traits(Traits{})
-	return b
-}
-
-// taking ends the oldest move, of a model that is seen to take that much.
-func (b *bench) taking(now, peak tier.Bytes) {
-	b.t.Helper()
-	b.finish(Outcome{Seen: Seen{Taken: now, Peak: peak}})
-	b.step()
-}
-
-func (b *bench) ram() (charged, free tier.Bytes) {
-	return b.c.ledger.Charged()[tier.RAM], b.c.Promise().Free[tier.RAM]
-}
-
 func TestMoveEnded_ModelTakesMoreThanDeclared_IsChargedAndItsPeakSetAsideNextTime(t *testing.T) {
 	b := newBench(t, 20, 20, tier.Model{Name: "a", Size: 4, Runtime: 1}, sized("b", 10)).wholes()
 	b.join("a")
@@ -300,23 +283,20 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 	})
 }
 
-// Another process maps the pages, say. Asked for them again and again, it would keep
-// the core busy, and who waits hoping.
-func TestShed_ModelThatGaveNothing_GoesToStorage(t *testing.T) {
-	for stays, want := range map[tier.Bytes]tier.Tier{6: tier.Storage, 4: tier.Swap} {
-		b := newBench(t, 10, 10, sized("a", 6))
-		b.load("a")
-		shed := func(keep, present tier.Bytes) {
-			b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: sized("a", 6), To: tier.Swap, Keep: keep}}}, b.c.Epoch())
-			b.step()
-			b.finish(Outcome{Observed: true, Seen: Seen{Present: present}})
-			b.step()
-		}
-		shed(6, 6)
-		shed(2, stays)
-		shed(1, 0)
-		if e := b.entry("a"); e.Tier() != want {
-			t.Errorf("%d of 6 bytes stayed, and then it went to %v, want %v", stays, e.Tier(), want)
+// A probe that goes by an older look does not show what was charged since.
+func TestReading_OlderThanACharge_ChargeStaysUnseen(t *testing.T) {
+	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4})
+	b.load("a")
+	if got := b.c.unseen[tier.RAM]; got != 4 {
+		t.Fatalf("%d unseen after a load", got)
+	}
+	for _, c := range []struct {
+		age  time.Duration
+		want tier.Bytes
+	}{{time.Second, 4}, {0, 0}} {
+		b.c.Reading(tier.Memory{At: b.now.Add(-c.age), Available: tier.Unlimited}, nil, nil, b.now)
+		if got := b.c.unseen[tier.RAM]; got != c.want {
+			t.Errorf("a look %v before: %d unseen, want %d", c.age, got, c.want)
 		}
 	}
 }

@@ -2,12 +2,15 @@ package modeltier_test
 
 import (
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/selector"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -104,6 +107,67 @@ func TestOptimizeEvery_MovesThatKeepFailing_AreNotPlannedWithoutEnd(t *testing.T
 		time.Sleep(2 * time.Hour)
 		if n := len(p.taken()); n < 10 || n > 500 {
 			t.Errorf("%d plans in two hours after one request", n)
+		}
+	})
+}
+
+// What an owner sends down stays there while nobody asks for it, however much was
+// learned before.
+func TestMoveTier_Down_IsNotUndoneByTheIdlePlan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1), model("b", 1)}})
+		for range 20 {
+			r.use("a")
+			time.Sleep(10 * time.Second)
+		}
+		if err := order(t)(r.MoveTier(t.Context(), "a", tier.Storage)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			r.use("b") // so that the idle plan has a reason to look
+			time.Sleep(time.Minute)
+		}
+		r.wantAt("a", tier.Storage)
+		order, err := r.Optimize(t.Context()) // whoever asks for it has it
+		if err != nil || !slices.ContainsFunc(order.Steps, func(s tier.Step) bool { return s.Model.Name == "a" }) {
+			t.Errorf("Optimize = %v, %v: a is worth moving", order, err)
+		}
+	})
+}
+
+// tally is a selector that counts what is reported to it.
+type tally struct {
+	tier.Selector
+	reports atomic.Int64
+}
+
+func (t *tally) Reported(outcomes []tier.Outcome) { t.reports.Add(int64(len(outcomes))) }
+
+func TestReport_LoopIsBusy_TooManyAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := &tally{Selector: selector.New()}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Selector: told})
+		l := r.get("a")
+		defer l.Release()
+		let := r.Hold()
+		synctest.Wait()
+		other := r.Mail()
+		for range 5000 {
+			l.Report(tier.Outcome{})
+		}
+		if n := r.Mail() - other; n != 1024 {
+			t.Errorf("%d reports wait for the loop, want 1024", n)
+		}
+		let()
+		time.Sleep(10 * time.Second)
+		before := told.reports.Load()
+		if before < 1024 {
+			t.Errorf("%d reports were told, want those that waited", before)
+		}
+		l.Report(tier.Outcome{})
+		time.Sleep(10 * time.Second)
+		if n := told.reports.Load() - before; n != 1 {
+			t.Errorf("of one report when it is quiet again, %d were told", n)
 		}
 	})
 }

@@ -1,0 +1,255 @@
+package core
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+func TestStep_RequestForAModelInStorage_ReservesBeforeItStartsAndGrantsInTheSameStep(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	w := b.join("a")
+	b.step()
+	if got := b.c.ledger.Reserved()[tier.RAM]; len(b.started) != 1 || got != 6 {
+		t.Fatalf("started %d moves with %v reserved", len(b.started), got)
+	}
+	b.finish(Outcome{})
+	if b.step(); len(b.granted) != 1 || b.granted[0] != w || b.entry("a").Gate.Leases() != 1 || !w.Moved {
+		t.Fatalf("granted %v", b.granted)
+	}
+}
+
+func TestStep_VictimTakenIntoUseAfterThePlan_IsRescuedAndPlannedAround(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6), sized("b", 4), sized("c", 6))
+	b.load("a", "b")
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan {
+		p := b.toRAM(v, need)
+		if b.entry("a").Gate.Leases() == 0 {
+			b.entry("a").Gate.Grant() // between the view and the step
+		}
+		return p
+	}
+	b.join("c")
+	b.step()
+	if len(b.started) != 0 || !b.entry("a").Gate.(*fakeGate).open {
+		t.Fatalf("log %v; a's gate open: %v", b.log, b.entry("a").Gate.(*fakeGate).open)
+	}
+	b.release("a")
+	b.plan = b.toRAM
+	b.step()
+	if got := b.started[0]; got.Model.Name != "a" {
+		t.Errorf("the first move is of %s", got.Model.Name)
+	}
+}
+
+func TestStep_OnlyBusyVictims_DrainOnceFairnessHasPassed(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6), sized("b", 6))
+	b.load("a")
+	b.entry("a").Gate.Grant()
+	w := b.join("b")
+	wake := b.step()
+	if !b.entry("a").Gate.(*fakeGate).open || !b.entry("a").Gate.(*fakeGate).watched {
+		t.Fatal("a is closed before its time, or nobody tells when it is free")
+	}
+	if want := w.Since.Add(time.Second); !wake.Equal(want) {
+		t.Fatalf("wakes at %v, want %v", wake, want)
+	}
+	b.now = wake
+	b.step()
+	if b.entry("a").Gate.(*fakeGate).open || len(b.started) != 0 {
+		t.Fatal("a does not drain, or leaves under its lease")
+	}
+	again := b.join("a") // has to wait now: never both
+	b.step()
+	b.release("a")
+	b.step()
+	for range 2 { // a out, b in
+		b.finish(Outcome{})
+		b.step()
+	}
+	if !slices.Equal(b.granted[1:], []*Waiter{w}) {
+		t.Fatalf("granted %d", len(b.granted))
+	}
+	b.release("b")
+	b.step()
+	b.now = b.now.Add(time.Minute)
+	b.step()
+	for len(b.started) > 0 {
+		b.finish(Outcome{})
+		b.step()
+	}
+	if b.granted[len(b.granted)-1] != again {
+		t.Error("a's own waiter was forgotten")
+	}
+}
+
+func TestStep_DisjointVictims_LeaveAtTheSameTime(t *testing.T) {
+	b := newBench(t, 12, 0, sized("a", 6), sized("b", 6), sized("c", 6), sized("d", 6))
+	b.load("a", "b")
+	b.join("c")
+	b.join("d")
+	b.step()
+	var out []string
+	for _, m := range b.started {
+		out = append(out, m.Model.Name)
+	}
+	if !slices.Equal(out, []string{"a", "b"}) {
+		t.Errorf("leaving: %v, want a and b at once", out)
+	}
+}
+
+// Two models change places in tiers with one byte to spare: each hop has just the
+// room that the one before it made.
+func TestStep_ModelsThatPassEachOtherInParts_DoSoInThePlansOrder(t *testing.T) {
+	b := newBench(t, 10, 5, sized("a", 8), sized("b", 6))
+	hop := func(name string, to tier.Tier, keep tier.Bytes) tier.Step {
+		return tier.Step{Move: tier.Move{Model: b.entry(name).Model, To: to, Keep: keep}}
+	}
+	b.load("a")
+	b.plan = func(*tier.View, *tier.Need) tier.Plan { return tier.Plan{Steps: []tier.Step{hop("b", tier.Swap, 2)}} }
+	b.load("b")
+	plans := 0
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		plans++
+		var p tier.Plan
+		for n := tier.Bytes(1); n < 4; n++ {
+			p.Steps = append(p.Steps, hop("a", tier.Swap, 8-n), hop("b", tier.Swap, 2+n))
+		}
+		p.Steps = append(p.Steps, hop("a", tier.Swap, 4), hop("b", tier.RAM, 0))
+		return p
+	}
+	b.log = nil
+	b.join("b")
+	for b.step(); len(b.started) > 0; b.step() {
+		b.finish(Outcome{})
+	}
+	want := []string{
+		"a ram→swap keep 7", "b swap→swap keep 3", "a swap→swap keep 6", "b swap→swap keep 4",
+		"a swap→swap keep 5", "b swap→swap keep 5", "a swap→swap keep 4", "b swap→ram keep 0",
+	}
+	if !slices.Equal(b.log, want) || plans != 1 || len(b.granted) != 3 || b.entry("b").Tier() != tier.RAM {
+		t.Fatalf("%d plans, %d grants, b in %v:\n%q\nwant\n%q", plans, len(b.granted), b.entry("b").Tier(), b.log, want)
+	}
+}
+
+// A step that cannot have its room leaves its model where it is, unless it was to
+// make room: only then is storage the next best place.
+func TestPlanned_IdleStepUpThatFindsNoRoom_LeavesItsModelWhereItIs(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 8), sized("b", 6))
+	b.load("a")
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Swap, Keep: 1}}}}
+	}
+	b.load("b")
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: b.entry("b").Model, To: tier.Swap, Keep: 4}}}}
+	}
+	b.c.AskIdle(false, b.now)
+	for b.step(); len(b.started) > 0; b.step() {
+		b.finish(Outcome{})
+	}
+	if e := b.entry("b"); e.Tier() != tier.Swap || e.Kept() != 1 {
+		t.Fatalf("b is in %v, %d bytes present", e.Tier(), e.Kept())
+	}
+}
+
+// The same for one that was in swap when the plan was made, and was to keep less
+// there: to carry that out would map it again.
+func TestPlanned_LeftFurtherThanItsStep_IsNotBroughtBackToMakeRoom(t *testing.T) {
+	b := newBench(t, 14, 10, sized("x", 10), sized("v", 6))
+	b.load("v")
+	to := func(name string, size tier.Bytes, t tier.Tier, keep tier.Bytes) tier.Step {
+		return tier.Step{Move: tier.Move{Model: sized(name, size), To: t, Keep: keep}}
+	}
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{to("v", 6, tier.Swap, 3)}}
+	}
+	b.c.AskIdle(false, b.now)
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	b.started = nil
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{to("v", 6, tier.Storage, 0), to("v", 6, tier.Swap, 1), to("x", 10, tier.RAM, 0)}}
+	}
+	b.join("x")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	for _, m := range b.started {
+		if m.Entry == b.entry("v") && m.To > m.From {
+			t.Errorf("to make room, %s goes from %v to %v", m.Model.Name, m.From, m.To)
+		}
+	}
+	if e := b.entry("v"); e.Tier() != tier.Storage {
+		t.Errorf("v is in %v", e.Tier())
+	}
+}
+
+func TestPlanned_PlanThatCannotBe_IsRefusedAfterSomeAttempts(t *testing.T) {
+	for name, p := range map[string]func(v *tier.View) tier.Plan{
+		"nothing": func(*tier.View) tier.Plan { return tier.Plan{} },
+		"nobody":  func(*tier.View) tier.Plan { return tier.Plan{Steps: []tier.Step{{Move: tier.Move{To: tier.RAM}}}} },
+		"beyond limits": func(v *tier.View) tier.Plan {
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.RAM}}}}
+		},
+		"keeps more": func(v *tier.View) tier.Plan {
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.Swap, Keep: 99}}}}
+		},
+	} {
+		b := newBench(t, 5, 0, sized("a", 6))
+		b.plan = func(v *tier.View, _ *tier.Need) tier.Plan { return p(v) }
+		w := b.join("a")
+		b.step()
+		if err := b.refused[w]; !errors.Is(err, tier.ErrNoCapacity) && !errors.Is(err, tier.ErrInvalid) && !errors.Is(err, tier.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPlanned_ChangesNothing_AskedAFewTimesOnly(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6), sized("v", 2))
+	b.join("a")
+	asks := 0
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		asks++
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: sized("v", 2), To: tier.Storage}}}}
+	}
+	for range 3 * maxTries {
+		b.step()
+	}
+	if len(b.refused) != 1 || asks > 2*maxTries {
+		t.Errorf("asked %d times, %d refused; want an end after %d tries", asks, len(b.refused), maxTries)
+	}
+}
+
+func TestSetLimits_BelowWhatIsLeased_IsRefusedAndChangesNothing(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	old := b.c.ledger.Limits()
+	n := old
+	n.RAM = 5
+	if err := b.c.SetLimits(n); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	if len(b.limits) != 1 || !errors.Is(b.limits[0].Err, tier.ErrLimits) || b.c.ledger.Limits() != old {
+		t.Fatalf("%+v", b.limits)
+	}
+	b.release("a")
+	b.step()
+	if err := b.c.SetLimits(n); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(Outcome{})
+	if b.step(); len(b.limits) != 2 || b.limits[1].Err != nil || b.c.ledger.Limits() != n {
+		t.Errorf("%+v", b.limits)
+	}
+}
