@@ -142,3 +142,16 @@ func TestHotLoadGivenUp_ConfiguredBeforeItIsOut_BecomesTheConfiguredOne(t *testi
 		})
 	}
 }
+
+func TestMoveTo_ModelLeased_IsInUseAndStays(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.load("a")
+	e := b.entry("a")
+	e.Gate.Grant()
+	if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: e, To: tier.Storage}, b.now); !errors.Is(err, tier.ErrInUse) {
+		t.Errorf("%v, want ErrInUse", err)
+	}
+	if b.step(); len(b.started) > 0 || !e.Gate.(*fakeGate).open {
+		t.Errorf("moves under a lease: %d, gate open: %v", len(b.started), e.Gate.(*fakeGate).open)
+	}
+}

@@ -83,3 +83,30 @@ func TestStopOneFrozen_UnloadFails_NotTriedAgainAtOnce(t *testing.T) {
 		t.Errorf("%d unloads in one moment, want 1", tried)
 	}
 }
+
+// What a removed model of its name has left in memory is not the new model's own:
+// to reckon with it would begin a load that its move, which does not, refuses, and
+// do so again and again.
+func TestServeUnderPressure_ResidueOfAnotherOfItsName_IsNotTheModelsOwn(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.load("a")
+	if err := b.c.Drop(&Order{Kind: Remove, Entry: b.entry("a")}, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(seen(6))
+	b.step()
+	b.add(tier.Model{Name: "a", Size: 4, Runtime: 6})
+	b.memory.Pressure.Level = tier.PressureHigh
+	b.c.Reading(b.memory, nil, nil, b.now)
+	asked, inVain := 0, 0
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		asked++
+		inVain = max(inVain, b.entry("a").demand.tries)
+		return tier.Plan{Err: &tier.CapacityError{}}
+	}
+	b.join("a")
+	if b.step(); asked == 0 || inVain > 0 {
+		t.Errorf("the placement was asked %d times, after %d plans that came to nothing", asked, inVain)
+	}
+}

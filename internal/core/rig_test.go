@@ -35,6 +35,7 @@ type bench struct {
 	t       reporter
 	c       *Core
 	now     time.Time
+	memory  tier.Memory // what a reading shows
 	plan    func(*tier.View, *tier.Need) tier.Plan
 	started []*Move
 	granted []*Waiter
@@ -122,7 +123,7 @@ func (b *bench) step() time.Time {
 				}
 				b.c.Planned(a.Question, b.plan(&a.Question.View, need), nil, b.now)
 			case Read:
-				b.c.Reading(tier.Memory{Available: tier.Unlimited}, nil, nil, b.now)
+				b.c.Reading(b.memory, nil, nil, b.now)
 			}
 		}
 	}
@@ -174,7 +175,7 @@ func (b *bench) load(names ...string) {
 }
 
 func newBench(t reporter, ram, swap tier.Bytes, models ...tier.Model) *bench {
-	b := &bench{t: t, now: time.Unix(1_700_000_000, 0), refused: map[*Waiter]error{}, ended: map[*Order]error{}}
+	b := &bench{t: t, now: time.Unix(1_700_000_000, 0), memory: tier.Memory{Available: tier.Unlimited}, refused: map[*Waiter]error{}, ended: map[*Order]error{}}
 	b.c = New(tier.Limits{RAM: ram, Swap: swap, Reserved: 1, MaxModel: tier.Unlimited}, Options{
 		Protection: tier.Protection{Fairness: time.Second, Grace: 50 * time.Millisecond},
 		Loads:      1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second, StallAfter: time.Hour, StuckAfter: 10 * time.Second,

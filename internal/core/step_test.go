@@ -253,3 +253,70 @@ func TestSetLimits_BelowWhatIsLeased_IsRefusedAndChangesNothing(t *testing.T) {
 		t.Errorf("%+v", b.limits)
 	}
 }
+
+// The last step of a plan waits without a claim on its model, which may become
+// another meanwhile: the step speaks of the model that it was.
+func TestStep_ModelReplacedBeforeItsStepBegins_NewOneIsNotMoved(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 10), sized("b", 6), sized("c", 2))
+	b.load("a")
+	to := func(name string, t tier.Tier) tier.Step {
+		return tier.Step{Move: tier.Move{Model: b.entry(name).Model, To: t}}
+	}
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{to("a", tier.Storage), to("b", tier.RAM), to("c", tier.RAM)}}
+	}
+	b.c.AskIdle(false, b.now)
+	b.step() // a leaves, b waits for its room and c for b
+	b.c.Replace(b.entry("c"), other("c", 3), all, b.now)
+	for b.step(); len(b.started) > 0; b.step() {
+		b.finish(Outcome{})
+	}
+	if e := b.entry("c"); e.Model.Size != 3 || e.Tier() != tier.Storage {
+		t.Errorf("c of %v is in %v, want the new c in storage", e.Model.Size, e.Tier())
+	}
+}
+
+// Nothing but the end of the unload lets the request go on: no byte is given back.
+func TestStep_UnloadAwaitedByARequestFails_RequestGoesOn(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6), sized("b", 6))
+	b.load("a")
+	if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("a"), To: tier.Storage}, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	w := b.join("b")
+	b.step() // it waits for the room that the move may make
+	b.finish(Outcome{Err: errors.New("it cannot be unloaded")})
+	for b.step(); len(b.started) > 0; b.step() {
+		b.finish(Outcome{})
+	}
+	if b.granted[len(b.granted)-1] != w {
+		t.Errorf("the request is not served: %v", b.refused[w])
+	}
+}
+
+// The load's own request has left, so that nothing but the move's state tells.
+func TestStep_RoomIsHeldByAMoveThatGetsStuck_RequestIsRefused(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 8), sized("b", 8))
+	first := b.join("a")
+	b.step()
+	b.c.Leave(first)
+	w := b.join("b")
+	for wake := b.step(); !wake.IsZero() && b.refused[w] == nil; wake = b.step() {
+		b.now = wake
+	}
+	if !errors.Is(b.refused[w], tier.ErrNoCapacity) || !b.entry("a").Stuck() {
+		t.Errorf("the request got %v, a is stuck: %v", b.refused[w], b.entry("a").Stuck())
+	}
+}
+
+func TestGrant_TwoRequestsForOneModel_BothAreServed(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.join("a")
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	if b.step(); len(b.granted) != 2 {
+		t.Errorf("%d of 2 requests are served", len(b.granted))
+	}
+}
