@@ -111,6 +111,24 @@ func TestOptimizeEvery_MovesThatKeepFailing_AreNotPlannedWithoutEnd(t *testing.T
 	})
 }
 
+func TestManager_AtRest_LooksOnceASecondAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &asks{}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 1)}, Placement: a, StateDir: t.TempDir()})
+		r.use("a")
+		time.Sleep(3 * time.Hour) // until nothing is planned any more
+		a.taken()
+		reads, moves := r.probe.Reads(), len(r.mover.Moves())
+		time.Sleep(10 * time.Minute)
+		if n := r.probe.Reads() - reads; n > 600 || n < 300 {
+			t.Errorf("memory was read %d times in ten minutes, want once a second at most, and not given up", n)
+		}
+		if plans, began := len(a.taken()), len(r.mover.Moves())-moves; plans > 0 || began > 0 {
+			t.Errorf("at rest it asked for %d plans and began %d moves", plans, began)
+		}
+	})
+}
+
 // What an owner sends down stays there while nobody asks for it, however much was
 // learned before.
 func TestMoveTier_Down_IsNotUndoneByTheIdlePlan(t *testing.T) {

@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -318,5 +319,93 @@ func TestGrant_TwoRequestsForOneModel_BothAreServed(t *testing.T) {
 	b.finish(Outcome{})
 	if b.step(); len(b.granted) != 2 {
 		t.Errorf("%d of 2 requests are served", len(b.granted))
+	}
+}
+
+// At rest nothing but the owner's own clock calls the core: idle planning ends some
+// hours after the last request, and is not asked for every second before.
+func TestStep_AtRest_AsksToBeWokenSeldomThenNotAtAll(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	b.c.opt.OptimizeEvery = 30 * time.Second
+	b.c.Used(b.entry("a"), b.now, b.now)
+	b.load("a")
+	began, wakes := b.now, 0
+	for wake := b.step(); !wake.IsZero() && wakes < 10_000; wake = b.step() {
+		b.now = wake
+		wakes++
+	}
+	if rested := b.now.Sub(began); wakes == 0 || wakes >= 10_000 || rested < idleTooLong || time.Duration(wakes)*time.Second > rested {
+		t.Errorf("woken %d times in %v", wakes, rested)
+	}
+}
+
+// A turn is what the Manager's loop does for one event: Step, and View if anything
+// has changed. It is to take 1 ms at most.
+func BenchmarkLoop_TurnAt1000Models(b *testing.B) {
+	const models, resident = 1000, 200
+	for _, event := range []string{"join", "answer", "move end", "reading", "release"} {
+		b.Run(event, func(b *testing.B) {
+			library := make([]tier.Model, models)
+			for i := range library {
+				library[i] = sized(fmt.Sprint(i), 10)
+			}
+			c := newBench(b, 10*resident, 10*models, library...)
+			for i := range resident {
+				c.load(library[i].Name)
+			}
+			var turns []time.Duration
+			var answers []func() // of parts, to be told in the next turn
+			turn := func(of string, happens func()) {
+				began := time.Now()
+				happens()
+				actions, _ := c.c.Step(c.now)
+				if c.c.Changed() {
+					c.c.View(c.now)
+				}
+				if took := time.Since(began); of == event {
+					turns = append(turns, took)
+				}
+				for _, a := range actions {
+					switch a := a.(type) {
+					case Start:
+						c.started = append(c.started, a.Move)
+					case Ask:
+						p := c.plan(&a.Question.View, &a.Question.Need)
+						answers = append(answers, func() { c.c.Planned(a.Question, p, nil, c.now) })
+					case Read:
+						answers = append(answers, func() { c.c.Reading(c.memory, nil, nil, c.now) })
+					}
+				}
+			}
+			next := library[resident].Name
+			b.ReportAllocs()
+			for b.Loop() { // next comes, for which another leaves, which comes next
+				c.now = c.now.Add(time.Minute)
+				turn("reading", func() { c.c.Reading(c.memory, nil, nil, c.now) })
+				turn("join", func() { c.join(next) })
+				left := ""
+				for len(answers) > 0 || len(c.started) > 0 {
+					if len(answers) > 0 {
+						answer := answers[0]
+						answers = answers[1:]
+						turn("answer", answer)
+						continue
+					}
+					turn("move end", func() {
+						if m := c.finish(Outcome{}); m.To == tier.Storage {
+							left = m.Model.Name
+						}
+					})
+				}
+				if c.entry(next).Gate.Leases() != 1 || left == "" {
+					b.Fatalf("%s is not served, or none left for it: %q", next, left)
+				}
+				turn("release", func() { c.release(next) })
+				next = left
+			}
+			slices.Sort(turns)
+			b.ReportMetric(float64(turns[len(turns)/2]), "p50-ns/turn")
+			b.ReportMetric(float64(turns[len(turns)*99/100]), "p99-ns/turn")
+		})
 	}
 }
