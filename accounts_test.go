@@ -81,7 +81,7 @@ func TestAccounts_ThirdOneTooSmall_RefusedForGoodByName(t *testing.T) {
 	})
 }
 
-// What others have taken of the device, only a reading shows.
+// Only a reading shows what other processes have taken of the device.
 func TestAccounts_ThirdOneTakenByOthers_NothingIsPromisedOfIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		available := new(atomic.Int64)
@@ -297,8 +297,8 @@ func TestFootprint_HotLoadedModelTakesMore_WhatWasDeclaredIsKept(t *testing.T) {
 	})
 }
 
-// frozenMover has models that keep memory of their own while they are in swap, as
-// frozen engines do.
+// frozenMover has models that keep memory of their own while in swap, as frozen
+// engines do.
 type frozenMover struct {
 	*tiertest.Mover
 	own tier.Bytes
@@ -315,7 +315,7 @@ func (f frozenMover) Resident(_ context.Context, model string) (present, reclaim
 }
 
 func TestFootprint_FrozenEnginesKeepMemory_RoomIsMadeAllTheSame(t *testing.T) {
-	for _, own := range []tier.Bytes{14 * tier.MiB, 57 * tier.MiB, 150 * tier.MiB} { // of the last, not all fit at once
+	for _, own := range []tier.Bytes{14 * tier.MiB, 57 * tier.MiB, 150 * tier.MiB} { // with the last value not all fit at once
 		synctest.Test(t, func(t *testing.T) {
 			fake := &tiertest.Mover{OnlyRAM: true}
 			var models []tier.Model
@@ -421,8 +421,8 @@ func TestResidue_RemovedModelStillThere_ItsBytesAreNotForgotten(t *testing.T) {
 	})
 }
 
-// Weights that stay in memory though the model is in storage, as where another
-// process maps their file, stand in the way of others, and not of itself.
+// If another process maps the file, weights stay in memory though the model is in
+// storage. They block other models, but not their own.
 //
 // Pain point 20.
 func TestResidue_WeightsStayInMemory_TheirOwnModelFitsAllTheSame(t *testing.T) {

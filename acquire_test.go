@@ -83,7 +83,7 @@ func TestAcquire_LargerThanRAM_ServedFromSwap(t *testing.T) {
 	})
 }
 
-// slowly is a probe that takes its time.
+// slowly is a slow probe.
 type slowly struct{ tier.MemoryProbe }
 
 func (s slowly) Memory(ctx context.Context) (tier.Memory, error) {
@@ -91,8 +91,8 @@ func (s slowly) Memory(ctx context.Context) (tier.Memory, error) {
 	return s.MemoryProbe.Memory(ctx)
 }
 
-// The loop is busy with a reading, and sees the request only when its caller has
-// gone and the queue of its model is full.
+// The loop is busy with a reading. It sees the request only after its caller has
+// left and the model's queue is full.
 func TestAcquire_CallerLeavesBeforeItIsSeen_QueueFull_ManagerGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mover := &tiertest.Mover{Fault: func(tier.Move) error { time.Sleep(10 * time.Second); return nil }}
@@ -323,7 +323,7 @@ func TestAcquire_ScenariosOfOllama(t *testing.T) {
 		fail := false
 		cfg := onlyRAM(model("a", 2))
 		cfg.Limits.Swap = 10 * tier.GiB
-		// The fake does not lose models; this one does.
+		// The fake never reports a crash; this mover does.
 		cfg.Mover = tier.MoverFunc(func(context.Context, tier.Move, func(tier.Bytes)) error {
 			if fail {
 				return lost
@@ -499,7 +499,7 @@ func TestAcquire_ScenariosOfLlamaSwap(t *testing.T) {
 		r := newRig(t, onlyRAM(model("llama", 2)))
 		err := r.begin("lama").refused(modeltier.ErrNotFound, 0)
 		if nf, ok := errors.AsType[*tier.NotFoundError](err); !ok || !slices.Contains(nf.Nearby, "llama") {
-			t.Errorf("%v, want an error that knows llama", err)
+			t.Errorf("%v, want an error that names llama", err)
 		}
 	})
 	scenario(t, "llama-swap/JoinInFlightSwap", func(t *testing.T) {
@@ -557,7 +557,7 @@ func TestAcquire_ScenariosOfLlamaSwap(t *testing.T) {
 		queued.refused(errLeft, time.Second)
 		swap.leave()
 		swap.refused(errLeft, time.Second)
-		swap.leave() // again, when there is nothing left to leave
+		swap.leave() // a second time, after the wait has ended
 		other.served(time.Second + 6*time.Second).Release()
 		r.wantMoves("load a", "load b") // a's load was called off
 	})

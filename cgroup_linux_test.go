@@ -30,7 +30,7 @@ const (
 )
 
 // TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled takes a model of 7
-// GB through every operation where 7.4 GiB is all there is, as on an Orin Nano.
+// GB through every operation in a cgroup of 7.4 GiB, which is what an Orin Nano has.
 func TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled(t *testing.T) {
 	if os.Getenv("MODELTIER_LONG") == "" {
 		t.Skip("takes minutes and all memory there is: MODELTIER_LONG=1 runs it")
@@ -44,7 +44,7 @@ func TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled(t *testing.T) 
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Truncate(7_000_000_000); err != nil { // a hole all over: it takes no disk
+	if err := f.Truncate(7_000_000_000); err != nil { // a sparse file: it takes no disk
 		t.Skipf("no sparse files here: %v", err)
 	}
 	defer unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
@@ -99,7 +99,7 @@ func TestBigModelChild(t *testing.T) {
 			t.Errorf("to %v: %v", to, err)
 		}
 	}
-	// What a digest does: it reads the file from its beginning, beside the mapping.
+	// A digest reads the file from its start, beside the mapping.
 	r, err := mover.Reader("big")
 	if err != nil {
 		t.Fatal(err)
@@ -125,8 +125,8 @@ func TestBigModelChild(t *testing.T) {
 	}
 }
 
-// The scaled machine: 600 MiB for a server of six models of 200 MiB and for what
-// else runs there.
+// The scaled machine has 600 MiB for a server of six models of 200 MiB and for the
+// other process.
 const (
 	scaledMachine = 600 * tier.MiB
 	scaledModel   = 200 * tier.MiB
@@ -135,7 +135,7 @@ const (
 
 var scaledLimits = tier.Limits{RAM: 300 * tier.MiB, Swap: 1000 * tier.MiB, Reserved: 50 * tier.MiB, MaxModel: 400 * tier.MiB}
 
-// mark is what stands at both ends of a page of a model's file.
+// mark returns the word written at both ends of a page of a model's file.
 func mark(model, page int) uint64 { return rand.NewPCG(uint64(model), uint64(page)).Uint64() }
 
 // TestManager_ModelsTwiceTheMemory_64Clients_NoKillNoWrongAnswer asks for all
@@ -194,8 +194,8 @@ func cagedFor(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestHogChild is no test: it is the process beside the server that grabs memory
-// and frees it, at a pace at which programs do.
+// TestHogChild is no test: it is the process beside the server that allocates and
+// frees memory at the pace of ordinary programs.
 func TestHogChild(t *testing.T) {
 	ctx := cagedFor(t)
 	const step = 10 << 20
@@ -297,7 +297,7 @@ func TestServerChild(t *testing.T) {
 		}
 	}
 	if answers == 0 {
-		t.Error("nobody was served")
+		t.Error("no request was served")
 	}
 	refused.Range(func(code, n any) bool {
 		t.Logf("refused as %v: %d", code, n.(*atomic.Int64).Load())
@@ -310,8 +310,8 @@ func TestServerChild(t *testing.T) {
 	}
 }
 
-// probeWeights reads a piece of a leased model, as engines do from one place on,
-// and compares it with what was written.
+// probeWeights reads part of a leased model sequentially, as engines do, and compares
+// it with what was written.
 func probeWeights(mover *mapped.Mover, model int) error {
 	parts, err := mover.Bytes(fmt.Sprint(model))
 	if err != nil {
@@ -329,7 +329,7 @@ func probeWeights(mover *mapped.Mover, model int) error {
 	return nil
 }
 
-// lockedBytes is what the kernel says that this process has locked.
+// lockedBytes returns how many bytes this process has locked, by the kernel.
 func lockedBytes(t *testing.T) tier.Bytes {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
@@ -344,7 +344,7 @@ func lockedBytes(t *testing.T) tier.Bytes {
 	return tier.Bytes(kb) * tier.KiB
 }
 
-// cageProcs names the file through which a child puts itself into its cgroup.
+// cageProcs names the file by which a child enters its cgroup.
 const cageProcs = "MODELTIER_TEST_CGROUP"
 
 // cage is a memory cgroup for the children of a test.
@@ -383,9 +383,9 @@ func newCage(t *testing.T, limit tier.Bytes) *cage {
 	return c
 }
 
-// memoryCgroup finds a group with the memory controller in which groups may be
-// made: with version 1 the one of this process, with version 2, where groups
-// with processes have no groups below them, the top.
+// memoryCgroup finds a group with the memory controller in which groups can be
+// created: with version 1 that of this process; with version 2, which allows no
+// groups below one with processes, the root.
 func memoryCgroup() (dir string, unified bool, err error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -428,8 +428,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// start has a child process run one test of this binary in the cage. Its end, and
-// that of everything in the cage, is awaited by the test's cleanup at the latest.
+// start runs one test of this binary in a child process in the cage. The test's
+// cleanup ends it at the latest.
 func (c *cage) start(test string, env ...string) *exec.Cmd {
 	c.t.Helper()
 	child := exec.CommandContext(c.t.Context(), os.Args[0], "-test.v", "-test.run=^"+test+"$")
@@ -439,7 +439,7 @@ func (c *cage) start(test string, env ...string) *exec.Cmd {
 	if err := child.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() { // where the test has not come to it
+	c.t.Cleanup(func() { // if the test has not waited for it
 		child.Process.Kill()
 		child.Wait()
 	})
@@ -458,8 +458,8 @@ func (c *cage) wait(child *exec.Cmd) {
 	c.t.Logf("the child:\n%s", said)
 }
 
-// figure returns one number out of a file of the group; key is "" where it is all
-// there is in it.
+// figure returns a number from a file of the group; key is "" if the file holds
+// nothing else.
 func (c *cage) figure(file, key string) int64 {
 	c.t.Helper()
 	text, err := os.ReadFile(filepath.Join(c.dir, file))
@@ -480,8 +480,8 @@ func (c *cage) figure(file, key string) int64 {
 	return 0
 }
 
-// check wants no kill, and never more in the group than limit. The kernel lets a
-// few pages of its own pass, those that it cannot wait for.
+// check fails the test on an OOM kill or if the group used more than limit. The
+// kernel may exceed it by a few pages for which it cannot wait.
 func (c *cage) check(limit tier.Bytes) {
 	c.t.Helper()
 	killed, peak, hits := int64(0), tier.Bytes(0), int64(0)
@@ -500,7 +500,7 @@ func (c *cage) check(limit tier.Bytes) {
 	}
 }
 
-// caged puts a child into its cgroup, or skips where the test is not one.
+// caged moves a child into its cgroup; it skips if the test is not one.
 func caged(t *testing.T) {
 	t.Helper()
 	procs := os.Getenv(cageProcs)

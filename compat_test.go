@@ -58,7 +58,7 @@ func wireRig(t *testing.T, availableGB, swapFreeGB float64) *rig {
 	probe := tiertest.NewProbe(tier.Memory{
 		Total: gbytes(7.4), Available: gbytes(availableGB), SwapTotal: gbytes(12), SwapFree: gbytes(swapFreeGB),
 	})
-	// What the placement does by itself is no answer to a request.
+	// Idle planning would add moves that are no answer to a request.
 	r := newRig(t, modeltier.Config{Models: recordedLibrary(), Probe: probe, OptimizeEvery: -1})
 	time.Sleep(time.Minute) // home tiers are filled
 	return r
@@ -190,7 +190,7 @@ func replay(t *testing.T, name string, rec recording) {
 	}
 }
 
-// sameShape checks that every recorded key is there with its type, below too.
+// sameShape checks that every recorded key is present with its type, recursively.
 func sameShape(t *testing.T, where string, got, want map[string]any) {
 	t.Helper()
 	for key, w := range want {
@@ -209,7 +209,7 @@ func sameShape(t *testing.T, where string, got, want map[string]any) {
 	}
 }
 
-// Time stands still in a test but for what is waited for.
+// Virtual time passes only while something waits.
 func TestContract_ErrorAfterAWait_SelectionTimeIsThatOfTheSelection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{
@@ -260,8 +260,8 @@ func TestContract_ContextEnds_IsAnAnswerToo(t *testing.T) {
 	})
 }
 
-// Answers of our own server to the byte, reviewed by a person. Where the recordings
-// of the earlier system are not at hand, this is what holds the contract.
+// The server's answers to the byte, reviewed by a person. They check the contract
+// where the recordings of the earlier system are not available.
 //
 // A line of the script is a machine with its memory, a wait, or a request; the line
 // below a request is its answer, in which times and job numbers are masked.
@@ -444,7 +444,7 @@ func TestContract_Hint_ReachesThePlacementOrSaysWhyNot(t *testing.T) {
 			{`{"model_name": "a"}`, "", heard{"a", 1, time.Minute}},
 			{`{"model_name": "a", "probability": 0.25, "within_s": 1.5}`, "", heard{"a", 0.25, 1500 * time.Millisecond}},
 			{`{}`, "invalid_request", heard{}},
-			{`{"model_name": "nobody"}`, "not_found", heard{}},
+			{`{"model_name": "unknown"}`, "not_found", heard{}},
 			{`{"model_name": "a", "probability": 0}`, "invalid_request", heard{}},
 			{`{"model_name": "a", "probability": 1.5}`, "invalid_request", heard{}},
 			{`{"model_name": "a", "within_s": 1e300}`, "invalid_request", heard{}},

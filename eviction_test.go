@@ -58,7 +58,7 @@ func TestEviction_EverythingPinned_RefusesAtOnceAndSaysWho(t *testing.T) {
 		a := model("a", 4)
 		a.Pinned = true
 		b := model("b", 4)
-		b.Runtime = 7 * tier.GiB / 8 // too much to be served beside a, from wherever
+		b.Runtime = 7 * tier.GiB / 8 // too much to be served beside a from any tier
 		r := newRig(t, modeltier.Config{Models: []tier.Model{a, b}, Limits: tier.Limits{Swap: tier.None}})
 		r.use("a")
 		began := time.Now()
@@ -156,8 +156,7 @@ func TestEviction_ModelInUse_IsNeverTakenFromUnderALease(t *testing.T) {
 // Pain point 4.
 func TestEviction_MemoryTakenByIdleModels_TheyLeaveInsteadOfARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// Of 6 GiB that a machine has to give, a takes 4; there is no more than 2 to be
-		// seen when b wants 3.
+		// The machine has 6 GiB, a takes 4 of them: only 2 are available when b needs 3.
 		r, scale := newObserverRig(t, onlyRAM(model("a", 4), model("b", 3)), false)
 		r.memory(8*tier.GiB, 6*tier.GiB)
 		scale.machine = r.probe
@@ -289,7 +288,7 @@ func TestEviction_OtherRoomComesFreeDuringADrain_ItIsTaken(t *testing.T) {
 			drains, other = "b", "a"
 		}
 		if !again[drains].waits() {
-			t.Fatal("nobody drains")
+			t.Fatal("no model drains")
 		}
 		again[other].served(0).Release()
 		time.Sleep(time.Second)
@@ -365,7 +364,7 @@ func TestEviction_ScenariosOfLlamaSwap(t *testing.T) {
 			t.Errorf("%v were in memory at once, want one model", scale.most())
 		}
 	})
-	scenario(t, "llama-swap/EvictCostsPreferred who is used most stays", func(t *testing.T) {
+	scenario(t, "llama-swap/EvictCostsPreferred the most used model stays", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("often", 2.5), model("once", 2.5), model("new", 2.5)))
 		r.use("often")
 		for range 60 {
@@ -403,14 +402,14 @@ func TestEviction_ScenariosOfLlamaSwap(t *testing.T) {
 			})
 		}
 		if first == "" {
-			t.Error("nobody left")
+			t.Error("no model left")
 		}
 	})
 }
 
 func TestEviction_ScenariosOfModelRunnerAndRouter(t *testing.T) {
 	scenario(t, "model-runner/DefunctRunnerEvictionTriggersRetry", func(t *testing.T) {
-		// The victim falls over while it is unloaded: its bytes are gone all the same.
+		// The victim crashes while it is unloaded: its bytes are gone all the same.
 		lost := &tier.MoveError{Model: "a", From: tier.RAM, To: tier.Storage, Lost: true, Err: errors.New("it was dead")}
 		cfg := onlyRAM(model("a", 3), model("b", 4))
 		cfg.Mover = &closing{closed: new(int), Mover: tier.MoverFunc(func(_ context.Context, mv tier.Move, _ func(tier.Bytes)) error {
@@ -437,7 +436,7 @@ func TestEviction_ScenariosOfModelRunnerAndRouter(t *testing.T) {
 			r.use(name)
 		}
 		r.begin("c").refused(modeltier.ErrNoCapacity, 0)
-		r.wantMoves("load a", "load b", "load idle") // nor is anybody else sent away in vain
+		r.wantMoves("load a", "load b", "load idle") // and no idle model left in vain
 	})
 	scenario(t, "llama.cpp/models_max_evicts_lru", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 2), model("b", 2), model("c", 2)))
@@ -650,7 +649,7 @@ func TestEviction_ScenariosOfLocalAI(t *testing.T) {
 		c.served(time.Minute + 4500*time.Millisecond).Release()
 		r.wantAt("a", tier.RAM)
 	})
-	scenario(t, "LocalAI/size-aware with LRU tie-break nobody leaves in vain", func(t *testing.T) {
+	scenario(t, "LocalAI/size-aware with LRU tie-break no model leaves in vain", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("big", 3), model("small", 1), model("new", 2)))
 		r.use("big")
 		time.Sleep(time.Minute)

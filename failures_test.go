@@ -81,8 +81,8 @@ func TestAcquire_LoadKeepsFailing_CoolsDownLongerEachTimeAndClearsOnSuccess(t *t
 	})
 }
 
-// A model that keeps failing is left alone for a while and then tried again, also
-// where nothing else happens to tell the time.
+// A model that keeps failing backs off and is then tried again, even if no other
+// event moves the clock on.
 func TestAcquire_AvoidanceEndsWhileNothingChanges_ModelTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		good, other := model("good", 2), model("other", 1)
@@ -191,7 +191,7 @@ func TestReportCrash_EngineKilled_LeasesAreToldAndLaterOnesServed(t *testing.T) 
 		}
 		waited.Release()
 		hot.Release()
-		for range 2 { // from the loop, and past it
+		for range 2 { // by the loop, and by the gate
 			next := r.get("a")
 			if told(next) {
 				t.Error("a lease of the model that is loaded again is told of the last one's end")
@@ -229,9 +229,9 @@ func TestReportCrash_EngineKilled_StatusIsRightWithoutARequest(t *testing.T) {
 		r.wantAt("b", tier.Storage)
 		r.wantUsed(0)
 		if s := r.Status(); s.Evictions != 0 {
-			t.Errorf("%d evictions, want none: nobody gave way to anybody", s.Evictions)
+			t.Errorf("%d evictions, want none: no model gave way to another", s.Evictions)
 		}
-		if err := r.ReportCrash("nobody", nil); !errors.Is(err, modeltier.ErrNotFound) {
+		if err := r.ReportCrash("unknown", nil); !errors.Is(err, modeltier.ErrNotFound) {
 			t.Errorf("err = %v, want ErrNotFound", err)
 		}
 		r.use("a")
@@ -261,7 +261,7 @@ func TestReportCrash_ModelInStorage_NextLeaseIsNotLost(t *testing.T) {
 	})
 }
 
-// A crash is told when the mover has returned, and the loop does not know that yet.
+// The crash is reported after the mover has returned and before the loop knows it.
 func TestReportCrash_BetweenTheMoversReturnAndTheMovesEnd_IsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := &tiertest.Mover{OnlyRAM: true}
@@ -279,7 +279,7 @@ func TestReportCrash_BetweenTheMoversReturnAndTheMovesEnd_IsNotForgotten(t *test
 		r.wantMoves("load a", "unload a", "load a")
 		select {
 		case <-l.Done():
-			t.Error("the lease is on the engine that was started anew, and is told that it is lost")
+			t.Error("the lease is on the restarted engine, and yet it is reported as lost")
 		default:
 		}
 	})
@@ -324,7 +324,7 @@ func TestOutOfMemory_ScenariosOfOllama(t *testing.T) {
 		r.begin("c").refused(broken, 750*time.Millisecond)
 		r.wantMoves("load a", "load c")
 	})
-	scenario(t, "ollama/OOMReducesAutomaticContext a smaller model answers who lets us choose", func(t *testing.T) {
+	scenario(t, "ollama/OOMReducesAutomaticContext a smaller model answers a request that names none", func(t *testing.T) {
 		for _, req := range []modeltier.Request{{Preferred: "big", Fallback: true}, {Priority: modeltier.Quality}} {
 			r := newRig(t, onlyRAM(model("big", 4), model("small", 0.5)))
 			time.Sleep(500 * time.Millisecond)
@@ -337,7 +337,7 @@ func TestOutOfMemory_ScenariosOfOllama(t *testing.T) {
 			r.wantMoves("load small")
 		}
 	})
-	scenario(t, "ollama/KeepsExplicitContext who names a model gets that or an error", func(t *testing.T) {
+	scenario(t, "ollama/KeepsExplicitContext a request that names a model gets that or an error", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("big", 4), model("small", 0.5)))
 		r.memory(8*tier.GiB, 2*tier.GiB)
 		r.begin("big").refused(modeltier.ErrNoCapacity, 0)

@@ -125,8 +125,8 @@ func TestFairness_ConstantDemandForTwo_NeitherThrashNorStarvation(t *testing.T) 
 				loads++
 			}
 		}
-		// Who waits is served after fairness, one lease and the load, so each model
-		// comes once in that time, and is there for what is left of it.
+		// A waiter is served after fairness, one lease and the load, so each model is
+		// loaded once in that time and stays for the rest of it.
 		if most := 2 * int(whole/(fairness+load)); loads > most {
 			t.Errorf("%d loads in %v, want %d at most", loads, whole, most)
 		}
@@ -372,7 +372,7 @@ func TestMaxQueue_ScenariosOfLlamaSwap(t *testing.T) {
 		if busy, ok := errors.AsType[*tier.BusyError](err); !ok || busy.Model != "a" || busy.Queued != 2 || busy.RetryAfter <= 0 {
 			t.Errorf("%#v, want a's queue of 2 and when to come back", err)
 		}
-		r.begin("b").served(3 * time.Second).Release() // another model's queue is its own
+		r.begin("b").served(3 * time.Second).Release() // queues are counted for each model
 	})
 	scenario(t, "llama-swap/ConcurrencyLimit default", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 2)))

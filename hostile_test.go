@@ -23,7 +23,7 @@ import (
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
-// misdeed is what a hostile method does instead of its work.
+// misdeed is what a hostile method does instead of its job.
 type misdeed string
 
 const (
@@ -40,14 +40,14 @@ var misdeeds = []misdeed{blocks, panics, exits, lies, callsBack}
 // villain decides what each method of each part does.
 type villain struct {
 	misdeed func(method string) misdeed
-	free    chan struct{} // closed when what blocks is let go
+	free    chan struct{} // closed to end the methods that block
 	m       atomic.Pointer[modeltier.Manager]
 	inside  atomic.Bool // a call back is under way
 	backs   atomic.Int32
 	calls   sync.Map // of method: it was called
 }
 
-// act does the method's misdeed, and reports whether it is to lie.
+// act carries out the method's misdeed and reports whether it is to lie.
 func (v *villain) act(method string) (lie bool) {
 	v.calls.Store(method, true)
 	switch v.misdeed(method) {
@@ -78,7 +78,7 @@ func (v *villain) act(method string) (lie bool) {
 	return false
 }
 
-// errText is an error whose text panics, as one of foreign code may.
+// errText is an error whose Error method panics.
 type errText struct{ method string }
 
 func (e errText) Error() string {
@@ -147,7 +147,7 @@ func (h hostileMover) Close() error    { return h.v.close("mover") }
 
 func (v *villain) status(part string) any {
 	if v.act(part + ".PartStatus") {
-		return math.NaN() // which JSON cannot say
+		return math.NaN() // which JSON cannot represent
 	}
 	return part
 }
@@ -278,7 +278,7 @@ func (h hostileHandler) Handle(context.Context, slog.Record) error {
 func (h hostileHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 
-// hostileMethods are all that a Manager may call.
+// hostileMethods lists every method that a Manager may call.
 var hostileMethods = []string{
 	"mover.Move", "mover.Divisible", "mover.Leaves", "mover.InPlace", "mover.FileBacked", "mover.CheckModel", "mover.Resident",
 	"mover.Footprint", "mover.PartStatus", "mover.Close",
@@ -291,7 +291,7 @@ var hostileMethods = []string{
 	"event.LimitsChanged", "event.PressureChanged",
 }
 
-// hostileConfig is a Manager of six models, with parts that do what v says.
+// hostileConfig configures six models with parts that do what v decides.
 func hostileConfig(v *villain, stateDir string) modeltier.Config {
 	act := func(method string) { v.act("event." + method) }
 	return modeltier.Config{
@@ -314,21 +314,21 @@ func hostileConfig(v *villain, stateDir string) modeltier.Config {
 	}
 }
 
-// Bounds of waits under hostile parts: MaxWait and the time after which a part is
-// known to be stuck; and of Close, which waits StuckAfter for what runs and for
-// each part's Close.
+// Bounds under hostile parts. A wait ends within MaxWait and the time after which a
+// part counts as stuck; Close waits StuckAfter for running moves and for each part's
+// Close.
 const (
 	hostileWait  = 30*time.Second + 45*time.Second
 	hostileClose = 40 * time.Second
 )
 
-// abuse drives a Manager of hostile parts and checks that everything ends.
+// abuse drives a Manager with hostile parts and checks that everything ends.
 func abuse(t *testing.T, v *villain, stateDir string) {
 	v.free = make(chan struct{})
 	bounded := func(what string, limit time.Duration, fn func()) {
 		done := make(chan struct{})
 		go func() {
-			defer close(done) // also where a selector ends the goroutine
+			defer close(done) // even if a selector ends the goroutine
 			fn()
 		}()
 		select {
@@ -341,7 +341,7 @@ func abuse(t *testing.T, v *villain, stateDir string) {
 	var m *modeltier.Manager
 	var err error
 	bounded("New", time.Minute, func() { m, err = modeltier.New(hostileConfig(v, stateDir)) })
-	if err != nil { // it may refuse such parts, if it says so
+	if err != nil { // it may refuse such parts with an error
 		close(v.free)
 		if m != nil {
 			t.Error("New returns a Manager and an error")
@@ -416,7 +416,7 @@ func abuse(t *testing.T, v *villain, stateDir string) {
 	bounded("Close", hostileClose, func() { m.Close() })
 	close(v.free)
 	clients.Wait()
-	time.Sleep(time.Minute) // until what was let go has ended: a bubble does not end with goroutines in it
+	time.Sleep(time.Minute) // until the blocked methods have ended: a bubble cannot end before its goroutines
 }
 
 // TestHostile_EachMethodInTurn_EverythingEnds has each method of each part do each
@@ -427,7 +427,7 @@ func TestHostile_EachMethodInTurn_EverythingEnds(t *testing.T) {
 		for _, d := range misdeeds {
 			t.Run(method+" "+string(d), func(t *testing.T) {
 				dir := t.TempDir()
-				for range 2 { // with nothing kept, and with what the first has kept
+				for range 2 { // without stored state, and with that of the first
 					synctest.Test(t, func(t *testing.T) {
 						v := &villain{misdeed: func(m string) misdeed {
 							if m == method {
@@ -511,12 +511,12 @@ func TestAcquire_PlacementNamesWhatIsLeased_LoopGoesOn(t *testing.T) {
 	})
 }
 
-// told is a placement that has something to say in Status.
+// told is a placement with a part of Status.
 type told struct{ takesLeased }
 
 func (told) PartStatus() any { return "here" }
 
-// pondering is a placement whose prediction never comes, until it is let go.
+// pondering is a placement whose prediction blocks until it is released.
 type pondering struct {
 	takesLeased
 	let chan struct{}
@@ -540,8 +540,8 @@ func TestAcquire_PredictionThatNeverComes_LoopGoesOn(t *testing.T) {
 	})
 }
 
-// speechless is a mover that does not tell what is resident, whatever its context
-// says, until it is let.
+// speechless is a mover whose Resident blocks, whatever its context says, until it is
+// released.
 type speechless struct {
 	*tiertest.Mover
 	let chan struct{}
@@ -569,7 +569,7 @@ func TestResident_DoesNotReturn_HoldsUpNeitherMovesNorStatus(t *testing.T) {
 				t.Fatalf("Status took %v", took)
 			}
 		}
-		// It is not asked without end.
+		// The number of calls is bounded.
 		began := time.Now()
 		if r.Status(); time.Since(began) > 0 {
 			t.Errorf("it is still asked, for %v", time.Since(began))

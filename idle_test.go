@@ -14,13 +14,13 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// asks notes when a placement is asked what is worth moving.
+// asks is a placement that records when it is asked for an idle plan.
 type asks struct {
 	mu sync.Mutex // guards at
 	at []time.Time
 }
 
-// taken returns the moments that were noted, and forgets them.
+// taken returns the recorded times and clears them.
 func (a *asks) taken() []time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -78,7 +78,7 @@ func TestOptimizeEvery_AfterARequest_AsksSoonThenSeldomThenNoMore(t *testing.T) 
 	})
 }
 
-// insists is a placement that always finds something worth moving.
+// insists is a placement whose idle plan is never empty.
 type insists struct{ asks }
 
 // Plan implements tier.Placement.
@@ -116,7 +116,7 @@ func TestManager_AtRest_LooksOnceASecondAtMost(t *testing.T) {
 		a := &asks{}
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 1)}, Placement: a, StateDir: t.TempDir()})
 		r.use("a")
-		time.Sleep(3 * time.Hour) // until nothing is planned any more
+		time.Sleep(3 * time.Hour) // until idle planning has ended
 		a.taken()
 		reads, moves := r.probe.Reads(), len(r.mover.Moves())
 		time.Sleep(10 * time.Minute)
@@ -129,8 +129,8 @@ func TestManager_AtRest_LooksOnceASecondAtMost(t *testing.T) {
 	})
 }
 
-// What an owner sends down stays there while nobody asks for it, however much was
-// learned before.
+// A model that its owner demotes stays there until a request for it comes, whatever
+// was learned before.
 func TestMoveTier_Down_IsNotUndoneByTheIdlePlan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1), model("b", 1)}})
@@ -142,11 +142,11 @@ func TestMoveTier_Down_IsNotUndoneByTheIdlePlan(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 20 {
-			r.use("b") // so that the idle plan has a reason to look
+			r.use("b") // so that an idle plan is made
 			time.Sleep(time.Minute)
 		}
 		r.wantAt("a", tier.Storage)
-		order, err := r.Optimize(t.Context()) // whoever asks for it has it
+		order, err := r.Optimize(t.Context()) // an ordered plan may move it
 		if err != nil || !slices.ContainsFunc(order.Steps, func(s tier.Step) bool { return s.Model.Name == "a" }) {
 			t.Errorf("Optimize = %v, %v: a is worth moving", order, err)
 		}

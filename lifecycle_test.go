@@ -70,7 +70,7 @@ func TestNew_CallerChangesItsModelsLater_ManagerKeepsItsOwn(t *testing.T) {
 	})
 }
 
-// overlay is a probe that takes its bytes from another.
+// overlay is a probe that reads memory through another.
 type overlay struct {
 	tier.MemoryProbe
 	under tier.MemoryProbe
@@ -234,7 +234,7 @@ func TestHotLoad_Cancelled_LeavesNothing(t *testing.T) {
 	})
 }
 
-// A hot load has no deadline, and nobody is left who could make room for this one.
+// A hot load has no deadline, and nothing can make room for this one.
 func TestHotLoad_MemoryCannotBeReadAnyMore_EndsAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := model("a", 4)
@@ -244,7 +244,7 @@ func TestHotLoad_MemoryCannotBeReadAnyMore_EndsAllTheSame(t *testing.T) {
 		go func() { defer close(use); r.use("a") }()
 		time.Sleep(time.Second)
 		r.probe.Set(tier.Memory{}, errors.New("no such file"))
-		<-use // what its load has moved, no reading shows
+		<-use // no reading shows what its load moved
 		h := model("h", 3)
 		h.Home = tier.RAM
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -284,8 +284,8 @@ func TestHotLoad_ModelsComeAndGo_TheOthersAreNotTouched(t *testing.T) {
 	})
 }
 
-// A model is not its owner's to send away before its hot load is done: a load that
-// fails takes the model, and what was acknowledged of it, along.
+// A model cannot be moved before its hot load is done: a load that fails removes the
+// model and what was acknowledged for it.
 func TestMoveTier_HotLoadWaitsForRoom_IsInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 4)))
@@ -329,8 +329,8 @@ func TestMoveTier_LeasedModel_IsInUse(t *testing.T) {
 	})
 }
 
-// A model that is where it is sent to only changes its home, and whoever uses it
-// meanwhile goes on doing so.
+// If the model is in the target tier already, only its home changes; leases on it
+// continue.
 func TestMoveTier_HomeChangesInPlace_NextLeaseShowsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Limits: tier.Limits{RAM: 4 * tier.GiB}})
@@ -424,8 +424,8 @@ func TestEvents_RefusalAfterClose_IsAnErrorLikeAnyOther(t *testing.T) {
 	})
 }
 
-// Events, and whoever asks for Status, run parts on goroutines of their own until
-// the very end: while Close waits for those, more may come.
+// Events and calls of Status run parts on their own goroutines; more of them may start
+// while Close waits.
 func TestClose_EventsAndStatusMeanwhile_CountedWithoutRace(t *testing.T) {
 	for range 200 {
 		synctest.Test(t, func(t *testing.T) {
@@ -438,7 +438,7 @@ func TestClose_EventsAndStatusMeanwhile_CountedWithoutRace(t *testing.T) {
 				asking.Go(func() {
 					for range 20 {
 						r.Status()
-						r.Acquire(t.Context(), modeltier.Request{Model: "nobody"})
+						r.Acquire(t.Context(), modeltier.Request{Model: "unknown"})
 					}
 				})
 			}
@@ -450,9 +450,8 @@ func TestClose_EventsAndStatusMeanwhile_CountedWithoutRace(t *testing.T) {
 	}
 }
 
-// TestManager_DefaultParts_CloseLeavesNothing takes models through the tiers with
-// the mover, probe, selector and placement that a Manager has by default, and
-// ends it in every way there is.
+// TestManager_DefaultParts_CloseLeavesNothing moves models through the tiers with the
+// default mover, probe, selector and placement, and ends the Manager in every way.
 func TestManager_DefaultParts_CloseLeavesNothing(t *testing.T) {
 	a, b := weights(t, "a", 6*tier.MiB), weights(t, "b", 5*tier.MiB)
 	for name, end := range map[string]func(*modeltier.Manager) error{

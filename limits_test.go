@@ -91,7 +91,7 @@ func TestLimits_RandomLoadsEvictionsAndCancels_NeverMoreThanTheBudget(t *testing
 	rapid.Check(t, func(t *rapid.T) { rapid.SyncTest(t, budget) })
 }
 
-// budget looks at what models weigh in memory, not at what the Manager believes.
+// budget measures what models take in memory, not what the Manager believes.
 func budget(t *rapid.T) {
 	names := []string{"a", "b", "c", "d", "e"}
 	var models []tier.Model
@@ -177,7 +177,7 @@ func TestLimits_ScenariosOfOllama(t *testing.T) {
 		if used := tier.GiB + tier.GiB/4 + 2*tier.GiB; s.RAM.Charged != used || s.RAM.Room != 5*tier.GiB-used || s.RAM.Models != 2 {
 			t.Errorf("%+v, want %v charged and the rest of 5 GiB free", s.RAM, used)
 		}
-		r.memory(8*tier.GiB, 2*tier.GiB) // others take their part
+		r.memory(8*tier.GiB, 2*tier.GiB) // other processes take memory
 		if s := r.Status(); s.RAM.Room != tier.GiB {
 			t.Errorf("room for %v, want 1 GiB: 2 less the reserved one", s.RAM.Room)
 		}
@@ -232,7 +232,7 @@ func TestLimits_ScenariosOfOllama(t *testing.T) {
 		r.use("b")
 		r.wantMoves("load a", "unload a", "load b")
 	})
-	scenario(t, "ollama/ExplicitPartialNumGPUSkips nobody gets around the guard", func(t *testing.T) {
+	scenario(t, "ollama/ExplicitPartialNumGPUSkips no request bypasses admission", func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 3)))
 		r.memory(8*tier.GiB, 3*tier.GiB)
 		if _, err := r.MoveTier(t.Context(), "a", tier.RAM); !errors.Is(err, modeltier.ErrNoCapacity) {
@@ -248,7 +248,7 @@ func TestLimits_ScenariosOfOllama(t *testing.T) {
 	} {
 		scenario(t, fmt.Sprintf("ollama/TestAvailableMemoryForLoadUsesWorstSharedMemoryMeasurement case %d", i+1), func(t *testing.T) {
 			r := newRig(t, onlyRAM(model("a", 2.25)))
-			r.memory(8*tier.GiB, min(x.machine, x.container)*tier.GiB) // what a probe tells of the two
+			r.memory(8*tier.GiB, min(x.machine, x.container)*tier.GiB) // a probe reports the smaller
 			if x.fits {
 				r.begin("a").served(3375 * time.Millisecond).Release()
 			} else {

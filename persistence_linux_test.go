@@ -16,7 +16,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// mountTmpfs returns a folder of a filesystem of its own, of that size.
+// mountTmpfs returns a folder on its own filesystem of that size.
 func mountTmpfs(t *testing.T, options string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -31,7 +31,7 @@ func mountTmpfs(t *testing.T, options string) string {
 	return dir
 }
 
-// servesAll does with a Manager whatever there is to do with it.
+// servesAll runs every operation of a Manager once.
 func servesAll(t *testing.T, m *modeltier.Manager) {
 	t.Helper()
 	l, err := m.Acquire(t.Context(), modeltier.Request{Model: "a"})
@@ -114,8 +114,8 @@ func TestNew_StateDirReadOnly_IsAnErrorThatSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// A disk that fills up, or fails, while the Manager runs costs persistence and not
-// service; what was acknowledged meanwhile is kept as soon as it can be.
+// If the disk is full or fails while the Manager runs, service continues; what was
+// acknowledged meanwhile is persisted as soon as the disk allows.
 func TestManager_DiskFullForAWhile_AcknowledgedIsKeptWhenThereIsRoomAgain(t *testing.T) {
 	for _, orderly := range []bool{false, true} {
 		t.Run(fmt.Sprintf("only at Close %v", orderly), func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestManager_DiskFullForAWhile_AcknowledgedIsKeptWhenThereIsRoomAgain(t *tes
 	}
 }
 
-// fill makes a file that takes all the room there is, and returns its path.
+// fill writes a file that takes all free space and returns its path.
 func fill(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Create(path)

@@ -19,23 +19,23 @@ import (
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
-// crashDir names the state folder to the child of
-// TestManager_KilledAtRandomPoints, crashSeed what its life is made of.
+// crashDir passes the state folder to the child of
+// TestManager_KilledAtRandomPoints, crashSeed the seed of its random changes.
 const (
 	crashDir  = "MODELTIER_TEST_CRASH_DIR"
 	crashSeed = "MODELTIER_TEST_CRASH_SEED"
 )
 
-// long reports whether tests are to take as long as they would like.
+// long reports whether tests may take minutes.
 func long() bool { return os.Getenv("MODELTIER_LONG") != "" }
 
-// memoir is what a Manager was told to remember: homes by model, and limits.
+// memoir is what a Manager has to persist: homes by model, and limits.
 type memoir struct {
 	Homes  map[string]tier.Tier
 	Limits tier.Limits
 }
 
-// memoirOf asks a Manager what it knows.
+// memoirOf returns what a Manager knows.
 func memoirOf(m *modeltier.Manager) memoir {
 	got := memoir{Homes: make(map[string]tier.Tier), Limits: m.Status().Limits}
 	for s := range m.Models() {
@@ -44,15 +44,15 @@ func memoirOf(m *modeltier.Manager) memoir {
 	return got
 }
 
-// deed is one change: what the child is about to do, and, once it was
-// acknowledged, has done. A nil Home is a removal, of Limits if Model is "".
+// deed is one change of the child. A nil Home is a removal; if Model is "" it is a
+// change of Limits.
 type deed struct {
 	Model  string       `json:",omitempty"`
 	Home   *tier.Tier   `json:",omitempty"`
 	Limits *tier.Limits `json:",omitempty"`
 }
 
-// within reports whether the deed is done in got.
+// within reports whether got contains the change.
 func (d *deed) within(got memoir) bool {
 	if d.Limits != nil {
 		return got.Limits == *d.Limits
@@ -85,9 +85,9 @@ func crashConfig(dir string) modeltier.Config {
 	}
 }
 
-// TestCrashChild is no test: it is the process that is killed. It changes what is
-// to be remembered as fast as it can, and says on standard output what it begins
-// ("begin") and what was acknowledged ("done").
+// TestCrashChild is no test: it is the process that is killed. It changes persistent
+// state as fast as it can and prints each change before it ("begin") and once it is
+// acknowledged ("done").
 func TestCrashChild(t *testing.T) {
 	dir := os.Getenv(crashDir)
 	if dir == "" {
@@ -145,7 +145,7 @@ func TestCrashChild(t *testing.T) {
 		say("begin", d)
 		job, err := act()
 		if errors.Is(err, tier.ErrInUse) {
-			say("never", d) // it is on its way home
+			say("never", d) // it moves to its home tier
 			continue
 		}
 		fail(fmt.Sprint(d), err)
@@ -154,9 +154,9 @@ func TestCrashChild(t *testing.T) {
 	}
 }
 
-// TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost kills a process in
-// which a Manager is changed without pause, and starts a Manager on what is left
-// of it, 60 times over, or 500 with MODELTIER_LONG=1.
+// TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost kills a process that
+// changes its Manager without pause and starts a Manager on the same StateDir, 60
+// times, or 500 with MODELTIER_LONG=1.
 func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
 	leavesNothing(t)
 	kills := 60
@@ -190,7 +190,7 @@ func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
 			known = d.apply(known)
 		}
 		if open != nil && open.within(got) {
-			known = open.apply(known) // kept, and killed before it could be said
+			known = open.apply(known) // persisted, and killed before it was acknowledged
 		}
 		if fmt.Sprint(got) != fmt.Sprint(known) {
 			t.Fatalf("life %d, %d deeds: a Manager remembers\n%v\nwhat was acknowledged is\n%v\nunderway: %+v", i, len(acked), got, known, open)
@@ -203,8 +203,8 @@ func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
 	t.Logf("%d kills, %d acknowledged deeds", kills, deeds)
 }
 
-// liveAndDie runs a child until some deeds were acknowledged and kills it at a
-// random instant after that. open is what it had begun.
+// liveAndDie runs a child until some changes were acknowledged and kills it at a
+// random instant after that. open is the change that it had begun.
 func liveAndDie(ctx context.Context, dir string, dice *rand.Rand) (acked []deed, open *deed, err error) {
 	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestCrashChild$")
 	child.Env = append(os.Environ(), crashDir+"="+dir, crashSeed+"="+fmt.Sprint(dice.Uint32()))
@@ -217,7 +217,7 @@ func liveAndDie(ctx context.Context, dir string, dice *rand.Rand) (acked []deed,
 	}
 	defer child.Wait()
 	defer child.Process.Kill()
-	// The instant of the kill is what is random here: nothing waits for this timer.
+	// The timer only chooses the random instant of the kill.
 	last := dice.IntN(20)
 	var timer *time.Timer
 	defer func() {
@@ -232,7 +232,7 @@ func liveAndDie(ctx context.Context, dir string, dice *rand.Rand) (acked []deed,
 		}
 		line, err := lines.ReadString('\n')
 		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
-			return acked, open, nil // what was cut off was not acknowledged
+			return acked, open, nil // a truncated line was not acknowledged
 		}
 		if err != nil {
 			return acked, open, err

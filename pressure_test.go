@@ -14,8 +14,8 @@ import (
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
-// mappedFiles is a fake mover like that of mapped files: swap takes no memory, and a
-// load there takes the time of the bytes that are kept.
+// mappedFiles is a fake mover like tier/mapped: swap takes no memory, and a load to
+// swap takes the time of the kept bytes.
 func mappedFiles() *tiertest.Mover {
 	return &tiertest.Mover{Parts: true, Cold: true, Files: true, Time: func(mv tier.Move) time.Duration {
 		read := mv.Keep
@@ -26,15 +26,15 @@ func mappedFiles() *tiertest.Mover {
 	}}
 }
 
-// press makes the probe report that level of pressure, or none.
+// press sets the level of pressure that the probe reports.
 func (r *rig) press(level tier.PressureLevel) {
 	m := plenty
 	m.Pressure.Level = level
 	r.probe.Set(m, nil)
 }
 
-// sixOnFour is a library of six models of which memory holds one, and swap four
-// and a bit.
+// sixOnFour is a library of six models; memory holds one, swap a little more than
+// four.
 func sixOnFour() modeltier.Config {
 	cfg := modeltier.Config{
 		Mover: mappedFiles(), MaxWait: 10 * time.Second,
@@ -46,8 +46,8 @@ func sixOnFour() modeltier.Config {
 	return cfg
 }
 
-// Models that are served from swap without pause can keep pressure high for good.
-// The last one to come is mapped all the same, and served as they are.
+// Models that are served from swap without pause can keep pressure high for good. A
+// further model is mapped all the same and served like them.
 func TestPressure_HighForGood_EveryModelIsServedFromSwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, sixOnFour())
@@ -71,7 +71,7 @@ func TestPressure_HighForGood_EveryModelIsServedFromSwap(t *testing.T) {
 	})
 }
 
-// Swap that is full is no reason to refuse: it is emptied as at any time.
+// A full swap tier is no reason to refuse: models leave it as without pressure.
 func TestPressure_HighAndSwapFull_OneModelLeavesForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{
@@ -86,8 +86,8 @@ func TestPressure_HighAndSwapFull_OneModelLeavesForAnother(t *testing.T) {
 	})
 }
 
-// The load that pressure calls off is not the end of the wait: without memory it
-// can be had at once.
+// If pressure calls a load off, the request goes on waiting: the model can be served
+// in place at once.
 func TestPressure_RisesDuringALoad_WhoWaitsIsServedFromSwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := sixOnFour()
@@ -115,8 +115,8 @@ func TestPressure_RisesDuringALoad_WhoWaitsIsServedFromSwap(t *testing.T) {
 	})
 }
 
-// A model that came to swap while memory was short, and one whose promotions
-// fail, are there to be used.
+// A model that came to swap while memory was short, or whose promotions fail, is
+// served from swap.
 func TestAcquire_PromotionsFail_TheModelIsServedFromSwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mover := mappedFiles()
@@ -139,8 +139,8 @@ func TestAcquire_PromotionsFail_TheModelIsServedFromSwap(t *testing.T) {
 	})
 }
 
-// Who gives way is the model that is missed least, and not the one that waits for
-// longest: a is asked for every ten seconds, b was twice, the last time just now.
+// The model that is worth least gives way, not the least recently used one: a is
+// requested every ten seconds, b was requested twice, the last time just now.
 func TestPressure_High_TheModelWorthLeastGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := onlyRAM(model("a", 2), model("b", 2))
@@ -165,8 +165,7 @@ func TestPressure_High_TheModelWorthLeastGivesWay(t *testing.T) {
 	})
 }
 
-// comesAndGoes lets pressure be high for a second of every period until the test
-// ends.
+// comesAndGoes makes pressure high for a second of every period until the test ends.
 func (r *rig) comesAndGoes(period time.Duration, until chan struct{}) {
 	for {
 		r.press(tier.PressureHigh)
@@ -180,10 +179,9 @@ func (r *rig) comesAndGoes(period time.Duration, until chan struct{}) {
 	}
 }
 
-// Between two waves of pressure there is time for a load or two. Each model is the
-// first in one gap of three, so that none is left out for good; no client knows
-// more than to try again. A load that takes longer than any gap (a's, in gaps of
-// five seconds) does not keep the others out.
+// Between two waves of pressure there is time for one or two loads. Each model goes
+// first in one gap of three, so none starves; clients only try again. A load that
+// takes longer than any gap (a's, in gaps of five seconds) does not block the others.
 func TestPressure_ComesAndGoes_EveryModelIsServedInItsTurn(t *testing.T) {
 	for period, names := range map[time.Duration]string{
 		16 * time.Second: "bc", 18 * time.Second: "abc", 20 * time.Second: "abc", 25 * time.Second: "abc",
@@ -303,7 +301,7 @@ func TestPressure_SwapIsNoRoom_AndALoadThatThrashesIsCalledOff(t *testing.T) {
 func TestPressure_MemoryIsShort_OnePlanGivesBackWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := onlyRAM(model("a", 1), model("b", 1), model("c", 1), model("d", 1), model("e", 1))
-		cfg.Placement = new(optimizer.LRU) // whom it would miss least is plain
+		cfg.Placement = new(optimizer.LRU) // its order of worth is known
 		r, scale := newScaleRig(t, cfg)
 		r.memory(8*tier.GiB, 7*tier.GiB)
 		scale.machine = r.probe
@@ -319,7 +317,7 @@ func TestPressure_MemoryIsShort_OnePlanGivesBackWhatIsMissing(t *testing.T) {
 			}
 			return names
 		}
-		r.memory(8*tier.GiB, 256*tier.MiB) // 768 MiB are missing of the reserve
+		r.memory(8*tier.GiB, 256*tier.MiB) // the reserve lacks 768 MiB
 		if gone() != "a" {
 			t.Errorf("%q left, want a", gone())
 		}

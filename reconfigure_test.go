@@ -14,7 +14,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// reconfigured gives the Manager another configuration.
+// reconfigured calls Reconfigure, which has to succeed.
 func (r *rig) reconfigured(limits tier.Limits, models ...tier.Model) modeltier.Reconfiguration {
 	r.t.Helper()
 	got, err := r.Reconfigure(r.t.Context(), models, limits)
@@ -47,8 +47,7 @@ func TestReconfigure_SameAgain_DoesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantReconfiguration(t, r.reconfigured(cfg.Limits, cfg.Models...), modeltier.Reconfiguration{})
-		// What was changed while running counts for as long as the configuration is the
-		// same.
+		// Runtime changes stay in force while the configuration is unchanged.
 		if m := r.model("a"); m.Home != tier.RAM || r.Status().Limits.RAM != 3*tier.GiB {
 			t.Errorf("a's home is %v, the limit %v", m.Home, r.Status().Limits.RAM)
 		}
@@ -124,8 +123,7 @@ func TestReconfigure_RemovedWhileItLoads_WhoWaitsIsTold(t *testing.T) {
 	})
 }
 
-// A model that cannot be loaded is left alone for a while. What was mended is
-// tried at once.
+// The back-off of a model that failed to load ends when it is reconfigured.
 func TestReconfigure_ModelThatFailed_IsTriedAgainAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("not a model")
@@ -167,8 +165,8 @@ func TestReconfigure_ChosenByWhatItWasAble_AnotherIsChosen(t *testing.T) {
 	})
 }
 
-// lateContext has ended, which nobody was told: as at the moment in which a context
-// and a load end together.
+// lateContext has ended without closing Done, as when a context and a load end at the
+// same moment.
 type lateContext struct {
 	context.Context
 	ended atomic.Bool
@@ -244,12 +242,12 @@ func TestReconfigure_Restart_TheConfigurationCounts(t *testing.T) {
 		cfg := onlyRAM(model("a", 1), model("b", 1))
 		cfg.StateDir = t.TempDir()
 		r := newRig(t, cfg)
-		r.get("b") // so that b has yet to leave when all ends
+		r.get("b") // so that b has not left when the Manager is closed
 		r.reconfigured(cfg.Limits, model("a", 1), model("c", 1))
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
-		next := onlyRAM(model("a", 1)) // c was taken out while nothing ran
+		next := onlyRAM(model("a", 1)) // c was removed while no Manager ran
 		next.StateDir = cfg.StateDir
 		r = newRig(t, next)
 		if s := r.Status(); len(s.Models) != 1 || s.Models[0].Name != "a" {

@@ -78,8 +78,8 @@ func (r *rig) wantAt(name string, want tier.Tier) {
 	}
 }
 
-// begin asks for the model in the background and returns when nothing more
-// happens without time.
+// begin sends a request from a goroutine of its own and returns when everything is
+// blocked.
 func (r *rig) begin(name string) *client { return r.beginWith(modeltier.Request{Model: name}) }
 
 func (r *rig) beginWith(req modeltier.Request) *client {
@@ -103,7 +103,7 @@ func (r *rig) beginWith(req modeltier.Request) *client {
 	return c
 }
 
-// wantMoves checks all moves that were ever begun, as "load a", in order.
+// wantMoves checks all moves that were begun, as "load a", in order.
 func (r *rig) wantMoves(want ...string) {
 	r.t.Helper()
 	synctest.Wait()
@@ -136,7 +136,7 @@ func (r *rig) wantUsed(want tier.Bytes) {
 	}
 }
 
-// memory makes the machine have that, once the Manager has looked again.
+// memory sets what the probe reports and waits until the Manager has read it.
 func (r *rig) memory(total, available tier.Bytes) {
 	r.probe.Set(tier.Memory{Total: total, Available: available}, nil)
 	time.Sleep(time.Second)
@@ -144,7 +144,7 @@ func (r *rig) memory(total, available tier.Bytes) {
 }
 
 // newRig starts a Manager with 5 GiB of ram and 10 of swap unless cfg says
-// otherwise. The end of the test closes it and checks that nothing is left.
+// otherwise. The test's cleanup closes it and checks that nothing is left.
 func newRig(t *testing.T, cfg modeltier.Config) *rig {
 	t.Helper()
 	leavesNothing(t)
@@ -173,8 +173,8 @@ func newRig(t *testing.T, cfg modeltier.Config) *rig {
 	return r
 }
 
-// onlyRAM is a world without a middle: models are whole in ram or in storage, a
-// load takes 1.5 s for a GB, and to leave takes no time.
+// onlyRAM is a configuration without the swap tier: models are in ram or in storage,
+// a load takes 1.5 s per GB, and an unload takes no time.
 func onlyRAM(models ...tier.Model) modeltier.Config {
 	return modeltier.Config{
 		Models: models, Mover: &tiertest.Mover{OnlyRAM: true}, Limits: tier.Limits{Swap: tier.None},
@@ -182,7 +182,7 @@ func onlyRAM(models ...tier.Model) modeltier.Config {
 	}
 }
 
-// slowUnload makes models take that long to leave.
+// slowUnload makes each unload take d.
 func slowUnload(cfg modeltier.Config, d time.Duration) modeltier.Config {
 	cfg.Mover.(*tiertest.Mover).Time = func(mv tier.Move) time.Duration {
 		if mv.To == tier.Storage {
@@ -199,7 +199,7 @@ func doomed(cfg modeltier.Config, faults map[string]error) modeltier.Config {
 	return cfg
 }
 
-// order starts what must be startable, and returns its job.
+// order returns the job of an order that must be accepted.
 func order(t *testing.T) func(*modeltier.Job, error) *modeltier.Job {
 	return func(j *modeltier.Job, err error) *modeltier.Job {
 		t.Helper()
@@ -210,10 +210,10 @@ func order(t *testing.T) func(*modeltier.Job, error) *modeltier.Job {
 	}
 }
 
-// errLeft is why a client of these tests goes away.
+// errLeft is the cause with which a client of these tests leaves.
 var errLeft = errors.New("the client left")
 
-// client is one request on its way.
+// client is one request in flight.
 type client struct {
 	r      *rig
 	name   string
@@ -235,13 +235,13 @@ func (c *client) waits() bool {
 	}
 }
 
-// leave ends the client's wait.
+// leave cancels the client's request.
 func (c *client) leave() {
 	c.cancel(errLeft)
 	synctest.Wait()
 }
 
-// served waits for the lease, and checks that it came after just that time.
+// served waits for the lease and checks that it came after exactly that time.
 func (c *client) served(after time.Duration) *modeltier.Lease {
 	c.r.t.Helper()
 	<-c.done
@@ -254,8 +254,8 @@ func (c *client) served(after time.Duration) *modeltier.Lease {
 	return c.lease
 }
 
-// refused waits for an error of that kind, and checks that it came after just
-// that time.
+// refused waits for an error of that kind and checks that it came after exactly that
+// time.
 func (c *client) refused(kind error, after time.Duration) error {
 	c.r.t.Helper()
 	<-c.done
@@ -268,16 +268,15 @@ func (c *client) refused(kind error, after time.Duration) error {
 	return c.err
 }
 
-// scale is a mover that knows what its models weigh in memory, from the moment
-// that a load begins until an unload has ended.
+// scale is a mover that counts the memory of its models, from the start of a load to
+// the end of an unload.
 type scale struct {
 	*tiertest.Mover
-	// weigh is what a model takes of memory; nil: its size and runtime bytes.
+	// weigh returns the memory that a model takes; nil: its size and runtime bytes.
 	weigh func(m tier.Model) tier.Bytes
-	// lingers is how much of a model stays in memory after it has left it; nil:
-	// nothing.
+	// lingers returns the residue of a model after an unload; nil: none.
 	lingers func(mv tier.Move) tier.Bytes
-	// machine, if not nil, is a probe that shows it all at once.
+	// machine, if not nil, is a probe that reports each change at once.
 	machine *tiertest.Probe
 
 	mu        sync.Mutex // guards the rest
@@ -307,8 +306,8 @@ func (s *scale) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes
 	return err
 }
 
-// put says what a model weighs from now on, where b is not negative, and returns
-// what it weighed.
+// put sets the memory of a model, unless b is negative, and returns the memory that
+// it had.
 func (s *scale) put(name string, b tier.Bytes) tier.Bytes {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -330,7 +329,7 @@ func (s *scale) put(name string, b tier.Bytes) tier.Bytes {
 	return was
 }
 
-// most returns the most that was ever in memory at once.
+// most returns the peak of all models together.
 func (s *scale) most() tier.Bytes {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -347,7 +346,7 @@ func newScaleRig(t *testing.T, cfg modeltier.Config) (*rig, *scale) {
 	return r, s
 }
 
-// observer is a scale that can be asked what is present.
+// observer is a scale that implements tier.Resident.
 type observer struct {
 	*scale
 	mapped bool // what is present counts as available
@@ -384,8 +383,8 @@ func (a *appetite) set(model string, gb float64) {
 	a.takes[model] = tier.Bytes(gb * float64(tier.GiB))
 }
 
-// newHungryRig is a rig whose models are whole, served from ram alone, and take
-// what they are told to.
+// newHungryRig is a rig whose models are indivisible, served from ram only, and take
+// the memory that appetite says.
 func newHungryRig(t *testing.T, models ...tier.Model) (*rig, *appetite) {
 	fake, eats := &tiertest.Mover{OnlyRAM: true}, &appetite{takes: make(map[string]tier.Bytes)}
 	most := make(map[string]tier.Bytes)
@@ -422,9 +421,9 @@ func scenario(t *testing.T, name string, fn func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, fn) })
 }
 
-// leavesNothing checks, when the test and the cleanups that it adds later have run,
-// that no goroutine, mapping or file handle is left of them. A test calls it
-// before it makes a Manager; newRig does.
+// leavesNothing checks after the test, and after the cleanups added later, that they
+// left no goroutine, mapping or file handle. A test calls it before it makes a
+// Manager; newRig does.
 func leavesNothing(t *testing.T) {
 	t.Helper()
 	before := lookAround(t.Name())
@@ -435,15 +434,15 @@ func leavesNothing(t *testing.T) {
 	})
 }
 
-// surroundings is what a process holds at one moment. Where there is no /proc,
-// there are only the goroutines to look at.
+// surroundings is what a process holds at one moment. Without /proc only goroutines
+// are compared.
 type surroundings struct {
 	label   string
 	handles map[string]int // by what they are of
 	mapped  map[string]int // by file
 }
 
-// left returns what is there now and was not there before, in words.
+// left describes what is there now and was not there before.
 func (s *surroundings) left() (traces []string) {
 	pprof.SetGoroutineLabels(context.Background())
 	if !inBubble() { // a bubble that ends with goroutines in it fails by itself
@@ -464,8 +463,8 @@ func (s *surroundings) left() (traces []string) {
 	return traces
 }
 
-// goroutines returns the stacks of those with the mark. They may be on their way
-// out: it gives them a moment, without sleeping through it.
+// goroutines returns the stacks of goroutines with the label, after some time for
+// them to end.
 func (s *surroundings) goroutines() string {
 	for limit := time.Now().Add(2 * time.Second); ; runtime.Gosched() {
 		var profile bytes.Buffer
@@ -486,8 +485,8 @@ func (s *surroundings) goroutines() string {
 
 const leakLabel = "modeltier-test"
 
-// lookAround takes note of what there is, and marks the goroutine that calls it:
-// those that it starts inherit the mark.
+// lookAround records what there is and labels the calling goroutine; goroutines that
+// it starts inherit the label.
 func lookAround(name string) *surroundings {
 	s := &surroundings{handles: handles(), mapped: mappings()}
 	s.label = fmt.Sprintf("%s %p", name, s)
@@ -498,8 +497,8 @@ func lookAround(name string) *surroundings {
 // inBubble reports whether time is virtual here: a bubble begins in the year 2000.
 func inBubble() bool { return time.Now().Year() < 2020 }
 
-// handles counts what is open. Sockets are left out: the HTTP client of a test
-// keeps some for later; and so is what the runtime polls with.
+// handles counts open files. It leaves out sockets, of which HTTP clients keep some,
+// and what the runtime polls with.
 func handles() map[string]int {
 	open := make(map[string]int)
 	entries, _ := os.ReadDir("/proc/self/fd")
@@ -524,7 +523,7 @@ func mappings() map[string]int {
 	return mapped
 }
 
-// weights writes a model's file whose bytes are not all the same.
+// weights writes a model's file with varying bytes.
 func weights(t *testing.T, name string, size tier.Bytes) tier.Model {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

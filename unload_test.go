@@ -141,7 +141,7 @@ func TestUnload_ScenariosOfOllama(t *testing.T) {
 		for range 3 {
 			l.Release()
 		}
-		if _, err := r.Remove(t.Context(), "nobody"); !errors.Is(err, modeltier.ErrNotFound) {
+		if _, err := r.Remove(t.Context(), "unknown"); !errors.Is(err, modeltier.ErrNotFound) {
 			t.Errorf("err = %v, want ErrNotFound", err)
 		}
 		job := order(t)(r.MoveTier(t.Context(), "a", tier.Storage))
@@ -201,12 +201,12 @@ func TestUnload_ScenariosOfOllama(t *testing.T) {
 		time.AfterFunc(time.Second, l.Release)
 		began := time.Now()
 		if err := r.Shutdown(t.Context()); err != nil || time.Since(began) != time.Second {
-			t.Errorf("%v after %v, want the end of the lease in 1s", err, time.Since(began))
+			t.Errorf("%v after %v, want the end of the lease after 1s", err, time.Since(began))
 		}
 	})
 }
 
-// hanging is a mover whose moves of one model do not end before it is let go.
+// hanging is a mover whose moves of one model block until it is released.
 func hanging(cfg modeltier.Config, name string, to tier.Tier) (modeltier.Config, func()) {
 	letGo := make(chan struct{})
 	cfg.Probe = tiertest.NewProbe(plenty) // not the machine's memory, which others press
@@ -243,7 +243,7 @@ func TestUnload_ScenariosOfLocalAI(t *testing.T) {
 		r.use("a")
 		order(t)(r.MoveTier(t.Context(), "a", tier.Storage))
 		r.begin("b").served(3 * time.Second).Release()
-		r.wantUsed(4 * tier.GiB) // a's are not free before they are
+		r.wantUsed(4 * tier.GiB) // a's bytes stay charged until they are gone
 	})
 	scenario(t, "LocalAI/same-model reload waits for shutdown", func(t *testing.T) {
 		cfg, letGo := hanging(onlyRAM(model("a", 2)), "a", tier.Storage)
@@ -316,7 +316,7 @@ func TestUnload_ScenariosOfLocalAI(t *testing.T) {
 		}
 		fail = true
 		r.begin("a").refused(modeltier.ErrMove, 1500*time.Millisecond)
-		r.begin("a").refused(modeltier.ErrMove, 1500*time.Millisecond) // and not ErrBusy: it is the first again
+		r.begin("a").refused(modeltier.ErrMove, 1500*time.Millisecond) // and not ErrBusy: the count of failures was reset
 	})
 }
 
@@ -388,7 +388,7 @@ func TestUnload_ScenariosOfLemonade(t *testing.T) {
 		r.wantAt("a", tier.Storage) // there is nothing left to pin
 		r.use("a")
 		if !r.model("a").Pinned {
-			t.Error("the pin is lost")
+			t.Error("the model is not pinned any more")
 		}
 		r.begin("b").served(4500 * time.Millisecond).Release()
 		r.wantAt("a", tier.RAM)
@@ -411,7 +411,7 @@ func TestUnload_ScenariosOfLemonade(t *testing.T) {
 			t.Error(err)
 		}
 		synctest.Wait()
-		one := r.begin("a") // not to the dead one
+		one := r.begin("a") // it is not served by the crashed engine
 		time.Sleep(time.Second)
 		held.Release() // whose client was told so by the connection
 		time.Sleep(time.Second)

@@ -151,8 +151,8 @@ func TestJoin_PeakBeyondTheLimit_IsRefusedForGoodAndSaysWhy(t *testing.T) {
 	}
 }
 
-// An oracle that knows what every model takes in truth: engines take what they
-// like, at any time, and still nothing is promised that is not there.
+// The oracle knows what every model really takes. Engines take any amount at any
+// time, and still no byte is promised that is not there.
 func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const limit = 30
@@ -166,7 +166,7 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 		if rapid.Bool().Draw(t, "whole") {
 			b.wholes()
 		}
-		truth := make(map[*Entry]tier.Bytes) // what was told of each at rest
+		truth := make(map[*Entry]tier.Bytes) // what was last observed of each at rest
 		unpaid := func() (over tier.Bytes) {
 			charged := b.c.ledger.Charged()[tier.RAM]
 			var taken tier.Bytes
@@ -190,7 +190,7 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 				Peak: max(now, tier.Bytes(rapid.IntRange(0, limit).Draw(t, "peak"))),
 			}
 		}
-		// took keeps what the core has to have charged, or owes.
+		// took records what the core has to charge or to show as overdraft.
 		took := func(e *Entry, s Seen) {
 			if truth[e] = max(s.Taken, 0); e.tier == tier.RAM {
 				truth[e] = e.Model.Size + e.Model.Runtime // which never falls
@@ -258,7 +258,7 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 			},
 			"time": func(*rapid.T) { b.now = b.now.Add(time.Second) },
 		})
-		for range 100 { // everybody is answered in the end
+		for range 100 { // every request is answered in the end
 			settled()
 			for _, e := range b.c.entries {
 				for e.Gate.Leases() > 0 {
@@ -278,12 +278,12 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 		}
 		settled()
 		if !b.c.quiet() {
-			t.Fatalf("it does not come to rest: %d wants, %d plans, %d moves", len(b.c.demands), len(b.c.plans), len(b.c.Moves()))
+			t.Fatalf("it does not come to rest: %d demands, %d plans, %d moves", len(b.c.demands), len(b.c.plans), len(b.c.Moves()))
 		}
 	})
 }
 
-// A probe that goes by an older look does not show what was charged since.
+// A reading that is older than a charge does not show it.
 func TestReading_OlderThanACharge_ChargeStaysUnseen(t *testing.T) {
 	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4})
 	b.load("a")

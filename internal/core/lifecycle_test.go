@@ -10,14 +10,14 @@ import (
 
 var errCrash = errors.New("crashed")
 
-// waysToLeave are those in which model a goes though nobody made room by it.
+// waysToLeave unload model a for other reasons than room.
 var waysToLeave = map[string]func(b *bench){
-	"lost":     func(b *bench) { b.c.Crash(b.entry("a"), errCrash, b.now) },
+	"crashed":  func(b *bench) { b.c.Crash(b.entry("a"), errCrash, b.now) },
 	"replaced": func(b *bench) { b.c.Replace(b.entry("a"), other("a", 3), all, b.now) },
 }
 
-// The loop may hear of the end of a load and of a loss, or of another
-// configuration, before it has granted anything.
+// The loop may hear of the end of a load together with a crash or another
+// configuration, before it has granted a lease.
 func TestLeaving_InTheBatchOfItsLoadsEnd_NoLeaseOnWhatLeaves(t *testing.T) {
 	for how, leave := range waysToLeave {
 		t.Run(how, func(t *testing.T) {
@@ -37,7 +37,7 @@ func TestLeaving_InTheBatchOfItsLoadsEnd_NoLeaseOnWhatLeaves(t *testing.T) {
 				b.step()
 			}
 			if len(b.granted) != 1 || b.entry("a").Tier() != tier.RAM {
-				t.Errorf("%d leases, a in %v; want one once it is loaded anew", len(b.granted), b.entry("a").Tier())
+				t.Errorf("%d leases, a in %v; want one once it is loaded again", len(b.granted), b.entry("a").Tier())
 			}
 		})
 	}
@@ -74,7 +74,7 @@ func TestLeaving_UnloadFails_GateStaysClosedAndItIsTriedAgain(t *testing.T) {
 	}
 }
 
-// It drains for another model, is lost, and the other is not wanted any more.
+// The model drains for another, crashes, and then no request waits for the other.
 func TestLeaving_CrashWhileItDrainsForAnother_NotServedWhenThatIsCalledOff(t *testing.T) {
 	b := newBench(t, 10, 0, sized("e", 6), sized("x", 6))
 	b.load("e")
@@ -91,12 +91,12 @@ func TestLeaving_CrashWhileItDrainsForAnother_NotServedWhenThatIsCalledOff(t *te
 	b.c.Leave(w)
 	b.step()
 	if len(b.granted) > n {
-		t.Error("a lease was granted on a model that is lost")
+		t.Error("a lease was granted on a model that crashed")
 	}
 }
 
-// A demotion that had to wait, of a model that is lost meanwhile, has nothing left
-// to do; to carry it out would read the weights.
+// If a model crashes while its demotion waits, the demotion is void; to carry it out
+// would read the weights.
 func TestLeaving_CrashBeforeItsDemotion_IsNotLoadedToMakeRoom(t *testing.T) {
 	b := newBench(t, 14, 10, sized("e", 4), sized("x", 10), sized("v", 6), sized("u", 6))
 	b.load("v", "e")
@@ -136,7 +136,7 @@ func TestCrash_SoonAfterEachLoad_BacksOff(t *testing.T) {
 	lose := func() {
 		t.Helper()
 		b.load("a")
-		for range 2 { // it may be told twice
+		for range 2 { // it may be reported twice
 			b.c.Crash(b.entry("a"), crash, b.now)
 		}
 		b.step()
@@ -159,7 +159,7 @@ func TestCrash_SoonAfterEachLoad_BacksOff(t *testing.T) {
 	}
 	b.now = b.now.Add(backOffMax)
 	b.load("a")
-	b.now = b.now.Add(crashSoon) // it has lived
+	b.now = b.now.Add(crashSoon) // it ran for long enough
 	b.c.Crash(b.entry("a"), crash, b.now)
 	b.step()
 	b.finish(Outcome{})
@@ -167,7 +167,7 @@ func TestCrash_SoonAfterEachLoad_BacksOff(t *testing.T) {
 	b.load("a")
 }
 
-// What a removed model has left is not room for a new one of its name.
+// The residue of a removed model is not room for a new one of its name.
 func TestAdd_NameOfARemovedModelThatIsStillSeen_BothAreCharged(t *testing.T) {
 	b := newBench(t, 20, 10, sized("a", 6))
 	b.load("a")
@@ -187,7 +187,7 @@ func TestAdd_NameOfARemovedModelThatIsStillSeen_BothAreCharged(t *testing.T) {
 	}
 }
 
-// What was seen of a model is no word about the one that replaces it.
+// What was observed of a model does not apply to its replacement.
 func TestReplace_ModelThatTookMoreThanDeclared_TheNewOneStartsFromItsOwnDeclaration(t *testing.T) {
 	b := newBench(t, 20, 20, tier.Model{Name: "a", Size: 4, Runtime: 1}).wholes()
 	b.join("a")
@@ -208,8 +208,8 @@ func TestReplace_ModelThatTookMoreThanDeclared_TheNewOneStartsFromItsOwnDeclarat
 	}
 }
 
-// The hot load of a model that is configured anew while it waits for room is
-// overtaken: its job ends, and the model that was configured stays.
+// If a model is reconfigured while its hot load waits for room, the job ends and the
+// configured model stays.
 func TestReplace_HotLoadWaitsForRoom_JobEndsAndTheNewOneStays(t *testing.T) {
 	b := newBench(t, 10, 0, sized("a", 6))
 	b.join("a")

@@ -100,8 +100,8 @@ func TestMoveEnded_FailedLoadLeavesBytesBehind_TheyStayChargedUntilTheyAreGone(t
 	}
 }
 
-// The bytes that a lease from swap runs on were to come from weights that are kept.
-// As long as those are seen to be there, there is nothing to run on.
+// The runtime bytes of a lease from swap were to come from kept weights. While those
+// are still present there is no room for the runtime bytes.
 func TestMoveEnded_KeptBytesStayWhereTheRuntimeWasToBe_NoLeaseUntilTheyAreGone(t *testing.T) {
 	a := sized("a", 6)
 	a.Runtime = 2
@@ -199,7 +199,7 @@ func TestMove_WithoutWaiters_IsCalledOffForARequest(t *testing.T) {
 	}
 }
 
-// A move home that was called off comes back while somebody waits for its model.
+// A homeward move that was called off ends while a request waits for its model.
 func TestMove_HomewardCalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *testing.T) {
 	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4}, tier.Model{Name: "b", Size: 8})
 	e := b.entry("a")
@@ -226,7 +226,7 @@ func TestMove_HomewardCalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *tes
 		b.step()
 	}
 	if len(b.granted) == 0 {
-		t.Fatal("nobody was served")
+		t.Fatal("no request was served")
 	}
 	if e.move != nil && e.Gate.Leases() > 0 {
 		t.Errorf("it moves from %v to %v under a lease", e.move.From, e.move.To)

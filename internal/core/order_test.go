@@ -29,7 +29,7 @@ func TestMoveTo_HotLoadUnderWay_IsRefused(t *testing.T) {
 	}
 }
 
-// A stuck move is nothing to hope for.
+// A stuck move will not free its room.
 func TestHotLoad_OnlyAStuckMoveHoldsTheRoom_Ends(t *testing.T) {
 	b := newBench(t, 10, 0, sized("a", 8), sized("h", 8))
 	b.join("a")
@@ -49,8 +49,8 @@ func TestHotLoad_OnlyAStuckMoveHoldsTheRoom_Ends(t *testing.T) {
 	}
 }
 
-// A mover that does not say what is present any more does not keep a hot load, which
-// has no deadline, waiting for bytes to go.
+// If a mover no longer reports present bytes, a hot load, which has no deadline, does
+// not wait for residue to go.
 func TestHotLoad_ResidueIsNeverSeenToGo_Ends(t *testing.T) {
 	b := newBench(t, 10, 0, sized("a", 8), sized("h", 8))
 	b.join("a")
@@ -75,7 +75,7 @@ func TestHotLoad_ResidueIsNeverSeenToGo_Ends(t *testing.T) {
 }
 
 // newGivenUp is a bench with a model whose hot load was given up before its mover
-// came back with it.
+// returned.
 func newGivenUp(t *testing.T) (*bench, *Entry) {
 	h := sized("h", 6)
 	h.Capabilities = []string{"text-generation"}
@@ -91,8 +91,8 @@ func newGivenUp(t *testing.T) (*bench, *Entry) {
 	return b, b.entry("h")
 }
 
-// A mover that came back late has brought what is not wanted any more, and at
-// first does not take it away again either.
+// The mover returned late with a model that is not wanted any more, and at first its
+// unload fails.
 func TestHotLoadGivenUp_UnloadFails_TriedAgainEachSecondAndServesNoRequest(t *testing.T) {
 	b, h := newGivenUp(t)
 	if len(h.Model.Capabilities) > 0 {

@@ -40,8 +40,8 @@ func TestPressure_SlowPlacement_HasAnEnd(t *testing.T) {
 	t.Error("the placement is asked without end")
 }
 
-// Another process maps the pages, say. Asked for them again and again, it would keep
-// the core busy, and who waits hoping.
+// Another process may map the pages. To ask for them again and again would keep the
+// core busy and requests waiting in vain.
 func TestReclaim_ModelThatGaveNothing_GoesToStorage(t *testing.T) {
 	for stays, want := range map[tier.Bytes]tier.Tier{6: tier.Storage, 4: tier.Swap} {
 		b := newBench(t, 10, 10, sized("a", 6))
@@ -61,7 +61,7 @@ func TestReclaim_ModelThatGaveNothing_GoesToStorage(t *testing.T) {
 	}
 }
 
-// An engine whose stop fails at once is not asked to stop over and over.
+// An engine whose stop fails at once backs off.
 func TestStopOneFrozen_UnloadFails_NotTriedAgainAtOnce(t *testing.T) {
 	b := newBench(t, 10, 10, sized("f", 6), sized("x", 8))
 	b.traits(Traits{Leaves: true, InPlace: true})
@@ -84,9 +84,8 @@ func TestStopOneFrozen_UnloadFails_NotTriedAgainAtOnce(t *testing.T) {
 	}
 }
 
-// What a removed model of its name has left in memory is not the new model's own:
-// to reckon with it would begin a load that its move, which does not, refuses, and
-// do so again and again.
+// The residue of a removed model of the same name is not the new model's charge. If
+// it counted, a load would be planned that its move then refuses, again and again.
 func TestServeUnderPressure_ResidueOfAnotherOfItsName_IsNotTheModelsOwn(t *testing.T) {
 	b := newBench(t, 10, 10, sized("a", 6))
 	b.load("a")

@@ -29,8 +29,8 @@ type reporter interface {
 	Fatalf(format string, args ...any)
 }
 
-// bench drives a core by hand: it carries moves out when told to, and keeps what
-// the core said.
+// bench drives a core by hand: it carries out moves when told to and records the
+// core's actions.
 type bench struct {
 	t       reporter
 	c       *Core
@@ -54,15 +54,15 @@ func (b *bench) add(models ...tier.Model) {
 	}
 }
 
-// traits has all models be like that.
+// traits sets the traits of all models.
 func (b *bench) traits(t Traits) {
 	for _, e := range b.c.entries {
 		e.traits = t
 	}
 }
 
-// toRAM is the plainest placement: idle models leave for storage in order until
-// the wanted one fits.
+// toRAM is a simple placement: idle models leave for storage in order until the
+// wanted one fits.
 func (b *bench) toRAM(v *tier.View, need *tier.Need) tier.Plan {
 	if need == nil {
 		return tier.Plan{}
@@ -90,7 +90,7 @@ func (b *bench) toRAM(v *tier.View, need *tier.Need) tier.Plan {
 	return p
 }
 
-// step lets the core go on until it has nothing to say.
+// step calls Step until there are no actions.
 func (b *bench) step() time.Time {
 	b.t.Helper()
 	for {
@@ -193,34 +193,34 @@ func newBench(t reporter, ram, swap tier.Bytes, models ...tier.Model) *bench {
 	return b
 }
 
-// all is what the most able of movers says of a model.
+// all are the traits of the most capable mover.
 var all = Traits{Divisible: true, Leaves: true, InPlace: true}
 
 func newGate(*Entry) Gate { return &fakeGate{} }
 
 func sized(name string, size tier.Bytes) tier.Model { return tier.Model{Name: name, Size: size} }
 
-// other is a model of that name with other weights and capabilities.
+// other returns a model of that name with other weights and capabilities.
 func other(name string, size tier.Bytes) *tier.Model {
 	m := sized(name, size)
 	m.Capabilities = []string{"vision"}
 	return &m
 }
 
-// seen is a move that went well, with that many bytes present after it.
+// seen is the outcome of a move that succeeded with that many bytes present.
 func seen(present tier.Bytes) Outcome {
 	out := Outcome{Observed: true}
 	out.Present = present
 	return out
 }
 
-// wholes has a bench's models be engines: not divided, and served from ram alone.
+// wholes makes all models indivisible and served from ram only, as engines are.
 func (b *bench) wholes() *bench {
 	b.traits(Traits{})
 	return b
 }
 
-// taking ends the oldest move, of a model that is seen to take that much.
+// taking ends the oldest move; its model is observed to take that much.
 func (b *bench) taking(now, peak tier.Bytes) {
 	b.t.Helper()
 	b.finish(Outcome{Seen: Seen{Taken: now, Peak: peak}})

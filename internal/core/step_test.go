@@ -53,7 +53,7 @@ func TestStep_OnlyBusyVictims_DrainOnceFairnessHasPassed(t *testing.T) {
 	w := b.join("b")
 	wake := b.step()
 	if !b.entry("a").Gate.(*fakeGate).open || !b.entry("a").Gate.(*fakeGate).watched {
-		t.Fatal("a is closed before its time, or nobody tells when it is free")
+		t.Fatal("a is closed too early, or its gate does not tell when leases end")
 	}
 	if want := w.Since.Add(time.Second); !wake.Equal(want) {
 		t.Fatalf("wakes at %v, want %v", wake, want)
@@ -63,7 +63,7 @@ func TestStep_OnlyBusyVictims_DrainOnceFairnessHasPassed(t *testing.T) {
 	if b.entry("a").Gate.(*fakeGate).open || len(b.started) != 0 {
 		t.Fatal("a does not drain, or leaves under its lease")
 	}
-	again := b.join("a") // has to wait now: never both
+	again := b.join("a") // has to wait: a and b never fit both
 	b.step()
 	b.release("a")
 	b.step()
@@ -83,7 +83,7 @@ func TestStep_OnlyBusyVictims_DrainOnceFairnessHasPassed(t *testing.T) {
 		b.step()
 	}
 	if b.granted[len(b.granted)-1] != again {
-		t.Error("a's own waiter was forgotten")
+		t.Error("a's own request is not served")
 	}
 }
 
@@ -102,8 +102,8 @@ func TestStep_DisjointVictims_LeaveAtTheSameTime(t *testing.T) {
 	}
 }
 
-// Two models change places in tiers with one byte to spare: each hop has just the
-// room that the one before it made.
+// Two models change places with one byte to spare: each hop has just the room that
+// the one before it freed.
 func TestStep_ModelsThatPassEachOtherInParts_DoSoInThePlansOrder(t *testing.T) {
 	b := newBench(t, 10, 5, sized("a", 8), sized("b", 6))
 	hop := func(name string, to tier.Tier, keep tier.Bytes) tier.Step {
@@ -136,8 +136,8 @@ func TestStep_ModelsThatPassEachOtherInParts_DoSoInThePlansOrder(t *testing.T) {
 	}
 }
 
-// A step that cannot have its room leaves its model where it is, unless it was to
-// make room: only then is storage the next best place.
+// If a step finds no room its model stays where it is, unless the step was to make
+// room: only then does the model go to storage.
 func TestPlanned_IdleStepUpThatFindsNoRoom_LeavesItsModelWhereItIs(t *testing.T) {
 	b := newBench(t, 10, 10, sized("a", 8), sized("b", 6))
 	b.load("a")
@@ -157,8 +157,8 @@ func TestPlanned_IdleStepUpThatFindsNoRoom_LeavesItsModelWhereItIs(t *testing.T)
 	}
 }
 
-// The same for one that was in swap when the plan was made, and was to keep less
-// there: to carry that out would map it again.
+// A step is void if its model has left further than the step takes it: to carry it
+// out would map the model again.
 func TestPlanned_LeftFurtherThanItsStep_IsNotBroughtBackToMakeRoom(t *testing.T) {
 	b := newBench(t, 14, 10, sized("x", 10), sized("v", 6))
 	b.load("v")
@@ -193,7 +193,7 @@ func TestPlanned_LeftFurtherThanItsStep_IsNotBroughtBackToMakeRoom(t *testing.T)
 func TestPlanned_PlanThatCannotBe_IsRefusedAfterSomeAttempts(t *testing.T) {
 	for name, p := range map[string]func(v *tier.View) tier.Plan{
 		"nothing": func(*tier.View) tier.Plan { return tier.Plan{} },
-		"nobody":  func(*tier.View) tier.Plan { return tier.Plan{Steps: []tier.Step{{Move: tier.Move{To: tier.RAM}}}} },
+		"unknown": func(*tier.View) tier.Plan { return tier.Plan{Steps: []tier.Step{{Move: tier.Move{To: tier.RAM}}}} },
 		"beyond limits": func(v *tier.View) tier.Plan {
 			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(0), To: tier.RAM}}}}
 		},
@@ -322,8 +322,8 @@ func TestGrant_TwoRequestsForOneModel_BothAreServed(t *testing.T) {
 	}
 }
 
-// At rest nothing but the owner's own clock calls the core: idle planning ends some
-// hours after the last request, and is not asked for every second before.
+// Idle planning ends some hours after the last request, and asks for less than one
+// wake-up a second before.
 func TestStep_AtRest_AsksToBeWokenSeldomThenNotAtAll(t *testing.T) {
 	b := newBench(t, 10, 10, sized("a", 6))
 	b.c.opt.OptimizeEvery = 30 * time.Second
