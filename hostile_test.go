@@ -78,7 +78,7 @@ func (v *villain) act(method string) (lie bool) {
 	return false
 }
 
-// errText is an error whose Error method panics.
+// errText is an error whose text panics, as one of foreign code may.
 type errText struct{ method string }
 
 func (e errText) Error() string {
@@ -103,28 +103,22 @@ func (h hostileMover) Move(ctx context.Context, mv tier.Move, progress func(tier
 	}
 	return h.Mover.Move(ctx, mv, progress)
 }
-
 func (h hostileMover) Divisible(m *tier.Model) bool {
 	return h.v.act("mover.Divisible") != h.Mover.Divisible(m)
 }
-
 func (h hostileMover) Leaves(m *tier.Model) bool {
 	return h.v.act("mover.Leaves") != h.Mover.Leaves(m)
 }
-
 func (h hostileMover) InPlace(m *tier.Model) bool {
 	return h.v.act("mover.InPlace") != h.Mover.InPlace(m)
 }
-
 func (h hostileMover) FileBacked() bool { return h.v.act("mover.FileBacked") != h.Mover.FileBacked() }
-
 func (h hostileMover) CheckModel(m *tier.Model) error {
 	if h.v.act("mover.CheckModel") {
 		return errText{"mover.CheckModel"}
 	}
 	return nil
 }
-
 func (h hostileMover) Resident(_ context.Context, model string) (present, reclaimable tier.Bytes, err error) {
 	if h.v.act("mover.Resident") {
 		return vast, vast, nil
@@ -134,14 +128,12 @@ func (h hostileMover) Resident(_ context.Context, model string) (present, reclai
 	}
 	return 0, 0, nil
 }
-
 func (h hostileMover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	if h.v.act("mover.Footprint") {
 		return vast, vast, true
 	}
 	return 0, 0, false
 }
-
 func (h hostileMover) PartStatus() any { return h.v.status("mover") }
 func (h hostileMover) Close() error    { return h.v.close("mover") }
 
@@ -167,7 +159,6 @@ func (h hostileProbe) Memory(context.Context) (tier.Memory, error) {
 	}
 	return plenty, nil
 }
-
 func (h hostileProbe) PartStatus() any { return h.v.status("probe") }
 func (h hostileProbe) Close() error    { return h.v.close("probe") }
 
@@ -182,7 +173,6 @@ func (h hostileSelector) Select(req *tier.Request, view *tier.View) (tier.Choice
 	}
 	return h.Selector.Select(req, view)
 }
-
 func (h hostileSelector) Accessed([]tier.Access)  { h.v.act("selector.Accessed") }
 func (h hostileSelector) Moved([]tier.Moved)      { h.v.act("selector.Moved") }
 func (h hostileSelector) Reported([]tier.Outcome) { h.v.act("selector.Reported") }
@@ -215,52 +205,43 @@ func (h hostilePlacement) Plan(view *tier.View, need *tier.Need) tier.Plan {
 	}
 	return h.Learned.Plan(view, need)
 }
-
 func (h hostilePlacement) Accessed(uses []tier.Access) {
 	h.v.act("placement.Accessed")
 	h.Learned.Accessed(uses)
 }
-
 func (h hostilePlacement) Moved(moves []tier.Moved) {
 	h.v.act("placement.Moved")
 	h.Learned.Moved(moves)
 }
-
 func (h hostilePlacement) Reported([]tier.Outcome) { h.v.act("placement.Reported") }
-
 func (h hostilePlacement) Hint(model string, p float64, within time.Duration, now time.Time) {
 	h.v.act("placement.Hint")
 	h.Learned.Hint(model, p, within, now)
 }
-
 func (h hostilePlacement) Worth(view *tier.View) []float64 {
 	if h.v.act("placement.Worth") {
 		return []float64{math.NaN()}
 	}
 	return h.Learned.Worth(view)
 }
-
 func (h hostilePlacement) Predict(m *tier.Model, from, to tier.Tier, b tier.Bytes) (d, low, high time.Duration) {
 	if h.v.act("placement.Predict") {
 		return math.MinInt64, math.MaxInt64, math.MinInt64
 	}
 	return h.Learned.Predict(m, from, to, b)
 }
-
 func (h hostilePlacement) MarshalBinary() ([]byte, error) {
 	if h.v.act("placement.MarshalBinary") {
 		return nil, errText{"placement.MarshalBinary"}
 	}
 	return h.Learned.MarshalBinary()
 }
-
 func (h hostilePlacement) UnmarshalBinary(b []byte) error {
 	if h.v.act("placement.UnmarshalBinary") {
 		return errText{"placement.UnmarshalBinary"}
 	}
 	return h.Learned.UnmarshalBinary(b)
 }
-
 func (h hostilePlacement) PartStatus() any { return h.v.status("placement") }
 func (h hostilePlacement) Close() error    { return h.v.close("placement") }
 
@@ -269,12 +250,10 @@ type hostileHandler struct{ v *villain }
 func (h hostileHandler) Enabled(context.Context, slog.Level) bool {
 	return !h.v.act("logger.Enabled")
 }
-
 func (h hostileHandler) Handle(context.Context, slog.Record) error {
 	h.v.act("logger.Handle")
 	return nil
 }
-
 func (h hostileHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 
