@@ -116,7 +116,7 @@ func TestManager_AtRest_LooksOnceASecondAtMost(t *testing.T) {
 		a := &asks{}
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 1)}, Placement: a, StateDir: t.TempDir()})
 		r.use("a")
-		time.Sleep(3 * time.Hour) // until idle planning has ended
+		time.Sleep(3*time.Hour + 500*time.Millisecond) // until idle planning has ended, and between two readings
 		a.taken()
 		reads, moves := r.probe.Reads(), len(r.mover.Moves())
 		time.Sleep(10 * time.Minute)
