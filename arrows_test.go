@@ -53,10 +53,10 @@ func TestHouse_ArrowsPointDownOnly(t *testing.T) {
 			return nil
 		}
 		allowed, listed := arrows[dir]
-		if !listed { // a part of a listed folder lives by its rules
+		if !listed { // a subfolder follows the rules of its parent
 			parent := filepath.ToSlash(filepath.Dir(dir))
 			if allowed, listed = arrows[parent]; !listed {
-				t.Errorf("%s: the folder has no place in the house", path)
+				t.Errorf("%s: the folder is not listed in arrows", path)
 			}
 			allowed = append(slices.Clone(allowed), parent)
 		}

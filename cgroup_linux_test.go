@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +30,7 @@ const (
 )
 
 // TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled takes a model of 7
-// GB through every operation where 7.4 GiB is all there is, as on an Orin Nano.
+// GB through every operation in a cgroup of 7.4 GiB, which is what an Orin Nano has.
 func TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled(t *testing.T) {
 	if os.Getenv("MODELTIER_LONG") == "" {
 		t.Skip("takes minutes and all memory there is: MODELTIER_LONG=1 runs it")
@@ -42,7 +44,7 @@ func TestManager_SevenGBModelOn8GBBoard_ServedFromSwapNeverKilled(t *testing.T) 
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Truncate(7_000_000_000); err != nil { // a hole all over: it takes no disk
+	if err := f.Truncate(7_000_000_000); err != nil { // a sparse file: it takes no disk
 		t.Skipf("no sparse files here: %v", err)
 	}
 	defer unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
@@ -97,7 +99,7 @@ func TestBigModelChild(t *testing.T) {
 			t.Errorf("to %v: %v", to, err)
 		}
 	}
-	// What a digest does: it reads the file from its beginning, beside the mapping.
+	// A digest reads the file from its start, beside the mapping.
 	r, err := mover.Reader("big")
 	if err != nil {
 		t.Fatal(err)
@@ -123,8 +125,8 @@ func TestBigModelChild(t *testing.T) {
 	}
 }
 
-// The scaled machine: 600 MiB for a server of six models of 200 MiB and for what
-// else runs there.
+// The scaled machine has 600 MiB for a server of six models of 200 MiB and for the
+// other process.
 const (
 	scaledMachine = 600 * tier.MiB
 	scaledModel   = 200 * tier.MiB
@@ -133,7 +135,7 @@ const (
 
 var scaledLimits = tier.Limits{RAM: 300 * tier.MiB, Swap: 1000 * tier.MiB, Reserved: 50 * tier.MiB, MaxModel: 400 * tier.MiB}
 
-// mark is what stands at both ends of a page of a model's file.
+// mark returns the word written at both ends of a page of a model's file.
 func mark(model, page int) uint64 { return rand.NewPCG(uint64(model), uint64(page)).Uint64() }
 
 // TestManager_ModelsTwiceTheMemory_64Clients_NoKillNoWrongAnswer asks for all
@@ -192,8 +194,8 @@ func cagedFor(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestHogChild is no test: it is the process beside the server that grabs memory
-// and frees it, at a pace at which programs do.
+// TestHogChild is no test: it is the process beside the server that allocates and
+// frees memory at the pace of ordinary programs.
 func TestHogChild(t *testing.T) {
 	ctx := cagedFor(t)
 	const step = 10 << 20
@@ -295,7 +297,7 @@ func TestServerChild(t *testing.T) {
 		}
 	}
 	if answers == 0 {
-		t.Error("nobody was served")
+		t.Error("no request was served")
 	}
 	refused.Range(func(code, n any) bool {
 		t.Logf("refused as %v: %d", code, n.(*atomic.Int64).Load())
@@ -308,8 +310,8 @@ func TestServerChild(t *testing.T) {
 	}
 }
 
-// probeWeights reads a piece of a leased model, as engines do from one place on,
-// and compares it with what was written.
+// probeWeights reads part of a leased model sequentially, as engines do, and compares
+// it with what was written.
 func probeWeights(mover *mapped.Mover, model int) error {
 	parts, err := mover.Bytes(fmt.Sprint(model))
 	if err != nil {
@@ -327,7 +329,7 @@ func probeWeights(mover *mapped.Mover, model int) error {
 	return nil
 }
 
-// lockedBytes is what the kernel says that this process has locked.
+// lockedBytes returns how many bytes this process has locked, by the kernel.
 func lockedBytes(t *testing.T) tier.Bytes {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
@@ -340,4 +342,172 @@ func lockedBytes(t *testing.T) tier.Bytes {
 		t.Fatal(err)
 	}
 	return tier.Bytes(kb) * tier.KiB
+}
+
+// cageProcs names the file by which a child enters its cgroup.
+const cageProcs = "MODELTIER_TEST_CGROUP"
+
+// cage is a memory cgroup for the children of a test.
+type cage struct {
+	t       *testing.T
+	dir     string
+	unified bool
+}
+
+// newCage makes a memory cgroup with a limit beside this process, or skips.
+func newCage(t *testing.T, limit tier.Bytes) *cage {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("making a memory cgroup takes root")
+	}
+	parent, unified, err := memoryCgroup()
+	if err != nil {
+		t.Skip(err)
+	}
+	c := &cage{t: t, unified: unified, dir: filepath.Join(parent, fmt.Sprintf("modeltier-test-%d", os.Getpid()))}
+	if err := os.Mkdir(c.dir, 0o755); err != nil {
+		t.Skipf("a cgroup may not be made: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(c.dir); err != nil {
+			t.Errorf("the cgroup stays: %v", err)
+		}
+	})
+	name := "memory.limit_in_bytes"
+	if unified {
+		name = "memory.max"
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, name), []byte(strconv.FormatInt(int64(limit), 10)), 0); err != nil {
+		t.Skipf("a limit may not be set: %v", err)
+	}
+	return c
+}
+
+// memoryCgroup finds a group with the memory controller in which groups can be
+// created: with version 1 that of this process; with version 2, which allows no
+// groups below one with processes, the root.
+func memoryCgroup() (dir string, unified bool, err error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", false, err
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", false, err
+	}
+	path := ""
+	for line := range strings.Lines(string(own)) {
+		if part := strings.SplitN(strings.TrimSpace(line), ":", 3); len(part) == 3 && part[1] == "memory" {
+			path = part[2]
+		}
+	}
+	for line := range strings.Lines(string(mounts)) {
+		at, kind, ok := strings.Cut(line, " - ")
+		fields, types := strings.Fields(at), strings.Fields(kind)
+		if !ok || len(fields) < 5 || len(types) < 3 {
+			continue
+		}
+		switch point := fields[4]; {
+		case types[0] == "cgroup" && strings.Contains(","+types[2]+",", ",memory,"):
+			if dir := filepath.Join(point, path); path != "" && exists(dir) {
+				return dir, false, nil
+			}
+			return point, false, nil
+		case types[0] == "cgroup2":
+			down, err := os.ReadFile(filepath.Join(point, "cgroup.subtree_control"))
+			if err == nil && strings.Contains(string(down), "memory") {
+				return point, true, nil
+			}
+		}
+	}
+	return "", false, fmt.Errorf("there is no memory controller to make a group with")
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// start runs one test of this binary in a child process in the cage. The test's
+// cleanup ends it at the latest.
+func (c *cage) start(test string, env ...string) *exec.Cmd {
+	c.t.Helper()
+	child := exec.CommandContext(c.t.Context(), os.Args[0], "-test.v", "-test.run=^"+test+"$")
+	child.Env = append(append(os.Environ(), cageProcs+"="+filepath.Join(c.dir, "cgroup.procs")), env...)
+	child.Stdout = new(strings.Builder)
+	child.Stderr = child.Stdout
+	if err := child.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { // if the test has not waited for it
+		child.Process.Kill()
+		child.Wait()
+	})
+	return child
+}
+
+// wait waits for a child that has to succeed, and shows what it said.
+func (c *cage) wait(child *exec.Cmd) {
+	c.t.Helper()
+	err := child.Wait()
+	said := child.Stdout.(fmt.Stringer).String()
+	if err != nil || !strings.Contains(said, "\n--- PASS") {
+		c.t.Errorf("the child ended with %v:\n%s", err, said)
+		return
+	}
+	c.t.Logf("the child:\n%s", said)
+}
+
+// figure returns a number from a file of the group; key is "" if the file holds
+// nothing else.
+func (c *cage) figure(file, key string) int64 {
+	c.t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.dir, file))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) > 0 && (key == "" || f[0] == key) {
+			n, err := strconv.ParseInt(f[len(f)-1], 10, 64)
+			if err != nil {
+				c.t.Fatalf("%s: %v", file, err)
+			}
+			return n
+		}
+	}
+	c.t.Fatalf("%s: no %s in %q", file, key, text)
+	return 0
+}
+
+// check fails the test on an OOM kill or if the group used more than limit. The
+// kernel may exceed it by a few pages for which it cannot wait.
+func (c *cage) check(limit tier.Bytes) {
+	c.t.Helper()
+	killed, peak, hits := int64(0), tier.Bytes(0), int64(0)
+	if c.unified {
+		killed, hits = c.figure("memory.events", "oom_kill"), c.figure("memory.events", "max")
+		if exists(filepath.Join(c.dir, "memory.peak")) {
+			peak = tier.Bytes(c.figure("memory.peak", ""))
+		}
+	} else {
+		killed, hits = c.figure("memory.oom_control", "oom_kill"), c.figure("memory.failcnt", "")
+		peak = tier.Bytes(c.figure("memory.max_usage_in_bytes", ""))
+	}
+	c.t.Logf("in the cgroup of %v: %d OOM kills, at most %v used, page cache dropped at the limit %d times", limit, killed, peak, hits)
+	if killed != 0 || peak > limit+tier.MiB {
+		c.t.Errorf("%d OOM kills, at most %v of %v used", killed, peak, limit)
+	}
+}
+
+// caged moves a child into its cgroup; it skips if the test is not one.
+func caged(t *testing.T) {
+	t.Helper()
+	procs := os.Getenv(cageProcs)
+	if procs == "" {
+		t.Skip("runs as the child of a test only")
+	}
+	if err := os.WriteFile(procs, []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+		t.Fatal(err)
+	}
 }

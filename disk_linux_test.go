@@ -23,8 +23,8 @@ import (
 	"github.com/modeltier/modeltier/tier/mapped"
 )
 
-// weightsFile writes a file of that size that is no hole anywhere, and leaves none
-// of it in the page cache.
+// weightsFile writes a file of that size without holes and drops it from the page
+// cache.
 func weightsFile(t *testing.T, path string, size tier.Bytes) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -45,8 +45,8 @@ func weightsFile(t *testing.T, path string, size tier.Bytes) {
 	dropCache(t, path)
 }
 
-// dropCache takes a file out of the page cache: what is cached for one process is
-// not charged to the group of another that reads it.
+// dropCache drops a file from the page cache: pages cached for one process are not
+// charged to the cgroup of another that reads them.
 func dropCache(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -59,20 +59,19 @@ func dropCache(t *testing.T, path string) {
 	}
 }
 
-// forecaster is the default placement, which says before each move how long it
-// will take.
+// forecaster is the default placement; it notes how far off its predictions were.
 type forecaster struct {
 	*optimizer.Learned
 	moves int
-	// off is by how much the forecasts were wrong, as shares of what the move took;
-	// pace the seconds that a byte took.
+	// off are the errors of the predictions as shares of the move's time, pace the
+	// seconds per byte.
 	off, pace []float64
 }
 
 func (f *forecaster) Moved(moves []tier.Moved) {
 	for i := range moves {
 		m := &moves[i]
-		if m.Move.To > m.Move.From { // dropping pages takes no time to speak of
+		if m.Move.To > m.Move.From { // dropping pages takes next to no time
 			if f.moves++; f.moves > 5 {
 				d, _, _ := f.Predict(&m.Move.Model, m.Move.From, m.Move.To, m.Bytes)
 				f.off = append(f.off, math.Abs(d.Seconds()/m.Took.Seconds()-1))
@@ -117,8 +116,8 @@ func TestManager_LoadTimesOnARealDisk_ArePredictedWithinAFifthAfterFiveMoves(t *
 	if len(place.off) < 20 {
 		t.Fatalf("%d moves were told", len(place.off))
 	}
-	// The disk is shared with others. How much that alone makes of it, a pace shows
-	// that is right for all of these moves together, which is known only afterwards.
+	// The disk is shared. How much of the error comes from that alone shows if all
+	// moves are predicted by their common pace, which is known only afterwards.
 	right := medianOf(place.pace)
 	var blur []float64
 	for _, pace := range place.pace {
@@ -136,16 +135,16 @@ func medianOf(x []float64) float64 {
 	return x[len(x)/2]
 }
 
-// Half of an Orin Nano: half of its memory, of the default limits, and of the time
-// that a trace takes between requests.
+// Half of an Orin Nano: half its memory, its default limits and the time between
+// the requests of a trace.
 const halfBoard = 37 * tier.GiB / 10
 
 var halfLimits = tier.Limits{RAM: 5 * tier.GiB / 2, Swap: 5 * tier.GiB, Reserved: tier.GiB / 2, MaxModel: 5 * tier.GiB}
 
 const cagePolicy = "MODELTIER_TEST_POLICY"
 
-// TestManager_SixRealModelsOnHalfABoard_LearnedBesideLRU plays the same requests to
-// both, each in a memory cgroup of its own, and shows what the kernel counted.
+// TestManager_SixRealModelsOnHalfABoard_LearnedBesideLRU replays the same requests
+// with both placements, each in its own memory cgroup, and logs the kernel's counts.
 func TestManager_SixRealModelsOnHalfABoard_LearnedBesideLRU(t *testing.T) {
 	if os.Getenv("MODELTIER_LONG") == "" {
 		t.Skip("takes minutes and 10 GB of disk: MODELTIER_LONG=1 runs it")
@@ -179,7 +178,7 @@ func TestHalfBoardChild(t *testing.T) {
 	probe := safety.NewProbe()
 	cfg := modeltier.Config{Limits: halfLimits, Mover: mover, MaxWait: time.Minute, Probe: tier.MemoryProbeFunc(func(ctx context.Context) (tier.Memory, error) {
 		seen, err := probe.Memory(ctx)
-		seen.Pressure = tier.Pressure{} // others on the machine make it, too
+		seen.Pressure = tier.Pressure{} // other processes cause it, too
 		return seen, err
 	})}
 	if os.Getenv(cagePolicy) == "lru" {
@@ -213,7 +212,7 @@ func TestHalfBoardChild(t *testing.T) {
 			t.Fatal(err)
 		}
 		touched := 0
-		for _, p := range parts { // what an engine does: it reads all weights
+		for _, p := range parts { // engines read all weights
 			for at := 0; at < len(p); at += os.Getpagesize() {
 				touched += int(p[at])
 			}
@@ -240,8 +239,8 @@ type laterRequest struct {
 	model int
 }
 
-// burstyRequests are requests as on the recorded traces: a skewed choice of models
-// that drifts, the same one again in a third of the cases, and gaps that vary.
+// burstyRequests resemble the recorded traces: a skewed choice of models that
+// drifts, the same model again in a third of the cases, and gaps that vary.
 func burstyRequests() (out []laterRequest) {
 	dice := rand.New(rand.NewPCG(5, 10))
 	order, last := dice.Perm(6), 0
@@ -257,7 +256,7 @@ func burstyRequests() (out []laterRequest) {
 	return out
 }
 
-// readBytes is what the kernel has read from devices for this process.
+// readBytes returns how many bytes were read from devices for this process.
 func readBytes(t *testing.T) (n int64) {
 	t.Helper()
 	f, err := os.Open("/proc/self/io")

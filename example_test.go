@@ -32,7 +32,7 @@ func Example() {
 	// Output: tiny from ram
 }
 
-// exampleWeights makes a file of weights.
+// exampleWeights writes a file of weights.
 func exampleWeights() string {
 	dir, err := os.MkdirTemp("", "modeltier")
 	if err != nil {

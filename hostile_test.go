@@ -23,7 +23,7 @@ import (
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
-// misdeed is what a hostile method does instead of its work.
+// misdeed is what a hostile method does instead of its job.
 type misdeed string
 
 const (
@@ -40,14 +40,14 @@ var misdeeds = []misdeed{blocks, panics, exits, lies, callsBack}
 // villain decides what each method of each part does.
 type villain struct {
 	misdeed func(method string) misdeed
-	free    chan struct{} // closed when what blocks is let go
+	free    chan struct{} // closed to end the methods that block
 	m       atomic.Pointer[modeltier.Manager]
 	inside  atomic.Bool // a call back is under way
 	backs   atomic.Int32
 	calls   sync.Map // of method: it was called
 }
 
-// act does the method's misdeed, and reports whether it is to lie.
+// act carries out the method's misdeed and reports whether it is to lie.
 func (v *villain) act(method string) (lie bool) {
 	v.calls.Store(method, true)
 	switch v.misdeed(method) {
@@ -147,7 +147,7 @@ func (h hostileMover) Close() error    { return h.v.close("mover") }
 
 func (v *villain) status(part string) any {
 	if v.act(part + ".PartStatus") {
-		return math.NaN() // which JSON cannot say
+		return math.NaN() // which JSON cannot represent
 	}
 	return part
 }
@@ -266,7 +266,7 @@ func (h hostileHandler) Handle(context.Context, slog.Record) error {
 func (h hostileHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 
-// hostileMethods are all that a Manager may call.
+// hostileMethods lists every method that a Manager may call.
 var hostileMethods = []string{
 	"mover.Move", "mover.Divisible", "mover.Leaves", "mover.InPlace", "mover.FileBacked", "mover.CheckModel", "mover.Resident",
 	"mover.Footprint", "mover.PartStatus", "mover.Close",
@@ -279,7 +279,7 @@ var hostileMethods = []string{
 	"event.LimitsChanged", "event.PressureChanged",
 }
 
-// hostileConfig is a Manager of six models, with parts that do what v says.
+// hostileConfig configures six models with parts that do what v decides.
 func hostileConfig(v *villain, stateDir string) modeltier.Config {
 	act := func(method string) { v.act("event." + method) }
 	return modeltier.Config{
@@ -302,21 +302,21 @@ func hostileConfig(v *villain, stateDir string) modeltier.Config {
 	}
 }
 
-// Bounds of waits under hostile parts: MaxWait and the time after which a part is
-// known to be stuck; and of Close, which waits StuckAfter for what runs and for
-// each part's Close.
+// Bounds under hostile parts. A wait ends within MaxWait and the time after which a
+// part counts as stuck; Close waits StuckAfter for running moves and for each part's
+// Close.
 const (
 	hostileWait  = 30*time.Second + 45*time.Second
 	hostileClose = 40 * time.Second
 )
 
-// abuse drives a Manager of hostile parts and checks that everything ends.
+// abuse drives a Manager with hostile parts and checks that everything ends.
 func abuse(t *testing.T, v *villain, stateDir string) {
 	v.free = make(chan struct{})
 	bounded := func(what string, limit time.Duration, fn func()) {
 		done := make(chan struct{})
 		go func() {
-			defer close(done) // also where a selector ends the goroutine
+			defer close(done) // even if a selector ends the goroutine
 			fn()
 		}()
 		select {
@@ -329,7 +329,7 @@ func abuse(t *testing.T, v *villain, stateDir string) {
 	var m *modeltier.Manager
 	var err error
 	bounded("New", time.Minute, func() { m, err = modeltier.New(hostileConfig(v, stateDir)) })
-	if err != nil { // it may refuse such parts, if it says so
+	if err != nil { // it may refuse such parts with an error
 		close(v.free)
 		if m != nil {
 			t.Error("New returns a Manager and an error")
@@ -404,7 +404,7 @@ func abuse(t *testing.T, v *villain, stateDir string) {
 	bounded("Close", hostileClose, func() { m.Close() })
 	close(v.free)
 	clients.Wait()
-	time.Sleep(time.Minute) // until what was let go has ended: a bubble does not end with goroutines in it
+	time.Sleep(time.Minute) // until the blocked methods have ended: a bubble cannot end before its goroutines
 }
 
 // TestHostile_EachMethodInTurn_EverythingEnds has each method of each part do each
@@ -415,7 +415,7 @@ func TestHostile_EachMethodInTurn_EverythingEnds(t *testing.T) {
 		for _, d := range misdeeds {
 			t.Run(method+" "+string(d), func(t *testing.T) {
 				dir := t.TempDir()
-				for range 2 { // with nothing kept, and with what the first has kept
+				for range 2 { // without stored state, and with that of the first
 					synctest.Test(t, func(t *testing.T) {
 						v := &villain{misdeed: func(m string) misdeed {
 							if m == method {
@@ -457,4 +457,127 @@ func TestHostile_AnyMethodAtRandom_EverythingEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// takesLeased is a placement that names a model in use as a victim, patient or not.
+type takesLeased struct{}
+
+func (takesLeased) Plan(v *tier.View, need *tier.Need) (p tier.Plan) {
+	if need == nil || need.Model < 0 {
+		return p
+	}
+	if me := v.Library.At(need.Model); me.Name != "a" {
+		p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(0), To: tier.Storage}})
+	}
+	p.Steps = append(p.Steps, tier.Step{Move: tier.Move{Model: *v.Library.At(need.Model), To: tier.RAM}})
+	return p
+}
+
+func TestAcquire_PlacementNamesWhatIsLeased_LoopGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 3), model("b", 3)}, Placement: takesLeased{}})
+		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() {
+			l, err := r.Acquire(context.Background(), modeltier.Request{Model: "b"})
+			if err == nil {
+				l.Release()
+			}
+			served <- err
+		}()
+		time.Sleep(time.Second)
+		if r.Status().Stale {
+			t.Error("the loop does not answer")
+		}
+		l.Release()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// told is a placement with a part of Status.
+type told struct{ takesLeased }
+
+func (told) PartStatus() any { return "here" }
+
+// pondering is a placement whose prediction blocks until it is released.
+type pondering struct {
+	takesLeased
+	let chan struct{}
+}
+
+func (p pondering) Predict(*tier.Model, tier.Tier, tier.Tier, tier.Bytes) (d, low, high time.Duration) {
+	<-p.let
+	return
+}
+
+func TestAcquire_PredictionThatNeverComes_LoopGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pondering{let: make(chan struct{})}
+		defer close(p.let)
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Placement: p})
+		l, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Release()
+	})
+}
+
+// speechless is a mover whose Resident blocks, whatever its context says, until it is
+// released.
+type speechless struct {
+	*tiertest.Mover
+	let chan struct{}
+}
+
+func (s speechless) Resident(context.Context, string) (present, reclaimable tier.Bytes, err error) {
+	<-s.let
+	return 0, 0, nil
+}
+
+func TestResident_DoesNotReturn_HoldsUpNeitherMovesNorStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := speechless{&tiertest.Mover{}, make(chan struct{})}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1), model("b", 1)}, Mover: mover})
+		r.mover = mover.Mover
+		defer close(mover.let)
+		r.begin("a").served(1500*time.Millisecond + 10*time.Second).Release()
+		r.use("b")
+		for range 50 {
+			began := time.Now()
+			if s := r.Status(); s.Stale || s.Models[0].Present != -1 || s.Models[1].Present != -1 {
+				t.Errorf("%+v", s.Models)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Fatalf("Status took %v", took)
+			}
+		}
+		// The number of calls is bounded.
+		began := time.Now()
+		if r.Status(); time.Since(began) > 0 {
+			t.Errorf("it is still asked, for %v", time.Since(began))
+		}
+	})
+}
+
+func TestResident_ReturnsAfterAll_IsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := speechless{&tiertest.Mover{}, make(chan struct{})}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 1)}, Mover: mover})
+		r.mover = mover.Mover
+		r.use("a")
+		for range 50 {
+			r.Status()
+		}
+		close(mover.let)
+		synctest.Wait()
+		if a := r.Status().Models[0]; a.Present != 0 {
+			t.Errorf("%v are present, the mover says 0", a.Present)
+		}
+	})
 }

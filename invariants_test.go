@@ -21,8 +21,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// world drives a Manager at random and knows, in its own simple way, what may
-// never happen.
+// world drives a Manager at random and checks its invariants with a simple model of
+// its own.
 type world struct {
 	t     *rapid.T
 	m     *modeltier.Manager
@@ -30,7 +30,7 @@ type world struct {
 	probe *tiertest.Probe
 
 	fake   *tiertest.Mover
-	sticky *tiertest.Sticky // over fake; nil: what is present cannot be told
+	sticky *tiertest.Sticky // over fake; nil: present bytes are not observed
 
 	mu     sync.Mutex
 	mode   string // what the mover does wrong
@@ -39,20 +39,20 @@ type world struct {
 	held   map[string]int // leases by model
 	faults []string
 	waits  sync.WaitGroup
-	linger time.Duration         // how long what is to be gone stays
-	lie    string                // what is said of what is present
-	hungry bool                  // models are seen to take what they like
+	linger time.Duration         // how long bytes stay after an unload
+	lie    string                // how Resident lies
+	hungry bool                  // models take more memory than declared
 	eats   map[string]tier.Bytes // beyond their size
 
-	instant time.Time // of the last move, and how many there were in it
+	instant time.Time // of the last move, and how many moves it had
 	moves   int
 
-	memoir  memoir           // what was acknowledged
+	memoir  memoir           // acknowledged state
 	jobs    []*modeltier.Job // that run
-	open    map[string]int   // changes by model that are under way
-	deeds   int              // changes that were ordered
-	latest  map[string]int   // by model, the last that was acknowledged
-	unclear bool             // a change of limits was given up
+	open    map[string]int   // changes in flight, by model
+	deeds   int              // changes ordered so far
+	latest  map[string]int   // the last acknowledged change, by model
+	unclear bool             // a change of limits was cancelled: either value may hold
 }
 
 func (w *world) fault(format string, args ...any) {
@@ -61,8 +61,8 @@ func (w *world) fault(format string, args ...any) {
 	w.faults = append(w.faults, fmt.Sprintf(format, args...))
 }
 
-// move is the mover's Fault: it checks I3 and I2 at the moment a move starts, and
-// then does what the mode says.
+// move is the mover's Fault: it checks I3 and I2 when a move starts and then does
+// what the mode says.
 func (w *world) move(mv tier.Move) error {
 	w.mu.Lock()
 	if n := w.held[mv.Model.Name]; n > 0 {
@@ -87,7 +87,7 @@ func (w *world) move(mv tier.Move) error {
 		return errors.New("the disk said no")
 	case "lost":
 		if mv.From != tier.Storage {
-			return nil // tiertest.Mover cannot lose a model
+			return nil // tiertest.Mover cannot crash a model
 		}
 		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Lost: true, Err: errors.New("gone")}
 	case "short":
@@ -95,7 +95,7 @@ func (w *world) move(mv tier.Move) error {
 			return &tier.CapacityError{Model: mv.Model.Name, Tier: mv.To, Reason: "less than was promised"}
 		}
 	case "slow":
-		time.Sleep(4 * time.Second) // deaf, but not yet stuck
+		time.Sleep(4 * time.Second) // it ignores its context, but is not stuck yet
 	case "panic":
 		panic("boom")
 	case "goexit":
@@ -156,7 +156,7 @@ func (w *world) start() {
 	}
 }
 
-// restart ends the Manager and starts another on what it kept, with nothing in
+// restart ends the Manager and starts another on its stored state, with no model in
 // memory.
 func (w *world) restart() {
 	w.setMode("")
@@ -175,7 +175,7 @@ func (w *world) restart() {
 		w.memoir.Limits, w.unclear = got.Limits, false
 	}
 	for name, n := range open {
-		if n > 0 { // either will do
+		if n > 0 { // either value is right
 			delete(w.memoir.Homes, name)
 			if home, ok := got.Homes[name]; ok {
 				w.memoir.Homes[name] = home
@@ -193,7 +193,7 @@ func (w *world) close() {
 	}
 }
 
-// mover makes a mover like the one before, with nothing in memory.
+// mover returns a mover like the one before, with no model in memory.
 func (w *world) mover() {
 	w.fake = &tiertest.Mover{Fault: w.move, OnlyRAM: w.fake.OnlyRAM, Parts: w.fake.Parts, Cold: w.fake.Cold, Files: w.fake.Files, Deaf: w.fake.Deaf}
 	w.cfg.Mover = w.fake
@@ -209,7 +209,7 @@ func (w *world) mover() {
 	}
 }
 
-// takes is what a model is seen to take now, and its most.
+// takes returns what a model is seen to take now, and its peak.
 func (w *world) takes(model string) (now, peak tier.Bytes, ok bool) {
 	w.mu.Lock()
 	extra := w.eats[model]
@@ -228,7 +228,7 @@ func (w *world) takes(model string) (now, peak tier.Bytes, ok bool) {
 	return now, peak, true
 }
 
-// A hungryMover, or hungrySticky, tells what its models take.
+// hungryMover and hungrySticky implement tier.Footprinter.
 type (
 	hungryMover struct {
 		*tiertest.Mover
@@ -243,7 +243,7 @@ type (
 func (h hungryMover) Footprint(model string) (now, peak tier.Bytes, ok bool)  { return h.takes(model) }
 func (h hungrySticky) Footprint(model string) (now, peak tier.Bytes, ok bool) { return h.takes(model) }
 
-// acquire asks in the background, as a client would, and checks the answer.
+// acquire sends a request from a goroutine of its own and checks the answer.
 func (w *world) acquire(req modeltier.Request, patience time.Duration) {
 	m := w.m
 	w.waits.Go(func() {
@@ -299,7 +299,7 @@ func (w *world) setMode(mode string) {
 	w.mode = mode
 }
 
-// check is called when everything has come to rest for the moment.
+// check looks for violations while every goroutine is blocked.
 func (w *world) check() {
 	synctest.Wait()
 	worldSteps.Add(1)
@@ -382,11 +382,11 @@ func anything(t *rapid.T) {
 	w.hungry, w.eats = rapid.IntRange(0, 2).Draw(t, "hungry") == 2, make(map[string]tier.Bytes)
 	w.mover()
 	w.start()
-	defer func() { // also where a check failed: a bubble does not end with goroutines in it
+	defer func() { // even if a check failed: a bubble cannot end before its goroutines
 		w.setMode("")
 		w.m.Close()
 		w.waits.Wait()
-		time.Sleep(time.Minute) // until also the deaf have moved
+		time.Sleep(time.Minute) // until moves that ignore their context have ended
 	}()
 	names, grown := worldNames, slices.Clone(worldModels)
 	hour := time.Hour
@@ -471,10 +471,10 @@ func anything(t *rapid.T) {
 		},
 		"reconfigure": func(t *rapid.T) {
 			if w.cfg.StateDir != "" {
-				return // what is remembered then is another test's
+				return // persistence is checked by another test
 			}
-			// Sizes only grow: what lingers of a larger one for longer than it is waited
-			// for is not told from the bytes of a smaller one of its name.
+			// Sizes only grow: residue of a larger model that outlasts the wait for it cannot
+			// be told from the bytes of a smaller one of its name.
 			if rapid.Bool().Draw(t, "grows") {
 				grown[rapid.IntRange(0, len(grown)-1).Draw(t, "who")].Size += tier.GiB
 			}
@@ -546,7 +546,7 @@ func anything(t *rapid.T) {
 		},
 		"status": func(t *rapid.T) { w.m.Status() },
 	})
-	// The end: faults are mended, and every wait must end.
+	// In the end the faults stop, and every wait must end.
 	w.setMode("")
 	w.probe.Set(plenty, nil)
 	for w.releaseAll() {
@@ -575,8 +575,8 @@ func anything(t *rapid.T) {
 	w.close()
 }
 
-// job waits for the end of what was started, and takes note of it. A hot load that
-// fails takes its model along, whatever was acknowledged of it meanwhile.
+// job waits for a job and records its outcome. A hot load that fails removes its
+// model, whatever was acknowledged for it meanwhile.
 func (w *world) job(d deed, j *modeltier.Job, err error, hot bool) {
 	switch {
 	case err != nil && tier.Code(err) == "internal":
@@ -607,7 +607,8 @@ func (w *world) job(d deed, j *modeltier.Job, err error, hot bool) {
 	})
 }
 
-// memoryDir is a folder that is fast to flush, where there is one.
+// memoryDir returns a folder on a memory filesystem if there is one: it is fast to
+// sync.
 func memoryDir() string {
 	const shm = "/dev/shm"
 	if _, err := os.Stat(shm); err == nil {

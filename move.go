@@ -110,7 +110,7 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 		m.events.Post(func() { fn(ev) })
 	}
 	if !m.post(func(time.Time) { m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: bytes, Took: took}) }) {
-		g.work.Finish(errors.Join(out.Err, tier.ErrClosed))
+		finish(g.work, errors.Join(out.Err, tier.ErrClosed))
 	}
 }
 
@@ -154,13 +154,16 @@ func (c *control) finish(work *hotload.Work, err error) {
 			work.Finish(nil)
 			return
 		}
-		c.m.goroutines.Go(func() {
-			guarded("error", func() error { work.Finish(err); return nil }, func(panicked error) {
-				if panicked != nil {
-					work.Finish(panicked)
-				}
-			})
-		})
+		c.m.goroutines.Go(func() { finish(work, err) })
+	})
+}
+
+// finish ends a job with an error that may be foreign code.
+func finish(work *hotload.Work, err error) {
+	guarded("error", func() error { work.Finish(err); return nil }, func(panicked error) {
+		if panicked != nil {
+			work.Finish(panicked)
+		}
 	})
 }
 

@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
-// mappedFiles is a fake mover like that of mapped files: swap takes no memory, and a
-// load there takes the time of the bytes that are kept.
+// mappedFiles is a fake mover like tier/mapped: swap takes no memory, and a load to
+// swap takes the time of the kept bytes.
 func mappedFiles() *tiertest.Mover {
 	return &tiertest.Mover{Parts: true, Cold: true, Files: true, Time: func(mv tier.Move) time.Duration {
 		read := mv.Keep
@@ -25,15 +26,15 @@ func mappedFiles() *tiertest.Mover {
 	}}
 }
 
-// press makes the probe report that level of pressure, or none.
+// press sets the level of pressure that the probe reports.
 func (r *rig) press(level tier.PressureLevel) {
 	m := plenty
 	m.Pressure.Level = level
 	r.probe.Set(m, nil)
 }
 
-// sixOnFour is a library of six models of which memory holds one, and swap four
-// and a bit.
+// sixOnFour is a library of six models; memory holds one, swap a little more than
+// four.
 func sixOnFour() modeltier.Config {
 	cfg := modeltier.Config{
 		Mover: mappedFiles(), MaxWait: 10 * time.Second,
@@ -45,8 +46,8 @@ func sixOnFour() modeltier.Config {
 	return cfg
 }
 
-// Models that are served from swap without pause can keep pressure high for good.
-// The last one to come is mapped all the same, and served as they are.
+// Models that are served from swap without pause can keep pressure high for good. A
+// further model is mapped all the same and served like them.
 func TestPressure_HighForGood_EveryModelIsServedFromSwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, sixOnFour())
@@ -70,7 +71,7 @@ func TestPressure_HighForGood_EveryModelIsServedFromSwap(t *testing.T) {
 	})
 }
 
-// Swap that is full is no reason to refuse: it is emptied as at any time.
+// A full swap tier is no reason to refuse: models leave it as without pressure.
 func TestPressure_HighAndSwapFull_OneModelLeavesForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{
@@ -85,8 +86,8 @@ func TestPressure_HighAndSwapFull_OneModelLeavesForAnother(t *testing.T) {
 	})
 }
 
-// The load that pressure calls off is not the end of the wait: without memory it
-// can be had at once.
+// If pressure calls a load off, the request goes on waiting: the model can be served
+// in place at once.
 func TestPressure_RisesDuringALoad_WhoWaitsIsServedFromSwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := sixOnFour()
@@ -114,8 +115,8 @@ func TestPressure_RisesDuringALoad_WhoWaitsIsServedFromSwap(t *testing.T) {
 	})
 }
 
-// A model that came to swap while memory was short, and one whose promotions
-// fail, are there to be used.
+// A model that came to swap while memory was short, or whose promotions fail, is
+// served from swap.
 func TestAcquire_PromotionsFail_TheModelIsServedFromSwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mover := mappedFiles()
@@ -138,8 +139,8 @@ func TestAcquire_PromotionsFail_TheModelIsServedFromSwap(t *testing.T) {
 	})
 }
 
-// Who gives way is the model that is missed least, and not the one that waits for
-// longest: a is asked for every ten seconds, b was twice, the last time just now.
+// The model that is worth least gives way, not the least recently used one: a is
+// requested every ten seconds, b was requested twice, the last time just now.
 func TestPressure_High_TheModelWorthLeastGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := onlyRAM(model("a", 2), model("b", 2))
@@ -164,8 +165,7 @@ func TestPressure_High_TheModelWorthLeastGivesWay(t *testing.T) {
 	})
 }
 
-// comesAndGoes lets pressure be high for a second of every period until the test
-// ends.
+// comesAndGoes makes pressure high for a second of every period until the test ends.
 func (r *rig) comesAndGoes(period time.Duration, until chan struct{}) {
 	for {
 		r.press(tier.PressureHigh)
@@ -179,10 +179,9 @@ func (r *rig) comesAndGoes(period time.Duration, until chan struct{}) {
 	}
 }
 
-// Between two waves of pressure there is time for a load or two. Each model is the
-// first in one gap of three, so that none is left out for good; no client knows
-// more than to try again. A load that takes longer than any gap (a's, in gaps of
-// five seconds) does not keep the others out.
+// Between two waves of pressure there is time for one or two loads. Each model goes
+// first in one gap of three, so none starves; clients only try again. A load that
+// takes longer than any gap (a's, in gaps of five seconds) does not block the others.
 func TestPressure_ComesAndGoes_EveryModelIsServedInItsTurn(t *testing.T) {
 	for period, names := range map[time.Duration]string{
 		16 * time.Second: "bc", 18 * time.Second: "abc", 20 * time.Second: "abc", 25 * time.Second: "abc",
@@ -232,4 +231,159 @@ func TestPressure_ComesAndGoes_EveryModelIsServedInItsTurn(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestPressure_High_CallsLoadsOffAndIdleModelsGiveWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 2), model("c", 2)}})
+		r.use("a")
+		b := r.get("b")
+		time.Sleep(time.Minute)
+		high := plenty
+		high.Pressure = tier.Pressure{HasPSI: true, Full10: 30, Some10: 60, Level: tier.PressureHigh}
+		time.AfterFunc(time.Second, func() { r.probe.Set(high, nil) })
+		began := time.Now()
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "c"}); !errors.Is(err, modeltier.ErrNoCapacity) {
+			t.Errorf("a load when pressure rises: %v, want ErrNoCapacity", err)
+		}
+		if took := time.Since(began); took > 2500*time.Millisecond {
+			t.Errorf("the load gave way after %v", took)
+		}
+		time.Sleep(5 * time.Second)
+		if r.at("a") == tier.RAM {
+			t.Error("an idle model stays in ram under high pressure")
+		}
+		r.wantAt("b", tier.RAM) // leased
+		r.use("b")              // and still served
+		b.Release()
+		r.probe.Set(plenty, nil)
+		time.Sleep(time.Minute)
+		r.use("c")
+	})
+}
+
+// Pain point 8.
+func TestPressure_SwapIsNoRoom_AndALoadThatThrashesIsCalledOff(t *testing.T) {
+	for name, swap := range map[string]tier.Memory{
+		"swap on disk":    {SwapTotal: 32 * tier.GiB, SwapFree: 32 * tier.GiB},
+		"compressed swap": {CompressedSwapTotal: 32 * tier.GiB, CompressedSwapFree: 32 * tier.GiB},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, onlyRAM(model("a", 3)))
+				swap.Total, swap.Available = 8*tier.GiB, 3584*tier.MiB
+				r.probe.Set(swap, nil)
+				time.Sleep(time.Second)
+				r.begin("a").refused(modeltier.ErrNoCapacity, 0)
+				r.wantMoves()
+			})
+		})
+	}
+	t.Run("the machine begins to swap", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, onlyRAM(model("a", 3)))
+			time.Sleep(500 * time.Millisecond) // between two looks at the memory
+			a := r.begin("a")
+			time.Sleep(2 * time.Second)
+			high := plenty
+			high.Pressure = tier.Pressure{SwapOut: 64 * tier.MiB, Stalls: 100, Level: tier.PressureHigh}
+			r.probe.Set(high, nil)
+			a.refused(modeltier.ErrNoCapacity, 2500*time.Millisecond)
+			r.wantUsed(0)
+			if at := r.mover.At("a"); at != tier.Storage {
+				t.Errorf("a is in %v", at)
+			}
+		})
+	})
+}
+
+// Pain point 19.
+func TestPressure_MemoryIsShort_OnePlanGivesBackWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1), model("b", 1), model("c", 1), model("d", 1), model("e", 1))
+		cfg.Placement = new(optimizer.LRU) // its order of worth is known
+		r, scale := newScaleRig(t, cfg)
+		r.memory(8*tier.GiB, 7*tier.GiB)
+		scale.machine = r.probe
+		for _, name := range []string{"a", "b", "c", "d", "e"} {
+			r.use(name)
+			time.Sleep(time.Minute)
+		}
+		gone := func() (names string) {
+			for _, mv := range r.mover.Moves() {
+				if mv.To == tier.Storage {
+					names += mv.Model.Name
+				}
+			}
+			return names
+		}
+		r.memory(8*tier.GiB, 256*tier.MiB) // the reserve lacks 768 MiB
+		if gone() != "a" {
+			t.Errorf("%q left, want a", gone())
+		}
+		time.Sleep(time.Minute)
+		r.memory(8*tier.GiB, 0)
+		if g := gone(); g != "abc" && g != "acb" {
+			t.Errorf("%q left, want a, then b and c at once", g)
+		}
+		time.Sleep(time.Minute)
+		if g := gone(); len(g) != 3 {
+			t.Errorf("%q left, though nothing was missing any more", g)
+		}
+	})
+}
+
+func TestPressure_RisesDuringALoad_ItYieldsAndComesBack(t *testing.T) {
+	for _, x := range []struct {
+		level  tier.PressureLevel
+		yields bool
+	}{{tier.PressureMedium, false}, {tier.PressureHigh, true}} {
+		t.Run(x.level.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, onlyRAM(model("a", 1), model("b", 4)))
+				held := r.get("a")
+				time.Sleep(time.Second)
+				b := r.begin("b")
+				time.Sleep(2 * time.Second)
+				pressed := plenty
+				pressed.Pressure = tier.Pressure{HasPSI: true, Some10: 50, Full10: 20, Level: x.level}
+				r.probe.Set(pressed, nil)
+				if !x.yields {
+					b.served(6 * time.Second).Release()
+					return
+				}
+				b.refused(modeltier.ErrNoCapacity, 2500*time.Millisecond)
+				r.wantUsed(tier.GiB)
+				r.begin("a").served(0).Release() // what is there is served
+				r.probe.Set(plenty, nil)
+				time.Sleep(20 * time.Second)
+				r.begin("b").served(6 * time.Second).Release()
+				held.Release()
+			})
+		})
+	}
+}
+
+func TestPressure_MachineThatThrashes_NothingIsLoadedUntilItIsCalm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2), model("b", 2)))
+		thrash := plenty
+		thrash.Pressure = tier.Pressure{SwapOut: 64 * tier.MiB, Refault: 64 * tier.MiB, Stalls: 50, Level: tier.PressureHigh}
+		for i := range 61 { // it comes and goes
+			r.probe.Set(thrash, nil)
+			if i%2 == 1 {
+				r.probe.Set(plenty, nil)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			r.begin("b").refused(modeltier.ErrNoCapacity, 0)
+		}
+		r.wantMoves()
+		r.probe.Set(plenty, nil)
+		time.Sleep(9 * time.Second)
+		r.begin("b").refused(modeltier.ErrNoCapacity, 0)
+		time.Sleep(3 * time.Second)
+		r.begin("b").served(3 * time.Second).Release()
+		r.wantMoves("load b")
+	})
 }

@@ -32,7 +32,7 @@ func TestREADME_GoSnippet_IsTheExampleThatRuns(t *testing.T) {
 	}
 }
 
-// Whoever meets a code at night finds it in the operator's page.
+// An operator who meets an error code has to find it in the operator's page.
 func TestOperatorsPage_EveryCode_StandsInIt(t *testing.T) {
 	page, err := os.ReadFile("docs/operating.md")
 	if err != nil {
@@ -49,7 +49,7 @@ func TestOperatorsPage_EveryCode_StandsInIt(t *testing.T) {
 	}
 }
 
-// The keys of Status that the page names are there.
+// Status has the keys that the page names.
 func TestOperatorsPage_KeysOfStatus_Exist(t *testing.T) {
 	page, err := os.ReadFile("docs/operating.md")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// reconfigured gives the Manager another configuration.
+// reconfigured calls Reconfigure, which has to succeed.
 func (r *rig) reconfigured(limits tier.Limits, models ...tier.Model) modeltier.Reconfiguration {
 	r.t.Helper()
 	got, err := r.Reconfigure(r.t.Context(), models, limits)
@@ -33,36 +33,6 @@ func wantReconfiguration(t *testing.T, got, want modeltier.Reconfiguration) {
 	}
 }
 
-func TestPain18_Reconfigure_WhatIsTheSameIsNotTouched(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cfg := onlyRAM(model("a", 1), model("b", 1), model("c", 1))
-		r := newRig(t, cfg)
-		l := r.get("a")
-		r.use("b")
-		r.use("c")
-		b, d := model("b", 2), model("d", 1)
-		d.Home = tier.RAM
-		wantReconfiguration(t, r.reconfigured(cfg.Limits, model("a", 1), b, d), modeltier.Reconfiguration{
-			Added: []string{"d"}, Removed: []string{"c"}, Replaced: []string{"b"},
-		})
-		time.Sleep(time.Minute)
-		if m := r.model("a"); m.Leases != 1 || m.Tier != tier.RAM {
-			t.Errorf("a has %d leases in %v, want the one in ram", m.Leases, m.Tier)
-		}
-		r.begin("a").served(0).Release()
-		r.begin("b").served(3 * time.Second).Release()
-		r.begin("c").refused(modeltier.ErrNotFound, 0)
-		r.begin("d").served(0).Release()
-		l.Release()
-		for _, mv := range r.mover.Moves()[1:] {
-			if mv.Model.Name == "a" {
-				t.Errorf("a was moved from %v to %v", mv.From, mv.To)
-			}
-		}
-		r.wantUsed(4 * tier.GiB)
-	})
-}
-
 func TestReconfigure_SameAgain_DoesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := onlyRAM(model("a", 1), model("b", 1))
@@ -77,8 +47,7 @@ func TestReconfigure_SameAgain_DoesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantReconfiguration(t, r.reconfigured(cfg.Limits, cfg.Models...), modeltier.Reconfiguration{})
-		// What was changed while running counts for as long as the configuration is the
-		// same.
+		// Runtime changes stay in force while the configuration is unchanged.
 		if m := r.model("a"); m.Home != tier.RAM || r.Status().Limits.RAM != 3*tier.GiB {
 			t.Errorf("a's home is %v, the limit %v", m.Home, r.Status().Limits.RAM)
 		}
@@ -154,8 +123,7 @@ func TestReconfigure_RemovedWhileItLoads_WhoWaitsIsTold(t *testing.T) {
 	})
 }
 
-// A model that cannot be loaded is left alone for a while. What was mended is
-// tried at once.
+// The back-off of a model that failed to load ends when it is reconfigured.
 func TestReconfigure_ModelThatFailed_IsTriedAgainAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("not a model")
@@ -197,8 +165,8 @@ func TestReconfigure_ChosenByWhatItWasAble_AnotherIsChosen(t *testing.T) {
 	})
 }
 
-// lateContext has ended, which nobody was told: as at the moment in which a context
-// and a load end together.
+// lateContext has ended without closing Done, as when a context and a load end at the
+// same moment.
 type lateContext struct {
 	context.Context
 	ended atomic.Bool
@@ -274,37 +242,17 @@ func TestReconfigure_Restart_TheConfigurationCounts(t *testing.T) {
 		cfg := onlyRAM(model("a", 1), model("b", 1))
 		cfg.StateDir = t.TempDir()
 		r := newRig(t, cfg)
-		r.get("b") // so that b has yet to leave when all ends
+		r.get("b") // so that b has not left when the Manager is closed
 		r.reconfigured(cfg.Limits, model("a", 1), model("c", 1))
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
-		next := onlyRAM(model("a", 1)) // c was taken out while nothing ran
+		next := onlyRAM(model("a", 1)) // c was removed while no Manager ran
 		next.StateDir = cfg.StateDir
 		r = newRig(t, next)
 		if s := r.Status(); len(s.Models) != 1 || s.Models[0].Name != "a" {
 			t.Errorf("after the restart there are %+v", s.Models)
 		}
-	})
-}
-
-// A model is not its owner's to send away before its hot load is done: a load that
-// fails takes the model, and what was acknowledged of it, along.
-func TestMoveTier_HotLoadWaitsForRoom_IsInUse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 4)))
-		a := r.get("a")
-		x := model("x", 2)
-		x.Home = tier.RAM
-		load := order(t)(r.HotLoad(t.Context(), x))
-		if _, err := r.MoveTier(t.Context(), "x", tier.Storage); !errors.Is(err, modeltier.ErrInUse) {
-			t.Errorf("%v, want ErrInUse", err)
-		}
-		a.Release()
-		if err := load.Wait(t.Context()); err != nil {
-			t.Error(err)
-		}
-		r.wantAt("x", tier.RAM)
 	})
 }
 
@@ -374,5 +322,134 @@ func TestReconfigure_HomeIsMovedBeforeTheModelIsFree_NewOneComesThere(t *testing
 		if m := r.model("a"); m.Size != 2*tier.GiB || m.Home != tier.RAM || m.Tier != tier.RAM {
 			t.Errorf("%+v", m)
 		}
+	})
+}
+
+// Pain point 18.
+func TestReconfigure_WhatIsTheSameIsNotTouched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1), model("b", 1), model("c", 1))
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.use("b")
+		r.use("c")
+		b, d := model("b", 2), model("d", 1)
+		d.Home = tier.RAM
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, model("a", 1), b, d), modeltier.Reconfiguration{
+			Added: []string{"d"}, Removed: []string{"c"}, Replaced: []string{"b"},
+		})
+		time.Sleep(time.Minute)
+		if m := r.model("a"); m.Leases != 1 || m.Tier != tier.RAM {
+			t.Errorf("a has %d leases in %v, want the one in ram", m.Leases, m.Tier)
+		}
+		r.begin("a").served(0).Release()
+		r.begin("b").served(3 * time.Second).Release()
+		r.begin("c").refused(modeltier.ErrNotFound, 0)
+		r.begin("d").served(0).Release()
+		l.Release()
+		for _, mv := range r.mover.Moves()[1:] {
+			if mv.Model.Name == "a" {
+				t.Errorf("a was moved from %v to %v", mv.From, mv.To)
+			}
+		}
+		r.wantUsed(4 * tier.GiB)
+	})
+}
+
+func TestReconfigure_OneModelChanges_LeasesOfTheOthersLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 1), model("b", 1), model("c", 1)))
+		a, c := r.get("a"), r.get("c")
+		r.use("b")
+		if err := order(t)(r.Remove(t.Context(), "b")).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		changed := model("b", 2)
+		changed.Home = tier.RAM
+		if err := order(t)(r.HotLoad(t.Context(), changed)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"a", "c"} {
+			if m := r.model(name); m.Leases != 1 || m.Tier != tier.RAM || m.Moving {
+				t.Errorf("%s: %d leases in %v", name, m.Leases, m.Tier)
+			}
+		}
+		if l := r.begin("b").served(0); l.Model().Size != 2*tier.GiB {
+			t.Errorf("b has %v, want the new size", l.Model().Size)
+		}
+		a.Release()
+		c.Release()
+		r.wantMoves("load a", "load c", "load b", "unload b", "load b")
+	})
+}
+
+func TestReconfigure_ScenariosOfOMLX(t *testing.T) {
+	scenario(t, "oMLX/re-discovery keeps loaded and loading entries", func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 1), model("b", 2)))
+		r.use("a")
+		b := r.begin("b")
+		for _, name := range []string{"a", "b"} { // they are found again
+			if _, err := r.HotLoad(t.Context(), model(name, 1)); !errors.Is(err, modeltier.ErrExists) {
+				t.Errorf("%s: %v, want ErrExists", name, err)
+			}
+		}
+		b.served(3 * time.Second).Release()
+		r.begin("a").served(0).Release()
+		r.wantMoves("load a", "load b")
+	})
+	t.Run("oMLX/re-discovery updates pins", func(t *testing.T) {
+		dir := t.TempDir()
+		start := func(t *testing.T, pin bool) *rig {
+			cfg := onlyRAM(model("a", 1), model("b", 5))
+			cfg.StateDir = dir
+			cfg.Models[0].Pinned = pin
+			return newRig(t, cfg)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			r := start(t, true)
+			r.use("a")
+			r.begin("b").refused(modeltier.ErrNoCapacity, 0)
+		})
+		synctest.Test(t, func(t *testing.T) {
+			r := start(t, false)
+			r.use("a")
+			r.use("b")
+			r.wantAt("a", tier.Storage)
+		})
+	})
+	scenario(t, "oMLX/entry replaced mid-load is stopped and leaves nothing", func(t *testing.T) {
+		r := newRig(t, onlyRAM())
+		m := model("a", 4)
+		m.Home = tier.RAM
+		first := order(t)(r.HotLoad(t.Context(), m))
+		time.Sleep(time.Second)
+		first.Cancel(errors.New("there is a newer one"))
+		if err := first.Wait(t.Context()); err == nil {
+			t.Error("the first succeeded")
+		}
+		r.wantUsed(0)
+		m.Size = 2 * tier.GiB
+		if err := order(t)(r.HotLoad(t.Context(), m)).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.wantUsed(2 * tier.GiB)
+		r.wantMoves("load a", "load a")
+	})
+	scenario(t, "oMLX/too-large vs insufficient errors distinct", func(t *testing.T) {
+		r := newRig(t, onlyRAM(pinned(model("a", 3)), model("b", 4), model("huge", 6)))
+		r.use("a")
+		now, never := r.begin("b").refused(modeltier.ErrNoCapacity, 0), r.begin("huge").refused(modeltier.ErrTooLarge, 0)
+		if errors.Is(now, modeltier.ErrTooLarge) || errors.Is(never, modeltier.ErrNoCapacity) || tier.Code(now) == tier.Code(never) {
+			t.Errorf("%v and %v are the same kind", now, never)
+		}
+	})
+	scenario(t, "oMLX/disabled limit never refuses", func(t *testing.T) {
+		cfg := onlyRAM(model("a", 20), model("b", 20), model("c", 10))
+		cfg.Limits = tier.Limits{RAM: tier.Unlimited, Swap: tier.None, Reserved: tier.None, MaxModel: tier.Unlimited}
+		r := newRig(t, cfg)
+		for _, name := range []string{"a", "b", "c"} {
+			r.use(name)
+		}
+		r.wantMoves("load a", "load b", "load c")
 	})
 }

@@ -1,0 +1,318 @@
+package modeltier_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// crashDir passes the state folder to the child of
+// TestManager_KilledAtRandomPoints, crashSeed the seed of its random changes.
+const (
+	crashDir  = "MODELTIER_TEST_CRASH_DIR"
+	crashSeed = "MODELTIER_TEST_CRASH_SEED"
+)
+
+// long reports whether tests may take minutes.
+func long() bool { return os.Getenv("MODELTIER_LONG") != "" }
+
+// memoir is what a Manager has to persist: homes by model, and limits.
+type memoir struct {
+	Homes  map[string]tier.Tier
+	Limits tier.Limits
+}
+
+// memoirOf returns what a Manager knows.
+func memoirOf(m *modeltier.Manager) memoir {
+	got := memoir{Homes: make(map[string]tier.Tier), Limits: m.Status().Limits}
+	for s := range m.Models() {
+		got.Homes[s.Name] = s.Home
+	}
+	return got
+}
+
+// deed is one change of the child. A nil Home is a removal; if Model is "" it is a
+// change of Limits.
+type deed struct {
+	Model  string       `json:",omitempty"`
+	Home   *tier.Tier   `json:",omitempty"`
+	Limits *tier.Limits `json:",omitempty"`
+}
+
+// within reports whether got contains the change.
+func (d *deed) within(got memoir) bool {
+	if d.Limits != nil {
+		return got.Limits == *d.Limits
+	}
+	home, there := got.Homes[d.Model]
+	if d.Home == nil {
+		return !there
+	}
+	return there && home == *d.Home
+}
+
+func (d *deed) apply(to memoir) memoir {
+	switch {
+	case d.Limits != nil:
+		to.Limits = *d.Limits
+	case d.Home == nil:
+		delete(to.Homes, d.Model)
+	default:
+		to.Homes[d.Model] = *d.Home
+	}
+	return to
+}
+
+func crashConfig(dir string) modeltier.Config {
+	return modeltier.Config{
+		Models:   []tier.Model{model("a", 1), model("b", 1), model("c", 1)},
+		Limits:   tier.Limits{RAM: 32 * tier.GiB, Swap: 32 * tier.GiB},
+		StateDir: dir, Probe: tiertest.NewProbe(plenty),
+		Mover: &tiertest.Mover{Time: func(tier.Move) time.Duration { return 0 }},
+	}
+}
+
+// TestCrashChild is no test: it is the process that is killed. It changes persistent
+// state as fast as it can and prints each change before it ("begin") and once it is
+// acknowledged ("done").
+func TestCrashChild(t *testing.T) {
+	dir := os.Getenv(crashDir)
+	if dir == "" {
+		t.Skip("runs as the child of TestManager_KilledAtRandomPoints only")
+	}
+	fail := func(what string, err error) {
+		if err != nil {
+			fmt.Println("failed", what, err)
+			os.Exit(1)
+		}
+	}
+	m, err := modeltier.New(crashConfig(dir))
+	fail("New", err)
+	var seed uint64
+	_, err = fmt.Sscan(os.Getenv(crashSeed), &seed)
+	fail("seed", err)
+	dice := rand.New(rand.NewPCG(seed, 0))
+	say := func(what string, d deed) {
+		text, err := json.Marshal(d)
+		fail("JSON", err)
+		fmt.Println(what, string(text))
+	}
+	ctx := context.Background()
+	for {
+		now := memoirOf(m)
+		name := fmt.Sprintf("model-%d", dice.IntN(8))
+		if n := dice.IntN(4); n == 0 {
+			name = []string{"a", "b", "c"}[dice.IntN(3)]
+		}
+		home, known := now.Homes[name]
+		to := tier.Tier(dice.IntN(int(tier.Count)))
+		d := deed{Model: name, Home: &to}
+		var act func() (*modeltier.Job, error)
+		switch {
+		case dice.IntN(6) == 0:
+			l := tier.Limits{RAM: 32*tier.GiB + tier.Bytes(dice.IntN(1000)), Swap: 32*tier.GiB + tier.Bytes(dice.IntN(1000)), Reserved: tier.GiB, MaxModel: now.Limits.MaxModel}
+			d = deed{Limits: &l}
+			say("begin", d)
+			_, _, err := m.UpdateLimits(ctx, l)
+			fail("UpdateLimits", err)
+			say("done", d)
+			continue
+		case !known:
+			act = func() (*modeltier.Job, error) {
+				return m.HotLoad(ctx, tier.Model{Name: name, Size: tier.GiB, Home: to})
+			}
+		case dice.IntN(3) == 0:
+			d.Home = nil
+			act = func() (*modeltier.Job, error) { return m.Remove(ctx, name) }
+		case home == to:
+			continue
+		default:
+			act = func() (*modeltier.Job, error) { return m.MoveTier(ctx, name, to) }
+		}
+		say("begin", d)
+		job, err := act()
+		if errors.Is(err, tier.ErrInUse) {
+			say("never", d) // it moves to its home tier
+			continue
+		}
+		fail(fmt.Sprint(d), err)
+		fail("job", job.Wait(ctx))
+		say("done", d)
+	}
+}
+
+// TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost kills a process that
+// changes its Manager without pause and starts a Manager on the same StateDir, 60
+// times, or 500 with MODELTIER_LONG=1.
+func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
+	leavesNothing(t)
+	kills := 60
+	if long() {
+		kills = 500
+	}
+	dir := t.TempDir()
+	dice := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	known := memoir{}
+	deeds := 0
+	for i := range kills {
+		acked, open, err := liveAndDie(t.Context(), dir, dice)
+		if err != nil {
+			t.Fatalf("life %d: %v", i, err)
+		}
+		m, err := modeltier.New(crashConfig(dir))
+		if err != nil {
+			t.Fatalf("life %d: %v", i, err)
+		}
+		got := memoirOf(m)
+		if trouble := m.Status().StateTrouble; len(trouble) > 0 {
+			t.Errorf("life %d: %q", i, trouble)
+		}
+		if err := m.Close(); err != nil {
+			t.Errorf("life %d: Close: %v", i, err)
+		}
+		if known.Homes == nil { // the first life began with the Config
+			known = memoir{Homes: map[string]tier.Tier{"a": 0, "b": 0, "c": 0}, Limits: crashConfig("").Limits.OrElse(tier.DefaultLimits())}
+		}
+		for _, d := range acked {
+			known = d.apply(known)
+		}
+		if open != nil && open.within(got) {
+			known = open.apply(known) // persisted, and killed before it was acknowledged
+		}
+		if fmt.Sprint(got) != fmt.Sprint(known) {
+			t.Fatalf("life %d, %d deeds: a Manager remembers\n%v\nwhat was acknowledged is\n%v\nunderway: %+v", i, len(acked), got, known, open)
+		}
+		deeds += len(acked)
+	}
+	if deeds < kills {
+		t.Errorf("only %d deeds in %d lives: the kills come too early to prove anything", deeds, kills)
+	}
+	t.Logf("%d kills, %d acknowledged deeds", kills, deeds)
+}
+
+// liveAndDie runs a child until some changes were acknowledged and kills it at a
+// random instant after that. open is the change that it had begun.
+func liveAndDie(ctx context.Context, dir string, dice *rand.Rand) (acked []deed, open *deed, err error) {
+	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestCrashChild$")
+	child.Env = append(os.Environ(), crashDir+"="+dir, crashSeed+"="+fmt.Sprint(dice.Uint32()))
+	out, err := child.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := child.Start(); err != nil {
+		return nil, nil, err
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	// The timer only chooses the random instant of the kill.
+	last := dice.IntN(20)
+	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
+	lines := bufio.NewReader(out)
+	for {
+		if len(acked) >= last && timer == nil {
+			timer = time.AfterFunc(time.Duration(dice.Int64N(int64(10*time.Millisecond))), func() { child.Process.Kill() })
+		}
+		line, err := lines.ReadString('\n')
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+			return acked, open, nil // a truncated line was not acknowledged
+		}
+		if err != nil {
+			return acked, open, err
+		}
+		what, text, _ := strings.Cut(line, " ")
+		if what == "failed" {
+			return acked, open, errors.New(line)
+		}
+		var d deed
+		if err := json.Unmarshal([]byte(text), &d); err != nil {
+			return acked, open, fmt.Errorf("%q: %w", line, err)
+		}
+		switch what {
+		case "begin":
+			open = &d
+		case "done":
+			acked, open = append(acked, d), nil
+		case "never":
+			open = nil
+		}
+	}
+}
+
+func TestNew_StateDirHeldByAnother_IsInUse(t *testing.T) {
+	leavesNothing(t)
+	dir := t.TempDir()
+	first, err := modeltier.New(crashConfig(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := modeltier.New(crashConfig(dir))
+	if !errors.Is(err, tier.ErrInUse) {
+		t.Errorf("a second Manager on the folder gets %v, want ErrInUse", err)
+	}
+	if second != nil {
+		second.Close()
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	third, err := modeltier.New(crashConfig(dir))
+	if err != nil {
+		t.Fatalf("after Close: %v", err)
+	}
+	if err := third.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A model that was hot loaded under the name of a configured one, which had been
+// removed, is not that one after a restart.
+func TestRestart_HotLoadedUnderTheNameOfARemovedModel_IsWhatWasLoaded(t *testing.T) {
+	cfg := crashConfig(t.TempDir())
+	name := cfg.Models[0].Name
+	m, err := modeltier.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	ctx := t.Context()
+	if err := order(t)(m.Remove(ctx, name)).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	size := cfg.Models[0].Size + 7*tier.MiB
+	if err := order(t)(m.HotLoad(ctx, tier.Model{Name: name, Size: size, Capabilities: []string{"new"}})).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // also what was kept of what was kept
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if m, err = modeltier.New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if s, ok := m.Model(name); !ok || s.Size != size || len(s.Capabilities) != 1 || s.Capabilities[0] != "new" {
+			t.Errorf("after a restart it is %+v, want %v", s, size)
+		}
+		if err := order(t)(m.HotLoad(ctx, tier.Model{Name: fmt.Sprint("other", len(m.Status().Models)), Size: tier.MiB})).Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
