@@ -1,6 +1,7 @@
 package jetson
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -230,12 +231,7 @@ const (
 )
 
 // String returns the name; "Tegra board" for UnknownFamily.
-func (f Family) String() string {
-	if f == UnknownFamily {
-		return "Tegra board"
-	}
-	return string(f)
-}
+func (f Family) String() string { return cmp.Or(string(f), "Tegra board") }
 
 // modules maps part numbers of modules to families. A table of memory sizes would
 // be wrong for later modules: the kernel knows them.
@@ -312,24 +308,8 @@ func (r Release) String() string {
 	return "R" + strconv.Itoa(r.Major) + "." + r.Revision
 }
 
-// jetpacks are the releases whose exact JetPack is known.
-var jetpacks = map[string]string{
-	"R36.4.4": "6.2.1",
-	"R36.4.7": "6.2.1",
-	"R36.5":   "6.2.2",
-	"R36.5.0": "6.2.2",
-	"R38.4":   "7.1",
-	"R38.4.0": "7.1",
-	"R39.2":   "7.2",
-	"R39.2.0": "7.2",
-}
-
-// JetPack returns the JetPack version of the release: "6.2.1" if it is known
-// exactly, otherwise the major version, or "".
+// JetPack returns the major version of the release's JetPack; "" if it is not known.
 func (r Release) JetPack() string {
-	if known := jetpacks[r.String()]; known != "" {
-		return known
-	}
 	switch {
 	case r.Major >= 38:
 		return "7"

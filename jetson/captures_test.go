@@ -152,45 +152,6 @@ func checkPatterns(t *testing.T, line string) {
 	}
 }
 
-func TestGuess_OwnLines_NamesTheBoard(t *testing.T) {
-	want := []Family{
-		OrinNano, OrinNano, OrinNano, OrinNano, OrinNX, OrinNX, AGXOrin, Thor, Thor, XavierNX, XavierNX, AGXXavier, TX2, Nano, Nano,
-		UnknownFamily, UnknownFamily, // TX1 has nothing of its own
-		UnknownFamily, UnknownFamily, UnknownFamily, // boards of other kinds
-	}
-	lines := ownLines(t)
-	if len(lines) != len(want) {
-		t.Fatalf("%d lines, %d families", len(lines), len(want))
-	}
-	for i, line := range lines {
-		if got := Guess(mustParse(t, line)); got != want[i] {
-			t.Errorf("line %d: %v, want %v", i+1, got, want[i])
-		}
-	}
-}
-
-func TestGuess_Captures_NamesTheBoard(t *testing.T) {
-	lines, sources := captured(t, "tegrastats_lines.txt"), captured(t, "tegrastats_sources.tsv")
-	if len(sources) != len(lines)+1 {
-		t.Skip("the list of sources does not fit the lines")
-	}
-	known := 0
-	for i, line := range lines {
-		board := strings.Split(sources[i+1], "\t")[2]
-		got := Guess(mustParse(t, line))
-		if got == UnknownFamily {
-			continue
-		}
-		known++
-		if short := strings.TrimPrefix(string(got), "Jetson "); !strings.HasPrefix(board, short) {
-			t.Errorf("line %d: %v, is of %s", i+1, got, board)
-		}
-	}
-	if known < len(lines)*6/7 {
-		t.Errorf("%d of %d lines known", known, len(lines))
-	}
-}
-
 // ownMeminfo is made up: 7620 MiB, of which tegrastats counts 1405 as used (without
 // free, buffers and cached), and tmpfs and reserves keep 250 more from being
 // available.

@@ -4,7 +4,7 @@
 // On a board:
 //
 //	go run ./examples/jetson
-//	go run ./examples/jetson -models /ssd/models -server http://localhost:8080
+//	go run ./examples/jetson -models /ssd/models
 //
 // On any other machine, from a log of tegrastats:
 //
@@ -34,7 +34,6 @@ import (
 type options struct {
 	replay   string
 	models   string
-	server   string
 	interval time.Duration
 	lines    int
 }
@@ -43,7 +42,6 @@ func main() {
 	var o options
 	flag.StringVar(&o.replay, "replay", "", "show the lines of this `file` instead of a board's; - means standard input")
 	flag.StringVar(&o.models, "models", "", "`folder` of the models: give advice about its disk, and measure it")
-	flag.StringVar(&o.server, "server", "", "`URL` of a running modeltier server: show its tiers too")
 	flag.DurationVar(&o.interval, "interval", time.Second, "time between readings")
 	flag.IntVar(&o.lines, "n", 0, "number of readings; 0: until ^C or the end of the file")
 	flag.Parse()
@@ -60,7 +58,7 @@ func main() {
 }
 
 func run(ctx context.Context, out *os.File, o options) error {
-	v := newView(out, o.server)
+	v := newView(out)
 	if o.replay != "" {
 		return replay(ctx, v, o)
 	}
@@ -106,7 +104,7 @@ func watch(ctx context.Context, v *view, board *jetson.Board, o options) error {
 		if err != nil {
 			return err
 		}
-		v.show(ctx, s.Reading, &m)
+		v.show(s.Reading, &m)
 	}
 	return nil
 }
@@ -130,7 +128,7 @@ func replay(ctx context.Context, v *view, o options) error {
 			continue // a log has other lines too
 		}
 		v.introduce(r)
-		v.show(ctx, r, nil)
+		v.show(r, nil)
 		if shown++; shown == o.lines {
 			return nil
 		}

@@ -1,14 +1,10 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/modeltier/modeltier/jetson"
 	"github.com/modeltier/modeltier/tier"
@@ -19,29 +15,27 @@ import (
 type view struct {
 	out      *os.File
 	terminal bool
-	server   string
 
 	limits tier.Limits
-	family jetson.Family // of a replay
-	notes  []string      // the last ones of the probe
-	drawn  int           // terminal lines that the next reading replaces
+	notes  []string // the last ones of the probe
+	drawn  int      // terminal lines that the next reading replaces
 }
 
-func newView(out *os.File, server string) *view {
+func newView(out *os.File) *view {
 	info, err := out.Stat()
-	return &view{out: out, server: server, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
+	return &view{out: out, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 
-// introduce prints the board that a replayed line seems to come from, and the limits
-// for it, if they differ from those of the previous line.
+// introduce prints what the board of a replayed line has, and the limits for it, if they
+// differ from those of the previous line.
 func (v *view) introduce(r jetson.Reading) {
 	limits := jetson.LimitsFor(r.RAMTotal)
-	if v.limits == limits && v.family == jetson.Guess(r) {
+	if v.limits == limits {
 		return
 	}
 	v.leave()
-	v.family, v.limits = jetson.Guess(r), limits
-	fmt.Fprintf(v.out, "\nBoard     %v by its sensors, %v seen by the system, %d cores\n", v.family, r.RAMTotal, len(r.CPUs))
+	v.limits = limits
+	fmt.Fprintf(v.out, "\nBoard     %v seen by the system, %d cores\n", r.RAMTotal, len(r.CPUs))
 	printLimits(v.out, limits)
 	fmt.Fprintln(v.out)
 }
@@ -50,16 +44,15 @@ func (v *view) introduce(r jetson.Reading) {
 func (v *view) leave() { v.drawn = 0 }
 
 // show shows a reading, and the memory if there is a probe.
-func (v *view) show(ctx context.Context, r jetson.Reading, m *tier.Memory) {
-	tiers := fetchTiers(ctx, v.server)
+func (v *view) show(r jetson.Reading, m *tier.Memory) {
 	if m != nil {
 		v.printNotes(m.Notes)
 	}
 	if !v.terminal {
-		fmt.Fprintln(v.out, strings.Join(append(fields(r, m), tiers...), "  "))
+		fmt.Fprintln(v.out, strings.Join(fields(r, m), "  "))
 		return
 	}
-	rows := v.rows(r, m, tiers)
+	rows := v.rows(r, m)
 	// Go back to the first row. Cut rows at the right margin: one that wraps would be
 	// two.
 	if v.drawn > 0 {
@@ -108,7 +101,7 @@ func fields(r jetson.Reading, m *tier.Memory) []string {
 }
 
 // rows returns the lines for a terminal.
-func (v *view) rows(r jetson.Reading, m *tier.Memory, tiers []string) []string {
+func (v *view) rows(r jetson.Reading, m *tier.Memory) []string {
 	rows := []string{
 		fmt.Sprintf("memory   %s %.1f of %.1f GiB used", bar(float64(r.RAMUsed), float64(r.RAMTotal)), r.RAMUsed.GB(), r.RAMTotal.GB()),
 	}
@@ -135,8 +128,7 @@ func (v *view) rows(r jetson.Reading, m *tier.Memory, tiers []string) []string {
 	if r.LargestFreeBlock > 0 {
 		state += fmt.Sprintf(", largest free block %v (%d)", r.LargestFreeBlock, r.LargestFreeBlocks)
 	}
-	rows = append(rows, state)
-	return append(rows, tiers...)
+	return append(rows, state)
 }
 
 func bar(part, whole float64) string {
@@ -160,44 +152,4 @@ func watts(p jetson.Opt[jetson.Milliwatts]) string {
 		return fmt.Sprintf("%.1f W", float64(v)/1000)
 	}
 	return "not known"
-}
-
-// fetchTiers returns a line for each tier of a modeltier server; none without a server.
-// It sends the token of the environment variable that the server reads too.
-func fetchTiers(ctx context.Context, server string) []string {
-	if server == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, server, strings.NewReader(`{"tier_status": true}`))
-	if err != nil {
-		return []string{"tiers    " + err.Error()}
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if token := os.Getenv("MODELTIER_TOKEN"); token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return []string{"tiers    " + err.Error()}
-	}
-	defer resp.Body.Close()
-	var status struct {
-		Tiers map[string]struct {
-			Used   float64 `json:"used_gb"`
-			Limit  float64 `json:"limit_gb"`
-			Models int     `json:"models"`
-		} `json:"tiers"`
-	}
-	if err := json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 1<<20)).Decode(&status); err != nil {
-		return []string{"tiers    this is not the answer of a modeltier server: " + err.Error()}
-	}
-	var out []string
-	for _, name := range []string{"ram", "swap"} {
-		if t, ok := status.Tiers[name]; ok {
-			out = append(out, fmt.Sprintf("%-8s %s %.1f of %.1f GiB, %d models", "tier "+name, bar(t.Used, t.Limit), t.Used, t.Limit, t.Models))
-		}
-	}
-	return out
 }
