@@ -85,13 +85,15 @@ func DetectIn(o Options) (*Board, error) {
 	if err := b.identify(); err != nil {
 		return nil, err
 	}
-	b.measureMemory()
-	if _, err := readMemory(b.path("proc"), time.Now()); absent(err) && o.Tegrastats.Interval == 0 {
+	m, err := readMemory(b.path("proc"))
+	b.Memory = m.Total
+	b.fault("memory", err)
+	if absent(err) && o.Tegrastats.Interval == 0 {
 		o.Tegrastats.Interval = standInInterval
 	}
 	b.stats = NewTegrastats(o.Tegrastats)
+	b.fault("lock limit", b.readLockLimit())
 	b.fault("power mode", b.readPower())
-	var err error
 	b.Swaps, err = readSwaps(b.path("proc"))
 	b.fault("swap", err)
 	b.Root, err = b.StorageOf(string(filepath.Separator))
@@ -143,30 +145,21 @@ func (b *Board) identify() error {
 	return nil
 }
 
-// measureMemory reads MemTotal and the limit of locked memory.
-func (b *Board) measureMemory() {
+// readLockLimit reads the limit of locked memory.
+func (b *Board) readLockLimit() error {
 	pfs, err := procfs.NewFS(b.path("proc"))
 	if err != nil {
-		b.fault("memory", err)
-		return
-	}
-	info, err := pfs.Meminfo()
-	b.fault("memory", err)
-	if info.MemTotalBytes != nil {
-		b.Memory = bytes(info.MemTotalBytes)
+		return err
 	}
 	self, err := pfs.Self()
 	if err != nil {
-		b.fault("lock limit", err)
-		return
+		return err
 	}
 	limits, err := self.Limits()
-	if err != nil {
-		b.fault("lock limit", err)
-		return
+	if err == nil {
+		b.LockLimit = Some(bytes(&limits.LockedMemory)) // "unlimited" reads as the largest number
 	}
-	// "unlimited" reads as the largest number.
-	b.LockLimit = Some(bytes(&limits.LockedMemory))
+	return err
 }
 
 // Tegrastats returns the board's tegrastats, which its probes share.

@@ -270,31 +270,35 @@ func (o ownBytes) Memory(ctx context.Context) (tier.Memory, error) {
 	if ctx.Err() != nil {
 		return tier.Memory{}, context.Cause(ctx)
 	}
-	return readMemory(o.proc, time.Now())
+	m, err := readMemory(o.proc)
+	if err != nil {
+		return tier.Memory{}, fmt.Errorf("jetson: %w", err)
+	}
+	return m, nil
 }
 
 // errNoAvailable: the kernel is older than 3.14.
 var errNoAvailable = errors.New("/proc/meminfo has no MemAvailable")
 
-// readMemory reads the machine's memory from the proc file system at proc.
-func readMemory(proc string, now time.Time) (tier.Memory, error) {
+// readMemory reads the machine's memory from the proc file system at proc. With
+// errNoAvailable it returns the total.
+func readMemory(proc string) (tier.Memory, error) {
 	pfs, err := procfs.NewFS(proc)
 	if err != nil {
-		return tier.Memory{}, fmt.Errorf("jetson: %w", err)
+		return tier.Memory{}, err
 	}
 	info, err := pfs.Meminfo()
 	if err != nil {
-		return tier.Memory{}, fmt.Errorf("jetson: reading meminfo: %w", err)
+		return tier.Memory{}, fmt.Errorf("reading meminfo: %w", err)
 	}
-	if info.MemTotalBytes == nil || info.MemAvailableBytes == nil {
-		return tier.Memory{}, fmt.Errorf("jetson: %w", errNoAvailable)
+	m := tier.Memory{At: time.Now(), Source: "host"}
+	if info.MemTotalBytes != nil {
+		m.Total = bytes(info.MemTotalBytes)
 	}
-	m := tier.Memory{
-		At:        now,
-		Total:     bytes(info.MemTotalBytes),
-		Available: min(bytes(info.MemAvailableBytes), bytes(info.MemTotalBytes)),
-		Source:    "host",
+	if m.Total == 0 || info.MemAvailableBytes == nil {
+		return m, errNoAvailable
 	}
+	m.Available = min(bytes(info.MemAvailableBytes), m.Total)
 	swaps, err := readSwaps(proc)
 	if err != nil {
 		m.Notes = append(m.Notes, "Swap is not known: "+err.Error()+".")
