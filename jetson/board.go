@@ -1,6 +1,7 @@
 package jetson
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -84,13 +85,15 @@ func DetectIn(o Options) (*Board, error) {
 	if err := b.identify(); err != nil {
 		return nil, err
 	}
-	b.measureMemory()
-	if _, err := readMemory(b.path("proc"), time.Now()); absent(err) && o.Tegrastats.Interval == 0 {
+	m, err := readMemory(b.path("proc"))
+	b.Memory = m.Total
+	b.fault("memory", err)
+	if absent(err) && o.Tegrastats.Interval == 0 {
 		o.Tegrastats.Interval = standInInterval
 	}
 	b.stats = NewTegrastats(o.Tegrastats)
+	b.fault("lock limit", b.readLockLimit())
 	b.fault("power mode", b.readPower())
-	var err error
 	b.Swaps, err = readSwaps(b.path("proc"))
 	b.fault("swap", err)
 	b.Root, err = b.StorageOf(string(filepath.Separator))
@@ -142,30 +145,21 @@ func (b *Board) identify() error {
 	return nil
 }
 
-// measureMemory reads MemTotal and the limit of locked memory.
-func (b *Board) measureMemory() {
+// readLockLimit reads the limit of locked memory.
+func (b *Board) readLockLimit() error {
 	pfs, err := procfs.NewFS(b.path("proc"))
 	if err != nil {
-		b.fault("memory", err)
-		return
-	}
-	info, err := pfs.Meminfo()
-	b.fault("memory", err)
-	if info.MemTotalBytes != nil {
-		b.Memory = bytes(info.MemTotalBytes)
+		return err
 	}
 	self, err := pfs.Self()
 	if err != nil {
-		b.fault("lock limit", err)
-		return
+		return err
 	}
 	limits, err := self.Limits()
-	if err != nil {
-		b.fault("lock limit", err)
-		return
+	if err == nil {
+		b.LockLimit = Some(bytes(&limits.LockedMemory)) // "unlimited" reads as the largest number
 	}
-	// "unlimited" reads as the largest number.
-	b.LockLimit = Some(bytes(&limits.LockedMemory))
+	return err
 }
 
 // Tegrastats returns the board's tegrastats, which its probes share.
@@ -230,12 +224,7 @@ const (
 )
 
 // String returns the name; "Tegra board" for UnknownFamily.
-func (f Family) String() string {
-	if f == UnknownFamily {
-		return "Tegra board"
-	}
-	return string(f)
-}
+func (f Family) String() string { return cmp.Or(string(f), "Tegra board") }
 
 // modules maps part numbers of modules to families. A table of memory sizes would
 // be wrong for later modules: the kernel knows them.
@@ -312,24 +301,8 @@ func (r Release) String() string {
 	return "R" + strconv.Itoa(r.Major) + "." + r.Revision
 }
 
-// jetpacks are the releases whose exact JetPack is known.
-var jetpacks = map[string]string{
-	"R36.4.4": "6.2.1",
-	"R36.4.7": "6.2.1",
-	"R36.5":   "6.2.2",
-	"R36.5.0": "6.2.2",
-	"R38.4":   "7.1",
-	"R38.4.0": "7.1",
-	"R39.2":   "7.2",
-	"R39.2.0": "7.2",
-}
-
-// JetPack returns the JetPack version of the release: "6.2.1" if it is known
-// exactly, otherwise the major version, or "".
+// JetPack returns the major version of the release's JetPack; "" if it is not known.
 func (r Release) JetPack() string {
-	if known := jetpacks[r.String()]; known != "" {
-		return known
-	}
 	switch {
 	case r.Major >= 38:
 		return "7"

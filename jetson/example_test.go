@@ -18,7 +18,8 @@ func ExampleParse() {
 	}
 	hot, _ := r.Hottest()
 	fmt.Println(r.RAMUsed, "of", r.RAMTotal, "used, largest free block", r.LargestFreeBlock)
-	fmt.Println("GPU", r.GPULoad().Or(0), "% at", hot.Now, "°C")
+	load, _ := r.GPULoad().Get()
+	fmt.Println("GPU", load, "% at", hot.Now, "°C")
 	_, known := r.EMCLoad().Get()
 	fmt.Println("EMC load known:", known)
 	// Output:

@@ -254,21 +254,6 @@ func TestParse_NoFreeBlock_IsNoDamage(t *testing.T) {
 	}
 }
 
-// JetPack 5 prints the sensors of the vision units for boards that have none.
-func TestGuess_SixCoresWithUpperCaseCV_IsNotTold(t *testing.T) {
-	const items = " CV0@42.7C CPU@44.1C SOC2@42.6C SOC0@42.6C CV1@42.2C GPU@41.3C tj@47C SOC1@47C CV2@42.9C VDD_IN 4915mW/4915mW"
-	for line, want := range map[string]Family{
-		"RAM 3503/7337MB (lfb 7x1MB) CPU [1%@729,1%@729,1%@729,1%@729,off,off]" + items:             UnknownFamily,
-		"RAM 3503/15388MB (lfb 7x1MB) CPU [1%@729,1%@729,1%@729,1%@729,off,off,off,off]" + items:    OrinNX,
-		"RAM 3503/7620MB CPU [1%@729,1%@729,1%@729,1%@729,off,off] cv0@40C cpu@40C soc0@40C tj@40C": OrinNX,
-		"RAM 3503/7620MB CPU [1%@729,1%@729,1%@729,1%@729,off,off] cpu@40C soc0@40C tj@40C":         OrinNano,
-	} {
-		if got := Guess(mustParse(t, line)); got != want {
-			t.Errorf("%s: %v, want %v", line, got, want)
-		}
-	}
-}
-
 func TestParse_OrderAndSpacing_DoNotMatter(t *testing.T) {
 	want := mustParse(t, "RAM 5/9MB (lfb 3x4MB) SWAP 1/2MB (cached 0MB) CPU [3%@729,off] GR3D_FREQ 1% gpu@47.812C VDD_IN 3205mW/3205mW")
 	for _, line := range []string{

@@ -23,8 +23,8 @@ import (
 // heat and throttling, which change no figure. [Probe.Reading] returns the last line
 // of tegrastats.
 //
-// Alone it sees the machine, not the container around the process. [Probe.Over]
-// gives it a probe that knows containers.
+// Alone it sees the bytes of the machine, neither the container around the process nor
+// memory pressure. [Probe.Over] gives it a probe that knows both.
 //
 // The first call of Memory or Reading starts tegrastats, Close ends it. The methods
 // may be called from any goroutine.
@@ -270,31 +270,35 @@ func (o ownBytes) Memory(ctx context.Context) (tier.Memory, error) {
 	if ctx.Err() != nil {
 		return tier.Memory{}, context.Cause(ctx)
 	}
-	return readMemory(o.proc, time.Now())
+	m, err := readMemory(o.proc)
+	if err != nil {
+		return tier.Memory{}, fmt.Errorf("jetson: %w", err)
+	}
+	return m, nil
 }
 
 // errNoAvailable: the kernel is older than 3.14.
 var errNoAvailable = errors.New("/proc/meminfo has no MemAvailable")
 
-// readMemory reads the machine's memory from the proc file system at proc.
-func readMemory(proc string, now time.Time) (tier.Memory, error) {
+// readMemory reads the machine's memory from the proc file system at proc. With
+// errNoAvailable it returns the total.
+func readMemory(proc string) (tier.Memory, error) {
 	pfs, err := procfs.NewFS(proc)
 	if err != nil {
-		return tier.Memory{}, fmt.Errorf("jetson: %w", err)
+		return tier.Memory{}, err
 	}
 	info, err := pfs.Meminfo()
 	if err != nil {
-		return tier.Memory{}, fmt.Errorf("jetson: reading meminfo: %w", err)
+		return tier.Memory{}, fmt.Errorf("reading meminfo: %w", err)
 	}
-	if info.MemTotalBytes == nil || info.MemAvailableBytes == nil {
-		return tier.Memory{}, fmt.Errorf("jetson: %w", errNoAvailable)
+	m := tier.Memory{At: time.Now(), Source: "host"}
+	if info.MemTotalBytes != nil {
+		m.Total = bytes(info.MemTotalBytes)
 	}
-	m := tier.Memory{
-		At:        now,
-		Total:     bytes(info.MemTotalBytes),
-		Available: min(bytes(info.MemAvailableBytes), bytes(info.MemTotalBytes)),
-		Source:    "host",
+	if m.Total == 0 || info.MemAvailableBytes == nil {
+		return m, errNoAvailable
 	}
+	m.Available = min(bytes(info.MemAvailableBytes), m.Total)
 	swaps, err := readSwaps(proc)
 	if err != nil {
 		m.Notes = append(m.Notes, "Swap is not known: "+err.Error()+".")
@@ -308,30 +312,7 @@ func readMemory(proc string, now time.Time) (tier.Memory, error) {
 			m.SwapFree += s.Size - s.Used
 		}
 	}
-	// JetPack 6 is built without pressure stall information.
-	if psi, err := pfs.PSIStatsForResource("memory"); err == nil && psi.Some != nil && psi.Full != nil {
-		m.Pressure = tier.Pressure{
-			HasPSI: true,
-			Some10: psi.Some.Avg10, Some60: psi.Some.Avg60,
-			Full10: psi.Full.Avg10, Full60: psi.Full.Avg60,
-		}
-		m.Pressure.Level = level(m.Pressure)
-	} else {
-		m.Notes = append(m.Notes, "This kernel has no pressure stall information: pressure is not known.")
-	}
 	return m, nil
-}
-
-// level judges pressure by the share of time that tasks stalled. The bounds are
-// far below the 60 % at which systemd-oomd begins to kill.
-func level(p tier.Pressure) tier.PressureLevel {
-	switch {
-	case p.Full10 >= 5 || p.Some10 >= 20:
-		return tier.PressureHigh
-	case p.Some10 >= 5:
-		return tier.PressureMedium
-	}
-	return tier.PressureLow
 }
 
 func bytes(n *uint64) tier.Bytes { return tier.Bytes(min(*n, math.MaxInt64)) }

@@ -55,7 +55,6 @@ func TestProbe_WithProcfs_BytesFromThereAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := fixtureOrinNano8.tree()
 		files["proc/swaps"] += "/ssd/swapfile file 8388608 1048576 -2\n"
-		files["proc/pressure/memory"] = "some avg10=6.00 avg60=2.50 avg300=1.00 total=9\nfull avg10=1.00 avg60=0.50 avg300=0.10 total=3\n"
 		p := probeOf(t, files, &stage{play: steady})
 		defer p.Close()
 		began := time.Now()
@@ -71,26 +70,11 @@ func TestProbe_WithProcfs_BytesFromThereAtOnce(t *testing.T) {
 			Total: 7620 * mib, Available: 5800 * mib, Source: "host",
 			SwapTotal: 8 * tier.GiB, SwapFree: 7 * tier.GiB,
 			CompressedSwapTotal: 3810 * mib, CompressedSwapFree: 3750 * mib,
-			Pressure: tier.Pressure{HasPSI: true, Some10: 6, Some60: 2.5, Full10: 1, Full60: 0.5, Level: tier.PressureMedium},
 		}
 		if diff := cmp.Diff(want, m); diff != "" {
 			t.Errorf("memory (-want +got):\n%s", diff)
 		}
 	})
-}
-
-func TestLevel_OfPressure(t *testing.T) {
-	for want, all := range map[tier.PressureLevel][]tier.Pressure{
-		tier.PressureLow:    {{}, {Some10: 4.9, Full10: 4.9}, {Some60: 100, Full60: 100}},
-		tier.PressureMedium: {{Some10: 5}, {Some10: 19}},
-		tier.PressureHigh:   {{Some10: 20}, {Full10: 5}},
-	} {
-		for _, p := range all {
-			if got := level(p); got != want {
-				t.Errorf("%+v: %v, want %v", p, got, want)
-			}
-		}
-	}
 }
 
 // total 7620, used 1273: 7620 − 1273 − 512 − 304.8.

@@ -1,7 +1,6 @@
 package jetson
 
 import (
-	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -19,14 +18,6 @@ func Some[T any](v T) Opt[T] { return Opt[T]{Value: v, Known: true} }
 
 // Get returns the figure and whether it is known.
 func (o Opt[T]) Get() (T, bool) { return o.Value, o.Known }
-
-// Or returns the figure, or other if it is not known.
-func (o Opt[T]) Or(other T) T {
-	if o.Known {
-		return o.Value
-	}
-	return other
-}
 
 func (o Opt[T]) pointer() *T {
 	if !o.Known {
@@ -229,37 +220,4 @@ func (r *Reading) Hottest() (Temperature, bool) {
 		}
 	}
 	return hot, found
-}
-
-// Guess returns the family of the board that printed a reading, by its rails and
-// sensors; UnknownFamily if they do not tell.
-func Guess(r Reading) Family {
-	rail := func(name string) bool {
-		return slices.ContainsFunc(r.Rails, func(have Rail) bool { return have.Name == name })
-	}
-	sensor := func(names ...string) bool {
-		return slices.ContainsFunc(r.Temperatures, func(have Temperature) bool { return slices.Contains(names, have.Name) })
-	}
-	switch {
-	case rail("VDD_CPU_SOC_MSS"):
-		return Thor
-	case rail("VDD_GPU_SOC"):
-		return AGXOrin
-	case rail("SYS5V"):
-		return AGXXavier
-	case rail("POM_5V_IN"):
-		return Nano
-	case sensor("BCPU"):
-		return TX2
-	case sensor("AUX"):
-		return XavierNX
-	case sensor("CV0") && len(r.CPUs) <= 6:
-		// JetPack 5 prints this sensor for an Orin Nano too, and an Orin NX 8 GB also has
-		// six cores.
-	case sensor("cv0", "CV0") && len(r.CPUs) <= 8:
-		return OrinNX
-	case sensor("soc0", "SOC0") && len(r.CPUs) <= 6:
-		return OrinNano
-	}
-	return UnknownFamily
 }

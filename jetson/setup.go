@@ -231,7 +231,6 @@ func (b *Board) adviseStorage(models string, add func(what, why, command string)
 			on, place = s, models
 		}
 	}
-	const mb = 1_000_000
 	has, disk := on.Kind.Loading().Rate, NVMe.Loading().Rate
 	switch {
 	case slowFileSystem(on.FileSystem):

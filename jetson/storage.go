@@ -1,6 +1,7 @@
 package jetson
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,32 +19,19 @@ import (
 )
 
 // StorageKind is a kind of storage device.
-type StorageKind uint8
+type StorageKind string
 
 const (
-	UnknownStorage StorageKind = iota
-	NVMe
-	SD
-	EMMC
-	USB
-	SATA
+	UnknownStorage StorageKind = ""
+	NVMe           StorageKind = "NVMe"
+	SD             StorageKind = "SD card"
+	EMMC           StorageKind = "eMMC"
+	USB            StorageKind = "USB"
+	SATA           StorageKind = "SATA"
 )
 
-func (k StorageKind) String() string {
-	switch k {
-	case NVMe:
-		return "NVMe"
-	case SD:
-		return "SD card"
-	case EMMC:
-		return "eMMC"
-	case USB:
-		return "USB"
-	case SATA:
-		return "SATA"
-	}
-	return "unknown storage"
-}
+// String returns the name; "unknown storage" for UnknownStorage.
+func (k StorageKind) String() string { return cmp.Or(string(k), "unknown storage") }
 
 // Storage is the device below a file system.
 type Storage struct {
@@ -144,19 +132,16 @@ type Loading struct {
 // second, as model servers see from a Gen3 disk that is sold with 2 to 3; SD, 80 MB
 // of the 104 of its fastest bus mode; eMMC 5.1, 250 MB; USB 3, 300 MB; SATA, 450 MB.
 // Unknown storage counts as a card.
-func (k StorageKind) Loading() Loading {
-	const mb = 1_000_000
-	switch k {
-	case NVMe:
-		return Loading{Readers: 4, Rate: 1000 * mb}
-	case SATA:
-		return Loading{Readers: 4, Rate: 450 * mb}
-	case USB:
-		return Loading{Readers: 2, Rate: 300 * mb}
-	case EMMC:
-		return Loading{Readers: 2, Rate: 250 * mb}
-	}
-	return Loading{Readers: 1, Rate: 80 * mb}
+func (k StorageKind) Loading() Loading { return cmp.Or(loadings[k], loadings[SD]) }
+
+const mb = 1_000_000
+
+var loadings = map[StorageKind]Loading{
+	NVMe: {Readers: 4, Rate: 1000 * mb},
+	SATA: {Readers: 4, Rate: 450 * mb},
+	USB:  {Readers: 2, Rate: 300 * mb},
+	EMMC: {Readers: 2, Rate: 250 * mb},
+	SD:   {Readers: 1, Rate: 80 * mb},
 }
 
 // Bounds of a measurement. The chunk is the read size of the mover of mapped files;

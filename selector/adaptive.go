@@ -6,7 +6,6 @@ import (
 	"errors"
 	"maps"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,13 +16,11 @@ import (
 
 // adaptive is the policy of PolicyAdaptive.
 type adaptive struct {
-	weights   Weights
-	costs     Costs
-	learning  Learning
-	stats     atomic.Pointer[stats]
-	mu        sync.Mutex // of those who change stats
-	estimates atomic.Pointer[estimates]
-	asked     atomic.Uint64 // requests that might have explored
+	weights  Weights
+	costs    Costs
+	learning Learning
+	stats    atomic.Pointer[stats]
+	mu       sync.Mutex // of those who change stats
 }
 
 func newAdaptive(o *Options) *adaptive {
@@ -39,38 +36,33 @@ func (a *adaptive) learn(outcomes []tier.Outcome, moves []tier.Moved) {
 	a.stats.Store(a.stats.Load().moved(moves).reported(outcomes, &a.learning))
 }
 
-// on returns the scorer for a snapshot at that moment.
-func (a *adaptive) on(st *snapshot, now time.Time) *estimates {
-	know := a.stats.Load()
-	e := a.estimates.Load()
-	if e == nil || e.st != st || e.stats != know || e.now != now {
-		e = newEstimates(a, st, know, now)
-		a.estimates.Store(e)
-	}
-	return e
-}
-
-// estimates apply stats to the models of one snapshot at one moment. They are not
-// changed once they are made.
+// estimates apply stats to one view. They are not changed once they are made.
 type estimates struct {
 	*adaptive
-	st      *snapshot
-	stats   *stats
 	records []*record // by model; nil: there are none
 	now     time.Time
+	// inFlight is the bytes that are being read for others: loads on one device are
+	// serial.
+	inFlight tier.Bytes
 	// Seconds per GB of loads, and until first use of a model that was not measured.
 	swap, storage, latency float64
 }
 
-func newEstimates(a *adaptive, st *snapshot, know *stats, now time.Time) *estimates {
-	e := &estimates{adaptive: a, st: st, stats: know, now: now, latency: a.costs.RAM.Seconds()}
+func newEstimates(a *adaptive, know *stats, v *tier.View) *estimates {
+	e := &estimates{adaptive: a, now: v.Now, latency: a.costs.RAM.Seconds()}
 	e.swap, e.storage = know.rates(&a.costs)
+	for i, m := range v.Library.All() {
+		if s := &v.States[i]; s.Moving && s.To > s.Tier {
+			gone, _ := missing(m.Size, s)
+			e.inFlight = e.inFlight.Plus(gone)
+		}
+	}
 	if len(know.records) == 0 {
 		return e
 	}
-	e.records = make([]*record, len(st.entries))
+	e.records = make([]*record, v.Library.Len())
 	for name, r := range know.records {
-		if i, ok := st.library.Find(name); ok {
+		if i, ok := v.Library.Find(name); ok {
 			e.records[i] = r
 		}
 	}
@@ -80,7 +72,7 @@ func newEstimates(a *adaptive, st *snapshot, know *stats, now time.Time) *estima
 	for i, r := range e.records { // in order, so that the sums are always the same
 		if s := r.firstUse(); s > 0 {
 			seconds += s
-			gb += st.entries[i].size.GB()
+			gb += v.Library.At(i).Size.GB()
 		}
 	}
 	e.latency = seconds / gb
@@ -103,7 +95,7 @@ func (e *estimates) avoided(model int32) bool {
 
 // wait returns the parts of the time until the candidate can be used, in seconds.
 func (e *estimates) wait(c *candidate) (queue, load, latency float64) {
-	r, size := e.record(c.model), e.st.entries[c.model].size
+	r, size := e.record(c.model), max(c.m.Size, 0)
 	if gone, from := missing(size, c.state); gone > 0 {
 		rate := e.storage
 		if from == tier.Swap {
@@ -114,7 +106,7 @@ func (e *estimates) wait(c *candidate) (queue, load, latency float64) {
 			load = r.wait.or(load)
 		}
 		if !c.state.Moving {
-			load += e.st.inFlight.GB() * e.storage
+			load += e.inFlight.GB() * e.storage
 		}
 	}
 	latency = r.firstUse()
@@ -140,9 +132,6 @@ func (e *estimates) expected(c *candidate) time.Duration {
 	const longest = math.MaxInt64 / 2
 	return time.Duration(min(e.seconds(c)*float64(time.Second), longest))
 }
-
-// reach tells nothing, because models have latencies of their own.
-func (e *estimates) reach(time.Duration) (tier.Bytes, bool) { return 0, false }
 
 // avoidance is more than any score.
 const avoidance = 1e6
@@ -188,28 +177,6 @@ func (e *estimates) factors(p tier.Priority, c *candidate) []tier.Factor {
 	}
 	return f
 }
-
-// explore sometimes takes another model than the best: one that can be leased
-// where it is, because nothing is to be loaded for the sake of learning.
-func (e *estimates) explore(q *query, best pick) pick {
-	random := rand.NewPCG(e.learning.Seed, e.asked.Add(1))
-	if !chance(random, e.learning.Explore) {
-		return best
-	}
-	others, first := 0.0, best.model
-	for _, i := range q.st.resident {
-		var c candidate
-		if i == first || !q.consider(i, &c) || !c.state.Serving || e.avoided(i) || q.req.Deadline > 0 && e.expected(&c) > q.req.Deadline {
-			continue
-		}
-		if others++; chance(random, 1/others) { // so that all are as likely
-			best = q.pick(&c)
-		}
-	}
-	return best
-}
-
-func chance(random *rand.PCG, p float64) bool { return float64(random.Uint64()>>11) < p*(1<<53) }
 
 // stats is what was learned so far. It and its records are not changed once they can
 // be seen: each batch of news makes new ones.

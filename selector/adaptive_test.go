@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"testing"
 	"time"
 
@@ -208,46 +207,6 @@ func TestAdaptive_OwnWaits_TellHowLongALoadTakes(t *testing.T) {
 	}
 	if c := mustSelect(t, s, viewOf(lib), tier.Request{Priority: tier.Speed}); c.Model != "quick engine" {
 		t.Errorf("chose the %s", c.Model)
-	}
-}
-
-func TestAdaptive_Explore_BoundedSeededAndNeverLoads(t *testing.T) {
-	v := viewOf(newLibrary(t, recordedModels()...))
-	settle(t, v, "gpt2-small", tier.RAM)
-	settle(t, v, "gpt2-medium", tier.RAM)
-	settle(t, v, "bert-large", tier.RAM)
-	settle(t, v, "llama-7b", tier.Swap)
-	settle(t, v, "gpt2-large", tier.RAM).Serving = false // something is being done with it
-	run := func(seed uint64, explore float64) (models []string) {
-		s := mustNew(t, Options{Policy: PolicyAdaptive, Learning: Learning{Explore: explore, Seed: seed}})
-		for range 1000 {
-			models = append(models, mustSelect(t, s, v, tier.Request{Priority: tier.Speed, Deadline: 3 * time.Second}).Model)
-		}
-		return models
-	}
-	count := func(models []string, name string) (n int) {
-		for _, m := range models {
-			if m == name {
-				n++
-			}
-		}
-		return n
-	}
-	if n := count(run(1, 0), "gpt2-small"); n != 1000 {
-		t.Errorf("%d of 1000 explore though it is off", 1000-n)
-	}
-	got := run(1, 0.1)
-	best, other := count(got, "gpt2-small"), count(got, "gpt2-medium")
-	// llama-7b cannot make the deadline, bert-large is not capable, gpt2-large and the
-	// rest would have to be waited for.
-	if best+other != 1000 || other < 60 || other > 150 {
-		t.Errorf("%d chose the best, %d another that is resident, %d any other", best, other, 1000-best-other)
-	}
-	if !slices.Equal(got, run(1, 0.1)) {
-		t.Error("one seed, two histories")
-	}
-	if slices.Equal(got, run(2, 0.1)) {
-		t.Error("two seeds, one history")
 	}
 }
 

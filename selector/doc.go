@@ -23,13 +23,12 @@
 //
 // # Cost
 //
-// A request in auto costs two table look-ups and at most four binary searches,
-// whatever the size of the library; it takes no lock and allocates nothing. What it
-// looks up is made on first use and kept for as long as it holds: the models by size
-// for each [tier.Library], the resident models for each slice of states, and a
-// ranking for each combination of capabilities, constraints, priority and policy that
-// is asked for. A ranking holds only the models that can win: those that no model of
-// at most their size beats.
+// A request in auto costs a table look-up and at most one binary search, whatever
+// the size of the library; it takes no lock and allocates nothing. What it looks up is
+// made on first use, in time in proportion to the library: a ranking for each
+// combination of capabilities, preferences, constraints and priority that is asked
+// for. Rankings are kept until the library, the states, the limits or the memory
+// change; those of the adaptive policy also until something is learned.
 //
 // # What it does not promise
 //

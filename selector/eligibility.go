@@ -28,7 +28,7 @@ func (p *Policies) eligible(req *tier.Request, v *tier.View, by string, i int) e
 		return lacking
 	case tooLarge(v, m.Size, m.Size.Plus(m.Runtime), s):
 		return oversized
-	case !resident(s) && m.Size > p.ceiling(v, m.Home):
+	case !resident(s) && m.Size > p.ceiling(v, m):
 		return memoryShort
 	case req.Deadline > 0 && p.expected(v, by, i) > req.Deadline:
 		return late
@@ -40,7 +40,7 @@ func (p *Policies) eligible(req *tier.Request, v *tier.View, by string, i int) e
 func (p *Policies) expected(v *tier.View, by string, i int) time.Duration {
 	c := candidate{model: int32(i), m: v.Library.At(i), state: &v.States[i]}
 	if by == PolicyAdaptive {
-		return p.adaptive.on(p.snapshotOf(v), v.Now).expected(&c)
+		return p.snapshotOf(v, by).scorer.expected(&c)
 	}
 	return p.recorded.expected(&c) // not by way of scorer, through which c would escape
 }
@@ -104,11 +104,19 @@ func (f fractions) ceilings(v *tier.View, c *ceilings) {
 	c[tier.RAM], c[tier.Swap], c[tier.Storage] = ram, swap, max(ram, swap)
 }
 
-// ceiling is the largest size of a model at that home that is safe.
-func (p *Policies) ceiling(v *tier.View, home tier.Tier) tier.Bytes {
+// of is the largest size that is safe for a model at home where m is.
+func (c *ceilings) of(m *tier.Model) tier.Bytes {
+	if !m.Home.Valid() {
+		return c[tier.Storage]
+	}
+	return c[m.Home]
+}
+
+// ceiling is the largest size that is safe for a model at home where m is.
+func (p *Policies) ceiling(v *tier.View, m *tier.Model) tier.Bytes {
 	var c ceilings
 	p.fractions.ceilings(v, &c)
-	return c[home]
+	return c.of(m)
 }
 
 // share returns that many millionths of b, rounded down. millionths is at most a

@@ -138,7 +138,7 @@ func requirements(req *tier.Request) []string {
 func (p *Policies) shortage(v *tier.View, i int, who string) *tier.CapacityError {
 	m, s := v.Library.At(i), &v.States[i]
 	available, both := v.Memory.Available, v.Memory.Available.Plus(v.FreeSwap)
-	err := &tier.CapacityError{Model: m.Name, Tier: tier.Swap, Need: m.Size, Free: both, Limit: p.ceiling(v, m.Home)}
+	err := &tier.CapacityError{Model: m.Name, Tier: tier.Swap, Need: m.Size, Free: both, Limit: p.ceiling(v, m)}
 	lacks := func(format string, need, have tier.Bytes) {
 		a, b := tier.Apart(need, have)
 		err.Detail = fmt.Sprintf(format, a, b)
@@ -209,15 +209,11 @@ func (p *Policies) noModel(q *query, by string) error {
 		}
 		err.Capabilities = append(names, err.Capabilities...)
 	}
-	if !q.able {
-		err.Nearest = p.nearest(q.req, q.v)
-		return err
-	}
 	var short, large pick
 	var fastest *tier.DeadlineError
 	var c candidate
-	for i := range q.st.entries {
-		if !q.consider(int32(i), &c) {
+	for i := range q.v.Library.All() {
+		if !q.consider(i, &c) {
 			continue
 		}
 		worst, this := &short, q.pick(&c)
@@ -225,7 +221,7 @@ func (p *Policies) noModel(q *query, by string) error {
 		case reason == oversized:
 			worst = &large
 		case reason == late && !stuck(c.state):
-			if t := q.scorer.expected(&c); fastest == nil || t < fastest.Expected {
+			if t := q.st.scorer.expected(&c); fastest == nil || t < fastest.Expected {
 				fastest = &tier.DeadlineError{Model: c.m.Name, Expected: t, Deadline: q.req.Deadline}
 			}
 			continue
@@ -241,8 +237,10 @@ func (p *Policies) noModel(q *query, by string) error {
 		e := p.shortage(q.v, int(short.model), "Model")
 		e.Holders = holders(q.v)
 		err.Unsafe = e
-	default:
+	case large.found:
 		err.Unsafe = p.shortage(q.v, int(large.model), "Model")
+	default:
+		err.Nearest = p.nearest(q.req, q.v)
 	}
 	return err
 }
@@ -326,13 +324,11 @@ func (p *Policies) explained(req *tier.Request, v *tier.View, by string, c *tier
 	if err != nil {
 		chosen.Index = -1
 	}
-	var q query
-	p.look(&q, req, v, by)
-	q.rank(p.taxonomy)
+	q := p.query(req, v, p.snapshotOf(v, by))
 	var about candidate
-	all := make([]considered, len(q.st.entries))
+	all := make([]considered, v.Library.Len())
 	for i := range all {
-		able := q.consider(int32(i), &about)
+		able := q.consider(i, &about)
 		this := considered{q.pick(&about), p.eligible(req, v, by, i), 1}
 		switch {
 		case i == chosen.Index:
@@ -350,12 +346,12 @@ func (p *Policies) explained(req *tier.Request, v *tier.View, by string, c *tier
 	})
 	x := &tier.Explanation{Policy: by, Priority: req.Priority, Omitted: max(0, len(all)-maxCandidates)}
 	for _, this := range all[:len(all)-x.Omitted] {
-		q.consider(this.model, &about)
-		expected := q.scorer.expected(&about)
+		q.consider(int(this.model), &about)
+		expected := q.st.scorer.expected(&about)
 		x.Candidates = append(x.Candidates, tier.Candidate{
 			Model: about.m.Name, Index: int(this.model), Eligible: this.rank < 2,
-			Verdict: p.verdict(&q, &chosen, all[0].pick, this, expected),
-			Score:   this.score, Factors: q.scorer.factors(req.Priority, &about), Expected: expected,
+			Verdict: p.verdict(q, &chosen, all[0].pick, this, expected),
+			Score:   this.score, Factors: q.st.scorer.factors(req.Priority, &about), Expected: expected,
 		})
 	}
 	c.Explanation = x
@@ -364,7 +360,7 @@ func (p *Policies) explained(req *tier.Request, v *tier.View, by string, c *tier
 
 // verdict says what became of a model in the choice, of which first is the pick.
 func (p *Policies) verdict(q *query, c *tier.Choice, first pick, this considered, expected time.Duration) string {
-	learned, _ := q.scorer.(*estimates)
+	learned, _ := q.st.scorer.(*estimates)
 	named := c.Index >= 0 && c.Mode != tier.Auto && !c.FellBack
 	winner := q.v.Library.At(int(first.model)).Name
 	switch {
@@ -374,8 +370,6 @@ func (p *Policies) verdict(q *query, c *tier.Choice, first pick, this considered
 		return "chosen"
 	case this.rank == 1 && named:
 		return "not asked for"
-	case this.rank == 1 && this.better(first):
-		return "would have won; " + winner + " was tried to learn about it"
 	case this.rank == 1 && this.score == first.score && this.ready > first.ready:
 		return "as good as " + winner + ", which can be served sooner"
 	case this.rank == 1 && this.score == first.score:

@@ -124,23 +124,6 @@ func TestExplain_LargeLibrary_ListsTheBestAndCountsTheRest(t *testing.T) {
 	}
 }
 
-func TestExplain_Exploring_SaysSo(t *testing.T) {
-	v := viewOf(newLibrary(t, recordedModels()...))
-	settle(t, v, "gpt2-small", tier.RAM)
-	settle(t, v, "gpt2-medium", tier.RAM)
-	s := mustNew(t, Options{Policy: PolicyAdaptive, Learning: Learning{Explore: 0.2}})
-	for range 200 {
-		c := mustSelect(t, s, v, tier.Request{Priority: tier.Speed, Explain: true})
-		if c.Model == "gpt2-medium" {
-			if got := c.Explanation.Candidates[1].Verdict; got != "would have won; gpt2-medium was tried to learn about it" {
-				t.Errorf("verdict %q", got)
-			}
-			return
-		}
-	}
-	t.Error("it never explored")
-}
-
 func TestExplain_NotAsked_NotThere(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	if c := mustSelect(t, New(), v, tier.Request{}); c.Explanation != nil {

@@ -40,7 +40,7 @@ const (
 	// Learning.CoolOff, and is then tried again.
 	//
 	// Equal requests get equal answers from equal views as long as nothing was learned
-	// in between and Learning.Explore is 0.
+	// in between.
 	PolicyAdaptive = "adaptive"
 )
 
@@ -117,13 +117,6 @@ func DefaultCosts() Costs {
 
 // Learning configures the adaptive policy. The zero Learning has good defaults.
 type Learning struct {
-	// Explore is the share of auto requests that another model may answer than the
-	// best one, so that something is learned about it: only a model that can be
-	// leased where it is, so that exploring never loads anything. 0 (none) to 0.2.
-	Explore float64
-	// Seed decides which requests explore, and what. With one seed and one order
-	// of calls the choices are the same.
-	Seed uint64
 	// Patience is after how many failures in a row a model is avoided. 0: 3.
 	Patience int
 	// CoolOff is how long it is avoided first; then it is tried again, and each
@@ -188,7 +181,6 @@ func (o *Options) validate() error {
 			0 <= c.RAM && c.RAM <= c.Swap && c.Swap <= c.Storage && c.Storage <= time.Hour,
 			"must not be negative, must grow from ram to storage, and must be 1h per GB at most",
 		},
-		{"explore", l.Explore, l.Explore >= 0 && l.Explore <= 0.2, "must be between 0 and 0.2"},
 		{"patience", l.Patience, l.Patience >= 1, "must be positive"},
 		{"cool-off", l.CoolOff, l.CoolOff > 0 && l.CoolOff <= time.Hour, "must be positive and 1h at most"},
 		{"slots", l.Slots, l.Slots >= 1, "must be positive"},

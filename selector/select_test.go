@@ -445,15 +445,15 @@ func TestNewWith_BadOptions_EveryFaultAtOnce(t *testing.T) {
 	_, err := NewWith(Options{
 		Policy: "psychic", Weights: Weights{SpeedRAM: nan}, Safety: Safety{RAM: 2}, Costs: Costs{RAM: 2, Swap: 1},
 		Taxonomy: Taxonomy{Aliases: map[string]string{"a": "b", "b": "a"}},
-		Learning: Learning{Explore: 0.5, Patience: -1, CoolOff: -1, Slots: -1, WaitWeight: nan},
+		Learning: Learning{Patience: -1, CoolOff: -1, Slots: -1, WaitWeight: nan},
 	})
 	var faults int
-	for _, field := range []string{"policy", "weight speed ram", "safety ram", "safety total", "costs", "alias", "explore", "patience", "cool-off", "slots", "wait weight"} {
+	for _, field := range []string{"policy", "weight speed ram", "safety ram", "safety total", "costs", "alias", "patience", "cool-off", "slots", "wait weight"} {
 		if err != nil && strings.Contains(err.Error(), field) {
 			faults++
 		}
 	}
-	if faults != 11 || !errors.Is(err, tier.ErrInvalid) {
+	if faults != 10 || !errors.Is(err, tier.ErrInvalid) {
 		t.Errorf("%d faults found: %v", faults, err)
 	}
 }
@@ -513,48 +513,25 @@ func TestRankcache_QuestionsWithoutEnd_IsBounded(t *testing.T) {
 			}
 		}
 	}
-	if n := len(s.snapshot.Load().rankings.table.Load().rankings); n > maxRankings {
+	if n := len(s.byRecorded.Load().rankings.table.Load().rankings); n > maxRankings {
 		t.Errorf("%d rankings are kept", n)
 	}
 }
 
 func TestQuestion_DifferentRequests_Differ(t *testing.T) {
 	c := tier.Constraint{Label: "context", Op: tier.OpAtLeast, Value: "8k"}
-	s := New()
 	seen := make(map[string]string)
 	for _, req := range []tier.Request{
-		{}, {Priority: tier.Speed}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
+		{}, {Priority: tier.Speed}, {Deadline: 1}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
 		{Capabilities: []string{"ab"}}, {Preferences: []string{"a"}}, {Capabilities: []string{"b"}, Preferences: []string{"a"}},
 		{Constraints: []tier.Constraint{c}}, {Constraints: []tier.Constraint{c, c}}, {Constraints: []tier.Constraint{{Label: "context"}}},
 		{Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtMost, Value: "8k"}}},
 	} {
-		for _, by := range s.policies {
-			q, text := string(question(nil, by, &req)), fmt.Sprintf("%+v by %s", req, by)
-			if other, ok := seen[q]; ok {
-				t.Errorf("%s and %s are one question", text, other)
-			}
-			seen[q] = text
+		q, text := string(question(nil, &req)), fmt.Sprintf("%+v", req)
+		if other, ok := seen[q]; ok {
+			t.Errorf("%s and %s are one question", text, other)
 		}
-	}
-}
-
-func TestRankcache_ResidencyChanges_IsKept(t *testing.T) {
-	s := New()
-	v := viewOf(newLibrary(t, recordedModels()...))
-	table := func() *rankcache { return s.snapshot.Load().rankings }
-	mustSelect(t, s, v, tier.Request{})
-	before := table()
-	v = again(v)
-	settle(t, v, "llama-7b", tier.RAM)
-	mustSelect(t, s, v, tier.Request{})
-	if table() != before {
-		t.Error("rankings were renewed though only residency changed")
-	}
-	v = again(v)
-	v.Limits.RAM, v.Limits.Swap = tier.GiB, tier.GiB
-	mustSelect(t, s, v, tier.Request{})
-	if table() == before {
-		t.Error("rankings were kept though other models fit now")
+		seen[q] = text
 	}
 }
 
@@ -605,7 +582,6 @@ func TestPartStatus_CountsAndWhatWasLearned_MarshalsWhileAsked(t *testing.T) {
 	_, storage := s.adaptive.stats.Load().rates(&s.adaptive.costs)
 	want := Status{
 		Policy:  PolicyRecorded,
-		Chosen:  map[string]uint64{"manual": 1000, "auto": 2000, "hybrid": 1000},
 		Refused: map[string]uint64{"not_found": 1000, "no_capable_model": 1000},
 		Learned: Learned{
 			SwapSecondsPerGB: 0.4, StorageSecondsPerGB: storage, Known: 2,
@@ -619,7 +595,6 @@ func TestPartStatus_CountsAndWhatWasLearned_MarshalsWhileAsked(t *testing.T) {
 		t.Error(diff)
 	}
 	got := s.PartStatus().(Status)
-	clear(got.Chosen)
 	clear(got.Refused)
 	if diff := cmp.Diff(want, s.PartStatus()); diff != "" {
 		t.Errorf("what was returned is not a copy:\n%s", diff)

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -21,15 +20,15 @@ import (
 // default, so that it knows something when it is asked for. Its methods may be
 // called from any number of goroutines.
 type Policies struct {
-	policies  []string // that it knows, the default first
-	recorded  *recorded
-	adaptive  *adaptive
-	taxonomy  taxonomy
-	fractions fractions
-	snapshot  atomic.Pointer[snapshot]
-	chosen    counters
-	mu        sync.Mutex        // of refused; an error allocates, so a lock adds little to it
-	refused   map[string]uint64 // by code
+	policies   []string // that it knows, the default first
+	recorded   *recorded
+	adaptive   *adaptive
+	taxonomy   taxonomy
+	fractions  fractions
+	byRecorded atomic.Pointer[snapshot] // the last one of each policy
+	byAdaptive atomic.Pointer[snapshot]
+	mu         sync.Mutex        // of refused; an error allocates, so a lock adds little to it
+	refused    map[string]uint64 // by code
 }
 
 var (
@@ -79,10 +78,8 @@ func (p *Policies) Select(req *tier.Request, v *tier.View) (c tier.Choice, err e
 		p.mu.Lock()
 		p.refused[tier.Code(err)]++
 		p.mu.Unlock()
-		return c, err
 	}
-	p.chosen.add(req, c.Mode)
-	return c, nil
+	return c, err
 }
 
 var errStates = errors.New("selector: the view has fewer states than models")
@@ -151,35 +148,29 @@ func (p *Policies) decide(req *tier.Request, v *tier.View, by string, c *tier.Ch
 }
 
 func (p *Policies) auto(req *tier.Request, v *tier.View, by string, c *tier.Choice) error {
-	var q query // filled in place: a literal would be copied
-	p.look(&q, req, v, by)
+	st := p.snapshotOf(v, by)
 	var room [64]byte // longer questions allocate
-	key := question(room[:0], by, req)
-	if q.ranking = q.st.rankings.find(key); q.ranking == nil {
+	key := question(room[:0], req)
+	r := st.rankings.find(key)
+	if r == nil {
 		if err := req.Validate(); err != nil {
 			return err
 		}
-		if q.rank(p.taxonomy); q.able {
-			q.st.rankings.add(key, q.ranking, v.Library.Len())
+		if r = p.query(req, v, st).rank(); len(r) > 0 {
+			st.rankings.add(key, r)
 		}
 	}
-	best := q.best()
-	if !best.found {
-		return p.noModel(&q, by)
+	within := req.Deadline
+	if within == 0 {
+		within = math.MaxInt64
 	}
-	if e, ok := q.scorer.(*estimates); ok && e.learning.Explore > 0 {
-		best = e.explore(&q, best)
+	best := r.best(within)
+	if !best.found {
+		return p.noModel(p.query(req, v, st), by)
 	}
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = v.Library.At(c.Index).Name
 	return nil
-}
-
-// look begins a query.
-func (p *Policies) look(q *query, req *tier.Request, v *tier.View, by string) {
-	q.req, q.v, q.st = req, v, p.snapshotOf(v)
-	q.scorer = p.scorer(by, q.st, v.Now)
-	p.fractions.ceilings(v, &q.ceilings)
 }
 
 // Accessed implements tier.Learner. How often a model is asked for is the
@@ -197,8 +188,7 @@ func (p *Policies) Reported(outcomes []tier.Outcome) { p.adaptive.learn(outcomes
 type Status struct {
 	// Policy is the default one.
 	Policy string `json:"policy"`
-	// Chosen counts the choices by mode, Refused the errors by code.
-	Chosen  map[string]uint64 `json:"chosen"`
+	// Refused counts the errors by code.
 	Refused map[string]uint64 `json:"refused"`
 	// Learned is what the adaptive policy has learned.
 	Learned Learned `json:"learned"`
@@ -209,35 +199,7 @@ func (p *Policies) PartStatus() any {
 	p.mu.Lock()
 	refused := maps.Clone(p.refused)
 	p.mu.Unlock()
-	return Status{
-		Policy: p.policies[0], Chosen: p.chosen.read(), Refused: refused, Learned: p.adaptive.stats.Load().learned(&p.adaptive.costs),
-	}
-}
-
-// counters count choices by mode. Each goroutine mostly has a stripe, and so a
-// cache line, of its own: one shared counter would cost as much as a choice as soon
-// as two processors choose.
-type counters [64]struct {
-	byMode [tier.Hybrid + 1]atomic.Uint64
-	_      [5]uint64 // the rest of a cache line
-}
-
-// add takes the stripe by the address of the request, because goroutines that
-// choose at the same time have different requests.
-func (n *counters) add(req *tier.Request, m tier.Mode) {
-	const golden = 0x9e3779b97f4a7c15
-	stripe := uint64(uintptr(unsafe.Pointer(req))) * golden >> 58
-	n[stripe].byMode[m].Add(1)
-}
-
-func (n *counters) read() map[string]uint64 {
-	sums := make(map[string]uint64)
-	for i := range n {
-		for m := range n[i].byMode {
-			sums[tier.Mode(m).String()] += n[i].byMode[m].Load()
-		}
-	}
-	return sums
+	return Status{Policy: p.policies[0], Refused: refused, Learned: p.adaptive.stats.Load().learned(&p.adaptive.costs)}
 }
 
 // scorer scores the models of one snapshot.
@@ -249,19 +211,6 @@ type scorer interface {
 	factors(p tier.Priority, c *candidate) []tier.Factor
 	// expected is the predicted time until the candidate can be used.
 	expected(c *candidate) time.Duration
-	// reach is the largest size at which a model in storage is expected to be usable
-	// within d. ok says that neither score nor reach depends on states, so that a
-	// ranking by size outlives the snapshot.
-	reach(d time.Duration) (size tier.Bytes, ok bool)
-}
-
-// scorer returns the scorer of a policy. While it is the same pointer, so is every
-// score and time.
-func (p *Policies) scorer(by string, st *snapshot, now time.Time) scorer {
-	if by == PolicyAdaptive {
-		return p.adaptive.on(st, now)
-	}
-	return p.recorded
 }
 
 // candidate is what a policy may look at to score a model.
@@ -325,18 +274,6 @@ func (r *recorded) expected(c *candidate) time.Duration {
 		rate = r.costs.Swap
 	}
 	return perGB(size-gone, r.costs.RAM) + perGB(gone, rate)
-}
-
-// reach is the exact inverse of perGB at the costs of storage: size×rate/2^30 rounds
-// down to at most d where size×rate < (d+1)×2^30.
-func (r *recorded) reach(d time.Duration) (tier.Bytes, bool) {
-	hi, lo := bits.Mul64(uint64(d)+1, uint64(tier.GiB))
-	lo, borrow := bits.Sub64(lo, 1, 0)
-	if hi -= borrow; hi >= uint64(r.costs.Storage) {
-		return tier.Unlimited, true
-	}
-	q, _ := bits.Div64(hi, lo, uint64(r.costs.Storage))
-	return tier.Bytes(min(q, uint64(tier.Unlimited))), true
 }
 
 // perGB is the time for b bytes at that time per GB, rounded down, saturated.

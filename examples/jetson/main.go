@@ -1,17 +1,16 @@
 // Command jetson shows what modeltier sees on an NVIDIA Jetson: the board, the limits
-// for it, advice for its owner, and a live view of memory, GPU, power and temperature.
+// for it, advice for its owner, and its readings of memory, GPU, power and temperature.
 //
 // On a board:
 //
 //	go run ./examples/jetson
-//	go run ./examples/jetson -models /ssd/models -server http://localhost:8080
+//	go run ./examples/jetson -models /ssd/models
 //
 // On any other machine, from a log of tegrastats:
 //
 //	go run ./examples/jetson -replay jetson/testdata/tegrastats.txt
 //
-// It changes nothing. A terminal shows the view in place; other outputs get one line
-// for each reading.
+// It changes nothing, and prints a line for each reading.
 package main
 
 import (
@@ -25,6 +24,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/jetson"
@@ -34,7 +35,6 @@ import (
 type options struct {
 	replay   string
 	models   string
-	server   string
 	interval time.Duration
 	lines    int
 }
@@ -43,13 +43,16 @@ func main() {
 	var o options
 	flag.StringVar(&o.replay, "replay", "", "show the lines of this `file` instead of a board's; - means standard input")
 	flag.StringVar(&o.models, "models", "", "`folder` of the models: give advice about its disk, and measure it")
-	flag.StringVar(&o.server, "server", "", "`URL` of a running modeltier server: show its tiers too")
 	flag.DurationVar(&o.interval, "interval", time.Second, "time between readings")
 	flag.IntVar(&o.lines, "n", 0, "number of readings; 0: until ^C or the end of the file")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
+	ctx := context.Background()
+	if o.replay == "" { // a replay just ends at ^C: it holds nothing
+		var stop func()
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt)
+		defer stop()
+	}
 	if err := run(ctx, os.Stdout, o); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, err)
 		if errors.Is(err, jetson.ErrNotJetson) {
@@ -59,10 +62,10 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out *os.File, o options) error {
-	v := newView(out, o.server)
+func run(ctx context.Context, out io.Writer, o options) error {
+	v := &view{out: out}
 	if o.replay != "" {
-		return replay(ctx, v, o)
+		return replay(v, o)
 	}
 	if o.models != "" {
 		folder, err := filepath.Abs(o.models)
@@ -84,7 +87,6 @@ func run(ctx context.Context, out *os.File, o options) error {
 
 // watch shows the board's readings.
 func watch(ctx context.Context, v *view, board *jetson.Board, o options) error {
-	v.limits = board.Limits()
 	probe := board.Probe()
 	defer probe.Close()
 	reader := board.Tegrastats().Open()
@@ -106,13 +108,13 @@ func watch(ctx context.Context, v *view, board *jetson.Board, o options) error {
 		if err != nil {
 			return err
 		}
-		v.show(ctx, s.Reading, &m)
+		v.show(s.Reading, &m)
 	}
 	return nil
 }
 
-// replay shows the lines of a file; on a terminal one for each interval.
-func replay(ctx context.Context, v *view, o options) error {
+// replay shows the lines of a file.
+func replay(v *view, o options) error {
 	in := io.Reader(os.Stdin)
 	if o.replay != "-" {
 		f, err := os.Open(o.replay)
@@ -130,16 +132,9 @@ func replay(ctx context.Context, v *view, o options) error {
 			continue // a log has other lines too
 		}
 		v.introduce(r)
-		v.show(ctx, r, nil)
+		v.show(r, nil)
 		if shown++; shown == o.lines {
 			return nil
-		}
-		if v.terminal {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(o.interval):
-			}
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -219,4 +214,74 @@ func largest(folder string) string {
 		return nil
 	})
 	return best
+}
+
+// view shows readings, one in a line.
+type view struct {
+	out    io.Writer
+	limits tier.Limits // of the last replayed line
+	notes  []string    // the last ones of the probe
+}
+
+// introduce prints what the board of a replayed line has, and the limits for it, if they
+// differ from those of the previous line.
+func (v *view) introduce(r jetson.Reading) {
+	limits := jetson.LimitsFor(r.RAMTotal)
+	if v.limits == limits {
+		return
+	}
+	v.limits = limits
+	fmt.Fprintf(v.out, "\nBoard     %v seen by the system, %d cores\n", r.RAMTotal, len(r.CPUs))
+	printLimits(v.out, limits)
+	fmt.Fprintln(v.out)
+}
+
+// show shows a reading, and the memory and its new notes if there is a probe.
+func (v *view) show(r jetson.Reading, m *tier.Memory) {
+	if m != nil {
+		for _, n := range m.Notes {
+			if !slices.Contains(v.notes, n) {
+				fmt.Fprintln(v.out, "note   ", n)
+			}
+		}
+		v.notes = m.Notes
+	}
+	fmt.Fprintln(v.out, strings.Join(fields(r, m), "  "))
+}
+
+// fields returns the figures of a line.
+func fields(r jetson.Reading, m *tier.Memory) []string {
+	var out []string
+	if !r.Time.IsZero() {
+		out = append(out, r.Time.Format("15:04:05"))
+	}
+	out = append(out, fmt.Sprintf("ram %.1f/%.1f GiB", r.RAMUsed.GB(), r.RAMTotal.GB()))
+	if m != nil {
+		out = append(out, fmt.Sprintf("available %.1f", m.Available.GB()))
+	}
+	if r.HasSwap {
+		out = append(out, fmt.Sprintf("swap %.1f/%.1f", r.SwapUsed.GB(), r.SwapTotal.GB()))
+	}
+	out = append(out, "gpu "+percent(r.GPULoad()), "power "+watts(r.Power()))
+	if hot, ok := r.Hottest(); ok {
+		out = append(out, fmt.Sprintf("%s %.1f °C", hot.Name, hot.Now))
+	}
+	if r.LargestFreeBlock > 0 {
+		out = append(out, fmt.Sprintf("lfb %d x %v", r.LargestFreeBlocks, r.LargestFreeBlock))
+	}
+	return out
+}
+
+func percent(p jetson.Opt[jetson.Percent]) string {
+	if v, ok := p.Get(); ok {
+		return fmt.Sprintf("%d %%", v)
+	}
+	return "not known"
+}
+
+func watts(p jetson.Opt[jetson.Milliwatts]) string {
+	if v, ok := p.Get(); ok {
+		return fmt.Sprintf("%.1f W", float64(v)/1000)
+	}
+	return "not known"
 }

@@ -35,6 +35,6 @@
 // It listens on the loopback interface; on any other it wants a token from its
 // clients, and does not start without one.
 //
-// To read the code, begin with main.go. For a server of your own take handler.go
-// or proxy.go, and stop.go; the rest is flags and demo.
+// To read the code, begin with main.go. For a server of your own take its serve, and
+// handler.go or proxy.go; the rest is flags and demo.
 package main

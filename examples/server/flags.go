@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"github.com/modeltier/modeltier/examples/server/demo"
@@ -77,17 +78,14 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*o
 	fault := func(format string, args ...any) (*options, error) {
 		return nil, fmt.Errorf(format+" (%w)", append(args, errUsage)...)
 	}
+	for _, name := range []string{"addr", "models", "config", "engine"} {
+		if named[name] && fs.Lookup(name).Value.String() == "" {
+			return fault("-%s must not be empty", name)
+		}
+	}
 	switch {
 	case fs.NArg() > 0:
 		return fault("%q is no flag; the folder of models is given with -models", fs.Arg(0))
-	case o.addr == "":
-		return fault("-addr must not be empty")
-	case named["models"] && o.models == "":
-		return fault("-models must not be empty")
-	case named["config"] && o.config == "":
-		return fault("-config must not be empty")
-	case named["engine"] && o.engine == "":
-		return fault("-engine must not be empty")
 	case named["config"] && (named["models"] || named["scale"] || named["engine"]):
 		return fault("-config names models and engines itself: leave out -models, -engine and -scale")
 	case named["models"] && named["scale"]:
@@ -122,4 +120,129 @@ func checkToken(token string) error {
 		return errors.New("must be printable ASCII without blanks")
 	}
 	return nil
+}
+
+// size is a flag.Value for one of the limits.
+type size struct {
+	to   *tier.Bytes
+	none bool // 0 is allowed, and means none at all
+}
+
+func (s size) String() string {
+	if s.to == nil || *s.to == 0 {
+		return ""
+	}
+	return s.to.String()
+}
+
+func (s size) Set(text string) error {
+	b, err := parseSize(text)
+	switch {
+	case err != nil:
+		return err
+	case b == 0 && !s.none:
+		return errors.New("must be more than nothing")
+	case b == 0:
+		b = tier.None // in limits, zero is the default
+	}
+	*s.to = b
+	return nil
+}
+
+// units by their names, in lower case. As on the wire, 1 GB is 2^30 bytes.
+var units = map[string]tier.Bytes{
+	"b": 1,
+	"k": tier.KiB, "kb": tier.KiB, "kib": tier.KiB,
+	"m": tier.MiB, "mb": tier.MiB, "mib": tier.MiB,
+	"g": tier.GiB, "gb": tier.GiB, "gib": tier.GiB,
+	"t": 1024 * tier.GiB, "tb": 1024 * tier.GiB, "tib": 1024 * tier.GiB,
+}
+
+// parseSize reads a size such as "5GB", "320MiB", "0.5 G" or "0".
+func parseSize(text string) (tier.Bytes, error) {
+	const digits = "0123456789."
+	end := len(text) - len(strings.TrimLeft(text, digits))
+	number, unit := text[:end], strings.ToLower(strings.TrimSpace(text[end:]))
+	if number == "0" && unit == "" {
+		return 0, nil
+	}
+	factor, known := units[unit]
+	n, err := strconv.ParseFloat(number, 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange):
+		return 0, errors.New("must be a size such as 5GB, 320MiB or 0.5G")
+	case unit == "":
+		return 0, fmt.Errorf("has no unit; did you mean %sGB?", number)
+	case !known:
+		return 0, fmt.Errorf("has an unknown unit %.20q; known are B, KB, MB, GB and TB, all powers of 1024", text[end:])
+	}
+	b, err := tier.FromGB(n * factor.GB())
+	if err != nil {
+		return 0, errors.New("is more than can be counted")
+	}
+	return b, nil
+}
+
+// splitWords splits a command into words as a POSIX shell does, without being one:
+// blanks separate, and '…', "…" and \ quote. What only a shell could do, variables,
+// pipes, patterns, is an error, where it is not quoted, and not an argument that
+// nobody meant.
+func splitWords(command string) (words []string, err error) {
+	var (
+		word   strings.Builder
+		inWord bool // also where the word is empty so far, as '' is one
+		quote  byte // ' or " or, after a backslash, \; 0: none
+		within bool // the backslash stands in "…"
+	)
+	has := func(set string, c byte) bool { return strings.IndexByte(set, c) >= 0 }
+	for i := range len(command) {
+		c := command[i] // all that means something is ASCII
+		switch {
+		case quote == '\\':
+			if quote = 0; within {
+				quote = '"'
+			}
+			if c == '\n' {
+				continue // the line goes on
+			}
+			// In "…" a backslash stands for itself before all but these.
+			if within && !has("$`\"\\", c) {
+				word.WriteByte('\\')
+			}
+			word.WriteByte(c)
+			inWord = true
+		case quote == '\'' && c != '\'', quote == '"' && !has("\"\\$`", c):
+			word.WriteByte(c)
+		case c == quote:
+			quote = 0
+		case c == '\\':
+			within = quote == '"'
+			quote = '\\'
+		case quote == 0 && (c == '\'' || c == '"'):
+			quote, inWord = c, true
+		case quote == 0 && has(" \t\r\n", c):
+			if inWord {
+				words = append(words, word.String())
+				word.Reset()
+				inWord = false
+			}
+		case has("$`", c), quote == 0 && has("|&;<>()*?[", c), !inWord && has("~#", c):
+			return nil, fmt.Errorf("%q would have to be read by a shell, and none reads this: quote it as '%c', or write out what it stands for", c, c)
+		default:
+			word.WriteByte(c)
+			inWord = true
+		}
+	}
+	switch {
+	case quote == '\\':
+		return nil, errors.New("there is nothing after its last \\")
+	case quote != 0:
+		return nil, fmt.Errorf("a %c is not closed", quote)
+	case inWord:
+		words = append(words, word.String())
+	}
+	if len(words) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	return words, nil
 }

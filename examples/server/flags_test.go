@@ -5,12 +5,13 @@ import (
 	"flag"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -186,4 +187,65 @@ func TestOpenLibrary_FolderThatIsNotThere_IsAnError(t *testing.T) {
 	if _, err := openLibrary(t.Context(), o, io.Discard); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestSplitWords_AsAShellDoes(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	for command, want := range map[string][]string{
+		"llama-server -m {path} --port {port}":     {"llama-server", "-m", "{path}", "--port", "{port}"},
+		"  a\tb  c  ":                              {"a", "b", "c"},
+		`'/my models/server' -x`:                   {"/my models/server", "-x"},
+		`"/my models/server" "" ''`:                {"/my models/server", "", ""},
+		`a\ b 'c'"d"e`:                             {"a b", "cde"},
+		`"a\"b" "a\\b" "a\nb" "a\$b" 'a\'`:         {`a"b`, `a\b`, `a\nb`, `a$b`, `a\`},
+		"a \\\n-b \"c\\\nd\"":                      {"a", "-b", "cd"},
+		`--json '{"a": "$x|y"}' a~ a#b x=1`:        {"--json", `{"a": "$x|y"}`, "a~", "a#b", "x=1"},
+		`-ot '.*=CPU' \* "?" '[' "it's" 'say "x"'`: {"-ot", ".*=CPU", "*", "?", "[", "it's", `say "x"`},
+	} {
+		got, fault := splitWords(command)
+		if fault != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v, want %q", command, got, fault, want)
+		}
+		if err != nil {
+			continue
+		}
+		out, err := exec.CommandContext(t.Context(), sh, "-c", `printf '%s\037' `+strings.TrimSpace(command)).Output()
+		if words := strings.Split(strings.TrimSuffix(string(out), "\037"), "\037"); err != nil || !slices.Equal(words, want) {
+			t.Errorf("%s: the shell says %q, %v", command, words, err)
+		}
+	}
+}
+
+func TestSplitWords_WhatOnlyAShellCouldDo_IsAnError(t *testing.T) {
+	for command, says := range map[string]string{
+		"":           "empty",
+		"  ":         "empty",
+		`a 'b`:       "' is not closed",
+		`a "b`:       `" is not closed`,
+		`a "b\`:      `after its last \`,
+		`a \`:        `after its last \`,
+		"a $HOME":    "'$'",
+		`a "$HOME"`:  "'$'",
+		"a `b`":      "'`'",
+		"a | b":      "'|'",
+		"a && b":     "'&'",
+		"a > log":    "'>'",
+		"a *.gguf":   "'*'",
+		"~/bin/x -m": "'~'",
+		"a # b":      "'#'",
+	} {
+		if got, err := splitWords(command); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %q, %v, want an error that says %q", command, got, err, says)
+		}
+	}
+}
+
+func FuzzSplitWords(f *testing.F) {
+	f.Add(`a 'b' "c\"" \d`)
+	f.Fuzz(func(t *testing.T, text string) {
+		splitWords(text)
+		if got, err := splitWords("x " + quoted(text)); err != nil || !slices.Equal(got, []string{"x", text}) {
+			t.Errorf("%q, quoted, is %q, %v", text, got, err)
+		}
+	})
 }

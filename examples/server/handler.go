@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
@@ -69,4 +75,84 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(v)
+}
+
+// digests answers GET /v1/models/{name}/digest. It does with a model what an
+// engine does: it takes a lease, reads all the weights where they are, and gives
+// the lease back.
+type digests struct {
+	m       *modeltier.Manager
+	weights *mapped.Mover
+}
+
+// digest is the answer.
+type digest struct {
+	Status string    `json:"status"`
+	Model  string    `json:"model"`
+	Tier   tier.Tier `json:"tier"`  // that it was served from
+	Moved  bool      `json:"moved"` // weights had to move for it
+	// Waited is how long it took until the model was ready, Seconds how long the
+	// reading took then. GB are of 2^30 bytes.
+	Waited  float64    `json:"waited_seconds"`
+	Bytes   tier.Bytes `json:"bytes"`
+	Seconds float64    `json:"seconds"`
+	Rate    float64    `json:"gb_per_second"`
+	// SHA256 is that of the file; of several files, that of one behind the other in
+	// the order of their names.
+	SHA256 string `json:"sha256"`
+}
+
+func (d *digests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name, asked := strings.CutSuffix(r.PathValue("name"), "/digest")
+	if !asked || name == "" {
+		writeRefusal(w, http.StatusNotFound, "not_found", "There is nothing at this path", "GET /v1/models lists the models, GET /v1/models/NAME/digest reads one.")
+		return
+	}
+	a, err := d.digest(r.Context(), name)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, a)
+}
+
+func (d *digests) digest(ctx context.Context, name string) (*digest, error) {
+	lease, err := d.m.Acquire(ctx, modeltier.Request{Model: name})
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	weights, err := d.weights.Reader(name)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	sum, err := sha256Of(ctx, weights, weights.Size())
+	if err != nil {
+		return nil, err
+	}
+	a := &digest{
+		Status: "success", Model: name, Tier: lease.Tier(), Moved: lease.Moved(), Waited: lease.Waited().Seconds(),
+		Bytes: tier.Bytes(weights.Size()), Seconds: time.Since(began).Seconds(), SHA256: hex.EncodeToString(sum),
+	}
+	a.Rate = a.Bytes.GB() / max(a.Seconds, 1e-9)
+	return a, nil
+}
+
+// sha256Of reads r to its end, and stops early when ctx does: the client has gone
+// and the model is wanted elsewhere.
+func sha256Of(ctx context.Context, r io.ReaderAt, size int64) ([]byte, error) {
+	sum := sha256.New()
+	buf := make([]byte, min(size, 1<<20))
+	for off := int64(0); off < size; off += int64(len(buf)) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		buf = buf[:min(int64(len(buf)), size-off)]
+		if _, err := r.ReadAt(buf, off); err != nil {
+			return nil, err
+		}
+		sum.Write(buf)
+	}
+	return sum.Sum(nil), nil
 }

@@ -166,9 +166,13 @@ func openDemo(ctx context.Context, o *options, engine *engineConfig, stderr io.W
 		return nil, fmt.Errorf("%w; or serve a folder of your own with -models", err)
 	}
 	d := demo.Library{Dir: filepath.Join(cache, "models"), Scale: o.scale}
-	bar := newBar(stderr, "making the demo library in "+d.Dir)
-	err = d.Make(ctx, bar.show)
-	bar.end()
+	file := ""
+	err = d.Make(ctx, func(p demo.Progress) {
+		if p.File != file {
+			file = p.File
+			fmt.Fprintf(stderr, "making the demo library in %s, once: %s (%v of %v done)\n", d.Dir, file, p.Done, p.Total)
+		}
+	})
 	if err != nil {
 		return nil, err
 	}

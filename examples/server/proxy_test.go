@@ -22,6 +22,7 @@ import (
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
+	"golang.org/x/sync/semaphore"
 )
 
 // fakePort is the variable that makes this binary an engine, on its port.
@@ -419,4 +420,57 @@ func BenchmarkProxy(b *testing.B) {
 func quantile(all []time.Duration, percent int) time.Duration {
 	slices.Sort(all)
 	return all[(len(all)-1)*percent/100]
+}
+
+// Bodies are held until their answers end, and what thousands of them take would
+// else stand in no account.
+func TestProxy_BodiesOfAllRequests_HeldWithinABound(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	m, engine := servedBy(t, func(w http.ResponseWriter, r *http.Request) {
+		if b, _ := io.ReadAll(r.Body); strings.Contains(string(b), "wait") {
+			asked <- struct{}{}
+			<-answer
+		}
+		io.WriteString(w, "{}")
+	})
+	const room = 1000
+	p := newProxy(m, &loads{}, func(string) (string, bool) { return engine, true }, slog.New(slog.DiscardHandler))
+	p.bodies = semaphore.NewWeighted(room)
+	h := p.handler()
+	ask := func(prompt string, length int, body io.Reader) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		if body == nil {
+			body = strings.NewReader(`{"model":"m","prompt":"` + prompt + strings.Repeat("x", length) + `"}`)
+		}
+		h.ServeHTTP(w, httptest.NewRequest("POST", "/v1/completions", body))
+		return w
+	}
+	first := make(chan int)
+	go func() { first <- ask("wait", 600, nil).Code }()
+	<-asked
+	for name, body := range map[string]io.Reader{
+		"announced":  nil,
+		"in chunks":  struct{ io.Reader }{strings.NewReader(`{"model":"m","prompt":"` + strings.Repeat("x", 600) + `"}`)},
+		"in trickle": io.MultiReader(strings.NewReader(`{"model":"m","prompt":"`), strings.NewReader(strings.Repeat("x", 300)), strings.NewReader(strings.Repeat("x", 300)), strings.NewReader(`"}`)),
+	} {
+		w := ask("", 600, body)
+		var got problem
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || got.Error.Code != tier.Code(modeltier.ErrBusy) {
+			t.Errorf("%s: %d %v %+v", name, w.Code, w.Header(), got.Error)
+		}
+	}
+	if w := ask("", 100, nil); w.Code != http.StatusOK {
+		t.Errorf("one for which there is room: %d %s", w.Code, w.Body)
+	}
+	close(answer)
+	if code := <-first; code != http.StatusOK {
+		t.Errorf("the one that holds the room: %d", code)
+	}
+	ask("", 0, strings.NewReader("no JSON"))
+	if !p.bodies.TryAcquire(room) {
+		t.Error("some of the room is not given back")
+	}
 }
