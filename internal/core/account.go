@@ -153,7 +153,9 @@ func (c *Core) Observed(e *Entry, s Seen) {
 // what was seen, where that is more than was declared: an engine that has not
 // touched all of its memory yet may do so at any time, so they never fall.
 func (c *Core) weigh(e *Entry, s Seen) {
-	e.peak = max(e.peak, s.Peak)
+	if !e.foreign || e.tier != tier.Storage { // else it is what another of its name took
+		e.peak = max(e.peak, s.Peak)
+	}
 	before := e.Overdraft()
 	if e.tier != tier.RAM {
 		e.taken = s.Taken
