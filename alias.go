@@ -7,6 +7,8 @@ import (
 
 // The words of package tier that a caller of the Manager needs.
 type (
+	Model       = tier.Model
+	Limits      = tier.Limits
 	Request     = tier.Request
 	Choice      = tier.Choice
 	Priority    = tier.Priority

@@ -128,7 +128,7 @@ func (cfg *Config) fill() error {
 	positive("StuckAfter", int64(cfg.StuckAfter))
 	positive("ProbeEvery", int64(cfg.ProbeEvery))
 	positive("MaxBody", cfg.MaxBody)
-	errs = append(errs, cfg.Limits.Validate())
+	errs = append(errs, cfg.Limits.Validate(), cfg.validateAccounts())
 	cfg.Limits = cfg.Limits.Settled()
 
 	models := make([]tier.Model, len(cfg.Models))
@@ -146,9 +146,25 @@ func (cfg *Config) fill() error {
 	return errors.Join(errs...)
 }
 
+// validateAccounts returns what is wrong with the further accounts.
+func (cfg *Config) validateAccounts() error {
+	seen := map[string]bool{tier.RAM.String(): true, tier.Swap.String(): true}
+	for _, a := range cfg.accounts {
+		if seen[a.name] {
+			return &tier.InvalidError{Field: "accounts", Value: a.name, Rule: "must have different names, and not those of the tiers"}
+		}
+		seen[a.name] = true
+	}
+	if n := len(cfg.accounts); n > tier.MaxAccounts-int(tier.FurtherAccount) {
+		return &tier.InvalidError{Field: "accounts", Value: fmt.Sprint(n), Rule: fmt.Sprint("must be ", tier.MaxAccounts-int(tier.FurtherAccount), " at most")}
+	}
+	return nil
+}
+
 // measure returns a copy of the model that shares nothing with the caller's, with
-// its size as it is on disk, where that is more than what was declared. A path that cannot be measured is an error only where
-// nothing was declared: it may come to be, and its load says what is wrong.
+// its size as it is on disk, if that is more than what was declared. A path that
+// cannot be measured is an error only if nothing was declared: it may come to be,
+// and its load says what is wrong.
 func measure(m tier.Model) (tier.Model, error) {
 	m.Capabilities, m.Labels = slices.Clone(m.Capabilities), maps.Clone(m.Labels)
 	if m.Path == "" {

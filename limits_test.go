@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -255,5 +257,34 @@ func TestLimits_ScenariosOfOllama(t *testing.T) {
 				r.begin("a").refused(modeltier.ErrNoCapacity, 0)
 			}
 		})
+	}
+}
+
+// A mover that works in pages keeps up to a page less of a model than it may, so that
+// swap takes up to a page more than was planned.
+func TestUpdateLimits_MoverKeepsAPageLess_IdleModelLeavesAllTheSame(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.gguf")
+	if err := os.WriteFile(path, make([]byte, 8*tier.MiB), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := modeltier.New(modeltier.Config{
+		Models: []tier.Model{{Name: "a", Path: path}}, OptimizeEvery: -1,
+		Limits: tier.Limits{RAM: 16 * tier.MiB, Swap: 5*tier.MiB - 1000, Reserved: 1, MaxModel: tier.Unlimited},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	l, err := m.Acquire(t.Context(), modeltier.Request{Model: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	if _, now, err := m.UpdateLimits(t.Context(), tier.Limits{RAM: 3*tier.MiB + 1000}); err != nil {
+		t.Errorf("with nothing leased the limits are refused: %v (now %v)", err, now)
+	}
+	if n := m.Status().EvictionsBy[tier.ReasonLimits]; n == 0 {
+		t.Error("no eviction is counted for lowered limits")
 	}
 }

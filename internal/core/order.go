@@ -167,6 +167,7 @@ type limitsChange struct {
 	old, now tier.Limits
 	asked    bool
 	plan     *plan
+	over     tier.Bytes // what was held beyond the new limits when that plan was asked for
 }
 
 // SetLimits changes the limits, at once or when what is beyond them has left;
@@ -204,16 +205,20 @@ func (c *Core) changeLimits(now time.Time) {
 		c.endLimits(l, nil)
 		return
 	}
+	var room tier.Footprint
+	for _, t := range [...]tier.Tier{tier.Swap, tier.RAM} {
+		room[t] = max(c.used(tier.Account(t))-l.now.Of(t), 0)
+	}
+	over := room[tier.RAM].Plus(room[tier.Swap])
 	if l.plan != nil && !l.plan.live {
-		c.endLimits(l, tier.ErrNoCapacity) // all that could leave has left
-		return
+		if over >= l.over {
+			c.endLimits(l, tier.ErrNoCapacity) // all that could leave has left
+			return
+		}
+		l.plan, l.asked = nil, false // some has: movers keep up to a page less than they may
 	}
 	if l.plan == nil && !l.asked && c.asked == nil {
-		l.asked = true
-		var room tier.Footprint
-		for _, t := range [...]tier.Tier{tier.Swap, tier.RAM} {
-			room[t] = max(c.used(tier.Account(t))-l.now.Of(t), 0)
-		}
+		l.asked, l.over = true, over
 		c.ask(&Question{limiting: l, Need: tier.Need{Model: tier.NoModel, Room: room}}, now)
 	}
 }
@@ -233,11 +238,14 @@ func (c *Core) plannedLimits(q *Question, p tier.Plan, err error) {
 	}
 	var steps []*step
 	if err == nil {
-		steps, err = c.resolve(p.Steps, &q.View, q.epoch, func(*Entry) tier.Reason { return tier.ReasonLimits })
+		steps, err = c.resolve(p.Steps, &q.View, q.epoch, func(*Entry) tier.Reason { return "" })
 	}
 	if err != nil {
 		c.endLimits(l, err)
 		return
+	}
+	for _, s := range steps {
+		s.reason = tier.ReasonLimits // whatever the placement calls it
 	}
 	l.plan = &plan{purpose: forLimits, limiting: l, steps: steps}
 	c.start(l.plan)
