@@ -65,7 +65,7 @@ type ProbeStatus struct {
 	// Bound is what bounded the last reading: "host", or the path of a cgroup.
 	Bound string `json:"bound,omitempty"`
 	// Notes are the hints of the last reading.
-	Notes []string `json:"notes,omitempty"`
+	Notes tier.Notes `json:"notes,omitempty"`
 	// Readings and Failures count the readings that succeeded and that failed.
 	Readings uint64 `json:"readings"`
 	Failures uint64 `json:"failures"`
@@ -106,8 +106,7 @@ func newProbe(o ProbeOptions) *Probe {
 //
 // The error of a file that holds what it should not unwraps to tier.ErrInvalid and
 // names the file and the text; that of a file that cannot be read is an
-// *fs.PathError. After Close the error unwraps to tier.ErrClosed. The Notes of the
-// result are shared: do not change them.
+// *fs.PathError. After Close the error unwraps to tier.ErrClosed.
 func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	called := time.Now()
 	if ctx.Err() != nil {
@@ -157,7 +156,7 @@ func (p *Probe) report(m tier.Memory, err error) {
 // under way.
 func (p *Probe) Status() ProbeStatus {
 	s := *p.status.Load()
-	s.Groups, s.Notes = slices.Clone(s.Groups), slices.Clone(s.Notes)
+	s.Groups = slices.Clone(s.Groups)
 	return s
 }
 

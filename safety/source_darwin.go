@@ -60,7 +60,7 @@ func (s *source) read(ctx context.Context, _ time.Time) (tier.Memory, error) {
 	level, err := unix.SysctlUint32("kern.memorystatus_vm_pressure_level")
 	switch {
 	case err != nil:
-		m.Notes = []string{"The kernel does not tell its memory pressure."}
+		m.Notes = "The kernel does not tell its memory pressure."
 	case level >= 4: // critical
 		m.Pressure.Level = tier.PressureHigh
 	case level >= 2: // warning

@@ -41,7 +41,7 @@ type source struct {
 	judge judge
 
 	noted noteSet
-	notes []string
+	notes tier.Notes
 }
 
 func newSource(o ProbeOptions) *source {
@@ -387,9 +387,9 @@ type noteSet uint16
 
 func (s *noteSet) add(n note) { *s |= 1 << n }
 
-// say returns the texts of the notes that hold. The slice is replaced only when
+// say returns the texts of the notes that hold. They are put together only when
 // they change.
-func (s *source) say(now noteSet) []string {
+func (s *source) say(now noteSet) tier.Notes {
 	if s.hidden {
 		now.add(noteHidden)
 	}
@@ -399,10 +399,10 @@ func (s *source) say(now noteSet) []string {
 	if now == s.noted {
 		return s.notes
 	}
-	s.noted, s.notes = now, nil
+	s.noted, s.notes = now, ""
 	for n, text := range noteTexts {
 		if now&(1<<n) != 0 {
-			s.notes = append(s.notes, text)
+			s.notes = s.notes.With(text)
 		}
 	}
 	return s.notes

@@ -65,6 +65,6 @@ func (s *source) read(context.Context, time.Time) (tier.Memory, error) {
 	case st.load >= mediumLoad:
 		m.Pressure.Level = tier.PressureMedium
 	}
-	m.Notes = []string{"The system has no figure of stalls: pressure is judged by the share of memory in use."}
+	m.Notes = "The system has no figure of stalls: pressure is judged by the share of memory in use."
 	return m, nil
 }

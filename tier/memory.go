@@ -1,8 +1,10 @@
 package tier
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -164,7 +166,41 @@ type Memory struct {
 	// Source is what bounded Available: "host", or the path of a cgroup.
 	Source string `json:"source,omitempty"`
 	// Notes are hints for a person, such as "no PSI on this kernel".
-	Notes []string `json:"notes,omitempty"`
+	Notes Notes `json:"notes,omitempty"`
+}
+
+// Notes are sentences for a person, one a line; "" is none. Like all of a Memory
+// they compare with ==. In JSON they are an array of strings.
+type Notes string
+
+// With returns n followed by more notes. A line break within one becomes a blank.
+func (n Notes) With(more ...string) Notes {
+	all := n.All()
+	for _, note := range more {
+		all = append(all, strings.ReplaceAll(note, "\n", " "))
+	}
+	return Notes(strings.Join(all, "\n"))
+}
+
+// All returns the notes, one an element.
+func (n Notes) All() []string {
+	if n == "" {
+		return nil
+	}
+	return strings.Split(string(n), "\n")
+}
+
+// MarshalJSON implements json.Marshaler.
+func (n Notes) MarshalJSON() ([]byte, error) { return json.Marshal(n.All()) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (n *Notes) UnmarshalJSON(text []byte) error {
+	var all []string
+	err := json.Unmarshal(text, &all)
+	if err == nil {
+		*n = Notes("").With(all...)
+	}
+	return err
 }
 
 // Pressure is how hard the machine works for memory. If HasPSI is false, the kernel

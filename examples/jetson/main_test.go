@@ -75,7 +75,7 @@ func TestReplay_NoLines_Error(t *testing.T) {
 func TestView_Notes_ToldOnceEach(t *testing.T) {
 	text := output(t, func(out *os.File) error {
 		v := newView(out, "")
-		for _, notes := range [][]string{{"one"}, {"one"}, {"one", "two"}, {}, {"one"}} {
+		for _, notes := range []tier.Notes{"one", "one", "one\ntwo", "", "one"} {
 			v.show(t.Context(), jetson.Reading{RAMTotal: tier.GiB}, &tier.Memory{Notes: notes})
 		}
 		return nil

@@ -53,7 +53,7 @@ func (v *view) leave() { v.drawn = 0 }
 func (v *view) show(ctx context.Context, r jetson.Reading, m *tier.Memory) {
 	tiers := fetchTiers(ctx, v.server)
 	if m != nil {
-		v.printNotes(m.Notes)
+		v.printNotes(m.Notes.All())
 	}
 	if !v.terminal {
 		fmt.Fprintln(v.out, strings.Join(append(fields(r, m), tiers...), "  "))
