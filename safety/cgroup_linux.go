@@ -55,12 +55,7 @@ func parseOwnCgroups(file string, text []byte) (ownCgroups, error) {
 }
 
 func lists(commaSeparated []byte, name string) bool {
-	for item := range bytes.SplitSeq(commaSeparated, []byte{','}) {
-		if string(item) == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(strings.Split(string(commaSeparated), ","), name)
 }
 
 // mount is a place where a hierarchy that can limit memory can be seen.
@@ -77,46 +72,22 @@ func parseMounts(file string, text []byte) ([]mount, error) {
 	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
 		// Six fields, any number of optional ones, a hyphen, then the type, the
 		// source and the options of the file system. No field holds a blank.
-		before, after, ok := bytes.Cut(line, []byte(" - "))
-		kind, rest := word(after)
-		unified := string(kind) == "cgroup2"
-		if !ok || !unified && string(kind) != "cgroup" {
+		before, after, _ := bytes.Cut(line, []byte(" - "))
+		place, system := strings.Split(string(before), " "), bytes.Split(after, []byte{' '})
+		unified := string(system[0]) == "cgroup2"
+		if !unified && (string(system[0]) != "cgroup" || !lists(system[len(system)-1], "memory")) {
 			continue
 		}
-		_, options := word(rest)
-		if options, _ = word(options); !unified && !lists(options, "memory") {
-			continue
-		}
-		var fields [5][]byte
-		for i := range fields {
-			fields[i], before = word(before)
-		}
-		root, point := unescape(fields[3]), unescape(fields[4])
-		if !strings.HasPrefix(root, "/") || !strings.HasPrefix(point, "/") {
+		if len(place) < 5 || !strings.HasPrefix(place[3], "/") || !strings.HasPrefix(place[4], "/") {
 			return nil, invalid(file, line, "must hold the root and the mount point as absolute paths")
 		}
-		mounts = append(mounts, mount{root: root, point: point, unified: unified})
+		mounts = append(mounts, mount{root: unescape(place[3]), point: unescape(place[4]), unified: unified})
 	}
 	return mounts, nil
 }
 
-// unescape undoes the kernel's \ooo for blanks, line ends and backslashes.
-func unescape(text []byte) string {
-	if bytes.IndexByte(text, '\\') < 0 {
-		return string(text)
-	}
-	octal := func(c byte) bool { return '0' <= c && c <= '7' }
-	out := make([]byte, 0, len(text))
-	for i := 0; i < len(text); i++ {
-		if text[i] == '\\' && i+3 < len(text) && text[i+1] <= '3' && octal(text[i+1]) && octal(text[i+2]) && octal(text[i+3]) {
-			out = append(out, (text[i+1]-'0')<<6|(text[i+2]-'0')<<3|(text[i+3]-'0'))
-			i += 3
-			continue
-		}
-		out = append(out, text[i])
-	}
-	return string(out)
-}
+// unescape undoes the kernel's escapes in paths.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\043`, "#", `\134`, `\`).Replace
 
 // place is a cgroup as it can be seen: below, from the mount point down.
 type place struct {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"math"
 	"os"
 	"strconv"
 
@@ -150,41 +149,22 @@ func parsed[T any](dir, name string, parse func(procfs.FS) (T, error)) (v T, err
 	return v, err
 }
 
-// pairs yields the first two words of each line of a text: a key and its value.
+// pairs yields the key and the value of each line of a text, parted by a blank.
 func pairs(text []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, value []byte) bool) {
 		for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-			key, rest := word(line)
-			if value, _ := word(rest); !yield(key, value) {
+			if key, value, _ := bytes.Cut(line, []byte{' '}); !yield(key, value) {
 				return
 			}
 		}
 	}
 }
 
-// word returns the first word of a line and the text after it. Blanks and tabs
-// part words; an empty word means that there is none.
-func word(line []byte) (w, rest []byte) {
-	const blanks = " \t\r"
-	line = bytes.TrimLeft(line, blanks)
-	if end := bytes.IndexAny(line, blanks); end >= 0 {
-		return line[:end], line[end:]
-	}
-	return line, nil
-}
-
 // number returns the value of a text of decimal digits, and whether it is one that
 // fits.
 func number(text []byte) (uint64, bool) {
-	n := uint64(0)
-	for _, c := range text {
-		d := uint64(c - '0')
-		if c < '0' || c > '9' || n > (math.MaxUint64-d)/10 {
-			return 0, false
-		}
-		n = n*10 + d
-	}
-	return n, len(text) > 0
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	return n, err == nil
 }
 
 // numberOf is number for the value of a key in the file at path.
