@@ -102,15 +102,6 @@ type place struct {
 // directory of a mount exists.
 func locate(mounts []mount, unified bool, own string, there func(m mount, below string) bool) (place, bool) {
 	best, found := place{}, false
-	better := func(p place) bool {
-		switch {
-		case !found:
-			return true
-		case p.whole != best.whole:
-			return p.whole
-		}
-		return depth(p.below) > depth(best.below)
-	}
 	for _, m := range mounts {
 		if m.unified != unified {
 			continue
@@ -122,7 +113,7 @@ func locate(mounts []mount, unified bool, own string, there func(m mount, below 
 				p.below, p.whole = p.below[:strings.LastIndexByte(p.below, '/')], false
 			}
 		}
-		if better(p) {
+		if !found || p.whole && !best.whole || p.whole == best.whole && depth(p.below) > depth(best.below) {
 			best, found = p, true
 		}
 	}
@@ -326,49 +317,24 @@ type bound struct {
 // off twice, once the kernel has moved them there; that figure is strict, for
 // admission to weigh.
 func (g *group) read(buf *[]byte, total tier.Bytes, p *tier.Pressure) (bound, error) {
-	b := bound{limit: tier.Unlimited, swapLimit: tier.Unlimited, swapRoom: tier.Unlimited}
-	hard, err := value(&g.limit, buf)
-	if err != nil {
-		return bound{}, err
-	}
-	soft, _, err := valueIfThere(&g.high, buf)
-	if err != nil {
-		return bound{}, err
-	}
-	b.limit = min(hard, soft)
-	var s groupStat
+	b := bound{swapLimit: tier.Unlimited, swapRoom: tier.Unlimited}
+	r := groupReader{group: g, buf: buf}
+	b.limit = min(r.value(&g.limit), r.valueIfThere(&g.high))
 	if !g.unified && g.lowest {
 		// The kernel knows of limits on ancestors that a container does not see.
-		if s, err = g.readStat(buf); err != nil {
-			return bound{}, err
-		}
-		b.limit = min(b.limit, s.limit)
+		b.limit = min(b.limit, r.figures().limit)
 	}
 	b.limited = b.limit <= total
 	if b.limited {
-		if s, err = g.readStat(buf); err != nil {
-			return bound{}, err
-		}
-		use, err := value(&g.usage, buf)
-		if err != nil {
-			return bound{}, err
-		}
-		b.room = max(b.limit-max(use-s.files, 0), 0)
-		b.strict = max(b.limit-max(use-s.inactive, 0), 0)
-		if err := g.readEvents(buf, &b); err != nil {
-			return bound{}, err
-		}
-		if !g.unified {
-			return b, g.boundBoth(buf, &b, use, s)
-		}
-		if err := raisePSI(g.dir, "memory.pressure", p); err != nil {
-			return bound{}, err
+		r.bound(&b)
+		if g.unified && r.err == nil {
+			r.err = raisePSI(g.dir, "memory.pressure", p)
 		}
 	}
 	if g.unified {
-		return b, g.boundSwap(buf, &b)
+		r.boundSwap(&b)
 	}
-	return b, nil
+	return b, r.err
 }
 
 // apply bounds a reading by what one cgroup allows. Groups come from the process's
@@ -394,36 +360,79 @@ func (b *bound) apply(m *tier.Memory, s *signs, g *group) {
 	s.scope, s.failures, m.Pressure.OOMKills = g.name, b.failures, b.kills
 }
 
-// boundSwap applies version 2's limit on swap.
-func (g *group) boundSwap(buf *[]byte, b *bound) error {
-	limit, _, err := valueIfThere(&g.swap, buf)
-	if err != nil || limit == tier.Unlimited {
-		return err
-	}
-	use, err := value(&g.swapUse, buf)
-	if err != nil {
-		return err
-	}
-	b.swapLimit, b.swapRoom = limit, max(limit-use, 0)
-	return nil
+// groupReader reads the files of a group one after the other. After the first error
+// it reads no more, and what it returns means nothing.
+type groupReader struct {
+	*group
+	buf *[]byte
+	err error
 }
 
-// boundBoth applies version 1's limit on memory and swap together: swap may take
-// what it leaves beyond the limit on memory.
-func (g *group) boundBoth(buf *[]byte, b *bound, use tier.Bytes, s groupStat) error {
-	limit, _, err := valueIfThere(&g.swap, buf)
-	if err != nil || limit == tier.Unlimited {
-		return err
+// value reads a file of one number of bytes or the word max, which is Unlimited.
+func (r *groupReader) value(f *file) (v tier.Bytes) {
+	if text := r.text(f); r.err == nil {
+		v, r.err = parseValue(f.path, text)
 	}
-	both, err := value(&g.swapUse, buf)
-	if err != nil {
-		return err
+	return v
+}
+
+// valueIfThere is value for a file that a kernel need not have; without it there
+// is no limit.
+func (r *groupReader) valueIfThere(f *file) (v tier.Bytes) {
+	v = tier.Unlimited
+	if text, ok := r.textIfThere(f); ok {
+		v, r.err = parseValue(f.path, text)
 	}
-	b.room = min(b.room, max(limit-max(both-s.files, 0), 0))
-	b.strict = min(b.strict, max(limit-max(both-s.inactive, 0), 0))
-	b.swapLimit = max(limit-b.limit, 0)
-	b.swapRoom = max(b.swapLimit-max(both-use, 0), 0)
-	return nil
+	return v
+}
+
+func (r *groupReader) text(f *file) (text []byte) {
+	if r.err == nil {
+		text, r.err = f.read(r.buf)
+	}
+	return text
+}
+
+func (r *groupReader) textIfThere(f *file) (text []byte, ok bool) {
+	if r.err == nil {
+		text, ok, r.err = f.readIfThere(r.buf)
+	}
+	return text, ok
+}
+
+// figures reads memory.stat.
+func (r *groupReader) figures() (s groupStat) {
+	if text := r.text(&r.stat); r.err == nil {
+		s, r.err = parseGroupStat(r.stat.path, text, r.unified)
+	}
+	return s
+}
+
+// bound fills in what a limited group has left and what has happened in it. Version
+// 1 limits memory and swap together as well: swap may take what that leaves beyond
+// the limit on memory.
+func (r *groupReader) bound(b *bound) {
+	s, use := r.figures(), r.value(&r.usage)
+	b.room = max(b.limit-max(use-s.files, 0), 0)
+	b.strict = max(b.limit-max(use-s.inactive, 0), 0)
+	r.readEvents(b)
+	if r.unified {
+		return
+	}
+	if limit := r.valueIfThere(&r.swap); limit != tier.Unlimited {
+		both := r.value(&r.swapUse)
+		b.room = min(b.room, max(limit-max(both-s.files, 0), 0))
+		b.strict = min(b.strict, max(limit-max(both-s.inactive, 0), 0))
+		b.swapLimit = max(limit-b.limit, 0)
+		b.swapRoom = max(b.swapLimit-max(both-use, 0), 0)
+	}
+}
+
+// boundSwap applies version 2's limit on swap.
+func (r *groupReader) boundSwap(b *bound) {
+	if limit := r.valueIfThere(&r.swap); limit != tier.Unlimited {
+		b.swapLimit, b.swapRoom = limit, max(limit-r.value(&r.swapUse), 0)
+	}
 }
 
 // readEvents counts kills and failures, and finds out whether the group is
@@ -431,37 +440,19 @@ func (g *group) boundBoth(buf *[]byte, b *bound, use tier.Bytes, s groupStat) er
 // that all the time, a hundred thousand times for a gigabyte, and pages read before
 // are reclaimed. It is exhausted if less than a sixteenth of the limit would be left
 // without any file pages.
-func (g *group) readEvents(buf *[]byte, b *bound) error {
+func (r *groupReader) readEvents(b *bound) {
 	var e groupEvents
-	text, ok, err := g.events.readIfThere(buf)
-	if err == nil && ok {
-		e, err = parseGroupEvents(g.events.path, text)
-	}
-	if err != nil {
-		return err
+	if text, ok := r.textIfThere(&r.events); ok {
+		e, r.err = parseGroupEvents(r.events.path, text)
 	}
 	b.counted, b.kills, b.failures = e.counted, e.kills, e.failures
-	count := e.hits
-	if !g.unified {
-		n, ok, err := valueIfThere(&g.failcnt, buf)
-		if err != nil {
-			return err
-		}
-		if ok {
-			count = uint64(n)
-		}
+	if !r.unified {
+		e.hits = uint64(r.valueIfThere(&r.failcnt))
 	}
-	b.exhausted = g.hits.seen && count > g.hits.count && b.room < b.limit/16
-	g.hits = hits{seen: true, count: count}
-	return nil
-}
-
-func (g *group) readStat(buf *[]byte) (groupStat, error) {
-	text, err := g.stat.read(buf)
-	if err != nil {
-		return groupStat{}, err
+	if r.err == nil {
+		b.exhausted = r.hits.seen && e.hits > r.hits.count && b.room < b.limit/16
+		r.hits = hits{seen: true, count: e.hits}
 	}
-	return parseGroupStat(g.stat.path, text, g.unified)
 }
 
 // groupStat is the figures of a memory.stat that count here.
@@ -528,26 +519,6 @@ func parseGroupEvents(path string, text []byte) (e groupEvents, err error) {
 		}
 	}
 	return e, nil
-}
-
-// value reads a file of one number of bytes or the word max, which is Unlimited.
-func value(f *file, buf *[]byte) (tier.Bytes, error) {
-	text, err := f.read(buf)
-	if err != nil {
-		return 0, err
-	}
-	return parseValue(f.path, text)
-}
-
-// valueIfThere is value for a file that a kernel need not have; without it there
-// is no limit.
-func valueIfThere(f *file, buf *[]byte) (v tier.Bytes, ok bool, err error) {
-	text, ok, err := f.readIfThere(buf)
-	if err != nil || !ok {
-		return tier.Unlimited, false, err
-	}
-	v, err = parseValue(f.path, text)
-	return v, err == nil, err
 }
 
 func parseValue(path string, text []byte) (tier.Bytes, error) {
