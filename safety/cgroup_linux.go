@@ -532,6 +532,3 @@ func parseValue(path string, text []byte) (tier.Bytes, error) {
 	}
 	return bounded(n), nil
 }
-
-// bounded returns n as Bytes; a number beyond 63 bits is no limit.
-func bounded(n uint64) tier.Bytes { return tier.Bytes(min(n, uint64(tier.Unlimited))) }

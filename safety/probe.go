@@ -174,3 +174,6 @@ func (p *Probe) Close() error {
 	}
 	return nil
 }
+
+// bounded returns n as Bytes; a number beyond 63 bits is no limit.
+func bounded(n uint64) tier.Bytes { return tier.Bytes(min(n, uint64(tier.Unlimited))) }
