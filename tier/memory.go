@@ -234,28 +234,18 @@ const (
 	PressureHigh                 // no admissions
 )
 
-func (p PressureLevel) String() string {
-	switch p {
-	case PressureLow:
-		return "low"
-	case PressureMedium:
-		return "medium"
-	}
-	return "high"
-}
+var pressureNames = []string{"low", "medium", "high"}
+
+func (p PressureLevel) String() string { return pressureNames[min(p, PressureHigh)] }
 
 // MarshalText implements encoding.TextMarshaler.
 func (p PressureLevel) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (p *PressureLevel) UnmarshalText(text []byte) error {
-	for l := PressureLow; l <= PressureHigh; l++ {
-		if l.String() == string(text) {
-			*p = l
-			return nil
-		}
-	}
-	return &InvalidError{Field: "pressure", Value: shorten(string(text)), Rule: "must be one of low, medium, high"}
+	return setText(p, text, func(name string) (PressureLevel, error) {
+		return valueOf[PressureLevel](name, "pressure", pressureNames)
+	})
 }
 
 // Validate returns an *InvalidError that names the first impossible figure, or nil:
