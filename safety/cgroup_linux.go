@@ -463,34 +463,28 @@ type groupStat struct {
 }
 
 func parseGroupStat(path string, text []byte, unified bool) (groupStat, error) {
-	s := groupStat{limit: tier.Unlimited}
-	for key, value := range pairs(text) {
-		if !unified && !bytes.HasPrefix(key, []byte("hierarchical_")) {
-			// Without the prefix a line is of this group alone.
-			var ok bool
-			if key, ok = bytes.CutPrefix(key, []byte("total_")); !ok {
-				continue
-			}
-		}
-		name := string(key)
-		if name != "inactive_file" && name != "active_file" && name != "hierarchical_memory_limit" {
-			continue
-		}
-		n, err := numberOf(path, key, value)
-		if err != nil {
-			return groupStat{}, err
-		}
-		switch amount := bounded(n); name {
-		case "hierarchical_memory_limit":
-			s.limit = amount
-		case "inactive_file":
-			s.inactive = amount
-			fallthrough
-		default:
-			s.files = s.files.Plus(amount)
-		}
+	// In version 1 the lines without a prefix are of this group alone.
+	inactive, active := "total_inactive_file", "total_active_file"
+	if unified {
+		inactive, active = "inactive_file", "active_file"
 	}
-	return s, nil
+	var files, onInactive, limit uint64
+	err := sum(path, text, func(key string) *uint64 {
+		switch key {
+		case "hierarchical_memory_limit":
+			return &limit
+		case inactive:
+			return &onInactive
+		case active:
+			return &files
+		}
+		return nil
+	})
+	s := groupStat{files: bounded(files).Plus(bounded(onInactive)), inactive: bounded(onInactive), limit: tier.Unlimited}
+	if limit > 0 {
+		s.limit = bounded(limit)
+	}
+	return s, err
 }
 
 // groupEvents is the figures of memory.events and memory.oom_control that count
@@ -502,23 +496,19 @@ type groupEvents struct {
 }
 
 func parseGroupEvents(path string, text []byte) (e groupEvents, err error) {
-	for key, value := range pairs(text) {
-		var to *uint64
-		switch string(key) {
+	err = sum(path, text, func(key string) *uint64 {
+		switch key {
 		case "oom_kill":
-			to, e.counted = &e.kills, true
+			e.counted = true
+			return &e.kills
 		case "oom":
-			to = &e.failures
+			return &e.failures
 		case "max":
-			to = &e.hits
-		default:
-			continue
+			return &e.hits
 		}
-		if *to, err = numberOf(path, key, value); err != nil {
-			return groupEvents{}, err
-		}
-	}
-	return e, nil
+		return nil
+	})
+	return e, err
 }
 
 func parseValue(path string, text []byte) (tier.Bytes, error) {

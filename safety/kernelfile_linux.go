@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
+	"math"
 	"os"
 	"strconv"
 
@@ -149,15 +149,24 @@ func parsed[T any](dir, name string, parse func(procfs.FS) (T, error)) (v T, err
 	return v, err
 }
 
-// pairs yields the key and the value of each line of a text, parted by a blank.
-func pairs(text []byte) iter.Seq2[[]byte, []byte] {
-	return func(yield func(key, value []byte) bool) {
-		for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-			if key, value, _ := bytes.Cut(line, []byte{' '}); !yield(key, value) {
-				return
-			}
+// sum adds the values of a text's lines, each a key, a blank and a number, to the
+// counters that the keys have; those without one do not count.
+func sum(path string, text []byte, counter func(key string) *uint64) error {
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
+		key, value, _ := bytes.Cut(line, []byte{' '})
+		to := counter(string(key))
+		if to == nil {
+			continue
+		}
+		n, ok := number(value)
+		if !ok {
+			return invalid(path, line, "must be a number")
+		}
+		if *to += n; *to < n {
+			*to = math.MaxUint64
 		}
 	}
+	return nil
 }
 
 // number returns the value of a text of decimal digits, and whether it is one that
@@ -165,15 +174,6 @@ func pairs(text []byte) iter.Seq2[[]byte, []byte] {
 func number(text []byte) (uint64, bool) {
 	n, err := strconv.ParseUint(string(text), 10, 64)
 	return n, err == nil
-}
-
-// numberOf is number for the value of a key in the file at path.
-func numberOf(path string, key, value []byte) (uint64, error) {
-	n, ok := number(value)
-	if !ok {
-		return 0, invalid(path, fmt.Appendf(nil, "%s %s", key, value), "must be a number")
-	}
-	return n, nil
 }
 
 // invalid returns the error of a file whose text breaks a rule.
