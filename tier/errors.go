@@ -56,6 +56,8 @@ var codes = []struct {
 	{ErrInvalid, "invalid_request"},
 	{ErrPanic, "internal"},
 	{ErrMove, "move_failed"},
+	{context.DeadlineExceeded, "deadline_exceeded"},
+	{context.Canceled, "canceled"},
 }
 
 // Code returns the stable word for err: that of the Coder in its chain, else that
@@ -72,12 +74,6 @@ func Code(err error) string {
 		if errors.Is(err, c.err) {
 			return c.code
 		}
-	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return "deadline_exceeded"
-	case errors.Is(err, context.Canceled):
-		return "canceled"
 	}
 	return "internal"
 }

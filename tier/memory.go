@@ -1,6 +1,7 @@
 package tier
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,17 +34,11 @@ func DefaultLimits() Limits {
 
 // OrElse returns l with every zero field taken from other.
 func (l Limits) OrElse(other Limits) Limits {
-	pick := func(b, other Bytes) Bytes {
-		if b == 0 {
-			return other
-		}
-		return b
-	}
 	return Limits{
-		RAM:      pick(l.RAM, other.RAM),
-		Swap:     pick(l.Swap, other.Swap),
-		Reserved: pick(l.Reserved, other.Reserved),
-		MaxModel: pick(l.MaxModel, other.MaxModel),
+		RAM:      cmp.Or(l.RAM, other.RAM),
+		Swap:     cmp.Or(l.Swap, other.Swap),
+		Reserved: cmp.Or(l.Reserved, other.Reserved),
+		MaxModel: cmp.Or(l.MaxModel, other.MaxModel),
 	}
 }
 
@@ -129,16 +124,10 @@ type Protection struct {
 // OrDefault returns p with every zero field at its default and every negative one
 // at zero, which is how a View and the Manager carry it.
 func (p Protection) OrDefault() Protection {
-	settle := func(d, zero time.Duration) time.Duration {
-		if d == 0 {
-			return zero
-		}
-		return max(d, 0)
-	}
 	return Protection{
-		MinResidency: settle(p.MinResidency, DefaultMinResidency),
-		Grace:        settle(p.Grace, DefaultGrace),
-		Fairness:     settle(p.Fairness, DefaultFairness),
+		MinResidency: max(cmp.Or(p.MinResidency, DefaultMinResidency), 0),
+		Grace:        max(cmp.Or(p.Grace, DefaultGrace), 0),
+		Fairness:     max(cmp.Or(p.Fairness, DefaultFairness), 0),
 	}
 }
 
