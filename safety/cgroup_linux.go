@@ -141,22 +141,16 @@ func depth(below string) int { return strings.Count(below, "/") }
 // layOut finds the cgroups around the process, if they are not known yet, the
 // layout is old, or the process was moved.
 func (s *source) layOut(at time.Time) error {
-	text, ok, err := s.cgroup.readIfThere(&s.buf)
-	switch {
-	case err != nil:
+	text, _, err := readIfThere(s.cgroup, &s.buf) // none: a kernel without cgroups
+	if err != nil {
 		return err
-	case !ok:
-		text = nil // a kernel without cgroups
 	}
 	fresh := !s.laidOut.IsZero() && at.Sub(s.laidOut) < layoutAge
 	if fresh && bytes.Equal(text, s.ownText) {
 		return nil
 	}
 	s.laidOut = time.Time{} // until this has gone well
-	for _, f := range s.files() {
-		f.forget()
-	}
-	own, err := parseOwnCgroups(s.cgroup.path, text)
+	own, err := parseOwnCgroups(s.cgroup, text)
 	if err != nil {
 		return err
 	}
@@ -166,18 +160,17 @@ func (s *source) layOut(at time.Time) error {
 		mounts []mount
 		large  []byte // the list may have megabytes, which are not kept
 	)
-	text, ok, err = s.mountinfo.readIfThere(&large)
-	if err == nil && ok {
-		mounts, err = parseMounts(s.mountinfo.path, text)
+	text, _, err = readIfThere(s.mountinfo, &large)
+	if err == nil {
+		mounts, err = parseMounts(s.mountinfo, text)
 	}
 	if err != nil {
 		return err
 	}
 	before := s.groups
-	defer closeAll(before)
 	s.groups, s.hidden, s.unreadable = nil, false, false
 	if err := s.follow(mounts, own); err != nil {
-		s.closeGroups()
+		s.groups = nil
 		return err
 	}
 	for _, g := range s.groups {
@@ -211,7 +204,7 @@ func (s *source) follow(mounts []mount, cgroups ownCgroups) error {
 	for below, lowest := p.below, true; ; lowest = false {
 		name := p.point + below
 		g := newGroup(name, s.options.Mounts+name, unified, lowest)
-		err := g.limit.reopen()
+		_, err := readFile(g.limit, &s.buf)
 		switch {
 		case err == nil:
 			s.groups = append(s.groups, g)
@@ -227,21 +220,8 @@ func (s *source) follow(mounts []mount, cgroups ownCgroups) error {
 	}
 }
 
-func (s *source) closeGroups() {
-	closeAll(s.groups)
-	s.groups = nil
-}
-
-func closeAll(groups []*group) {
-	for _, g := range groups {
-		for _, f := range g.files() {
-			f.close()
-		}
-	}
-}
-
 // group is one cgroup around the process, its own or an ancestor, and the files
-// of it that are read. Files of a limit that is not set are never opened.
+// of it that are read.
 type group struct {
 	name string // its path, for a person
 	dir  string // where it is
@@ -249,14 +229,15 @@ type group struct {
 	unified bool
 	lowest  bool // the lowest that can be seen: the process's own, or what comes nearest
 
-	limit   file // memory.max; memory.limit_in_bytes
-	high    file // memory.high
-	usage   file // memory.current; memory.usage_in_bytes
-	stat    file // memory.stat
-	events  file // memory.events; memory.oom_control
-	failcnt file // memory.failcnt
-	swap    file // memory.swap.max; memory.memsw.limit_in_bytes
-	swapUse file // memory.swap.current; memory.memsw.usage_in_bytes
+	// The paths of its files, of version 2 and of version 1; "": it has none.
+	limit   string // memory.max; memory.limit_in_bytes
+	high    string // memory.high
+	usage   string // memory.current; memory.usage_in_bytes
+	stat    string // memory.stat
+	events  string // memory.events; memory.oom_control
+	failcnt string // memory.failcnt
+	swap    string // memory.swap.max; memory.memsw.limit_in_bytes
+	swapUse string // memory.swap.current; memory.memsw.usage_in_bytes
 
 	hits hits
 }
@@ -270,12 +251,15 @@ type hits struct {
 
 // newGroup returns the cgroup at dir, known to a person as name.
 func newGroup(name, dir string, unified, lowest bool) *group {
-	at := func(v1, v2 string) file {
+	at := func(v1, v2 string) string {
 		base := v1
 		if unified {
 			base = v2
 		}
-		return file{path: dir + "/" + base, absent: base == ""}
+		if base == "" {
+			return ""
+		}
+		return dir + "/" + base
 	}
 	return &group{
 		name: name, dir: dir, unified: unified, lowest: lowest,
@@ -288,10 +272,6 @@ func newGroup(name, dir string, unified, lowest bool) *group {
 		swap:    at("memory.memsw.limit_in_bytes", "memory.swap.max"),
 		swapUse: at("memory.memsw.usage_in_bytes", "memory.swap.current"),
 	}
-}
-
-func (g *group) files() [8]*file {
-	return [8]*file{&g.limit, &g.high, &g.usage, &g.stat, &g.events, &g.failcnt, &g.swap, &g.swapUse}
 }
 
 // bound is what one group allows.
@@ -319,7 +299,7 @@ type bound struct {
 func (g *group) read(buf *[]byte, total tier.Bytes, p *tier.Pressure) (bound, error) {
 	b := bound{swapLimit: tier.Unlimited, swapRoom: tier.Unlimited}
 	r := groupReader{group: g, buf: buf}
-	b.limit = min(r.value(&g.limit), r.valueIfThere(&g.high))
+	b.limit = min(r.value(g.limit), r.valueIfThere(g.high))
 	if !g.unified && g.lowest {
 		// The kernel knows of limits on ancestors that a container does not see.
 		b.limit = min(b.limit, r.figures().limit)
@@ -369,41 +349,41 @@ type groupReader struct {
 }
 
 // value reads a file of one number of bytes or the word max, which is Unlimited.
-func (r *groupReader) value(f *file) (v tier.Bytes) {
-	if text := r.text(f); r.err == nil {
-		v, r.err = parseValue(f.path, text)
+func (r *groupReader) value(path string) (v tier.Bytes) {
+	if text := r.text(path); r.err == nil {
+		v, r.err = parseValue(path, text)
 	}
 	return v
 }
 
 // valueIfThere is value for a file that a kernel need not have; without it there
 // is no limit.
-func (r *groupReader) valueIfThere(f *file) (v tier.Bytes) {
+func (r *groupReader) valueIfThere(path string) (v tier.Bytes) {
 	v = tier.Unlimited
-	if text, ok := r.textIfThere(f); ok {
-		v, r.err = parseValue(f.path, text)
+	if text, ok := r.textIfThere(path); ok {
+		v, r.err = parseValue(path, text)
 	}
 	return v
 }
 
-func (r *groupReader) text(f *file) (text []byte) {
+func (r *groupReader) text(path string) (text []byte) {
 	if r.err == nil {
-		text, r.err = f.read(r.buf)
+		text, r.err = readFile(path, r.buf)
 	}
 	return text
 }
 
-func (r *groupReader) textIfThere(f *file) (text []byte, ok bool) {
+func (r *groupReader) textIfThere(path string) (text []byte, ok bool) {
 	if r.err == nil {
-		text, ok, r.err = f.readIfThere(r.buf)
+		text, ok, r.err = readIfThere(path, r.buf)
 	}
 	return text, ok
 }
 
 // figures reads memory.stat.
 func (r *groupReader) figures() (s groupStat) {
-	if text := r.text(&r.stat); r.err == nil {
-		s, r.err = parseGroupStat(r.stat.path, text, r.unified)
+	if text := r.text(r.stat); r.err == nil {
+		s, r.err = parseGroupStat(r.stat, text, r.unified)
 	}
 	return s
 }
@@ -412,15 +392,15 @@ func (r *groupReader) figures() (s groupStat) {
 // 1 limits memory and swap together as well: swap may take what that leaves beyond
 // the limit on memory.
 func (r *groupReader) bound(b *bound) {
-	s, use := r.figures(), r.value(&r.usage)
+	s, use := r.figures(), r.value(r.usage)
 	b.room = max(b.limit-max(use-s.files, 0), 0)
 	b.strict = max(b.limit-max(use-s.inactive, 0), 0)
 	r.readEvents(b)
 	if r.unified {
 		return
 	}
-	if limit := r.valueIfThere(&r.swap); limit != tier.Unlimited {
-		both := r.value(&r.swapUse)
+	if limit := r.valueIfThere(r.swap); limit != tier.Unlimited {
+		both := r.value(r.swapUse)
 		b.room = min(b.room, max(limit-max(both-s.files, 0), 0))
 		b.strict = min(b.strict, max(limit-max(both-s.inactive, 0), 0))
 		b.swapLimit = max(limit-b.limit, 0)
@@ -430,8 +410,8 @@ func (r *groupReader) bound(b *bound) {
 
 // boundSwap applies version 2's limit on swap.
 func (r *groupReader) boundSwap(b *bound) {
-	if limit := r.valueIfThere(&r.swap); limit != tier.Unlimited {
-		b.swapLimit, b.swapRoom = limit, max(limit-r.value(&r.swapUse), 0)
+	if limit := r.valueIfThere(r.swap); limit != tier.Unlimited {
+		b.swapLimit, b.swapRoom = limit, max(limit-r.value(r.swapUse), 0)
 	}
 }
 
@@ -442,12 +422,12 @@ func (r *groupReader) boundSwap(b *bound) {
 // without any file pages.
 func (r *groupReader) readEvents(b *bound) {
 	var e groupEvents
-	if text, ok := r.textIfThere(&r.events); ok {
-		e, r.err = parseGroupEvents(r.events.path, text)
+	if text, ok := r.textIfThere(r.events); ok {
+		e, r.err = parseGroupEvents(r.events, text)
 	}
 	b.counted, b.kills, b.failures = e.counted, e.kills, e.failures
 	if !r.unified {
-		e.hits = uint64(r.valueIfThere(&r.failcnt))
+		e.hits = uint64(r.valueIfThere(r.failcnt))
 	}
 	if r.err == nil {
 		b.exhausted = r.hits.seen && e.hits > r.hits.count && b.room < b.limit/16
@@ -469,8 +449,8 @@ func parseGroupStat(path string, text []byte, unified bool) (groupStat, error) {
 		inactive, active = "inactive_file", "active_file"
 	}
 	var files, onInactive, limit uint64
-	err := sum(path, text, func(key string) *uint64 {
-		switch key {
+	err := sum(path, text, func(key []byte) *uint64 {
+		switch string(key) {
 		case "hierarchical_memory_limit":
 			return &limit
 		case inactive:
@@ -496,8 +476,8 @@ type groupEvents struct {
 }
 
 func parseGroupEvents(path string, text []byte) (e groupEvents, err error) {
-	err = sum(path, text, func(key string) *uint64 {
-		switch key {
+	err = sum(path, text, func(key []byte) *uint64 {
+		switch string(key) {
 		case "oom_kill":
 			e.counted = true
 			return &e.kills

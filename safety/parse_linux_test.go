@@ -20,7 +20,7 @@ func TestParsers_ThisMachine_AgreeWithProcfs(t *testing.T) {
 	}
 	buf := []byte(nil)
 	read := func(name string) []byte {
-		text, err := (&file{path: "/proc/" + name}).read(&buf)
+		text, err := readFile("/proc/"+name, &buf)
 		if err != nil {
 			t.Skip(err)
 		}

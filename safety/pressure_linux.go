@@ -1,8 +1,8 @@
 package safety
 
 import (
+	"bytes"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -77,8 +77,8 @@ type counters struct {
 // parseVmstat reads the text of /proc/vmstat. A counter that a kernel lacks stays
 // zero; kernels before 5.9 count refaults of all kinds together.
 func parseVmstat(path string, text []byte) (c counters, err error) {
-	err = sum(path, text, func(key string) *uint64 {
-		switch key {
+	err = sum(path, text, func(key []byte) *uint64 {
+		switch string(key) {
 		case "workingset_refault_file", "workingset_refault":
 			return &c.refault
 		case "pswpout":
@@ -88,7 +88,7 @@ func parseVmstat(path string, text []byte) (c counters, err error) {
 		case "oom_kill":
 			return &c.kills
 		}
-		if strings.HasPrefix(key, "allocstall") { // one for each zone
+		if bytes.HasPrefix(key, []byte("allocstall")) { // one for each zone
 			return &c.stalls
 		}
 		return nil

@@ -34,10 +34,8 @@ type ProbeOptions struct {
 //
 // A Probe may be used by several goroutines: they take turns, and a caller that
 // waited during the whole of another's reading gets that reading. It starts no
-// goroutine. On Linux it keeps the files of vmstat and of the cgroups around the
-// process open, two to ten for each cgroup; it opens those of meminfo, swaps and
-// pressure stall information for each reading, so that a process without a free
-// file handle gets an error.
+// goroutine and keeps no file open: a process without a free file handle gets an
+// error.
 type Probe struct {
 	turn chan struct{} // holds one token; its taker owns the fields up to closed
 
@@ -163,15 +161,12 @@ func (p *Probe) Status() ProbeStatus {
 // PartStatus implements tier.PartStatuser with Status.
 func (p *Probe) PartStatus() any { return p.Status() }
 
-// Close waits for a reading under way and closes the files. It may be called
-// again and always returns nil.
+// Close waits for a reading under way, and no other follows. It may be called again
+// and always returns nil.
 func (p *Probe) Close() error {
 	<-p.turn
 	defer func() { p.turn <- struct{}{} }()
-	if !p.closed {
-		p.closed = true
-		p.source.close()
-	}
+	p.closed = true
 	return nil
 }
 

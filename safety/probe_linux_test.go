@@ -383,21 +383,6 @@ func handles(t *testing.T) int {
 	return len(entries)
 }
 
-func TestClose_AllFilesAreClosed(t *testing.T) {
-	before := handles(t)
-	p, err := NewProbeAt(ProbeOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if open := handles(t); open <= before {
-		t.Fatalf("%d handles before, %d with a probe: nothing to close", before, open)
-	}
-	p.Close()
-	if after := handles(t); after > before {
-		t.Errorf("%d handles before, %d after", before, after)
-	}
-}
-
 func TestMemory_LaidOutManyTimes_NoHandleIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newTree(t, machine(), cgroups("0::/app\n", v2Mount), v2("sys/fs/cgroup/app", "1073741824", "1")).probe()

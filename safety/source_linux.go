@@ -26,9 +26,8 @@ type source struct {
 	page      tier.Bytes
 	buf       []byte
 
-	vmstat              file
-	zswapOn, zswapShare file
-	cgroup, mountinfo   file
+	// The paths of files.
+	vmstat, zswapOn, zswapShare, cgroup, mountinfo string
 
 	// The layout: which cgroups bound this process.
 	groups     []*group
@@ -43,27 +42,13 @@ type source struct {
 }
 
 func newSource(o ProbeOptions) *source {
-	s := &source{
-		options: o, proc: cmp.Or(o.Proc, procfs.DefaultMountPoint), sys: cmp.Or(o.Sys, "/sys"),
-		page: tier.Bytes(os.Getpagesize()),
+	proc, sys := cmp.Or(o.Proc, procfs.DefaultMountPoint), cmp.Or(o.Sys, "/sys")
+	return &source{
+		options: o, proc: proc, sys: sys, page: tier.Bytes(os.Getpagesize()),
+		vmstat: proc + "/vmstat", cgroup: proc + "/self/cgroup", mountinfo: proc + "/self/mountinfo",
+		zswapOn:    sys + "/module/zswap/parameters/enabled",
+		zswapShare: sys + "/module/zswap/parameters/max_pool_percent",
 	}
-	s.vmstat = file{path: s.proc + "/vmstat"}
-	s.cgroup = file{path: s.proc + "/self/cgroup"}
-	s.mountinfo = file{path: s.proc + "/self/mountinfo"}
-	s.zswapOn = file{path: s.sys + "/module/zswap/parameters/enabled"}
-	s.zswapShare = file{path: s.sys + "/module/zswap/parameters/max_pool_percent"}
-	return s
-}
-
-func (s *source) files() [5]*file {
-	return [5]*file{&s.vmstat, &s.zswapOn, &s.zswapShare, &s.cgroup, &s.mountinfo}
-}
-
-func (s *source) close() {
-	for _, f := range s.files() {
-		f.close()
-	}
-	s.closeGroups()
 }
 
 // describe fills in where the source reads.
@@ -263,17 +248,17 @@ func isZRAM(device string) bool {
 
 // zswapPool returns the most memory that zswap takes; zero if there is none.
 func (s *source) zswapPool(info meminfo) (tier.Bytes, error) {
-	text, ok, err := s.zswapOn.readIfThere(&s.buf)
+	text, ok, err := readIfThere(s.zswapOn, &s.buf)
 	if err != nil || !ok || !bytes.HasPrefix(text, []byte("Y")) {
 		return info.zswap, err
 	}
-	text, ok, err = s.zswapShare.readIfThere(&s.buf)
+	text, ok, err = readIfThere(s.zswapShare, &s.buf)
 	if err != nil || !ok {
 		return info.zswap, err
 	}
 	share, ok := number(bytes.TrimRight(text, "\n"))
 	if !ok || share > 100 {
-		return 0, invalid(s.zswapShare.path, text, "must be a number from 0 to 100")
+		return 0, invalid(s.zswapShare, text, "must be a number from 0 to 100")
 	}
 	return max(info.total/100*tier.Bytes(share), info.zswap), nil
 }
@@ -281,12 +266,12 @@ func (s *source) zswapPool(info meminfo) (tier.Bytes, error) {
 // readWork fills in the machine's pressure and rates and returns its count of
 // kills.
 func (s *source) readWork(p *tier.Pressure, at time.Time, notes *[]string) (kills uint64, err error) {
-	text, ok, err := s.vmstat.readIfThere(&s.buf)
+	text, ok, err := readIfThere(s.vmstat, &s.buf)
 	if err != nil {
 		return 0, err
 	}
 	if ok {
-		c, err := parseVmstat(s.vmstat.path, text)
+		c, err := parseVmstat(s.vmstat, text)
 		if err != nil {
 			return 0, err
 		}

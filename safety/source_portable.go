@@ -16,8 +16,6 @@ type source struct{ options ProbeOptions }
 
 func newSource(o ProbeOptions) *source { return &source{o} }
 
-func (s *source) close() {}
-
 func (s *source) describe(*ProbeStatus) {}
 
 func (s *source) read(ctx context.Context, _ time.Time) (tier.Memory, error) {
