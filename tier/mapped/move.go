@@ -55,10 +55,8 @@ func checkMove(mv *tier.Move) error {
 	if err := tier.CheckName("name", mv.Model.Name); err != nil {
 		return err
 	}
-	if !mv.To.Valid() {
-		return &tier.InvalidError{Model: mv.Model.Name, Field: "tier", Value: mv.To.String(), Rule: "must be one of ram, swap, storage"}
-	}
-	return nil
+	_, err := mv.To.MarshalText()
+	return err
 }
 
 func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func(tier.Bytes)) error {
