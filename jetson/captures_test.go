@@ -191,7 +191,7 @@ func TestReadMemory_Meminfo_FiguresAndEstimateAgree(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m.At, m.Notes = m.At.Truncate(0), nil
+			m.At, m.Notes = m.At.Truncate(0), ""
 			if diff := cmp.Diff(tier.Memory{At: m.At, Total: c.total, Available: c.available, Source: "host"}, m); diff != "" {
 				t.Errorf("memory (-want +got):\n%s", diff)
 			}

@@ -113,11 +113,10 @@ func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 		}
 		m = estimate(s)
 		if s.At.Before(began) {
-			m.Notes = append(m.Notes, fmt.Sprintf("The last line of tegrastats is %v old: later changes are not in it.", s.Age().Round(100*time.Millisecond)))
+			m.Notes = m.Notes.With(fmt.Sprintf("The last line of tegrastats is %v old: later changes are not in it.", s.Age().Round(100*time.Millisecond)))
 		}
 	}
-	// The notes belong to the inner probe: extend a copy.
-	m.Notes = append(slices.Clone(m.Notes), p.look(reader)...)
+	m.Notes = m.Notes.With(p.look(reader)...)
 	return m, nil
 }
 
@@ -259,7 +258,7 @@ func estimate(s Sample) tier.Memory {
 		CompressedSwapTotal: s.Reading.SwapTotal,
 		CompressedSwapFree:  s.Reading.SwapTotal - s.Reading.SwapUsed,
 		Source:              "tegrastats",
-		Notes:               []string{"There is no /proc/meminfo: available memory is estimated, on the low side, from tegrastats, and containers are not seen."},
+		Notes:               "There is no /proc/meminfo: available memory is estimated, on the low side, from tegrastats, and containers are not seen.",
 	}
 }
 
@@ -301,7 +300,7 @@ func readMemory(proc string) (tier.Memory, error) {
 	m.Available = min(bytes(info.MemAvailableBytes), m.Total)
 	swaps, err := readSwaps(proc)
 	if err != nil {
-		m.Notes = append(m.Notes, "Swap is not known: "+err.Error()+".")
+		m.Notes = m.Notes.With("Swap is not known: " + err.Error() + ".")
 	}
 	for _, s := range swaps {
 		if s.Zram {

@@ -55,12 +55,7 @@ func parseOwnCgroups(file string, text []byte) (ownCgroups, error) {
 }
 
 func lists(commaSeparated []byte, name string) bool {
-	for item := range bytes.SplitSeq(commaSeparated, []byte{','}) {
-		if string(item) == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(strings.Split(string(commaSeparated), ","), name)
 }
 
 // mount is a place where a hierarchy that can limit memory can be seen.
@@ -77,46 +72,22 @@ func parseMounts(file string, text []byte) ([]mount, error) {
 	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
 		// Six fields, any number of optional ones, a hyphen, then the type, the
 		// source and the options of the file system. No field holds a blank.
-		before, after, ok := bytes.Cut(line, []byte(" - "))
-		kind, rest := word(after)
-		unified := string(kind) == "cgroup2"
-		if !ok || !unified && string(kind) != "cgroup" {
+		before, after, _ := bytes.Cut(line, []byte(" - "))
+		place, system := strings.Split(string(before), " "), bytes.Split(after, []byte{' '})
+		unified := string(system[0]) == "cgroup2"
+		if !unified && (string(system[0]) != "cgroup" || !lists(system[len(system)-1], "memory")) {
 			continue
 		}
-		_, options := word(rest)
-		if options, _ = word(options); !unified && !lists(options, "memory") {
-			continue
-		}
-		var fields [5][]byte
-		for i := range fields {
-			fields[i], before = word(before)
-		}
-		root, point := unescape(fields[3]), unescape(fields[4])
-		if !strings.HasPrefix(root, "/") || !strings.HasPrefix(point, "/") {
+		if len(place) < 5 || !strings.HasPrefix(place[3], "/") || !strings.HasPrefix(place[4], "/") {
 			return nil, invalid(file, line, "must hold the root and the mount point as absolute paths")
 		}
-		mounts = append(mounts, mount{root: root, point: point, unified: unified})
+		mounts = append(mounts, mount{root: unescape(place[3]), point: unescape(place[4]), unified: unified})
 	}
 	return mounts, nil
 }
 
-// unescape undoes the kernel's \ooo for blanks, line ends and backslashes.
-func unescape(text []byte) string {
-	if bytes.IndexByte(text, '\\') < 0 {
-		return string(text)
-	}
-	octal := func(c byte) bool { return '0' <= c && c <= '7' }
-	out := make([]byte, 0, len(text))
-	for i := 0; i < len(text); i++ {
-		if text[i] == '\\' && i+3 < len(text) && text[i+1] <= '3' && octal(text[i+1]) && octal(text[i+2]) && octal(text[i+3]) {
-			out = append(out, (text[i+1]-'0')<<6|(text[i+2]-'0')<<3|(text[i+3]-'0'))
-			i += 3
-			continue
-		}
-		out = append(out, text[i])
-	}
-	return string(out)
-}
+// unescape undoes the kernel's escapes in paths.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\043`, "#", `\134`, `\`).Replace
 
 // place is a cgroup as it can be seen: below, from the mount point down.
 type place struct {
@@ -131,15 +102,6 @@ type place struct {
 // directory of a mount exists.
 func locate(mounts []mount, unified bool, own string, there func(m mount, below string) bool) (place, bool) {
 	best, found := place{}, false
-	better := func(p place) bool {
-		switch {
-		case !found:
-			return true
-		case p.whole != best.whole:
-			return p.whole
-		}
-		return depth(p.below) > depth(best.below)
-	}
 	for _, m := range mounts {
 		if m.unified != unified {
 			continue
@@ -151,7 +113,7 @@ func locate(mounts []mount, unified bool, own string, there func(m mount, below 
 				p.below, p.whole = p.below[:strings.LastIndexByte(p.below, '/')], false
 			}
 		}
-		if better(p) {
+		if !found || p.whole && !best.whole || p.whole == best.whole && depth(p.below) > depth(best.below) {
 			best, found = p, true
 		}
 	}
@@ -179,22 +141,16 @@ func depth(below string) int { return strings.Count(below, "/") }
 // layOut finds the cgroups around the process, if they are not known yet, the
 // layout is old, or the process was moved.
 func (s *source) layOut(at time.Time) error {
-	text, ok, err := s.cgroup.readIfThere(&s.buf)
-	switch {
-	case err != nil:
+	text, _, err := readIfThere(s.cgroup, &s.buf) // none: a kernel without cgroups
+	if err != nil {
 		return err
-	case !ok:
-		text = nil // a kernel without cgroups
 	}
 	fresh := !s.laidOut.IsZero() && at.Sub(s.laidOut) < layoutAge
 	if fresh && bytes.Equal(text, s.ownText) {
 		return nil
 	}
 	s.laidOut = time.Time{} // until this has gone well
-	for _, f := range s.files() {
-		f.forget()
-	}
-	own, err := parseOwnCgroups(s.cgroup.path, text)
+	own, err := parseOwnCgroups(s.cgroup, text)
 	if err != nil {
 		return err
 	}
@@ -204,18 +160,17 @@ func (s *source) layOut(at time.Time) error {
 		mounts []mount
 		large  []byte // the list may have megabytes, which are not kept
 	)
-	text, ok, err = s.mountinfo.readIfThere(&large)
-	if err == nil && ok {
-		mounts, err = parseMounts(s.mountinfo.path, text)
+	text, _, err = readIfThere(s.mountinfo, &large)
+	if err == nil {
+		mounts, err = parseMounts(s.mountinfo, text)
 	}
 	if err != nil {
 		return err
 	}
 	before := s.groups
-	defer closeAll(before)
 	s.groups, s.hidden, s.unreadable = nil, false, false
 	if err := s.follow(mounts, own); err != nil {
-		s.closeGroups()
+		s.groups = nil
 		return err
 	}
 	for _, g := range s.groups {
@@ -249,7 +204,7 @@ func (s *source) follow(mounts []mount, cgroups ownCgroups) error {
 	for below, lowest := p.below, true; ; lowest = false {
 		name := p.point + below
 		g := newGroup(name, s.options.Mounts+name, unified, lowest)
-		err := g.limit.reopen()
+		_, err := readFile(g.limit, &s.buf)
 		switch {
 		case err == nil:
 			s.groups = append(s.groups, g)
@@ -265,21 +220,8 @@ func (s *source) follow(mounts []mount, cgroups ownCgroups) error {
 	}
 }
 
-func (s *source) closeGroups() {
-	closeAll(s.groups)
-	s.groups = nil
-}
-
-func closeAll(groups []*group) {
-	for _, g := range groups {
-		for _, f := range g.files() {
-			f.close()
-		}
-	}
-}
-
 // group is one cgroup around the process, its own or an ancestor, and the files
-// of it that are read. Files of a limit that is not set are never opened.
+// of it that are read.
 type group struct {
 	name string // its path, for a person
 	dir  string // where it is
@@ -287,14 +229,15 @@ type group struct {
 	unified bool
 	lowest  bool // the lowest that can be seen: the process's own, or what comes nearest
 
-	limit   file // memory.max; memory.limit_in_bytes
-	high    file // memory.high
-	usage   file // memory.current; memory.usage_in_bytes
-	stat    file // memory.stat
-	events  file // memory.events; memory.oom_control
-	failcnt file // memory.failcnt
-	swap    file // memory.swap.max; memory.memsw.limit_in_bytes
-	swapUse file // memory.swap.current; memory.memsw.usage_in_bytes
+	// The paths of its files, of version 2 and of version 1; "": it has none.
+	limit   string // memory.max; memory.limit_in_bytes
+	high    string // memory.high
+	usage   string // memory.current; memory.usage_in_bytes
+	stat    string // memory.stat
+	events  string // memory.events; memory.oom_control
+	failcnt string // memory.failcnt
+	swap    string // memory.swap.max; memory.memsw.limit_in_bytes
+	swapUse string // memory.swap.current; memory.memsw.usage_in_bytes
 
 	hits hits
 }
@@ -308,12 +251,15 @@ type hits struct {
 
 // newGroup returns the cgroup at dir, known to a person as name.
 func newGroup(name, dir string, unified, lowest bool) *group {
-	at := func(v1, v2 string) file {
+	at := func(v1, v2 string) string {
 		base := v1
 		if unified {
 			base = v2
 		}
-		return file{path: dir + "/" + base, absent: base == ""}
+		if base == "" {
+			return ""
+		}
+		return dir + "/" + base
 	}
 	return &group{
 		name: name, dir: dir, unified: unified, lowest: lowest,
@@ -326,10 +272,6 @@ func newGroup(name, dir string, unified, lowest bool) *group {
 		swap:    at("memory.memsw.limit_in_bytes", "memory.swap.max"),
 		swapUse: at("memory.memsw.usage_in_bytes", "memory.swap.current"),
 	}
-}
-
-func (g *group) files() [8]*file {
-	return [8]*file{&g.limit, &g.high, &g.usage, &g.stat, &g.events, &g.failcnt, &g.swap, &g.swapUse}
 }
 
 // bound is what one group allows.
@@ -355,49 +297,24 @@ type bound struct {
 // off twice, once the kernel has moved them there; that figure is strict, for
 // admission to weigh.
 func (g *group) read(buf *[]byte, total tier.Bytes, p *tier.Pressure) (bound, error) {
-	b := bound{limit: tier.Unlimited, swapLimit: tier.Unlimited, swapRoom: tier.Unlimited}
-	hard, err := value(&g.limit, buf)
-	if err != nil {
-		return bound{}, err
-	}
-	soft, _, err := valueIfThere(&g.high, buf)
-	if err != nil {
-		return bound{}, err
-	}
-	b.limit = min(hard, soft)
-	var s groupStat
+	b := bound{swapLimit: tier.Unlimited, swapRoom: tier.Unlimited}
+	r := groupReader{group: g, buf: buf}
+	b.limit = min(r.value(g.limit), r.valueIfThere(g.high))
 	if !g.unified && g.lowest {
 		// The kernel knows of limits on ancestors that a container does not see.
-		if s, err = g.readStat(buf); err != nil {
-			return bound{}, err
-		}
-		b.limit = min(b.limit, s.limit)
+		b.limit = min(b.limit, r.figures().limit)
 	}
 	b.limited = b.limit <= total
 	if b.limited {
-		if s, err = g.readStat(buf); err != nil {
-			return bound{}, err
-		}
-		use, err := value(&g.usage, buf)
-		if err != nil {
-			return bound{}, err
-		}
-		b.room = max(b.limit-max(use-s.files, 0), 0)
-		b.strict = max(b.limit-max(use-s.inactive, 0), 0)
-		if err := g.readEvents(buf, &b); err != nil {
-			return bound{}, err
-		}
-		if !g.unified {
-			return b, g.boundBoth(buf, &b, use, s)
-		}
-		if err := raisePSI(g.dir, "memory.pressure", p); err != nil {
-			return bound{}, err
+		r.bound(&b)
+		if g.unified && r.err == nil {
+			r.err = raisePSI(g.dir, "memory.pressure", p)
 		}
 	}
 	if g.unified {
-		return b, g.boundSwap(buf, &b)
+		r.boundSwap(&b)
 	}
-	return b, nil
+	return b, r.err
 }
 
 // apply bounds a reading by what one cgroup allows. Groups come from the process's
@@ -423,36 +340,79 @@ func (b *bound) apply(m *tier.Memory, s *signs, g *group) {
 	s.scope, s.failures, m.Pressure.OOMKills = g.name, b.failures, b.kills
 }
 
-// boundSwap applies version 2's limit on swap.
-func (g *group) boundSwap(buf *[]byte, b *bound) error {
-	limit, _, err := valueIfThere(&g.swap, buf)
-	if err != nil || limit == tier.Unlimited {
-		return err
-	}
-	use, err := value(&g.swapUse, buf)
-	if err != nil {
-		return err
-	}
-	b.swapLimit, b.swapRoom = limit, max(limit-use, 0)
-	return nil
+// groupReader reads the files of a group one after the other. After the first error
+// it reads no more, and what it returns means nothing.
+type groupReader struct {
+	*group
+	buf *[]byte
+	err error
 }
 
-// boundBoth applies version 1's limit on memory and swap together: swap may take
-// what it leaves beyond the limit on memory.
-func (g *group) boundBoth(buf *[]byte, b *bound, use tier.Bytes, s groupStat) error {
-	limit, _, err := valueIfThere(&g.swap, buf)
-	if err != nil || limit == tier.Unlimited {
-		return err
+// value reads a file of one number of bytes or the word max, which is Unlimited.
+func (r *groupReader) value(path string) (v tier.Bytes) {
+	if text := r.text(path); r.err == nil {
+		v, r.err = parseValue(path, text)
 	}
-	both, err := value(&g.swapUse, buf)
-	if err != nil {
-		return err
+	return v
+}
+
+// valueIfThere is value for a file that a kernel need not have; without it there
+// is no limit.
+func (r *groupReader) valueIfThere(path string) (v tier.Bytes) {
+	v = tier.Unlimited
+	if text, ok := r.textIfThere(path); ok {
+		v, r.err = parseValue(path, text)
 	}
-	b.room = min(b.room, max(limit-max(both-s.files, 0), 0))
-	b.strict = min(b.strict, max(limit-max(both-s.inactive, 0), 0))
-	b.swapLimit = max(limit-b.limit, 0)
-	b.swapRoom = max(b.swapLimit-max(both-use, 0), 0)
-	return nil
+	return v
+}
+
+func (r *groupReader) text(path string) (text []byte) {
+	if r.err == nil {
+		text, r.err = readFile(path, r.buf)
+	}
+	return text
+}
+
+func (r *groupReader) textIfThere(path string) (text []byte, ok bool) {
+	if r.err == nil {
+		text, ok, r.err = readIfThere(path, r.buf)
+	}
+	return text, ok
+}
+
+// figures reads memory.stat.
+func (r *groupReader) figures() (s groupStat) {
+	if text := r.text(r.stat); r.err == nil {
+		s, r.err = parseGroupStat(r.stat, text, r.unified)
+	}
+	return s
+}
+
+// bound fills in what a limited group has left and what has happened in it. Version
+// 1 limits memory and swap together as well: swap may take what that leaves beyond
+// the limit on memory.
+func (r *groupReader) bound(b *bound) {
+	s, use := r.figures(), r.value(r.usage)
+	b.room = max(b.limit-max(use-s.files, 0), 0)
+	b.strict = max(b.limit-max(use-s.inactive, 0), 0)
+	r.readEvents(b)
+	if r.unified {
+		return
+	}
+	if limit := r.valueIfThere(r.swap); limit != tier.Unlimited {
+		both := r.value(r.swapUse)
+		b.room = min(b.room, max(limit-max(both-s.files, 0), 0))
+		b.strict = min(b.strict, max(limit-max(both-s.inactive, 0), 0))
+		b.swapLimit = max(limit-b.limit, 0)
+		b.swapRoom = max(b.swapLimit-max(both-use, 0), 0)
+	}
+}
+
+// boundSwap applies version 2's limit on swap.
+func (r *groupReader) boundSwap(b *bound) {
+	if limit := r.valueIfThere(r.swap); limit != tier.Unlimited {
+		b.swapLimit, b.swapRoom = limit, max(limit-r.value(r.swapUse), 0)
+	}
 }
 
 // readEvents counts kills and failures, and finds out whether the group is
@@ -460,37 +420,19 @@ func (g *group) boundBoth(buf *[]byte, b *bound, use tier.Bytes, s groupStat) er
 // that all the time, a hundred thousand times for a gigabyte, and pages read before
 // are reclaimed. It is exhausted if less than a sixteenth of the limit would be left
 // without any file pages.
-func (g *group) readEvents(buf *[]byte, b *bound) error {
+func (r *groupReader) readEvents(b *bound) {
 	var e groupEvents
-	text, ok, err := g.events.readIfThere(buf)
-	if err == nil && ok {
-		e, err = parseGroupEvents(g.events.path, text)
-	}
-	if err != nil {
-		return err
+	if text, ok := r.textIfThere(r.events); ok {
+		e, r.err = parseGroupEvents(r.events, text)
 	}
 	b.counted, b.kills, b.failures = e.counted, e.kills, e.failures
-	count := e.hits
-	if !g.unified {
-		n, ok, err := valueIfThere(&g.failcnt, buf)
-		if err != nil {
-			return err
-		}
-		if ok {
-			count = uint64(n)
-		}
+	if !r.unified {
+		e.hits = uint64(r.valueIfThere(r.failcnt))
 	}
-	b.exhausted = g.hits.seen && count > g.hits.count && b.room < b.limit/16
-	g.hits = hits{seen: true, count: count}
-	return nil
-}
-
-func (g *group) readStat(buf *[]byte) (groupStat, error) {
-	text, err := g.stat.read(buf)
-	if err != nil {
-		return groupStat{}, err
+	if r.err == nil {
+		b.exhausted = r.hits.seen && e.hits > r.hits.count && b.room < b.limit/16
+		r.hits = hits{seen: true, count: e.hits}
 	}
-	return parseGroupStat(g.stat.path, text, g.unified)
 }
 
 // groupStat is the figures of a memory.stat that count here.
@@ -501,34 +443,28 @@ type groupStat struct {
 }
 
 func parseGroupStat(path string, text []byte, unified bool) (groupStat, error) {
-	s := groupStat{limit: tier.Unlimited}
-	for key, value := range pairs(text) {
-		if !unified && !bytes.HasPrefix(key, []byte("hierarchical_")) {
-			// Without the prefix a line is of this group alone.
-			var ok bool
-			if key, ok = bytes.CutPrefix(key, []byte("total_")); !ok {
-				continue
-			}
-		}
-		name := string(key)
-		if name != "inactive_file" && name != "active_file" && name != "hierarchical_memory_limit" {
-			continue
-		}
-		n, err := numberOf(path, key, value)
-		if err != nil {
-			return groupStat{}, err
-		}
-		switch amount := bounded(n); name {
-		case "hierarchical_memory_limit":
-			s.limit = amount
-		case "inactive_file":
-			s.inactive = amount
-			fallthrough
-		default:
-			s.files = s.files.Plus(amount)
-		}
+	// In version 1 the lines without a prefix are of this group alone.
+	inactive, active := "total_inactive_file", "total_active_file"
+	if unified {
+		inactive, active = "inactive_file", "active_file"
 	}
-	return s, nil
+	var files, onInactive, limit uint64
+	err := sum(path, text, func(key []byte) *uint64 {
+		switch string(key) {
+		case "hierarchical_memory_limit":
+			return &limit
+		case inactive:
+			return &onInactive
+		case active:
+			return &files
+		}
+		return nil
+	})
+	s := groupStat{files: bounded(files).Plus(bounded(onInactive)), inactive: bounded(onInactive), limit: tier.Unlimited}
+	if limit > 0 {
+		s.limit = bounded(limit)
+	}
+	return s, err
 }
 
 // groupEvents is the figures of memory.events and memory.oom_control that count
@@ -540,43 +476,19 @@ type groupEvents struct {
 }
 
 func parseGroupEvents(path string, text []byte) (e groupEvents, err error) {
-	for key, value := range pairs(text) {
-		var to *uint64
+	err = sum(path, text, func(key []byte) *uint64 {
 		switch string(key) {
 		case "oom_kill":
-			to, e.counted = &e.kills, true
+			e.counted = true
+			return &e.kills
 		case "oom":
-			to = &e.failures
+			return &e.failures
 		case "max":
-			to = &e.hits
-		default:
-			continue
+			return &e.hits
 		}
-		if *to, err = numberOf(path, key, value); err != nil {
-			return groupEvents{}, err
-		}
-	}
-	return e, nil
-}
-
-// value reads a file of one number of bytes or the word max, which is Unlimited.
-func value(f *file, buf *[]byte) (tier.Bytes, error) {
-	text, err := f.read(buf)
-	if err != nil {
-		return 0, err
-	}
-	return parseValue(f.path, text)
-}
-
-// valueIfThere is value for a file that a kernel need not have; without it there
-// is no limit.
-func valueIfThere(f *file, buf *[]byte) (v tier.Bytes, ok bool, err error) {
-	text, ok, err := f.readIfThere(buf)
-	if err != nil || !ok {
-		return tier.Unlimited, false, err
-	}
-	v, err = parseValue(f.path, text)
-	return v, err == nil, err
+		return nil
+	})
+	return e, err
 }
 
 func parseValue(path string, text []byte) (tier.Bytes, error) {
@@ -590,6 +502,3 @@ func parseValue(path string, text []byte) (tier.Bytes, error) {
 	}
 	return bounded(n), nil
 }
-
-// bounded returns n as Bytes; a number beyond 63 bits is no limit.
-func bounded(n uint64) tier.Bytes { return tier.Bytes(min(n, uint64(tier.Unlimited))) }

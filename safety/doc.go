@@ -9,13 +9,12 @@
 //
 // # The probe
 //
-// On Linux Available is MemAvailable (an estimate if the kernel is older than
-// 3.14), bounded by every cgroup with a limit from the process's own up to the
-// mount point, of version 1 or 2, wherever it is mounted: the smaller of
-// memory.max and memory.high, less what is in use. File pages that are not locked
-// count as available in both, our own among them; [Promise] takes those off. Swap
-// on disk is kept apart from zram and zswap, and bounded by the cgroups' limits
-// on swap. Elsewhere it is what the system calls of macOS and Windows say; on any
+// On Linux 3.14 and later Available is MemAvailable, bounded by every cgroup with
+// a limit from the process's own up to the mount point, of version 1 or 2, wherever
+// it is mounted: the smaller of memory.max and memory.high, less what is in use.
+// File pages that are not locked count as available in both, our own among them;
+// [Promise] takes those off. Swap on disk is kept apart from zram and zswap, and
+// bounded by the cgroups' limits on swap. Elsewhere it is what the system calls of macOS and Windows say; on any
 // other system a reading is an error.
 //
 // Pressure is judged as follows; a level is left when the figure has fallen to half:

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"iter"
 	"math"
 	"os"
 	"strconv"
@@ -27,54 +25,51 @@ const (
 	maxErrorExcerpt = 160
 )
 
-// file is one of the kernel's text files, kept open and read from its start each
-// time.
-type file struct {
-	path   string
-	open   *os.File
-	absent bool // it was not there, and is not looked for again before forget
-}
-
-// read returns the contents. The result lies in buf, which grows as needed, and is
-// valid until buf is used again.
-func (f *file) read(buf *[]byte) ([]byte, error) {
-	if f.open == nil {
-		if err := f.reopen(); err != nil {
-			return nil, err
+// readFile returns the contents of a regular file, as all files of proc, sys and
+// cgroup are; it does not wait for the far end of a pipe. The result lies in buf,
+// which grows as needed, and is valid until buf is used again.
+func readFile(path string, buf *[]byte) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	for err == unix.EINTR {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, notRegular(path)
+	}
+	for n := 0; n < maxFile; {
+		if n == len(*buf) {
+			*buf = append(*buf, make([]byte, max(n, firstBuffer))...)
 		}
-	}
-	if len(*buf) == 0 {
-		*buf = make([]byte, firstBuffer)
-	}
-	for n := 0; ; {
-		k, err := f.open.ReadAt((*buf)[n:], int64(n))
-		n += k
+		k, err := unix.Read(fd, (*buf)[n:])
 		switch {
-		case err == io.EOF:
-			return (*buf)[:n], nil
+		case err == unix.EINTR:
 		case err != nil:
-			f.close()
-			return nil, err
-		case n >= maxFile:
-			f.close()
-			return nil, tooLarge(f.path, maxFile)
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		case k == 0:
+			return (*buf)[:n], nil
+		default:
+			n += k
 		}
-		*buf = append(*buf, make([]byte, len(*buf))...)
 	}
+	return nil, tooLarge(path, maxFile)
 }
 
-// readIfThere is read for a file that a kernel need not have; ok reports whether
-// this one has it.
-func (f *file) readIfThere(buf *[]byte) (data []byte, ok bool, err error) {
-	if f.absent {
-		return nil, false, nil
-	}
-	data, err = f.read(buf)
+// readIfThere is readFile for a file that a kernel need not have; ok reports
+// whether this one has it.
+func readIfThere(path string, buf *[]byte) (text []byte, ok bool, err error) {
+	text, err = readFile(path, buf)
 	if missing(err) {
-		f.absent = true
 		return nil, false, nil
 	}
-	return data, err == nil, err
+	return text, err == nil, err
 }
 
 // missing reports whether err says that a file is not there for this process: no
@@ -87,43 +82,6 @@ func missing(err error) bool {
 	}
 	return false
 }
-
-// reopen opens a regular file, as all files of proc, sys and cgroup are. It never
-// waits for the far end of a pipe, and keeps the file out of the runtime's poller,
-// which every event of a cgroup would wake.
-func (f *file) reopen() error {
-	fd, err := unix.Open(f.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	for err == unix.EINTR {
-		fd, err = unix.Open(f.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	}
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: f.path, Err: err}
-	}
-	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-		unix.Close(fd)
-		return notRegular(f.path)
-	}
-	if err == nil {
-		err = unix.SetNonblock(fd, false)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return &fs.PathError{Op: "stat", Path: f.path, Err: err}
-	}
-	f.open = os.NewFile(uintptr(fd), f.path)
-	return nil
-}
-
-func (f *file) close() {
-	if f.open != nil {
-		f.open.Close()
-		f.open = nil
-	}
-}
-
-// forget makes the next reading look again whether the file is there.
-func (f *file) forget() { f.absent = false }
 
 // parsed returns what procfs makes of the file name in the folder dir. Procfs opens
 // whatever is there and stops reading at its bound, so neither a pipe nor a file
@@ -150,50 +108,31 @@ func parsed[T any](dir, name string, parse func(procfs.FS) (T, error)) (v T, err
 	return v, err
 }
 
-// pairs yields the first two words of each line of a text: a key and its value.
-func pairs(text []byte) iter.Seq2[[]byte, []byte] {
-	return func(yield func(key, value []byte) bool) {
-		for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-			key, rest := word(line)
-			if value, _ := word(rest); !yield(key, value) {
-				return
-			}
+// sum adds the values of a text's lines, each a key, a blank and a number, to the
+// counters that the keys have; those without one do not count.
+func sum(path string, text []byte, counter func(key []byte) *uint64) error {
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
+		key, value, _ := bytes.Cut(line, []byte{' '})
+		to := counter(key)
+		if to == nil {
+			continue
+		}
+		n, ok := number(value)
+		if !ok {
+			return invalid(path, line, "must be a number")
+		}
+		if *to += n; *to < n {
+			*to = math.MaxUint64
 		}
 	}
-}
-
-// word returns the first word of a line and the text after it. Blanks and tabs
-// part words; an empty word means that there is none.
-func word(line []byte) (w, rest []byte) {
-	const blanks = " \t\r"
-	line = bytes.TrimLeft(line, blanks)
-	if end := bytes.IndexAny(line, blanks); end >= 0 {
-		return line[:end], line[end:]
-	}
-	return line, nil
+	return nil
 }
 
 // number returns the value of a text of decimal digits, and whether it is one that
 // fits.
 func number(text []byte) (uint64, bool) {
-	n := uint64(0)
-	for _, c := range text {
-		d := uint64(c - '0')
-		if c < '0' || c > '9' || n > (math.MaxUint64-d)/10 {
-			return 0, false
-		}
-		n = n*10 + d
-	}
-	return n, len(text) > 0
-}
-
-// numberOf is number for the value of a key in the file at path.
-func numberOf(path string, key, value []byte) (uint64, error) {
-	n, ok := number(value)
-	if !ok {
-		return 0, invalid(path, fmt.Appendf(nil, "%s %s", key, value), "must be a number")
-	}
-	return n, nil
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	return n, err == nil
 }
 
 // invalid returns the error of a file whose text breaks a rule.

@@ -20,24 +20,11 @@ func TestParsers_ThisMachine_AgreeWithProcfs(t *testing.T) {
 	}
 	buf := []byte(nil)
 	read := func(name string) []byte {
-		text, err := (&file{path: "/proc/" + name}).read(&buf)
+		text, err := readFile("/proc/"+name, &buf)
 		if err != nil {
 			t.Skip(err)
 		}
 		return text
-	}
-	zones, err := oracle.Zoneinfo()
-	if err != nil {
-		t.Fatal(err)
-	}
-	low := uint64(0)
-	for _, z := range zones {
-		if z.Low != nil {
-			low += uint64(*z.Low)
-		}
-	}
-	if pages, err := parseWatermarks("zoneinfo", read("zoneinfo")); err != nil || pages != low {
-		t.Errorf("low watermarks are %d pages, procfs says %d (%v)", pages, low, err)
 	}
 	self, err := oracle.Self()
 	if err != nil {
@@ -72,7 +59,7 @@ func TestReadMeminfo_OddTexts(t *testing.T) {
 		"fields without a unit": good + "HugePages_Total: 0\nHugePages_Free: 3\n",
 	} {
 		m, err := readMeminfo(newTree(t, map[string]string{"proc/meminfo": text}).dir + "/proc")
-		if err != nil || m.total != 10*tier.KiB || m.available != 4*tier.KiB || !m.hasAvailable {
+		if err != nil || m.total != 10*tier.KiB || m.available != 4*tier.KiB {
 			t.Errorf("%s: %+v, %v", name, m, err)
 		}
 	}
@@ -101,7 +88,7 @@ func TestUnescape_KernelsEscapes(t *testing.T) {
 	for text, want := range map[string]string{
 		`/a\040b`: "/a b", `/a\134b`: `/a\b`, `\011\012`: "\t\n", `/a\`: `/a\`, `/a\04`: `/a\04`, `/a\999`: `/a\999`, `\777`: `\777`, "": "",
 	} {
-		if got := unescape([]byte(text)); got != want {
+		if got := unescape(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
@@ -112,7 +99,7 @@ func fuzzText(f *testing.F, seeds ...string) {
 	for _, s := range seeds {
 		f.Add([]byte(s))
 	}
-	for _, name := range []string{"/proc/meminfo", "/proc/vmstat", "/proc/swaps", "/proc/pressure/memory", "/proc/zoneinfo", "/proc/self/cgroup", "/proc/self/mountinfo"} {
+	for _, name := range []string{"/proc/meminfo", "/proc/vmstat", "/proc/swaps", "/proc/pressure/memory", "/proc/self/cgroup", "/proc/self/mountinfo"} {
 		if text, err := os.ReadFile(name); err == nil {
 			f.Add(text)
 		}
@@ -125,14 +112,14 @@ func procOf(t *testing.T, name string, text []byte) string {
 }
 
 func FuzzMeminfo(f *testing.F) {
-	fuzzText(f, "MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\n", "MemTotal: 1 kB\nMemFree:\n\n", "MemTotal:1 kB\nMemFree: 2 kB\nShmem: 9007199254740991 kB\nZswap: 5 kB",
-		"MemTotal: 18014398509481985 kB\nMemFree: 1 kB\n", "MemTotal: 0x10 kB\nMemFree: 8\n")
+	fuzzText(f, "MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\n", "MemTotal: 1 kB\nMemFree:\n\n", "MemTotal:1 kB\nMemAvailable: 2 kB\nCmaFree: 9007199254740991 kB\nZswap: 5 kB",
+		"MemTotal: 18014398509481985 kB\nMemAvailable: 1 kB\n", "MemTotal: 0x10 kB\nMemFree: 8\n")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		m, err := readMeminfo(procOf(t, "meminfo", text))
 		switch {
 		case err != nil && !errors.Is(err, tier.ErrInvalid):
 			t.Error(err)
-		case err == nil && (m.total <= 0 || m.available < 0 || m.free < 0 || m.cmaFree < 0 || m.zswap < 0 || m.swapFree < 0):
+		case err == nil && (m.total <= 0 || m.available < 0 || m.cmaFree < 0 || m.zswap < 0 || m.swapFree < 0):
 			t.Errorf("%+v", m)
 		}
 	})
@@ -175,15 +162,6 @@ func FuzzPSI(f *testing.F) {
 		}
 		if p.HasPSI != (err == nil) || err != nil && !errors.Is(err, tier.ErrInvalid) {
 			t.Errorf("%v: %+v", err, p)
-		}
-	})
-}
-
-func FuzzWatermarks(f *testing.F) {
-	fuzzText(f, "low 281474976710656\nlow 281474976710656\nlow 281474976710656\n")
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if n, err := parseWatermarks("zoneinfo", text); err == nil && n > 1<<50 {
-			t.Errorf("%d pages", n)
 		}
 	})
 }

@@ -76,32 +76,24 @@ type counters struct {
 
 // parseVmstat reads the text of /proc/vmstat. A counter that a kernel lacks stays
 // zero; kernels before 5.9 count refaults of all kinds together.
-func parseVmstat(path string, text []byte) (counters, error) {
-	var c counters
-	for key, value := range pairs(text) {
-		var to *uint64
+func parseVmstat(path string, text []byte) (c counters, err error) {
+	err = sum(path, text, func(key []byte) *uint64 {
 		switch string(key) {
 		case "workingset_refault_file", "workingset_refault":
-			to = &c.refault
+			return &c.refault
 		case "pswpout":
-			to = &c.swapOut
+			return &c.swapOut
 		case "pgscan_direct":
-			to = &c.scans
+			return &c.scans
 		case "oom_kill":
-			to = &c.kills
-		default:
-			if !bytes.HasPrefix(key, []byte("allocstall")) {
-				continue
-			}
-			to = &c.stalls // one counter for each zone
+			return &c.kills
 		}
-		n, err := numberOf(path, key, value)
-		if err != nil {
-			return counters{}, err
+		if bytes.HasPrefix(key, []byte("allocstall")) { // one for each zone
+			return &c.stalls
 		}
-		*to += n
-	}
-	return c, nil
+		return nil
+	})
+	return c, err
 }
 
 // rateWindow is the least time over which rates are taken: shorter ones would

@@ -34,10 +34,8 @@ type ProbeOptions struct {
 //
 // A Probe may be used by several goroutines: they take turns, and a caller that
 // waited during the whole of another's reading gets that reading. It starts no
-// goroutine. On Linux it keeps the files of vmstat and of the cgroups around the
-// process open, two to ten for each cgroup; it opens those of meminfo, swaps and
-// pressure stall information for each reading, so that a process without a free
-// file handle gets an error.
+// goroutine and keeps no file open: a process without a free file handle gets an
+// error.
 type Probe struct {
 	turn chan struct{} // holds one token; its taker owns the fields up to closed
 
@@ -65,7 +63,7 @@ type ProbeStatus struct {
 	// Bound is what bounded the last reading: "host", or the path of a cgroup.
 	Bound string `json:"bound,omitempty"`
 	// Notes are the hints of the last reading.
-	Notes []string `json:"notes,omitempty"`
+	Notes tier.Notes `json:"notes,omitempty"`
 	// Readings and Failures count the readings that succeeded and that failed.
 	Readings uint64 `json:"readings"`
 	Failures uint64 `json:"failures"`
@@ -106,8 +104,7 @@ func newProbe(o ProbeOptions) *Probe {
 //
 // The error of a file that holds what it should not unwraps to tier.ErrInvalid and
 // names the file and the text; that of a file that cannot be read is an
-// *fs.PathError. After Close the error unwraps to tier.ErrClosed. The Notes of the
-// result are shared: do not change them.
+// *fs.PathError. After Close the error unwraps to tier.ErrClosed.
 func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	called := time.Now()
 	if ctx.Err() != nil {
@@ -157,21 +154,21 @@ func (p *Probe) report(m tier.Memory, err error) {
 // under way.
 func (p *Probe) Status() ProbeStatus {
 	s := *p.status.Load()
-	s.Groups, s.Notes = slices.Clone(s.Groups), slices.Clone(s.Notes)
+	s.Groups = slices.Clone(s.Groups)
 	return s
 }
 
 // PartStatus implements tier.PartStatuser with Status.
 func (p *Probe) PartStatus() any { return p.Status() }
 
-// Close waits for a reading under way and closes the files. It may be called
-// again and always returns nil.
+// Close waits for a reading under way, and no other follows. It may be called again
+// and always returns nil.
 func (p *Probe) Close() error {
 	<-p.turn
 	defer func() { p.turn <- struct{}{} }()
-	if !p.closed {
-		p.closed = true
-		p.source.close()
-	}
+	p.closed = true
 	return nil
 }
+
+// bounded returns n as Bytes; a number beyond 63 bits is no limit.
+func bounded(n uint64) tier.Bytes { return tier.Bytes(min(n, uint64(tier.Unlimited))) }

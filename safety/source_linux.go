@@ -2,6 +2,7 @@ package safety
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,9 +26,8 @@ type source struct {
 	page      tier.Bytes
 	buf       []byte
 
-	vmstat, zoneinfo    file
-	zswapOn, zswapShare file
-	cgroup, mountinfo   file
+	// The paths of files.
+	vmstat, zswapOn, zswapShare, cgroup, mountinfo string
 
 	// The layout: which cgroups bound this process.
 	groups     []*group
@@ -39,37 +39,16 @@ type source struct {
 
 	rates rates
 	judge judge
-
-	noted noteSet
-	notes []string
 }
 
 func newSource(o ProbeOptions) *source {
-	s := &source{options: o, proc: o.Proc, sys: o.Sys, page: tier.Bytes(os.Getpagesize())}
-	if s.proc == "" {
-		s.proc = procfs.DefaultMountPoint
+	proc, sys := cmp.Or(o.Proc, procfs.DefaultMountPoint), cmp.Or(o.Sys, "/sys")
+	return &source{
+		options: o, proc: proc, sys: sys, page: tier.Bytes(os.Getpagesize()),
+		vmstat: proc + "/vmstat", cgroup: proc + "/self/cgroup", mountinfo: proc + "/self/mountinfo",
+		zswapOn:    sys + "/module/zswap/parameters/enabled",
+		zswapShare: sys + "/module/zswap/parameters/max_pool_percent",
 	}
-	if s.sys == "" {
-		s.sys = "/sys"
-	}
-	s.vmstat = file{path: s.proc + "/vmstat"}
-	s.zoneinfo = file{path: s.proc + "/zoneinfo"}
-	s.cgroup = file{path: s.proc + "/self/cgroup"}
-	s.mountinfo = file{path: s.proc + "/self/mountinfo"}
-	s.zswapOn = file{path: s.sys + "/module/zswap/parameters/enabled"}
-	s.zswapShare = file{path: s.sys + "/module/zswap/parameters/max_pool_percent"}
-	return s
-}
-
-func (s *source) files() [6]*file {
-	return [6]*file{&s.vmstat, &s.zoneinfo, &s.zswapOn, &s.zswapShare, &s.cgroup, &s.mountinfo}
-}
-
-func (s *source) close() {
-	for _, f := range s.files() {
-		f.close()
-	}
-	s.closeGroups()
 }
 
 // describe fills in where the source reads.
@@ -105,7 +84,7 @@ func (s *source) read(ctx context.Context, at time.Time) (tier.Memory, error) {
 
 func (s *source) readAll(ctx context.Context, at time.Time) (tier.Memory, error) {
 	var m tier.Memory
-	var notes noteSet
+	var notes []string
 	info, err := s.readHost(&m, &notes)
 	if err != nil {
 		return tier.Memory{}, err
@@ -138,23 +117,26 @@ func (s *source) readAll(ctx context.Context, at time.Time) (tier.Memory, error)
 	}
 	m.Active = m.Available - min(strict, m.Available)
 	if !m.Pressure.HasPSI {
-		notes.add(noteNoPSI)
+		notes = append(notes, noteNoPSI)
+	}
+	if s.hidden {
+		notes = append(notes, noteHidden)
+	}
+	if s.unreadable {
+		notes = append(notes, noteUnreadable)
 	}
 	s.judge = s.judge.next(at, m.Pressure, signs)
 	m.Pressure.Level = s.judge.level
-	m.Notes = s.say(notes)
+	m.Notes = m.Notes.With(notes...)
 	return m, nil
 }
 
 // meminfo is the fields of /proc/meminfo that count here.
 type meminfo struct {
-	total, free, available tier.Bytes
-	buffers, cached, shmem tier.Bytes
-	slab                   tier.Bytes // SReclaimable
-	swapTotal, swapFree    tier.Bytes
-	zswap                  tier.Bytes // memory that zswap takes
-	cmaFree                tier.Bytes
-	hasAvailable           bool
+	total, available    tier.Bytes
+	swapTotal, swapFree tier.Bytes
+	zswap               tier.Bytes // memory that zswap takes
+	cmaFree             tier.Bytes
 }
 
 // readMeminfo reads /proc/meminfo below the folder proc.
@@ -164,18 +146,13 @@ func readMeminfo(proc string) (meminfo, error) {
 	if err != nil {
 		return meminfo{}, err
 	}
-	m := meminfo{hasAvailable: of.MemAvailable != nil}
+	var m meminfo
 	for _, f := range [...]struct {
 		kB, bytes *uint64
 		to        *tier.Bytes
 	}{
 		{of.MemTotal, of.MemTotalBytes, &m.total},
-		{of.MemFree, of.MemFreeBytes, &m.free},
 		{of.MemAvailable, of.MemAvailableBytes, &m.available},
-		{of.Buffers, of.BuffersBytes, &m.buffers},
-		{of.Cached, of.CachedBytes, &m.cached},
-		{of.Shmem, of.ShmemBytes, &m.shmem},
-		{of.SReclaimable, of.SReclaimableBytes, &m.slab},
 		{of.SwapTotal, of.SwapTotalBytes, &m.swapTotal},
 		{of.SwapFree, of.SwapFreeBytes, &m.swapFree},
 		{of.Zswap, of.ZswapBytes, &m.zswap},
@@ -192,38 +169,23 @@ func readMeminfo(proc string) (meminfo, error) {
 	switch {
 	case m.total == 0:
 		return meminfo{}, invalid(path, nil, "must hold a MemTotal above 0")
-	case of.MemAvailable == nil && of.MemFree == nil:
-		return meminfo{}, invalid(path, nil, "must hold MemAvailable, or MemFree if the kernel is older")
+	case of.MemAvailable == nil:
+		return meminfo{}, invalid(path, nil, "must hold MemAvailable, as it does since Linux 3.14")
 	}
 	return m, nil
 }
 
-// estimate returns what a kernel before 3.14, which has no MemAvailable, would have
-// said: free pages and the page cache, without tmpfs, and half of the slab that
-// can be reclaimed, less the low watermarks that the kernel keeps to itself.
-func (m *meminfo) estimate(watermarks tier.Bytes) tier.Bytes {
-	return m.free.Plus(m.buffers).Plus(m.cached).Minus(m.shmem).Plus(m.slab / 2).Minus(watermarks)
-}
-
 // readHost fills in what the machine as a whole has.
-func (s *source) readHost(m *tier.Memory, notes *noteSet) (meminfo, error) {
+func (s *source) readHost(m *tier.Memory, notes *[]string) (meminfo, error) {
 	info, err := readMeminfo(s.proc)
 	if err != nil {
 		return meminfo{}, err
 	}
 	available := info.available
-	if !info.hasAvailable {
-		notes.add(noteEstimated)
-		watermarks, err := s.watermarks(info.total)
-		if err != nil {
-			return meminfo{}, err
-		}
-		available = info.estimate(watermarks)
-	}
 	if s.options.DeviceMemory {
 		available = available.Minus(info.cmaFree)
 	} else if info.cmaFree >= info.total/16 {
-		notes.add(noteCMA)
+		*notes = append(*notes, noteCMA)
 	}
 	m.Total = info.total
 	m.Available = min(max(available, 0), info.total)
@@ -231,56 +193,24 @@ func (s *source) readHost(m *tier.Memory, notes *noteSet) (meminfo, error) {
 	return info, nil
 }
 
-// watermarks returns what the kernel keeps to itself. If it does not say, a 64th
-// of the memory: more than a kernel keeps unless it is told to.
-func (s *source) watermarks(total tier.Bytes) (tier.Bytes, error) {
-	text, ok, err := s.zoneinfo.readIfThere(&s.buf)
-	if err != nil {
-		return 0, err
-	}
-	if !ok {
-		return total / 64, nil
-	}
-	pages, err := parseWatermarks(s.zoneinfo.path, text)
-	return min(tier.Bytes(pages), total/s.page) * s.page, err
-}
-
-// parseWatermarks returns the sum of the zones' low watermarks, in pages, of the
-// text of /proc/zoneinfo.
-func parseWatermarks(path string, text []byte) (uint64, error) {
-	const maxPages = 1 << 48 // no machine has more
-	sum := uint64(0)
-	for key, value := range pairs(text) {
-		if string(key) != "low" {
-			continue
-		}
-		n, err := numberOf(path, key, value)
-		if err != nil {
-			return 0, err
-		}
-		sum = min(sum+min(n, maxPages), maxPages)
-	}
-	return sum, nil
-}
-
 // readSwap fills in the machine's swap.
-func (s *source) readSwap(m *tier.Memory, info meminfo, notes *noteSet) error {
+func (s *source) readSwap(m *tier.Memory, info meminfo, notes *[]string) error {
 	switch err := readSwaps(s.proc, m); {
 	case missing(err):
 		if info.swapTotal > 0 {
-			notes.add(noteSwapUnknown)
+			*notes = append(*notes, noteSwapUnknown)
 			m.CompressedSwapTotal, m.CompressedSwapFree = info.swapTotal, min(info.swapFree, info.swapTotal)
 		}
 	case err != nil:
 		return err
 	case m.CompressedSwapTotal > 0:
-		notes.add(noteZRAM)
+		*notes = append(*notes, noteZRAM)
 	}
 	pool, err := s.zswapPool(info)
 	if err != nil || pool == 0 {
 		return err
 	}
-	notes.add(noteZswap)
+	*notes = append(*notes, noteZswap)
 	m.CompressedSwapTotal = m.CompressedSwapTotal.Plus(pool)
 	m.CompressedSwapFree = m.CompressedSwapFree.Plus(pool - info.zswap)
 	return nil
@@ -318,92 +248,50 @@ func isZRAM(device string) bool {
 
 // zswapPool returns the most memory that zswap takes; zero if there is none.
 func (s *source) zswapPool(info meminfo) (tier.Bytes, error) {
-	text, ok, err := s.zswapOn.readIfThere(&s.buf)
+	text, ok, err := readIfThere(s.zswapOn, &s.buf)
 	if err != nil || !ok || !bytes.HasPrefix(text, []byte("Y")) {
 		return info.zswap, err
 	}
-	text, ok, err = s.zswapShare.readIfThere(&s.buf)
+	text, ok, err = readIfThere(s.zswapShare, &s.buf)
 	if err != nil || !ok {
 		return info.zswap, err
 	}
 	share, ok := number(bytes.TrimRight(text, "\n"))
 	if !ok || share > 100 {
-		return 0, invalid(s.zswapShare.path, text, "must be a number from 0 to 100")
+		return 0, invalid(s.zswapShare, text, "must be a number from 0 to 100")
 	}
 	return max(info.total/100*tier.Bytes(share), info.zswap), nil
 }
 
 // readWork fills in the machine's pressure and rates and returns its count of
 // kills.
-func (s *source) readWork(p *tier.Pressure, at time.Time, notes *noteSet) (kills uint64, err error) {
-	text, ok, err := s.vmstat.readIfThere(&s.buf)
+func (s *source) readWork(p *tier.Pressure, at time.Time, notes *[]string) (kills uint64, err error) {
+	text, ok, err := readIfThere(s.vmstat, &s.buf)
 	if err != nil {
 		return 0, err
 	}
 	if ok {
-		c, err := parseVmstat(s.vmstat.path, text)
+		c, err := parseVmstat(s.vmstat, text)
 		if err != nil {
 			return 0, err
 		}
 		s.rates.see(at, c, s.page)
 		kills = c.kills
 	} else {
-		notes.add(noteNoRates)
+		*notes = append(*notes, noteNoRates)
 	}
 	p.Refault, p.SwapOut, p.Stalls = s.rates.refault, s.rates.swapOut, s.rates.stalls
 	return kills, raisePSI(s.proc, "pressure/memory", p)
 }
 
-// note is something that a person should know about a reading.
-type note uint8
-
+// What a person should know about a reading.
 const (
-	noteNoPSI note = iota
-	noteNoRates
-	noteEstimated
-	noteCMA
-	noteZRAM
-	noteZswap
-	noteSwapUnknown
-	noteHidden
-	noteUnreadable
-	noteCount
+	noteNoPSI       = "The kernel has no pressure stall information: pressure is judged by refaults, direct reclaim and swap-out."
+	noteNoRates     = "The kernel's vmstat cannot be read: there are no rates."
+	noteCMA         = "A sixteenth or more of the memory is free CMA: memory of a device, and memory pinned for one, cannot be placed there."
+	noteZRAM        = "Swap on zram is memory again: it counts as no capacity."
+	noteZswap       = "Zswap keeps swapped pages in memory: its pool counts as no capacity."
+	noteSwapUnknown = "The list of swap devices cannot be read: all swap is taken for compressed memory."
+	noteHidden      = "The cgroup of this process is outside of what it can see: limits up there are not known."
+	noteUnreadable  = "The limit of a cgroup around this process may not be read: it is not known."
 )
-
-var noteTexts = [noteCount]string{
-	noteNoPSI:       "The kernel has no pressure stall information: pressure is judged by refaults, direct reclaim and swap-out.",
-	noteNoRates:     "The kernel's vmstat cannot be read: there are no rates.",
-	noteEstimated:   "The kernel has no MemAvailable: it is estimated from free pages, page cache and watermarks.",
-	noteCMA:         "A sixteenth or more of the memory is free CMA: memory of a device, and memory pinned for one, cannot be placed there.",
-	noteZRAM:        "Swap on zram is memory again: it counts as no capacity.",
-	noteZswap:       "Zswap keeps swapped pages in memory: its pool counts as no capacity.",
-	noteSwapUnknown: "The list of swap devices cannot be read: all swap is taken for compressed memory.",
-	noteHidden:      "The cgroup of this process is outside of what it can see: limits up there are not known.",
-	noteUnreadable:  "The limit of a cgroup around this process may not be read: it is not known.",
-}
-
-// noteSet is a set of notes.
-type noteSet uint16
-
-func (s *noteSet) add(n note) { *s |= 1 << n }
-
-// say returns the texts of the notes that hold. The slice is replaced only when
-// they change.
-func (s *source) say(now noteSet) []string {
-	if s.hidden {
-		now.add(noteHidden)
-	}
-	if s.unreadable {
-		now.add(noteUnreadable)
-	}
-	if now == s.noted {
-		return s.notes
-	}
-	s.noted, s.notes = now, nil
-	for n, text := range noteTexts {
-		if now&(1<<n) != 0 {
-			s.notes = append(s.notes, text)
-		}
-	}
-	return s.notes
-}

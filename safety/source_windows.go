@@ -2,10 +2,8 @@ package safety
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"github.com/modeltier/modeltier/tier"
@@ -27,44 +25,28 @@ type memoryStatus struct {
 	availableExtendedVirtual         uint64
 }
 
-// source asks the system with GlobalMemoryStatusEx.
-type source struct {
-	options ProbeOptions
-	status  *syscall.LazyProc
-}
+var globalMemoryStatusEx = syscall.NewLazyDLL("kernel32.dll").NewProc("GlobalMemoryStatusEx")
 
-func newSource(o ProbeOptions) *source {
-	return &source{options: o, status: syscall.NewLazyDLL("kernel32.dll").NewProc("GlobalMemoryStatusEx")}
-}
-
-func (s *source) close() {}
-
-func (s *source) describe(*ProbeStatus) {}
-
-// read counts as available the free and standby pages, as far as the commit
+// askSystem counts as available the free and standby pages, as far as the commit
 // limit lets one have them. Swap is what the page files add to that limit.
-func (s *source) read(context.Context, time.Time) (tier.Memory, error) {
-	if s.options.Proc != "" || s.options.Sys != "" || s.options.Mounts != "" {
-		return tier.Memory{}, fmt.Errorf("safety: this system has no proc file system to read: %w", errors.ErrUnsupported)
-	}
-	if err := s.status.Find(); err != nil {
+func askSystem(context.Context) (tier.Memory, error) {
+	if err := globalMemoryStatusEx.Find(); err != nil {
 		return tier.Memory{}, fmt.Errorf("GlobalMemoryStatusEx: %w", err)
 	}
 	st := memoryStatus{length: uint32(unsafe.Sizeof(memoryStatus{}))}
-	if ok, _, err := s.status.Call(uintptr(unsafe.Pointer(&st))); ok == 0 {
+	if ok, _, err := globalMemoryStatusEx.Call(uintptr(unsafe.Pointer(&st))); ok == 0 {
 		return tier.Memory{}, fmt.Errorf("GlobalMemoryStatusEx: %w", err)
 	}
-	bytes := func(n uint64) tier.Bytes { return tier.Bytes(min(n, uint64(tier.Unlimited))) }
-	m := tier.Memory{Total: bytes(st.totalPhysical), Source: "host"}
-	m.Available = min(bytes(st.availablePhysical), bytes(st.availableCommit), m.Total)
-	m.SwapTotal = max(bytes(st.totalCommit)-bytes(st.totalPhysical), 0)
-	m.SwapFree = min(max(bytes(st.availableCommit)-bytes(st.availablePhysical), 0), m.SwapTotal)
+	m := tier.Memory{Total: bounded(st.totalPhysical), Source: "host"}
+	m.Available = min(bounded(st.availablePhysical), bounded(st.availableCommit), m.Total)
+	m.SwapTotal = max(bounded(st.totalCommit)-bounded(st.totalPhysical), 0)
+	m.SwapFree = min(max(bounded(st.availableCommit)-bounded(st.availablePhysical), 0), m.SwapTotal)
 	switch {
 	case st.load >= highLoad:
 		m.Pressure.Level = tier.PressureHigh
 	case st.load >= mediumLoad:
 		m.Pressure.Level = tier.PressureMedium
 	}
-	m.Notes = []string{"The system has no figure of stalls: pressure is judged by the share of memory in use."}
+	m.Notes = "The system has no figure of stalls: pressure is judged by the share of memory in use."
 	return m, nil
 }

@@ -137,5 +137,5 @@ func group1(dir string, files map[string]string, more []string) map[string]strin
 }
 
 func notesContain(m tier.Memory, part string) bool {
-	return slices.ContainsFunc(m.Notes, func(n string) bool { return strings.Contains(n, part) })
+	return strings.Contains(string(m.Notes), part)
 }

@@ -56,6 +56,8 @@ var codes = []struct {
 	{ErrInvalid, "invalid_request"},
 	{ErrPanic, "internal"},
 	{ErrMove, "move_failed"},
+	{context.DeadlineExceeded, "deadline_exceeded"},
+	{context.Canceled, "canceled"},
 }
 
 // Code returns the stable word for err: that of the Coder in its chain, else that
@@ -73,12 +75,6 @@ func Code(err error) string {
 			return c.code
 		}
 	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return "deadline_exceeded"
-	case errors.Is(err, context.Canceled):
-		return "canceled"
-	}
 	return "internal"
 }
 
@@ -94,6 +90,14 @@ func Suggestions(err error) []string {
 		return []string{"The load goes on if other requests wait for it: ask again, or wait longer."}
 	}
 	return nil
+}
+
+// wrapped is what an error unwraps to that may have a cause.
+func wrapped(sentinel, cause error) []error {
+	if cause == nil {
+		return []error{sentinel}
+	}
+	return []error{sentinel, cause}
 }
 
 func joinFaults(faults []error) error {
@@ -197,10 +201,7 @@ func (e *NoCapableModelError) Error() string {
 
 // Unwrap returns ErrNoCapableModel and, if there is one, Unsafe.
 func (e *NoCapableModelError) Unwrap() []error {
-	if e.Unsafe != nil {
-		return []error{ErrNoCapableModel, e.Unsafe}
-	}
-	return []error{ErrNoCapableModel}
+	return wrapped(ErrNoCapableModel, e.Unsafe)
 }
 
 // Code implements Coder.
@@ -240,6 +241,14 @@ func (h Holder) String() string {
 		why = ", moving"
 	}
 	return fmt.Sprintf("%s (%v%s)", h.Model, h.Bytes, why)
+}
+
+func listed(holders []Holder) string {
+	names := make([]string, len(holders))
+	for i, h := range holders {
+		names[i] = h.String()
+	}
+	return strings.Join(names, ", ")
 }
 
 // CapacityError is room that is missing: for good (it unwraps to ErrTooLarge) or for
@@ -294,16 +303,12 @@ func (e *CapacityError) Unwrap() error {
 
 // Suggestions implements Suggester.
 func (e *CapacityError) Suggestions() []string {
-	var out []string
 	if e.Never {
-		return append(out, fmt.Sprintf("Raise the %s limit, or use a smaller model or a stronger quantisation.", e.place()))
+		return []string{fmt.Sprintf("Raise the %s limit, or use a smaller model or a stronger quantisation.", e.place())}
 	}
+	var out []string
 	if len(e.Holders) > 0 {
-		names := make([]string, 0, len(e.Holders))
-		for _, h := range e.Holders[:min(len(e.Holders), 5)] {
-			names = append(names, h.String())
-		}
-		out = append(out, "Room is held by "+strings.Join(names, ", ")+": demote one of them, or wait.")
+		out = append(out, "Room is held by "+listed(e.Holders[:min(len(e.Holders), 5)])+": demote one of them, or wait.")
 	}
 	return append(out, "Ask for a smaller model, or free memory on the machine.")
 }
@@ -330,10 +335,7 @@ func (e *BusyError) Error() string {
 
 // Unwrap returns ErrBusy and, if there is one, Cause.
 func (e *BusyError) Unwrap() []error {
-	if e.Cause != nil {
-		return []error{ErrBusy, e.Cause}
-	}
-	return []error{ErrBusy}
+	return wrapped(ErrBusy, e.Cause)
 }
 
 // Code implements Coder.
@@ -392,11 +394,7 @@ func (e *LimitsError) Suggestions() []string {
 	if len(e.MustLeave) == 0 {
 		return []string{"Ask for a higher limit."}
 	}
-	names := make([]string, len(e.MustLeave))
-	for i, h := range e.MustLeave {
-		names[i] = h.String()
-	}
-	return []string{"These would have to leave first: " + strings.Join(names, ", ") + "."}
+	return []string{"These would have to leave first: " + listed(e.MustLeave) + "."}
 }
 
 // MoveError is a move that failed.
@@ -475,10 +473,8 @@ func (e *PanicError) Error() string {
 
 // Unwrap returns ErrPanic and, if it is an error, the panic's value.
 func (e *PanicError) Unwrap() []error {
-	if err, ok := e.Value.(error); ok {
-		return []error{ErrPanic, err}
-	}
-	return []error{ErrPanic}
+	err, _ := e.Value.(error)
+	return wrapped(ErrPanic, err)
 }
 
 // Suggestions implements Suggester.

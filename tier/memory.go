@@ -1,8 +1,11 @@
 package tier
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -31,17 +34,11 @@ func DefaultLimits() Limits {
 
 // OrElse returns l with every zero field taken from other.
 func (l Limits) OrElse(other Limits) Limits {
-	pick := func(b, other Bytes) Bytes {
-		if b == 0 {
-			return other
-		}
-		return b
-	}
 	return Limits{
-		RAM:      pick(l.RAM, other.RAM),
-		Swap:     pick(l.Swap, other.Swap),
-		Reserved: pick(l.Reserved, other.Reserved),
-		MaxModel: pick(l.MaxModel, other.MaxModel),
+		RAM:      cmp.Or(l.RAM, other.RAM),
+		Swap:     cmp.Or(l.Swap, other.Swap),
+		Reserved: cmp.Or(l.Reserved, other.Reserved),
+		MaxModel: cmp.Or(l.MaxModel, other.MaxModel),
 	}
 }
 
@@ -127,16 +124,10 @@ type Protection struct {
 // OrDefault returns p with every zero field at its default and every negative one
 // at zero, which is how a View and the Manager carry it.
 func (p Protection) OrDefault() Protection {
-	settle := func(d, zero time.Duration) time.Duration {
-		if d == 0 {
-			return zero
-		}
-		return max(d, 0)
-	}
 	return Protection{
-		MinResidency: settle(p.MinResidency, DefaultMinResidency),
-		Grace:        settle(p.Grace, DefaultGrace),
-		Fairness:     settle(p.Fairness, DefaultFairness),
+		MinResidency: max(cmp.Or(p.MinResidency, DefaultMinResidency), 0),
+		Grace:        max(cmp.Or(p.Grace, DefaultGrace), 0),
+		Fairness:     max(cmp.Or(p.Fairness, DefaultFairness), 0),
 	}
 }
 
@@ -164,7 +155,41 @@ type Memory struct {
 	// Source is what bounded Available: "host", or the path of a cgroup.
 	Source string `json:"source,omitempty"`
 	// Notes are hints for a person, such as "no PSI on this kernel".
-	Notes []string `json:"notes,omitempty"`
+	Notes Notes `json:"notes,omitempty"`
+}
+
+// Notes are sentences for a person, one a line; "" is none. Like all of a Memory
+// they compare with ==. In JSON they are an array of strings.
+type Notes string
+
+// With returns n followed by more notes. A line break within one becomes a blank.
+func (n Notes) With(more ...string) Notes {
+	all := n.All()
+	for _, note := range more {
+		all = append(all, strings.ReplaceAll(note, "\n", " "))
+	}
+	return Notes(strings.Join(all, "\n"))
+}
+
+// All returns the notes, one an element.
+func (n Notes) All() []string {
+	if n == "" {
+		return nil
+	}
+	return strings.Split(string(n), "\n")
+}
+
+// MarshalJSON implements json.Marshaler.
+func (n Notes) MarshalJSON() ([]byte, error) { return json.Marshal(n.All()) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (n *Notes) UnmarshalJSON(text []byte) error {
+	var all []string
+	err := json.Unmarshal(text, &all)
+	if err == nil {
+		*n = Notes("").With(all...)
+	}
+	return err
 }
 
 // Pressure is how hard the machine works for memory. If HasPSI is false, the kernel
@@ -198,28 +223,18 @@ const (
 	PressureHigh                 // no admissions
 )
 
-func (p PressureLevel) String() string {
-	switch p {
-	case PressureLow:
-		return "low"
-	case PressureMedium:
-		return "medium"
-	}
-	return "high"
-}
+var pressureNames = []string{"low", "medium", "high"}
+
+func (p PressureLevel) String() string { return pressureNames[min(p, PressureHigh)] }
 
 // MarshalText implements encoding.TextMarshaler.
 func (p PressureLevel) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (p *PressureLevel) UnmarshalText(text []byte) error {
-	for l := PressureLow; l <= PressureHigh; l++ {
-		if l.String() == string(text) {
-			*p = l
-			return nil
-		}
-	}
-	return &InvalidError{Field: "pressure", Value: shorten(string(text)), Rule: "must be one of low, medium, high"}
+	return setText(p, text, func(name string) (PressureLevel, error) {
+		return valueOf[PressureLevel](name, "pressure", pressureNames)
+	})
 }
 
 // Validate returns an *InvalidError that names the first impossible figure, or nil:

@@ -90,44 +90,61 @@ func (m *Model) Can(capabilities []string) bool {
 // Validate returns every fault of the model at once, each an *InvalidError
 // that names field, value and rule, or nil.
 func (m *Model) Validate() error {
-	var errs []error
-	fault := func(field, value, rule string) {
-		errs = append(errs, &InvalidError{Model: m.Name, Field: field, Value: value, Rule: rule})
-	}
-	if err := CheckName("name", m.Name); err != nil {
-		errs = append(errs, err)
-	}
+	f := faults{model: m.Name}
+	f.name("name", m.Name)
 	switch {
 	case m.Size < 0:
-		fault("size", fmt.Sprint(int64(m.Size)), "must be positive")
+		f.add("size", fmt.Sprint(int64(m.Size)), "must be positive")
 	case m.Size == 0 && m.Path == "":
-		fault("size", "0", "must be positive if there is no path to measure")
+		f.add("size", "0", "must be positive if there is no path to measure")
 	}
 	if m.Runtime < 0 {
-		fault("runtime", fmt.Sprint(int64(m.Runtime)), "must not be negative")
+		f.add("runtime", fmt.Sprint(int64(m.Runtime)), "must not be negative")
 	}
 	if _, ok := m.Size.Add(m.Runtime); !ok {
-		fault("size", fmt.Sprint(int64(m.Size)), "size and runtime together must fit 63 bits")
+		f.add("size", fmt.Sprint(int64(m.Size)), "size and runtime together must fit 63 bits")
 	}
 	if !m.Home.Valid() {
-		fault("home", m.Home.String(), "must be one of ram, swap, storage")
+		f.add("home", m.Home.String(), "must be one of ram, swap, storage")
 	}
 	if math.IsNaN(m.Quality) || math.IsInf(m.Quality, 0) || m.Quality < 0 {
-		fault("quality", strconv.FormatFloat(m.Quality, 'g', -1, 64), "must be a finite number, 0 or more")
+		f.add("quality", strconv.FormatFloat(m.Quality, 'g', -1, 64), "must be a finite number, 0 or more")
 	}
-	if len(m.Capabilities) > MaxCapabilities {
-		fault("capabilities", fmt.Sprint(len(m.Capabilities), " of them"), fmt.Sprint("must be ", MaxCapabilities, " at most"))
-	} else {
-		for _, c := range m.Capabilities {
-			if err := CheckName("capability", c); err != nil {
-				errs = append(errs, err)
-			}
+	f.names("capabilities", "capability", m.Capabilities)
+	f.count("labels", len(m.Labels), MaxLabels)
+	return errors.Join(f.errs...)
+}
+
+// faults collects what is wrong with a value of the user's.
+type faults struct {
+	model string // that it is about, if any
+	errs  []error
+}
+
+func (f *faults) add(field, value, rule string, help ...string) {
+	f.errs = append(f.errs, &InvalidError{Model: f.model, Field: field, Value: value, Rule: rule, Help: help})
+}
+
+func (f *faults) name(field, name string) {
+	if err := CheckName(field, name); err != nil {
+		f.errs = append(f.errs, err)
+	}
+}
+
+// names checks capabilities, each of which is called one.
+func (f *faults) names(field, one string, names []string) {
+	if f.count(field, len(names), MaxCapabilities) {
+		for _, n := range names {
+			f.name(one, n)
 		}
 	}
-	if len(m.Labels) > MaxLabels {
-		fault("labels", fmt.Sprint(len(m.Labels), " of them"), fmt.Sprint("must be ", MaxLabels, " at most"))
+}
+
+func (f *faults) count(field string, n, maxCount int) (ok bool) {
+	if n > maxCount {
+		f.add(field, fmt.Sprint(n, " of them"), fmt.Sprint("must be ", maxCount, " at most"))
 	}
-	return errors.Join(errs...)
+	return n <= maxCount
 }
 
 // CheckName returns nil if name is printable UTF-8 of 1 to MaxNameLength bytes, and

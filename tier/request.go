@@ -18,42 +18,23 @@ const (
 	Quality
 )
 
+var priorityNames = []string{"balanced", "speed", "quality"}
+
 // String returns the priority's name on the wire: "balanced", "speed" or
 // "quality".
-func (p Priority) String() string {
-	switch p {
-	case Balanced:
-		return "balanced"
-	case Speed:
-		return "speed"
-	case Quality:
-		return "quality"
-	}
-	return fmt.Sprintf("priority(%d)", uint8(p))
-}
+func (p Priority) String() string { return nameOf(p, "priority", priorityNames) }
 
 // ParsePriority returns the priority of that name; the error of an unknown one
 // unwraps to ErrInvalid.
 func ParsePriority(name string) (Priority, error) {
-	for p := Balanced; p <= Quality; p++ {
-		if p.String() == name {
-			return p, nil
-		}
-	}
-	return Balanced, &InvalidError{Field: "priority", Value: shorten(name), Rule: "must be one of balanced, speed, quality"}
+	return valueOf[Priority](name, "priority", priorityNames)
 }
 
 // MarshalText implements encoding.TextMarshaler.
 func (p Priority) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (p *Priority) UnmarshalText(text []byte) error {
-	v, err := ParsePriority(string(text))
-	if err == nil {
-		*p = v
-	}
-	return err
-}
+func (p *Priority) UnmarshalText(text []byte) error { return setText(p, text, ParsePriority) }
 
 // Bounds on what a Request may name.
 const (
@@ -93,57 +74,35 @@ type Request struct {
 
 // Validate returns every fault at once, each an *InvalidError, or nil.
 func (r *Request) Validate() error {
-	var errs []error
-	fault := func(field, value, rule string, help ...string) {
-		errs = append(errs, &InvalidError{Field: field, Value: value, Rule: rule, Help: help})
-	}
-	check := func(field, name string) {
-		if err := CheckName(field, name); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	count := func(field string, n, maxCount int) bool {
-		if n > maxCount {
-			fault(field, strconv.Itoa(n)+" of them", fmt.Sprint("must be ", maxCount, " at most"))
-		}
-		return n <= maxCount
-	}
+	var f faults
 	if r.Model != "" && r.Preferred != "" {
-		fault("model", shorten(r.Model), "cannot stand beside a preferred model")
+		f.add("model", shorten(r.Model), "cannot stand beside a preferred model")
 	}
 	if r.Priority > Quality {
-		fault("priority", r.Priority.String(), "must be one of balanced, speed, quality")
+		f.add("priority", r.Priority.String(), "must be one of balanced, speed, quality")
 	}
-	if count("capabilities", len(r.Capabilities), MaxCapabilities) {
-		for _, c := range r.Capabilities {
-			check("capability", c)
-		}
-	}
-	if count("preferences", len(r.Preferences), MaxCapabilities) {
-		for _, c := range r.Preferences {
-			check("preference", c)
-		}
-	}
-	if count("constraints", len(r.Constraints), MaxConstraints) {
+	f.names("capabilities", "capability", r.Capabilities)
+	f.names("preferences", "preference", r.Preferences)
+	if f.count("constraints", len(r.Constraints), MaxConstraints) {
 		for i, c := range r.Constraints {
 			if err := c.Validate(); err != nil {
-				errs = append(errs, err)
+				f.errs = append(f.errs, err)
 				continue
 			}
 			for _, d := range r.Constraints[:i] {
 				if c.contradicts(d) {
-					fault("constraint", shorten(c.String()), "contradicts "+shorten(d.String()), "Leave one of the two constraints out.")
+					f.add("constraint", shorten(c.String()), "contradicts "+shorten(d.String()), "Leave one of the two constraints out.")
 				}
 			}
 		}
 	}
 	if r.Deadline < 0 || r.Deadline > MaxDeadline {
-		fault("deadline", r.Deadline.String(), "must be positive and "+MaxDeadline.String()+" at most; leave it out for no deadline")
+		f.add("deadline", r.Deadline.String(), "must be positive and "+MaxDeadline.String()+" at most; leave it out for no deadline")
 	}
 	if r.Policy != "" {
-		check("policy", r.Policy)
+		f.name("policy", r.Policy)
 	}
-	return joinFaults(errs)
+	return joinFaults(f.errs)
 }
 
 // DeadlineError is a request whose deadline no model is expected to meet.
@@ -179,17 +138,7 @@ const (
 )
 
 // String returns "manual", "auto" or "hybrid".
-func (m Mode) String() string {
-	switch m {
-	case Manual:
-		return "manual"
-	case Auto:
-		return "auto"
-	case Hybrid:
-		return "hybrid"
-	}
-	return fmt.Sprintf("mode(%d)", uint8(m))
-}
+func (m Mode) String() string { return nameOf(m, "mode", []string{"manual", "auto", "hybrid"}) }
 
 // Choice is a Selector's answer.
 type Choice struct {

@@ -3,7 +3,9 @@ package tier
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // Tier is where a model's weights are. Tiers are ordered from cold to hot:
@@ -22,15 +24,10 @@ const (
 // Count is the number of tiers. Arrays indexed by Tier have this length.
 const Count = 3
 
-var tierNames = [Count]string{"storage", "swap", "ram"}
+var tierNames = []string{"storage", "swap", "ram"}
 
 // String returns the tier's name on the wire: "storage", "swap" or "ram".
-func (t Tier) String() string {
-	if !t.Valid() {
-		return fmt.Sprintf("tier(%d)", uint8(t))
-	}
-	return tierNames[t]
-}
+func (t Tier) String() string { return nameOf(t, "tier", tierNames) }
 
 // Valid reports whether t is one of the three tiers.
 func (t Tier) Valid() bool { return t < Count }
@@ -38,10 +35,8 @@ func (t Tier) Valid() bool { return t < Count }
 // ParseTier returns the tier of that name. Names are lower case and exact. The
 // error of an unknown name unwraps to ErrInvalid.
 func ParseTier(name string) (Tier, error) {
-	for t, n := range tierNames {
-		if n == name {
-			return Tier(t), nil
-		}
+	if t := slices.Index(tierNames, name); t >= 0 {
+		return Tier(t), nil
 	}
 	return Storage, &InvalidError{
 		Field: "tier", Value: name, Rule: "must be one of ram, swap, storage",
@@ -58,10 +53,30 @@ func (t Tier) MarshalText() ([]byte, error) {
 }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (t *Tier) UnmarshalText(text []byte) error {
-	v, err := ParseTier(string(text))
+func (t *Tier) UnmarshalText(text []byte) error { return setText(t, text, ParseTier) }
+
+// nameOf returns the name of a value of an enumeration, or of what is none
+// "tier(9)".
+func nameOf[T ~uint8](v T, enumeration string, names []string) string {
+	if int(v) < len(names) {
+		return names[v]
+	}
+	return fmt.Sprintf("%s(%d)", enumeration, uint8(v))
+}
+
+// valueOf returns the value of that name; the error unwraps to ErrInvalid.
+func valueOf[T ~uint8](name, enumeration string, names []string) (T, error) {
+	if v := slices.Index(names, name); v >= 0 {
+		return T(v), nil
+	}
+	return 0, &InvalidError{Field: enumeration, Value: shorten(name), Rule: "must be one of " + strings.Join(names, ", ")}
+}
+
+// setText sets v to the value of that name and leaves it alone if there is none.
+func setText[T ~uint8](v *T, text []byte, parse func(string) (T, error)) error {
+	n, err := parse(string(text))
 	if err == nil {
-		*t = v
+		*v = n
 	}
 	return err
 }

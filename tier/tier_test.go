@@ -10,6 +10,7 @@ import (
 	"go/token"
 	"math"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -347,4 +348,47 @@ func FuzzParseRequestWords(f *testing.F) {
 		}
 		Nearest(s, []string{"gpt2-small", s})
 	})
+}
+
+func TestLimitsAndMemory_Compare(t *testing.T) {
+	for _, of := range []reflect.Type{reflect.TypeFor[Limits](), reflect.TypeFor[Memory]()} {
+		if !of.Comparable() {
+			t.Errorf("%v does not compare with ==", of)
+		}
+	}
+	a, b := Memory{Total: 2, Notes: "one"}, Memory{Total: 2, Notes: "one"}
+	if a != b || a == (Memory{Total: 2, Notes: "two"}) {
+		t.Error("memory does not compare by its figures and notes")
+	}
+}
+
+func TestNotes_AreLinesAndAnArrayInJSON(t *testing.T) {
+	for _, c := range []struct {
+		notes Notes
+		all   []string
+		json  string
+	}{
+		{"", nil, `{}`},
+		{Notes("").With("one"), []string{"one"}, `{"notes":["one"]}`},
+		{Notes("one").With("two", "a\nbreak"), []string{"one", "two", "a break"}, `{"notes":["one","two","a break"]}`},
+		{Notes("one").With(), []string{"one"}, `{"notes":["one"]}`},
+	} {
+		if got := c.notes.All(); !slices.Equal(got, c.all) {
+			t.Errorf("%q: %q, want %q", c.notes, got, c.all)
+		}
+		type holder struct {
+			Notes Notes `json:"notes,omitempty"`
+		}
+		text, err := json.Marshal(holder{c.notes})
+		if err != nil || string(text) != c.json {
+			t.Errorf("%q: %s, %v, want %s", c.notes, text, err, c.json)
+		}
+		var back holder
+		if err := json.Unmarshal(text, &back); err != nil || back.Notes != c.notes {
+			t.Errorf("%s came back as %q, %v", text, back.Notes, err)
+		}
+	}
+	if err := json.Unmarshal([]byte(`{"notes":"one"}`), new(Memory)); err == nil {
+		t.Error("a string is taken for notes")
+	}
 }

@@ -239,12 +239,12 @@ func (v *view) introduce(r jetson.Reading) {
 // show shows a reading, and the memory and its new notes if there is a probe.
 func (v *view) show(r jetson.Reading, m *tier.Memory) {
 	if m != nil {
-		for _, n := range m.Notes {
+		for _, n := range m.Notes.All() {
 			if !slices.Contains(v.notes, n) {
 				fmt.Fprintln(v.out, "note   ", n)
 			}
 		}
-		v.notes = m.Notes
+		v.notes = m.Notes.All()
 	}
 	fmt.Fprintln(v.out, strings.Join(fields(r, m), "  "))
 }

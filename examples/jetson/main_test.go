@@ -43,7 +43,7 @@ func TestReplay_NoLines_Error(t *testing.T) {
 func TestView_Notes_ToldOnceEach(t *testing.T) {
 	var out strings.Builder
 	v := view{out: &out}
-	for _, notes := range [][]string{{"one"}, {"one"}, {"one", "two"}, {}, {"one"}} {
+	for _, notes := range []tier.Notes{"one", "one", "one\ntwo", "", "one"} {
 		v.show(jetson.Reading{RAMTotal: tier.GiB}, &tier.Memory{Notes: notes})
 	}
 	text := out.String()

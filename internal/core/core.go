@@ -1,7 +1,6 @@
 package core
 
 import (
-	"reflect"
 	"slices"
 	"time"
 
@@ -169,7 +168,7 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 	}
 	was := c.memory
 	was.At = m.At
-	if c.dirty || !reflect.DeepEqual(was, m) {
+	if c.dirty || was != m {
 		c.mark(changed)
 	}
 	c.memory, c.readAt, c.dirty = m, now, false

@@ -192,7 +192,7 @@ func (d *device) pick(remaining int64) (way, int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if remaining < minSample {
-		return d.best(), remaining
+		return d.best().way, remaining
 	}
 	d.picks++
 	for i := range d.rates {
@@ -201,22 +201,18 @@ func (d *device) pick(remaining int64) (way, int64) {
 			return r.way, trialBytes
 		}
 	}
-	return d.best(), roundBytes
+	return d.best().way, roundBytes
 }
 
 // best returns the fastest known way, see minGain. device.mu is held.
-func (d *device) best() way {
-	best, fastest := d.rates[0].way, 0.0
-	for _, r := range d.rates {
-		rate := r.perSecond
+func (d *device) best() rate {
+	worth := func(r rate) float64 {
 		if r.workers > d.rates[0].workers {
-			rate /= minGain
+			return r.perSecond / minGain
 		}
-		if rate > fastest {
-			best, fastest = r.way, rate
-		}
+		return r.perSecond
 	}
-	return best
+	return slices.MaxFunc(d.rates, func(a, b rate) int { return cmp.Compare(worth(a), worth(b)) })
 }
 
 // record notes that reading n bytes in that way took so long.
@@ -245,29 +241,17 @@ type DeviceStatus struct {
 	// Way is how it is read now: "populate ×2" is MADV_POPULATE_READ in 2 workers,
 	// "read ×8" is pread in 8.
 	Way string `json:"way"`
-	// Rates are the ways that were measured.
-	Rates []WayRate `json:"rates"`
+	// BytesPerSecond is the recent throughput of that way; 0: not measured yet.
+	BytesPerSecond tier.Bytes `json:"bytes_per_second"`
 	// Waiting is how many loads wait for the device.
 	Waiting int `json:"waiting"`
 }
 
-// WayRate is the recent throughput of one way.
-type WayRate struct {
-	Way            string     `json:"way"`
-	BytesPerSecond tier.Bytes `json:"bytes_per_second"`
-}
-
 func (d *device) status() DeviceStatus {
-	s := DeviceStatus{Name: d.name, Rates: []WayRate{}, Waiting: d.queue.waiting()}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Way = d.best().String()
-	for _, r := range d.rates {
-		if r.perSecond > 0 {
-			s.Rates = append(s.Rates, WayRate{Way: r.way.String(), BytesPerSecond: tier.Bytes(r.perSecond)})
-		}
-	}
-	return s
+	best := d.best()
+	return DeviceStatus{Name: d.name, Way: best.String(), BytesPerSecond: tier.Bytes(best.perSecond), Waiting: d.queue.waiting()}
 }
 
 // devices are those that weights were read from.

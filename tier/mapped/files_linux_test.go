@@ -165,7 +165,6 @@ func storm(t *testing.T, take func(*system)) {
 			}
 			_, _ = m.Bytes("m")
 			_ = m.Status()
-			_ = m.Refill(context.Background(), mod.Path, nil)
 			if r, ok := any(m).(tier.Resident); ok {
 				_, _, _ = r.Resident(context.Background(), "m")
 			}

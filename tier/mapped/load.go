@@ -133,7 +133,7 @@ func (l *loader) readDevice(ctx context.Context, d *device) error {
 			defer l.w.sys.setReadahead(s.file, readaheadNormal)
 		}
 	}
-	for remaining > 0 && !c.finished() {
+	for remaining > 0 {
 		t, err := d.queue.acquire(ctx, l.background, l.report.alive)
 		if err != nil {
 			return err
@@ -153,7 +153,7 @@ func (l *loader) readTurn(ctx context.Context, t *turn, d *device, c *cursor, re
 	defer t.release()
 	idle := l.background()
 	stop := func() bool { return t.shouldYield() || idle && !l.background() }
-	for n < remaining && !c.finished() && !stop() {
+	for n < remaining && !stop() {
 		w, budget := d.pick(remaining - n)
 		began := time.Now()
 		did, err := l.work(ctx, c, w.workers, budget, stop, func(worker int, p span) error {
@@ -182,16 +182,10 @@ func (l *loader) work(ctx context.Context, c *cursor, workers int, budget int64,
 	var (
 		halt    atomic.Bool
 		handed  atomic.Int64
-		running atomic.Int64
 		group   sync.WaitGroup
 		results = make(chan result, workers)
 	)
 	worker := func(i int) {
-		defer func() {
-			if running.Add(-1) == 0 {
-				close(results)
-			}
-		}()
 		if c.device != nil && l.w.sys.idleIO != nil && l.background() {
 			defer l.w.sys.idleIO()()
 		}
@@ -207,15 +201,17 @@ func (l *loader) work(ctx context.Context, c *cursor, workers int, budget int64,
 			results <- result{wanted, err}
 		}
 	}
-	running.Store(int64(workers))
 	for i := range workers {
 		group.Go(func() { worker(i) })
 	}
+	go func() {
+		group.Wait()
+		close(results)
+	}()
 	defer func() { // also if the report panics
 		halt.Store(true)
 		for range results {
 		}
-		group.Wait()
 	}()
 	for r := range results {
 		if r.err != nil {
@@ -299,12 +295,6 @@ func (c *cursor) next(maxBytes int64) (p span, wanted int64, ok bool) {
 	return span{}, 0, false
 }
 
-func (c *cursor) finished() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.shard == len(c.w.shards)
-}
-
 // bytes returns how many bytes are wanted in all.
 func (c *cursor) bytes() int64 {
 	var n int64
@@ -321,8 +311,7 @@ type mlockAccount struct {
 	sys *system
 	max tier.Bytes // Options.Lock
 
-	mu   sync.Mutex
-	held int64
+	held atomic.Int64
 }
 
 const (
@@ -361,26 +350,11 @@ func (k *mlockAccount) lock(ctx context.Context, w *weights) error {
 
 func (k *mlockAccount) lockSpan(p span) bool {
 	n := p.len()
-	k.mu.Lock()
-	room := k.held+n <= int64(k.max)
-	if room {
-		k.held += n
-	}
-	k.mu.Unlock()
-	if !room {
-		return false
-	}
-	if p.sys.mlock(p.mem()) != nil {
-		k.release(n)
+	if k.held.Add(n) > int64(k.max) || p.sys.mlock(p.mem()) != nil {
+		k.held.Add(-n)
 		return false
 	}
 	return true
-}
-
-func (k *mlockAccount) release(n int64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.held -= n
 }
 
 // unlock munlocks the model.
@@ -390,14 +364,8 @@ func (k *mlockAccount) unlock(w *weights) {
 			_ = k.sys.munlock(s.data) // cannot fail: it is mapped
 		}
 	}
-	k.release(w.locked)
+	k.held.Add(-w.locked)
 	w.locked = 0
-}
-
-func (k *mlockAccount) locked() tier.Bytes {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return tier.Bytes(k.held)
 }
 
 // limit returns how many bytes may be locked at most.

@@ -160,10 +160,7 @@ func TestRecheck_EverythingIsLocked_OrElsewhere_NoRechecks(t *testing.T) {
 		m := newTestMover(t, needLock(t), Options{})
 		mustMove(t, m, a, tier.RAM, 0)
 		mustMove(t, m, b, tier.Swap, 0)
-		m.mu.Lock()
-		rechecking := m.rechecking
-		m.mu.Unlock()
-		if rechecking {
+		if m.entries["a"].recheck != nil || m.entries["b"].recheck != nil {
 			t.Error("locked pages are rechecked")
 		}
 		must(t, m.Close())
@@ -172,14 +169,11 @@ func TestRecheck_EverythingIsLocked_OrElsewhere_NoRechecks(t *testing.T) {
 		m := newTestMover(t, needPopulate(t), Options{Lock: tier.None})
 		mustMove(t, m, a, tier.RAM, 0)
 		mustMove(t, m, a, tier.Swap, 0)
-		time.Sleep(11 * time.Second)
-		synctest.Wait()
-		m.mu.Lock()
-		rechecking := m.rechecking
-		m.mu.Unlock()
-		if rechecking {
+		if m.entries["a"].recheck.Stop() {
 			t.Error("rechecks go on with nothing in ram")
 		}
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
 		if present, _ := seen(t, m, a); present != 0 {
 			t.Errorf("%d bytes came back to swap", present)
 		}

@@ -55,10 +55,8 @@ func checkMove(mv *tier.Move) error {
 	if err := tier.CheckName("name", mv.Model.Name); err != nil {
 		return err
 	}
-	if !mv.To.Valid() {
-		return &tier.InvalidError{Model: mv.Model.Name, Field: "tier", Value: mv.To.String(), Rule: "must be one of ram, swap, storage"}
-	}
-	return nil
+	_, err := mv.To.MarshalText()
+	return err
 }
 
 func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func(tier.Bytes)) error {
@@ -137,7 +135,8 @@ func (m *Mover) reach(ctx context.Context, e *entry, w *weights, to tier.Tier, k
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.weights, e.tier, e.keep, e.stayed, e.residue, e.before, e.health = w, to, kept, stayed, nil, nil, health{}
+	e.weights, e.tier, e.keep, e.stayed, e.residue, e.before = w, to, kept, stayed, nil, nil
+	e.pause, e.reread = 0, 0
 	return nil
 }
 
@@ -184,101 +183,16 @@ func (m *Mover) unload(ctx context.Context, e *entry, progress func(tier.Bytes))
 	_ = w.close() // cannot fail: it is mapped and open
 }
 
-// Refill reads the files at path into the page cache, in the way and in the turn of
-// a load, and holds nothing afterwards. An engine in another process that maps them
-// then finds its pages. Bad files give a *tier.InvalidError. A cancelled refill
-// leaves in the cache what it has read.
-func (m *Mover) Refill(ctx context.Context, path string, progress func(done tier.Bytes)) error {
-	m.mu.Lock()
-	if m.closed {
-		m.mu.Unlock()
-		return tier.ErrClosed
-	}
-	ctx, r := m.start(ctx)
-	m.mu.Unlock()
-	defer func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.finish(r)
-	}()
-
-	w, err := openWeights(m.sys, &tier.Model{Path: path})
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	sets, err := w.snapshot(ctx, true)
-	if err != nil {
-		return err
-	}
-	return w.fill(ctx, &m.devices, nil, w.size, sets, &report{fn: progress, total: w.size})
-}
-
-// health is how well the unlocked pages of a model in ram stay there.
-type health struct {
-	wait   int   // rechecks to skip
-	pause  int   // recheck intervals between checks; doubles while pages are lost
-	reread int64 // bytes read again so far
-}
-
 // maxPause is the most recheck intervals between checks of a model: a machine
 // without room for its pages must not read them all the time.
 const maxPause = 32
 
-// needsRecheck reports whether pages of the entry may be reclaimed. Mover.mu is
-// held.
-func (m *Mover) needsRecheck(e *entry) bool {
-	return m.recheck > 0 && e.tier == tier.RAM && e.weights != nil && e.locked < e.weights.size
-}
-
-// startRechecks starts the recheck loop if the entry needs it. Mover.mu is held, by
-// a run.
-func (m *Mover) startRechecks(e *entry) {
-	if m.closed || m.rechecking || !m.needsRecheck(e) {
-		return
+// scheduleRecheck has a model in ram checked later if the kernel may reclaim pages
+// of it. Mover.mu is held.
+func (m *Mover) scheduleRecheck(e *entry) {
+	if m.recheck > 0 && !m.closed && e.tier == tier.RAM && e.locked < e.weights.size {
+		e.recheck = time.AfterFunc(m.recheck*time.Duration(max(e.pause, 1)), func() { m.recheckModel(e.name) })
 	}
-	m.rechecking = true
-	m.running.Go(m.recheckLoop)
-}
-
-// recheckLoop checks models at each interval until none needs it.
-func (m *Mover) recheckLoop() {
-	tick := time.NewTicker(m.recheck)
-	defer tick.Stop()
-	for {
-		select {
-		case <-m.closing:
-			return
-		case <-tick.C:
-		}
-		due, more := m.dueRechecks()
-		if !more {
-			return
-		}
-		for _, name := range due {
-			m.recheckModel(name)
-		}
-	}
-}
-
-// dueRechecks returns the models to check now, and whether any needs rechecks.
-func (m *Mover) dueRechecks() (names []string, more bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name, e := range m.entries {
-		switch {
-		case !m.needsRecheck(e):
-			continue
-		case e.run != nil:
-		case e.health.wait > 0:
-			e.health.wait--
-		default:
-			names = append(names, name)
-		}
-		more = true
-	}
-	m.rechecking = more
-	return names, more
 }
 
 // recheckModel reads again what the kernel reclaimed of a model in ram. Leases may
@@ -304,12 +218,9 @@ func (m *Mover) recheckModel(name string) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h := &e.health
-	h.pause = min(2*h.pause, maxPause)
+	e.pause = min(2*max(e.pause, 1), maxPause)
 	if missing == 0 {
-		h.pause = 1
+		e.pause = 1
 	}
-	h.pause = max(h.pause, 1)
-	h.wait = h.pause - 1
-	h.reread += missing
+	e.reread += missing
 }

@@ -46,14 +46,11 @@ type Mover struct {
 	recheck time.Duration // Options.Recheck
 	locks   mlockAccount
 	devices devices
-	closing chan struct{}
-	running sync.WaitGroup // runs, and the recheck loop
+	running sync.WaitGroup // runs
 
-	mu         sync.Mutex // guards the rest; held for moments
-	closed     bool
-	runs       map[*run]struct{}
-	entries    map[string]*entry // of models that are mapped, moving, or left pages behind
-	rechecking bool              // the recheck loop runs
+	mu      sync.Mutex // guards the rest; held for moments
+	closed  bool
+	entries map[string]*entry // of models that are mapped, moving, or left pages behind
 }
 
 var _ interface {
@@ -81,10 +78,13 @@ type entry struct {
 	// before is, in swap, what was present before a load that failed, as long as
 	// pages of that load may be left.
 	before []bitset
-	health health
+
+	recheck *time.Timer // of the next recheck, or nil
+	pause   int         // recheck intervals until then; doubles while pages are lost
+	reread  int64       // bytes read again so far
 }
 
-// run is a move, a refill or a recheck, which is preempted by any move.
+// run is a move, or a recheck, which is preempted by any move.
 type run struct {
 	recheck bool
 	cancel  context.CancelCauseFunc
@@ -105,7 +105,7 @@ func newMover(sys *system, opts Options) *Mover {
 		sys: sys, recheck: opts.Recheck,
 		locks:   mlockAccount{sys: sys, max: opts.Lock},
 		devices: devices{candidates: sys.ways(), byID: make(map[uint64]*device)},
-		closing: make(chan struct{}), runs: make(map[*run]struct{}), entries: make(map[string]*entry),
+		entries: make(map[string]*entry),
 	}
 }
 
@@ -145,8 +145,12 @@ func (m *Mover) begin(ctx context.Context, name string, recheck bool) (context.C
 		}
 		other := e.run
 		if other == nil {
-			ctx, e.run = m.start(ctx)
-			e.run.recheck = recheck
+			ctx, cancel := context.WithCancelCause(ctx)
+			e.run = &run{recheck: recheck, cancel: cancel, done: make(chan struct{})}
+			if e.recheck != nil {
+				e.recheck.Stop()
+			}
+			m.running.Add(1)
 			m.mu.Unlock()
 			return ctx, e, nil
 		}
@@ -167,33 +171,17 @@ func (m *Mover) begin(ctx context.Context, name string, recheck bool) (context.C
 func (m *Mover) end(e *entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.finish(e.run)
+	e.run.cancel(nil)
+	close(e.run.done)
+	m.running.Done()
 	e.run, e.locked = nil, 0
 	switch {
 	case e.weights != nil:
 		e.locked = e.weights.locked
-		m.startRechecks(e)
+		m.scheduleRecheck(e)
 	case len(e.residue) == 0:
 		delete(m.entries, e.name)
 	}
-}
-
-// start returns a run that Close cancels and waits for. Mover.mu is held, and the
-// Mover is not closed.
-func (m *Mover) start(ctx context.Context) (context.Context, *run) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	r := &run{cancel: cancel, done: make(chan struct{})}
-	m.runs[r] = struct{}{}
-	m.running.Add(1)
-	return ctx, r
-}
-
-// finish ends a run. Mover.mu is held.
-func (m *Mover) finish(r *run) {
-	delete(m.runs, r)
-	r.cancel(nil)
-	close(r.done)
-	m.running.Done()
 }
 
 // Close cancels what runs, waits for it, and unmaps everything: slices that Bytes
@@ -202,12 +190,11 @@ func (m *Mover) finish(r *run) {
 // released, and must not be called from a move's progress function.
 func (m *Mover) Close() error {
 	m.mu.Lock()
-	if !m.closed {
-		m.closed = true
-		close(m.closing)
-	}
-	for r := range m.runs {
-		r.cancel(tier.ErrClosed)
+	m.closed = true
+	for _, e := range m.entries {
+		if e.run != nil {
+			e.run.cancel(tier.ErrClosed)
+		}
 	}
 	m.mu.Unlock()
 	m.running.Wait()
@@ -218,8 +205,11 @@ func (m *Mover) Close() error {
 	m.mu.Unlock()
 	var errs []error
 	for _, e := range entries {
+		if e.recheck != nil {
+			e.recheck.Stop()
+		}
 		if e.weights != nil {
-			m.locks.release(e.weights.locked)
+			m.locks.held.Add(-e.weights.locked)
 			errs = append(errs, e.weights.close()) // unlocks as well
 		}
 	}
@@ -268,7 +258,7 @@ func (m *Mover) Status() Status {
 	defer m.mu.Unlock()
 	s := Status{
 		System: m.sys.name, Missing: m.sys.missing(),
-		Locked: m.locks.locked(), LockLimit: m.locks.limit(),
+		Locked: tier.Bytes(m.locks.held.Load()), LockLimit: m.locks.limit(),
 		Devices: m.devices.status(), Models: make([]ModelStatus, 0, len(m.entries)),
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.entries)) {
@@ -286,7 +276,7 @@ func (m *Mover) PartStatus() any { return m.Status() }
 func (e *entry) status(lockLimit tier.Bytes) ModelStatus {
 	s := ModelStatus{
 		Name: e.name, Tier: e.tier, Keep: tier.Bytes(e.keep), Locked: tier.Bytes(e.locked),
-		Stayed: tier.Bytes(e.stayed), Again: tier.Bytes(e.health.reread), Shards: len(e.residue),
+		Stayed: tier.Bytes(e.stayed), Again: tier.Bytes(e.reread), Shards: len(e.residue),
 	}
 	note := func(format string, args ...any) {
 		s.Notes = append(s.Notes, fmt.Sprintf(format, args...))

@@ -19,7 +19,7 @@ var _ tier.Resident = (*Mover)(nil)
 // If the process neither owns nor may write the files, the kernel does not tell
 // what is cached. Present is then what our own page tables hold, a lower bound:
 // pages that were given up may still be cached. If not even that is known, the
-// error is an *UnseenError.
+// error is a *tier.InvalidError.
 //
 // Pages of tmpfs and the like are present but not reclaimable.
 func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
@@ -68,10 +68,10 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 func (s *shard) resident(ctx context.Context) (int64, error) {
 	if s.method == noMethod {
 		if s.cachestat == nil {
-			return 0, &UnseenError{Model: s.model, Path: s.path}
+			return 0, errUnseen(s)
 		}
 		if _, err := s.cachestat(s.file, 0, s.sys.page); err != nil {
-			return 0, &UnseenError{Model: s.model, Path: s.path}
+			return 0, errUnseen(s)
 		}
 	}
 	return s.cached(ctx, 0, s.pages())
@@ -146,20 +146,10 @@ func (s *shard) arriving(ctx context.Context) bool {
 // same reports whether a and b are the same slice, and not empty.
 func same[T any](a, b []T) bool { return len(a) > 0 && len(b) > 0 && &a[0] == &b[0] }
 
-// UnseenError reports that nothing tells which pages of a file are in memory. It
-// unwraps to tier.ErrInvalid.
-type UnseenError struct {
-	Model, Path string
-}
-
-func (e *UnseenError) Error() string {
-	return "model " + quote(e.Model) + ": what is present of " + quote(e.Path) + " cannot be seen"
-}
-
-// Unwrap returns tier.ErrInvalid.
-func (e *UnseenError) Unwrap() error { return tier.ErrInvalid }
-
-// Suggestions implements tier.Suggester.
-func (e *UnseenError) Suggestions() []string {
-	return []string{"Run the server as the owner of the model files, with /proc mounted."}
+// errUnseen is the error if nothing tells which pages of a shard are in memory.
+func errUnseen(s *shard) error {
+	return &tier.InvalidError{
+		Model: s.model, Field: "path", Value: quote(s.path), Rule: "must be a file whose cached pages can be seen",
+		Help: []string{"Run the server as the owner of the model files, with /proc mounted."},
+	}
 }

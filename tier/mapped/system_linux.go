@@ -183,17 +183,14 @@ func writeBack(f *os.File, off, n int64) error {
 	return os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), off, n, wait))
 }
 
-// mlock prefers mlock2 with MLOCK_ONFAULT: plain mlock waits for the device if a
-// page is missing.
+// mlock locks with MLOCK_ONFAULT, since Linux 4.4: plain mlock waits for the device
+// if a page is missing.
 func mlock(b []byte) error {
 	_, _, errno := unix.Syscall(unix.SYS_MLOCK2, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MLOCK_ONFAULT)
-	switch errno {
-	case 0:
-		return nil
-	case unix.ENOSYS:
-		return os.NewSyscallError("mlock", unix.Mlock(b))
+	if errno != 0 {
+		return os.NewSyscallError("mlock2", errno)
 	}
-	return os.NewSyscallError("mlock2", errno)
+	return nil
 }
 
 func mlockLimit() tier.Bytes {

@@ -230,8 +230,9 @@ const (
 	scanWorkers = 2
 )
 
-// scan calls visit with every page of [from, to): 1 if it is present, else 0.
-func (s *shard) scan(ctx context.Context, from, to int, visit func(page int, present []byte)) error {
+// scan adds to set, whose first page is from, the pages of [from, to) that are
+// present.
+func (s *shard) scan(ctx context.Context, from, to int, set bitset) error {
 	ask := s.sys.mincore
 	switch s.method {
 	case byPagemap:
@@ -240,29 +241,31 @@ func (s *shard) scan(ctx context.Context, from, to int, visit func(page int, pre
 		return nil
 	}
 	vec := make([]byte, min(scanPages, to-from))
-	for ; from < to; from += len(vec) {
+	for page := from; page < to; page += len(vec) {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		vec = vec[:min(len(vec), to-from)]
-		if err := ask(span{s, from, from + len(vec)}.mem(), vec); err != nil {
+		vec = vec[:min(len(vec), to-page)]
+		if err := ask(span{s, page, page + len(vec)}.mem(), vec); err != nil {
 			return err
 		}
-		visit(from, vec)
+		for i, present := range vec {
+			if present != 0 {
+				set.add(page - from + i)
+			}
+		}
 	}
 	return nil
 }
 
 // present returns how many bytes of the pages [from, to) are present.
 func (s *shard) present(ctx context.Context, from, to int) (int64, error) {
+	set := newBitset(to - from)
+	err := s.scan(ctx, from, to, set)
 	var n int64
-	err := s.scan(ctx, from, to, func(page int, present []byte) {
-		for j, p := range present {
-			if p != 0 {
-				n += s.bytes(page+j, page+j+1)
-			}
-		}
-	})
+	for first, end := range set.runs(to-from, true) {
+		n += s.bytes(from+first, from+end)
+	}
 	return n, err
 }
 
@@ -321,13 +324,7 @@ func (s *shard) addPresent(ctx context.Context, from, to int, guess bool, set bi
 			return nil
 		}
 	}
-	return s.scan(ctx, from, to, func(page int, present []byte) {
-		for j, p := range present {
-			if p != 0 {
-				set.add(page + j - from)
-			}
-		}
-	})
+	return s.scan(ctx, from, to, set)
 }
 
 // missing returns how many bytes of [0, end) are not in sets. Shards without a

@@ -215,8 +215,7 @@ type Options struct {
 	// once Close was called. Nil: crashes show in Status and in the log only.
 	Crashed func(model string, err error)
 
-	// Refill reads the files at path into the page cache, with progress in bytes;
-	// mapped.Mover.Refill is one. If it fails, that is logged, and the engine reads
+	// Refill reads the files at path into the page cache, with progress in bytes. If it fails, that is logged, and the engine reads
 	// what is missing itself. Nil: 4 readers, one model after the other.
 	Refill func(ctx context.Context, path string, progress func(done tier.Bytes)) error
 

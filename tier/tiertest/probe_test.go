@@ -69,7 +69,6 @@ func TestTestProbe_EachFault_IsFound(t *testing.T) {
 }
 
 func TestTestProbe_FaultsOfALaterReading_AreFound(t *testing.T) {
-	notes := []string{"a"}
 	now := time.Now()
 	for name, next := range map[string]func(n int) (tier.Memory, error){
 		"fails": func(n int) (tier.Memory, error) { return tier.Memory{}, errors.New("no") },
@@ -78,10 +77,6 @@ func TestTestProbe_FaultsOfALaterReading_AreFound(t *testing.T) {
 			return tier.Memory{Pressure: tier.Pressure{OOMKills: uint64(9 - n)}}, nil
 		},
 		"impossible": func(n int) (tier.Memory, error) { return tier.Memory{Available: tier.Bytes(-n)}, nil },
-		"shared notes": func(n int) (tier.Memory, error) {
-			notes[0] = string(rune('a' + n))
-			return tier.Memory{Notes: notes}, nil
-		},
 	} {
 		n := -1
 		p := tier.MemoryProbeFunc(func(context.Context) (tier.Memory, error) { n++; return next(n) })
