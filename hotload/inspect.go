@@ -115,7 +115,7 @@ func Measure(path string) (tier.Bytes, error) {
 		return 0, fileError(path, err)
 	case stat.IsDir():
 	case !stat.Mode().IsRegular():
-		return 0, fileError(path, regular.Check(path, stat))
+		return 0, fileError(path, &regular.Error{Path: path, Kind: regular.Kind(stat)})
 	case stat.Size() == 0:
 		return 0, &FileError{Path: path, Reason: "is empty"}
 	default:
