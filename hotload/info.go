@@ -152,45 +152,6 @@ var ggufArchitectures = map[string]string{
 	"lumina2": imageGeneration, "qwen_image": imageGeneration, "pixart": imageGeneration,
 }
 
-// ggufTraits are the parts of a GGUF header that indicate a capability.
-type ggufTraits struct {
-	architecture string
-	role         Role
-	pooling      uint64 // enum llama_pooling_type: 0 none, 1 mean, 2 cls, 3 last, 4 rank
-	speaks       bool   // it has a vocabulary or a context length
-	chatTemplate bool
-	sees, hears  bool // of a projector
-}
-
-func ggufCapabilities(t ggufTraits) []string {
-	const rank = 4
-	switch {
-	case t.role == RoleProjector && t.hears && t.sees:
-		return []string{vision, audio}
-	case t.role == RoleProjector && t.hears:
-		return []string{audio}
-	case t.role == RoleProjector: // the first ones had no flag and could only see
-		return []string{vision}
-	case t.role != RoleModel:
-		return nil
-	case t.pooling == rank:
-		return []string{reranking}
-	case t.pooling != 0:
-		return []string{embeddings}
-	}
-	what, known := ggufArchitectures[t.architecture]
-	if !known && t.speaks {
-		what = textGeneration
-	}
-	switch {
-	case what == "":
-		return nil
-	case what == textGeneration && t.chatTemplate:
-		return []string{textGeneration, chat}
-	}
-	return []string{what}
-}
-
 // hubArchitectures map class names in the "architectures" of a config.json to a
 // capability. The first match counts. Source: class names of Hugging Face
 // transformers, where the part after "For" is the task.
