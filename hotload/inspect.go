@@ -91,10 +91,7 @@ func Inspect(path string) (Info, error) {
 	if !stat.IsDir() {
 		return t.inspect(&file{path: abs, real: abs})
 	}
-	f, err := t.list(abs)
-	if err == nil {
-		err = f.fault()
-	}
+	f, err := t.usable(abs)
 	if err != nil {
 		return Info{}, err
 	}
@@ -121,10 +118,7 @@ func Measure(path string) (tier.Bytes, error) {
 	default:
 		return tier.Bytes(stat.Size()), nil
 	}
-	f, err := (&tree{}).list(path)
-	if err == nil {
-		err = f.fault()
-	}
+	f, err := (&tree{}).usable(path)
 	if err != nil {
 		return 0, err
 	}

@@ -47,7 +47,7 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 	for _, m := range known {
 		before[m.Path] = m.Name
 	}
-	taken := make(names)
+	taken := newNames()
 	for _, f := range found {
 		if name, ok := before[f.model.Path]; ok {
 			taken.take(name)
@@ -225,22 +225,19 @@ func folderName(dir string) string {
 	return filepath.Base(dir)
 }
 
-// names gives models names that no other has. It remembers for each name the number
-// to try next, so that many models of one name cost no search each.
-type names map[string]claimed
-
-type claimed struct {
-	taken bool
-	next  int // after the name; all lower ones from 2 are taken
+// names gives models names that no other has.
+type names struct {
+	taken map[string]bool
+	next  map[string]int // number to try next after a name, so that many of one name cost no search each
 }
 
+func newNames() names { return names{make(map[string]bool), make(map[string]int)} }
+
 func (n names) take(name string) bool {
-	c := n[name]
-	if c.taken || len(name) > tier.MaxNameLength {
+	if n.taken[name] || len(name) > tier.MaxNameLength {
 		return false
 	}
-	c.taken = true
-	n[name] = c
+	n.taken[name] = true
 	return true
 }
 
@@ -257,11 +254,9 @@ func (n names) claim(name, dir string) string {
 	if len(name) > tier.MaxNameLength-room {
 		name = strings.ToValidUTF8(name[:tier.MaxNameLength-room], "")
 	}
-	for i := max(n[name].next, 2); ; i++ {
+	for i := max(n.next[name], 2); ; i++ {
 		if numbered := name + "-" + strconv.Itoa(i); n.take(numbered) {
-			c := n[name]
-			c.next = i + 1
-			n[name] = c
+			n.next[name] = i + 1
 			return numbered
 		}
 	}
@@ -269,17 +264,6 @@ func (n names) claim(name, dir string) string {
 
 // release makes the name free.
 func (n names) release(name string) {
-	c := n[name]
-	c.taken = false
-	n[name] = c
-	if c.next == 0 {
-		delete(n, name)
-	}
-	if at := strings.LastIndexByte(name, '-'); at >= 0 {
-		base := n[name[:at]]
-		if i, err := strconv.Atoi(name[at+1:]); err == nil && i >= 2 && i < base.next {
-			base.next = i
-			n[name[:at]] = base
-		}
-	}
+	delete(n.taken, name)
+	clear(n.next) // it may be a lower number
 }
