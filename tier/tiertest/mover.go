@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -59,7 +60,6 @@ type moverCheck struct {
 var moverChecks = []moverCheck{
 	{"EveryMove_Arrives", (*moverSuite).everyMove},
 	{"Progress_NeverFallsNorPassesTheSize", (*moverSuite).progress},
-	{"NilProgress_IsNotCalled", (*moverSuite).nilProgress},
 	{"CancelledBefore_ReturnsTheCauseAndStays", (*moverSuite).cancelledBefore},
 	{"CancelledHalfWay_ReturnsTheCauseInTimeAndStays", (*moverSuite).cancelledHalfWay},
 	{"DifferentModels_MoveAtOnce", (*moverSuite).atOnce},
@@ -83,6 +83,11 @@ type moverSuite struct {
 }
 
 func (c moverCheck) run(t testing.TB, opts MoverOptions) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // such as the call of a progress that is nil
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
 	s := &moverSuite{MoverOptions: opts, t: t, mover: opts.New(t), models: opts.Models(t)}
 	if len(s.models) < 2 {
 		return errors.New("MoverOptions.Models must return two models or more")
@@ -168,15 +173,6 @@ func (s *moverSuite) progress() error {
 	mu.Lock()
 	defer mu.Unlock()
 	return fault
-}
-
-func (s *moverSuite) nilProgress() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("a move without progress panicked: %v", r)
-		}
-	}()
-	return errors.Join(s.move(s.models[0], tier.Storage, tier.RAM, 0), s.move(s.models[0], tier.RAM, tier.Storage, 0))
 }
 
 func (s *moverSuite) cancelledBefore() error {
