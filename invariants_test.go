@@ -30,7 +30,7 @@ type world struct {
 	probe *tiertest.Probe
 
 	fake   *tiertest.Mover
-	sticky *tiertest.Sticky // over fake; nil: what is present cannot be told
+	sticky *stickyMover // over fake; nil: what is present cannot be told
 
 	mu     sync.Mutex
 	mode   string // what the mover does wrong
@@ -198,7 +198,7 @@ func (w *world) mover() {
 	w.fake = &tiertest.Mover{Fault: w.move, OnlyRAM: w.fake.OnlyRAM, Parts: w.fake.Parts, Cold: w.fake.Cold, Files: w.fake.Files, Deaf: w.fake.Deaf}
 	w.cfg.Mover = w.fake
 	if w.sticky != nil {
-		w.sticky = &tiertest.Sticky{Mover: w.fake, Linger: w.sticks, Lie: w.sticky.Lie}
+		w.sticky = &stickyMover{Mover: w.fake, Linger: w.sticks, Lie: w.sticky.Lie}
 		w.cfg.Mover = w.sticky
 	}
 	switch {
@@ -235,7 +235,7 @@ type (
 		takes func(model string) (now, peak tier.Bytes, ok bool)
 	}
 	hungrySticky struct {
-		*tiertest.Sticky
+		*stickyMover
 		takes func(model string) (now, peak tier.Bytes, ok bool)
 	}
 )
@@ -375,9 +375,9 @@ func anything(t *rapid.T) {
 	}
 	switch rapid.IntRange(0, 2).Draw(t, "sticky") {
 	case 1:
-		w.sticky = &tiertest.Sticky{}
+		w.sticky = &stickyMover{}
 	case 2:
-		w.sticky = &tiertest.Sticky{Lie: w.lies}
+		w.sticky = &stickyMover{Lie: w.lies}
 	}
 	w.hungry, w.eats = rapid.IntRange(0, 2).Draw(t, "hungry") == 2, make(map[string]tier.Bytes)
 	w.mover()

@@ -47,7 +47,7 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 	for _, m := range known {
 		before[m.Path] = m.Name
 	}
-	taken := newNames()
+	taken := make(names)
 	for _, f := range found {
 		if name, ok := before[f.model.Path]; ok {
 			taken.take(name)
@@ -225,19 +225,15 @@ func folderName(dir string) string {
 	return filepath.Base(dir)
 }
 
-// names gives models names that no other has.
-type names struct {
-	taken map[string]bool
-	next  map[string]int // number to try next after a name, so that many of one name cost no search each
-}
-
-func newNames() names { return names{make(map[string]bool), make(map[string]int)} }
+// names are those that are taken. Each has the number to try next after it, so that
+// many models of one name cost no search each.
+type names map[string]int
 
 func (n names) take(name string) bool {
-	if n.taken[name] || len(name) > tier.MaxNameLength {
+	if _, taken := n[name]; taken || len(name) > tier.MaxNameLength {
 		return false
 	}
-	n.taken[name] = true
+	n[name] = 2
 	return true
 }
 
@@ -254,16 +250,18 @@ func (n names) claim(name, dir string) string {
 	if len(name) > tier.MaxNameLength-room {
 		name = strings.ToValidUTF8(name[:tier.MaxNameLength-room], "")
 	}
-	for i := max(n.next[name], 2); ; i++ {
+	for i := max(n[name], 2); ; i++ {
 		if numbered := name + "-" + strconv.Itoa(i); n.take(numbered) {
-			n.next[name] = i + 1
+			n[name] = i + 1
 			return numbered
 		}
 	}
 }
 
-// release makes the name free.
+// release makes the name free, which may be the lowest number after another.
 func (n names) release(name string) {
-	delete(n.taken, name)
-	clear(n.next) // it may be a lower number
+	delete(n, name)
+	if at := strings.LastIndexByte(name, '-'); at >= 0 && n[name[:at]] > 0 {
+		n[name[:at]] = 2
+	}
 }

@@ -376,7 +376,7 @@ func TestRescan_FileOfTheSameNameIsNew_KnownOneKeepsItsName(t *testing.T) {
 }
 
 func TestNames_TakenOrTooLong_StillUniqueAndValid(t *testing.T) {
-	n := newNames()
+	n := make(names)
 	seen := make(map[string]bool)
 	long := strings.Repeat("模", 83) // 249 bytes
 	for range 20 {
@@ -412,7 +412,7 @@ func TestFolderName_CacheOfAModelHub_IsTheRepository(t *testing.T) {
 func TestNames_ManyOfOneName_NoSearchForEach(t *testing.T) {
 	claims := func(n int) float64 {
 		return testing.AllocsPerRun(1, func() { // each name that is tried is an allocation
-			taken := newNames()
+			taken := make(names)
 			for i := range n {
 				taken.claim("model", fmt.Sprint("/x/", i))
 			}
@@ -424,7 +424,7 @@ func TestNames_ManyOfOneName_NoSearchForEach(t *testing.T) {
 }
 
 func TestNames_Released_LowestNumberIsGivenAgain(t *testing.T) {
-	taken := newNames()
+	taken := make(names)
 	claim := func() string { return taken.claim("m", "/d") }
 	for _, want := range []string{"m", "d/m", "m-2", "m-3", "m-4"} {
 		if got := claim(); got != want {

@@ -80,7 +80,7 @@ type watcher struct {
 }
 
 func newWatcher(dir string, known []tier.Model) *watcher {
-	w := &watcher{dir: dir, taken: newNames(), models: make(map[string]found), pending: make(map[string]bool)}
+	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found), pending: make(map[string]bool)}
 	for _, m := range known {
 		w.taken.take(m.Name)
 		if rel, err := filepath.Rel(dir, m.Path); err == nil && filepath.IsLocal(rel) {

@@ -37,9 +37,9 @@ type Mover struct {
 
 // place is where a model is.
 type place struct {
-	tier       tier.Tier
-	kept, size tier.Bytes
-	moving     bool
+	tier   tier.Tier
+	kept   tier.Bytes
+	moving bool
 }
 
 // place returns that of the model. f.mu must be held.
@@ -150,7 +150,7 @@ func (f *Mover) end(mv tier.Move, arrived bool) {
 	p := f.place(mv.Model.Name)
 	p.moving = false
 	if arrived {
-		p.tier, p.kept, p.size = mv.To, 0, mv.Model.Size
+		p.tier, p.kept = mv.To, 0
 		if mv.To == tier.Swap {
 			p.kept = mv.Keep
 		}
@@ -200,78 +200,6 @@ func (f *Mover) Close() error {
 	defer f.mu.Unlock()
 	f.closing = true
 	return nil
-}
-
-// Sticky is a [Mover] that reports what is present, and whose freed bytes stay
-// present for a while after the move that freed them. It is safe for concurrent use.
-type Sticky struct {
-	*Mover
-	// Linger returns for how long the bytes that a move frees stay present; nil: not at
-	// all.
-	Linger func(mv tier.Move) time.Duration
-	// Lie, if not nil, turns what is present into what Resident reports.
-	Lie func(model string, present tier.Bytes) (tier.Bytes, error)
-
-	mu   sync.Mutex // guards the rest
-	left map[string]leaving
-}
-
-// leaving is bytes beyond what the model's tier explains, and until when.
-type leaving struct {
-	bytes tier.Bytes
-	until time.Time
-}
-
-// Move implements tier.Mover.
-func (s *Sticky) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
-	before := s.Present(mv.Model.Name)
-	if err := s.Mover.Move(ctx, mv, progress); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.left == nil {
-		s.left = make(map[string]leaving)
-	}
-	delete(s.left, mv.Model.Name)
-	if gone := before - s.explained(mv.Model.Name); gone > 0 && s.Linger != nil {
-		s.left[mv.Model.Name] = leaving{gone, time.Now().Add(s.Linger(mv))}
-	}
-	return nil
-}
-
-// explained returns the bytes of the model that are present because of its tier.
-func (s *Sticky) explained(model string) tier.Bytes {
-	s.Mover.mu.Lock()
-	defer s.Mover.mu.Unlock()
-	p := s.Mover.place(model)
-	if p.tier == tier.RAM {
-		return p.size
-	}
-	return p.kept
-}
-
-// Present returns the bytes of the model that are really present.
-func (s *Sticky) Present(model string) tier.Bytes {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b := s.explained(model)
-	if l := s.left[model]; time.Now().Before(l.until) {
-		b += l.bytes
-	}
-	return b
-}
-
-// Resident implements tier.Resident.
-func (s *Sticky) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
-	if ctx.Err() != nil {
-		return 0, 0, context.Cause(ctx)
-	}
-	present = s.Present(model)
-	if s.Lie != nil {
-		present, err = s.Lie(model, present)
-	}
-	return present, 0, err
 }
 
 // Probe is a fake tier.MemoryProbe that reports what it was last told. It is
