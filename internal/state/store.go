@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -96,7 +96,12 @@ func open(dir string, d disk) (_ *Store, st State, warnings []Warning, err error
 			d.Close()
 		}
 	}()
-	switch err := s.tryWrite(); {
+	// Permissions do not tell whether a read-only or remote file system can be written.
+	err = s.writeTemp([]byte(magic + "\n"))
+	if err == nil {
+		err = d.Remove(tempName)
+	}
+	switch {
 	case slices.ContainsFunc(diskFull, func(full error) bool { return errors.Is(err, full) }):
 		warnings = append(warnings, Warning{File: dir, Err: fmt.Errorf("cannot be written while the disk is full: %w", err)})
 	case err != nil:
@@ -107,16 +112,6 @@ func open(dir string, d disk) (_ *Store, st State, warnings []Warning, err error
 		return nil, State{}, nil, err
 	}
 	return s, st, append(warnings, more...), nil
-}
-
-// tryWrite finds out by writing whether the folder can be written: permissions do
-// not tell that of a read-only or remote file system.
-func (s *Store) tryWrite() error {
-	err := s.writeTemp([]byte(magic + "\n"))
-	if err == nil {
-		err = s.disk.Remove(tempName)
-	}
-	return err
 }
 
 // load reads both slots, remembers the newest valid one, and sets aside the invalid
@@ -169,33 +164,25 @@ func (s *Store) load() (State, []Warning, error) {
 
 // read returns the content of a state file, or why it cannot be one.
 func (s *Store) read(name string) (data []byte, invalid, err error) {
-	info, err := s.disk.Lstat(name)
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case !info.Mode().IsRegular():
-		return nil, errors.New("is not a regular file"), nil
-	case info.Size() > maxFileBytes:
-		return nil, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size())), nil
-	}
 	f, err := s.disk.Open(name)
+	if special, ok := errors.AsType[*regular.Error](err); ok {
+		return nil, fmt.Errorf("is %s, not a file", special.Kind), nil
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > maxFileBytes {
+		return nil, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size())), nil
+	}
 	data, err = io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	return data, nil, err
 }
 
-// setAside gives the file a free name. It flushes the folder, because a crash could
+// setAside gives the file a new name. It flushes the folder, because a crash could
 // otherwise keep the next save's rename and lose this one, and the file with it.
 func (s *Store) setAside(name string) (kept string, err error) {
-	for n := time.Now().UnixNano(); ; n++ {
-		kept = fmt.Sprintf("%s.damaged-%d", name, n)
-		if _, err := s.disk.Lstat(kept); err != nil {
-			break
-		}
-	}
+	kept = fmt.Sprintf("%s.damaged-%d", name, time.Now().UnixNano())
 	if err := s.disk.Rename(name, kept); err != nil {
 		return "", err
 	}
@@ -221,10 +208,10 @@ func (s *Store) Save(snapshot func() State) error {
 		return err
 	}
 	older := 1 - s.newest
-	if err := s.writeTemp(data); err != nil {
-		return fmt.Errorf("save state in %q: %w", s.dir, err)
+	err = s.writeTemp(data)
+	if err == nil {
+		err = s.disk.Rename(tempName, slots[older])
 	}
-	err = s.disk.Rename(tempName, slots[older])
 	if err == nil {
 		err = s.disk.Sync()
 	}
@@ -249,10 +236,7 @@ func (s *Store) writeTemp(data []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		s.disk.Remove(tempName)
 	}
 	return err
@@ -272,9 +256,8 @@ func (s *Store) Close() error {
 // disk is the folder as a Store uses it: an interface, so that tests can cut the
 // power at every step. Names are relative to the folder.
 type disk interface {
-	Lstat(name string) (fs.FileInfo, error)
-	Open(name string) (io.ReadCloser, error)
-	Create(name string) (file, error) // fails if it exists
+	Open(name string) (fs.File, error) // a *regular.Error if it is no file
+	Create(name string) (file, error)  // fails if it exists
 	Rename(from, to string) error
 	Remove(name string) error
 	Sync() error  // makes creations, renames and removals durable
@@ -308,12 +291,12 @@ func openFolder(dir string) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	locks, err := lock(root, dir)
-	if err != nil {
-		root.Close()
+	f := &folder{Root: root}
+	if err := f.lock(dir); err != nil {
+		f.Close()
 		return nil, err
 	}
-	return &folder{root, locks}, nil
+	return f, nil
 }
 
 // makeFolder creates the folder and its missing parents, durably: a folder that is
@@ -339,9 +322,9 @@ func makeFolder(dir string) error {
 	return syncFolder(f)
 }
 
-// Open does not wait for the other end of a pipe.
-func (f *folder) Open(name string) (io.ReadCloser, error) {
-	return f.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+func (f *folder) Open(name string) (fs.File, error) {
+	file, _, err := regular.OpenIn(f.Root, name)
+	return file, err
 }
 
 func (f *folder) Create(name string) (file, error) {
@@ -380,9 +363,9 @@ func describe(f *os.File) {
 
 // lockedBy returns the error for a folder that is locked, by the owner that the lock
 // file describes.
-func lockedBy(root *os.Root, dir string) *LockedError {
+func (f *folder) lockedBy(dir string) error {
 	e := &LockedError{Dir: dir, Owner: "another process"}
-	if f, err := root.OpenFile(lockName, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+	if f, _, err := regular.OpenIn(f.Root, lockName); err == nil {
 		defer f.Close()
 		line := make([]byte, 256)
 		n, _ := f.ReadAt(line, 0)
