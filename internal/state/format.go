@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -103,15 +102,14 @@ func header(body []byte) string {
 func decode(data []byte) (State, record, error) {
 	var rec record
 	line, body, found := bytes.Cut(data, []byte("\n"))
-	first, rest, _ := strings.Cut(string(line[:min(len(line), headerLength)]), " ")
-	if !found || first != magic {
+	var v int
+	n, _ := fmt.Sscanf(string(line[:min(len(line), headerLength)]), magic+" %d ", &v)
+	switch {
+	case !found || n == 0:
 		return State{}, rec, errors.New("is not a state file of modeltier")
-	}
-	number, _, _ := strings.Cut(rest, " ")
-	if v, err := strconv.Atoi(number); err == nil && v > version {
+	case v > version:
 		return State{}, rec, fmt.Errorf("was written by a newer modeltier (format version %d, this one reads %d)", v, version)
-	}
-	if string(line)+"\n" != header(body) {
+	case string(line)+"\n" != header(body):
 		return State{}, rec, errors.New("is torn or was changed: its checksum does not match")
 	}
 	err := json.Unmarshal(body, &rec)

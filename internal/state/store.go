@@ -75,11 +75,9 @@ func (e *LockedError) Suggestions() []string {
 // renamed then.
 func Open(dir string) (*Store, State, []Warning, error) {
 	abs, err := filepath.Abs(dir)
-	if dir == "" || err != nil {
-		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: dir, Rule: "must be a path"}
-	}
-	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
-		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: abs, Rule: "must be a folder"}
+	info, missing := os.Stat(abs)
+	if dir == "" || err != nil || missing == nil && !info.IsDir() {
+		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: dir, Rule: "must be the path of a folder"}
 	}
 	d, err := openFolder(abs)
 	if err != nil {

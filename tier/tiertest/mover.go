@@ -480,11 +480,16 @@ func (s *moverSuite) answers() error {
 		}
 		return nil
 	}
+	return s.asking(same)
+}
+
+// asking has ask called during and after every step of the tour.
+func (s *moverSuite) asking(ask func(when string) error) error {
 	for i := 1; i < len(tour); i++ {
 		done := make(chan error, 1)
 		go func() { done <- s.move(s.models[0], tour[i-1], tour[i], 0) }()
-		during := same("during a move")
-		if err := errors.Join(<-done, during, same(fmt.Sprint("in ", tour[i]))); err != nil {
+		during := ask("during a move")
+		if err := errors.Join(<-done, during, ask(fmt.Sprint("in ", tour[i]))); err != nil {
 			return err
 		}
 	}
@@ -513,32 +518,8 @@ func (s *moverSuite) checker() error {
 	return nil
 }
 
-// status asks for the part's status after each move and, from another goroutine,
-// at any time.
 func (s *moverSuite) status() error {
-	if _, ok := s.mover.(tier.PartStatuser); !ok {
-		return nil
-	}
-	quit, asked := make(chan struct{}), make(chan error, 1)
-	go func() {
-		var err error
-		for {
-			select {
-			case <-quit:
-				asked <- err
-				return
-			default:
-				err = cmp.Or(err, checkStatus(s.mover))
-				runtime.Gosched()
-			}
-		}
-	}()
-	var err error
-	for i := 1; i < len(tour) && err == nil; i++ {
-		err = cmp.Or(s.move(s.models[0], tour[i-1], tour[i], 0), checkStatus(s.mover))
-	}
-	close(quit)
-	return errors.Join(err, <-asked)
+	return s.asking(func(string) error { return checkStatus(s.mover) })
 }
 
 // checkStatus checks what a part says about itself, if it says anything.
