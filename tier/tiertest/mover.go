@@ -341,22 +341,22 @@ func (s *moverSuite) resident() error {
 		return err
 	}
 	m := s.models[0]
-	for _, step := range []struct {
-		from, to tier.Tier
-		least    tier.Bytes
-	}{{tier.Storage, tier.RAM, m.Size}, {tier.RAM, tier.Storage, 0}, {tier.Storage, tier.Swap, 0}, {tier.Swap, tier.RAM, m.Size}} {
-		if err := s.move(m, step.from, step.to, 0); err != nil {
+	for i := 1; i < len(tour); i++ {
+		if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
 			return err
 		}
-		most := m.Size
-		if step.to == tier.Storage {
+		least, most := tier.Bytes(0), m.Size
+		switch tour[i] {
+		case tier.RAM:
+			least = m.Size
+		case tier.Storage:
 			most = 0
 		}
-		if err := s.seen(m, step.least, most); err != nil {
-			return fmt.Errorf("in %v: %w", step.to, err)
+		if err := s.seen(m, least, most); err != nil {
+			return fmt.Errorf("in %v: %w", tour[i], err)
 		}
 	}
-	return s.move(m, tier.RAM, tier.Storage, 0)
+	return nil
 }
 
 func (s *moverSuite) footprint() error {

@@ -152,18 +152,13 @@ func describe(req tier.Request) string {
 	var parts []string
 	v := reflect.ValueOf(req)
 	for i := range v.NumField() {
-		f := v.Field(i)
-		if f.IsZero() {
-			continue
-		}
-		text := fmt.Sprintf("%+v", f.Interface())
+		f, format := v.Field(i), "%+v"
 		if f.Kind() == reflect.String || f.Kind() == reflect.Slice {
-			text = fmt.Sprintf("%q", f.Interface())
+			format = "%q"
 		}
-		if f.Kind() == reflect.Slice && f.Len() > 10 {
-			text = fmt.Sprintf("(%d of them)", f.Len())
+		if !f.IsZero() {
+			parts = append(parts, fmt.Sprintf("%s: %.200s", v.Type().Field(i).Name, fmt.Sprintf(format, f.Interface())))
 		}
-		parts = append(parts, v.Type().Field(i).Name+": "+text)
 	}
 	return "Request{" + strings.Join(parts, ", ") + "}"
 }
