@@ -3,10 +3,8 @@ package hotload
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"math"
-	"math/bits"
 	"slices"
 	"strings"
 
@@ -51,27 +49,6 @@ type ggufReader struct {
 	bufReader
 	info Info
 	kept map[string]ggufValue // the metadata that is used
-}
-
-// uniqueNames finds names that repeat. It keeps hashes: a header may hold a hundred
-// MiB of names. Two different names have the same hash in one of 10^7 headers of a
-// million names.
-type uniqueNames struct {
-	seed maphash.Seed
-	seen map[uint64]struct{}
-}
-
-func newUniqueNames() *uniqueNames {
-	return &uniqueNames{maphash.MakeSeed(), make(map[uint64]struct{})}
-}
-
-// add returns an error if the name, of what, was added before.
-func (u *uniqueNames) add(what, name string) error {
-	before := len(u.seen)
-	if u.seen[maphash.String(u.seed, name)] = struct{}{}; len(u.seen) == before {
-		return &FileError{Reason: fmt.Sprintf("has the %s %.100q twice", what, name)}
-	}
-	return nil
 }
 
 // ggufValue is one scalar of the metadata.
@@ -299,24 +276,6 @@ func (g *ggufReader) readTensor(alignment uint64, names *uniqueNames) (t ggufTen
 		fault("beyond the end of any file")
 	}
 	return t
-}
-
-// tensorFault returns an error about a tensor.
-func tensorFault(name, format string, args ...any) error {
-	return &FileError{Reason: fmt.Sprintf("has a tensor %.100q ", name) + fmt.Sprintf(format, args...)}
-}
-
-// product multiplies, and reports whether the result is an int64.
-func product(factors ...uint64) (n uint64, ok bool) {
-	n = 1
-	for _, f := range factors {
-		over, low := bits.Mul64(n, f)
-		if over > 0 || low > math.MaxInt64 {
-			return 0, false
-		}
-		n = low
-	}
-	return n, true
 }
 
 // The value types of GGUF metadata (docs/gguf.md in ggml).

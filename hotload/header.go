@@ -5,7 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
+	"math"
+	"math/bits"
 	"sync"
 
 	"github.com/modeltier/modeltier/tier"
@@ -100,3 +103,42 @@ func (b *bufReader) expect(what string, count, least uint64) bool {
 func (b *bufReader) uint32() uint32 { return binary.LittleEndian.Uint32(b.take(4)) }
 
 func (b *bufReader) uint64() uint64 { return binary.LittleEndian.Uint64(b.take(8)) }
+
+// uniqueNames finds names that repeat. It keeps hashes: a header may hold a hundred
+// MiB of names. Two different names have the same hash in one of 10^7 headers of a
+// million names.
+type uniqueNames struct {
+	seed maphash.Seed
+	seen map[uint64]struct{}
+}
+
+func newUniqueNames() *uniqueNames {
+	return &uniqueNames{maphash.MakeSeed(), make(map[uint64]struct{})}
+}
+
+// add returns an error if the name, of what, was added before.
+func (u *uniqueNames) add(what, name string) error {
+	before := len(u.seen)
+	if u.seen[maphash.String(u.seed, name)] = struct{}{}; len(u.seen) == before {
+		return &FileError{Reason: fmt.Sprintf("has the %s %.100q twice", what, name)}
+	}
+	return nil
+}
+
+// tensorFault returns an error about a tensor.
+func tensorFault(name, format string, args ...any) error {
+	return &FileError{Reason: fmt.Sprintf("has a tensor %.100q ", name) + fmt.Sprintf(format, args...)}
+}
+
+// product multiplies, and reports whether the result is an int64.
+func product(factors ...uint64) (n uint64, ok bool) {
+	n = 1
+	for _, f := range factors {
+		over, low := bits.Mul64(n, f)
+		if over > 0 || low > math.MaxInt64 {
+			return 0, false
+		}
+		n = low
+	}
+	return n, true
+}
