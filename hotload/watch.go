@@ -195,9 +195,6 @@ func (w *watcher) goAway() (present int, gone bool) {
 	return present, gone
 }
 
-// stays reports whether a model that was not found is still there, or may come back.
-func (w *watcher) stays(f found) bool { return f.files == nil && w.away[f.model.Path] <= 1 }
-
 // without removes the files that are moving.
 func (f *folder) without(moving map[string]bool) {
 	gone := func(file file) bool { return moving[file.path] }
@@ -270,7 +267,7 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 	for path, f := range w.models {
 		switch _, still := models[path]; {
 		case still:
-		case w.stays(f):
+		case f.files == nil && w.away[path] <= 1: // it is there, or may come back
 			models[path] = f
 		default:
 			w.taken.release(f.model.Name)

@@ -20,12 +20,10 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%q is %s, not a file", e.Path, e.Kind) }
 
-// Kind names what info is of, for a message: "a pipe", "a folder", …; "" for a
-// regular file.
+// Kind names, for a message, what info is of that is no regular file: "a pipe", "a
+// folder", ….
 func Kind(info fs.FileInfo) string {
 	switch mode := info.Mode(); {
-	case mode.IsRegular():
-		return ""
 	case mode.IsDir():
 		return "a folder"
 	case mode&fs.ModeDevice != 0:

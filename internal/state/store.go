@@ -123,19 +123,12 @@ func (s *Store) load() (State, []Warning, error) {
 		used   = "an empty state"
 	)
 	for i, name := range slots {
-		data, invalid, err := s.read(name)
+		st, rec, invalid, err := s.read(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return State{}, nil, fmt.Errorf("%q cannot be read, and may hold what was saved last; try again when it can be read, or move it away to start without it: %w", filepath.Join(s.dir, name), err)
-		}
-		var (
-			st  State
-			rec record
-		)
-		if invalid == nil {
-			st, rec, invalid = decode(data)
 		}
 		damage[i] = invalid
 		if invalid == nil && rec.Generation > newest.Generation {
@@ -160,21 +153,24 @@ func (s *Store) load() (State, []Warning, error) {
 	return best, warnings, nil
 }
 
-// read returns the content of a state file, or why it cannot be one.
-func (s *Store) read(name string) (data []byte, invalid, err error) {
+// read reads a state file. invalid says why it is none, err why that is unknown.
+func (s *Store) read(name string) (st State, rec record, invalid, err error) {
 	f, err := s.disk.Open(name)
 	if special, ok := errors.AsType[*regular.Error](err); ok {
-		return nil, fmt.Errorf("is %s, not a file", special.Kind), nil
+		return st, rec, fmt.Errorf("is %s, not a file", special.Kind), nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return st, rec, nil, err
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Size() > maxFileBytes {
-		return nil, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size())), nil
+		return st, rec, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size())), nil
 	}
-	data, err = io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	return data, nil, err
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err == nil {
+		st, rec, invalid = decode(data)
+	}
+	return st, rec, invalid, err
 }
 
 // setAside gives the file a new name. It flushes the folder, because a crash could
