@@ -28,6 +28,7 @@ type tree struct {
 	boundary string   // the same without links; "": links may lead anywhere
 	root     *os.Root // the boundary, to open files without leaving it
 	entries  int      // seen so far
+	skipped  []Skipped
 
 	// headers are those of this walk, before those of the one before, by path; nil: they
 	// are not remembered.

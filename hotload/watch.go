@@ -98,7 +98,7 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	}
 	defer t.close()
 	t.before, t.headers = w.headers, make(map[string]header)
-	folders, skipped, err := t.walk(ctx)
+	folders, err := t.walk(ctx)
 	if err != nil {
 		return Change{}, false
 	}
@@ -126,17 +126,16 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	for _, f := range folders {
 		f.without(moving)
 	}
-	found, more, err := t.models(ctx, folders)
+	found, err := t.models(ctx, folders)
 	if err != nil {
 		return Change{}, false
 	}
 	w.headers = t.headers
-	skipped = append(skipped, more...)
 	if first { // the baseline: Scan has reported it, or the next look does
-		w.reported = lastingSkips(skipped, nil)
+		w.reported = lastingSkips(t.skipped, nil)
 		return Change{}, false
 	}
-	c := w.settle(found, skipped, moving)
+	c := w.settle(found, t.skipped, moving)
 	w.settled, w.pending = true, moving
 	return c, len(c.Added)+len(c.Changed)+len(c.Removed)+len(c.Skipped) > 0
 }
