@@ -77,7 +77,7 @@ func Open(dir string) (*Store, State, []Warning, error) {
 	abs, err := filepath.Abs(dir)
 	info, missing := os.Stat(abs)
 	if dir == "" || err != nil || missing == nil && !info.IsDir() {
-		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: dir, Rule: "must be the path of a folder"}
+		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: dir, Rule: "must be a folder"}
 	}
 	d, err := openFolder(abs)
 	if err != nil {
