@@ -16,7 +16,7 @@ var arrows = map[string][]string{
 	".":                {"tier", "internal/core", "internal/wire", "internal/state", "internal/outbox", "selector", "safety", "hotload", "optimizer", "tier/mapped"},
 	"internal/core":    {"tier"},
 	"internal/wire":    {"tier"},
-	"internal/state":   {"tier"},
+	"internal/state":   {"tier", "internal/regular"},
 	"internal/outbox":  {},
 	"internal/regular": {},
 	"selector":         {"tier"},

@@ -233,7 +233,8 @@ func (t *tree) consult(f *folder, p *part) error {
 	var tokenizer struct {
 		ChatTemplate any `json:"chat_template"` // a text, or a list of them
 	}
-	var traits hubTraits
+	var chatTemplate bool
+	var sentenceEncoder bool // made for sentence embeddings, whatever its architecture
 	for _, other := range f.others {
 		var err error
 		switch other.name() {
@@ -242,25 +243,37 @@ func (t *tree) consult(f *folder, p *part) error {
 			err = t.readJSON(&other, &config)
 		case "tokenizer_config.json":
 			err = t.readJSON(&other, &tokenizer)
-			traits.chatTemplate = traits.chatTemplate || tokenizer.ChatTemplate != nil
+			chatTemplate = chatTemplate || tokenizer.ChatTemplate != nil
 		case "chat_template.jinja", "chat_template.json":
-			traits.chatTemplate = true
+			chatTemplate = true
 		case "modules.json": // how sentence-transformers marks its models
-			traits.sentenceEncoder = true
+			sentenceEncoder = true
 		}
 		if err != nil {
 			return err
 		}
 	}
 	if len(config.Architectures) > 0 {
-		traits.architecture = printable(config.Architectures[0])
-		p.info.Architecture = traits.architecture
+		p.info.Architecture = printable(config.Architectures[0])
 	}
-	traits.visionPart = config.Vision != nil
 	if n := max(config.Context, config.Text.Context); n >= 1 && n <= 1<<31 {
 		p.info.ContextLength = int64(n)
 	}
-	p.info.Capabilities = hubCapabilities(traits)
+	what := hubCapability(p.info.Architecture)
+	switch {
+	case sentenceEncoder:
+		p.info.Capabilities = []string{embeddings}
+		return nil
+	case what == "":
+		return nil
+	case what == textGeneration && chatTemplate:
+		p.info.Capabilities = []string{what, chat}
+	default:
+		p.info.Capabilities = []string{what}
+	}
+	if config.Vision != nil {
+		p.info.Capabilities = append(p.info.Capabilities, vision)
+	}
 	return nil
 }
 
@@ -268,13 +281,13 @@ func (t *tree) consult(f *folder, p *part) error {
 func (t *tree) readJSON(f *file, into any) error {
 	opened, _, err := t.open(f.real)
 	if err != nil {
-		return &FileError{Path: f.path, Reason: "cannot be read", Err: err}
+		return fileError(f.path, err)
 	}
 	defer opened.Close()
 	data, err := io.ReadAll(io.LimitReader(opened, maxJSON+1))
 	switch {
 	case err != nil:
-		return &FileError{Path: f.path, Reason: "cannot be read", Err: err}
+		return fileError(f.path, err)
 	case len(data) > maxJSON:
 		return &FileError{Path: f.path, Reason: fmt.Sprintf("has more than %v", tier.Bytes(maxJSON))}
 	}

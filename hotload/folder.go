@@ -28,6 +28,7 @@ type tree struct {
 	boundary string   // the same without links; "": links may lead anywhere
 	root     *os.Root // the boundary, to open files without leaving it
 	entries  int      // seen so far
+	skipped  []Skipped
 
 	// headers are those of this walk, before those of the one before, by path; nil: they
 	// are not remembered.
@@ -125,6 +126,15 @@ func (t *tree) list(dir string) (*folder, error) {
 		}
 	}
 	return f, nil
+}
+
+// usable lists a folder, and fails if something in it has a fault.
+func (t *tree) usable(dir string) (*folder, error) {
+	f, err := t.list(dir)
+	if err == nil {
+		err = f.fault()
+	}
+	return f, err
 }
 
 // fault returns an error if something in the folder belongs to its model and cannot
@@ -247,7 +257,8 @@ func Resolve(root, path string) (string, error) {
 		return "", fault("must not be empty")
 	case len(path) > maxPath || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return "", fault(fmt.Sprintf("must be %d bytes at most, without control characters", maxPath))
-	case hasParent(path):
+	// A parent would be resolved by the text, and not by where a link before it leads.
+	case slices.Contains(strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == filepath.Separator }), ".."):
 		return "", fault(`must not hold ".."`)
 	}
 	t, err := openTree(root)
@@ -280,25 +291,10 @@ func Resolve(root, path string) (string, error) {
 	case !stat.IsDir():
 		return "", fault("must be a file or a folder")
 	}
-	f, err := t.list(full)
-	if err == nil {
-		err = f.fault()
-	}
-	if err != nil {
+	if _, err := t.usable(full); err != nil {
 		return "", err
 	}
 	return full, nil
-}
-
-// hasParent reports whether the path goes up anywhere: that would be resolved by the
-// text, and not by where a link before it leads.
-func hasParent(path string) bool {
-	for part := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == filepath.Separator }) {
-		if part == ".." {
-			return true
-		}
-	}
-	return false
 }
 
 // relative returns an absolute path relative to the folder, whether it is written

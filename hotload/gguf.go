@@ -3,11 +3,9 @@ package hotload
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"math"
-	"math/bits"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/modeltier/modeltier/tier"
@@ -43,38 +41,14 @@ const (
 func ReadGGUF(r io.ReaderAt, size int64) (Info, error) {
 	g := &ggufReader{bufReader: bufReader{r: r, size: size, limit: ggufMaxHeader}}
 	defer g.close()
-	info, err := g.read()
-	if err != nil {
-		return Info{}, err
-	}
-	return info, nil
+	return g.read()
 }
 
 // ggufReader reads one header from start to end.
 type ggufReader struct {
 	bufReader
+	info Info
 	kept map[string]ggufValue // the metadata that is used
-}
-
-// uniqueNames finds names that repeat. It keeps hashes: a header may hold a hundred
-// MiB of names. Two different names have the same hash in one of 10^7 headers of a
-// million names.
-type uniqueNames struct {
-	seed maphash.Seed
-	seen map[uint64]struct{}
-}
-
-func newUniqueNames() *uniqueNames {
-	return &uniqueNames{maphash.MakeSeed(), make(map[uint64]struct{})}
-}
-
-// add returns an error if the name, of what, was added before.
-func (u *uniqueNames) add(what, name string) error {
-	before := len(u.seen)
-	if u.seen[maphash.String(u.seed, name)] = struct{}{}; len(u.seen) == before {
-		return &FileError{Reason: fmt.Sprintf("has the %s %.100q twice", what, name)}
-	}
-	return nil
 }
 
 // ggufValue is one scalar of the metadata.
@@ -84,41 +58,27 @@ type ggufValue struct {
 }
 
 func (g *ggufReader) read() (Info, error) {
-	info := Info{Format: FormatGGUF}
-	magic, err := g.take(len(ggufMagic))
-	if err != nil {
-		return info, err
+	g.info.Format = FormatGGUF
+	if magic := string(g.take(len(ggufMagic))); magic != ggufMagic {
+		g.fault("does not begin with GGUF")
 	}
-	if string(magic) != ggufMagic {
-		return info, &FileError{Reason: "does not begin with GGUF"}
-	}
-	version, err := g.uint32()
-	switch {
-	case err != nil:
-		return info, err
+	switch version := g.uint32(); {
 	case version != 0 && version&0xffff == 0:
-		return info, &FileError{Reason: "is a big-endian GGUF file, which is not supported", Help: "Convert the file to little-endian."}
+		g.fail(&FileError{Reason: "is a big-endian GGUF file, which is not supported", Help: "Convert the file to little-endian."})
 	case version != 2 && version != 3:
-		return info, &FileError{Reason: fmt.Sprintf("has GGUF version %d, and 2 and 3 are supported", version), Help: "Convert the model with a current converter."}
+		g.fail(&FileError{Reason: fmt.Sprintf("has GGUF version %d, and 2 and 3 are supported", version), Help: "Convert the model with a current converter."})
 	}
-	tensors, err := g.uint64()
-	if err != nil {
-		return info, err
-	}
-	pairs, err := g.uint64()
-	if err != nil {
-		return info, err
-	}
+	tensors, pairs := g.uint64(), g.uint64()
 	if pairs > ggufMaxNames || tensors > ggufMaxNames {
-		return info, &FileError{Reason: fmt.Sprintf("claims %d metadata pairs and %d tensors; %d are allowed", pairs, tensors, ggufMaxNames)}
+		g.fault("claims %d metadata pairs and %d tensors; %d are allowed", pairs, tensors, ggufMaxNames)
 	}
-	if err := g.readMetadata(pairs); err != nil {
-		return info, err
+	g.readMetadata(pairs)
+	g.describe(tensors)
+	g.readTensors(tensors)
+	if g.err != nil {
+		return Info{}, g.err
 	}
-	if err := g.describe(&info, tensors); err != nil {
-		return info, err
-	}
-	return info, g.readTensors(&info, tensors)
+	return g.info, nil
 }
 
 // keeps reports whether the value of the key is used. Some keys begin with the name
@@ -134,232 +94,188 @@ func (g *ggufReader) keeps(key string) bool {
 	return len(g.kept) < ggufMaxKept && (strings.HasSuffix(key, ".context_length") || strings.HasSuffix(key, ".pooling_type"))
 }
 
-func (g *ggufReader) readMetadata(pairs uint64) error {
+func (g *ggufReader) readMetadata(pairs uint64) {
 	const least = 8 + 4 + 1 // bytes of a pair with an empty key and a one-byte value
-	if err := g.expect("metadata pairs", pairs, least); err != nil {
-		return err
-	}
+	g.expect("metadata pairs", pairs, least)
 	g.kept = make(map[string]ggufValue)
 	keys := newUniqueNames()
-	for range pairs {
-		n, err := g.uint64()
-		if err != nil {
-			return err
-		}
-		if n == 0 || n > ggufMaxKey {
-			return &FileError{Reason: fmt.Sprintf("has a metadata key of %d bytes; 1 to %d are allowed", n, ggufMaxKey)}
-		}
-		raw, err := g.take(int(n))
-		if err != nil {
-			return err
-		}
-		key := string(raw)
-		if err := keys.add("metadata key", key); err != nil {
-			return err
-		}
-		kind, err := g.uint32()
-		if err != nil {
-			return err
-		}
-		if !g.keeps(key) || kind == ggufArray {
-			err = g.skipValue(kind, 0)
+	for i := uint64(0); i < pairs && g.err == nil; i++ {
+		key := g.name("metadata key", 1, ggufMaxKey)
+		g.fail(keys.add("metadata key", key))
+		if kind := g.uint32(); kind == ggufArray || !g.keeps(key) {
+			g.skipValue(kind, 0)
 		} else {
-			g.kept[key], err = g.readScalar(kind)
-		}
-		if err != nil {
-			return err
+			g.kept[key] = g.readScalar(kind)
 		}
 	}
-	return nil
+}
+
+// name reads a text of bounded length.
+func (g *ggufReader) name(what string, least, most uint64) string {
+	n := g.uint64()
+	if n < least || n > most {
+		g.fault("has a %s of %d bytes; %d to %d are allowed", what, n, least, most)
+		return ""
+	}
+	return string(g.take(int(n)))
 }
 
 // describe fills in the Info from the metadata.
-func (g *ggufReader) describe(info *Info, tensors uint64) error {
+func (g *ggufReader) describe(tensors uint64) {
 	text := func(key string) string { return printable(g.kept[key].text) }
 	number := func(key string) uint64 { return g.kept[key].number }
 
+	info := &g.info
 	info.Architecture = text("general.architecture")
 	info.Title = text("general.name")
-	if v, ok := g.kept["general.file_type"]; ok {
-		info.Quantisation = fileTypeName(v.number)
-	}
+	info.Quantisation = fileTypeName(g.kept)
 	if n := number(info.Architecture + ".context_length"); n <= math.MaxInt32 {
 		info.ContextLength = int64(n)
 	}
-
-	if count, no := number("split.count"), number("split.no"); count > 1 {
-		if count > ggufMaxShards || no >= count {
-			return &FileError{Reason: fmt.Sprintf("says that it is shard %d of %d", no+1, count)}
-		}
+	if count, no := number("split.count"), number("split.no"); count > ggufMaxShards || count > 1 && no >= count {
+		g.fault("says that it is shard %d of %d", no+1, count)
+	} else if count > 1 {
 		info.Shard, info.Shards = int(no)+1, int(count)
 	}
-	switch {
-	case text("general.type") == "adapter":
+	switch kind := text("general.type"); {
+	case kind == "adapter":
 		info.Role = RoleAdapter
-	case text("general.type") == "mmproj" || info.Architecture == "clip":
+	case kind == "mmproj" || info.Architecture == "clip":
 		info.Role = RoleProjector
-	case text("general.type") == "imatrix" || tensors == 0 && info.Shards == 0:
+	case kind == "imatrix" || tensors == 0 && info.Shards == 0:
 		info.Role = RoleAuxiliary
 	}
-	_, tokenizer := g.kept["tokenizer.ggml.model"]
-	_, template := g.kept["tokenizer.chat_template"]
-	info.Capabilities = ggufCapabilities(ggufTraits{
-		architecture: info.Architecture,
-		role:         info.Role,
-		pooling:      number(info.Architecture + ".pooling_type"),
-		speaks:       tokenizer || info.ContextLength > 0,
-		chatTemplate: template,
-		sees:         number("clip.has_vision_encoder") == 1,
-		hears:        number("clip.has_audio_encoder") == 1,
-	})
-	return nil
+	info.Capabilities = g.capabilities()
+}
+
+// capabilities derives them from the role and the metadata.
+func (g *ggufReader) capabilities() []string {
+	has := func(key string) bool { _, ok := g.kept[key]; return ok }
+	sees, hears := g.kept["clip.has_vision_encoder"].number == 1, g.kept["clip.has_audio_encoder"].number == 1
+	const rank = 4 // of enum llama_pooling_type: 0 none, 1 mean, 2 cls, 3 last, 4 rank
+	pooling := g.kept[g.info.Architecture+".pooling_type"].number
+	switch role := g.info.Role; {
+	case role == RoleProjector && hears && sees:
+		return []string{vision, audio}
+	case role == RoleProjector && hears:
+		return []string{audio}
+	case role == RoleProjector: // the first ones had no flag and could only see
+		return []string{vision}
+	case role != RoleModel:
+		return nil
+	case pooling == rank:
+		return []string{reranking}
+	case pooling != 0:
+		return []string{embeddings}
+	}
+	what, known := ggufArchitectures[g.info.Architecture]
+	if !known && (g.info.ContextLength > 0 || has("tokenizer.ggml.model")) {
+		what = textGeneration
+	}
+	switch {
+	case what == "":
+		return nil
+	case what == textGeneration && has("tokenizer.chat_template"):
+		return []string{textGeneration, chat}
+	}
+	return []string{what}
 }
 
 // readTensors reads the tensor descriptions and checks that the file holds the
 // tensors.
-func (g *ggufReader) readTensors(info *Info, tensors uint64) error {
+func (g *ggufReader) readTensors(tensors uint64) {
 	const least = 8 + 4 + 4 + 8 // bytes of a description with no name and no dimension
-	if err := g.expect("tensors", tensors, least); err != nil {
-		return err
-	}
+	g.expect("tensors", tensors, least)
 	alignment := uint64(ggufDefaultAlignment)
 	if v, ok := g.kept["general.alignment"]; ok {
 		alignment = v.number
-		if alignment == 0 || alignment%8 != 0 || alignment > math.MaxUint32 {
-			return &FileError{Reason: fmt.Sprintf("has an alignment of %d, which is no multiple of 8", alignment)}
-		}
+	}
+	if alignment == 0 || alignment%8 != 0 || alignment > math.MaxUint32 {
+		g.fault("has an alignment of %d, which is no multiple of 8", alignment)
 	}
 	var (
 		end        uint64 // of the tensor that ends last, from where the data begins
 		bytesTotal uint64
 		parameters uint64
 		perType    [len(ggmlTypes)]uint64 // bytes by type
+		names      = newUniqueNames()
 	)
-	names := newUniqueNames()
-	for range tensors {
-		t, err := g.readTensor(alignment, names)
-		if err != nil {
-			return err
-		}
+	for i := uint64(0); i < tensors && g.err == nil; i++ {
+		t := g.readTensor(alignment, names)
 		end = max(end, t.end)
-		var carry1, carry2 uint64
-		bytesTotal, carry1 = bits.Add64(bytesTotal, t.bytes, 0)
-		parameters, carry2 = bits.Add64(parameters, t.elements, 0)
-		if carry1+carry2 > 0 || bytesTotal > math.MaxInt64 || parameters > math.MaxInt64 {
-			return &FileError{Reason: "has tensors of more bytes than can be counted"}
+		bytesTotal += t.bytes // both are int64, and the sum is before the next one
+		parameters += t.elements
+		if max(bytesTotal, parameters) > math.MaxInt64 {
+			g.fault("has tensors of more bytes than can be counted")
 		}
 		if t.kind < uint32(len(perType)) {
 			perType[t.kind] += t.bytes
 		}
 	}
-	info.Tensors = int64(tensors)
-	info.Parameters = int64(parameters)
-	info.TensorBytes = tier.Bytes(bytesTotal)
-	if info.Quantisation == "" {
-		widest := 0
-		for i := range perType {
-			if perType[i] > perType[widest] {
-				widest = i
-			}
-		}
-		if perType[widest] > 0 {
-			info.Quantisation = ggmlTypes[widest].name
-		}
-	}
-
 	if bytesTotal > end {
-		return &FileError{Reason: "has tensors that overlap"}
+		g.fault("has tensors that overlap")
 	}
-	data := (uint64(g.pos) + alignment - 1) / alignment * alignment
-	if tensors == 0 {
-		return nil
+	g.info.Tensors = int64(tensors)
+	g.info.Parameters = int64(parameters)
+	g.info.TensorBytes = tier.Bytes(bytesTotal)
+	if most := slices.Max(perType[:]); g.info.Quantisation == "" && most > 0 {
+		g.info.Quantisation = ggmlTypes[slices.Index(perType[:], most)].name
 	}
-	need, carry := bits.Add64(data, end, 0)
-	if carry > 0 || need > math.MaxInt64 {
-		return &FileError{Reason: "has tensors beyond the end of any file"}
+	if g.err != nil || tensors == 0 {
+		return
 	}
-	if missing := tier.Bytes(need) - tier.Bytes(g.size); missing > 0 {
-		return &FileError{Missing: missing, Reason: fmt.Sprintf("is truncated: %d bytes (%v) are missing of %d", int64(missing), missing, need)}
+	need := (uint64(g.pos)+alignment-1)/alignment*alignment + end
+	if need > math.MaxInt64 {
+		g.fault("has tensors beyond the end of any file")
+	} else if missing := tier.Bytes(need) - tier.Bytes(g.size); missing > 0 {
+		g.fail(&FileError{Missing: missing, Reason: fmt.Sprintf("is truncated: %d bytes (%v) are missing of %d", int64(missing), missing, need)})
 	}
-	return nil
 }
 
+// ggufTensor is how a tensor is stored. All figures are valid as int64.
 type ggufTensor struct {
 	kind                 uint32
 	elements, bytes, end uint64
 }
 
-func (g *ggufReader) readTensor(alignment uint64, names *uniqueNames) (ggufTensor, error) {
-	var t ggufTensor
-	n, err := g.uint64()
-	if err != nil {
-		return t, err
+func (g *ggufReader) readTensor(alignment uint64, names *uniqueNames) (t ggufTensor) {
+	name := g.name("tensor name", 0, ggufMaxTensorName)
+	g.fail(names.add("tensor", name))
+	fault := func(format string, args ...any) {
+		g.fail(tensorFault(name, format, args...))
 	}
-	if n > ggufMaxTensorName {
-		return t, &FileError{Reason: fmt.Sprintf("has a tensor name of %d bytes; %d are allowed", n, ggufMaxTensorName)}
-	}
-	raw, err := g.take(int(n))
-	if err != nil {
-		return t, err
-	}
-	name := string(raw)
-	if err := names.add("tensor", name); err != nil {
-		return t, err
-	}
-	fault := func(format string, args ...any) error {
-		return &FileError{Reason: fmt.Sprintf("has a tensor %.100q ", name) + fmt.Sprintf(format, args...)}
-	}
-	dimensions, err := g.uint32()
-	if err != nil {
-		return t, err
-	}
+	dimensions := g.uint32()
 	if dimensions > ggufMaxDimensions {
-		return t, fault("of %d dimensions; %d are allowed", dimensions, ggufMaxDimensions)
+		fault("of %d dimensions; %d are allowed", dimensions, ggufMaxDimensions)
+		return t
 	}
-	t.elements = 1
-	row := uint64(1)
+	shape := [ggufMaxDimensions]uint64{1, 1, 1, 1}
 	for i := range dimensions {
-		d, err := g.uint64()
-		if err != nil {
-			return t, err
-		}
-		if i == 0 {
-			row = d
-		}
-		over, product := bits.Mul64(t.elements, d)
-		if over > 0 || product > math.MaxInt64 {
-			return t, fault("of more elements than can be counted")
-		}
-		t.elements = product
+		shape[i] = g.uint64()
 	}
-	if t.kind, err = g.uint32(); err != nil {
-		return t, err
+	elements, ok := product(shape[:]...)
+	if !ok {
+		fault("of more elements than can be counted")
 	}
-	offset, err := g.uint64()
-	if err != nil {
-		return t, err
-	}
+	t.elements, t.kind = elements, g.uint32()
+	offset := g.uint64()
 	if offset%alignment != 0 {
-		return t, fault("at offset %d, which is no multiple of %d", offset, alignment)
+		fault("at offset %d, which is no multiple of %d", offset, alignment)
 	}
 	// A type that is newer than the table has no known size: all that can be checked
 	// then is that the file reaches to the tensor.
-	if kind := ggmlTypeOf(t.kind); kind.block != 0 {
-		if row%kind.block != 0 {
-			return t, fault("with rows of %d elements, which is no multiple of the %d in a block of %s", row, kind.block, kind.name)
+	if kind := ggmlTypeOf(t.kind); kind.block > 0 {
+		if shape[0]%kind.block != 0 {
+			fault("with rows of %d elements, which is no multiple of the %d in a block of %s", shape[0], kind.block, kind.name)
 		}
-		over, product := bits.Mul64(t.elements/kind.block, kind.bytes)
-		if over > 0 {
-			return t, fault("of more bytes than can be counted")
+		if t.bytes, ok = product(elements/kind.block, kind.bytes); !ok {
+			fault("of more bytes than can be counted")
 		}
-		t.bytes = product
 	}
-	end, carry := bits.Add64(offset, t.bytes, 0)
-	if carry > 0 {
-		return t, fault("beyond the end of any file")
+	if t.end = offset + t.bytes; max(offset, t.end) > math.MaxInt64 {
+		fault("beyond the end of any file")
 	}
-	t.end = end
-	return t, nil
+	return t
 }
 
 // The value types of GGUF metadata (docs/gguf.md in ggml).
@@ -385,99 +301,67 @@ var ggufWidths = [...]int{
 	ggufFloat32: 4, ggufBool: 1, ggufString: 0, ggufArray: 0, ggufUint64: 8, ggufInt64: 8, ggufFloat64: 8,
 }
 
-func ggufWidth(kind uint32) (int, error) {
+func (g *ggufReader) width(kind uint32) int {
 	if kind >= uint32(len(ggufWidths)) {
-		return 0, &FileError{Reason: fmt.Sprintf("has a metadata value of the unknown type %d", kind)}
+		g.fault("has a metadata value of the unknown type %d", kind)
+		return 0
 	}
-	return ggufWidths[kind], nil
+	return ggufWidths[kind]
 }
 
 // skipValue passes over a value that is nested in depth arrays.
-func (g *ggufReader) skipValue(kind uint32, depth int) error {
-	width, err := ggufWidth(kind)
-	switch {
-	case err != nil:
-		return err
-	case kind == ggufString:
-		n, err := g.uint64()
-		if err != nil {
-			return err
-		}
-		return g.skip("bytes of a text", n)
-	case kind == ggufArray:
-		return g.skipArray(depth + 1)
+func (g *ggufReader) skipValue(kind uint32, depth int) {
+	switch kind {
+	case ggufString:
+		g.skip("bytes of a text", g.uint64())
+	case ggufArray:
+		g.skipArray(depth + 1)
+	default:
+		g.skip("bytes of a value", uint64(g.width(kind)))
 	}
-	return g.skip("bytes of a value", uint64(width))
 }
 
-func (g *ggufReader) skipArray(depth int) error {
+func (g *ggufReader) skipArray(depth int) {
 	if depth > ggufMaxNesting {
-		return &FileError{Reason: fmt.Sprintf("has metadata arrays nested deeper than %d", ggufMaxNesting)}
+		g.fault("has metadata arrays nested deeper than %d", ggufMaxNesting)
+		return
 	}
-	kind, err := g.uint32()
-	if err != nil {
-		return err
+	kind, count := g.uint32(), g.uint64()
+	if width := g.width(kind); width > 0 {
+		g.skip("bytes of an array", min(count, math.MaxInt64/8)*uint64(width)) // still longer than any file
+		return
 	}
-	count, err := g.uint64()
-	if err != nil {
-		return err
-	}
-	width, err := ggufWidth(kind)
-	if err != nil {
-		return err
-	}
-	if width > 0 {
-		if count > math.MaxInt64/8 {
-			count = math.MaxInt64 / 8 // still longer than any file
-		}
-		return g.skip("bytes of an array", count*uint64(width))
-	}
-	least := 8 // a text's length
+	least := uint64(8) // a text's length
 	if kind == ggufArray {
 		least = 4 + 8
 	}
-	if err := g.expect("array elements", count, uint64(least)); err != nil {
-		return err
+	g.expect("array elements", count, least)
+	for i := uint64(0); i < count && g.err == nil; i++ {
+		g.skipValue(kind, depth)
 	}
-	for range count {
-		if err := g.skipValue(kind, depth); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // readScalar reads a value that is not an array. A text that is too long, a negative
 // number and a fraction are skipped and read as zero.
-func (g *ggufReader) readScalar(kind uint32) (ggufValue, error) {
-	var v ggufValue
-	width, err := ggufWidth(kind)
-	if err != nil {
-		return v, err
-	}
+func (g *ggufReader) readScalar(kind uint32) (v ggufValue) {
 	if kind == ggufString {
-		n, err := g.uint64()
-		if err != nil {
-			return v, err
-		}
+		n := g.uint64()
 		if n > ggufMaxText {
-			return v, g.skip("bytes of a text", n)
+			g.skip("bytes of a text", n)
+			return v
 		}
-		raw, err := g.take(int(n))
-		v.text = string(raw)
-		return v, err
+		v.text = string(g.take(int(n)))
+		return v
 	}
-	raw, err := g.take(width)
-	if err != nil {
-		return v, err
-	}
+	width := g.width(kind)
+	raw := g.take(width)
 	var whole [8]byte
 	copy(whole[:], raw)
 	v.number = binary.LittleEndian.Uint64(whole[:])
 	switch kind {
 	case ggufBool:
 		if v.number > 1 {
-			return v, &FileError{Reason: fmt.Sprintf("has a truth value of %d", v.number)}
+			g.fault("has a truth value of %d", v.number)
 		}
 	case ggufInt8, ggufInt16, ggufInt32, ggufInt64:
 		if raw[width-1]&0x80 != 0 {
@@ -486,7 +370,7 @@ func (g *ggufReader) readScalar(kind uint32) (ggufValue, error) {
 	case ggufFloat32, ggufFloat64:
 		v.number = 0
 	}
-	return v, nil
+	return v
 }
 
 // ggmlType tells how a tensor is stored: in blocks of so many elements, each block
@@ -537,13 +421,12 @@ var ggmlTypes = [...]ggmlType{
 	42: {"Q2_0", 64, 18},
 }
 
-// ggmlTypeOf returns the type with that number; if it is unknown, one with a name
-// and without a size.
+// ggmlTypeOf returns the type with that number; the zero type if it is unknown.
 func ggmlTypeOf(number uint32) ggmlType {
-	if number < uint32(len(ggmlTypes)) && ggmlTypes[number].block != 0 {
+	if number < uint32(len(ggmlTypes)) {
 		return ggmlTypes[number]
 	}
-	return ggmlType{name: "type " + strconv.FormatUint(uint64(number), 10)}
+	return ggmlType{}
 }
 
 // fileTypes name general.file_type. Source: enum llama_ftype in llama.h, without
@@ -561,10 +444,10 @@ var fileTypes = [...]string{
 // fileTypeGuessed is a bit that marks a file type the writer has guessed.
 const fileTypeGuessed = 1024
 
-// fileTypeName returns "" for an unknown number.
-func fileTypeName(number uint64) string {
-	number &^= fileTypeGuessed
-	if number < uint64(len(fileTypes)) {
+// fileTypeName returns "" if the file type is not given or unknown.
+func fileTypeName(kept map[string]ggufValue) string {
+	v, given := kept["general.file_type"]
+	if number := v.number &^ fileTypeGuessed; given && number < uint64(len(fileTypes)) {
 		return fileTypes[number]
 	}
 	return ""

@@ -24,10 +24,15 @@ var formatNames = [...]string{"unknown", "gguf", "safetensors"}
 
 // String returns "gguf", "safetensors" or "unknown".
 func (f Format) String() string {
-	if int(f) < len(formatNames) {
-		return formatNames[f]
+	return nameIn(formatNames[:], "format", f)
+}
+
+// nameIn returns the name of a value, or what it is a value of and its number.
+func nameIn[E ~uint8](names []string, what string, e E) string {
+	if int(e) < len(names) {
+		return names[e]
 	}
-	return fmt.Sprintf("format(%d)", uint8(f))
+	return fmt.Sprintf("%s(%d)", what, uint8(e))
 }
 
 // Role is what a file is for.
@@ -48,10 +53,7 @@ var roleNames = [...]string{"model", "projector", "adapter", "auxiliary"}
 
 // String returns "model", "projector", "adapter" or "auxiliary".
 func (r Role) String() string {
-	if int(r) < len(roleNames) {
-		return roleNames[r]
-	}
-	return fmt.Sprintf("role(%d)", uint8(r))
+	return nameIn(roleNames[:], "role", r)
 }
 
 // Info describes a model file, or a folder of shards. ReadGGUF and ReadSafetensors
@@ -152,45 +154,6 @@ var ggufArchitectures = map[string]string{
 	"lumina2": imageGeneration, "qwen_image": imageGeneration, "pixart": imageGeneration,
 }
 
-// ggufTraits are the parts of a GGUF header that indicate a capability.
-type ggufTraits struct {
-	architecture string
-	role         Role
-	pooling      uint64 // enum llama_pooling_type: 0 none, 1 mean, 2 cls, 3 last, 4 rank
-	speaks       bool   // it has a vocabulary or a context length
-	chatTemplate bool
-	sees, hears  bool // of a projector
-}
-
-func ggufCapabilities(t ggufTraits) []string {
-	const rank = 4
-	switch {
-	case t.role == RoleProjector && t.hears && t.sees:
-		return []string{vision, audio}
-	case t.role == RoleProjector && t.hears:
-		return []string{audio}
-	case t.role == RoleProjector: // the first ones had no flag and could only see
-		return []string{vision}
-	case t.role != RoleModel:
-		return nil
-	case t.pooling == rank:
-		return []string{reranking}
-	case t.pooling != 0:
-		return []string{embeddings}
-	}
-	what, known := ggufArchitectures[t.architecture]
-	if !known && t.speaks {
-		what = textGeneration
-	}
-	switch {
-	case what == "":
-		return nil
-	case what == textGeneration && t.chatTemplate:
-		return []string{textGeneration, chat}
-	}
-	return []string{what}
-}
-
 // hubArchitectures map class names in the "architectures" of a config.json to a
 // capability. The first match counts. Source: class names of Hugging Face
 // transformers, where the part after "For" is the task.
@@ -210,30 +173,12 @@ var hubArchitectures = []struct {
 	{"", "Model", embeddings},
 }
 
-// hubTraits are the parts of a folder from a model hub that indicate a capability.
-type hubTraits struct {
-	architecture    string
-	sentenceEncoder bool // made for sentence embeddings, whatever its architecture
-	chatTemplate    bool
-	visionPart      bool
-}
-
-func hubCapabilities(t hubTraits) []string {
-	if t.sentenceEncoder {
-		return []string{embeddings}
-	}
-	var out []string
+// hubCapability returns "" if the class is unknown.
+func hubCapability(class string) string {
 	for _, a := range hubArchitectures {
-		if strings.HasPrefix(t.architecture, a.prefix) && strings.HasSuffix(t.architecture, a.suffix) {
-			out = append(out, a.what)
-			break
+		if strings.HasPrefix(class, a.prefix) && strings.HasSuffix(class, a.suffix) {
+			return a.what
 		}
 	}
-	if len(out) > 0 && out[0] == textGeneration && t.chatTemplate {
-		out = append(out, chat)
-	}
-	if len(out) > 0 && t.visionPart {
-		out = append(out, vision)
-	}
-	return out
+	return ""
 }

@@ -91,10 +91,7 @@ func Inspect(path string) (Info, error) {
 	if !stat.IsDir() {
 		return t.inspect(&file{path: abs, real: abs})
 	}
-	f, err := t.list(abs)
-	if err == nil {
-		err = f.fault()
-	}
+	f, err := t.usable(abs)
 	if err != nil {
 		return Info{}, err
 	}
@@ -115,24 +112,17 @@ func Measure(path string) (tier.Bytes, error) {
 		return 0, fileError(path, err)
 	case stat.IsDir():
 	case !stat.Mode().IsRegular():
-		return 0, fileError(path, regular.Check(path, stat))
+		return 0, fileError(path, &regular.Error{Path: path, Kind: regular.Kind(stat)})
 	case stat.Size() == 0:
 		return 0, &FileError{Path: path, Reason: "is empty"}
 	default:
 		return tier.Bytes(stat.Size()), nil
 	}
-	f, err := (&tree{}).list(path)
-	if err == nil {
-		err = f.fault()
-	}
+	f, err := (&tree{}).usable(path)
 	if err != nil {
 		return 0, err
 	}
-	sum := f.weigh()
-	if sum == 0 {
-		return 0, &FileError{Path: path, Reason: "holds no weights"}
-	}
-	return sum, nil
+	return f.weigh()
 }
 
 // inspectFolder returns the Info of the one model in the folder.
@@ -154,31 +144,34 @@ func (t *tree) inspectFolder(f *folder) (Info, error) {
 func (p *part) in(f *folder) Info {
 	info := p.info
 	info.Name = folderName(f.dir)
-	info.Size = f.weigh()
+	info.Size, _ = f.weigh()
 	return info
 }
 
-// weigh adds up the sizes of the weight files.
-func (f *folder) weigh() tier.Bytes {
+// weigh adds up the sizes of the weight files, and fails if there are none.
+func (f *folder) weigh() (sum tier.Bytes, err error) {
 	files := f.weights
 	if len(files) == 0 {
 		files = f.others
 	}
-	var sum tier.Bytes
 	for _, file := range files {
 		sum = sum.Plus(tier.Bytes(file.stat.Size()))
 	}
-	return sum
+	if sum == 0 {
+		return 0, &FileError{Path: f.dir, Reason: "holds no weights"}
+	}
+	return sum, nil
 }
 
 // unknown returns the Info of a folder without a file of a known format.
 func (f *folder) unknown() (Info, error) {
-	info := Info{Name: folderName(f.dir), Size: f.weigh()}
+	size, err := f.weigh()
+	if err != nil {
+		return Info{}, err
+	}
+	info := Info{Name: folderName(f.dir), Size: size}
 	for _, file := range f.others {
 		info.Files = append(info.Files, file.path)
-	}
-	if info.Size == 0 {
-		return Info{}, &FileError{Path: f.dir, Reason: "holds no weights"}
 	}
 	return info, nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -30,10 +29,7 @@ var kindNames = [...]string{"load", "promote", "demote", "optimize", "remove"}
 
 // String returns "load", "promote", "demote", "optimize" or "remove".
 func (k Kind) String() string {
-	if int(k) < len(kindNames) {
-		return kindNames[k]
-	}
-	return fmt.Sprintf("kind(%d)", uint8(k))
+	return nameIn(kindNames[:], "kind", k)
 }
 
 // prefix is the beginning of IDs of the kind. Clients of the wire contract know it.
@@ -59,10 +55,7 @@ var jobStateNames = [...]string{"running", "success", "failed", "cancelled"}
 
 // String returns "running", "success", "failed" or "cancelled".
 func (s JobState) String() string {
-	if int(s) < len(jobStateNames) {
-		return jobStateNames[s]
-	}
-	return fmt.Sprintf("state(%d)", uint8(s))
+	return nameIn(jobStateNames[:], "state", s)
 }
 
 // Progress tells how far a job is. No field ever falls.
@@ -102,12 +95,23 @@ type Job struct {
 	cancel  context.CancelCauseFunc
 	done    chan struct{}
 
-	mu       sync.Mutex // guards the rest; nothing is called under it
+	mu  sync.Mutex // guards now; nothing is called under it
+	now standing
+}
+
+// standing is what of a job changes.
+type standing struct {
 	estimate time.Duration
 	progress Progress
 	state    JobState
 	err      error
 	ended    time.Time
+}
+
+func (j *Job) standing() standing {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.now
 }
 
 // ID returns the job's name on the wire. It is unique in its Jobs, and differs from
@@ -130,60 +134,39 @@ func (j *Job) To() tier.Tier { return j.spec.To }
 func (j *Job) Started() time.Time { return j.started }
 
 // Estimate returns the expected duration; 0: unknown.
-func (j *Job) Estimate() time.Duration {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.estimate
-}
+func (j *Job) Estimate() time.Duration { return j.standing().estimate }
 
 // Elapsed returns how long the job has been running, or ran.
 func (j *Job) Elapsed() time.Duration {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.state == Running {
-		return time.Since(j.started)
+	if s := j.standing(); s.state != Running {
+		return s.ended.Sub(j.started)
 	}
-	return j.ended.Sub(j.started)
+	return time.Since(j.started)
 }
 
 // Progress returns how far the job is.
-func (j *Job) Progress() Progress {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.progress
-}
+func (j *Job) Progress() Progress { return j.standing().progress }
 
 // State returns the phase of the job.
-func (j *Job) State() JobState {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.state
-}
+func (j *Job) State() JobState { return j.standing().state }
 
 // Done returns a channel that is closed when the job has ended.
 func (j *Job) Done() <-chan struct{} { return j.done }
 
 // Err returns nil while the job runs and after it succeeded, else why it did not.
-func (j *Job) Err() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.err
-}
+func (j *Job) Err() error { return j.standing().err }
 
 // Wait returns Err once the job has ended, or context.Cause(ctx) if ctx ends first.
 // The end of ctx ends the wait and nothing else.
 func (j *Job) Wait(ctx context.Context) error {
 	select {
-	case <-j.done: // takes precedence over an ended ctx
-		return j.Err()
-	default:
-	}
-	select {
 	case <-j.done:
-		return j.Err()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		if j.State() == Running { // else its end takes precedence
+			return context.Cause(ctx)
+		}
 	}
+	return j.Err()
 }
 
 // Cancel asks the job to stop, with the given cause; nil means context.Canceled.
@@ -191,22 +174,6 @@ func (j *Job) Wait(ctx context.Context) error {
 // closed, and can still succeed if the work was almost complete. A job that has
 // ended does not change.
 func (j *Job) Cancel(cause error) { j.cancel(cause) }
-
-// finish reports whether the job was still running.
-func (j *Job) finish(state JobState, err error) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.state != Running {
-		return false
-	}
-	j.state, j.err, j.ended = state, err, time.Now()
-	if state == Success {
-		p := &j.progress
-		p.Total = max(p.Total, p.Done)
-		p.Done, p.Fraction = p.Total, 1
-	}
-	return true
-}
 
 // Work is a job as its owner sees it, who does the work and must end it with
 // Finish. Methods are safe for concurrent use.
@@ -224,32 +191,32 @@ func (w *Work) Job() *Job { return w.job }
 func (w *Work) Context() context.Context { return w.ctx }
 
 // update changes a job that is running.
-func (w *Work) update(change func(*Job)) {
+func (w *Work) update(change func(*standing)) {
 	w.job.mu.Lock()
 	defer w.job.mu.Unlock()
-	if w.job.state == Running {
-		change(w.job)
+	if w.job.now.state == Running {
+		change(&w.job.now)
 	}
 }
 
 // Expect sets the bytes to move, if they were unknown at the start or turned out to
 // be more. It never lowers them.
 func (w *Work) Expect(total tier.Bytes) {
-	w.update(func(j *Job) {
-		j.progress.Total = max(total, j.progress.Done, j.progress.Total)
-		j.progress.advance(0)
+	w.update(func(s *standing) {
+		s.progress.Total = max(total, s.progress.Done, s.progress.Total)
+		s.progress.advance(0)
 	})
 }
 
 // Estimate sets or replaces the expected duration of the whole job; 0: unknown.
 func (w *Work) Estimate(d time.Duration) {
-	w.update(func(j *Job) { j.estimate = max(d, 0) })
+	w.update(func(s *standing) { s.estimate = max(d, 0) })
 }
 
 // Progressed reports the bytes done so far. Reports may come out of order: one that
 // is lower than an earlier one changes nothing.
 func (w *Work) Progressed(done tier.Bytes) {
-	w.update(func(j *Job) { j.progress.advance(done) })
+	w.update(func(s *standing) { s.progress.advance(done) })
 }
 
 // Finish ends the job: as Success if err is nil, as Cancelled if the job's context
@@ -264,7 +231,16 @@ func (w *Work) Finish(err error) {
 	default:
 		state = Failed
 	}
-	if !w.job.finish(state, err) {
+	first := false
+	w.update(func(s *standing) {
+		first = true
+		s.state, s.err, s.ended = state, err, time.Now()
+		if p := &s.progress; state == Success {
+			p.Total = max(p.Total, p.Done)
+			p.Done, p.Fraction = p.Total, 1
+		}
+	})
+	if !first {
 		return
 	}
 	w.jobs.ended(w.job, state)
@@ -297,9 +273,8 @@ type Jobs struct {
 	mu     sync.Mutex // guards the rest; no other lock is taken under it
 	last   int64      // number of the last job
 	byID   map[string]*Job
-	ring   []*Job // ended jobs, at most keep
-	next   int    // index in a full ring of the job that ended first
-	counts map[Kind]Counts
+	past   []*Job // ended jobs in the order of their end, at most keep
+	counts map[Kind]*Counts
 }
 
 // NewJobs returns a Jobs that remembers the last keep jobs that ended; DefaultKeep
@@ -308,7 +283,7 @@ func NewJobs(keep int) *Jobs {
 	if keep <= 0 {
 		keep = DefaultKeep
 	}
-	return &Jobs{keep: keep, byID: make(map[string]*Job), counts: make(map[Kind]Counts)}
+	return &Jobs{keep: keep, byID: make(map[string]*Job), counts: make(map[Kind]*Counts)}
 }
 
 // OnEnd sets a function that is called once for each job that has ended, after Done
@@ -323,12 +298,11 @@ func (s *Jobs) OnEnd(fn func(*Job)) { s.onEnd = fn }
 func (s *Jobs) Start(ctx context.Context, spec Spec) *Work {
 	ctx, cancel := context.WithCancelCause(ctx)
 	j := &Job{
-		spec:     spec,
-		started:  time.Now(),
-		cancel:   cancel,
-		done:     make(chan struct{}),
-		estimate: max(spec.Estimate, 0),
-		progress: Progress{Total: max(spec.Total, 0)},
+		spec:    spec,
+		started: time.Now(),
+		cancel:  cancel,
+		done:    make(chan struct{}),
+		now:     standing{estimate: max(spec.Estimate, 0), progress: Progress{Total: max(spec.Total, 0)}},
 	}
 
 	s.mu.Lock()
@@ -340,10 +314,9 @@ func (s *Jobs) Start(ctx context.Context, spec Spec) *Work {
 	j.number = s.last
 	j.id = spec.Kind.prefix() + spec.Model + "_" + strconv.FormatInt(j.number, 10)
 	s.byID[j.id] = j
-	c := s.counts[spec.Kind]
+	c := s.countsOf(spec.Kind)
 	c.Started++
 	c.Running++
-	s.counts[spec.Kind] = c
 	return &Work{job: j, jobs: s, ctx: ctx}
 }
 
@@ -351,7 +324,7 @@ func (s *Jobs) Start(ctx context.Context, spec Spec) *Work {
 func (s *Jobs) ended(j *Job, state JobState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.counts[j.spec.Kind]
+	c := s.countsOf(j.spec.Kind)
 	c.Running--
 	switch state {
 	case Success:
@@ -361,15 +334,18 @@ func (s *Jobs) ended(j *Job, state JobState) {
 	case Cancelled:
 		c.Cancelled++
 	}
-	s.counts[j.spec.Kind] = c
-
-	if len(s.ring) < s.keep {
-		s.ring = append(s.ring, j)
-		return
+	if s.past = append(s.past, j); len(s.past) > s.keep {
+		delete(s.byID, s.past[0].id)
+		s.past[0] = nil // for the garbage collector
+		s.past = s.past[1:]
 	}
-	delete(s.byID, s.ring[s.next].id)
-	s.ring[s.next] = j
-	s.next = (s.next + 1) % s.keep
+}
+
+func (s *Jobs) countsOf(k Kind) *Counts {
+	if s.counts[k] == nil {
+		s.counts[k] = new(Counts)
+	}
+	return s.counts[k]
 }
 
 // Get returns the job with that ID, unless it never existed or is forgotten.
@@ -384,7 +360,7 @@ func (s *Jobs) Get(id string) (*Job, bool) {
 func (s *Jobs) Counts(k Kind) Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.counts[k]
+	return *s.countsOf(k)
 }
 
 // All yields the jobs that are running or remembered at the time of the call, in

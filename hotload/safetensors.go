@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/bits"
 	"slices"
 	"strings"
 
@@ -44,15 +43,14 @@ var safetensorsBits = map[string]uint64{
 func ReadSafetensors(r io.ReaderAt, size int64) (Info, error) {
 	b := bufReader{r: r, size: size, limit: safetensorsMaxHeader}
 	defer b.close()
-	length, err := b.uint64()
-	if err != nil {
-		return Info{}, err
-	}
+	length := b.uint64()
 	if length > safetensorsMaxHeader {
-		return Info{}, &FileError{Reason: fmt.Sprintf("claims a header of %d bytes; %d are allowed", length, safetensorsMaxHeader)}
+		b.fault("claims a header of %d bytes; %d are allowed", length, safetensorsMaxHeader)
+	} else if missing := 8 + int64(length) - size; missing > 0 {
+		b.truncated(missing)
 	}
-	if missing := 8 + int64(length) - size; missing > 0 {
-		return Info{}, b.truncated(missing)
+	if b.err != nil {
+		return Info{}, b.err
 	}
 	a := &allowance{r: io.NewSectionReader(r, 8, int64(length)), left: safetensorsMaxEntry}
 	h := safetensorsHeader{allowance: a, dec: json.NewDecoder(a)}
@@ -127,8 +125,7 @@ func (h *safetensorsHeader) read() (Info, error) {
 		if err != nil {
 			return err
 		}
-		var carry uint64
-		if parameters, carry = bits.Add64(parameters, elements, 0); carry > 0 || parameters > math.MaxInt64 {
+		if parameters += elements; parameters > math.MaxInt64 { // as both were int64
 			return &FileError{Reason: "has tensors of more elements than can be counted"}
 		}
 		s := span{e.Offsets[0], e.Offsets[1]}
@@ -206,30 +203,23 @@ func headerError(err error) error {
 // check returns the number of elements of the tensor. Without an error, its offsets
 // are in order and fit its dtype and shape.
 func (e *safetensorsEntry) check(name string) (elements uint64, err error) {
-	fault := func(format string, args ...any) error {
-		return &FileError{Reason: fmt.Sprintf("has a tensor %.100q ", name) + fmt.Sprintf(format, args...)}
-	}
 	if len(e.Offsets) != 2 || e.Offsets[0] > e.Offsets[1] || e.Offsets[1] > math.MaxInt64 {
-		return 0, fault("without a begin and an end")
+		return 0, tensorFault(name, "without a begin and an end")
 	}
 	if e.Dtype == "" || e.Shape == nil {
-		return 0, fault("without dtype and shape")
+		return 0, tensorFault(name, "without dtype and shape")
 	}
-	elements = 1
-	for _, d := range e.Shape {
-		over, product := bits.Mul64(elements, d)
-		if over > 0 || product > math.MaxInt64 {
-			return 0, fault("of more elements than can be counted")
-		}
-		elements = product
+	elements, ok := product(e.Shape...)
+	if !ok {
+		return 0, tensorFault(name, "of more elements than can be counted")
 	}
 	width := safetensorsBits[e.Dtype]
 	if width == 0 { // newer than the table: its size is unknown
 		return elements, nil
 	}
-	over, bitsTotal := bits.Mul64(elements, width)
-	if over > 0 || bitsTotal%8 != 0 || bitsTotal/8 != e.Offsets[1]-e.Offsets[0] {
-		return 0, fault("of %d elements of %s in %d bytes", elements, e.Dtype, e.Offsets[1]-e.Offsets[0])
+	bitsTotal, ok := product(elements, width)
+	if !ok || bitsTotal%8 != 0 || bitsTotal/8 != e.Offsets[1]-e.Offsets[0] {
+		return 0, tensorFault(name, "of %d elements of %s in %d bytes", elements, e.Dtype, e.Offsets[1]-e.Offsets[0])
 	}
 	return elements, nil
 }

@@ -35,11 +35,11 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 		return nil, nil, err
 	}
 	defer t.close()
-	folders, skipped, err := t.walk(ctx)
+	folders, err := t.walk(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	found, more, err := t.models(ctx, folders)
+	found, err := t.models(ctx, folders)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -62,17 +62,12 @@ func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, 
 		}
 		models[i].Name = name
 	}
-	return models, append(skipped, more...), nil
+	return models, t.skipped, nil
 }
 
 // walk lists the folder and those below, parents first.
-func (t *tree) walk(ctx context.Context) ([]*folder, []Skipped, error) {
-	t.entries = 0
-	var (
-		folders []*folder
-		skipped []Skipped
-		visited = make(map[string]bool) // real paths: a link may lead back up
-	)
+func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
+	visited := make(map[string]bool) // real paths: a link may lead back up
 	var visit func(dir string, depth int) error
 	visit = func(dir string, depth int) error {
 		if ctx.Err() != nil {
@@ -85,17 +80,17 @@ func (t *tree) walk(ctx context.Context) ([]*folder, []Skipped, error) {
 		case err != nil:
 			s := skippedFor(dir, err)
 			s.unread = true
-			skipped = append(skipped, s)
+			t.skipped = append(t.skipped, s)
 			return nil
 		case visited[f.real]:
 			return nil
 		}
 		visited[f.real] = true
 		folders = append(folders, f)
-		skipped = append(skipped, f.skipped...)
+		t.skipped = append(t.skipped, f.skipped...)
 		for _, sub := range f.subs {
 			if depth == maxDepth {
-				skipped = append(skipped, Skipped{Path: sub, Reason: fmt.Sprintf("is deeper than %d folders", maxDepth)})
+				t.skip(sub, "is deeper than %d folders", maxDepth)
 				continue
 			}
 			if err := visit(sub, depth+1); err != nil {
@@ -104,8 +99,12 @@ func (t *tree) walk(ctx context.Context) ([]*folder, []Skipped, error) {
 		}
 		return nil
 	}
-	err := visit(t.dir, 0)
-	return folders, skipped, err
+	err = visit(t.dir, 0)
+	return folders, err
+}
+
+func (t *tree) skip(path, format string, args ...any) {
+	t.skipped = append(t.skipped, Skipped{Path: path, Reason: fmt.Sprintf(format, args...)})
 }
 
 // found is a model and its files.
@@ -116,42 +115,38 @@ type found struct {
 
 // models reads the headers in the folders and returns their models, whose names may
 // repeat.
-func (t *tree) models(ctx context.Context, folders []*folder) ([]found, []Skipped, error) {
-	var (
-		out     []found
-		skipped []Skipped
-		seen    = make(map[string]string) // real path of a weight file → path as found
-	)
+func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err error) {
+	seen := make(map[string]string) // real path of a weight file → path as found
 	for _, f := range folders {
 		if ctx.Err() != nil {
-			return nil, nil, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
-		parts, more := t.assemble(f)
-		skipped = append(skipped, more...)
+		parts, skipped := t.assemble(f)
+		t.skipped = append(t.skipped, skipped...)
 		for _, p := range parts {
 			path, info := p.files[0].path, p.info
 			if p.whole {
-				alone := len(parts) == 1 && !slices.ContainsFunc(more, func(s Skipped) bool { return s.special })
+				alone := len(parts) == 1 && !slices.ContainsFunc(skipped, func(s Skipped) bool { return s.special })
 				if !alone || f.dir == t.dir {
-					skipped = append(skipped, Skipped{Path: path, Reason: "is one of several files of a model, which need a subfolder of their own"})
+					t.skip(path, "is one of several files of a model, which need a subfolder of their own")
 					continue
 				}
 				path, info = f.dir, p.in(f)
 			}
 			if first, dup := seen[p.files[0].real]; dup {
-				skipped = append(skipped, Skipped{Path: path, Reason: fmt.Sprintf("is the same file as %q", first)})
+				t.skip(path, "is the same file as %q", first)
 				continue
 			}
 			seen[p.files[0].real] = path
 			m := info.Model(path)
 			if err := m.Validate(); err != nil {
-				skipped = append(skipped, Skipped{Path: path, Reason: "makes no valid model: " + err.Error()})
+				t.skip(path, "makes no valid model: %v", err)
 				continue
 			}
 			out = append(out, found{model: m, files: p.files})
 		}
 	}
-	return out, skipped, nil
+	return out, nil
 }
 
 // Skipped is something in a folder that was not taken for a model, and why.
@@ -225,22 +220,15 @@ func folderName(dir string) string {
 	return filepath.Base(dir)
 }
 
-// names gives models names that no other has. It remembers for each name the number
-// to try next, so that many models of one name cost no search each.
-type names map[string]claimed
-
-type claimed struct {
-	taken bool
-	next  int // after the name; all lower ones from 2 are taken
-}
+// names are those that are taken. Each has the number to try next after it, so that
+// many models of one name cost no search each.
+type names map[string]int
 
 func (n names) take(name string) bool {
-	c := n[name]
-	if c.taken || len(name) > tier.MaxNameLength {
+	if _, taken := n[name]; taken || len(name) > tier.MaxNameLength {
 		return false
 	}
-	c.taken = true
-	n[name] = c
+	n[name] = 2
 	return true
 }
 
@@ -257,29 +245,18 @@ func (n names) claim(name, dir string) string {
 	if len(name) > tier.MaxNameLength-room {
 		name = strings.ToValidUTF8(name[:tier.MaxNameLength-room], "")
 	}
-	for i := max(n[name].next, 2); ; i++ {
+	for i := max(n[name], 2); ; i++ {
 		if numbered := name + "-" + strconv.Itoa(i); n.take(numbered) {
-			c := n[name]
-			c.next = i + 1
-			n[name] = c
+			n[name] = i + 1
 			return numbered
 		}
 	}
 }
 
-// release makes the name free.
+// release makes the name free, which may be the lowest number after another.
 func (n names) release(name string) {
-	c := n[name]
-	c.taken = false
-	n[name] = c
-	if c.next == 0 {
-		delete(n, name)
-	}
-	if at := strings.LastIndexByte(name, '-'); at >= 0 {
-		base := n[name[:at]]
-		if i, err := strconv.Atoi(name[at+1:]); err == nil && i >= 2 && i < base.next {
-			base.next = i
-			n[name[:at]] = base
-		}
+	delete(n, name)
+	if at := strings.LastIndexByte(name, '-'); at >= 0 && n[name[:at]] > 0 {
+		n[name[:at]] = 2
 	}
 }

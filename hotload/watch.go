@@ -70,8 +70,9 @@ type watcher struct {
 	dir      string
 	taken    names
 	models   map[string]found       // what was reported or known, by the model's path
-	prints   map[string]fs.FileInfo // files as they were then, by path
 	last     map[string]fs.FileInfo // files at the last look; nil before the first
+	settled  bool                   // models was compared with what is there
+	pending  map[string]bool        // paths of files that changed since
 	reported map[Skipped]bool
 	away     map[string]int // models that Scan does not find: looks since something was at their path
 	empty    int            // looks since there was a weight file
@@ -79,7 +80,7 @@ type watcher struct {
 }
 
 func newWatcher(dir string, known []tier.Model) *watcher {
-	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found)}
+	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found), pending: make(map[string]bool)}
 	for _, m := range known {
 		w.taken.take(m.Name)
 		if rel, err := filepath.Rel(dir, m.Path); err == nil && filepath.IsLocal(rel) {
@@ -97,13 +98,17 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	}
 	defer t.close()
 	t.before, t.headers = w.headers, make(map[string]header)
-	folders, skipped, err := t.walk(ctx)
+	folders, err := t.walk(ctx)
 	if err != nil {
 		return Change{}, false
 	}
 	now, weights := fingerprints(folders)
-	last := w.last
+	first, moving := w.last == nil, make(map[string]bool)
+	if !first {
+		moving = differences(w.last, now)
+	}
 	w.last = now
+	maps.Copy(w.pending, moving)
 	present, gone := w.goAway()
 	weights += present
 
@@ -115,28 +120,23 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	} else {
 		w.empty = 0
 	}
-	moving := make(map[string]bool)
-	if last != nil {
-		moving = differences(last, now)
-	}
-	if w.prints != nil && !gone && !w.news(now, moving) {
+	if w.settled && !gone && len(w.pending) == len(moving) { // nothing has changed and come to rest
 		return Change{}, false
 	}
 	for _, f := range folders {
 		f.without(moving)
 	}
-	found, more, err := t.models(ctx, folders)
+	found, err := t.models(ctx, folders)
 	if err != nil {
 		return Change{}, false
 	}
 	w.headers = t.headers
-	skipped = append(skipped, more...)
-	if last == nil { // the baseline: Scan has reported it, or the next look does
-		w.reported = lastingSkips(skipped, nil)
+	if first { // the baseline: Scan has reported it, or the next look does
+		w.reported = lastingSkips(t.skipped, nil)
 		return Change{}, false
 	}
-	c := w.settle(found, skipped, moving)
-	w.prints = settledPrints(w.prints, now, moving)
+	c := w.settle(found, t.skipped, moving)
+	w.settled, w.pending = true, moving
 	return c, len(c.Added)+len(c.Changed)+len(c.Removed)+len(c.Skipped) > 0
 }
 
@@ -174,16 +174,6 @@ func differences(a, b map[string]fs.FileInfo) map[string]bool {
 	return out
 }
 
-// news reports whether something that is not moving differs from what was reported.
-func (w *watcher) news(now map[string]fs.FileInfo, moving map[string]bool) bool {
-	for path := range differences(w.prints, now) {
-		if !moving[path] {
-			return true
-		}
-	}
-	return false
-}
-
 // goAway checks the models that Scan does not find, because a hot load may name any
 // file. It returns how many of them are there, and whether one has been away for an
 // interval.
@@ -202,21 +192,6 @@ func (w *watcher) goAway() (present int, gone bool) {
 	}
 	w.away = away
 	return present, gone
-}
-
-// stays reports whether a model that was not found is still there, or may come back.
-func (w *watcher) stays(f found) bool { return f.files == nil && w.away[f.model.Path] <= 1 }
-
-// settledPrints returns the files of now, and those of before for what is moving.
-func settledPrints(before, now map[string]fs.FileInfo, moving map[string]bool) map[string]fs.FileInfo {
-	out := maps.Clone(now)
-	for path := range moving {
-		delete(out, path)
-		if stat, ok := before[path]; ok {
-			out[path] = stat
-		}
-	}
-	return out
 }
 
 // without removes the files that are moving.
@@ -291,7 +266,7 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 	for path, f := range w.models {
 		switch _, still := models[path]; {
 		case still:
-		case w.stays(f):
+		case f.files == nil && w.away[path] <= 1: // it is there, or may come back
 			models[path] = f
 		default:
 			w.taken.release(f.model.Name)

@@ -15,29 +15,25 @@ import (
 // Error reports a path at which there is something other than a regular file.
 type Error struct {
 	Path string
-	Kind string // "a pipe", "a folder", …
+	Kind string // see [Kind]
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%q is %s, not a file", e.Path, e.Kind) }
 
-// Check returns an *Error if info, which is about path, is not of a regular file.
-func Check(path string, info fs.FileInfo) error {
-	kind := "a special file"
+// Kind names, for a message, what info is of that is no regular file: "a pipe", "a
+// folder", ….
+func Kind(info fs.FileInfo) string {
 	switch mode := info.Mode(); {
-	case mode.IsRegular():
-		return nil
 	case mode.IsDir():
-		kind = "a folder"
+		return "a folder"
 	case mode&fs.ModeDevice != 0:
-		kind = "a device"
+		return "a device"
 	case mode&fs.ModeNamedPipe != 0:
-		kind = "a pipe"
+		return "a pipe"
 	case mode&fs.ModeSocket != 0:
-		kind = "a socket"
-	case mode&fs.ModeSymlink != 0:
-		kind = "a symbolic link"
+		return "a socket"
 	}
-	return &Error{Path: path, Kind: kind}
+	return "a special file"
 }
 
 // Open opens a regular file to read, and returns what it is.
@@ -54,21 +50,20 @@ func OpenIn(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 // watchdog, it rewinds a tape. It looks again at what it has opened, which may have
 // been replaced in between, and does not wait there for the other end of a pipe.
 func open(path string, stat func(string) (fs.FileInfo, error), openFile func(string, int, fs.FileMode) (*os.File, error)) (*os.File, fs.FileInfo, error) {
-	info, err := stat(path)
-	if err == nil {
-		err = Check(path, info)
+	look := func(info fs.FileInfo, err error) (fs.FileInfo, error) {
+		if err == nil && !info.Mode().IsRegular() {
+			err = &Error{Path: path, Kind: Kind(info)}
+		}
+		return info, err
 	}
-	if err != nil {
+	if _, err := look(stat(path)); err != nil {
 		return nil, nil, err
 	}
 	f, err := openFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	info, err = f.Stat()
-	if err == nil {
-		err = Check(path, info)
-	}
+	info, err := look(f.Stat())
 	if err != nil {
 		f.Close()
 		return nil, nil, err

@@ -5,7 +5,6 @@ package state
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 )
@@ -14,8 +13,8 @@ var diskFull []error
 
 // lock refuses: without a lock that ends with its process, two processes could
 // overwrite each other's state.
-func lock(*os.Root, string) ([]io.Closer, error) {
-	return nil, fmt.Errorf("lock a state folder on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+func (*folder) lock(string) error {
+	return fmt.Errorf("lock a state folder on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
 func syncFolder(f *os.File) error { return f.Sync() }

@@ -5,7 +5,6 @@ package state
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 
@@ -19,34 +18,27 @@ var diskFull = []error{unix.ENOSPC, unix.EDQUOT}
 // when the process ends, however it ends. The folder's lock holds even if the file
 // is deleted; the file's lock keeps out versions that know that one alone, and
 // stands in on file systems that cannot lock a folder (NFS).
-func lock(root *os.Root, dir string) (locks []io.Closer, err error) {
-	defer func() {
-		if err != nil {
-			for _, l := range locks {
-				l.Close()
-			}
-		}
-	}()
-	folder, err := root.Open(".")
+func (f *folder) lock(dir string) error {
+	self, err := f.Root.Open(".")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	locks = append(locks, folder)
-	if err := flock(folder); errors.Is(err, unix.EWOULDBLOCK) {
-		return locks, lockedBy(root, dir)
+	f.locks = append(f.locks, self)
+	if err := flock(self); errors.Is(err, unix.EWOULDBLOCK) {
+		return f.lockedBy(dir)
 	}
-	file, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, fileMode)
+	file, err := f.OpenFile(lockName, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
-		return locks, err
+		return err
 	}
-	locks = append(locks, file)
+	f.locks = append(f.locks, file)
 	if err := flock(file); errors.Is(err, unix.EWOULDBLOCK) {
-		return locks, lockedBy(root, dir)
+		return f.lockedBy(dir)
 	} else if err != nil {
-		return locks, fmt.Errorf("lock %s: %w", file.Name(), err)
+		return fmt.Errorf("lock %s: %w", file.Name(), err)
 	}
 	describe(file)
-	return locks, nil
+	return nil
 }
 
 func flock(f *os.File) error {

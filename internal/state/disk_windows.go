@@ -2,7 +2,6 @@ package state
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -13,24 +12,25 @@ var diskFull = []error{syscall.Errno(112), syscall.Errno(39)}
 
 // lock opens a file in the folder for writing that others may only read, and not
 // delete. Windows releases it when the process ends, however it ends.
-func lock(root *os.Root, dir string) ([]io.Closer, error) {
+func (f *folder) lock(dir string) error {
 	path := filepath.Join(dir, lockName)
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	handle, err := syscall.CreateFile(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE,
 		syscall.FILE_SHARE_READ, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
 	const sharingViolation = syscall.Errno(32) // ERROR_SHARING_VIOLATION
 	if errors.Is(err, sharingViolation) {
-		return nil, lockedBy(root, dir)
+		return f.lockedBy(dir)
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+		return &os.PathError{Op: "lock", Path: path, Err: err}
 	}
-	f := os.NewFile(uintptr(handle), path)
-	describe(f)
-	return []io.Closer{f}, nil
+	file := os.NewFile(uintptr(handle), path)
+	f.locks = append(f.locks, file)
+	describe(file)
+	return nil
 }
 
 // syncFolder does nothing: Windows cannot flush a folder, and NTFS writes renames

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing/iotest"
-	"time"
 )
 
 // fakeDisk is a disk in memory that behaves as badly as a real one may: what was
@@ -120,20 +119,7 @@ func (d *fakeDisk) change(c nameChange) {
 	d.pending = append(d.pending, c)
 }
 
-func (d *fakeDisk) Lstat(path string) (fs.FileInfo, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.step("stat", path); err != nil {
-		return nil, err
-	}
-	n, ok := d.live[path]
-	if !ok {
-		return nil, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
-	}
-	return fakeStat{path, int64(len(n.data))}, nil
-}
-
-func (d *fakeDisk) Open(path string) (io.ReadCloser, error) {
+func (d *fakeDisk) Open(path string) (fs.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.step("open", path); err != nil {
@@ -145,10 +131,10 @@ func (d *fakeDisk) Open(path string) (io.ReadCloser, error) {
 	}
 	if d.fail != nil {
 		if err := d.fail("read", path); err != nil {
-			return io.NopCloser(iotest.ErrReader(err)), nil
+			return fakeRead{iotest.ErrReader(err), 0}, nil
 		}
 	}
-	return io.NopCloser(bytes.NewReader(bytes.Clone(n.data))), nil
+	return fakeRead{bytes.NewReader(bytes.Clone(n.data)), int64(len(n.data))}, nil
 }
 
 func (d *fakeDisk) Create(path string) (file, error) {
@@ -252,14 +238,17 @@ func (f *fakeFile) Close() error {
 	return f.d.step("close", f.path)
 }
 
-type fakeStat struct {
-	name string
+type fakeRead struct {
+	io.Reader
 	size int64
 }
 
-func (s fakeStat) Name() string       { return s.name }
-func (s fakeStat) Size() int64        { return s.size }
-func (s fakeStat) Mode() fs.FileMode  { return fileMode }
-func (s fakeStat) ModTime() time.Time { return time.Time{} }
-func (s fakeStat) IsDir() bool        { return false }
-func (s fakeStat) Sys() any           { return nil }
+func (r fakeRead) Stat() (fs.FileInfo, error) { return fakeStat{size: r.size}, nil }
+func (r fakeRead) Close() error               { return nil }
+
+type fakeStat struct {
+	fs.FileInfo
+	size int64
+}
+
+func (s fakeStat) Size() int64 { return s.size }

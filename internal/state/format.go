@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,23 +43,16 @@ const (
 	headerLength = len(magic+" 1 ") + 2*sha256.Size + 1
 )
 
-// record is the JSON form of a State. It is separate from the types of the program
-// so that either can change without the other.
+// record is the JSON form of a State. A model's is separate from tier.Model, so that
+// either can change without the other.
 type record struct {
 	Generation uint64               `json:"generation"` // counts attempts to save, from 1
 	Saved      time.Time            `json:"saved"`
-	Limits     limitsRecord         `json:"limits"`
+	Limits     tier.Limits          `json:"limits"`
 	Models     []modelRecord        `json:"models"`
 	Homes      map[string]tier.Tier `json:"homes,omitempty"`
 	Removed    []string             `json:"removed,omitempty"`
 	Blobs      map[string][]byte    `json:"blobs,omitempty"`
-}
-
-type limitsRecord struct {
-	RAM      tier.Bytes `json:"ram"`
-	Swap     tier.Bytes `json:"swap"`
-	Reserved tier.Bytes `json:"reserved"`
-	MaxModel tier.Bytes `json:"max_model"`
 }
 
 type modelRecord struct {
@@ -82,7 +74,7 @@ func encode(st State, generation uint64, now time.Time) ([]byte, error) {
 		return nil, err
 	}
 	rec := record{
-		Generation: generation, Saved: now.UTC(), Limits: limitsRecord(st.Limits), Models: make([]modelRecord, len(st.Models)),
+		Generation: generation, Saved: now.UTC(), Limits: st.Limits, Models: make([]modelRecord, len(st.Models)),
 		Homes: st.Homes, Removed: st.Removed, Blobs: st.Blobs,
 	}
 	for i, m := range st.Models {
@@ -110,19 +102,18 @@ func header(body []byte) string {
 func decode(data []byte) (State, record, error) {
 	var rec record
 	line, body, found := bytes.Cut(data, []byte("\n"))
-	first, rest, _ := strings.Cut(string(line[:min(len(line), headerLength)]), " ")
-	if !found || first != magic {
+	var v int
+	n, _ := fmt.Sscanf(string(line[:min(len(line), headerLength)]), magic+" %d ", &v)
+	switch {
+	case !found || n == 0:
 		return State{}, rec, errors.New("is not a state file of modeltier")
-	}
-	number, _, _ := strings.Cut(rest, " ")
-	if v, err := strconv.Atoi(number); err == nil && v > version {
+	case v > version:
 		return State{}, rec, fmt.Errorf("was written by a newer modeltier (format version %d, this one reads %d)", v, version)
-	}
-	if string(line)+"\n" != header(body) {
+	case string(line)+"\n" != header(body):
 		return State{}, rec, errors.New("is torn or was changed: its checksum does not match")
 	}
 	err := json.Unmarshal(body, &rec)
-	st := State{Models: make([]tier.Model, len(rec.Models)), Limits: tier.Limits(rec.Limits), Homes: rec.Homes, Removed: rec.Removed, Blobs: rec.Blobs}
+	st := State{Models: make([]tier.Model, len(rec.Models)), Limits: rec.Limits, Homes: rec.Homes, Removed: rec.Removed, Blobs: rec.Blobs}
 	for i, m := range rec.Models {
 		m.Path, m.Labels = unpack(m.Path), mapStrings(m.Labels, unpack)
 		st.Models[i] = tier.Model(m)

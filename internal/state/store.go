@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -75,11 +75,9 @@ func (e *LockedError) Suggestions() []string {
 // renamed then.
 func Open(dir string) (*Store, State, []Warning, error) {
 	abs, err := filepath.Abs(dir)
-	if dir == "" || err != nil {
-		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: dir, Rule: "must be a path"}
-	}
-	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
-		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: abs, Rule: "must be a folder"}
+	info, missing := os.Stat(abs)
+	if dir == "" || err != nil || missing == nil && !info.IsDir() {
+		return nil, State{}, nil, &tier.InvalidError{Field: "state folder", Value: dir, Rule: "must be a folder"}
 	}
 	d, err := openFolder(abs)
 	if err != nil {
@@ -96,7 +94,12 @@ func open(dir string, d disk) (_ *Store, st State, warnings []Warning, err error
 			d.Close()
 		}
 	}()
-	switch err := s.tryWrite(); {
+	// Permissions do not tell whether a read-only or remote file system can be written.
+	err = s.writeTemp([]byte(magic + "\n"))
+	if err == nil {
+		err = d.Remove(tempName)
+	}
+	switch {
 	case slices.ContainsFunc(diskFull, func(full error) bool { return errors.Is(err, full) }):
 		warnings = append(warnings, Warning{File: dir, Err: fmt.Errorf("cannot be written while the disk is full: %w", err)})
 	case err != nil:
@@ -107,16 +110,6 @@ func open(dir string, d disk) (_ *Store, st State, warnings []Warning, err error
 		return nil, State{}, nil, err
 	}
 	return s, st, append(warnings, more...), nil
-}
-
-// tryWrite finds out by writing whether the folder can be written: permissions do
-// not tell that of a read-only or remote file system.
-func (s *Store) tryWrite() error {
-	err := s.writeTemp([]byte(magic + "\n"))
-	if err == nil {
-		err = s.disk.Remove(tempName)
-	}
-	return err
 }
 
 // load reads both slots, remembers the newest valid one, and sets aside the invalid
@@ -130,19 +123,12 @@ func (s *Store) load() (State, []Warning, error) {
 		used   = "an empty state"
 	)
 	for i, name := range slots {
-		data, invalid, err := s.read(name)
+		st, rec, invalid, err := s.read(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return State{}, nil, fmt.Errorf("%q cannot be read, and may hold what was saved last; try again when it can be read, or move it away to start without it: %w", filepath.Join(s.dir, name), err)
-		}
-		var (
-			st  State
-			rec record
-		)
-		if invalid == nil {
-			st, rec, invalid = decode(data)
 		}
 		damage[i] = invalid
 		if invalid == nil && rec.Generation > newest.Generation {
@@ -167,35 +153,30 @@ func (s *Store) load() (State, []Warning, error) {
 	return best, warnings, nil
 }
 
-// read returns the content of a state file, or why it cannot be one.
-func (s *Store) read(name string) (data []byte, invalid, err error) {
-	info, err := s.disk.Lstat(name)
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case !info.Mode().IsRegular():
-		return nil, errors.New("is not a regular file"), nil
-	case info.Size() > maxFileBytes:
-		return nil, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size())), nil
-	}
+// read reads a state file. invalid says why it is none, err why that is unknown.
+func (s *Store) read(name string) (st State, rec record, invalid, err error) {
 	f, err := s.disk.Open(name)
+	if special, ok := errors.AsType[*regular.Error](err); ok {
+		return st, rec, fmt.Errorf("is %s, not a file", special.Kind), nil
+	}
 	if err != nil {
-		return nil, nil, err
+		return st, rec, nil, err
 	}
 	defer f.Close()
-	data, err = io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	return data, nil, err
+	if info, err := f.Stat(); err == nil && info.Size() > maxFileBytes {
+		return st, rec, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size())), nil
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err == nil {
+		st, rec, invalid = decode(data)
+	}
+	return st, rec, invalid, err
 }
 
-// setAside gives the file a free name. It flushes the folder, because a crash could
+// setAside gives the file a new name. It flushes the folder, because a crash could
 // otherwise keep the next save's rename and lose this one, and the file with it.
 func (s *Store) setAside(name string) (kept string, err error) {
-	for n := time.Now().UnixNano(); ; n++ {
-		kept = fmt.Sprintf("%s.damaged-%d", name, n)
-		if _, err := s.disk.Lstat(kept); err != nil {
-			break
-		}
-	}
+	kept = fmt.Sprintf("%s.damaged-%d", name, time.Now().UnixNano())
 	if err := s.disk.Rename(name, kept); err != nil {
 		return "", err
 	}
@@ -221,10 +202,10 @@ func (s *Store) Save(snapshot func() State) error {
 		return err
 	}
 	older := 1 - s.newest
-	if err := s.writeTemp(data); err != nil {
-		return fmt.Errorf("save state in %q: %w", s.dir, err)
+	err = s.writeTemp(data)
+	if err == nil {
+		err = s.disk.Rename(tempName, slots[older])
 	}
-	err = s.disk.Rename(tempName, slots[older])
 	if err == nil {
 		err = s.disk.Sync()
 	}
@@ -249,10 +230,7 @@ func (s *Store) writeTemp(data []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		s.disk.Remove(tempName)
 	}
 	return err
@@ -272,9 +250,8 @@ func (s *Store) Close() error {
 // disk is the folder as a Store uses it: an interface, so that tests can cut the
 // power at every step. Names are relative to the folder.
 type disk interface {
-	Lstat(name string) (fs.FileInfo, error)
-	Open(name string) (io.ReadCloser, error)
-	Create(name string) (file, error) // fails if it exists
+	Open(name string) (fs.File, error) // a *regular.Error if it is no file
+	Create(name string) (file, error)  // fails if it exists
 	Rename(from, to string) error
 	Remove(name string) error
 	Sync() error  // makes creations, renames and removals durable
@@ -308,12 +285,12 @@ func openFolder(dir string) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	locks, err := lock(root, dir)
-	if err != nil {
-		root.Close()
+	f := &folder{Root: root}
+	if err := f.lock(dir); err != nil {
+		f.Close()
 		return nil, err
 	}
-	return &folder{root, locks}, nil
+	return f, nil
 }
 
 // makeFolder creates the folder and its missing parents, durably: a folder that is
@@ -339,9 +316,9 @@ func makeFolder(dir string) error {
 	return syncFolder(f)
 }
 
-// Open does not wait for the other end of a pipe.
-func (f *folder) Open(name string) (io.ReadCloser, error) {
-	return f.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+func (f *folder) Open(name string) (fs.File, error) {
+	file, _, err := regular.OpenIn(f.Root, name)
+	return file, err
 }
 
 func (f *folder) Create(name string) (file, error) {
@@ -380,9 +357,9 @@ func describe(f *os.File) {
 
 // lockedBy returns the error for a folder that is locked, by the owner that the lock
 // file describes.
-func lockedBy(root *os.Root, dir string) *LockedError {
+func (f *folder) lockedBy(dir string) error {
 	e := &LockedError{Dir: dir, Owner: "another process"}
-	if f, err := root.OpenFile(lockName, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+	if f, _, err := regular.OpenIn(f.Root, lockName); err == nil {
 		defer f.Close()
 		line := make([]byte, 256)
 		n, _ := f.ReadAt(line, 0)

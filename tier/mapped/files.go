@@ -11,8 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
+	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -43,7 +43,7 @@ func findShards(model, path string) ([]string, error) {
 	case info.Mode().IsRegular():
 		return []string{path}, nil
 	case !info.IsDir():
-		return nil, badPath(model, path, "must be a regular file or a folder of them, is "+fileKind(info), "Name the file of weights, or the folder that holds them.")
+		return nil, badPath(model, path, "must be a regular file or a folder of them, is "+regular.Kind(info), "Name the file of weights, or the folder that holds them.")
 	}
 	return listFolder(model, path)
 }
@@ -97,54 +97,21 @@ func listFolder(model, dir string) ([]string, error) {
 	return weights, nil
 }
 
-// openRegular opens a regular file for reading. It refuses anything else without
-// opening it: opening a pipe waits for its writer, and opening a device may
-// already have an effect.
+// openRegular opens a regular file for reading, and refuses what cannot be mapped.
 func openRegular(model, path string) (*os.File, fs.FileInfo, error) {
-	info, err := os.Stat(path)
+	f, info, err := regular.Open(path)
+	if special, ok := errors.AsType[*regular.Error](err); ok {
+		return nil, nil, badPath(model, path, "must be a regular file, is "+special.Kind, "Put the file of weights in its place, or move it out of the folder of weights.")
+	}
 	if err != nil {
 		return nil, nil, pathError(model, path, err)
 	}
-	if !info.Mode().IsRegular() {
-		return nil, nil, notRegular(model, path, info)
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, pathError(model, path, err)
-	}
-	info, err = f.Stat()
-	switch {
-	case err != nil:
-		err = pathError(model, path, err)
-	case !info.Mode().IsRegular():
-		err = notRegular(model, path, info)
-	case uint64(info.Size()) > math.MaxInt: // on a 32-bit system
-		err = badPath(model, path, fmt.Sprintf("has %v, and a 32-bit system maps files below 2 GiB", tier.Bytes(info.Size())),
+	if uint64(info.Size()) > math.MaxInt { // on a 32-bit system
+		f.Close()
+		return nil, nil, badPath(model, path, fmt.Sprintf("has %v, and a 32-bit system maps files below 2 GiB", tier.Bytes(info.Size())),
 			"Run a 64-bit build, or split the model into shards.")
 	}
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
 	return f, info, nil
-}
-
-func notRegular(model, path string, info fs.FileInfo) error {
-	return badPath(model, path, "must be a regular file, is "+fileKind(info), "Put the file of weights in its place, or move it out of the folder of weights.")
-}
-
-func fileKind(info fs.FileInfo) string {
-	switch mode := info.Mode(); {
-	case mode.IsDir():
-		return "a folder"
-	case mode&fs.ModeDevice != 0:
-		return "a device"
-	case mode&fs.ModeNamedPipe != 0:
-		return "a pipe"
-	case mode&fs.ModeSocket != 0:
-		return "a socket"
-	}
-	return "a special file"
 }
 
 // pathError turns an error of the file system into one that names the rule and a

@@ -3,6 +3,7 @@ package tiertest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,13 +29,28 @@ type Mover struct {
 	Deaf bool
 
 	mu      sync.Mutex // guards the rest
-	at      map[string]tier.Tier
-	kept    map[string]tier.Bytes
-	size    map[string]tier.Bytes
-	moving  map[string]bool
+	models  map[string]*place
 	moves   []tier.Move
 	faults  []string
 	closing bool
+}
+
+// place is where a model is.
+type place struct {
+	tier   tier.Tier
+	kept   tier.Bytes
+	moving bool
+}
+
+// place returns that of the model. f.mu must be held.
+func (f *Mover) place(model string) *place {
+	if f.models == nil {
+		f.models = make(map[string]*place)
+	}
+	if f.models[model] == nil {
+		f.models[model] = &place{}
+	}
+	return f.models[model]
 }
 
 // Move implements tier.Mover.
@@ -42,39 +58,32 @@ func (f *Mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes
 	if err := f.begin(mv); err != nil {
 		return err
 	}
+	arrived := false // stays false if a Fault does not return
+	defer func() { f.end(mv, arrived) }()
 	err := f.run(ctx, mv, progress)
-	f.end(mv, err)
+	arrived = err == nil
 	return err
 }
 
 func (f *Mover) begin(mv tier.Move) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.at == nil {
-		f.at, f.moving = make(map[string]tier.Tier), make(map[string]bool)
-		f.kept, f.size = make(map[string]tier.Bytes), make(map[string]tier.Bytes)
-	}
-	name := mv.Model.Name
+	name, p := mv.Model.Name, f.place(mv.Model.Name)
 	switch {
 	case f.closing:
 		f.fault("%s is moved after Close", name)
-	case f.moving[name]:
+	case p.moving:
 		f.fault("%s is moved twice at once", name)
 		return fmt.Errorf("%s is moving", name)
-	case f.at[name] != mv.From:
-		f.fault("%s is moved from %v and is in %v", name, mv.From, f.at[name])
+	case p.tier != mv.From:
+		f.fault("%s is moved from %v and is in %v", name, mv.From, p.tier)
 	}
-	f.moving[name] = true
+	p.moving = true
 	f.moves = append(f.moves, mv)
 	return nil
 }
 
 func (f *Mover) run(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
-	defer func() { // a Fault that does not return leaves the model where it was
-		f.mu.Lock()
-		f.moving[mv.Model.Name] = false
-		f.mu.Unlock()
-	}()
 	var fail error
 	if f.Fault != nil {
 		fail = f.Fault(mv)
@@ -125,7 +134,7 @@ func (f *Mover) time(mv tier.Move) time.Duration {
 		return f.Time(mv)
 	}
 	f.mu.Lock()
-	kept := f.kept[mv.Model.Name]
+	kept := f.place(mv.Model.Name).kept
 	f.mu.Unlock()
 	perGB := map[tier.Tier]float64{tier.Storage: 1.5, tier.Swap: 0.5}[mv.From]
 	missing := mv.Model.Size - kept
@@ -135,14 +144,15 @@ func (f *Mover) time(mv tier.Move) time.Duration {
 	return time.Duration(min(perGB*missing.GB()*float64(time.Second), 1<<62))
 }
 
-func (f *Mover) end(mv tier.Move, err error) {
+func (f *Mover) end(mv tier.Move, arrived bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err == nil {
-		f.at[mv.Model.Name] = mv.To
-		f.kept[mv.Model.Name], f.size[mv.Model.Name] = 0, mv.Model.Size
+	p := f.place(mv.Model.Name)
+	p.moving = false
+	if arrived {
+		p.tier, p.kept = mv.To, 0
 		if mv.To == tier.Swap {
-			f.kept[mv.Model.Name] = mv.Keep
+			p.kept = mv.Keep
 		}
 	}
 }
@@ -167,21 +177,21 @@ func (f *Mover) Leaves(*tier.Model) bool { return f.Parts && f.Cold }
 func (f *Mover) Moves() []tier.Move {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]tier.Move(nil), f.moves...)
+	return slices.Clone(f.moves)
 }
 
 // Faults returns how its caller broke the contract of tier.Mover, in words.
 func (f *Mover) Faults() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]string(nil), f.faults...)
+	return slices.Clone(f.faults)
 }
 
 // At returns the tier that the model is in.
 func (f *Mover) At(model string) tier.Tier {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.at[model]
+	return f.place(model).tier
 }
 
 // Close implements tier.Closer.
@@ -193,7 +203,7 @@ func (f *Mover) Close() error {
 }
 
 // Sticky is a [Mover] that reports what is present, and whose freed bytes stay
-// present for a while after the move that freed them. It is safe for concurrent use.
+// present for a while after the move that freed them.
 type Sticky struct {
 	*Mover
 	// Linger returns for how long the bytes that a move frees stay present; nil: not at
@@ -202,56 +212,49 @@ type Sticky struct {
 	// Lie, if not nil, turns what is present into what Resident reports.
 	Lie func(model string, present tier.Bytes) (tier.Bytes, error)
 
-	mu   sync.Mutex // guards the rest
-	left map[string]leaving
+	mu    sync.Mutex // guards the rest
+	there map[string]presence
 }
 
-// leaving is bytes beyond what the model's tier explains, and until when.
-type leaving struct {
-	bytes tier.Bytes
-	until time.Time
+// presence is the bytes that a model's tier explains, and others until an instant.
+type presence struct {
+	explained, left tier.Bytes
+	until           time.Time
 }
 
-// Move implements tier.Mover.
 func (s *Sticky) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
 	before := s.Present(mv.Model.Name)
 	if err := s.Mover.Move(ctx, mv, progress); err != nil {
 		return err
 	}
+	var now presence
+	switch mv.To {
+	case tier.RAM:
+		now.explained = mv.Model.Size
+	case tier.Swap:
+		now.explained = mv.Keep
+	}
+	if before > now.explained && s.Linger != nil {
+		now.left, now.until = before-now.explained, time.Now().Add(s.Linger(mv))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.left == nil {
-		s.left = make(map[string]leaving)
+	if s.there == nil {
+		s.there = make(map[string]presence)
 	}
-	delete(s.left, mv.Model.Name)
-	if gone := before - s.explained(mv.Model.Name); gone > 0 && s.Linger != nil {
-		s.left[mv.Model.Name] = leaving{gone, time.Now().Add(s.Linger(mv))}
-	}
+	s.there[mv.Model.Name] = now
 	return nil
-}
-
-// explained returns the bytes of the model that are present because of its tier.
-func (s *Sticky) explained(model string) tier.Bytes {
-	s.Mover.mu.Lock()
-	defer s.Mover.mu.Unlock()
-	switch s.Mover.at[model] {
-	case tier.RAM:
-		return s.Mover.size[model]
-	case tier.Swap:
-		return s.Mover.kept[model]
-	}
-	return 0
 }
 
 // Present returns the bytes of the model that are really present.
 func (s *Sticky) Present(model string) tier.Bytes {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.explained(model)
-	if l := s.left[model]; time.Now().Before(l.until) {
-		b += l.bytes
+	p := s.there[model]
+	if time.Now().Before(p.until) {
+		return p.explained + p.left
 	}
-	return b
+	return p.explained
 }
 
 // Resident implements tier.Resident.

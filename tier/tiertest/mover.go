@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -59,7 +60,6 @@ type moverCheck struct {
 var moverChecks = []moverCheck{
 	{"EveryMove_Arrives", (*moverSuite).everyMove},
 	{"Progress_NeverFallsNorPassesTheSize", (*moverSuite).progress},
-	{"NilProgress_IsNotCalled", (*moverSuite).nilProgress},
 	{"CancelledBefore_ReturnsTheCauseAndStays", (*moverSuite).cancelledBefore},
 	{"CancelledHalfWay_ReturnsTheCauseInTimeAndStays", (*moverSuite).cancelledHalfWay},
 	{"DifferentModels_MoveAtOnce", (*moverSuite).atOnce},
@@ -83,6 +83,11 @@ type moverSuite struct {
 }
 
 func (c moverCheck) run(t testing.TB, opts MoverOptions) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // such as the call of a progress that is nil
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
 	s := &moverSuite{MoverOptions: opts, t: t, mover: opts.New(t), models: opts.Models(t)}
 	if len(s.models) < 2 {
 		return errors.New("MoverOptions.Models must return two models or more")
@@ -168,15 +173,6 @@ func (s *moverSuite) progress() error {
 	mu.Lock()
 	defer mu.Unlock()
 	return fault
-}
-
-func (s *moverSuite) nilProgress() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("a move without progress panicked: %v", r)
-		}
-	}()
-	return errors.Join(s.move(s.models[0], tier.Storage, tier.RAM, 0), s.move(s.models[0], tier.RAM, tier.Storage, 0))
 }
 
 func (s *moverSuite) cancelledBefore() error {
@@ -345,22 +341,22 @@ func (s *moverSuite) resident() error {
 		return err
 	}
 	m := s.models[0]
-	for _, step := range []struct {
-		from, to tier.Tier
-		least    tier.Bytes
-	}{{tier.Storage, tier.RAM, m.Size}, {tier.RAM, tier.Storage, 0}, {tier.Storage, tier.Swap, 0}, {tier.Swap, tier.RAM, m.Size}} {
-		if err := s.move(m, step.from, step.to, 0); err != nil {
+	for i := 1; i < len(tour); i++ {
+		if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
 			return err
 		}
-		most := m.Size
-		if step.to == tier.Storage {
+		least, most := tier.Bytes(0), m.Size
+		switch tour[i] {
+		case tier.RAM:
+			least = m.Size
+		case tier.Storage:
 			most = 0
 		}
-		if err := s.seen(m, step.least, most); err != nil {
-			return fmt.Errorf("in %v: %w", step.to, err)
+		if err := s.seen(m, least, most); err != nil {
+			return fmt.Errorf("in %v: %w", tour[i], err)
 		}
 	}
-	return s.move(m, tier.RAM, tier.Storage, 0)
+	return nil
 }
 
 func (s *moverSuite) footprint() error {
@@ -484,11 +480,16 @@ func (s *moverSuite) answers() error {
 		}
 		return nil
 	}
+	return s.asking(same)
+}
+
+// asking has ask called during and after every step of the tour.
+func (s *moverSuite) asking(ask func(when string) error) error {
 	for i := 1; i < len(tour); i++ {
 		done := make(chan error, 1)
 		go func() { done <- s.move(s.models[0], tour[i-1], tour[i], 0) }()
-		during := same("during a move")
-		if err := errors.Join(<-done, during, same(fmt.Sprint("in ", tour[i]))); err != nil {
+		during := ask("during a move")
+		if err := errors.Join(<-done, during, ask(fmt.Sprint("in ", tour[i]))); err != nil {
 			return err
 		}
 	}
@@ -517,32 +518,8 @@ func (s *moverSuite) checker() error {
 	return nil
 }
 
-// status asks for the part's status after each move and, from another goroutine,
-// at any time.
 func (s *moverSuite) status() error {
-	if _, ok := s.mover.(tier.PartStatuser); !ok {
-		return nil
-	}
-	quit, asked := make(chan struct{}), make(chan error, 1)
-	go func() {
-		var err error
-		for {
-			select {
-			case <-quit:
-				asked <- err
-				return
-			default:
-				err = cmp.Or(err, checkStatus(s.mover))
-				runtime.Gosched()
-			}
-		}
-	}()
-	var err error
-	for i := 1; i < len(tour) && err == nil; i++ {
-		err = cmp.Or(s.move(s.models[0], tour[i-1], tour[i], 0), checkStatus(s.mover))
-	}
-	close(quit)
-	return errors.Join(err, <-asked)
+	return s.asking(func(string) error { return checkStatus(s.mover) })
 }
 
 // checkStatus checks what a part says about itself, if it says anything.

@@ -210,7 +210,7 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 		{"progress falls", faults{fallingProgress: true}, "Progress"},
 		{"progress passes the size", faults{hugeProgress: true}, "Progress"},
 		{"progress comes late", faults{lateProgress: true}, "Progress"},
-		{"progress is called though it is nil", faults{blindProgress: true}, "NilProgress"},
+		{"progress is called though it is nil", faults{blindProgress: true}, "EveryMove"},
 		{"the context is ignored", faults{ignoresContext: true}, "CancelledBefore"},
 		{"the cause is not returned", faults{ownError: true}, "CancelledHalfWay"},
 		{"a cancelled move leaves bytes", faults{leavesHalf: true}, "CancelledHalfWay"},

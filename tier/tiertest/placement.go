@@ -150,8 +150,9 @@ func (s *stage) change() {
 	}
 	for i := range v.States {
 		st, m := &v.States[i], v.Library.At(i)
-		if st.Moving {
-			s.land(i)
+		if st.Moving { // it has arrived
+			st.Moving, st.Serving, st.Kept, st.Left = false, false, 0, 0
+			st.Tier, st.Since = st.To, v.Now
 		}
 		st.Leases, st.Waiters, st.Held = 0, 0, false
 		if st.Tier == tier.Storage {
@@ -180,13 +181,6 @@ func (s *stage) change() {
 		scarce = tier.Bytes(s.dice.Int64N(stageRAM * int64(stageUnit)))
 	}
 	s.account(scarce)
-}
-
-// land ends a move that was under way.
-func (s *stage) land(i int) {
-	st := &s.view.States[i]
-	st.Moving, st.Serving, st.Kept, st.Left = false, false, 0, 0
-	st.Tier, st.Since = st.To, s.view.Now
 }
 
 // need makes up a need, or none.

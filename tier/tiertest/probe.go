@@ -37,8 +37,7 @@ func TestProbe(t *testing.T, new func(t *testing.T) tier.MemoryProbe) {
 	}
 	run("Reading", checkReading)
 	run("Later", checkLater)
-	run("Cancelled", checkCancelled)
-	run("Expired", checkExpired)
+	run("Ended", checkEnded)
 	run("PartStatus", checkProbeStatus)
 	t.Run("Overlay", func(t *testing.T) {
 		if err := checkOverlay(new(t)); err != nil {
@@ -109,27 +108,24 @@ func checkLater(p tier.MemoryProbe) error {
 	return possible(second)
 }
 
-// checkCancelled reads with a context that has ended for a reason.
-func checkCancelled(p tier.MemoryProbe) error {
+// checkEnded reads with a context that has ended for a reason, and with one whose
+// time is over.
+func checkEnded(p tier.MemoryProbe) error {
 	cause := errors.New("tiertest: the caller is gone")
-	ctx, cancel := context.WithCancelCause(context.Background())
+	cancelled, cancel := context.WithCancelCause(context.Background())
 	cancel(cause)
-	return checkEnded(p, ctx, cause)
-}
-
-// checkExpired reads with a context whose time is over.
-func checkExpired(p tier.MemoryProbe) error {
-	ctx, cancel := context.WithDeadline(context.Background(), time.Unix(0, 0))
-	defer cancel()
-	return checkEnded(p, ctx, context.DeadlineExceeded)
-}
-
-func checkEnded(p tier.MemoryProbe, ctx context.Context, cause error) error {
-	if _, err := p.Memory(ctx); !errors.Is(err, cause) {
-		return fmt.Errorf("a reading under a context that ended with %q returned the error %v", cause, err)
-	}
-	if err := checkReading(p); err != nil {
-		return fmt.Errorf("after a reading under an ended context: %w", err)
+	expired, stop := context.WithDeadline(context.Background(), time.Unix(0, 0))
+	defer stop()
+	for _, c := range []struct {
+		ctx   context.Context
+		cause error
+	}{{expired, context.DeadlineExceeded}, {cancelled, cause}} {
+		if _, err := p.Memory(c.ctx); !errors.Is(err, c.cause) {
+			return fmt.Errorf("a reading under a context that ended with %q returned the error %v", c.cause, err)
+		}
+		if err := checkReading(p); err != nil {
+			return fmt.Errorf("after a reading under an ended context: %w", err)
+		}
 	}
 	return nil
 }

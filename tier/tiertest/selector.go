@@ -39,7 +39,6 @@ var selectorChecks = []struct {
 	{"hybrid", checkHybrid},
 	{"ties", checkTies},
 	{"memory", checkMemory},
-	{"refusals", checkRefusals},
 	{"bad input", checkBadInput},
 	{"views follow each other", checkSequence},
 	{"many goroutines", checkConcurrent},
@@ -96,6 +95,20 @@ func selectorView(lib *tier.Library, available tier.Bytes) *tier.View {
 	return v
 }
 
+// ruleMode is the rule about a way of choosing.
+var ruleMode = [...]string{tier.Manual: ruleNamed, tier.Auto: ruleAuto, tier.Hybrid: ruleFallback}
+
+// modeOf returns the mode in which a valid request is answered.
+func modeOf(req *tier.Request) tier.Mode {
+	switch {
+	case req.Model == "" && req.Preferred == "":
+		return tier.Auto
+	case req.Fallback:
+		return tier.Hybrid
+	}
+	return tier.Manual
+}
+
 // askSelector selects, and checks what holds for every answer.
 func askSelector(s tier.Selector, v *tier.View, req tier.Request) (tier.Choice, error) {
 	asked := req
@@ -103,11 +116,17 @@ func askSelector(s tier.Selector, v *tier.View, req tier.Request) (tier.Choice, 
 	before := *v
 	before.States = slices.Clone(v.States)
 	c, err := s.Select(&req, v)
+	mode := modeOf(&req)
+	fellBack := mode == tier.Hybrid && c.Model != req.Preferred
 	switch {
 	case !reflect.DeepEqual(req, asked):
 		return c, broken(ruleUntouched, "%s: the request is now %s", describe(asked), describe(req))
 	case !reflect.DeepEqual(*v, before):
 		return c, broken(ruleUntouched, "%s: the view was changed", describe(asked))
+	case err != nil && tier.Code(err) == "internal":
+		return c, broken(ruleRefusal, "%s: the error %q has no code", describe(asked), err)
+	case err != nil && len(tier.Suggestions(err)) == 0:
+		return c, broken(ruleRefusal, "%s: the error %q has no suggestion", describe(asked), err)
 	case err != nil:
 		return c, err
 	case c.Index < 0 || c.Index >= v.Library.Len():
@@ -116,6 +135,10 @@ func askSelector(s tier.Selector, v *tier.View, req tier.Request) (tier.Choice, 
 		return c, broken(ruleIndex, "%s: chose %q with index %d, where %q stands", describe(asked), c.Model, c.Index, v.Library.At(c.Index).Name)
 	case !v.Library.At(c.Index).Can(req.Capabilities):
 		return c, broken(ruleCapable, "%s: chose %q, which has %q only", describe(asked), c.Model, v.Library.At(c.Index).Capabilities)
+	case c.Mode != mode || c.FellBack != fellBack:
+		return c, broken(ruleMode[mode], "%s: mode is %v and FellBack %v, want %v and %v", describe(asked), c.Mode, c.FellBack, mode, fellBack)
+	case fellBack && c.Why == "":
+		return c, broken(ruleFallback, "%s: it fell back and Why is empty", describe(asked))
 	}
 	again, err := s.Select(&req, v)
 	if err != nil || fmt.Sprint(again) != fmt.Sprint(c) {
@@ -129,18 +152,13 @@ func describe(req tier.Request) string {
 	var parts []string
 	v := reflect.ValueOf(req)
 	for i := range v.NumField() {
-		f := v.Field(i)
-		if f.IsZero() {
-			continue
-		}
-		text := fmt.Sprintf("%+v", f.Interface())
+		f, format := v.Field(i), "%+v"
 		if f.Kind() == reflect.String || f.Kind() == reflect.Slice {
-			text = fmt.Sprintf("%q", f.Interface())
+			format = "%q"
 		}
-		if f.Kind() == reflect.Slice && f.Len() > 10 {
-			text = fmt.Sprintf("(%d of them)", f.Len())
+		if !f.IsZero() {
+			parts = append(parts, fmt.Sprintf("%s: %.200s", v.Type().Field(i).Name, fmt.Sprintf(format, f.Interface())))
 		}
-		parts = append(parts, v.Type().Field(i).Name+": "+text)
 	}
 	return "Request{" + strings.Join(parts, ", ") + "}"
 }
@@ -176,26 +194,12 @@ func wantChoice(s tier.Selector, v *tier.View, req tier.Request, model string, s
 	return nil
 }
 
-// wantMode checks how the choice came about, if there is one.
-func wantMode(s tier.Selector, v *tier.View, req tier.Request, mode tier.Mode, fellBack bool, rule string) error {
-	c, err := s.Select(&req, v)
-	switch {
-	case err != nil:
-		return nil // told already
-	case c.Mode != mode || c.FellBack != fellBack:
-		return broken(rule, "%s: mode is %v and FellBack %v, want %v and %v", describe(req), c.Mode, c.FellBack, mode, fellBack)
-	case fellBack && c.Why == "":
-		return broken(rule, "%s: it fell back and Why is empty", describe(req))
-	}
-	return nil
-}
-
 func checkManual(s tier.Selector) error {
 	v := selectorView(selectorLibrary(), 64*tier.GiB)
 	var errs []error
 	for _, m := range v.Library.All() {
 		for _, req := range []tier.Request{{Model: m.Name}, {Preferred: m.Name}, {Model: m.Name, Capabilities: m.Capabilities}} {
-			errs = append(errs, wantChoice(s, v, req, m.Name, nil, ruleNamed), wantMode(s, v, req, tier.Manual, false, ruleNamed))
+			errs = append(errs, wantChoice(s, v, req, m.Name, nil, ruleNamed))
 		}
 	}
 	return errors.Join(append(errs,
@@ -225,7 +229,7 @@ func checkAuto(s tier.Selector) error {
 				rule = ruleCapable
 			}
 			req := tier.Request{Priority: p, Capabilities: x.capabilities}
-			errs = append(errs, wantChoice(s, v, req, x.model, x.err, rule), wantMode(s, v, req, tier.Auto, false, ruleAuto))
+			errs = append(errs, wantChoice(s, v, req, x.model, x.err, rule))
 		}
 	}
 	return errors.Join(errs...)
@@ -233,20 +237,14 @@ func checkAuto(s tier.Selector) error {
 
 func checkHybrid(s tier.Selector) error {
 	v := selectorView(selectorLibrary(), 64*tier.GiB)
-	var errs []error
-	for _, x := range []struct {
-		req      tier.Request
-		model    string
-		fellBack bool
-	}{
-		{tier.Request{Preferred: "beta"}, "beta", false},
-		{tier.Request{Preferred: "omega"}, "", true},
-		{tier.Request{Preferred: "beta", Capabilities: []string{"zymurgy", "text-generation"}}, "gamma", true},
-	} {
-		x.req.Fallback = true
-		errs = append(errs, wantChoice(s, v, x.req, x.model, nil, ruleFallback), wantMode(s, v, x.req, tier.Hybrid, x.fellBack, ruleFallback))
+	hybrid := func(preferred, model string, err error, rule string, capabilities ...string) error {
+		return wantChoice(s, v, tier.Request{Preferred: preferred, Fallback: true, Capabilities: capabilities}, model, err, rule)
 	}
-	return errors.Join(append(errs, wantChoice(s, v, tier.Request{Preferred: "omega", Fallback: true, Capabilities: []string{"quidditch"}}, "", tier.ErrNoCapableModel, ruleCapable))...)
+	return errors.Join(
+		hybrid("beta", "beta", nil, ruleFallback),
+		hybrid("omega", "", nil, ruleFallback),
+		hybrid("beta", "gamma", nil, ruleFallback, "zymurgy", "text-generation"),
+		hybrid("omega", "", tier.ErrNoCapableModel, ruleCapable, "quidditch"))
 }
 
 // checkTies asks for one of four twins.
@@ -307,36 +305,6 @@ func checkMemory(s tier.Selector) error {
 	return errors.Join(append(errs,
 		wantChoice(s, v, big, "", tier.ErrTooLarge, ruleLimits),
 		wantChoice(s, v, tier.Request{Capabilities: []string{"xylography"}, Priority: tier.Quality}, "alpha", nil, ruleLimits))...)
-}
-
-// checkRefusals checks that every error has a code and a way out.
-func checkRefusals(s tier.Selector) error {
-	plenty, short := selectorView(selectorLibrary(), 64*tier.GiB), selectorView(selectorLibrary(), tier.MiB)
-	var errs []error
-	for _, x := range []struct {
-		v    *tier.View
-		req  tier.Request
-		rule string
-	}{
-		{plenty, tier.Request{Model: "omega"}, ruleUnknown},
-		{plenty, tier.Request{Model: "alfa"}, ruleUnknown},
-		{plenty, tier.Request{Capabilities: []string{"quidditch"}}, ruleCapable},
-		{plenty, tier.Request{Priority: 99}, ruleInvalid},
-		{short, tier.Request{Model: "alpha"}, ruleMemory},
-		{short, tier.Request{}, ruleMemory},
-		{short, tier.Request{Preferred: "beta", Fallback: true}, ruleMemory},
-	} {
-		c, err := askSelector(s, x.v, x.req)
-		switch {
-		case err == nil:
-			errs = append(errs, broken(x.rule, "%s: chose %q, want an error", describe(x.req), c.Model))
-		case tier.Code(err) == "internal":
-			errs = append(errs, broken(ruleRefusal, "%s: the error %q has no code", describe(x.req), err))
-		case len(tier.Suggestions(err)) == 0:
-			errs = append(errs, broken(ruleRefusal, "%s: the error %q has no suggestion", describe(x.req), err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func checkBadInput(s tier.Selector) error {
