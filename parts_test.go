@@ -122,9 +122,8 @@ func TestClose_PlacementIsStuck_EndsInItsBound(t *testing.T) {
 		go r.Acquire(t.Context(), modeltier.Request{Model: "a"})
 		time.Sleep(100 * time.Millisecond)
 		began := time.Now()
-		err = r.Close()
-		if time.Since(began) > 6*time.Second {
-			t.Errorf("late")
+		if err := r.Close(); time.Since(began) > 6*time.Second || !errors.Is(err, modeltier.ErrStuck) {
+			t.Errorf("Close: %v after %v, want ErrStuck within 6 s", err, time.Since(began))
 		}
 		close(free)
 	})
@@ -297,7 +296,7 @@ type isErr2 struct{ n *atomic.Int32 }
 func (isErr2) Error() string { return "x" }
 
 func (e isErr2) Is(t error) bool {
-	if t == userCause && e.n.Add(1) > 0 {
+	if t == errUser && e.n.Add(1) > 0 {
 		panic("foreign Is with the job's cause")
 	}
 	return false
@@ -324,11 +323,11 @@ func TestCancel_MoversErrorIsAskedForTheCause_NotOnTheLoop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j.Cancel(userCause)
+	j.Cancel(errUser)
 	r.Close()
 }
 
-var userCause = errors.New("user")
+var errUser = errors.New("user")
 
 func TestAcquire_VictimIsInDemandForAMoment_WaitsNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -403,23 +402,6 @@ func (d deafFor) Move(ctx context.Context, mv tier.Move, p func(tier.Bytes)) err
 		<-d.free
 	}
 	return d.Mover.Move(ctx, mv, p)
-}
-
-type slowLook struct {
-	*tiertest.Mover
-	slow chan struct{}
-}
-
-func (s *slowLook) Resident(ctx context.Context, m string) (tier.Bytes, tier.Bytes, error) {
-	return 0, 0, nil
-}
-
-func (s *slowLook) Footprint(m string) (now, peak tier.Bytes, ok bool) {
-	if s.slow != nil {
-		c := s.slow
-		<-c
-	}
-	return 0, 40 * tier.GiB, true
 }
 
 type partSt struct {
