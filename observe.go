@@ -1,0 +1,152 @@
+package modeltier
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// maxStuckObservations caps observations that have outlived their timeout. With
+// more the mover is not asked again until one returns: each holds a goroutine.
+const maxStuckObservations = 16
+
+// look is what a mover says of a model.
+type look struct {
+	seen   core.Seen
+	traits *core.Traits
+}
+
+// look asks the mover what it sees of a model, as far as it can see, and what it
+// can do with it. It waits for twice limit at most. A model that was moved is
+// looked at though the Manager is being closed.
+func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
+	if m.stuckLooks.Load() >= maxStuckObservations {
+		return look{}, &tier.StuckError{What: "An observation of the mover's"}
+	}
+	told := make(chan look, 1) // a mover that is stuck may answer much later
+	gaveUp, err := m.callFor(context.WithoutCancel(m.ctx), "mover", limit, func(ctx context.Context) (err error) {
+		l := look{traits: m.traitsOf(model)}
+		if m.footprinter != nil {
+			l.seen.Taken, l.seen.Peak, _ = m.footprinter.Footprint(model.Name)
+		}
+		if m.resident != nil {
+			if l.seen.Present, l.seen.Reclaimable, err = m.resident.Resident(ctx, model.Name); err != nil {
+				l.seen.Present, l.seen.Reclaimable = 0, 0
+			}
+		}
+		told <- l
+		return err
+	}, func() { m.stuckLooks.Add(-1) })
+	if gaveUp {
+		m.stuckLooks.Add(1)
+		return look{}, err
+	}
+	select {
+	case l := <-told:
+		return l, err
+	default: // it panicked
+		return look{}, err
+	}
+}
+
+// traitsOf asks the mover what it can do with a model. It calls foreign code.
+func (m *Manager) traitsOf(model *tier.Model) *core.Traits {
+	var t core.Traits
+	if d, ok := m.cfg.Mover.(tier.Divider); ok {
+		t.Divisible = d.Divisible(model)
+	}
+	if l, ok := m.cfg.Mover.(tier.Leaver); ok {
+		t.Leaves = l.Leaves(model)
+	}
+	if p, ok := m.cfg.Mover.(tier.InPlacer); ok {
+		t.InPlace = p.InPlace(model)
+	}
+	return &t
+}
+
+// traits asks the mover what it can do with the models, and whether it can move
+// them at all. It is not for the loop.
+func (m *Manager) traits(ctx context.Context, models []tier.Model, fileBacked func(bool)) ([]core.Traits, error) {
+	out := make([]core.Traits, len(models))
+	backed := false
+	limit := adviceLimit + time.Duration(len(models))*10*time.Millisecond
+	err := m.mover.wait(ctx, limit, func(context.Context) error {
+		own := make([]core.Traits, len(models))
+		var faults []error
+		for i := range models {
+			if c, ok := m.cfg.Mover.(tier.ModelChecker); ok {
+				faults = append(faults, c.CheckModel(&models[i]))
+			}
+			own[i] = *m.traitsOf(&models[i])
+		}
+		if f, ok := m.cfg.Mover.(tier.FileBacker); ok {
+			backed = f.FileBacked()
+		}
+		out = own
+		return errors.Join(faults...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if fileBacked != nil {
+		fileBacked(backed)
+	}
+	return out, nil
+}
+
+// observeAgain looks again at models whose bytes were to be gone and were still
+// seen, and at those that were used and may take more than before.
+func (c *control) observeAgain() {
+	if c.m.resident == nil && c.m.footprinter == nil {
+		return
+	}
+	for _, e := range c.core.Residues() {
+		c.observe(e)
+	}
+	if c.m.footprinter == nil {
+		return
+	}
+	for _, e := range c.core.Entries() {
+		if e.Tier() != tier.RAM {
+			continue
+		}
+		s := c.shared[e]
+		if uses := e.Gate.Uses(); e.Gate.Leases() > 0 || uses != s.seenUses {
+			s.seenUses = uses
+			c.observe(e)
+		}
+	}
+}
+
+// observe has one model looked at, and tells the core. What was seen of a model
+// that has moved meanwhile is of no use.
+func (c *control) observe(e *core.Entry) {
+	s, model, since, epoch := c.shared[e], e.Model, e.Since(), e.Epoch()
+	if s.observing {
+		return
+	}
+	s.observing = true
+	c.m.goroutines.Go(func() {
+		l, err := c.m.look(&model, observeLimit)
+		c.m.post(func(time.Time) {
+			s.observing = false
+			if err != nil || !e.Since().Equal(since) || e.Epoch() != epoch {
+				return
+			}
+			runtime := e.Model.Runtime
+			c.core.Observed(e, l.seen)
+			c.corrected(e, runtime)
+		})
+	})
+}
+
+// corrected says so where a model was seen to take more than was known.
+func (c *control) corrected(e *core.Entry, runtime tier.Bytes) {
+	if e.Model.Runtime > runtime {
+		c.m.log.Warn("a model takes more memory than was declared", "model", e.Model.Name,
+			"declared", e.Model.Size.Plus(e.Declared()), "takes", e.Model.Size.Plus(e.Model.Runtime), "not charged", e.Overdraft())
+	}
+}
