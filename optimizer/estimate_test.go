@@ -62,7 +62,7 @@ func TestPredict_AfterFiveMoves_IsOffByAFifthAtMostThoughTwoWentWrong(t *testing
 	}
 }
 
-// Nobody asked for the model and no plan was made: it was ordered to ram.
+// No request came for the model and no plan was made: it was ordered to ram.
 func TestMoved_OfAModelThatNobodyAskedFor_TellsThePaceOfTheDevice(t *testing.T) {
 	l := New()
 	for range 5 {

@@ -161,7 +161,7 @@ func TestSame(t *testing.T) {
 	}
 }
 
-// Without a token, whoever can make the user's browser send a request could else
+// Without a token, a page that can make the user's browser send a request could else
 // use the server.
 func TestLocal_WebPagesStayOut(t *testing.T) {
 	h := local(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))

@@ -88,7 +88,7 @@ func (e *engineConfig) find() error {
 const engineLabel = "engine"
 
 // id is what the label says: the name, and a mark of what the engine is, so that
-// the models of an engine that is configured anew count as changed.
+// the models of an engine whose configuration changed count as changed.
 func (e *engineConfig) id(name string) string {
 	b, _ := json.Marshal(e) // plain strings and numbers
 	return fmt.Sprintf("%s#%x", name, sha256.Sum256(b))
@@ -192,7 +192,7 @@ func commanded(words []string) engineConfig {
 var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
 // engineRuntime is what an engine is taken to need beyond its weights where
-// nobody says: a floor, and an eighth of the weights for what grows with them (the
+// nothing is declared: a floor, and an eighth of the weights for what grows with them (the
 // cache of a context of 4096 tokens takes about that, with grouped attention).
 func engineRuntime(m *tier.Model) tier.Bytes { return 256*tier.MiB + m.Size/8 }
 

@@ -186,7 +186,7 @@ func parseSize(text string) (tier.Bytes, error) {
 // splitWords splits a command into words as a POSIX shell does, without being one:
 // blanks separate, and '…', "…" and \ quote. What only a shell could do, variables,
 // pipes, patterns, is an error, where it is not quoted, and not an argument that
-// nobody meant.
+// was not meant.
 func splitWords(command string) (words []string, err error) {
 	var (
 		word   strings.Builder

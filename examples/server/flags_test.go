@@ -108,7 +108,7 @@ func TestParse_TokenFromTheEnvironment(t *testing.T) {
 	if o, err := parse([]string{"-token", "flag"}, env("abc"), io.Discard); err != nil || o.token != "flag" {
 		t.Errorf("with a flag: got %+v, %v", o, err)
 	}
-	// Whoever set it wanted a token: not to have one must not go unseen.
+	// The user who set it wanted a token: not to have one must not go unseen.
 	if _, err := parse(nil, env(""), io.Discard); !errors.Is(err, errUsage) {
 		t.Errorf("empty: got %v", err)
 	}

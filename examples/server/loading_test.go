@@ -150,7 +150,7 @@ func TestProgress_ClientLeavesWhileItLoads_NothingIsHeld(t *testing.T) {
 	}
 	for end := time.Now().Add(20 * time.Second); waiting() > 0; {
 		if time.Now().After(end) {
-			t.Fatalf("%d requests wait though nobody is there", waiting())
+			t.Fatalf("%d requests wait though no client is there", waiting())
 		}
 		time.Sleep(time.Millisecond)
 	}

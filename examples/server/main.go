@@ -170,7 +170,7 @@ const grace = 30 * time.Second
 
 // takeLimit is how long an answer may take: a request may wait minutes for its model
 // and then read gigabytes. It only lets go, some day, of a client that does not take
-// its answer. One that flows, as a stream does, has it anew with each part.
+// its answer. One that flows, as a stream does, has it again with each part.
 const takeLimit = 30 * time.Minute
 
 // flowing is an answer that may take for ever, as long as it flows.

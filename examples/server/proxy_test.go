@@ -160,7 +160,7 @@ func (f *front) post(t *testing.T, ctx context.Context, path, body string, heade
 	return res
 }
 
-// idle waits until nobody holds a lease.
+// idle waits until no lease is held.
 func (f *front) idle(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -181,7 +181,7 @@ func BenchmarkFleet(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// chill empties the page cache of a file that nobody maps.
+// chill empties the page cache of a file that is not mapped.
 func chill(b *testing.B, path string) {
 	b.Helper()
 	f, err := os.Open(path)
@@ -222,7 +222,7 @@ func BenchmarkSwitch(b *testing.B) {
 			name := models[i%2].Name
 			change(way.name+"-warm", name)
 			change("hot", name)
-			if way.standby == process.StandbyStop { // nobody maps the other now
+			if way.standby == process.StandbyStop { // the other is not mapped now
 				chill(b, models[(i+1)%2].Path)
 				change(way.name+"-cold", models[(i+1)%2].Name)
 				first(b, m, mover, name)

@@ -95,7 +95,7 @@ func idle(t *testing.T, url string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); leases(t, url) > 0; {
 		if time.Now().After(end) {
-			t.Fatalf("%d leases are held though nobody is there", leases(t, url))
+			t.Fatalf("%d leases are held though no client is there", leases(t, url))
 		}
 	}
 }

@@ -122,7 +122,7 @@ func serve(t *testing.T, args ...string) string {
 	return at
 }
 
-// calm waits until the machine's memory is not pressed by somebody else: no model
+// calm waits until the machine's memory is not pressed by others: no model
 // is loaded while it is. It skips the test where that lasts.
 func calm(t *testing.T, url string) {
 	t.Helper()
