@@ -3,7 +3,6 @@ package process
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -19,17 +18,16 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// cgroupPrefix begins the names of the folders of our cgroups; nothing else is ever
-// killed or removed.
+// cgroupPrefix begins the names of our cgroups; nothing else is ever killed or removed.
 const cgroupPrefix = "modeltier-"
 
-// cgroup2Dir is a folder of ours in the tree of cgroup v2.
-type cgroup2Dir string
+// cgroup2 is the folder of one engine's cgroup.
+type cgroup2 string
 
-// newCgroupDir makes one under parent, or under the cgroup that this process is in. It
+// newCgroup makes one under parent, or under the cgroup that this process is in. It
 // needs no controllers: every cgroup but the root can be frozen (5.2) and, since 5.14,
 // killed.
-func newCgroupDir(parent string) (cgroupDir, error) {
+func newCgroup(parent, mark string) (cgroup, error) {
 	if parent == "" {
 		var err error
 		if parent, err = ownCgroup("/proc"); err != nil {
@@ -43,14 +41,14 @@ func newCgroupDir(parent string) (cgroupDir, error) {
 	if uint32(st.Type) != unix.CGROUP2_SUPER_MAGIC {
 		return nil, fmt.Errorf("%s is not a cgroup v2", parent)
 	}
-	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cgroupPrefix, os.Getpid(), rand.Text()[:8]))
+	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cgroupPrefix, os.Getpid(), mark))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.freeze")); err != nil {
 		return nil, errors.Join(errors.New("this kernel's cgroup v2 has no freezer"), os.Remove(dir))
 	}
-	return cgroup2Dir(dir), nil
+	return cgroup2(dir), nil
 }
 
 // ownCgroup returns the folder of the cgroup v2 that this process is in.
@@ -91,40 +89,6 @@ func locateCgroup(mountinfo, cgroup string) (string, error) {
 	}
 	return "", errors.New("no cgroup v2 is mounted that holds this process")
 }
-
-func (g cgroup2Dir) path() string { return string(g) }
-
-func (g cgroup2Dir) add(name string) (cgroup, error) {
-	dir := filepath.Join(string(g), name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, err
-	}
-	return cgroup2(dir), nil
-}
-
-func (g cgroup2Dir) remove() error { return removeCgroups(string(g)) }
-
-// removeCgroups kills what is in a folder of our cgroups, and removes it.
-func removeCgroups(dir string) error {
-	if !strings.HasPrefix(filepath.Base(dir), cgroupPrefix) {
-		return fmt.Errorf("%s is not a folder of ours", dir)
-	}
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	errs := []error{err}
-	for _, e := range entries {
-		if e.IsDir() {
-			g := cgroup2(filepath.Join(dir, e.Name()))
-			errs = append(errs, g.kill(), g.remove())
-		}
-	}
-	return errors.Join(append(errs, unlessMissing(os.Remove(dir)))...)
-}
-
-// cgroup2 is the folder of one engine's cgroup.
-type cgroup2 string
 
 func (g cgroup2) path() string { return string(g) }
 
@@ -167,37 +131,16 @@ func (g cgroup2) pids() ([]int, error) {
 	return pids, nil
 }
 
-// freeze writes the order and waits until the kernel says that it is carried out.
-func (g cgroup2) freeze(ctx context.Context) error {
-	events, err := os.Open(filepath.Join(string(g), "cgroup.events"))
-	if err != nil {
-		return err
-	}
-	defer events.Close()
+// freeze writes the order and reads whether the kernel has carried it out.
+func (g cgroup2) freeze() (frozen bool, err error) {
 	if err := g.write("cgroup.freeze", "1"); err != nil {
-		return err
+		return false, err
 	}
-	b := make([]byte, 256)
-	for {
-		n, err := events.ReadAt(b, 0)
-		if n == 0 {
-			return err
-		}
-		if bytes.Contains(b[:n], []byte("frozen 1")) {
-			return nil
-		}
-		if bytes.Contains(b[:n], []byte("populated 0")) {
-			return errExited
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		// A change of the file is an exceptional condition on it; the timeout is for ctx.
-		poll := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
-		if _, err := unix.Poll(poll, int(10*time.Millisecond/time.Millisecond)); err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
+	events, err := os.ReadFile(filepath.Join(string(g), "cgroup.events"))
+	if bytes.Contains(events, []byte("populated 0")) {
+		err = errExited
 	}
+	return bytes.Contains(events, []byte("frozen 1")), err
 }
 
 func (g cgroup2) thaw() error { return g.write("cgroup.freeze", "0") }

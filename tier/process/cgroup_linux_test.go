@@ -16,67 +16,36 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// flaky is a folder in which no cgroup can be made while fails is set.
-type flaky struct {
-	cgroupDir
-	fails *error
-}
-
-func (f flaky) add(name string) (cgroup, error) {
-	if *f.fails != nil {
-		return nil, *f.fails
-	}
-	return f.cgroupDir.add(name)
-}
-
 // A cgroup that one engine cannot have is tried again for the next, and Status and the
 // reaper follow.
 func TestCgroups_FailForOneEngine_TheNextGetsItsOwn(t *testing.T) {
 	needsCgroups(t)
-	for _, what := range []string{"Folder", "Cgroup", "Removed"} {
-		t.Run(what, func(t *testing.T) {
-			var folder, add error
-			sys := newSystem()
-			real := sys.cgroups
-			sys.cgroups = func(parent string) (cgroupDir, error) {
-				if folder != nil {
-					return nil, folder
-				}
-				f, err := real(parent)
-				return flaky{f, &add}, err
-			}
-			r := newRig(t, sys, Options{Engine: fake{}.engine()})
-			a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
-			switch what {
-			case "Folder":
-				folder = unix.EPERM
-			case "Cgroup":
-				add = unix.EPERM
-			}
-			r.move(a, tier.Storage, tier.RAM)
-			if what == "Removed" { // as another process removes the folder of the last engine
-				r.move(a, tier.RAM, tier.Storage)
-				if err := os.Remove(r.cgroups.path()); err != nil {
-					t.Fatal(err)
-				}
-			} else if s := r.Status(); s.Freeze != "SIGSTOP" || s.Lacks[lackCgroup] != unix.EPERM.Error() {
-				t.Errorf("an engine has no cgroup, and Status says %s, %v", s.Freeze, s.Lacks)
-			}
-			folder, add = nil, nil
-			r.move(b, tier.Storage, tier.RAM)
-			if s := r.Status(); s.Freeze != "cgroup v2" || len(s.Lacks) > 0 || !exists(s.Orphans.Cgroups) {
-				t.Fatalf("then Status says %s in %q, %v", s.Freeze, s.Orphans.Cgroups, s.Lacks)
-			}
-			c, _, _ := r.engineOf("b")
-			if pids, err := c.cgroup.pids(); err != nil || len(pids) == 0 {
-				t.Errorf("its cgroup has the processes %v, %v", pids, err)
-			}
-			r.reaper.mu.Lock()
-			defer r.reaper.mu.Unlock()
-			if args := r.reaper.cmd.Args; args[len(args)-1] != r.cgroups.path() {
-				t.Errorf("the reaper was started as %q, for the cgroups in %s", args[1:], r.cgroups.path())
-			}
-		})
+	sys := newSystem()
+	real := sys.cgroup
+	fails := error(unix.EPERM)
+	sys.cgroup = func(parent, mark string) (cgroup, error) {
+		if fails != nil {
+			return nil, fails
+		}
+		return real(parent, mark)
+	}
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	r.move(modelOf(t, "a", 1<<20), tier.Storage, tier.RAM)
+	if s := r.Status(); s.Freeze != "SIGSTOP" || s.Lacks[lackCgroup] != unix.EPERM.Error() || s.Engines[0].Cgroup != "" {
+		t.Errorf("an engine has no cgroup, and Status says %s, %v, %+v", s.Freeze, s.Lacks, s.Engines[0])
+	}
+	fails = nil
+	r.move(modelOf(t, "b", 1<<20), tier.Storage, tier.RAM)
+	e := r.engine("b")
+	if s := r.Status(); s.Freeze != "cgroup v2" || len(s.Lacks) > 0 || !exists(e.Cgroup) {
+		t.Fatalf("then Status says %s in %q, %v", s.Freeze, e.Cgroup, s.Lacks)
+	}
+	c, _, _ := r.engineOf("b")
+	if pids, err := c.cgroup.pids(); err != nil || len(pids) == 0 {
+		t.Errorf("its cgroup has the processes %v, %v", pids, err)
+	}
+	if args := c.reaper.cmd.Args; args[len(args)-1] != e.Cgroup {
+		t.Errorf("the reaper was started as %q, for the cgroup %s", args[1:], e.Cgroup)
 	}
 }
 
@@ -89,6 +58,7 @@ func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
 		}
 	}
 	write("cgroup.freeze", "0")
+	c := &child{cgroup: cgroup2(dir), exited: make(chan struct{})}
 	for events, want := range map[string]error{
 		"populated 1\nfrozen 1\n": nil, "populated 1\nfrozen 0\n": context.DeadlineExceeded, "populated 0\nfrozen 0\n": errExited,
 	} {
@@ -98,7 +68,7 @@ func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
 			limit = 20 * time.Millisecond
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		if err := cgroup2(dir).freeze(ctx); !errors.Is(err, want) {
+		if err := c.freeze(ctx); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", events, err, want)
 		}
 		cancel()
@@ -145,8 +115,8 @@ func TestOptions_Cgroup(t *testing.T) {
 	t.Run("Delegated", func(t *testing.T) {
 		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: parent})
 		r.move(m, tier.Storage, tier.RAM)
-		if s := r.Status(); !strings.HasPrefix(s.Orphans.Cgroups, parent+"/") || s.Freeze != "cgroup v2" {
-			t.Errorf("its cgroups are in %q, %s", s.Orphans.Cgroups, s.Freeze)
+		if e := r.engine("m"); !strings.HasPrefix(e.Cgroup, parent+"/") || r.Status().Freeze != "cgroup v2" {
+			t.Errorf("its cgroup is %q, %s", e.Cgroup, r.Status().Freeze)
 		}
 	})
 	t.Run("NoneThere", func(t *testing.T) {

@@ -35,6 +35,7 @@ type child struct {
 	pid     int
 	cgroup  cgroup // nil: it has none of its own
 	record  record // nil: it is not recorded
+	reaper  *reaper
 	tail    *logtail
 
 	once   sync.Once     // closes told
@@ -80,7 +81,7 @@ func (c *child) cleanUp() (err error) {
 
 // await waits for the engine to exit and removes what is left of it. printed is closed
 // when the pipe r was read to its end.
-func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, givenUp <-chan struct{}) {
+func (c *child) await(r *os.File, printed <-chan struct{}, givenUp <-chan struct{}) {
 	if c.sys.awaitExit != nil {
 		if err := c.sys.awaitExit(c.pid); err != nil {
 			c.log.Warn("an engine cannot be waited for", "model", c.model, "err", err)
@@ -97,7 +98,7 @@ func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, given
 	<-printed
 	r.Close()
 	// Before its number can become another's, which the reaper would kill.
-	reaper.drop(c.pid)
+	c.reaper.end()
 	c.reap()
 	if err := c.cleanUp(); err != nil {
 		c.log.Warn("an engine left something behind", "model", c.model, "err", err)
@@ -182,16 +183,10 @@ func (c *child) killAll() {
 // freeze returns when all processes of the engine are stopped, or with an error when
 // ctx ends.
 func (c *child) freeze(ctx context.Context) error {
-	if c.cgroup != nil {
-		return c.cgroup.freeze(ctx)
-	}
 	var wait backoff
 	for {
-		if err := c.signal(c.sys.suspend); err != nil {
+		if frozen, err := c.tryFreeze(); frozen || err != nil {
 			return err
-		}
-		if c.sys.suspended == nil || c.sys.suspended(c.members()) {
-			return nil
 		}
 		if c.hasExited() {
 			return errExited
@@ -200,6 +195,16 @@ func (c *child) freeze(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+func (c *child) tryFreeze() (frozen bool, err error) {
+	if c.cgroup != nil {
+		return c.cgroup.freeze()
+	}
+	if err := c.signal(c.sys.suspend); err != nil {
+		return false, err
+	}
+	return c.sys.suspended == nil || c.sys.suspended(c.members()), nil
 }
 
 // thaw resumes them.

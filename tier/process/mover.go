@@ -20,9 +20,6 @@ type Mover struct {
 	logs      *logs
 	log       *slog.Logger
 	lacks     *lacks
-	cgroups   *cgroupFolder
-	reaper    *reaper
-	spawner   *spawner
 	reading   chan struct{} // a token: one model at a time is read into the page cache
 	orphans   []string      // what New ended
 	killLimit time.Duration
@@ -66,7 +63,7 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 	logs := newLogs(opts.Logger)
 	m := &Mover{
 		sys: sys, opts: opts, logs: logs, log: logs.records, killLimit: killLimit,
-		lacks: &lacks{log: logs.records, why: make(map[string]error)}, cgroups: &cgroupFolder{sys: sys, parent: opts.Cgroup},
+		lacks:   &lacks{log: logs.records, why: make(map[string]error)},
 		reading: make(chan struct{}, 1), givenUp: make(chan struct{}),
 		slots: make(map[string]*slot), ports: make(map[int]struct{}),
 	}
@@ -77,8 +74,6 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 		}
 	}
 	m.close = sync.OnceValue(m.shutDown)
-	m.reaper = &reaper{sys: sys, log: m.log, cgroups: m.cgroups.path, pids: make(map[int]struct{})}
-	m.spawner = newSpawner()
 	return m, nil
 }
 
@@ -287,9 +282,6 @@ func (m *Mover) shutDown() error {
 		m.engines.Wait()
 	}
 	m.awaitReports()
-	m.spawner.close()
-	m.reaper.close()
-	errs = append(errs, m.cgroups.remove())
 	m.logs.close()
 	return errors.Join(errs...)
 }

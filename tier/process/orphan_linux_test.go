@@ -81,14 +81,14 @@ func (m *managed) die(t *testing.T) {
 	m.cmd.Wait()
 }
 
-// cgroups returns the folders of cgroups that the manager has made.
+// cgroups returns the cgroups that the manager has made.
 func (m *managed) cgroups(t *testing.T) []string {
 	return slices.DeleteFunc(cgroupsOfAll(t), func(path string) bool {
 		return m.old[path] || !strings.HasPrefix(filepath.Base(path), cgroupPrefix+itoa(m.cmd.Process.Pid)+"-")
 	})
 }
 
-// cgroupsOfAll returns the folders of cgroups that any Mover here has made.
+// cgroupsOfAll returns the cgroups that any Mover here has made.
 func cgroupsOfAll(t *testing.T) []string {
 	own, err := ownCgroup("/proc")
 	if err != nil {
@@ -135,7 +135,7 @@ func TestOrphans_ManagerKilledWithoutReaper_EngineDiesAllTheSame(t *testing.T) {
 			m.die(t)
 			awaitGone(t, m.pids)
 			for _, path := range m.cgroups(t) {
-				if err := removeCgroups(path); err != nil {
+				if err := cgroup2(path).remove(); err != nil {
 					t.Error(err)
 				}
 			}
@@ -236,32 +236,35 @@ func TestOrphans_NumberOfAnotherProcess_IsNotKilled(t *testing.T) {
 	}
 }
 
-// reaperPid returns the process of the reaper, 0 for none.
-func (r *rig) reaperPid() int {
-	r.reaper.mu.Lock()
-	defer r.reaper.mu.Unlock()
-	if r.reaper.cmd == nil {
-		return 0
+// reaperOf returns the reaper of a model's engine, and its process, 0 for none.
+func (r *rig) reaperOf(model string) (*reaper, int) {
+	c, _, _ := r.engineOf(model)
+	c.reaper.mu.Lock()
+	defer c.reaper.mu.Unlock()
+	if c.reaper.cmd == nil {
+		return c.reaper, 0
 	}
-	return r.reaper.cmd.Process.Pid
+	return c.reaper, c.reaper.cmd.Process.Pid
 }
 
 func TestReaper_KilledFromOutside_IsReplacedAndStillKills(t *testing.T) {
-	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
-	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
-	r.move(a, tier.Storage, tier.RAM)
-	r.move(b, tier.Storage, tier.RAM)
-	first := r.reaperPid()
+	r := newRig(t, newSystem(), Options{Engine: fake{Child: true}.engine()})
+	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
+	reaper, first := r.reaperOf("m")
+	reaper.mu.Lock()
+	reaper.began = reaper.began.Add(-2 * reaperPatience) // as if it had run for a while
+	reaper.mu.Unlock()
 	unix.Kill(first, unix.SIGKILL)
-	eventually(t, "another runs, though no engine starts or ends", func() bool { pid := r.reaperPid(); return pid != first && pid != 0 })
-	if s := r.Status().Orphans.Reaper; s != "runs" {
-		t.Errorf("Status says %q", s)
+	eventually(t, "another runs", func() bool { _, pid := r.reaperOf("m"); return pid != first })
+	if !r.Status().Orphans.Reaper {
+		t.Error("Status says that there is no reaper")
 	}
-	r.get("a", "/health") // the replacement has killed nothing
+	r.get("m", "/health") // the replacement has killed nothing
 	pids := carrying(r.token)
-	r.reaper.close() // as our end would
+	reaper.mu.Lock()
+	reaper.in.Close() // as our end would
+	reaper.mu.Unlock()
 	awaitGone(t, pids)
-	<-r.crashed
 	<-r.crashed
 }
 
@@ -272,55 +275,53 @@ func TestReaper_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) 
 	command := sys.reaper
 	var lives atomic.Bool
 	var started atomic.Int32
-	sys.reaper = func(cgroups string) (*exec.Cmd, error) {
+	sys.reaper = func(pid int, cgroup string) (*exec.Cmd, error) {
 		started.Add(1)
 		if lives.Load() {
-			return command(cgroups)
+			return command(pid, cgroup)
 		}
 		return exec.Command("sh", "-c", "exit 3"), nil
 	}
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "a", 1<<20), tier.Storage, tier.RAM)
-	// Which it did before its first lines were written, or after.
-	eventually(t, "Status says that it ended", func() bool { return strings.HasPrefix(r.Status().Orphans.Reaper, "none: ") })
-	if n := started.Load(); n > 4 { // each may not have taken its first lines
+	eventually(t, "Status says that it ended", func() bool { return strings.Contains(r.Status().Lacks[lackReaper], "exit status 3") })
+	if n := started.Load(); n != 1 || r.Status().Orphans.Reaper {
 		t.Errorf("it was started %d times", n)
 	}
 	lives.Store(true)
 	r.move(modelOf(t, "b", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Reaper; s != "runs" {
-		t.Errorf("then Status says %q", s)
+	if s := r.Status(); !s.Orphans.Reaper {
+		t.Errorf("then Status says %v", s.Lacks)
 	}
 }
 
-// A reaper that no longer reads must not act on what it read last.
-func TestReaper_DoesNotRead_IsReplacedAndKillsNothing(t *testing.T) {
+// A reaper that stands still is of no danger and in nothing's way.
+func TestReaper_StandsStill_EngineStopsAllTheSame(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
-	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	first, pid := r.reaperPid(), r.engine("m").Pid
-	unix.Kill(first, unix.SIGSTOP)
-	for r.reaperPid() == first { // until the pipe is full
-		r.reaper.watch(pid)
-	}
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	_, pid := r.reaperOf("m")
+	unix.Kill(pid, unix.SIGSTOP)
 	r.get("m", "/health")
-	if r.Status().Orphans.Reaper != "runs" {
-		t.Errorf("the reaper: %s", r.Status().Orphans.Reaper)
+	r.move(m, tier.RAM, tier.Storage)
+	if exists("/proc/" + itoa(pid)) {
+		t.Error("the reaper is left")
 	}
 }
 
 func TestReaper_Missing_EnginesStillRun(t *testing.T) {
 	sys := newSystem()
-	sys.reaper = func(string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
+	sys.reaper = func(int, string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Reaper; !strings.Contains(s, "no shell here") {
-		t.Errorf("Status says %q", s)
+	if s := r.Status(); s.Lacks[lackReaper] != "no shell here" || s.Orphans.Reaper {
+		t.Errorf("Status says %v, %+v", s.Lacks, s.Orphans)
 	}
 }
 
 // Movers of several processes share a folder: one records its engines and removes the
 // records while another ends orphans. No start may fail because of that, and no record
-// and no folder of cgroups of a living owner may be removed.
+// and no cgroup of a living owner may be removed.
 func TestRegister_WhileAnotherEndsOrphans_NothingOfTheLivingIsTouched(t *testing.T) {
 	const recorders, each = 4, 500
 	dir, cgroups := t.TempDir(), t.TempDir()
@@ -341,13 +342,13 @@ func TestRegister_WhileAnotherEndsOrphans_NothingOfTheLivingIsTouched(t *testing
 		}
 	})
 	for i := range recorders {
-		folder := filepath.Join(cgroups, cgroupPrefix+itoa(i))
+		folder := filepath.Join(cgroups, cgroupPrefix+itoa(i)) // which could be removed
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		all.Go(func() {
 			for n := range each {
-				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cgroup: filepath.Join(folder, "engine")}
+				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cgroup: folder}
 				r, err := register(dir, id)
 				if err != nil {
 					t.Errorf("%s: %v", id.Mark, err)
@@ -363,7 +364,7 @@ func TestRegister_WhileAnotherEndsOrphans_NothingOfTheLivingIsTouched(t *testing
 					t.Error(err)
 				}
 				if !exists(folder) {
-					t.Errorf("after %s its owner's cgroups were removed", id.Mark)
+					t.Errorf("after %s its owner's cgroup was removed", id.Mark)
 					return
 				}
 			}

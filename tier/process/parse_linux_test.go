@@ -53,7 +53,7 @@ func FuzzParseStat(f *testing.F) {
 }
 
 func FuzzParseRecord(f *testing.F) {
-	b, err := json.Marshal(identity{Mark: "X", Model: "m", Command: []string{"a"}, Pid: 5, Started: 6, Boot: "b", Cgroup: "/c/modeltier-1/X"})
+	b, err := json.Marshal(identity{Mark: "X", Model: "m", Command: []string{"a"}, Pid: 5, Started: 6, Boot: "b", Cgroup: "/c/modeltier-1-X"})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func FuzzParseRecord(f *testing.F) {
 		switch {
 		case id.Pid < 0 || id.Pid == 1:
 			t.Errorf("process %d could be killed", id.Pid)
-		case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cgroup)), cgroupPrefix):
+		case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(id.Cgroup), cgroupPrefix):
 			t.Errorf("the cgroup %q could be killed", id.Cgroup)
 		case err == nil && name != recordPrefix+id.Mark+recordSuffix:
 			t.Errorf("%q is the record of %q", name, id.Mark)

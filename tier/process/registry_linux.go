@@ -113,7 +113,7 @@ func parseRecord(name string, b []byte) (identity, error) {
 		err = fmt.Errorf("the record %s is about another engine, %s", quote(name), quote(id.Mark))
 	case id.Pid < 0 || id.Pid == 1:
 		err = fmt.Errorf("the record %s names the process %d", quote(name), id.Pid)
-	case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cgroup)), cgroupPrefix):
+	case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(id.Cgroup), cgroupPrefix):
 		err = fmt.Errorf("the record %s names a cgroup that is not ours, %s", quote(name), quote(id.Cgroup))
 	}
 	if err != nil {
@@ -205,12 +205,7 @@ func (p proc) kill(ctx context.Context, id identity) (killed []int, err error) {
 	if id.Cgroup == "" {
 		return killed, nil
 	}
-	err = cgroup2(id.Cgroup).remove()
-	// The last of them removes the folder too, which until then is not empty.
-	if e := os.Remove(filepath.Dir(id.Cgroup)); e != nil && !errors.Is(e, unix.EBUSY) && !errors.Is(e, unix.ENOTEMPTY) {
-		err = errors.Join(err, unlessMissing(e))
-	}
-	return killed, err
+	return killed, cgroup2(id.Cgroup).remove()
 }
 
 // remains returns the living processes of a recorded engine: its leader, if the number

@@ -82,6 +82,7 @@ type rig struct {
 
 	mu      sync.Mutex
 	crashes []error
+	cgroups []string // that were made
 	crashed chan string
 }
 
@@ -99,13 +100,23 @@ func newRig(t testing.TB, sys *system, opts Options) *rig {
 			r.crashed <- model
 		}
 	}
+	if make := sys.cgroup; make != nil {
+		sys.cgroup = func(parent, mark string) (cgroup, error) {
+			g, err := make(parent, mark)
+			if err == nil {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.cgroups = append(r.cgroups, g.path())
+			}
+			return g, err
+		}
+	}
 	m, err := newMover(sys, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Mover = m
 	t.Cleanup(func() {
-		cgroups := m.cgroups.path()
 		if err := m.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
@@ -115,8 +126,12 @@ func newRig(t testing.TB, sys *system, opts Options) *rig {
 				unix.Kill(pid, unix.SIGKILL)
 			}
 		}
-		if cgroups != "" && exists(cgroups) {
-			t.Errorf("the cgroup %s is left after Close", cgroups)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, path := range r.cgroups {
+			if exists(path) {
+				t.Errorf("the cgroup %s is left after Close", path)
+			}
 		}
 	})
 	return r
@@ -221,18 +236,18 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // withoutCgroups is a system on which engines are frozen with SIGSTOP.
 func withoutCgroups() *system {
 	s := newSystem()
-	s.cgroups = nil
+	s.cgroup = nil
 	return s
 }
 
 // needsCgroups skips what only engines with cgroups of their own can show.
 func needsCgroups(t *testing.T) {
 	t.Helper()
-	folder, err := newSystem().cgroups("")
+	g, err := newSystem().cgroup("", rand.Text())
 	if err != nil {
 		t.Skip("no cgroup v2 here: ", err)
 	}
-	if err := folder.remove(); err != nil {
+	if err := g.remove(); err != nil {
 		t.Fatal(err)
 	}
 }

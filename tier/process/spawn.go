@@ -190,7 +190,11 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 		return nil, err
 	}
 	c := newChild(m.sys, model.Name, argv, port, m.logs)
-	if c.cgroup, err = m.cgroups.add(c.mark); err != nil {
+	err = errors.New("this system has no cgroups")
+	if m.sys.cgroup != nil {
+		c.cgroup, err = m.sys.cgroup(m.opts.Cgroup, c.mark)
+	}
+	if err != nil {
 		m.lacks.note(lackCgroup, err)
 	}
 	fail := func(err error) error {
@@ -206,27 +210,36 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 	if err != nil {
 		return nil, fail(err)
 	}
-	err = m.exec(c, engine, env, w)
-	w.Close()
-	if err != nil {
-		r.Close()
-		return nil, fail(err)
-	}
-	m.reaper.watch(c.pid)
-	if c.record != nil {
-		if err := c.record.update(c.identity()); err != nil {
-			m.log.Warn("an engine is not recorded", "model", c.model, "err", err)
-		}
-	}
-	printed := make(chan struct{})
-	go func() {
-		defer close(printed)
-		c.tail.read(r)
-	}()
+	started := make(chan error)
 	m.engines.Go(func() {
-		c.await(r, printed, m.reaper, m.givenUp)
+		// The kernel kills a child together with the thread that started it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := m.exec(c, engine, env, w)
+		w.Close()
+		if err != nil {
+			r.Close()
+			started <- err
+			return
+		}
+		c.reaper = m.watch(c)
+		if c.record != nil {
+			if err := c.record.update(c.identity()); err != nil {
+				m.log.Warn("an engine is not recorded", "model", c.model, "err", err)
+			}
+		}
+		started <- nil
+		printed := make(chan struct{})
+		go func() {
+			defer close(printed)
+			c.tail.read(r)
+		}()
+		c.await(r, printed, m.givenUp)
 		m.afterExit(c)
 	})
+	if err := <-started; err != nil {
+		return nil, fail(err)
+	}
 	return c, nil
 }
 
@@ -243,7 +256,7 @@ func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
 			return err
 		}
 		defer done()
-		if err := m.spawner.do(c.cmd.Start); err != nil {
+		if err := c.cmd.Start(); err != nil {
 			return err
 		}
 		c.pid = c.cmd.Process.Pid
@@ -264,27 +277,3 @@ func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
 	m.lacks.note(lackCgroup, without)
 	return nil
 }
-
-// spawner starts processes from one thread that lives as long as it does: the kernel
-// kills a child together with the thread that started it.
-type spawner struct{ ask chan func() }
-
-func newSpawner() *spawner {
-	s := &spawner{ask: make(chan func())}
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		for fn := range s.ask {
-			fn()
-		}
-	}()
-	return s
-}
-
-// do runs fn on the thread and returns its error.
-func (s *spawner) do(fn func() error) error {
-	done := make(chan error)
-	s.ask <- func() { done <- fn() }
-	return <-done
-}
-
-func (s *spawner) close() { close(s.ask) }

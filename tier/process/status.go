@@ -229,8 +229,7 @@ type Status struct {
 // OrphanStatus is what keeps engines from outliving the process that started them.
 type OrphanStatus struct {
 	Kernel  bool     `json:"kernel"`          // it kills the engine with this process
-	Reaper  string   `json:"reaper"`          // kills what the engine has started: "runs", or why not
-	Cgroups string   `json:"cgroups"`         // the folder of the engines' cgroups, "" for none
+	Reaper  bool     `json:"reaper"`          // one kills what the engine has started; if not, Lacks says why
 	Records string   `json:"records"`         // the folder of the records, "" for none
 	Ended   []string `json:"ended,omitempty"` // what this Mover's New has ended
 }
@@ -248,6 +247,7 @@ type ModelStatus struct {
 	Others  int      `json:"others,omitempty"` // processes that it has started
 	URL     string   `json:"url,omitempty"`
 	Command []string `json:"command,omitempty"`
+	Cgroup  string   `json:"cgroup,omitempty"` // its folder, if it has one of its own
 	// Anon, File, Swap and Locked are its memory by procfs; Share, in Mover.Status
 	// only, is what is present, with pages that other processes have too divided
 	// among them. Cached is how much of its weights is in memory, whichever process
@@ -304,13 +304,15 @@ func (m *Mover) status(shares map[*child]tier.Bytes) Status {
 	s := Status{
 		System: m.sys.name, Kernel: m.sys.kernel, Lacks: m.lacks.reasons(), DroppedRecords: m.logs.dropped(),
 		Orphans: OrphanStatus{
-			Kernel: m.sys.dies, Reaper: m.reaper.state(), Cgroups: m.cgroups.path(), Ended: slices.Clone(m.orphans),
+			Kernel: m.sys.dies, Ended: slices.Clone(m.orphans),
 		},
 		Engines: []ModelStatus{},
 	}
 	if m.sys.register != nil {
 		s.Orphans.Records = m.opts.StateDir
 	}
+	_, unreaped := s.Lacks[lackReaper]
+	s.Orphans.Reaper = m.sys.reaper != nil && !unreaped
 	s.Freeze, s.PageOut = m.ways(s.Lacks)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -327,6 +329,9 @@ func (m *Mover) status(shares map[*child]tier.Bytes) Status {
 		}
 		if c := slot.child; c != nil {
 			e.Pid, e.URL, e.Command, e.Share = c.pid, c.url, slices.Clone(c.command), shares[c]
+			if c.cgroup != nil {
+				e.Cgroup = c.cgroup.path()
+			}
 		}
 		s.Engines = append(s.Engines, e)
 	}
@@ -337,7 +342,7 @@ func (m *Mover) status(shares map[*child]tier.Bytes) Status {
 // ways names what is in use.
 func (m *Mover) ways(lacks map[string]string) (freeze, pageOut string) {
 	has := func(what string) bool { _, lacks := lacks[what]; return !lacks }
-	cgroups := m.sys.cgroups != nil && has(lackCgroup)
+	cgroups := m.sys.cgroup != nil && has(lackCgroup)
 	switch {
 	case cgroups:
 		freeze = "cgroup v2"

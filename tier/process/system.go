@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -44,12 +43,12 @@ type system struct {
 	// those of its session, and those that carry its mark.
 	members func(pid int, mark string) []int
 
-	// cgroups makes a folder for our cgroups under parent, "" for the cgroup that this
+	// cgroup makes the cgroup of one engine under parent, "" for the cgroup that this
 	// process is in.
-	cgroups func(parent string) (cgroupDir, error)
-	// reaper returns the command that reads process groups from its standard input
-	// and, when that ends, kills them and what is in the folder of cgroups.
-	reaper func(cgroups string) (*exec.Cmd, error)
+	cgroup func(parent, mark string) (cgroup, error)
+	// reaper returns the command that reads its standard input and, when that ends,
+	// kills the process group that pid leads and what is in the cgroup, "" for none.
+	reaper func(pid int, cgroup string) (*exec.Cmd, error)
 	// register records the identity of an engine in a file of dir, which endOrphans
 	// finds after this process has ended.
 	register func(dir string, id identity) (record, error)
@@ -117,8 +116,8 @@ type cgroup interface {
 	// prepare makes cmd start in the cgroup; done is called after the start.
 	prepare(cmd *exec.Cmd) (done func(), err error)
 	pids() ([]int, error)
-	// freeze returns when every process in it is frozen.
-	freeze(ctx context.Context) error
+	// freeze orders every process in it to freeze, and reports whether all have.
+	freeze() (frozen bool, err error)
 	thaw() error
 	kill() error
 	// reclaim asks the kernel to take file pages that are charged to the cgroup. It is
@@ -127,63 +126,10 @@ type cgroup interface {
 	remove() error
 }
 
-// cgroupDir is a folder of cgroups.
-type cgroupDir interface {
-	path() string
-	add(name string) (cgroup, error)
-	// remove kills what is in it and removes it. It is idempotent.
-	remove() error
-}
-
-// cgroupFolder creates the folder of our cgroups when the first engine needs it, so
-// that a Mover without engines leaves no trace.
-type cgroupFolder struct {
-	sys    *system
-	parent string
-
-	making sync.Mutex // held while a cgroup is made
-	dir    atomic.Pointer[cgroupDir]
-}
-
-// add returns a new cgroup, or nil and why there is none. It tries for each engine: a
-// reason may pass, and a folder that another process has removed is created again.
-func (f *cgroupFolder) add(name string) (cgroup, error) {
-	f.making.Lock()
-	defer f.making.Unlock()
-	if dir := f.dir.Load(); dir != nil {
-		if g, err := (*dir).add(name); !errors.Is(err, fs.ErrNotExist) {
-			return g, err
-		}
-	}
-	if f.sys.cgroups == nil {
-		return nil, errors.New("this system has no cgroups")
-	}
-	dir, err := f.sys.cgroups(f.parent)
-	if err != nil {
-		return nil, err
-	}
-	f.dir.Store(&dir)
-	return dir.add(name)
-}
-
-// path returns the folder, "" for none.
-func (f *cgroupFolder) path() string {
-	if dir := f.dir.Load(); dir != nil {
-		return (*dir).path()
-	}
-	return ""
-}
-
-func (f *cgroupFolder) remove() error {
-	if dir := f.dir.Load(); dir != nil {
-		return (*dir).remove()
-	}
-	return nil
-}
-
 // What may be found not to work here, as Status names it.
 const (
 	lackCgroup  = "cgroup"
+	lackReaper  = "reaper"
 	lackPageOut = "process_madvise"
 	lackReclaim = "memory.reclaim"
 )
@@ -199,7 +145,7 @@ type lacks struct {
 // note records that something does not work, if the reason is more than a moment's, or,
 // if err is nil, that it works.
 func (l *lacks) note(what string, err error) {
-	if err != nil && what != lackCgroup && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && what != lackCgroup && what != lackReaper && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	l.mu.Lock()

@@ -26,7 +26,7 @@ func newSystem() *system {
 	s.awaitExit = awaitExit
 	s.members, s.started, s.suspended = p.members, p.started, p.suspended
 	s.usage, s.regions = p.usage, p.regions
-	s.cgroups = newCgroupDir
+	s.cgroup = newCgroup
 	s.register, s.endOrphans = register, p.endOrphans
 	s.owned, s.cached, s.drop = owned, mincore, drop
 	if hasCachestat() {
