@@ -8,11 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
@@ -29,8 +30,11 @@ type cgroup2 string
 // killed.
 func newCgroup(parent, mark string) (cgroup, error) {
 	if parent == "" {
-		var err error
-		if parent, err = ownCgroup("/proc"); err != nil {
+		self, err := procfs.Self()
+		if err != nil {
+			return nil, err
+		}
+		if parent, err = cgroupOf(self); err != nil {
 			return nil, err
 		}
 	}
@@ -51,40 +55,23 @@ func newCgroup(parent, mark string) (cgroup, error) {
 	return cgroup2(dir), nil
 }
 
-// ownCgroup returns the folder of the cgroup v2 that this process is in.
-func ownCgroup(proc string) (string, error) {
-	mounts, err := os.ReadFile(filepath.Join(proc, "self/mountinfo"))
+// cgroupOf returns the folder of the cgroup v2 that a process is in.
+func cgroupOf(one procfs.Proc) (string, error) {
+	mounts, err := one.MountInfo()
 	if err != nil {
 		return "", err
 	}
-	own, err := os.ReadFile(filepath.Join(proc, "self/cgroup"))
+	own, err := one.Cgroups()
 	if err != nil {
 		return "", err
 	}
-	return locateCgroup(string(mounts), string(own))
-}
-
-// locateCgroup finds it in mountinfo (proc_pid_mountinfo(5)) and cgroup
-// (cgroups(7)).
-func locateCgroup(mountinfo, cgroup string) (string, error) {
-	in := ""
-	for line := range strings.Lines(cgroup) {
-		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::/"); ok {
-			in = "/" + path
-		}
-	}
-	if in == "" {
+	i := slices.IndexFunc(own, func(g procfs.Cgroup) bool { return g.HierarchyID == 0 && len(g.Controllers) == 0 })
+	if i < 0 {
 		return "", errors.New("this process is in no cgroup v2")
 	}
-	for line := range strings.Lines(mountinfo) {
-		left, right, ok := strings.Cut(line, " - ")
-		f := strings.Fields(left)
-		if !ok || len(f) < 5 || !strings.HasPrefix(right, "cgroup2 ") {
-			continue
-		}
-		root, point := f[3], f[4]
-		if below, err := filepath.Rel(root, in); err == nil && below != ".." && !strings.HasPrefix(below, "../") {
-			return filepath.Join(point, below), nil
+	for _, m := range mounts {
+		if below, err := filepath.Rel(m.Root, own[i].Path); err == nil && m.FSType == "cgroup2" && filepath.IsLocal(below) {
+			return filepath.Join(m.MountPoint, below), nil
 		}
 	}
 	return "", errors.New("no cgroup v2 is mounted that holds this process")

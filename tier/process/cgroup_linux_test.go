@@ -98,7 +98,7 @@ func TestCgroupKill_OldKernel_OneByOne(t *testing.T) {
 }
 
 func TestOptions_Cgroup(t *testing.T) {
-	own, err := ownCgroup("/proc")
+	own, err := ownCgroup()
 	if err != nil {
 		t.Skip("no cgroup v2 here: ", err)
 	}

@@ -90,7 +90,7 @@ func (m *managed) cgroups(t *testing.T) []string {
 
 // cgroupsOfAll returns the cgroups that any Mover here has made.
 func cgroupsOfAll(t *testing.T) []string {
-	own, err := ownCgroup("/proc")
+	own, err := ownCgroup()
 	if err != nil {
 		return nil
 	}

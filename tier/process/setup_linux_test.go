@@ -9,12 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
@@ -192,15 +192,22 @@ func (r *rig) kill(model string) (pid int) {
 // carrying returns the living processes that were started with an environment
 // that holds the token.
 func carrying(token string) (pids []int) {
-	p := proc("/proc")
-	for _, pid := range p.pids() {
-		s, err := p.stat(strconv.Itoa(pid))
-		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err == nil && !s.zombie && strings.Contains(string(env), token) {
-			pids = append(pids, pid)
+	all, _ := procfs.AllProcs()
+	for _, s := range living(all) {
+		if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.PID)); strings.Contains(string(env), token) {
+			pids = append(pids, s.PID)
 		}
 	}
 	return pids
+}
+
+// ownCgroup returns the folder of the cgroup v2 that the tests run in.
+func ownCgroup() (string, error) {
+	self, err := procfs.Self()
+	if err != nil {
+		return "", err
+	}
+	return cgroupOf(self)
 }
 
 // awaitGone waits for processes to end.
