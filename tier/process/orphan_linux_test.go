@@ -217,7 +217,7 @@ func TestOrphans_NumberOfAnotherProcess_IsNotKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.(recordFile).f.Close() // as if its recorder had been killed
+		r.(recordFile).Close() // as if its recorder had been killed
 	}
 	if err := os.WriteFile(filepath.Join(dir, "engine-cut.json"), []byte(`{"mark":"cu`), 0o600); err != nil {
 		t.Fatal(err)
@@ -409,7 +409,7 @@ func TestRegister_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
 	dir := t.TempDir()
 	var held *os.File
 	for _, name := range []string{"left", "made"} {
-		f, err := os.CreateTemp(dir, recordPrefix+name+".*"+unfinished)
+		f, err := os.Create(filepath.Join(dir, recordPrefix+name+recordSuffix))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -424,7 +424,7 @@ func TestRegister_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
 	if ended, err := proc(t.TempDir()).endOrphans(context.Background(), dir); err != nil || len(ended) > 0 {
 		t.Errorf("it ended %v, %v", ended, err)
 	}
-	if left, _ := os.ReadDir(dir); len(left) != 1 || !strings.HasPrefix(left[0].Name(), "engine-made.") {
+	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "engine-made.json" {
 		t.Errorf("the folder holds %v", left)
 	}
 }

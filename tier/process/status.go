@@ -50,8 +50,9 @@ func (s *sight) needs() tier.Bytes {
 	return own
 }
 
-// look measures an engine. One that is done has nothing.
-func (m *Mover) look(c *child, files []weightFile) (sight, error) {
+// look measures an engine; exact: with the share of its memory, which takes longer. One
+// that is done has nothing.
+func (m *Mover) look(c *child, files []weightFile, exact bool) (sight, error) {
 	s := sight{weights: sizeOf(files)}
 	if m.sys.usage == nil {
 		m.remember(c, s, len(files) > 0)
@@ -59,7 +60,7 @@ func (m *Mover) look(c *child, files []weightFile) (sight, error) {
 	}
 	s.pids = c.members()
 	var err error
-	if s.usage, err = m.sys.usage(s.pids, false); err != nil {
+	if s.usage, err = m.sys.usage(s.pids, exact); err != nil {
 		return s, err
 	}
 	for _, pid := range s.pids { // workers that share a mapping count once
@@ -104,7 +105,7 @@ func (m *Mover) remember(c *child, seen sight, files bool) {
 // presentIn returns the bytes of an engine that are in memory.
 func (m *Mover) presentIn(c *child) tier.Bytes {
 	_, files, _ := m.engineOf(c.model)
-	s, err := m.look(c, files)
+	s, err := m.look(c, files, false)
 	if err != nil {
 		return 0
 	}
@@ -127,7 +128,7 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	if c == nil {
 		return 0, 0, nil
 	}
-	s, err := m.look(c, files)
+	s, err := m.look(c, files, false)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -176,7 +177,7 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	c, files, running := s.child, m.charged(s), s.state == Running
 	m.mu.Unlock()
 	if c != nil {
-		if seen, err := m.look(c, files); err == nil && !c.hasExited() {
+		if seen, err := m.look(c, files, false); err == nil && !c.hasExited() {
 			if now, _ = seen.present(); running {
 				now = m.learn(s, &seen)
 			}
@@ -271,36 +272,25 @@ const listedFor = time.Hour
 // Status returns the state of the Mover, measured now. It reads procfs, which takes
 // some milliseconds for each GiB that engines have in memory.
 func (m *Mover) Status() Status {
-	type engine struct {
-		*child
-		files []weightFile
-	}
 	m.mu.Lock()
-	var engines []engine
+	engines := make(map[*child][]weightFile)
 	for _, s := range m.slots {
 		if s.child != nil {
-			engines = append(engines, engine{s.child, s.files})
+			engines[s.child] = s.files
 		}
 	}
 	m.mu.Unlock()
-	shares := make(map[*child]tier.Bytes, len(engines))
-	for _, e := range engines {
-		seen, err := m.look(e.child, e.files)
-		if err != nil || m.sys.usage == nil {
-			continue
-		}
-		if exact, err := m.sys.usage(seen.pids, true); err == nil {
-			shares[e.child] = exact.Share
-		}
+	for c, files := range engines {
+		m.look(c, files, true) // what fails shows what was seen last
 	}
-	return m.status(shares)
+	return m.status()
 }
 
 // PartStatus implements tier.PartStatuser. It is Status as of the last measurement
 // of each engine, and returns at once.
-func (m *Mover) PartStatus() any { return m.status(nil) }
+func (m *Mover) PartStatus() any { return m.status() }
 
-func (m *Mover) status(shares map[*child]tier.Bytes) Status {
+func (m *Mover) status() Status {
 	s := Status{
 		System: m.sys.name, Kernel: m.sys.kernel, Lacks: m.lacks.reasons(), DroppedRecords: m.logs.dropped(),
 		Orphans: OrphanStatus{
@@ -323,12 +313,12 @@ func (m *Mover) status(shares map[*child]tier.Bytes) Status {
 		seen, u := &slot.seen, &slot.seen.usage
 		e := ModelStatus{
 			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Note: slot.note, Failure: slot.failure,
-			Anon: u.Anon, File: u.File, Swap: u.Swap, Locked: u.Locked,
+			Anon: u.Anon, File: u.File, Swap: u.Swap, Locked: u.Locked, Share: u.Share,
 			Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
 			Steady: slot.learned.steady, Peak: slot.learned.peak, Others: max(len(seen.pids)-1, 0),
 		}
 		if c := slot.child; c != nil {
-			e.Pid, e.URL, e.Command, e.Share = c.pid, c.url, slices.Clone(c.command), shares[c]
+			e.Pid, e.URL, e.Command = c.pid, c.url, slices.Clone(c.command)
 			if c.cgroup != nil {
 				e.Cgroup = c.cgroup.path()
 			}

@@ -243,6 +243,9 @@ func TestPartStatus_DuringMovesAndCrashes_NoRace(t *testing.T) {
 					c.killAll()
 					<-c.done
 				}
+				for c, _, _ := r.engineOf(name); c != nil; c, _, _ = r.engineOf(name) {
+					time.Sleep(time.Millisecond) // until the crash is known; a move before would return it
+				}
 			}
 		})
 	}
