@@ -164,11 +164,11 @@ func (m *Mover) carryOut(ctx context.Context, s *slot, mv *tier.Move, rep *repor
 func (m *Mover) toRAM(ctx context.Context, s *slot, rep *report) error {
 	switch s.state {
 	case Running:
-		return m.recheck(ctx, s)
+		return m.ready(ctx, s, thawLimit, rep, func(context.Context) error { return nil })
 	case Frozen:
 		return m.thaw(ctx, s, rep)
 	case Asleep:
-		return m.wake(ctx, s)
+		return m.wake(ctx, s, rep)
 	}
 	return m.start(ctx, s, rep)
 }
@@ -188,15 +188,6 @@ func (m *Mover) toSwap(ctx context.Context, s *slot, from tier.Tier, rep *report
 	}
 	m.note(s, "not started yet: its first promotion does that")
 	return m.prepare(ctx, s)
-}
-
-// recheck asks an engine that is taken to run.
-func (m *Mover) recheck(ctx context.Context, s *slot) error {
-	err := m.awaitReady(ctx, s.child, &s.engine, min(m.opts.StartTimeout, thawLimit), Unresponsive, nil)
-	if err != nil && ctx.Err() == nil {
-		return m.abandon(s, err)
-	}
-	return err
 }
 
 // settle records how a move ended. had tells if there was an engine before it.
@@ -281,7 +272,9 @@ func (m *Mover) shutDown() error {
 	if len(errs) == 0 { // else one of them cannot be reaped
 		m.engines.Wait()
 	}
-	m.awaitReports()
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	guarded(now, "Options.Crashed", func() error { m.reports.Wait(); return nil })
 	m.logs.close()
 	return errors.Join(errs...)
 }

@@ -172,7 +172,7 @@ func (m *Mover) afterExit(c *child) {
 	}
 	s.transition(Stopped, nil)
 	s.tier, s.last = tier.Storage, s.since
-	if c.toldToExit() { // it was stuck, and its move has returned that
+	if c.told.Load() { // it was stuck, and its move has returned that
 		return
 	}
 	err := c.fail(Crashed, c.began, c.exitError())
@@ -197,18 +197,6 @@ func (m *Mover) afterExit(c *child) {
 	})
 }
 
-// awaitReports waits for the calls of Crashed under way, callLimit at most.
-func (m *Mover) awaitReports() {
-	done := make(chan struct{})
-	go func() { m.reports.Wait(); close(done) }()
-	limit := time.NewTimer(callLimit)
-	defer limit.Stop()
-	select {
-	case <-done:
-	case <-limit.C:
-	}
-}
-
 // report passes progress on, in bytes that are in memory or out of it. It belongs to
 // the goroutine of its move.
 type report struct {
@@ -227,9 +215,12 @@ func (r *report) at(done tier.Bytes) {
 
 // abandon kills the engine of a slot, because it failed with err, and returns err.
 func (m *Mover) abandon(s *slot, err error) error {
+	if s.child == nil {
+		return err // it was killed already
+	}
 	m.set(s, Stopping, s.child)
 	if errors.Is(err, tier.ErrStuck) {
-		return err // it was killed already, without effect
+		return err // so it was, without effect
 	}
 	if e := m.killFor(s); e != nil {
 		return errors.Join(err, e)
@@ -258,7 +249,7 @@ func (m *Mover) exitOf(c *child, fault Fault, since time.Time) error {
 // kill ends an engine at once. It returns when nothing of it is left, or a
 // *tier.StuckError.
 func (m *Mover) kill(c *child) error {
-	c.tell()
+	c.told.Store(true)
 	began := time.Now()
 	c.killAll()
 	limit := time.NewTimer(m.killLimit)

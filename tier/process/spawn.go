@@ -245,35 +245,36 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 
 // exec runs the command, in its cgroup if the kernel can start it there.
 func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
-	start := func(prepare func(cmd *exec.Cmd) (done func(), err error)) error {
+	start := func() error {
 		c.cmd = exec.Command(c.command[0], c.command[1:]...)
 		c.cmd.Dir = engine.Dir
 		c.cmd.Env = append(append(os.Environ(), env...), markName+"="+c.mark)
 		c.cmd.Stdout, c.cmd.Stderr = w, w
 		m.sys.isolate(c.cmd)
-		done, err := prepare(c.cmd)
-		if err != nil {
-			return err
+		if c.cgroup != nil {
+			done, err := c.cgroup.prepare(c.cmd)
+			if err != nil {
+				return err
+			}
+			defer done()
 		}
-		defer done()
 		if err := c.cmd.Start(); err != nil {
 			return err
 		}
 		c.pid = c.cmd.Process.Pid
 		return nil
 	}
-	bare := func(*exec.Cmd) (func(), error) { return func() {}, nil }
+	err := start()
 	if c.cgroup == nil {
-		return start(bare)
+		return err
 	}
-	without := start(c.cgroup.prepare)
-	if without != nil { // clone3 is missing (before 5.7) or forbidden, or the program is
+	if err != nil { // clone3 is missing (before 5.7) or forbidden, or the program is
 		c.cgroup.remove()
 		c.cgroup = nil
-		if err := start(bare); err != nil {
+		if err := start(); err != nil {
 			return err
 		}
 	}
-	m.lacks.note(lackCgroup, without)
+	m.lacks.note(lackCgroup, err)
 	return nil
 }

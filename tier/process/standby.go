@@ -205,20 +205,32 @@ func (m *Mover) thaw(ctx context.Context, s *slot, rep *report) error {
 		return m.abandon(s, c.fail(Unresponsive, time.Now(), err))
 	}
 	m.set(s, Starting, c)
-	err = m.awaitReady(ctx, c, &s.engine, min(m.opts.StartTimeout, thawLimit), Unresponsive, nil)
-	switch {
-	case err == nil:
+	return m.ready(ctx, s, thawLimit, rep, func(ctx context.Context) error { return m.freeze(ctx, s, &report{}) })
+}
+
+// ready waits until an engine that was thawed or woken is ready, or checks that one is
+// that is taken to run. If ctx ends before, undo makes the engine what it was; if that
+// fails, or the engine does, it is killed.
+func (m *Mover) ready(ctx context.Context, s *slot, limit time.Duration, rep *report, undo func(context.Context) error) error {
+	err := m.awaitReady(ctx, s.child, &s.engine, min(m.opts.StartTimeout, limit), Unresponsive, nil)
+	if err == nil {
 		rep.at(rep.size)
-		m.set(s, Running, c)
+		m.set(s, Running, s.child)
 		m.note(s, "")
 		return nil
-	case ctx.Err() != nil && !c.hasExited():
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	}
+	return m.undo(ctx, s, err, undo)
+}
+
+func (m *Mover) undo(ctx context.Context, s *slot, err error, undo func(context.Context) error) error {
+	if ctx.Err() != nil && !s.child.hasExited() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 		defer cancel()
-		if e := m.freeze(undo, s, &report{}); e != nil {
-			return m.abandon(s, errors.Join(err, e))
+		e := undo(ctx)
+		if e == nil {
+			return err
 		}
-		return err
+		err = errors.Join(err, e)
 	}
 	return m.abandon(s, err)
 }
@@ -235,38 +247,26 @@ func (m *Mover) sleep(ctx context.Context, s *slot) error {
 	if ctx.Err() == nil || c.hasExited() {
 		return err
 	}
-	undo := context.WithoutCancel(ctx)
-	if e := m.callSleeper(undo, c, undoLimit, s.engine.Sleeper.Wake); e != nil {
-		return m.abandon(s, errors.Join(err, e))
-	}
-	if e := m.awaitReady(undo, c, &s.engine, undoLimit, Unresponsive, nil); e != nil {
-		return m.abandon(s, errors.Join(err, e))
-	}
-	return err
+	return m.undo(ctx, s, err, func(ctx context.Context) error {
+		if err := m.callSleeper(ctx, c, undoLimit, s.engine.Sleeper.Wake); err != nil {
+			return err
+		}
+		return m.awaitReady(ctx, c, &s.engine, undoLimit, Unresponsive, nil)
+	})
 }
 
 // wake wakes the engine by its Sleeper.
-func (m *Mover) wake(ctx context.Context, s *slot) error {
+func (m *Mover) wake(ctx context.Context, s *slot, rep *report) error {
 	c, began := s.child, time.Now()
+	sleep := func(ctx context.Context) error { return m.callSleeper(ctx, c, undoLimit, s.engine.Sleeper.Sleep) }
 	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Wake)
-	if err != nil {
-		if ctx.Err() == nil {
-			err = c.fail(Unresponsive, began, err)
-		}
-	} else {
-		err = m.awaitReady(ctx, c, &s.engine, m.opts.StartTimeout, Unresponsive, nil)
+	if err == nil {
+		return m.ready(ctx, s, m.opts.StartTimeout, rep, sleep)
 	}
-	switch {
-	case err == nil:
-		m.set(s, Running, c)
-		m.note(s, "")
-		return nil
-	case ctx.Err() != nil && !c.hasExited():
-		if e := m.callSleeper(context.WithoutCancel(ctx), c, undoLimit, s.engine.Sleeper.Sleep); e == nil {
-			return err
-		}
+	if ctx.Err() == nil {
+		err = c.fail(Unresponsive, began, err)
 	}
-	return m.abandon(s, err)
+	return m.undo(ctx, s, err, sleep)
 }
 
 // callSleeper calls a method of a Sleeper, bounded by limit and by the engine's life.
@@ -294,7 +294,7 @@ func (m *Mover) halt(ctx context.Context, s *slot) error {
 // it is killed at once. It returns when nothing of the engine is left, or a
 // *tier.StuckError.
 func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
-	c.tell()
+	c.told.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
 	defer cancel()
 	if m.sys.terminate != nil || shutdown.Path != "" {
