@@ -40,7 +40,7 @@ func TestCgroups_FailForOneEngine_TheNextGetsItsOwn(t *testing.T) {
 	if s := r.Status(); s.Freeze != "cgroup v2" || len(s.Lacks) > 0 || !exists(e.Cgroup) {
 		t.Fatalf("then Status says %s in %q, %v", s.Freeze, e.Cgroup, s.Lacks)
 	}
-	c, _, _ := r.engineOf("b")
+	c, _ := r.engineOf("b")
 	if pids, err := c.cgroup.pids(); err != nil || len(pids) == 0 {
 		t.Errorf("its cgroup has the processes %v, %v", pids, err)
 	}

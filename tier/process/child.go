@@ -33,8 +33,8 @@ type child struct {
 	began   time.Time
 	cmd     *exec.Cmd
 	pid     int
-	cgroup  cgroup // nil: it has none of its own
-	record  record // nil: it is not recorded
+	cgroup  cgroup       // nil: it has none of its own
+	forget  func() error // removes its record; nil: it is not recorded
 	reaper  *reaper
 	tail    *logtail
 
@@ -55,21 +55,17 @@ func newChild(sys *system, model string, command []string, port int, logs *logs)
 	}
 }
 
-func (c *child) identity() identity {
-	id := identity{Mark: c.mark, Model: c.model, Command: c.command, Pid: c.pid}
-	if c.cgroup != nil {
-		id.Cgroup = c.cgroup.path()
+func (c *child) cgroupPath() string {
+	if c.cgroup == nil {
+		return ""
 	}
-	if c.pid != 0 && c.sys.started != nil {
-		id.Started, id.Boot = c.sys.started(c.pid)
-	}
-	return id
+	return c.cgroup.path()
 }
 
 // cleanUp removes the traces of an engine that does not run.
 func (c *child) cleanUp() (err error) {
-	if c.record != nil {
-		err = c.record.remove()
+	if c.forget != nil {
+		err = c.forget()
 	}
 	if c.cgroup != nil {
 		err = errors.Join(err, c.cgroup.remove())

@@ -60,32 +60,6 @@ func (p proc) members(leader int, mark string) (found []int) {
 	return found
 }
 
-// started implements system.started: ticks since boot, the boot, and the pid namespace,
-// without which a number identifies no process.
-func (p proc) started(pid int) (ticks uint64, boot string) {
-	one, err := p.of(pid)
-	if err != nil {
-		return 0, ""
-	}
-	s, err := one.Stat()
-	if err != nil {
-		return 0, ""
-	}
-	return s.Starttime, p.boot()
-}
-
-func (p proc) boot() string {
-	id, err := os.ReadFile(filepath.Join(string(p), "sys/kernel/random/boot_id"))
-	if err != nil {
-		return ""
-	}
-	ns, err := os.Readlink(filepath.Join(string(p), "self/ns/pid"))
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(id)) + " " + ns
-}
-
 // suspended implements system.suspended.
 func (p proc) suspended(pids []int) bool {
 	filesystem, err := procfs.NewFS(string(p))

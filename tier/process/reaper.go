@@ -37,7 +37,7 @@ func (m *Mover) watch(c *child) *reaper {
 		if m.sys.reaper == nil {
 			return nil, errors.New("this system has no shell")
 		}
-		return m.sys.reaper(c.pid, c.identity().Cgroup)
+		return m.sys.reaper(c.pid, c.cgroupPath())
 	}}
 	if r.start() {
 		go r.keep()

@@ -30,9 +30,7 @@ const (
 	maxRecordTries = 100
 )
 
-type recordFile struct{ *os.File }
-
-func register(dir string, id identity) (record, error) {
+func register(dir string, id identity) (remove func() error, err error) {
 	for range maxRecordTries {
 		f, err := os.OpenFile(filepath.Join(dir, recordPrefix+id.Mark+recordSuffix), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
@@ -40,11 +38,11 @@ func register(dir string, id identity) (record, error) {
 		}
 		locked, err := lockNamed(f)
 		if locked {
-			r := recordFile{f}
-			if err := r.update(id); err != nil {
-				return nil, errors.Join(err, r.remove())
+			remove = func() error { return errors.Join(unlessMissing(os.Remove(f.Name())), f.Close()) }
+			if err := json.NewEncoder(f).Encode(id); err != nil {
+				return nil, errors.Join(err, remove())
 			}
-			return r, nil
+			return remove, nil
 		}
 		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, err
@@ -75,21 +73,6 @@ func lockNamed(f *os.File) (bool, error) {
 	return os.SameFile(locked, named), nil
 }
 
-func (r recordFile) update(id identity) error {
-	b, err := json.Marshal(id)
-	if err != nil {
-		return err
-	}
-	if _, err := r.WriteAt(b, 0); err != nil {
-		return err
-	}
-	return r.Truncate(int64(len(b)))
-}
-
-func (r recordFile) remove() error {
-	return errors.Join(unlessMissing(os.Remove(r.Name())), r.Close())
-}
-
 // parseRecord reads a record. One that was truncated by a crash still has its mark, in
 // the name of its file.
 func parseRecord(name string, b []byte) (identity, error) {
@@ -104,8 +87,6 @@ func parseRecord(name string, b []byte) (identity, error) {
 		err = fmt.Errorf("the record %s cannot be read: %w", quote(name), err)
 	case id.Mark != mark:
 		err = fmt.Errorf("the record %s is about another engine, %s", quote(name), quote(id.Mark))
-	case id.Pid < 0 || id.Pid == 1:
-		err = fmt.Errorf("the record %s names the process %d", quote(name), id.Pid)
 	case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(id.Cgroup), cgroupPrefix):
 		err = fmt.Errorf("the record %s names a cgroup that is not ours, %s", quote(name), quote(id.Cgroup))
 	}
@@ -178,7 +159,7 @@ func (p proc) kill(ctx context.Context, id identity) (killed []int, err error) {
 	}
 	var wait backoff
 	for {
-		left := p.remains(id)
+		left := p.members(-1, id.Mark)
 		for _, pid := range left {
 			if !slices.Contains(killed, pid) {
 				killed = append(killed, pid)
@@ -198,17 +179,4 @@ func (p proc) kill(ctx context.Context, id identity) (killed []int, err error) {
 		return killed, nil
 	}
 	return killed, cgroup2(id.Cgroup).remove()
-}
-
-// remains returns the living processes of a recorded engine: its leader, if the number
-// still means that process, those of its session in that case, and those that carry
-// its mark.
-func (p proc) remains(id identity) []int {
-	leader := -1
-	if id.Pid != 0 && id.Started != 0 {
-		if ticks, boot := p.started(id.Pid); ticks == id.Started && boot == id.Boot {
-			leader = id.Pid
-		}
-	}
-	return p.members(leader, id.Mark)
 }

@@ -48,7 +48,10 @@ type slot struct {
 // transition sets what the engine does and its process, nil for none. Mover.mu is
 // held.
 func (s *slot) transition(state State, c *child) {
-	s.state, s.child, s.since = state, c, time.Now()
+	if s.state != state || s.child != c {
+		s.since = time.Now()
+	}
+	s.state, s.child = state, c
 	if c == nil {
 		s.seen = sight{}
 	}
@@ -258,6 +261,8 @@ func (m *Mover) kill(c *child) error {
 	case <-c.done:
 		return nil
 	case <-limit.C:
-		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: m.presentIn(c)}
+		seen, _ := m.look(c, false)
+		present, _ := seen.present()
+		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: present}
 	}
 }

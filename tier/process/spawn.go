@@ -107,7 +107,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	if err != nil {
 		return m.abandon(s, err)
 	}
-	seen, err := m.look(c, s.files, false)
+	seen, err := m.look(c, false)
 	if err != nil {
 		return m.abandon(s, c.fail(Crashed, c.began, err))
 	}
@@ -202,7 +202,8 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 		return errors.Join(err, c.cleanUp())
 	}
 	if m.opts.StateDir != "" && m.sys.register != nil {
-		if c.record, err = m.sys.register(m.opts.StateDir, c.identity()); err != nil {
+		id := identity{Mark: c.mark, Model: c.model, Command: argv, Cgroup: c.cgroupPath()}
+		if c.forget, err = m.sys.register(m.opts.StateDir, id); err != nil {
 			return nil, fail(fmt.Errorf("it cannot be recorded in %s: %w", m.opts.StateDir, err))
 		}
 	}
@@ -223,11 +224,6 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 			return
 		}
 		c.reaper = m.watch(c)
-		if c.record != nil {
-			if err := c.record.update(c.identity()); err != nil {
-				m.log.Warn("an engine is not recorded", "model", c.model, "err", err)
-			}
-		}
 		started <- nil
 		printed := make(chan struct{})
 		go func() {

@@ -61,7 +61,7 @@ func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	if c.cgroup == nil && m.sys.suspend == nil {
 		return errors.New("processes cannot be frozen here")
 	}
-	seen, err := m.look(c, s.files, false)
+	seen, err := m.look(c, false)
 	if err != nil {
 		return err
 	}

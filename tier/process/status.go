@@ -23,6 +23,7 @@ type sight struct {
 	weights tier.Bytes // the size of the files
 	mapped  tier.Bytes // of that in its address space
 	cached  tier.Bytes // of that in memory
+	left    bool       // it is frozen, and its weights were left to the kernel
 }
 
 // maps reports whether most of the weights are mapped files: some engines copy a few
@@ -33,7 +34,7 @@ func (s *sight) maps() bool { return s.weights > 0 && 2*s.mapped >= s.weights }
 // cost.
 func (s *sight) present() (all, reclaimable tier.Bytes) {
 	all = s.usage.Anon
-	if s.maps() {
+	if s.maps() && !s.left {
 		all = all.Plus(s.cached)
 		reclaimable = max(s.cached-s.usage.Locked, 0)
 	}
@@ -50,18 +51,25 @@ func (s *sight) needs() tier.Bytes {
 	return own
 }
 
-// look measures an engine; exact: with the share of its memory, which takes longer. One
-// that is done has nothing.
-func (m *Mover) look(c *child, files []weightFile, exact bool) (sight, error) {
-	s := sight{weights: sizeOf(files)}
+// look measures the engine of a slot, and keeps what it sees for PartStatus. exact: with
+// the share of its memory, which takes longer. One that is done has nothing.
+func (m *Mover) look(c *child, exact bool) (sight, error) {
+	m.mu.Lock()
+	slot := m.slots[c.model]
+	if slot == nil || slot.child != c {
+		m.mu.Unlock()
+		return sight{}, nil
+	}
+	files := slot.files
+	s := sight{weights: sizeOf(files), left: m.opts.LeaveCached && slot.state == Frozen}
+	m.mu.Unlock()
 	if m.sys.usage == nil {
-		m.remember(c, s, len(files) > 0)
 		return s, nil
 	}
 	s.pids = c.members()
 	var err error
 	if s.usage, err = m.sys.usage(s.pids, exact); err != nil {
-		return s, err
+		return sight{}, err
 	}
 	for _, pid := range s.pids { // workers that share a mapping count once
 		regions, err := m.sys.regions(pid, files)
@@ -83,34 +91,12 @@ func (m *Mover) look(c *child, files []weightFile, exact bool) (sight, error) {
 	if c.isDone() {
 		s = sight{weights: s.weights}
 	}
-	m.remember(c, s, len(files) > 0)
-	return s, nil
-}
-
-// remember keeps what was seen for PartStatus; if no files were looked at, what was
-// seen of them before stays.
-func (m *Mover) remember(c *child, seen sight, files bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.slots[c.model]
-	if s == nil || s.child != c {
-		return
+	if slot.child == c {
+		slot.seen = s
 	}
-	if !files {
-		seen.weights, seen.mapped, seen.cached = s.seen.weights, s.seen.mapped, s.seen.cached
-	}
-	s.seen = seen
-}
-
-// presentIn returns the bytes of an engine that are in memory.
-func (m *Mover) presentIn(c *child) tier.Bytes {
-	_, files, _ := m.engineOf(c.model)
-	s, err := m.look(c, files, false)
-	if err != nil {
-		return 0
-	}
-	present, _ := s.present()
-	return present
+	return s, nil
 }
 
 // Resident implements tier.Resident. Present is the engine's anonymous memory and the
@@ -124,11 +110,11 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	if ctx.Err() != nil {
 		return 0, 0, context.Cause(ctx)
 	}
-	c, files, size := m.engineOf(model)
+	c, size := m.engineOf(model)
 	if c == nil {
 		return 0, 0, nil
 	}
-	s, err := m.look(c, files, false)
+	s, err := m.look(c, false)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -137,22 +123,13 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	return present, min(reclaimable, present), nil
 }
 
-func (m *Mover) engineOf(model string) (c *child, files []weightFile, size tier.Bytes) {
+func (m *Mover) engineOf(model string) (c *child, size tier.Bytes) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.slots[model]; s != nil && s.child != nil {
-		return s.child, m.charged(s), s.model.Size
+	if s := m.slots[model]; s != nil {
+		return s.child, s.model.Size
 	}
-	return nil, nil, 0
-}
-
-// charged returns the files whose pages count for the model: not those of a frozen
-// engine that were left to the kernel. m.mu is held.
-func (m *Mover) charged(s *slot) []weightFile {
-	if s.state == Frozen && m.opts.LeaveCached {
-		return nil
-	}
-	return s.files
+	return nil, 0
 }
 
 // Footprint implements tier.Footprinter: what the engine of a model takes now, and the
@@ -174,10 +151,10 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 		m.mu.Unlock()
 		return 0, 0, false
 	}
-	c, files, running := s.child, m.charged(s), s.state == Running
+	c, running := s.child, s.state == Running
 	m.mu.Unlock()
 	if c != nil {
-		if seen, err := m.look(c, files, false); err == nil && !c.hasExited() {
+		if seen, err := m.look(c, false); err == nil && !c.hasExited() {
 			if now, _ = seen.present(); running {
 				now = m.learn(s, &seen)
 			}
@@ -273,15 +250,15 @@ const listedFor = time.Hour
 // some milliseconds for each GiB that engines have in memory.
 func (m *Mover) Status() Status {
 	m.mu.Lock()
-	engines := make(map[*child][]weightFile)
+	var engines []*child
 	for _, s := range m.slots {
 		if s.child != nil {
-			engines[s.child] = s.files
+			engines = append(engines, s.child)
 		}
 	}
 	m.mu.Unlock()
-	for c, files := range engines {
-		m.look(c, files, true) // what fails shows what was seen last
+	for _, c := range engines {
+		m.look(c, true) // what fails shows what was seen last
 	}
 	return m.status()
 }
@@ -318,10 +295,7 @@ func (m *Mover) status() Status {
 			Steady: slot.learned.steady, Peak: slot.learned.peak, Others: max(len(seen.pids)-1, 0),
 		}
 		if c := slot.child; c != nil {
-			e.Pid, e.URL, e.Command = c.pid, c.url, slices.Clone(c.command)
-			if c.cgroup != nil {
-				e.Cgroup = c.cgroup.path()
-			}
+			e.Pid, e.URL, e.Command, e.Cgroup = c.pid, c.url, slices.Clone(c.command), c.cgroupPath()
 		}
 		s.Engines = append(s.Engines, e)
 	}

@@ -239,11 +239,11 @@ func TestPartStatus_DuringMovesAndCrashes_NoRace(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if c, _, _ := r.engineOf(name); c != nil {
+				if c, _ := r.engineOf(name); c != nil {
 					c.killAll()
 					<-c.done
 				}
-				for c, _, _ := r.engineOf(name); c != nil; c, _, _ = r.engineOf(name) {
+				for c, _ := r.engineOf(name); c != nil; c, _ = r.engineOf(name) {
 					time.Sleep(time.Millisecond) // until the crash is known; a move before would return it
 				}
 			}

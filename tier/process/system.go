@@ -50,13 +50,11 @@ type system struct {
 	// kills the process group that pid leads and what is in the cgroup, "" for none.
 	reaper func(pid int, cgroup string) (*exec.Cmd, error)
 	// register records the identity of an engine in a file of dir, which endOrphans
-	// finds after this process has ended.
-	register func(dir string, id identity) (record, error)
+	// finds after this process has ended unless it was removed.
+	register func(dir string, id identity) (remove func() error, err error)
 	// endOrphans ends the engines that are recorded in dir and whose recorder has
 	// ended.
 	endOrphans func(ctx context.Context, dir string) (ended []string, err error)
-	// started returns two values that identify a process for ever.
-	started func(pid int) (ticks uint64, boot string)
 
 	// usage returns the sum of the memory of processes; what several of them share
 	// counts once if the system tells, but for File and Locked.
@@ -81,16 +79,6 @@ type identity struct {
 	Model   string   `json:"model"`
 	Command []string `json:"command"`
 	Cgroup  string   `json:"cgroup,omitempty"`
-	Pid     int      `json:"pid,omitempty"` // 0: not started yet
-	Started uint64   `json:"started,omitempty"`
-	Boot    string   `json:"boot,omitempty"` // of the machine, and its pid namespace
-}
-
-// record is the record of a running engine. It holds until it is removed or this
-// process ends.
-type record interface {
-	update(id identity) error
-	remove() error
 }
 
 // region is a range of addresses in another process.

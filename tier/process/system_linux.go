@@ -24,7 +24,7 @@ func newSystem() *system {
 	s.name, s.kernel = "linux", release()
 	s.isolate, s.dies = isolate, true
 	s.awaitExit = awaitExit
-	s.members, s.started, s.suspended = p.members, p.started, p.suspended
+	s.members, s.suspended = p.members, p.suspended
 	s.usage, s.regions = p.usage, p.regions
 	s.cgroup = newCgroup
 	s.register, s.endOrphans = register, p.endOrphans
