@@ -113,11 +113,13 @@ func (m *Mover) URL(model string) (string, bool) {
 // *tier.InvalidError, *tier.InUseError or *tier.StuckError, in a *tier.MoveError if
 // the engine no longer exists.
 func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.Bytes)) error {
-	if err := errors.Join(tier.CheckName("name", mv.Model.Name), checkTier(mv.From), checkTier(mv.To)); err != nil {
-		return err
+	errs := []error{tier.CheckName("name", mv.Model.Name)}
+	for _, t := range []tier.Tier{mv.From, mv.To} {
+		_, err := t.MarshalText()
+		errs = append(errs, err)
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	ctx, s, err := m.claim(ctx, &mv.Model)
 	if err != nil {
@@ -133,13 +135,6 @@ func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.
 	err = m.settle(s, &mv, had, m.carryOut(ctx, s, &mv, &report{fn: progress, size: mv.Model.Size}))
 	returned = true
 	return err
-}
-
-func checkTier(t tier.Tier) error {
-	if !t.Valid() {
-		return &tier.InvalidError{Field: "tier", Value: t.String(), Rule: "must be one of ram, swap, storage"}
-	}
-	return nil
 }
 
 func (m *Mover) carryOut(ctx context.Context, s *slot, mv *tier.Move, rep *report) error {

@@ -1,7 +1,6 @@
 package process
 
 import (
-	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -144,29 +143,18 @@ func (p proc) share(pids []int) (u usage, all bool) {
 // parseRollup reads /proc/pid/smaps_rollup (proc_pid_smaps(5)). told is false if it has
 // one figure for memory of files and other memory.
 func parseRollup(b []byte) (u usage, told bool) {
-	var anon, shmem bool
-	for line := range bytes.Lines(b) {
-		f := bytes.Fields(line)
-		if len(f) != 3 || string(f[2]) != "kB" {
-			continue
-		}
-		kib, err := strconv.ParseUint(string(f[1]), 10, 52)
-		if err != nil {
-			continue
-		}
-		n := bytesOf(kib << 10)
-		switch string(f[0]) {
-		case "Pss:":
-			u.Share = n
-		case "Pss_Anon:":
-			u.Anon, anon = u.Anon.Plus(n), true
-		case "Pss_Shmem:":
-			u.Anon, shmem = u.Anon.Plus(n), true
-		case "SwapPss:":
-			u.Swap = n
+	figures := make(map[string]tier.Bytes)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[2] == "kB" {
+			if kib, err := strconv.ParseUint(f[1], 10, 52); err == nil {
+				figures[f[0]] = bytesOf(kib << 10)
+			}
 		}
 	}
-	return u, anon && shmem
+	_, told = figures["Pss_Shmem:"]
+	return usage{
+		Anon: figures["Pss_Anon:"].Plus(figures["Pss_Shmem:"]), Swap: figures["SwapPss:"], Share: figures["Pss:"],
+	}, told
 }
 
 // regions implements system.regions. A mapping is identified by the inode of its file

@@ -45,13 +45,13 @@ type slot struct {
 	seen    sight // what the last look has seen of its engine
 }
 
-// transition sets what the engine does and its process, nil for none. Mover.mu is
-// held.
+// transition sets what the engine does and its process, nil for none; the note was about
+// what it did before. Mover.mu is held.
 func (s *slot) transition(state State, c *child) {
 	if s.state != state || s.child != c {
 		s.since = time.Now()
 	}
-	s.state, s.child = state, c
+	s.state, s.child, s.note = state, c, ""
 	if c == nil {
 		s.seen = sight{}
 	}
@@ -78,46 +78,51 @@ func (s *slot) shutdown() Request {
 	return Request{}
 }
 
-// claim reserves a model for a move. A call of Crashed for it that is under way comes
-// first, so that the Manager learns of things in order, unless that takes longer than
-// callLimit.
+// claim reserves a model for a move.
 func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, *slot, error) {
-	limit := time.NewTimer(callLimit)
-	defer limit.Stop()
-	for late := false; ; {
-		m.mu.Lock()
-		if m.closed {
-			m.mu.Unlock()
-			return nil, nil, tier.ErrClosed
-		}
-		s := m.slots[model.Name]
-		if s == nil {
-			s = &slot{name: model.Name, state: Stopped, since: time.Now()}
-			m.slots[model.Name] = s
-		}
-		if s.cancel != nil {
-			m.mu.Unlock()
-			return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
-		}
-		if s.reported == nil || late {
-			ctx, s.cancel = context.WithCancelCause(ctx)
-			if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
-				s.learned = learned{} // another model by that name, or another engine
-			}
-			s.model = *model
-			m.moves.Add(1)
-			m.mu.Unlock()
-			return ctx, s, nil
-		}
-		reported := s.reported
-		m.mu.Unlock()
-		select {
-		case <-reported:
-		case <-limit.C:
-			late = true
-		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
-		}
+	m.awaitReport(ctx, model.Name)
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, nil, tier.ErrClosed
+	}
+	s := m.slots[model.Name]
+	if s == nil {
+		s = &slot{name: model.Name, state: Stopped, since: time.Now()}
+		m.slots[model.Name] = s
+	}
+	if s.cancel != nil {
+		return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
+	}
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
+		s.learned = learned{} // another model by that name, or another engine
+	}
+	s.model = *model
+	m.moves.Add(1)
+	return ctx, s, nil
+}
+
+// awaitReport waits for a call of Crashed for a model that is under way, so that the
+// Manager learns of things in order, for callLimit at most.
+func (m *Mover) awaitReport(ctx context.Context, model string) {
+	m.mu.Lock()
+	var reported chan struct{}
+	if s := m.slots[model]; s != nil {
+		reported = s.reported
+	}
+	m.mu.Unlock()
+	if reported == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	select {
+	case <-reported:
+	case <-ctx.Done():
 	}
 }
 
@@ -179,7 +184,7 @@ func (m *Mover) afterExit(c *child) {
 		return
 	}
 	err := c.fail(Crashed, c.began, c.exitError())
-	s.failure, s.note = err.Error(), ""
+	s.failure = err.Error()
 	m.log.Error("an engine crashed", "model", c.model, "err", err)
 	if m.opts.Crashed == nil {
 		return

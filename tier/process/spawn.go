@@ -22,7 +22,6 @@ func (m *Mover) start(ctx context.Context, s *slot, rep *report) error {
 	if err := m.prepare(ctx, s); err != nil {
 		return err
 	}
-	m.note(s, "")
 	for try := 1; ; try++ {
 		port, err := m.reservePort()
 		if err != nil {

@@ -216,7 +216,6 @@ func (m *Mover) ready(ctx context.Context, s *slot, limit time.Duration, rep *re
 	if err == nil {
 		rep.at(rep.size)
 		m.set(s, Running, s.child)
-		m.note(s, "")
 		return nil
 	}
 	return m.undo(ctx, s, err, undo)

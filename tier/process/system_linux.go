@@ -28,10 +28,7 @@ func newSystem() *system {
 	s.usage, s.regions = p.usage, p.regions
 	s.cgroup = newCgroup
 	s.register, s.endOrphans = register, p.endOrphans
-	s.owned, s.cached, s.drop = owned, mincore, drop
-	if hasCachestat() {
-		s.cached = cachestat
-	}
+	s.owned, s.cached, s.drop = owned, cachestat, drop
 	s.pageOut = pageOut
 	return s
 }
@@ -70,29 +67,22 @@ func owned(f *os.File, info fs.FileInfo) bool {
 	return unix.Faccessat(unix.AT_FDCWD, f.Name(), unix.W_OK, unix.AT_EACCESS) == nil
 }
 
-func hasCachestat() bool {
-	err := unix.Cachestat(^uint(0), &unix.CachestatRange{}, &unix.Cachestat_t{}, 0)
-	return errors.Is(err, unix.EBADF)
-}
-
 // flat is the file systems on which a file owns its pages. Elsewhere, as on an overlay,
 // they may belong to a file below, of which cachestat tells nothing.
 var flat = []uint32{
 	unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.SQUASHFS_MAGIC, unix.TMPFS_MAGIC,
 }
 
-// cachestat counts in one call (6.5).
+// cachestat counts in one call (6.5), or else as mincore does.
 func cachestat(f *os.File, off, n int64) (int64, error) {
 	if n == 0 {
 		return 0, nil // to the kernel, 0 means the whole file
 	}
 	var on unix.Statfs_t
-	if unix.Fstatfs(int(f.Fd()), &on) != nil || !slices.Contains(flat, uint32(on.Type)) {
-		return mincore(f, off, n)
-	}
 	var st unix.Cachestat_t
-	if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{Off: uint64(off), Len: uint64(n)}, &st, 0); err != nil {
-		return 0, err
+	asked := unix.CachestatRange{Off: uint64(off), Len: uint64(n)}
+	if unix.Fstatfs(int(f.Fd()), &on) != nil || !slices.Contains(flat, uint32(on.Type)) || unix.Cachestat(uint(f.Fd()), &asked, &st, 0) != nil {
+		return mincore(f, off, n)
 	}
 	return min(int64(st.Cache)*int64(os.Getpagesize()), n), nil
 }

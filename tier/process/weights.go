@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -68,17 +69,15 @@ func filesIn(dir string) ([]weightFile, error) {
 	}
 	defer d.Close()
 	names, _ := d.Readdirnames(maxFiles) // what cannot be listed is ignored
-	var weights, others []string
-	for _, name := range names {
-		switch path := filepath.Join(dir, name); strings.ToLower(filepath.Ext(name)) {
-		case ".gguf", ".safetensors":
-			weights = append(weights, path)
-		default:
-			others = append(others, path)
-		}
-	}
+	weights := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		ext := strings.ToLower(filepath.Ext(name))
+		return ext != ".gguf" && ext != ".safetensors"
+	})
 	if len(weights) == 0 {
-		weights = others
+		weights = names
+	}
+	for i, name := range weights {
+		weights[i] = filepath.Join(dir, name)
 	}
 	return filesAt(weights), nil
 }
