@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -26,8 +26,7 @@ const cgroupPrefix = "modeltier-"
 type cgroup2 string
 
 // newCgroup makes one under parent, or under the cgroup that this process is in. It
-// needs no controllers: every cgroup but the root can be frozen (5.2) and, since 5.14,
-// killed.
+// needs no controllers: every cgroup but the root can be listed and, since 5.14, killed.
 func newCgroup(parent, mark string) (cgroup, error) {
 	if parent == "" {
 		self, err := procfs.Self()
@@ -48,9 +47,6 @@ func newCgroup(parent, mark string) (cgroup, error) {
 	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cgroupPrefix, os.Getpid(), mark))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "cgroup.freeze")); err != nil {
-		return nil, errors.Join(errors.New("this kernel's cgroup v2 has no freezer"), os.Remove(dir))
 	}
 	return cgroup2(dir), nil
 }
@@ -94,9 +90,6 @@ func (g cgroup2) prepare(cmd *exec.Cmd) (done func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
 	return func() { unix.Close(fd) }, nil
 }
@@ -118,26 +111,12 @@ func (g cgroup2) pids() ([]int, error) {
 	return pids, nil
 }
 
-// freeze writes the order and reads whether the kernel has carried it out.
-func (g cgroup2) freeze() (frozen bool, err error) {
-	if err := g.write("cgroup.freeze", "1"); err != nil {
-		return false, err
-	}
-	events, err := os.ReadFile(filepath.Join(string(g), "cgroup.events"))
-	if bytes.Contains(events, []byte("populated 0")) {
-		err = errExited
-	}
-	return bytes.Contains(events, []byte("frozen 1")), err
-}
-
-func (g cgroup2) thaw() error { return g.write("cgroup.freeze", "0") }
-
 // kill kills all that is in the cgroup, frozen or not: one by one on a kernel without
 // cgroup.kill (5.14).
 func (g cgroup2) kill() error {
 	err := g.write("cgroup.kill", "1")
 	if err == nil || !errors.Is(err, os.ErrNotExist) {
-		return unlessMissing(err)
+		return unless(fs.ErrNotExist, err)
 	}
 	pids, err := g.pids()
 	for _, pid := range pids {
@@ -149,14 +128,14 @@ func (g cgroup2) kill() error {
 // reclaim uses memory.reclaim (5.19). Swap is forbidden meanwhile, so that anonymous
 // memory stays where it is.
 func (g cgroup2) reclaim(n tier.Bytes) error {
-	if err := unlessMissing(g.write("memory.swap.max", "0")); err != nil {
+	if err := unless(fs.ErrNotExist, g.write("memory.swap.max", "0")); err != nil {
 		return err
 	}
 	err := g.write("memory.reclaim", strconv.FormatInt(int64(n), 10))
 	if errors.Is(err, unix.EAGAIN) {
 		err = nil // it took less than it was asked to; what stays is measured
 	}
-	return errors.Join(err, unlessMissing(g.write("memory.swap.max", "max")))
+	return errors.Join(err, unless(fs.ErrNotExist, g.write("memory.swap.max", "max")))
 }
 
 // remove removes the cgroup. The kernel takes a moment to release processes that have
@@ -166,7 +145,7 @@ func (g cgroup2) remove() error {
 	defer cancel()
 	var wait backoff
 	for {
-		err := unlessMissing(os.Remove(string(g)))
+		err := unless(fs.ErrNotExist, os.Remove(string(g)))
 		if err == nil || !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -176,8 +155,9 @@ func (g cgroup2) remove() error {
 	}
 }
 
-func unlessMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
+// unless returns err, or nil if it is one that is expected.
+func unless(expected, err error) error {
+	if errors.Is(err, expected) {
 		return nil
 	}
 	return err

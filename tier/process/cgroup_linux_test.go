@@ -1,15 +1,12 @@
 package process
 
 import (
-	"context"
 	"crypto/rand"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,14 +28,14 @@ func TestCgroups_FailForOneEngine_TheNextGetsItsOwn(t *testing.T) {
 	}
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "a", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status(); s.Freeze != "SIGSTOP" || s.Lacks[lackCgroup] != unix.EPERM.Error() || s.Engines[0].Cgroup != "" {
-		t.Errorf("an engine has no cgroup, and Status says %s, %v, %+v", s.Freeze, s.Lacks, s.Engines[0])
+	if s := r.Status(); s.Lacks[lackCgroup] != unix.EPERM.Error() || s.Engines[0].Cgroup != "" {
+		t.Errorf("an engine has no cgroup, and Status says %v, %+v", s.Lacks, s.Engines[0])
 	}
 	fails = nil
 	r.move(modelOf(t, "b", 1<<20), tier.Storage, tier.RAM)
 	e := r.engine("b")
-	if s := r.Status(); s.Freeze != "cgroup v2" || len(s.Lacks) > 0 || !exists(e.Cgroup) {
-		t.Fatalf("then Status says %s in %q, %v", s.Freeze, e.Cgroup, s.Lacks)
+	if s := r.Status(); len(s.Lacks) > 0 || !exists(e.Cgroup) {
+		t.Fatalf("then Status says %q, %v", e.Cgroup, s.Lacks)
 	}
 	c, _ := r.engineOf("b")
 	if pids, err := c.cgroup.pids(); err != nil || len(pids) == 0 {
@@ -46,35 +43,6 @@ func TestCgroups_FailForOneEngine_TheNextGetsItsOwn(t *testing.T) {
 	}
 	if args := c.reaper.cmd.Args; args[len(args)-1] != e.Cgroup {
 		t.Errorf("the reaper was started as %q, for the cgroup %s", args[1:], e.Cgroup)
-	}
-}
-
-// The kernel carries out an order to freeze some time after it was written.
-func TestCgroupFreeze_WaitsForTheKernelToSaySo(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("cgroup.freeze", "0")
-	c := &child{cgroup: cgroup2(dir), exited: make(chan struct{})}
-	for events, want := range map[string]error{
-		"populated 1\nfrozen 1\n": nil, "populated 1\nfrozen 0\n": context.DeadlineExceeded, "populated 0\nfrozen 0\n": errExited,
-	} {
-		write("cgroup.events", events)
-		limit := patience
-		if errors.Is(want, context.DeadlineExceeded) {
-			limit = 20 * time.Millisecond
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		if err := c.freeze(ctx); !errors.Is(err, want) {
-			t.Errorf("%q: %v, want %v", events, err, want)
-		}
-		cancel()
-	}
-	if b, _ := os.ReadFile(filepath.Join(dir, "cgroup.freeze")); string(b) != "1" {
-		t.Errorf("it wrote %q", b)
 	}
 }
 
@@ -115,8 +83,8 @@ func TestOptions_Cgroup(t *testing.T) {
 	t.Run("Delegated", func(t *testing.T) {
 		r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Cgroup: parent})
 		r.move(m, tier.Storage, tier.RAM)
-		if e := r.engine("m"); !strings.HasPrefix(e.Cgroup, parent+"/") || r.Status().Freeze != "cgroup v2" {
-			t.Errorf("its cgroup is %q, %s", e.Cgroup, r.Status().Freeze)
+		if e := r.engine("m"); !strings.HasPrefix(e.Cgroup, parent+"/") {
+			t.Errorf("its cgroup is %q", e.Cgroup)
 		}
 	})
 	t.Run("NoneThere", func(t *testing.T) {

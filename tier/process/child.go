@@ -116,7 +116,6 @@ func closed(ch <-chan struct{}) bool {
 }
 
 func (c *child) hasExited() bool { return closed(c.exited) }
-func (c *child) isDone() bool    { return closed(c.done) }
 
 // members returns the processes that are alive. If they cannot be listed, it is the
 // leader until that has exited.
@@ -164,8 +163,11 @@ func (c *child) killAll() {
 func (c *child) freeze(ctx context.Context) error {
 	var wait backoff
 	for {
-		if frozen, err := c.tryFreeze(); frozen || err != nil {
+		if err := c.signal(c.sys.suspend); err != nil {
 			return err
+		}
+		if c.sys.suspended == nil || c.sys.suspended(c.members()) {
+			return nil
 		}
 		if c.hasExited() {
 			return errExited
@@ -176,23 +178,8 @@ func (c *child) freeze(ctx context.Context) error {
 	}
 }
 
-func (c *child) tryFreeze() (frozen bool, err error) {
-	if c.cgroup != nil {
-		return c.cgroup.freeze()
-	}
-	if err := c.signal(c.sys.suspend); err != nil {
-		return false, err
-	}
-	return c.sys.suspended == nil || c.sys.suspended(c.members()), nil
-}
-
 // thaw resumes them.
-func (c *child) thaw() error {
-	if c.cgroup != nil {
-		return c.cgroup.thaw()
-	}
-	return c.signal(c.sys.resume)
-}
+func (c *child) thaw() error { return c.signal(c.sys.resume) }
 
 var errExited = errors.New("the engine has exited")
 

@@ -72,13 +72,11 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 				return nil
 			}
 			last = cmp.Or(err, last)
-			poll.Reset(pollAfter(time.Since(began)))
 		case <-poll.C:
 			if !asking {
 				asking = true
 				go func() { answers <- health.send(life, c.url, c.model, quietLimit) }()
 			}
-			poll.Reset(pollAfter(time.Since(began)))
 		case <-c.exited:
 			continue
 		case <-ctx.Done():
@@ -88,6 +86,7 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 			err.Health = last.Error()
 			return err
 		}
+		poll.Reset(pollAfter(time.Since(began)))
 		if between != nil {
 			if err := between(); err != nil {
 				return err

@@ -113,12 +113,9 @@ func (m *Mover) URL(model string) (string, bool) {
 // *tier.InvalidError, *tier.InUseError or *tier.StuckError, in a *tier.MoveError if
 // the engine no longer exists.
 func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.Bytes)) error {
-	errs := []error{tier.CheckName("name", mv.Model.Name)}
-	for _, t := range []tier.Tier{mv.From, mv.To} {
-		_, err := t.MarshalText()
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
+	_, badFrom := mv.From.MarshalText()
+	_, badTo := mv.To.MarshalText()
+	if err := errors.Join(tier.CheckName("name", mv.Model.Name), badFrom, badTo); err != nil {
 		return err
 	}
 	ctx, s, err := m.claim(ctx, &mv.Model)
@@ -268,7 +265,7 @@ func (m *Mover) shutDown() error {
 		m.engines.Wait()
 	}
 	now, cancel := context.WithCancel(context.Background())
-	cancel()
+	cancel() // so that the calls of Crashed have callLimit from now on
 	guarded(now, "Options.Crashed", func() error { m.reports.Wait(); return nil })
 	m.logs.close()
 	return errors.Join(errs...)

@@ -56,7 +56,7 @@ Locked:                0 kB
 
 func TestParseRollup(t *testing.T) {
 	u, told := parseRollup([]byte(rollup))
-	if diff := cmp.Diff(usage{Anon: 116 << 10, Swap: 30 << 10, Share: 537 << 10}, u); diff != "" || !told {
+	if diff := cmp.Diff(Memory{Anon: 116 << 10, Swap: 30 << 10, Share: 537 << 10}, u); diff != "" || !told {
 		t.Error(told, diff)
 	}
 	old := strings.ReplaceAll(rollup, "Pss_", "No_")
@@ -108,7 +108,7 @@ func TestUsage_SeveralProcesses(t *testing.T) {
 		"NotOurs":     {fake(90*mib, of(60, 0, 0)), 190, 0},
 	} {
 		u, err := c.p.usage([]int{10, 11, 12}, false) // 12 has ended
-		if want := (usage{Anon: tier.Bytes(c.anon) * tier.MiB, Swap: tier.Bytes(c.swap) * tier.MiB}); err != nil || u.Anon != want.Anon || u.Swap != want.Swap {
+		if want := (Memory{Anon: tier.Bytes(c.anon) * tier.MiB, Swap: tier.Bytes(c.swap) * tier.MiB}); err != nil || u.Anon != want.Anon || u.Swap != want.Swap {
 			t.Errorf("%s: %+v, %v; want %+v", name, u, err, want)
 		}
 	}

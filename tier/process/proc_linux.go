@@ -85,7 +85,7 @@ const maxCountedTwice = 16 * tier.MiB
 // page tables for milliseconds; it is read only if exact is set, for shared memory, and
 // if an engine has forked workers, which share most of their memory: at most what all
 // but the largest have is counted more than once.
-func (p proc) usage(pids []int, exact bool) (u usage, err error) {
+func (p proc) usage(pids []int, exact bool) (u Memory, err error) {
 	if len(pids) == 0 {
 		return u, nil
 	}
@@ -123,7 +123,7 @@ func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 // share returns what processes have, with what several have divided among them. all is
 // false if we may not look into one of them, or the kernel is too old to tell memory of
 // files from other memory.
-func (p proc) share(pids []int) (u usage, all bool) {
+func (p proc) share(pids []int) (u Memory, all bool) {
 	all = true
 	for _, pid := range pids {
 		b, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), "smaps_rollup"))
@@ -142,7 +142,7 @@ func (p proc) share(pids []int) (u usage, all bool) {
 
 // parseRollup reads /proc/pid/smaps_rollup (proc_pid_smaps(5)). told is false if it has
 // one figure for memory of files and other memory.
-func parseRollup(b []byte) (u usage, told bool) {
+func parseRollup(b []byte) (u Memory, told bool) {
 	figures := make(map[string]tier.Bytes)
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) == 3 && f[2] == "kB" {
@@ -152,7 +152,7 @@ func parseRollup(b []byte) (u usage, told bool) {
 		}
 	}
 	_, told = figures["Pss_Shmem:"]
-	return usage{
+	return Memory{
 		Anon: figures["Pss_Anon:"].Plus(figures["Pss_Shmem:"]), Swap: figures["SwapPss:"], Share: figures["Pss:"],
 	}, told
 }

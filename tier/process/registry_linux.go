@@ -38,7 +38,7 @@ func register(dir string, id identity) (remove func() error, err error) {
 		}
 		locked, err := lockNamed(f)
 		if locked {
-			remove = func() error { return errors.Join(unlessMissing(os.Remove(f.Name())), f.Close()) }
+			remove = func() error { return errors.Join(unless(fs.ErrNotExist, os.Remove(f.Name())), f.Close()) }
 			if err := json.NewEncoder(f).Encode(id); err != nil {
 				return nil, errors.Join(err, remove())
 			}
@@ -68,7 +68,7 @@ func lockNamed(f *os.File) (bool, error) {
 	}
 	named, err := os.Lstat(f.Name())
 	if err != nil {
-		return false, unlessMissing(err)
+		return false, unless(fs.ErrNotExist, err)
 	}
 	return os.SameFile(locked, named), nil
 }
@@ -134,7 +134,7 @@ func (p proc) endOrphan(ctx context.Context, path string) (ended string, err err
 		return "", err
 	}
 	if len(b) == 0 {
-		return "", unlessMissing(os.Remove(path)) // its engine was never started
+		return "", unless(fs.ErrNotExist, os.Remove(path)) // its engine was never started
 	}
 	id, bad := parseRecord(filepath.Base(path), b)
 	pids, err := p.kill(ctx, id)
@@ -144,7 +144,7 @@ func (p proc) endOrphan(ctx context.Context, path string) (ended string, err err
 	if err != nil {
 		return ended, err // the record stays for the next New
 	}
-	return ended, errors.Join(bad, unlessMissing(os.Remove(path)))
+	return ended, errors.Join(bad, unless(fs.ErrNotExist, os.Remove(path)))
 }
 
 // kill kills what is left of a recorded engine, and returns what that was.

@@ -240,7 +240,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// withoutCgroups is a system on which engines are frozen with SIGSTOP.
+// withoutCgroups is a system on which engines have no cgroups.
 func withoutCgroups() *system {
 	s := newSystem()
 	s.cgroup = nil
@@ -280,12 +280,12 @@ var mayPageOut = sync.OnceValue(func() error {
 	return pageOut(context.Background(), cmd.Process.Pid, []region{{size: 1 << 12}}, func(tier.Bytes) {})
 })
 
-// eachFreezer runs a test with every way to freeze.
+// eachFreezer runs a test with every way to find what is to be frozen.
 func eachFreezer(t *testing.T, test func(t *testing.T, sys *system)) {
 	needsPageOut(t)
 	t.Run("Cgroup", func(t *testing.T) {
 		needsCgroups(t)
 		test(t, newSystem())
 	})
-	t.Run("SIGSTOP", func(t *testing.T) { test(t, withoutCgroups()) })
+	t.Run("Session", func(t *testing.T) { test(t, withoutCgroups()) })
 }

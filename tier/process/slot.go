@@ -132,7 +132,7 @@ func (m *Mover) release(s *slot) {
 	defer m.mu.Unlock()
 	s.cancel(nil)
 	s.cancel, s.last = nil, time.Now()
-	if c := s.child; c != nil && c.isDone() { // too late for the move to see
+	if c := s.child; c != nil && closed(c.done) { // too late for the move to see
 		m.engines.Go(func() { m.afterExit(c) })
 	}
 	if s.child == nil && s.tier == tier.Storage && s.learned.peak == 0 && s.failure == "" {

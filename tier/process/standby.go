@@ -20,11 +20,6 @@ const (
 	smallRest = 4 * tier.MiB
 )
 
-var (
-	errNotStopped = errors.New("its processes did not stop in time")
-	errNoPageOut  = errors.New("weights cannot be paged out here")
-)
-
 // standby puts a running engine into the best standby that works.
 func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
 	c, why := s.child, "as Engine.Standby says"
@@ -58,7 +53,7 @@ func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
 // returns an error and leaves the engine as it was.
 func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	c := s.child
-	if c.cgroup == nil && m.sys.suspend == nil {
+	if m.sys.suspend == nil {
 		return errors.New("processes cannot be frozen here")
 	}
 	seen, err := m.look(c, false)
@@ -71,15 +66,20 @@ func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	case !seen.maps():
 		return fmt.Errorf("freezing would free nothing, as it maps %v of %v of weights", seen.mapped, seen.weights)
 	case !m.opts.LeaveCached && c.cgroup == nil && (m.sys.pageOut == nil || m.lacks.forGood(lackPageOut)):
-		return errNoPageOut
+		return errors.New("weights cannot be paged out here")
 	}
 	frozen := false
 	defer func() {
-		if !frozen { // progress may have panicked
-			err = m.unfreeze(s, err)
+		if frozen { // else progress may have panicked
+			return
 		}
+		if e := c.thaw(); e != nil {
+			err = m.abandon(s, errors.Join(err, e))
+			return
+		}
+		m.set(s, Running, c)
 	}()
-	still, cancel := context.WithTimeoutCause(ctx, freezeLimit, errNotStopped)
+	still, cancel := context.WithTimeoutCause(ctx, freezeLimit, errors.New("its processes did not stop in time"))
 	defer cancel()
 	if err := c.freeze(still); err != nil {
 		return err
@@ -96,15 +96,6 @@ func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	m.note(s, note)
 	frozen = true
 	return nil
-}
-
-// unfreeze resumes an engine whose freezing failed.
-func (m *Mover) unfreeze(s *slot, err error) error {
-	if e := s.child.thaw(); e != nil {
-		return m.abandon(s, errors.Join(err, e))
-	}
-	m.set(s, Running, s.child)
-	return err
 }
 
 // pageOutAgain pages out what has come back of a frozen engine.

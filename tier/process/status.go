@@ -19,7 +19,7 @@ type learned struct {
 // sight is what is seen of an engine and its weights.
 type sight struct {
 	pids    []int
-	usage   usage
+	usage   Memory
 	weights tier.Bytes // the size of the files
 	mapped  tier.Bytes // of that in its address space
 	cached  tier.Bytes // of that in memory
@@ -88,7 +88,7 @@ func (m *Mover) look(c *child, exact bool) (sight, error) {
 			s.cached = min(s.usage.File, s.weights) // at least what is in its page tables
 		}
 	}
-	if c.isDone() {
+	if closed(c.done) {
 		s = sight{weights: s.weights}
 	}
 	m.mu.Lock()
@@ -184,10 +184,10 @@ func (m *Mover) learnedOf(s *slot) learned {
 type Status struct {
 	System string `json:"system"` // "linux", "unix", "portable"
 	Kernel string `json:"kernel"`
-	// Freeze is how engines are frozen: "cgroup v2", "SIGSTOP", or "none". PageOut is
-	// how their weights leave memory: "process_madvise", "memory.reclaim", "left to
-	// the kernel", or "none". They are those of the last try; before the first one,
-	// those that will be tried.
+	// Freeze is how engines are frozen: "SIGSTOP" or "none". PageOut is how their
+	// weights leave memory: "process_madvise", "memory.reclaim", "left to the kernel",
+	// or "none". It is that of the last try; before the first one, that which will be
+	// tried.
 	Freeze  string `json:"freeze"`
 	PageOut string `json:"page_out"`
 	// Lacks is what does not work here, and why. Each is tried again for the next
@@ -226,15 +226,10 @@ type ModelStatus struct {
 	URL     string   `json:"url,omitempty"`
 	Command []string `json:"command,omitempty"`
 	Cgroup  string   `json:"cgroup,omitempty"` // its folder, if it has one of its own
-	// Anon, File, Swap and Locked are its memory by procfs; Share, in Mover.Status
-	// only, is what is present, with pages that other processes have too divided
-	// among them. Cached is how much of its weights is in memory, whichever process
-	// maps them, Mapped how much is in its address space.
-	Anon    tier.Bytes `json:"anon"`
-	File    tier.Bytes `json:"file"`
-	Swap    tier.Bytes `json:"swap"`
-	Locked  tier.Bytes `json:"locked"`
-	Share   tier.Bytes `json:"share"`
+	// Memory is that of all its processes. Weights is the size of its files, Mapped how
+	// much of that is in its address space, Cached how much is in memory, whichever
+	// process maps it.
+	Memory
 	Weights tier.Bytes `json:"weights"`
 	Mapped  tier.Bytes `json:"mapped"`
 	Cached  tier.Bytes `json:"cached"`
@@ -287,11 +282,10 @@ func (m *Mover) status() Status {
 		if slot.idle() && time.Since(slot.last) > listedFor {
 			continue
 		}
-		seen, u := &slot.seen, &slot.seen.usage
+		seen := &slot.seen
 		e := ModelStatus{
 			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Note: slot.note, Failure: slot.failure,
-			Anon: u.Anon, File: u.File, Swap: u.Swap, Locked: u.Locked, Share: u.Share,
-			Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
+			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
 			Steady: slot.learned.steady, Peak: slot.learned.peak, Others: max(len(seen.pids)-1, 0),
 		}
 		if c := slot.child; c != nil {
@@ -306,21 +300,16 @@ func (m *Mover) status() Status {
 // ways names what is in use.
 func (m *Mover) ways(lacks map[string]string) (freeze, pageOut string) {
 	has := func(what string) bool { _, lacks := lacks[what]; return !lacks }
-	cgroups := m.sys.cgroup != nil && has(lackCgroup)
-	switch {
-	case cgroups:
-		freeze = "cgroup v2"
-	case m.sys.suspend != nil:
+	freeze = "none"
+	if m.sys.suspend != nil {
 		freeze = "SIGSTOP"
-	default:
-		freeze = "none"
 	}
 	switch {
 	case m.opts.LeaveCached:
 		pageOut = "left to the kernel"
 	case m.sys.pageOut != nil && has(lackPageOut):
 		pageOut = "process_madvise"
-	case cgroups && has(lackReclaim):
+	case m.sys.cgroup != nil && has(lackCgroup) && has(lackReclaim):
 		pageOut = "memory.reclaim"
 	default:
 		pageOut = "none"

@@ -195,7 +195,7 @@ func TestPartStatus_WhileEverythingElseIsBusy_ReturnsACopyAtOnce(t *testing.T) {
 	sys := newSystem()
 	var measured atomic.Int64
 	kernels := sys.usage
-	sys.usage = func(pids []int, exact bool) (usage, error) { measured.Add(1); return kernels(pids, exact) }
+	sys.usage = func(pids []int, exact bool) (Memory, error) { measured.Add(1); return kernels(pids, exact) }
 	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)

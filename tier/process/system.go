@@ -58,7 +58,7 @@ type system struct {
 
 	// usage returns the sum of the memory of processes; what several of them share
 	// counts once if the system tells, but for File and Locked.
-	usage func(pids []int, exact bool) (usage, error)
+	usage func(pids []int, exact bool) (Memory, error)
 	// regions returns where a process maps the files.
 	regions func(pid int, files []weightFile) ([]region, error)
 	// pageOut pushes regions of a process out of memory, unless another process maps
@@ -66,7 +66,7 @@ type system struct {
 	pageOut func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error
 	// owned reports whether the kernel tells us, and lets us decide, what is cached
 	// of the file.
-	owned func(f *os.File, info fs.FileInfo) bool
+	owned func(f *os.File) bool
 	// cached returns how many bytes of the range are in the page cache.
 	cached func(f *os.File, off, n int64) (int64, error)
 	// drop empties the page cache of the file, but for pages that a process maps.
@@ -84,17 +84,19 @@ type identity struct {
 // region is a range of addresses in another process.
 type region struct{ addr, size uint64 }
 
-// usage is memory of processes.
-type usage struct {
-	Anon   tier.Bytes // present and not of a file, shared memory included
-	File   tier.Bytes // present pages of files in their page tables
-	Share  tier.Bytes // present, what other processes have too divided among them; if exact
-	Swap   tier.Bytes // on a swap device
-	Locked tier.Bytes
+// Memory is what processes have, by procfs.
+type Memory struct {
+	Anon   tier.Bytes `json:"anon"` // present and not of a file, shared memory included
+	File   tier.Bytes `json:"file"` // present pages of files in their page tables
+	Swap   tier.Bytes `json:"swap"` // on a swap device
+	Locked tier.Bytes `json:"locked"`
+	// Share is what is present, with what other processes have too divided among them.
+	// It is measured by Mover.Status only.
+	Share tier.Bytes `json:"share"`
 }
 
 // own returns the memory that the file system cannot give back.
-func (u usage) own() tier.Bytes { return u.Anon.Plus(u.Swap) }
+func (u Memory) own() tier.Bytes { return u.Anon.Plus(u.Swap) }
 
 func bytesOf(n uint64) tier.Bytes { return tier.Bytes(min(n, 1<<62)) }
 
@@ -104,9 +106,6 @@ type cgroup interface {
 	// prepare makes cmd start in the cgroup; done is called after the start.
 	prepare(cmd *exec.Cmd) (done func(), err error)
 	pids() ([]int, error)
-	// freeze orders every process in it to freeze, and reports whether all have.
-	freeze() (frozen bool, err error)
-	thaw() error
 	kill() error
 	// reclaim asks the kernel to take file pages that are charged to the cgroup. It is
 	// an error if the cgroup has no memory controller.

@@ -1,9 +1,9 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -60,8 +60,9 @@ func awaitExit(pid int) error {
 
 // owned is the kernel's condition for telling the truth in mincore and for giving up
 // pages (can_do_mincore, can_do_file_pageout).
-func owned(f *os.File, info fs.FileInfo) bool {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == os.Geteuid() || os.Geteuid() == 0 {
+func owned(f *os.File) bool {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) == nil && int(st.Uid) == os.Geteuid() || os.Geteuid() == 0 {
 		return true
 	}
 	return unix.Faccessat(unix.AT_FDCWD, f.Name(), unix.W_OK, unix.AT_EACCESS) == nil
@@ -100,30 +101,15 @@ func mincore(f *os.File, off, n int64) (int64, error) {
 			return 0, err
 		}
 		pages := (size + page - 1) / page
-		err = mincoreOf(b, vec[:pages])
-		if e := unix.Munmap(b); err == nil {
-			err = e
-		}
-		if err != nil {
-			return 0, err
+		_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(size), uintptr(unsafe.Pointer(&vec[0])))
+		if err := unix.Munmap(b); err != nil || errno != 0 {
+			return 0, cmp.Or(err, error(errno))
 		}
 		for _, v := range vec[:pages] {
 			in += int64(v&1) * page
 		}
 	}
 	return min(in, n), nil
-}
-
-// mincoreOf sets vec[i] to 1 if page i of b is in memory.
-func mincoreOf(b, vec []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&vec[0])))
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // drop empties the page cache of the file, but for pages that are dirty or mapped.
@@ -146,7 +132,7 @@ var errHighAddress = errors.New("an address beyond those of a 32-bit program")
 func pageOut(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return unlessExited(err)
+		return unless(unix.ESRCH, err)
 	}
 	defer unix.Close(fd)
 	for _, r := range regions {
@@ -163,20 +149,13 @@ func pageOut(ctx context.Context, pid int, regions []region, done func(tier.Byte
 			case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOMEM):
 				did = int(n) // locked, or no longer mapped
 			case err != nil:
-				return unlessExited(err)
+				return unless(unix.ESRCH, err)
 			}
 			off += uint64(max(did, 1<<12))
 			done(tier.Bytes(min(did, int(n))))
 		}
 	}
 	return nil
-}
-
-func unlessExited(err error) error {
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
 }
 
 func madvise(pidfd int, r remoteRange) (int, error) {

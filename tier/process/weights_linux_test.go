@@ -98,7 +98,7 @@ func TestMove_WithoutCachestat_SeesTheSame(t *testing.T) {
 func TestResident_FilesOfAnother_OnlyThePageTablesCount(t *testing.T) {
 	needsPageOut(t)
 	sys := newSystem()
-	sys.owned = func(*os.File, os.FileInfo) bool { return false }
+	sys.owned = func(*os.File) bool { return false }
 	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
 	m := modelOf(t, "m", 32<<20)
 	r.move(m, tier.Storage, tier.RAM)
