@@ -192,9 +192,19 @@ func TestOrphans_EnginesOfALivingManager_AreNotTouched(t *testing.T) {
 
 // A record that is not one of an engine has nothing killed, and is removed.
 func TestOrphans_BadRecords_NothingIsKilled(t *testing.T) {
-	dir := t.TempDir()
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), role+"=idle")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	write(t, filepath.Join(elsewhere, "cgroup.procs"), itoa(cmd.Process.Pid))
 	for name, text := range map[string]string{
-		"engine-elsewhere.json": `{"mark":"elsewhere","cgroup":"/sys/fs/cgroup/elsewhere/engine"}`,
+		"engine-elsewhere.json": `{"mark":"elsewhere","cgroup":"` + elsewhere + `"}`,
 		"engine-cut.json":       `{"mark":"cu`, "notes.txt": "",
 	} {
 		write(t, filepath.Join(dir, name), text)
