@@ -210,6 +210,11 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 	if err != nil {
 		return nil, fail(err)
 	}
+	printed := make(chan struct{})
+	go func() {
+		defer close(printed)
+		c.tail.read(r)
+	}()
 	started := make(chan error)
 	m.engines.Go(func() {
 		// The kernel kills a child together with the thread that started it.
@@ -224,11 +229,6 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 		}
 		c.reaper = m.watch(c)
 		started <- nil
-		printed := make(chan struct{})
-		go func() {
-			defer close(printed)
-			c.tail.read(r)
-		}()
 		c.await(r, printed, m.givenUp)
 		m.afterExit(c)
 	})
