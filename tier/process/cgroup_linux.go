@@ -3,36 +3,37 @@ package process
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// cgroupPrefix begins the names of the folders of our cgroups; nothing else is ever
-// killed or removed.
+// cgroupPrefix begins the names of our cgroups; nothing else is ever killed or removed.
 const cgroupPrefix = "modeltier-"
 
-// cgroup2Dir is a folder of ours in the tree of cgroup v2.
-type cgroup2Dir string
+// cgroup2 is the folder of one engine's cgroup.
+type cgroup2 string
 
-// newCgroupDir makes one under parent, or under the cgroup that this process is in. It
-// needs no controllers: every cgroup but the root can be frozen (5.2) and, since 5.14,
-// killed.
-func newCgroupDir(parent string) (cgroupDir, error) {
+// newCgroup makes one under parent, or under the cgroup that this process is in. It
+// needs no controllers: every cgroup but the root can be listed and, since 5.14, killed.
+func newCgroup(parent, mark string) (cgroup, error) {
 	if parent == "" {
-		var err error
-		if parent, err = ownCgroup("/proc"); err != nil {
+		self, err := procfs.Self()
+		if err != nil {
+			return nil, err
+		}
+		if parent, err = cgroupOf(self); err != nil {
 			return nil, err
 		}
 	}
@@ -43,88 +44,34 @@ func newCgroupDir(parent string) (cgroupDir, error) {
 	if uint32(st.Type) != unix.CGROUP2_SUPER_MAGIC {
 		return nil, fmt.Errorf("%s is not a cgroup v2", parent)
 	}
-	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cgroupPrefix, os.Getpid(), rand.Text()[:8]))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "cgroup.freeze")); err != nil {
-		return nil, errors.Join(errors.New("this kernel's cgroup v2 has no freezer"), os.Remove(dir))
-	}
-	return cgroup2Dir(dir), nil
-}
-
-// ownCgroup returns the folder of the cgroup v2 that this process is in.
-func ownCgroup(proc string) (string, error) {
-	mounts, err := os.ReadFile(filepath.Join(proc, "self/mountinfo"))
-	if err != nil {
-		return "", err
-	}
-	own, err := os.ReadFile(filepath.Join(proc, "self/cgroup"))
-	if err != nil {
-		return "", err
-	}
-	return locateCgroup(string(mounts), string(own))
-}
-
-// locateCgroup finds it in mountinfo (proc_pid_mountinfo(5)) and cgroup
-// (cgroups(7)).
-func locateCgroup(mountinfo, cgroup string) (string, error) {
-	in := ""
-	for line := range strings.Lines(cgroup) {
-		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::/"); ok {
-			in = "/" + path
-		}
-	}
-	if in == "" {
-		return "", errors.New("this process is in no cgroup v2")
-	}
-	for line := range strings.Lines(mountinfo) {
-		left, right, ok := strings.Cut(line, " - ")
-		f := strings.Fields(left)
-		if !ok || len(f) < 5 || !strings.HasPrefix(right, "cgroup2 ") {
-			continue
-		}
-		root, point := f[3], f[4]
-		if below, err := filepath.Rel(root, in); err == nil && below != ".." && !strings.HasPrefix(below, "../") {
-			return filepath.Join(point, below), nil
-		}
-	}
-	return "", errors.New("no cgroup v2 is mounted that holds this process")
-}
-
-func (g cgroup2Dir) path() string { return string(g) }
-
-func (g cgroup2Dir) add(name string) (cgroup, error) {
-	dir := filepath.Join(string(g), name)
+	dir := filepath.Join(parent, fmt.Sprintf("%s%d-%s", cgroupPrefix, os.Getpid(), mark))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
 	return cgroup2(dir), nil
 }
 
-func (g cgroup2Dir) remove() error { return removeCgroups(string(g)) }
-
-// removeCgroups kills what is in a folder of our cgroups, and removes it.
-func removeCgroups(dir string) error {
-	if !strings.HasPrefix(filepath.Base(dir), cgroupPrefix) {
-		return fmt.Errorf("%s is not a folder of ours", dir)
+// cgroupOf returns the folder of the cgroup v2 that a process is in.
+func cgroupOf(one procfs.Proc) (string, error) {
+	mounts, err := one.MountInfo()
+	if err != nil {
+		return "", err
 	}
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	own, err := one.Cgroups()
+	if err != nil {
+		return "", err
 	}
-	errs := []error{err}
-	for _, e := range entries {
-		if e.IsDir() {
-			g := cgroup2(filepath.Join(dir, e.Name()))
-			errs = append(errs, g.kill(), g.remove())
+	i := slices.IndexFunc(own, func(g procfs.Cgroup) bool { return g.HierarchyID == 0 && len(g.Controllers) == 0 })
+	if i < 0 {
+		return "", errors.New("this process is in no cgroup v2")
+	}
+	for _, m := range mounts {
+		if below, err := filepath.Rel(m.Root, own[i].Path); err == nil && m.FSType == "cgroup2" && filepath.IsLocal(below) {
+			return filepath.Join(m.MountPoint, below), nil
 		}
 	}
-	return errors.Join(append(errs, unlessMissing(os.Remove(dir)))...)
+	return "", errors.New("no cgroup v2 is mounted that holds this process")
 }
-
-// cgroup2 is the folder of one engine's cgroup.
-type cgroup2 string
 
 func (g cgroup2) path() string { return string(g) }
 
@@ -142,9 +89,6 @@ func (g cgroup2) prepare(cmd *exec.Cmd) (done func(), err error) {
 	fd, err := unix.Open(string(g), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
-	}
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
 	return func() { unix.Close(fd) }, nil
@@ -167,47 +111,12 @@ func (g cgroup2) pids() ([]int, error) {
 	return pids, nil
 }
 
-// freeze writes the order and waits until the kernel says that it is carried out.
-func (g cgroup2) freeze(ctx context.Context) error {
-	events, err := os.Open(filepath.Join(string(g), "cgroup.events"))
-	if err != nil {
-		return err
-	}
-	defer events.Close()
-	if err := g.write("cgroup.freeze", "1"); err != nil {
-		return err
-	}
-	b := make([]byte, 256)
-	for {
-		n, err := events.ReadAt(b, 0)
-		if n == 0 {
-			return err
-		}
-		if bytes.Contains(b[:n], []byte("frozen 1")) {
-			return nil
-		}
-		if bytes.Contains(b[:n], []byte("populated 0")) {
-			return errExited
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		// A change of the file is an exceptional condition on it; the timeout is for ctx.
-		poll := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
-		if _, err := unix.Poll(poll, int(10*time.Millisecond/time.Millisecond)); err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
-
-func (g cgroup2) thaw() error { return g.write("cgroup.freeze", "0") }
-
 // kill kills all that is in the cgroup, frozen or not: one by one on a kernel without
 // cgroup.kill (5.14).
 func (g cgroup2) kill() error {
 	err := g.write("cgroup.kill", "1")
 	if err == nil || !errors.Is(err, os.ErrNotExist) {
-		return unlessMissing(err)
+		return unless(fs.ErrNotExist, err)
 	}
 	pids, err := g.pids()
 	for _, pid := range pids {
@@ -219,14 +128,14 @@ func (g cgroup2) kill() error {
 // reclaim uses memory.reclaim (5.19). Swap is forbidden meanwhile, so that anonymous
 // memory stays where it is.
 func (g cgroup2) reclaim(n tier.Bytes) error {
-	if err := unlessMissing(g.write("memory.swap.max", "0")); err != nil {
+	if err := unless(fs.ErrNotExist, g.write("memory.swap.max", "0")); err != nil {
 		return err
 	}
 	err := g.write("memory.reclaim", strconv.FormatInt(int64(n), 10))
 	if errors.Is(err, unix.EAGAIN) {
 		err = nil // it took less than it was asked to; what stays is measured
 	}
-	return errors.Join(err, unlessMissing(g.write("memory.swap.max", "max")))
+	return errors.Join(err, unless(fs.ErrNotExist, g.write("memory.swap.max", "max")))
 }
 
 // remove removes the cgroup. The kernel takes a moment to release processes that have
@@ -236,7 +145,7 @@ func (g cgroup2) remove() error {
 	defer cancel()
 	var wait backoff
 	for {
-		err := unlessMissing(os.Remove(string(g)))
+		err := unless(fs.ErrNotExist, os.Remove(string(g)))
 		if err == nil || !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -246,8 +155,9 @@ func (g cgroup2) remove() error {
 	}
 }
 
-func unlessMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
+// unless returns err, or nil if it is one that is expected.
+func unless(expected, err error) error {
+	if errors.Is(err, expected) {
 		return nil
 	}
 	return err

@@ -2,7 +2,6 @@ package process
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,44 +33,39 @@ type child struct {
 	began   time.Time
 	cmd     *exec.Cmd
 	pid     int
-	cgroup  cgroup // nil: it has none of its own
-	record  record // nil: it is not recorded
+	cgroup  cgroup       // nil: it has none of its own
+	forget  func() error // removes its record; nil: it is not recorded
+	reaper  *reaper
 	tail    *logtail
 
-	once   sync.Once     // closes told
-	told   chan struct{} // closed once it was told to exit
+	told   atomic.Bool   // to exit
 	exited chan struct{} // closed when the leader has exited
 	done   chan struct{} // closed when nothing of it is left
 
 	mu     sync.Mutex // guards the rest; signals are sent under it
 	reaped bool       // pid may be that of another process
-	exit   error      // how it exited, once it is reaped
 }
 
 func newChild(sys *system, model string, command []string, port int, logs *logs) *child {
 	return &child{
 		sys: sys, log: logs.records, model: model, mark: rand.Text(), command: command,
 		port: port, url: "http://127.0.0.1:" + strconv.Itoa(port), began: time.Now(),
-		tail: &logtail{model: model, log: logs.lines},
-		told: make(chan struct{}), exited: make(chan struct{}), done: make(chan struct{}),
+		tail:   &logtail{model: model, log: logs.lines},
+		exited: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
-func (c *child) identity() identity {
-	id := identity{Mark: c.mark, Model: c.model, Command: c.command, Pid: c.pid}
-	if c.cgroup != nil {
-		id.Cgroup = c.cgroup.path()
+func (c *child) cgroupPath() string {
+	if c.cgroup == nil {
+		return ""
 	}
-	if c.pid != 0 && c.sys.started != nil {
-		id.Started, id.Boot = c.sys.started(c.pid)
-	}
-	return id
+	return c.cgroup.path()
 }
 
 // cleanUp removes the traces of an engine that does not run.
 func (c *child) cleanUp() (err error) {
-	if c.record != nil {
-		err = c.record.remove()
+	if c.forget != nil {
+		err = c.forget()
 	}
 	if c.cgroup != nil {
 		err = errors.Join(err, c.cgroup.remove())
@@ -80,13 +75,11 @@ func (c *child) cleanUp() (err error) {
 
 // await waits for the engine to exit and removes what is left of it. printed is closed
 // when the pipe r was read to its end.
-func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, givenUp <-chan struct{}) {
-	if c.sys.awaitExit != nil {
-		if err := c.sys.awaitExit(c.pid); err != nil {
-			c.log.Warn("an engine cannot be waited for", "model", c.model, "err", err)
-		}
-	} else {
-		c.reap()
+func (c *child) await(r *os.File, printed <-chan struct{}, givenUp <-chan struct{}) {
+	if c.sys.awaitExit == nil {
+		c.cmd.Wait()
+	} else if err := c.sys.awaitExit(c.pid); err != nil {
+		c.log.Warn("an engine cannot be waited for", "model", c.model, "err", err)
 	}
 	close(c.exited)
 	var wait backoff
@@ -97,7 +90,7 @@ func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, given
 	<-printed
 	r.Close()
 	// Before its number can become another's, which the reaper would kill.
-	reaper.drop(c.pid)
+	c.reaper.end()
 	c.reap()
 	if err := c.cleanUp(); err != nil {
 		c.log.Warn("an engine left something behind", "model", c.model, "err", err)
@@ -105,25 +98,13 @@ func (c *child) await(r *os.File, printed <-chan struct{}, reaper *reaper, given
 	close(c.done)
 }
 
-// reap waits for the process and frees its number.
+// reap frees the number of the process.
 func (c *child) reap() {
-	if c.reaped { // by this goroutine, the only one that calls it
-		return
-	}
-	if c.sys.awaitExit == nil { // the wait may be long, and signals must not wait for it
-		err := c.cmd.Wait()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.exit, c.reaped = err, true
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.exit, c.reaped = c.cmd.Wait(), true
+	c.cmd.Wait() // the second time, if awaitExit is missing
+	c.reaped = true
 }
-
-// tell records that the engine was told to exit.
-func (c *child) tell() { c.once.Do(func() { close(c.told) }) }
 
 func closed(ch <-chan struct{}) bool {
 	select {
@@ -134,9 +115,7 @@ func closed(ch <-chan struct{}) bool {
 	}
 }
 
-func (c *child) toldToExit() bool { return closed(c.told) }
-func (c *child) hasExited() bool  { return closed(c.exited) }
-func (c *child) isDone() bool     { return closed(c.done) }
+func (c *child) hasExited() bool { return closed(c.exited) }
 
 // members returns the processes that are alive. If they cannot be listed, it is the
 // leader until that has exited.
@@ -182,9 +161,6 @@ func (c *child) killAll() {
 // freeze returns when all processes of the engine are stopped, or with an error when
 // ctx ends.
 func (c *child) freeze(ctx context.Context) error {
-	if c.cgroup != nil {
-		return c.cgroup.freeze(ctx)
-	}
 	var wait backoff
 	for {
 		if err := c.signal(c.sys.suspend); err != nil {
@@ -203,12 +179,7 @@ func (c *child) freeze(ctx context.Context) error {
 }
 
 // thaw resumes them.
-func (c *child) thaw() error {
-	if c.cgroup != nil {
-		return c.cgroup.thaw()
-	}
-	return c.signal(c.sys.resume)
-}
+func (c *child) thaw() error { return c.signal(c.sys.resume) }
 
 var errExited = errors.New("the engine has exited")
 
@@ -234,11 +205,7 @@ func (c *child) fail(fault Fault, since time.Time, err error) *EngineError {
 }
 
 // exitError returns how the engine exited, once it is done.
-func (c *child) exitError() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return cmp.Or(c.exit, errors.New("exit status 0"))
-}
+func (c *child) exitError() error { return &exec.ExitError{ProcessState: c.cmd.ProcessState} }
 
 // maxLines and maxLine bound what is kept of an engine's output: 32 KiB.
 const (

@@ -18,8 +18,9 @@
 // No engine outlives the process that started it, even if that is killed: the kernel
 // kills the engine, a reaper (a small shell) kills what the engine has started, and
 // the next New ends the orphans that are recorded in Options.StateDir. Engines are
-// frozen by a cgroup v2 or by SIGSTOP. The freezer of cgroup v1 is not used: it would
-// keep a killed engine alive.
+// frozen by SIGSTOP. A cgroup v2 of its own, where that can be made, keeps an engine's
+// processes from hiding. The freezer of cgroup v1 is not used: it would keep a killed
+// engine alive.
 //
 // The package does not promise to see memory of a GPU, which procfs does not show
 // (declare it in Model.Runtime); to freeze or page out without the right to

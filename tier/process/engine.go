@@ -379,13 +379,9 @@ func (e *EngineError) Unwrap() []error {
 
 // Suggestions implements tier.Suggester.
 func (e *EngineError) Suggestions() []string {
-	program := "The engine"
-	if len(e.Command) > 0 {
-		program = quote(e.Command[0])
-	}
 	switch e.Fault {
 	case CannotStart:
-		return []string{program + " must be a program that can be found and run: check Engine.Command and PATH."}
+		return []string{"Check that Engine.Command names a program that can be found and run, and PATH: " + quote(strings.Join(e.Command, " "))}
 	case ExitedEarly:
 		return []string{"See what it printed last, or run the command by hand: " + quote(strings.Join(e.Command, " "))}
 	case NeverReady:

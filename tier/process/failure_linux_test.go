@@ -145,7 +145,7 @@ func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var r *rig
 			die := func() {
-				c, _, _ := r.engineOf("m")
+				c, _ := r.engineOf("m")
 				unix.Kill(c.pid, unix.SIGKILL)
 				<-c.exited
 			}
@@ -155,7 +155,7 @@ func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 				suspend := sys.suspend
 				sys.suspend = func(pid int, others []int) error {
 					go die() // it needs the lock that we are called under
-					c, _, _ := r.engineOf("m")
+					c, _ := r.engineOf("m")
 					<-c.exited
 					return suspend(pid, others)
 				}
@@ -207,7 +207,7 @@ func TestCrash_AsTheMoveEnds_ReportedOnce(t *testing.T) {
 		go func() {
 			defer close(killed)
 			for ctx.Err() == nil {
-				if c, _, _ := r.engineOf("m"); c != nil && r.engine("m").State == Running {
+				if c, _ := r.engineOf("m"); c != nil && r.engine("m").State == Running {
 					time.Sleep(time.Duration(i) * 20 * time.Microsecond)
 					unix.Kill(c.pid, unix.SIGKILL)
 					<-c.done
@@ -412,7 +412,7 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 				r.move(m, tier.RAM, tier.Swap)
 				from = tier.Swap
 				r.opts.Refill = func(ctx context.Context, _ string, _ func(tier.Bytes)) error {
-					c, _, _ := r.engineOf("m")
+					c, _ := r.engineOf("m")
 					unix.Kill(c.pid, unix.SIGKILL)
 					<-ctx.Done()
 					return ctx.Err()

@@ -328,7 +328,7 @@ func fakeManager(args []string) int {
 	}
 	sys := newSystem()
 	if *bare {
-		sys.cgroups = nil
+		sys.cgroup = nil
 	}
 	if *alone {
 		sys.reaper = nil

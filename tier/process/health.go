@@ -55,6 +55,7 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 		}
 	}()
 	last := errNoAnswer
+	health := Request{Method: http.MethodGet, Path: cmp.Or(engine.Health, "/health")}
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	for {
@@ -71,13 +72,11 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 				return nil
 			}
 			last = cmp.Or(err, last)
-			poll.Reset(pollAfter(time.Since(began)))
 		case <-poll.C:
 			if !asking {
 				asking = true
-				go func() { answers <- askHealth(life, c.url+cmp.Or(engine.Health, "/health")) }()
+				go func() { answers <- health.send(life, c.url, c.model, quietLimit) }()
 			}
-			poll.Reset(pollAfter(time.Since(began)))
 		case <-c.exited:
 			continue
 		case <-ctx.Done():
@@ -87,6 +86,7 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 			err.Health = last.Error()
 			return err
 		}
+		poll.Reset(pollAfter(time.Since(began)))
 		if between != nil {
 			if err := between(); err != nil {
 				return err
@@ -95,104 +95,53 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 	}
 }
 
-// askHealth queries a health page once. nil means ready.
-func askHealth(ctx context.Context, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	conn, err := dial(req)
-	if err != nil {
-		return causeOf(ctx, err)
-	}
-	return healthOn(conn, req)
-}
-
-// healthOn queries a health page on a connection, which it closes.
-func healthOn(conn net.Conn, req *http.Request) error {
-	res, err := exchange(conn, req, quietLimit)
-	if err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return errNoAnswer
-		}
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode/100 == 2 {
-		return nil
-	}
-	body, _ := io.ReadAll(io.LimitReader(res.Body, maxExcerpt)) // as much as arrives
-	return fmt.Errorf("%d %s", res.StatusCode, quote(string(body)))
-}
-
-func dial(req *http.Request) (net.Conn, error) {
-	var dialer net.Dialer
-	return dialer.DialContext(req.Context(), "tcp", req.URL.Host)
-}
-
-// exchange sends a request and returns the final response: interim responses (1xx)
-// are skipped and redirects are not followed. It owns conn, which ends with the
-// request's context or with the response's body. If quiet is not 0, the engine has
-// to send something that often.
+// exchange sends a request and returns nil if the final response is 2xx: interim
+// responses (1xx) are skipped and redirects are not followed. It closes conn. If quiet
+// is not 0, the engine has to send something that often.
 //
 // http.Transport is not used, as it logs to the standard error of the host what a
 // server sends before it was asked.
-func exchange(conn net.Conn, req *http.Request, quiet time.Duration) (*http.Response, error) {
+func exchange(conn net.Conn, req *http.Request, quiet time.Duration) error {
+	defer conn.Close()
 	ctx := req.Context()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	fail := func(err error) error {
-		stop()
-		conn.Close()
-		return causeOf(ctx, err)
-	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	req.Close = true
 	if err := req.Write(conn); err != nil {
-		return nil, fail(err)
+		return causeOf(ctx, err)
 	}
-	from := &answer{conn: conn, quiet: quiet, left: maxAnswer}
+	from := &io.LimitedReader{R: answer{conn, quiet}, N: maxAnswer}
 	in := bufio.NewReader(from)
 	for {
 		res, err := http.ReadResponse(in, req)
-		if err != nil {
-			if from.left == 0 { // whatever it makes of the part that was read
-				err = errLongAnswer
-			}
-			return nil, fail(err)
-		}
-		if res.StatusCode/100 == 1 && res.StatusCode != http.StatusSwitchingProtocols {
+		switch {
+		case err != nil && from.N == 0: // whatever it makes of the part that was read
+			return errLongAnswer
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return errNoAnswer
+		case err != nil:
+			return causeOf(ctx, err)
+		case res.StatusCode/100 == 1 && res.StatusCode != http.StatusSwitchingProtocols:
 			continue
+		case res.StatusCode/100 == 2:
+			return nil
 		}
-		res.Body = body{res.Body, func() error { stop(); return conn.Close() }}
-		return res, nil
+		excerpt, _ := io.ReadAll(io.LimitReader(res.Body, maxExcerpt)) // as much as arrives
+		return fmt.Errorf("%d %s", res.StatusCode, quote(string(excerpt)))
 	}
 }
 
-// answer reads what an engine sends, with bounds on its length and its pauses.
+// answer reads what an engine sends, with a bound on its pauses.
 type answer struct {
-	conn  net.Conn
+	net.Conn
 	quiet time.Duration
-	left  int
 }
 
-func (a *answer) Read(b []byte) (int, error) {
-	if a.left == 0 {
-		return 0, io.EOF
-	}
+func (a answer) Read(b []byte) (int, error) {
 	if a.quiet > 0 {
-		a.conn.SetReadDeadline(time.Now().Add(a.quiet))
+		a.SetReadDeadline(time.Now().Add(a.quiet))
 	}
-	n, err := a.conn.Read(b[:min(len(b), a.left)])
-	a.left -= n
-	return n, err
+	return a.Conn.Read(b)
 }
-
-// body closes the connection with the body of its response.
-type body struct {
-	io.Reader
-	close func() error
-}
-
-func (b body) Close() error { return b.close() }
 
 // Sleeper is a sleep mode that an engine has of its own: it frees its weights and
 // keeps running.
@@ -249,38 +198,29 @@ type Request struct {
 
 func sendAll(ctx context.Context, url, model string, requests []Request) error {
 	for _, r := range requests {
-		if err := r.send(ctx, url, model); err != nil {
-			return err
+		if err := r.send(ctx, url, model, 0); err != nil {
+			return fmt.Errorf("%s: %w", r.Path, err)
 		}
 	}
 	return nil
 }
 
-func (r Request) send(ctx context.Context, url, model string) error {
-	method := cmp.Or(r.Method, http.MethodPost)
+func (r Request) send(ctx context.Context, url, model string, quiet time.Duration) error {
 	name, _ := json.Marshal(model) // a string always marshals
 	text := strings.ReplaceAll(r.Body, "{name}", string(name[1:len(name)-1]))
-	req, err := http.NewRequestWithContext(ctx, method, url+r.Path, strings.NewReader(text))
+	req, err := http.NewRequestWithContext(ctx, cmp.Or(r.Method, http.MethodPost), url+r.Path, strings.NewReader(text))
 	if err != nil {
 		return err
 	}
 	if text != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	conn, err := dial(req)
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", req.URL.Host)
 	if err != nil {
 		return causeOf(ctx, err)
 	}
-	res, err := exchange(conn, req, 0)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	excerpt, _ := io.ReadAll(io.LimitReader(res.Body, maxExcerpt))
-	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s %s was answered with %d: %s", method, r.Path, res.StatusCode, quote(string(excerpt)))
-	}
-	return nil
+	return exchange(conn, req, quiet)
 }
 
 // causeOf returns why ctx ended, if it has, or else err.

@@ -41,7 +41,7 @@ func askPipe(t *testing.T, pause time.Duration, pieces ...string) (took time.Dur
 		}()
 		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:1/health", nil)
 		began := time.Now()
-		err = healthOn(ours, req)
+		err = exchange(ours, req, quietLimit)
 		took = time.Since(began)
 		<-served
 	})

@@ -20,9 +20,6 @@ type Mover struct {
 	logs      *logs
 	log       *slog.Logger
 	lacks     *lacks
-	cgroups   *cgroupFolder
-	reaper    *reaper
-	spawner   *spawner
 	reading   chan struct{} // a token: one model at a time is read into the page cache
 	orphans   []string      // what New ended
 	killLimit time.Duration
@@ -66,7 +63,7 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 	logs := newLogs(opts.Logger)
 	m := &Mover{
 		sys: sys, opts: opts, logs: logs, log: logs.records, killLimit: killLimit,
-		lacks: &lacks{log: logs.records, why: make(map[string]error)}, cgroups: &cgroupFolder{sys: sys, parent: opts.Cgroup},
+		lacks:   &lacks{log: logs.records, why: make(map[string]error)},
 		reading: make(chan struct{}, 1), givenUp: make(chan struct{}),
 		slots: make(map[string]*slot), ports: make(map[int]struct{}),
 	}
@@ -77,8 +74,6 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 		}
 	}
 	m.close = sync.OnceValue(m.shutDown)
-	m.reaper = &reaper{sys: sys, log: m.log, cgroups: m.cgroups.path, pids: make(map[int]struct{})}
-	m.spawner = newSpawner()
 	return m, nil
 }
 
@@ -118,11 +113,10 @@ func (m *Mover) URL(model string) (string, bool) {
 // *tier.InvalidError, *tier.InUseError or *tier.StuckError, in a *tier.MoveError if
 // the engine no longer exists.
 func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.Bytes)) error {
-	if err := errors.Join(tier.CheckName("name", mv.Model.Name), checkTier(mv.From), checkTier(mv.To)); err != nil {
+	_, badFrom := mv.From.MarshalText()
+	_, badTo := mv.To.MarshalText()
+	if err := errors.Join(tier.CheckName("name", mv.Model.Name), badFrom, badTo); err != nil {
 		return err
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
 	}
 	ctx, s, err := m.claim(ctx, &mv.Model)
 	if err != nil {
@@ -138,13 +132,6 @@ func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.
 	err = m.settle(s, &mv, had, m.carryOut(ctx, s, &mv, &report{fn: progress, size: mv.Model.Size}))
 	returned = true
 	return err
-}
-
-func checkTier(t tier.Tier) error {
-	if !t.Valid() {
-		return &tier.InvalidError{Field: "tier", Value: t.String(), Rule: "must be one of ram, swap, storage"}
-	}
-	return nil
 }
 
 func (m *Mover) carryOut(ctx context.Context, s *slot, mv *tier.Move, rep *report) error {
@@ -169,11 +156,11 @@ func (m *Mover) carryOut(ctx context.Context, s *slot, mv *tier.Move, rep *repor
 func (m *Mover) toRAM(ctx context.Context, s *slot, rep *report) error {
 	switch s.state {
 	case Running:
-		return m.recheck(ctx, s)
+		return m.ready(ctx, s, thawLimit, rep, func(context.Context) error { return nil })
 	case Frozen:
 		return m.thaw(ctx, s, rep)
 	case Asleep:
-		return m.wake(ctx, s)
+		return m.wake(ctx, s, rep)
 	}
 	return m.start(ctx, s, rep)
 }
@@ -193,15 +180,6 @@ func (m *Mover) toSwap(ctx context.Context, s *slot, from tier.Tier, rep *report
 	}
 	m.note(s, "not started yet: its first promotion does that")
 	return m.prepare(ctx, s)
-}
-
-// recheck asks an engine that is taken to run.
-func (m *Mover) recheck(ctx context.Context, s *slot) error {
-	err := m.awaitReady(ctx, s.child, &s.engine, min(m.opts.StartTimeout, thawLimit), Unresponsive, nil)
-	if err != nil && ctx.Err() == nil {
-		return m.abandon(s, err)
-	}
-	return err
 }
 
 // settle records how a move ended. had tells if there was an engine before it.
@@ -286,10 +264,9 @@ func (m *Mover) shutDown() error {
 	if len(errs) == 0 { // else one of them cannot be reaped
 		m.engines.Wait()
 	}
-	m.awaitReports()
-	m.spawner.close()
-	m.reaper.close()
-	errs = append(errs, m.cgroups.remove())
+	now, cancel := context.WithCancel(context.Background())
+	cancel() // so that the calls of Crashed have callLimit from now on
+	guarded(now, "Options.Crashed", func() error { m.reports.Wait(); return nil })
 	m.logs.close()
 	return errors.Join(errs...)
 }

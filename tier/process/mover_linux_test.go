@@ -102,7 +102,7 @@ func TestMove_Frozen_StandsStill(t *testing.T) {
 		if res, err := http.DefaultClient.Do(req); err == nil {
 			t.Errorf("a frozen engine answered with %s", res.Status)
 		}
-		if sys.cgroups == nil && !proc("/proc").suspended(carrying(r.token)) {
+		if sys.cgroup == nil && !proc("/proc").suspended(carrying(r.token)) {
 			t.Error("a process of a frozen engine runs")
 		}
 	})

@@ -81,16 +81,16 @@ func (m *managed) die(t *testing.T) {
 	m.cmd.Wait()
 }
 
-// cgroups returns the folders of cgroups that the manager has made.
+// cgroups returns the cgroups that the manager has made.
 func (m *managed) cgroups(t *testing.T) []string {
 	return slices.DeleteFunc(cgroupsOfAll(t), func(path string) bool {
 		return m.old[path] || !strings.HasPrefix(filepath.Base(path), cgroupPrefix+itoa(m.cmd.Process.Pid)+"-")
 	})
 }
 
-// cgroupsOfAll returns the folders of cgroups that any Mover here has made.
+// cgroupsOfAll returns the cgroups that any Mover here has made.
 func cgroupsOfAll(t *testing.T) []string {
-	own, err := ownCgroup("/proc")
+	own, err := ownCgroup()
 	if err != nil {
 		return nil
 	}
@@ -135,7 +135,7 @@ func TestOrphans_ManagerKilledWithoutReaper_EngineDiesAllTheSame(t *testing.T) {
 			m.die(t)
 			awaitGone(t, m.pids)
 			for _, path := range m.cgroups(t) {
-				if err := removeCgroups(path); err != nil {
+				if err := cgroup2(path).remove(); err != nil {
 					t.Error(err)
 				}
 			}
@@ -190,9 +190,9 @@ func TestOrphans_EnginesOfALivingManager_AreNotTouched(t *testing.T) {
 	r.get("m", "/health")
 }
 
-// A number that has become that of another process is not killed.
-func TestOrphans_NumberOfAnotherProcess_IsNotKilled(t *testing.T) {
-	dir := t.TempDir()
+// A record that is not one of an engine has nothing killed, and is removed.
+func TestOrphans_BadRecords_NothingIsKilled(t *testing.T) {
+	dir, elsewhere := t.TempDir(), t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), role+"=idle")
 	if err := cmd.Start(); err != nil {
@@ -202,66 +202,50 @@ func TestOrphans_NumberOfAnotherProcess_IsNotKilled(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}()
-	p := proc("/proc")
-	ticks, boot := p.started(cmd.Process.Pid)
-	for i, id := range []identity{
-		{Pid: cmd.Process.Pid, Started: ticks - 1, Boot: boot},
-		{Pid: cmd.Process.Pid, Started: ticks, Boot: "another boot"},
-		{Pid: cmd.Process.Pid},
-		{Pid: 1, Started: ticks, Boot: boot},
-		{Pid: -1, Started: ticks, Boot: boot},
-		{Cgroup: "/sys/fs/cgroup/elsewhere/engine"},
+	write(t, filepath.Join(elsewhere, "cgroup.procs"), itoa(cmd.Process.Pid))
+	for name, text := range map[string]string{
+		"engine-elsewhere.json": `{"mark":"elsewhere","cgroup":"` + elsewhere + `"}`,
+		"engine-cut.json":       `{"mark":"cu`, "notes.txt": "",
 	} {
-		id.Mark = "mark" + itoa(i)
-		r, err := register(dir, id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.(recordFile).f.Close() // as if its recorder had been killed
+		write(t, filepath.Join(dir, name), text)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "engine-cut.json"), []byte(`{"mark":"cu`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if ended, _ := p.endOrphans(context.Background(), dir); len(ended) > 0 {
-		t.Errorf("it says that it ended %q", ended)
-	}
-	if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
-		t.Errorf("the other process has ended: %v", err)
+	if ended, err := proc("/proc").endOrphans(context.Background(), dir); len(ended) > 0 || err == nil {
+		t.Errorf("it says that it ended %q, %v", ended, err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "notes.txt" {
 		t.Errorf("the folder holds %v", left)
 	}
 }
 
-// reaperPid returns the process of the reaper, 0 for none.
-func (r *rig) reaperPid() int {
-	r.reaper.mu.Lock()
-	defer r.reaper.mu.Unlock()
-	if r.reaper.cmd == nil {
-		return 0
+// reaperOf returns the reaper of a model's engine, and its process, 0 for none.
+func (r *rig) reaperOf(model string) (*reaper, int) {
+	c, _ := r.engineOf(model)
+	c.reaper.mu.Lock()
+	defer c.reaper.mu.Unlock()
+	if c.reaper.cmd == nil {
+		return c.reaper, 0
 	}
-	return r.reaper.cmd.Process.Pid
+	return c.reaper, c.reaper.cmd.Process.Pid
 }
 
 func TestReaper_KilledFromOutside_IsReplacedAndStillKills(t *testing.T) {
-	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
-	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
-	r.move(a, tier.Storage, tier.RAM)
-	r.move(b, tier.Storage, tier.RAM)
-	first := r.reaperPid()
+	r := newRig(t, newSystem(), Options{Engine: fake{Child: true}.engine()})
+	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
+	reaper, first := r.reaperOf("m")
+	reaper.mu.Lock()
+	reaper.began = reaper.began.Add(-2 * reaperPatience) // as if it had run for a while
+	reaper.mu.Unlock()
 	unix.Kill(first, unix.SIGKILL)
-	eventually(t, "another runs, though no engine starts or ends", func() bool { pid := r.reaperPid(); return pid != first && pid != 0 })
-	if s := r.Status().Orphans.Reaper; s != "runs" {
-		t.Errorf("Status says %q", s)
+	eventually(t, "another runs", func() bool { _, pid := r.reaperOf("m"); return pid != first })
+	if !r.Status().Orphans.Reaper {
+		t.Error("Status says that there is no reaper")
 	}
-	r.get("a", "/health") // the replacement has killed nothing
+	r.get("m", "/health") // the replacement has killed nothing
 	pids := carrying(r.token)
-	r.reaper.close() // as our end would
+	reaper.mu.Lock()
+	reaper.in.Close() // as our end would
+	reaper.mu.Unlock()
 	awaitGone(t, pids)
-	<-r.crashed
 	<-r.crashed
 }
 
@@ -272,55 +256,53 @@ func TestReaper_EndsAtOnce_StatusSaysSoAndTheNextEngineTriesAgain(t *testing.T) 
 	command := sys.reaper
 	var lives atomic.Bool
 	var started atomic.Int32
-	sys.reaper = func(cgroups string) (*exec.Cmd, error) {
+	sys.reaper = func(pid int, cgroup string) (*exec.Cmd, error) {
 		started.Add(1)
 		if lives.Load() {
-			return command(cgroups)
+			return command(pid, cgroup)
 		}
 		return exec.Command("sh", "-c", "exit 3"), nil
 	}
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "a", 1<<20), tier.Storage, tier.RAM)
-	// Which it did before its first lines were written, or after.
-	eventually(t, "Status says that it ended", func() bool { return strings.HasPrefix(r.Status().Orphans.Reaper, "none: ") })
-	if n := started.Load(); n > 4 { // each may not have taken its first lines
+	eventually(t, "Status says that it ended", func() bool { return strings.Contains(r.Status().Lacks[lackReaper], "exit status 3") })
+	if n := started.Load(); n != 1 || r.Status().Orphans.Reaper {
 		t.Errorf("it was started %d times", n)
 	}
 	lives.Store(true)
 	r.move(modelOf(t, "b", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Reaper; s != "runs" {
-		t.Errorf("then Status says %q", s)
+	if s := r.Status(); !s.Orphans.Reaper {
+		t.Errorf("then Status says %v", s.Lacks)
 	}
 }
 
-// A reaper that no longer reads must not act on what it read last.
-func TestReaper_DoesNotRead_IsReplacedAndKillsNothing(t *testing.T) {
+// A reaper that stands still is of no danger and in nothing's way.
+func TestReaper_StandsStill_EngineStopsAllTheSame(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
-	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	first, pid := r.reaperPid(), r.engine("m").Pid
-	unix.Kill(first, unix.SIGSTOP)
-	for r.reaperPid() == first { // until the pipe is full
-		r.reaper.watch(pid)
-	}
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	_, pid := r.reaperOf("m")
+	unix.Kill(pid, unix.SIGSTOP)
 	r.get("m", "/health")
-	if r.Status().Orphans.Reaper != "runs" {
-		t.Errorf("the reaper: %s", r.Status().Orphans.Reaper)
+	r.move(m, tier.RAM, tier.Storage)
+	if exists("/proc/" + itoa(pid)) {
+		t.Error("the reaper is left")
 	}
 }
 
 func TestReaper_Missing_EnginesStillRun(t *testing.T) {
 	sys := newSystem()
-	sys.reaper = func(string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
+	sys.reaper = func(int, string) (*exec.Cmd, error) { return nil, errors.New("no shell here") }
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
-	if s := r.Status().Orphans.Reaper; !strings.Contains(s, "no shell here") {
-		t.Errorf("Status says %q", s)
+	if s := r.Status(); s.Lacks[lackReaper] != "no shell here" || s.Orphans.Reaper {
+		t.Errorf("Status says %v, %+v", s.Lacks, s.Orphans)
 	}
 }
 
 // Movers of several processes share a folder: one records its engines and removes the
 // records while another ends orphans. No start may fail because of that, and no record
-// and no folder of cgroups of a living owner may be removed.
+// and no cgroup of a living owner may be removed.
 func TestRegister_WhileAnotherEndsOrphans_NothingOfTheLivingIsTouched(t *testing.T) {
 	const recorders, each = 4, 500
 	dir, cgroups := t.TempDir(), t.TempDir()
@@ -341,29 +323,26 @@ func TestRegister_WhileAnotherEndsOrphans_NothingOfTheLivingIsTouched(t *testing
 		}
 	})
 	for i := range recorders {
-		folder := filepath.Join(cgroups, cgroupPrefix+itoa(i))
+		folder := filepath.Join(cgroups, cgroupPrefix+itoa(i)) // which could be removed
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		all.Go(func() {
 			for n := range each {
-				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cgroup: filepath.Join(folder, "engine")}
-				r, err := register(dir, id)
+				id := identity{Mark: fmt.Sprintf("%d-%d", i, n), Cgroup: folder}
+				remove, err := register(dir, id)
 				if err != nil {
 					t.Errorf("%s: %v", id.Mark, err)
 					return
 				}
-				if err := r.update(id); err != nil {
-					t.Error(err)
-				}
 				if path := filepath.Join(dir, recordPrefix+id.Mark+recordSuffix); !exists(path) {
 					t.Errorf("the record %s was removed", id.Mark)
 				}
-				if err := r.remove(); err != nil {
+				if err := remove(); err != nil {
 					t.Error(err)
 				}
 				if !exists(folder) {
-					t.Errorf("after %s its owner's cgroups were removed", id.Mark)
+					t.Errorf("after %s its owner's cgroup was removed", id.Mark)
 					return
 				}
 			}
@@ -408,7 +387,7 @@ func TestRegister_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
 	dir := t.TempDir()
 	var held *os.File
 	for _, name := range []string{"left", "made"} {
-		f, err := os.CreateTemp(dir, recordPrefix+name+".*"+unfinished)
+		f, err := os.Create(filepath.Join(dir, recordPrefix+name+recordSuffix))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -423,7 +402,7 @@ func TestRegister_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
 	if ended, err := proc(t.TempDir()).endOrphans(context.Background(), dir); err != nil || len(ended) > 0 {
 		t.Errorf("it ended %v, %v", ended, err)
 	}
-	if left, _ := os.ReadDir(dir); len(left) != 1 || !strings.HasPrefix(left[0].Name(), "engine-made.") {
+	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "engine-made.json" {
 		t.Errorf("the folder holds %v", left)
 	}
 }

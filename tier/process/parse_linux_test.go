@@ -1,59 +1,29 @@
 package process
 
 import (
+	"bufio"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-func TestParseStat_NamesWithBracketsAndSpaces(t *testing.T) {
-	tail := " 7 7 7 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 3 0 9876 1000 200 18446744073709551615"
-	for _, name := range []string{"engine", "a) S 1 1 1", "((", ") (", ""} {
-		for state, want := range map[string]stat{
-			"S": {session: 7, start: 9876},
-			"Z": {session: 7, start: 9876, zombie: true, still: true},
-			"T": {session: 7, start: 9876, still: true},
-		} {
-			got, err := parseStat([]byte("1234 (" + name + ") " + state + tail + "\n"))
-			if err != nil || got != want {
-				t.Errorf("%q: %+v, %v", name, got, err)
-			}
-		}
-	}
-	for _, line := range []string{"", "1 (a", "1 a) S", "1 (a) S 1 1", "1 (a) SS" + tail, "1 (a) S 1 1 x" + tail[6:]} {
-		if s, err := parseStat([]byte(line)); err == nil {
-			t.Errorf("%q gave %+v", line, s)
-		}
-	}
-}
-
-func FuzzParseStat(f *testing.F) {
-	own, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(own)
-	f.Add([]byte("1 () Z 0"))
-	f.Fuzz(func(t *testing.T, line []byte) {
-		if s, err := parseStat(line); err == nil && s.zombie && !s.still {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
 func FuzzParseRecord(f *testing.F) {
-	b, err := json.Marshal(identity{Mark: "X", Model: "m", Command: []string{"a"}, Pid: 5, Started: 6, Boot: "b", Cgroup: "/c/modeltier-1/X"})
+	b, err := json.Marshal(identity{Mark: "X", Model: "m", Command: []string{"a"}, Cgroup: "/c/modeltier-1-X"})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -63,9 +33,7 @@ func FuzzParseRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string, b []byte) {
 		id, err := parseRecord(name, b)
 		switch {
-		case id.Pid < 0 || id.Pid == 1:
-			t.Errorf("process %d could be killed", id.Pid)
-		case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cgroup)), cgroupPrefix):
+		case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(id.Cgroup), cgroupPrefix):
 			t.Errorf("the cgroup %q could be killed", id.Cgroup)
 		case err == nil && name != recordPrefix+id.Mark+recordSuffix:
 			t.Errorf("%q is the record of %q", name, id.Mark)
@@ -88,7 +56,7 @@ Locked:                0 kB
 
 func TestParseRollup(t *testing.T) {
 	u, told := parseRollup([]byte(rollup))
-	if diff := cmp.Diff(usage{Anon: 116 << 10, Swap: 30 << 10, Share: 537 << 10}, u); diff != "" || !told {
+	if diff := cmp.Diff(Memory{Anon: 116 << 10, Swap: 30 << 10, Share: 537 << 10}, u); diff != "" || !told {
 		t.Error(told, diff)
 	}
 	old := strings.ReplaceAll(rollup, "Pss_", "No_")
@@ -112,10 +80,13 @@ func FuzzParseRollup(f *testing.F) {
 func TestUsage_SeveralProcesses(t *testing.T) {
 	const mib = 1 << 10 // in kB
 	fake := func(other int, rollups ...string) proc {
-		stats := map[int]string{10: statLine(10, "S", 10, 1), 11: statLine(11, "S", 10, 2)}
-		p := fakeProc(t, stats, nil)
+		p := proc(t.TempDir())
 		for i, anon := range []int{100 * mib, other} {
 			dir := filepath.Join(string(p), itoa(10+i))
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "stat"), fmt.Sprintf("%d (x) S 1 10 10 0 -1"+strings.Repeat(" 0", 40), 10+i))
 			status := fmt.Sprintf("Name:\tx\nRssAnon:\t%d kB\n", anon)
 			write(t, filepath.Join(dir, "status"), status)
 			if i < len(rollups) {
@@ -137,7 +108,7 @@ func TestUsage_SeveralProcesses(t *testing.T) {
 		"NotOurs":     {fake(90*mib, of(60, 0, 0)), 190, 0},
 	} {
 		u, err := c.p.usage([]int{10, 11, 12}, false) // 12 has ended
-		if want := (usage{Anon: tier.Bytes(c.anon) * tier.MiB, Swap: tier.Bytes(c.swap) * tier.MiB}); err != nil || u.Anon != want.Anon || u.Swap != want.Swap {
+		if want := (Memory{Anon: tier.Bytes(c.anon) * tier.MiB, Swap: tier.Bytes(c.swap) * tier.MiB}); err != nil || u.Anon != want.Anon || u.Swap != want.Swap {
 			t.Errorf("%s: %+v, %v; want %+v", name, u, err, want)
 		}
 	}
@@ -168,73 +139,63 @@ func TestLocateCgroup(t *testing.T) {
 		{unified, "4:freezer:/x\n", ""},
 		{"", "", ""},
 	} {
-		got, err := locateCgroup(c.mounts, c.cgroup)
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "1/mountinfo"), c.mounts)
+		write(t, filepath.Join(dir, "1/cgroup"), c.cgroup)
+		one, err := proc(dir).of(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := cgroupOf(one)
 		if got != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%q in %q: %q, %v; want %q", c.cgroup, c.mounts, got, err, c.want)
 		}
 	}
 }
 
-func FuzzLocateCgroup(f *testing.F) {
-	for _, name := range []string{"mountinfo", "cgroup"} {
-		if _, err := os.Stat("/proc/self/" + name); err != nil {
-			f.Skip(err)
-		}
-	}
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	own, _ := os.ReadFile("/proc/self/cgroup")
-	f.Add(string(mounts), string(own))
-	f.Fuzz(func(t *testing.T, mounts, own string) {
-		if dir, err := locateCgroup(mounts, own); err == nil && dir == "" {
-			t.Error("no folder and no error")
-		}
-	})
-}
-
-// fakeProc makes a proc file system of a few processes.
-func fakeProc(t *testing.T, stats map[int]string, environ map[int]string) proc {
-	t.Helper()
-	root := t.TempDir()
-	for pid, line := range stats {
-		dir := filepath.Join(root, itoa(pid))
-		if err := os.MkdirAll(filepath.Join(dir, "task", itoa(pid)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range []string{dir, filepath.Join(dir, "task", itoa(pid))} {
-			if err := os.WriteFile(filepath.Join(path, "stat"), []byte(line), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, "environ"), []byte(environ[pid]), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return proc(root)
-}
-
-func statLine(pid int, state string, session int, start int) string {
-	return fmt.Sprintf("%d (x) %s 1 %d %d 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 %d 0 0", pid, state, session, session, start)
-}
-
 func TestMembers_SessionAndMark_NotOthersNorTheDead(t *testing.T) {
-	const mark = markName + "=M"
-	p := fakeProc(t, map[int]string{
-		1_000_010: statLine(1_000_010, "S", 1_000_010, 500), // the leader
-		1_000_011: statLine(1_000_011, "R", 1_000_010, 510), // in its session
-		1_000_012: statLine(1_000_012, "Z", 1_000_010, 510), // dead
-		1_000_013: statLine(1_000_013, "S", 1_000_013, 520), // left the session, marked
-		1_000_014: statLine(1_000_014, "S", 1_000_014, 520), // of another engine
-		1_000_015: statLine(1_000_015, "S", 1_000_015, 400), // older than the leader
-		1_000_016: "cut",
-	}, map[int]string{
-		1_000_013: "A=b\x00" + mark + "\x00", 1_000_014: mark + "X\x00", 1_000_015: mark + "\x00",
-	})
-	got := p.members(1_000_010, "M")
-	slices.Sort(got)
-	if diff := cmp.Diff([]int{1_000_010, 1_000_011, 1_000_013}, got); diff != "" {
-		t.Error(diff)
+	start := func(env string, session bool, command ...string) int {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Env = append(os.Environ(), env)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: session}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+			cmd.Process.Kill()
+			cmd.Wait()
+		})
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+			t.Fatal(line, err)
+		}
+		return cmd.Process.Pid
 	}
-	if p.suspended(got) || !p.suspended([]int{1_000_012}) {
+	const wait = "; exec sleep 60"
+	mark := rand.Text()
+	leader := start("A=b", true, "sh", "-c", "sleep 60 >/dev/null & echo"+wait)
+	left := start(markName+"="+mark, true, "sh", "-c", "echo"+wait)
+	start(markName+"="+mark+"X", true, "sh", "-c", "echo"+wait) // of another engine
+	dead := start(markName+"="+mark, true, "sh", "-c", "echo"+wait)
+	unix.Kill(dead, unix.SIGKILL)
+	if err := awaitExit(dead); err != nil {
+		t.Fatal(err)
+	}
+	p := proc("/proc")
+	got := p.members(leader, mark)
+	if !slices.Contains(got, leader) || !slices.Contains(got, left) || len(got) != 3 { // and what the leader has started
+		t.Errorf("of %d, %d and a child there are %v", leader, left, got)
+	}
+	if p.suspended(got) || !p.suspended([]int{dead}) {
 		t.Error("what stands still is not told from what runs")
 	}
+	sending(unix.SIGSTOP)(leader, got)
+	eventually(t, "all stand still", func() bool { return p.suspended(got) })
 }

@@ -1,9 +1,7 @@
 package process
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/prometheus/procfs"
+	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -20,120 +19,56 @@ import (
 // proc is a mounted proc file system.
 type proc string
 
-// stat is a part of /proc/pid/stat.
-type stat struct {
-	session       int
-	start         uint64 // in ticks since boot
-	zombie, still bool   // still: a zombie, or stopped
-}
-
-// parseStat reads a line of /proc/pid/stat (proc_pid_stat(5)). The name of the program
-// is in brackets and may contain anything, brackets included.
-func parseStat(line []byte) (stat, error) {
-	_, rest, ok := bytes.Cut(line, []byte(" ("))
-	end := bytes.LastIndexByte(rest, ')')
-	if !ok || end < 0 {
-		return stat{}, fmt.Errorf("not a stat line: %s", quote(string(line)))
-	}
-	const session, started = 3, 19 // counted from the state
-	f := bytes.Fields(rest[end+1:])
-	if len(f) <= started || len(f[0]) != 1 {
-		return stat{}, fmt.Errorf("a truncated stat line: %s", quote(string(line)))
-	}
-	var s stat
-	var errs [2]error
-	s.session, errs[0] = strconv.Atoi(string(f[session]))
-	s.start, errs[1] = strconv.ParseUint(string(f[started]), 10, 64)
-	s.zombie = strings.Contains("ZX", string(f[0]))
-	s.still = s.zombie || strings.Contains("Tt", string(f[0]))
-	return s, errors.Join(errs[:]...)
-}
-
-func (p proc) stat(path ...string) (stat, error) {
-	b, err := os.ReadFile(filepath.Join(append([]string{string(p)}, append(path, "stat")...)...))
+// of returns a process.
+func (p proc) of(pid int) (procfs.Proc, error) {
+	filesystem, err := procfs.NewFS(string(p))
 	if err != nil {
-		return stat{}, err
+		return procfs.Proc{}, err
 	}
-	return parseStat(b)
+	return filesystem.Proc(pid)
 }
 
-// pids returns all processes.
-func (p proc) pids() []int {
-	d, err := os.Open(string(p))
-	if err != nil {
-		return nil
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1) // bounded by pid_max
-	var pids []int
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil && pid > 0 {
-			pids = append(pids, pid)
+// living returns the processes or threads that are neither zombies nor gone.
+func living(all procfs.Procs) (stats []procfs.ProcStat) {
+	for _, one := range all {
+		if s, err := one.Stat(); err == nil && !strings.Contains("ZX", s.State) {
+			stats = append(stats, s)
 		}
 	}
-	return pids
+	return stats
 }
 
 // members implements system.members. Processes that left the session are found by their
-// mark, which is looked for in processes that are younger than the leader.
-func (p proc) members(leader int, mark string) []int {
-	since := uint64(0)
-	if s, err := p.stat(strconv.Itoa(leader)); err == nil {
-		since = s.start
+// mark.
+func (p proc) members(leader int, mark string) (found []int) {
+	filesystem, err := procfs.NewFS(string(p))
+	if err != nil {
+		return nil
 	}
-	var found []int
-	for _, pid := range p.pids() {
-		s, err := p.stat(strconv.Itoa(pid))
-		if err != nil || s.zombie || pid == os.Getpid() {
-			continue
+	all, _ := filesystem.AllProcs()
+	all = slices.DeleteFunc(all, func(one procfs.Proc) bool {
+		if session, err := unix.Getsid(one.PID); err == nil && session == leader {
+			return false
 		}
-		if s.session == leader || pid == leader || s.start >= since && p.marked(pid, mark) {
-			found = append(found, pid)
-		}
+		env, _ := one.Environ()
+		return one.PID == os.Getpid() || !slices.Contains(env, markName+"="+mark)
+	})
+	for _, s := range living(all) {
+		found = append(found, s.PID)
 	}
 	return found
 }
 
-// marked reports whether the process was started with the mark.
-func (p proc) marked(pid int, mark string) bool {
-	if mark == "" {
-		return false
-	}
-	env, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), "environ"))
-	return err == nil && slices.Contains(strings.Split(string(env), "\x00"), markName+"="+mark)
-}
-
-// started implements system.started: ticks since boot, the boot, and the pid namespace,
-// without which a number identifies no process.
-func (p proc) started(pid int) (ticks uint64, boot string) {
-	s, err := p.stat(strconv.Itoa(pid))
-	if err != nil {
-		return 0, ""
-	}
-	return s.start, p.boot()
-}
-
-func (p proc) boot() string {
-	id, err := os.ReadFile(filepath.Join(string(p), "sys/kernel/random/boot_id"))
-	if err != nil {
-		return ""
-	}
-	ns, err := os.Readlink(filepath.Join(string(p), "self/ns/pid"))
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(id)) + " " + ns
-}
-
 // suspended implements system.suspended.
 func (p proc) suspended(pids []int) bool {
+	filesystem, err := procfs.NewFS(string(p))
+	if err != nil {
+		return false
+	}
 	for _, pid := range pids {
-		tasks, err := os.ReadDir(filepath.Join(string(p), strconv.Itoa(pid), "task"))
-		if err != nil {
-			continue // it has exited
-		}
-		for _, t := range tasks {
-			if s, err := p.stat(strconv.Itoa(pid), "task", t.Name()); err == nil && !s.still {
+		threads, _ := filesystem.AllThreads(pid) // none, if it has exited
+		for _, s := range living(threads) {
+			if !strings.Contains("Tt", s.State) {
 				return false
 			}
 		}
@@ -150,17 +85,13 @@ const maxCountedTwice = 16 * tier.MiB
 // page tables for milliseconds; it is read only if exact is set, for shared memory, and
 // if an engine has forked workers, which share most of their memory: at most what all
 // but the largest have is counted more than once.
-func (p proc) usage(pids []int, exact bool) (u usage, err error) {
+func (p proc) usage(pids []int, exact bool) (u Memory, err error) {
 	if len(pids) == 0 {
 		return u, nil
 	}
-	filesystem, err := procfs.NewFS(string(p))
-	if err != nil {
-		return u, err
-	}
 	var largest tier.Bytes // memory of its own that one process has
 	for _, pid := range pids {
-		one, err := filesystem.Proc(pid)
+		one, err := p.of(pid)
 		if err != nil {
 			continue // it has exited
 		}
@@ -192,12 +123,12 @@ func (p proc) usage(pids []int, exact bool) (u usage, err error) {
 // share returns what processes have, with what several have divided among them. all is
 // false if we may not look into one of them, or the kernel is too old to tell memory of
 // files from other memory.
-func (p proc) share(pids []int) (u usage, all bool) {
+func (p proc) share(pids []int) (u Memory, all bool) {
 	all = true
 	for _, pid := range pids {
 		b, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), "smaps_rollup"))
 		if err != nil {
-			if s, e := p.stat(strconv.Itoa(pid)); e == nil && !s.zombie { // else it has exited
+			if one, err := p.of(pid); err == nil && len(living(procfs.Procs{one})) > 0 { // else it has exited
 				all = false
 			}
 			continue
@@ -211,30 +142,19 @@ func (p proc) share(pids []int) (u usage, all bool) {
 
 // parseRollup reads /proc/pid/smaps_rollup (proc_pid_smaps(5)). told is false if it has
 // one figure for memory of files and other memory.
-func parseRollup(b []byte) (u usage, told bool) {
-	var anon, shmem bool
-	for line := range bytes.Lines(b) {
-		f := bytes.Fields(line)
-		if len(f) != 3 || string(f[2]) != "kB" {
-			continue
-		}
-		kib, err := strconv.ParseUint(string(f[1]), 10, 52)
-		if err != nil {
-			continue
-		}
-		n := bytesOf(kib << 10)
-		switch string(f[0]) {
-		case "Pss:":
-			u.Share = n
-		case "Pss_Anon:":
-			u.Anon, anon = u.Anon.Plus(n), true
-		case "Pss_Shmem:":
-			u.Anon, shmem = u.Anon.Plus(n), true
-		case "SwapPss:":
-			u.Swap = n
+func parseRollup(b []byte) (u Memory, told bool) {
+	figures := make(map[string]tier.Bytes)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[2] == "kB" {
+			if kib, err := strconv.ParseUint(f[1], 10, 52); err == nil {
+				figures[f[0]] = bytesOf(kib << 10)
+			}
 		}
 	}
-	return u, anon && shmem
+	_, told = figures["Pss_Shmem:"]
+	return Memory{
+		Anon: figures["Pss_Anon:"].Plus(figures["Pss_Shmem:"]), Swap: figures["SwapPss:"], Share: figures["Pss:"],
+	}, told
 }
 
 // regions implements system.regions. A mapping is identified by the inode of its file
@@ -253,11 +173,7 @@ func (p proc) regions(pid int, files []weightFile) ([]region, error) {
 			paths[file.path] = uint64(st.Ino)
 		}
 	}
-	filesystem, err := procfs.NewFS(string(p))
-	if err != nil {
-		return nil, err
-	}
-	one, err := filesystem.Proc(pid)
+	one, err := p.of(pid)
 	if err != nil {
 		return nil, err
 	}

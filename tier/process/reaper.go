@@ -5,179 +5,98 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// reaper is a small process that reads from us which process groups are alive, and
-// kills them when the pipe ends, which it does whenever and however we end. The
-// kernel kills an engine with the process that started it, but not what the engine
-// has started; the reaper does.
+// reaper keeps a small process running that kills an engine when a pipe from us ends,
+// which it does whenever and however we end. The kernel kills an engine with the
+// process that started it, but not what the engine has started; the reaper does.
 type reaper struct {
-	sys *system
-	log *slog.Logger
-	// cgroups returns the folder of the engines' cgroups, "" for none. It is created
-	// with the first engine that gets one.
-	cgroups func() string
+	command func() (*exec.Cmd, error)
+	lacks   *lacks
+	done    chan struct{} // closed when none runs any more
 
-	waits sync.WaitGroup         // for reapers to exit
-	says  atomic.Pointer[string] // its state in words; nil: it is not started yet
-
-	mu       sync.Mutex       // guards the rest; lines are written under it, to be in order
-	pids     map[int]struct{} // of the leaders
-	knows    string           // the folder of cgroups that it was started with
-	cmd      *exec.Cmd        // nil: it does not run
-	in       *os.File
-	exited   chan struct{} // closed when it has exited
-	replaced time.Time     // when one that had exited by itself was
+	mu    sync.Mutex // guards the rest
+	ended bool
+	cmd   *exec.Cmd
+	in    *os.File
+	began time.Time
 }
 
-// reaperPatience is how long the reaper may take to read a line.
+// reaperPatience is how long a reaper has to run for another to replace it.
 const reaperPatience = time.Second
 
-// watch adds a process group. If no reaper can be started, that is logged and shows in
+// watch starts the reaper of an engine. If it cannot, that is logged and shows in
 // Status: the kernel and the records still keep orphans away.
-func (r *reaper) watch(pid int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pids[pid] = struct{}{}
-	if r.cgroups() != r.knows {
-		r.end(true) // it cannot learn of a folder, and is replaced
+func (m *Mover) watch(c *child) *reaper {
+	r := &reaper{lacks: m.lacks, done: make(chan struct{}), command: func() (*exec.Cmd, error) {
+		if m.sys.reaper == nil {
+			return nil, errors.New("this system has no shell")
+		}
+		return m.sys.reaper(c.pid, c.cgroupPath())
+	}}
+	if r.start() {
+		go r.keep()
+	} else {
+		close(r.done)
 	}
-	r.tell("+", pid)
+	return r
 }
 
-// drop removes a process group of which nothing is left.
-func (r *reaper) drop(pid int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.pids, pid)
-	if r.cmd != nil {
-		r.tell("-", pid)
-	}
-}
-
-// tell sends a line to the reaper. One that does not read it is replaced, as it must
-// not act on what it was told before.
-func (r *reaper) tell(verb string, pid int) {
-	if r.cmd != nil && r.write(verb, pid) == nil {
-		return
-	}
-	r.end(true)
-	r.renew()
-}
-
-// renew starts a reaper if there are processes to watch.
-func (r *reaper) renew() {
-	if r.sys.reaper == nil || len(r.pids) == 0 {
-		r.say("starts with the next engine")
-		return
-	}
-	if err := r.start(); err != nil {
-		r.end(true)
-		r.say("none: " + err.Error())
-		r.log.Warn("engines have no reaper", "err", err)
-		return
-	}
-	r.say("runs")
-}
-
-func (r *reaper) say(state string) { r.says.Store(&state) }
-
-func (r *reaper) write(verb string, pid int) error {
-	r.in.SetWriteDeadline(time.Now().Add(reaperPatience))
-	_, err := io.WriteString(r.in, fmt.Sprintln(verb, pid))
-	return err
-}
-
-func (r *reaper) start() error {
-	r.knows = r.cgroups()
-	cmd, err := r.sys.reaper(r.knows)
-	if err != nil {
-		return err
-	}
-	in, out, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	cmd.Stdin = in
-	if err := cmd.Start(); err != nil {
-		return errors.Join(err, out.Close())
-	}
-	exited := make(chan struct{})
-	r.cmd, r.in, r.exited = cmd, out, exited
-	r.waits.Go(func() {
-		err := cmd.Wait()
-		close(exited)
-		r.afterExit(cmd, err)
-	})
-	for pid := range r.pids {
-		if err := r.write("+", pid); err != nil {
+// start starts a process, and reports whether it did.
+func (r *reaper) start() bool {
+	err := func() error {
+		cmd, err := r.command()
+		if err != nil {
 			return err
 		}
-	}
-	return nil
+		in, out, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		cmd.Stdin = in
+		if err := cmd.Start(); err != nil {
+			return errors.Join(err, out.Close())
+		}
+		r.cmd, r.in, r.began = cmd, out, time.Now()
+		return nil
+	}()
+	r.lacks.note(lackReaper, err)
+	return err == nil
 }
 
-// afterExit replaces a reaper that exited though it was not ended. If that repeats at
-// once, there is none until the next engine starts.
-func (r *reaper) afterExit(cmd *exec.Cmd, why error) {
+// keep replaces a process that exited though it was not ended. If one exits at once,
+// there is none until the next engine starts.
+func (r *reaper) keep() {
+	defer close(r.done)
+	for again := true; again; {
+		err := r.cmd.Wait()
+		r.mu.Lock()
+		r.in.Close()
+		again = !r.ended && time.Since(r.began) > reaperPatience
+		if again {
+			again = r.start()
+		} else if !r.ended {
+			r.lacks.note(lackReaper, fmt.Errorf("it exited: %w", cmp.Or(err, errors.New("exit status 0"))))
+		}
+		r.mu.Unlock()
+	}
+}
+
+// end ends the process, which kills nothing.
+func (r *reaper) end() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.cmd != cmd {
-		return
-	}
-	r.end(true)
-	err := fmt.Errorf("it exited: %w", cmp.Or(why, errors.New("exit status 0")))
-	r.say("none: " + err.Error())
-	if len(r.pids) == 0 {
-		return
-	}
-	r.log.Warn("the reaper of engines has exited", "err", err)
-	if time.Since(r.replaced) < reaperPatience {
-		return
-	}
-	r.replaced = time.Now()
-	r.renew()
-}
-
-// end ends the reaper. It then kills the groups that it knows of, unless it is
-// silenced.
-func (r *reaper) end(silenced bool) {
-	if r.cmd == nil {
-		return
-	}
-	if silenced {
+	r.ended = true
+	if r.cmd != nil {
 		r.cmd.Process.Kill()
 	}
-	r.in.Close()
-	<-r.exited
-	r.cmd, r.in = nil, nil
-}
-
-func (r *reaper) close() {
-	r.mu.Lock()
-	r.end(false)
 	r.mu.Unlock()
-	r.waits.Wait()
-}
-
-// state returns in words whether there is a reaper. It does not wait for one that is
-// being told something.
-func (r *reaper) state() string {
-	if r.sys.reaper == nil {
-		return "none: this system has no shell"
-	}
-	if says := r.says.Load(); says != nil {
-		return *says
-	}
-	return "starts with the next engine"
+	<-r.done
 }
 
 // endOrphans creates the folder of records and ends the engines that are recorded

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,44 +20,34 @@ import (
 
 // A record is a file, "engine-MARK.json". Its recorder holds a lock on it for as long
 // as it lives, which the kernel releases however that ends: a record that can be
-// locked is that of an orphan. So a record must never be unlocked under its own name,
-// and is made under another.
+// locked is that of an orphan, or, while it is empty, one that is being made.
 const (
 	recordPrefix = "engine-"
 	recordSuffix = ".json"
-	unfinished   = ".tmp" // suffix of a record that is being made
 	maxRecord    = 1 << 20
 	// maxRecordTries is how often a record is made if other processes take it for one
 	// that was left unfinished.
 	maxRecordTries = 100
 )
 
-type recordFile struct {
-	f    *os.File
-	path string
-}
-
-func register(dir string, id identity) (record, error) {
-	path := filepath.Join(dir, recordPrefix+id.Mark+recordSuffix)
+func register(dir string, id identity) (remove func() error, err error) {
 	for range maxRecordTries {
-		// A new name each time: another process may be about to remove the last one.
-		f, err := os.CreateTemp(dir, recordPrefix+id.Mark+".*"+unfinished)
+		f, err := os.OpenFile(filepath.Join(dir, recordPrefix+id.Mark+recordSuffix), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return nil, err
 		}
-		r := recordFile{f, f.Name()}
 		locked, err := lockNamed(f)
 		if locked {
-			if err = r.update(id); err == nil {
-				err = os.Rename(r.path, path)
+			remove = func() error { return errors.Join(unless(fs.ErrNotExist, os.Remove(f.Name())), f.Close()) }
+			if err := json.NewEncoder(f).Encode(id); err != nil {
+				return nil, errors.Join(err, remove())
 			}
-			if err == nil {
-				return recordFile{f, path}, nil
-			}
+			return remove, nil
 		}
-		if err := errors.Join(err, r.remove()); err != nil {
+		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, err
 		}
+		time.Sleep(time.Millisecond) // another process is about to remove it
 	}
 	return nil, errors.New("other processes remove it again and again")
 }
@@ -77,24 +68,9 @@ func lockNamed(f *os.File) (bool, error) {
 	}
 	named, err := os.Lstat(f.Name())
 	if err != nil {
-		return false, unlessMissing(err)
+		return false, unless(fs.ErrNotExist, err)
 	}
 	return os.SameFile(locked, named), nil
-}
-
-func (r recordFile) update(id identity) error {
-	b, err := json.Marshal(id)
-	if err != nil {
-		return err
-	}
-	if _, err := r.f.WriteAt(b, 0); err != nil {
-		return err
-	}
-	return r.f.Truncate(int64(len(b)))
-}
-
-func (r recordFile) remove() error {
-	return errors.Join(unlessMissing(os.Remove(r.path)), r.f.Close())
 }
 
 // parseRecord reads a record. One that was truncated by a crash still has its mark, in
@@ -111,9 +87,7 @@ func parseRecord(name string, b []byte) (identity, error) {
 		err = fmt.Errorf("the record %s cannot be read: %w", quote(name), err)
 	case id.Mark != mark:
 		err = fmt.Errorf("the record %s is about another engine, %s", quote(name), quote(id.Mark))
-	case id.Pid < 0 || id.Pid == 1:
-		err = fmt.Errorf("the record %s names the process %d", quote(name), id.Pid)
-	case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(filepath.Dir(id.Cgroup)), cgroupPrefix):
+	case id.Cgroup != "" && !strings.HasPrefix(filepath.Base(id.Cgroup), cgroupPrefix):
 		err = fmt.Errorf("the record %s names a cgroup that is not ours, %s", quote(name), quote(id.Cgroup))
 	}
 	if err != nil {
@@ -131,8 +105,7 @@ func (p proc) endOrphans(ctx context.Context, dir string) (ended []string, err e
 	}
 	var errs []error
 	for _, e := range entries {
-		ext := filepath.Ext(e.Name())
-		if !strings.HasPrefix(e.Name(), recordPrefix) || ext != recordSuffix && ext != unfinished || !e.Type().IsRegular() {
+		if !strings.HasPrefix(e.Name(), recordPrefix) || filepath.Ext(e.Name()) != recordSuffix || !e.Type().IsRegular() {
 			continue
 		}
 		what, err := p.endOrphan(ctx, filepath.Join(dir, e.Name()))
@@ -156,12 +129,12 @@ func (p proc) endOrphan(ctx context.Context, path string) (ended string, err err
 	if left, err := lockNamed(f); !left {
 		return "", err // its recorder lives, or did until the engine exited
 	}
-	if strings.HasSuffix(path, unfinished) {
-		return "", unlessMissing(os.Remove(path)) // its engine was never started
-	}
 	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
 	if err != nil {
 		return "", err
+	}
+	if len(b) == 0 {
+		return "", unless(fs.ErrNotExist, os.Remove(path)) // its engine was never started
 	}
 	id, bad := parseRecord(filepath.Base(path), b)
 	pids, err := p.kill(ctx, id)
@@ -171,7 +144,7 @@ func (p proc) endOrphan(ctx context.Context, path string) (ended string, err err
 	if err != nil {
 		return ended, err // the record stays for the next New
 	}
-	return ended, errors.Join(bad, unlessMissing(os.Remove(path)))
+	return ended, errors.Join(bad, unless(fs.ErrNotExist, os.Remove(path)))
 }
 
 // kill kills what is left of a recorded engine, and returns what that was.
@@ -186,7 +159,7 @@ func (p proc) kill(ctx context.Context, id identity) (killed []int, err error) {
 	}
 	var wait backoff
 	for {
-		left := p.remains(id)
+		left := p.members(-1, id.Mark)
 		for _, pid := range left {
 			if !slices.Contains(killed, pid) {
 				killed = append(killed, pid)
@@ -205,26 +178,5 @@ func (p proc) kill(ctx context.Context, id identity) (killed []int, err error) {
 	if id.Cgroup == "" {
 		return killed, nil
 	}
-	err = cgroup2(id.Cgroup).remove()
-	// The last of them removes the folder too, which until then is not empty.
-	if e := os.Remove(filepath.Dir(id.Cgroup)); e != nil && !errors.Is(e, unix.EBUSY) && !errors.Is(e, unix.ENOTEMPTY) {
-		err = errors.Join(err, unlessMissing(e))
-	}
-	return killed, err
-}
-
-// remains returns the living processes of a recorded engine: its leader, if the number
-// still means that process, those of its session in that case, and those that carry
-// its mark.
-func (p proc) remains(id identity) []int {
-	leader := 0
-	if id.Pid != 0 && id.Started != 0 {
-		if ticks, boot := p.started(id.Pid); ticks == id.Started && boot == id.Boot {
-			leader = id.Pid
-		}
-	}
-	if leader != 0 {
-		return p.members(leader, id.Mark)
-	}
-	return p.members(-1, id.Mark)
+	return killed, cgroup2(id.Cgroup).remove()
 }

@@ -9,12 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
@@ -82,6 +82,7 @@ type rig struct {
 
 	mu      sync.Mutex
 	crashes []error
+	cgroups []string // that were made
 	crashed chan string
 }
 
@@ -99,13 +100,23 @@ func newRig(t testing.TB, sys *system, opts Options) *rig {
 			r.crashed <- model
 		}
 	}
+	if make := sys.cgroup; make != nil {
+		sys.cgroup = func(parent, mark string) (cgroup, error) {
+			g, err := make(parent, mark)
+			if err == nil {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.cgroups = append(r.cgroups, g.path())
+			}
+			return g, err
+		}
+	}
 	m, err := newMover(sys, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Mover = m
 	t.Cleanup(func() {
-		cgroups := m.cgroups.path()
 		if err := m.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
@@ -115,8 +126,12 @@ func newRig(t testing.TB, sys *system, opts Options) *rig {
 				unix.Kill(pid, unix.SIGKILL)
 			}
 		}
-		if cgroups != "" && exists(cgroups) {
-			t.Errorf("the cgroup %s is left after Close", cgroups)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, path := range r.cgroups {
+			if exists(path) {
+				t.Errorf("the cgroup %s is left after Close", path)
+			}
 		}
 	})
 	return r
@@ -177,15 +192,22 @@ func (r *rig) kill(model string) (pid int) {
 // carrying returns the living processes that were started with an environment
 // that holds the token.
 func carrying(token string) (pids []int) {
-	p := proc("/proc")
-	for _, pid := range p.pids() {
-		s, err := p.stat(strconv.Itoa(pid))
-		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err == nil && !s.zombie && strings.Contains(string(env), token) {
-			pids = append(pids, pid)
+	all, _ := procfs.AllProcs()
+	for _, s := range living(all) {
+		if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.PID)); strings.Contains(string(env), token) {
+			pids = append(pids, s.PID)
 		}
 	}
 	return pids
+}
+
+// ownCgroup returns the folder of the cgroup v2 that the tests run in.
+func ownCgroup() (string, error) {
+	self, err := procfs.Self()
+	if err != nil {
+		return "", err
+	}
+	return cgroupOf(self)
 }
 
 // awaitGone waits for processes to end.
@@ -218,21 +240,21 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// withoutCgroups is a system on which engines are frozen with SIGSTOP.
+// withoutCgroups is a system on which engines have no cgroups.
 func withoutCgroups() *system {
 	s := newSystem()
-	s.cgroups = nil
+	s.cgroup = nil
 	return s
 }
 
 // needsCgroups skips what only engines with cgroups of their own can show.
 func needsCgroups(t *testing.T) {
 	t.Helper()
-	folder, err := newSystem().cgroups("")
+	g, err := newSystem().cgroup("", rand.Text())
 	if err != nil {
 		t.Skip("no cgroup v2 here: ", err)
 	}
-	if err := folder.remove(); err != nil {
+	if err := g.remove(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -258,12 +280,12 @@ var mayPageOut = sync.OnceValue(func() error {
 	return pageOut(context.Background(), cmd.Process.Pid, []region{{size: 1 << 12}}, func(tier.Bytes) {})
 })
 
-// eachFreezer runs a test with every way to freeze.
+// eachFreezer runs a test with every way to find what is to be frozen.
 func eachFreezer(t *testing.T, test func(t *testing.T, sys *system)) {
 	needsPageOut(t)
 	t.Run("Cgroup", func(t *testing.T) {
 		needsCgroups(t)
 		test(t, newSystem())
 	})
-	t.Run("SIGSTOP", func(t *testing.T) { test(t, withoutCgroups()) })
+	t.Run("Session", func(t *testing.T) { test(t, withoutCgroups()) })
 }

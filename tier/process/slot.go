@@ -45,10 +45,13 @@ type slot struct {
 	seen    sight // what the last look has seen of its engine
 }
 
-// transition sets what the engine does and its process, nil for none. Mover.mu is
-// held.
+// transition sets what the engine does and its process, nil for none; the note was about
+// what it did before. Mover.mu is held.
 func (s *slot) transition(state State, c *child) {
-	s.state, s.child, s.since = state, c, time.Now()
+	if s.state != state || s.child != c {
+		s.since = time.Now()
+	}
+	s.state, s.child, s.note = state, c, ""
 	if c == nil {
 		s.seen = sight{}
 	}
@@ -75,46 +78,51 @@ func (s *slot) shutdown() Request {
 	return Request{}
 }
 
-// claim reserves a model for a move. A call of Crashed for it that is under way comes
-// first, so that the Manager learns of things in order, unless that takes longer than
-// callLimit.
+// claim reserves a model for a move.
 func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, *slot, error) {
-	limit := time.NewTimer(callLimit)
-	defer limit.Stop()
-	for late := false; ; {
-		m.mu.Lock()
-		if m.closed {
-			m.mu.Unlock()
-			return nil, nil, tier.ErrClosed
-		}
-		s := m.slots[model.Name]
-		if s == nil {
-			s = &slot{name: model.Name, state: Stopped, since: time.Now()}
-			m.slots[model.Name] = s
-		}
-		if s.cancel != nil {
-			m.mu.Unlock()
-			return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
-		}
-		if s.reported == nil || late {
-			ctx, s.cancel = context.WithCancelCause(ctx)
-			if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
-				s.learned = learned{} // another model by that name, or another engine
-			}
-			s.model = *model
-			m.moves.Add(1)
-			m.mu.Unlock()
-			return ctx, s, nil
-		}
-		reported := s.reported
-		m.mu.Unlock()
-		select {
-		case <-reported:
-		case <-limit.C:
-			late = true
-		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
-		}
+	m.awaitReport(ctx, model.Name)
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, nil, tier.ErrClosed
+	}
+	s := m.slots[model.Name]
+	if s == nil {
+		s = &slot{name: model.Name, state: Stopped, since: time.Now()}
+		m.slots[model.Name] = s
+	}
+	if s.cancel != nil {
+		return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
+	}
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
+		s.learned = learned{} // another model by that name, or another engine
+	}
+	s.model = *model
+	m.moves.Add(1)
+	return ctx, s, nil
+}
+
+// awaitReport waits for a call of Crashed for a model that is under way, so that the
+// Manager learns of things in order, for callLimit at most.
+func (m *Mover) awaitReport(ctx context.Context, model string) {
+	m.mu.Lock()
+	var reported chan struct{}
+	if s := m.slots[model]; s != nil {
+		reported = s.reported
+	}
+	m.mu.Unlock()
+	if reported == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	select {
+	case <-reported:
+	case <-ctx.Done():
 	}
 }
 
@@ -124,7 +132,7 @@ func (m *Mover) release(s *slot) {
 	defer m.mu.Unlock()
 	s.cancel(nil)
 	s.cancel, s.last = nil, time.Now()
-	if c := s.child; c != nil && c.isDone() { // too late for the move to see
+	if c := s.child; c != nil && closed(c.done) { // too late for the move to see
 		m.engines.Go(func() { m.afterExit(c) })
 	}
 	if s.child == nil && s.tier == tier.Storage && s.learned.peak == 0 && s.failure == "" {
@@ -172,11 +180,11 @@ func (m *Mover) afterExit(c *child) {
 	}
 	s.transition(Stopped, nil)
 	s.tier, s.last = tier.Storage, s.since
-	if c.toldToExit() { // it was stuck, and its move has returned that
+	if c.told.Load() { // it was stuck, and its move has returned that
 		return
 	}
 	err := c.fail(Crashed, c.began, c.exitError())
-	s.failure, s.note = err.Error(), ""
+	s.failure = err.Error()
 	m.log.Error("an engine crashed", "model", c.model, "err", err)
 	if m.opts.Crashed == nil {
 		return
@@ -197,18 +205,6 @@ func (m *Mover) afterExit(c *child) {
 	})
 }
 
-// awaitReports waits for the calls of Crashed under way, callLimit at most.
-func (m *Mover) awaitReports() {
-	done := make(chan struct{})
-	go func() { m.reports.Wait(); close(done) }()
-	limit := time.NewTimer(callLimit)
-	defer limit.Stop()
-	select {
-	case <-done:
-	case <-limit.C:
-	}
-}
-
 // report passes progress on, in bytes that are in memory or out of it. It belongs to
 // the goroutine of its move.
 type report struct {
@@ -227,9 +223,12 @@ func (r *report) at(done tier.Bytes) {
 
 // abandon kills the engine of a slot, because it failed with err, and returns err.
 func (m *Mover) abandon(s *slot, err error) error {
+	if s.child == nil {
+		return err // it was killed already
+	}
 	m.set(s, Stopping, s.child)
 	if errors.Is(err, tier.ErrStuck) {
-		return err // it was killed already, without effect
+		return err // so it was, without effect
 	}
 	if e := m.killFor(s); e != nil {
 		return errors.Join(err, e)
@@ -258,7 +257,7 @@ func (m *Mover) exitOf(c *child, fault Fault, since time.Time) error {
 // kill ends an engine at once. It returns when nothing of it is left, or a
 // *tier.StuckError.
 func (m *Mover) kill(c *child) error {
-	c.tell()
+	c.told.Store(true)
 	began := time.Now()
 	c.killAll()
 	limit := time.NewTimer(m.killLimit)
@@ -267,6 +266,8 @@ func (m *Mover) kill(c *child) error {
 	case <-c.done:
 		return nil
 	case <-limit.C:
-		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: m.presentIn(c)}
+		seen, _ := m.look(c, false)
+		present, _ := seen.present()
+		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: present}
 	}
 }

@@ -22,7 +22,6 @@ func (m *Mover) start(ctx context.Context, s *slot, rep *report) error {
 	if err := m.prepare(ctx, s); err != nil {
 		return err
 	}
-	m.note(s, "")
 	for try := 1; ; try++ {
 		port, err := m.reservePort()
 		if err != nil {
@@ -107,7 +106,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	if err != nil {
 		return m.abandon(s, err)
 	}
-	seen, err := m.look(c, s.files)
+	seen, err := m.look(c, false)
 	if err != nil {
 		return m.abandon(s, c.fail(Crashed, c.began, err))
 	}
@@ -190,7 +189,11 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 		return nil, err
 	}
 	c := newChild(m.sys, model.Name, argv, port, m.logs)
-	if c.cgroup, err = m.cgroups.add(c.mark); err != nil {
+	err = errors.New("this system has no cgroups")
+	if m.sys.cgroup != nil {
+		c.cgroup, err = m.sys.cgroup(m.opts.Cgroup, c.mark)
+	}
+	if err != nil {
 		m.lacks.note(lackCgroup, err)
 	}
 	fail := func(err error) error {
@@ -198,7 +201,8 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 		return errors.Join(err, c.cleanUp())
 	}
 	if m.opts.StateDir != "" && m.sys.register != nil {
-		if c.record, err = m.sys.register(m.opts.StateDir, c.identity()); err != nil {
+		id := identity{Mark: c.mark, Model: c.model, Command: argv, Cgroup: c.cgroupPath()}
+		if c.forget, err = m.sys.register(m.opts.StateDir, id); err != nil {
 			return nil, fail(fmt.Errorf("it cannot be recorded in %s: %w", m.opts.StateDir, err))
 		}
 	}
@@ -206,85 +210,66 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 	if err != nil {
 		return nil, fail(err)
 	}
-	err = m.exec(c, engine, env, w)
-	w.Close()
-	if err != nil {
-		r.Close()
-		return nil, fail(err)
-	}
-	m.reaper.watch(c.pid)
-	if c.record != nil {
-		if err := c.record.update(c.identity()); err != nil {
-			m.log.Warn("an engine is not recorded", "model", c.model, "err", err)
-		}
-	}
 	printed := make(chan struct{})
 	go func() {
 		defer close(printed)
 		c.tail.read(r)
 	}()
+	started := make(chan error)
 	m.engines.Go(func() {
-		c.await(r, printed, m.reaper, m.givenUp)
+		// The kernel kills a child together with the thread that started it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := m.exec(c, engine, env, w)
+		w.Close()
+		if err != nil {
+			r.Close()
+			started <- err
+			return
+		}
+		c.reaper = m.watch(c)
+		started <- nil
+		c.await(r, printed, m.givenUp)
 		m.afterExit(c)
 	})
+	if err := <-started; err != nil {
+		return nil, fail(err)
+	}
 	return c, nil
 }
 
 // exec runs the command, in its cgroup if the kernel can start it there.
 func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
-	start := func(prepare func(cmd *exec.Cmd) (done func(), err error)) error {
+	start := func() error {
 		c.cmd = exec.Command(c.command[0], c.command[1:]...)
 		c.cmd.Dir = engine.Dir
 		c.cmd.Env = append(append(os.Environ(), env...), markName+"="+c.mark)
 		c.cmd.Stdout, c.cmd.Stderr = w, w
 		m.sys.isolate(c.cmd)
-		done, err := prepare(c.cmd)
-		if err != nil {
-			return err
+		if c.cgroup != nil {
+			done, err := c.cgroup.prepare(c.cmd)
+			if err != nil {
+				return err
+			}
+			defer done()
 		}
-		defer done()
-		if err := m.spawner.do(c.cmd.Start); err != nil {
+		if err := c.cmd.Start(); err != nil {
 			return err
 		}
 		c.pid = c.cmd.Process.Pid
 		return nil
 	}
-	bare := func(*exec.Cmd) (func(), error) { return func() {}, nil }
+	err := start()
 	if c.cgroup == nil {
-		return start(bare)
+		return err
 	}
-	without := start(c.cgroup.prepare)
-	if without != nil { // clone3 is missing (before 5.7) or forbidden, or the program is
+	if err != nil { // clone3 is missing (before 5.7) or forbidden, or the program is
 		c.cgroup.remove()
 		c.cgroup = nil
-		if err := start(bare); err != nil {
+		if err := start(); err != nil {
 			return err
 		}
 	}
-	m.lacks.note(lackCgroup, without)
+	m.lacks.note(lackCgroup, err)
 	return nil
 }
-
-// spawner starts processes from one thread that lives as long as it does: the kernel
-// kills a child together with the thread that started it.
-type spawner struct{ ask chan func() }
-
-func newSpawner() *spawner {
-	s := &spawner{ask: make(chan func())}
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		for fn := range s.ask {
-			fn()
-		}
-	}()
-	return s
-}
-
-// do runs fn on the thread and returns its error.
-func (s *spawner) do(fn func() error) error {
-	done := make(chan error)
-	s.ask <- func() { done <- fn() }
-	return <-done
-}
-
-func (s *spawner) close() { close(s.ask) }

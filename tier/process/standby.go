@@ -20,11 +20,6 @@ const (
 	smallRest = 4 * tier.MiB
 )
 
-var (
-	errNotStopped = errors.New("its processes did not stop in time")
-	errNoPageOut  = errors.New("weights cannot be paged out here")
-)
-
 // standby puts a running engine into the best standby that works.
 func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
 	c, why := s.child, "as Engine.Standby says"
@@ -58,10 +53,10 @@ func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
 // returns an error and leaves the engine as it was.
 func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	c := s.child
-	if c.cgroup == nil && m.sys.suspend == nil {
+	if m.sys.suspend == nil {
 		return errors.New("processes cannot be frozen here")
 	}
-	seen, err := m.look(c, s.files)
+	seen, err := m.look(c, false)
 	if err != nil {
 		return err
 	}
@@ -71,15 +66,20 @@ func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	case !seen.maps():
 		return fmt.Errorf("freezing would free nothing, as it maps %v of %v of weights", seen.mapped, seen.weights)
 	case !m.opts.LeaveCached && c.cgroup == nil && (m.sys.pageOut == nil || m.lacks.forGood(lackPageOut)):
-		return errNoPageOut
+		return errors.New("weights cannot be paged out here")
 	}
 	frozen := false
 	defer func() {
-		if !frozen { // progress may have panicked
-			err = m.unfreeze(s, err)
+		if frozen { // else progress may have panicked
+			return
 		}
+		if e := c.thaw(); e != nil {
+			err = m.abandon(s, errors.Join(err, e))
+			return
+		}
+		m.set(s, Running, c)
 	}()
-	still, cancel := context.WithTimeoutCause(ctx, freezeLimit, errNotStopped)
+	still, cancel := context.WithTimeoutCause(ctx, freezeLimit, errors.New("its processes did not stop in time"))
 	defer cancel()
 	if err := c.freeze(still); err != nil {
 		return err
@@ -96,15 +96,6 @@ func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	m.note(s, note)
 	frozen = true
 	return nil
-}
-
-// unfreeze resumes an engine whose freezing failed.
-func (m *Mover) unfreeze(s *slot, err error) error {
-	if e := s.child.thaw(); e != nil {
-		return m.abandon(s, errors.Join(err, e))
-	}
-	m.set(s, Running, s.child)
-	return err
 }
 
 // pageOutAgain pages out what has come back of a frozen engine.
@@ -205,20 +196,31 @@ func (m *Mover) thaw(ctx context.Context, s *slot, rep *report) error {
 		return m.abandon(s, c.fail(Unresponsive, time.Now(), err))
 	}
 	m.set(s, Starting, c)
-	err = m.awaitReady(ctx, c, &s.engine, min(m.opts.StartTimeout, thawLimit), Unresponsive, nil)
-	switch {
-	case err == nil:
+	return m.ready(ctx, s, thawLimit, rep, func(ctx context.Context) error { return m.freeze(ctx, s, &report{}) })
+}
+
+// ready waits until an engine that was thawed or woken is ready, or checks that one is
+// that is taken to run. If ctx ends before, undo makes the engine what it was; if that
+// fails, or the engine does, it is killed.
+func (m *Mover) ready(ctx context.Context, s *slot, limit time.Duration, rep *report, undo func(context.Context) error) error {
+	err := m.awaitReady(ctx, s.child, &s.engine, min(m.opts.StartTimeout, limit), Unresponsive, nil)
+	if err == nil {
 		rep.at(rep.size)
-		m.set(s, Running, c)
-		m.note(s, "")
+		m.set(s, Running, s.child)
 		return nil
-	case ctx.Err() != nil && !c.hasExited():
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	}
+	return m.undo(ctx, s, err, undo)
+}
+
+func (m *Mover) undo(ctx context.Context, s *slot, err error, undo func(context.Context) error) error {
+	if ctx.Err() != nil && !s.child.hasExited() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 		defer cancel()
-		if e := m.freeze(undo, s, &report{}); e != nil {
-			return m.abandon(s, errors.Join(err, e))
+		e := undo(ctx)
+		if e == nil {
+			return err
 		}
-		return err
+		err = errors.Join(err, e)
 	}
 	return m.abandon(s, err)
 }
@@ -235,38 +237,26 @@ func (m *Mover) sleep(ctx context.Context, s *slot) error {
 	if ctx.Err() == nil || c.hasExited() {
 		return err
 	}
-	undo := context.WithoutCancel(ctx)
-	if e := m.callSleeper(undo, c, undoLimit, s.engine.Sleeper.Wake); e != nil {
-		return m.abandon(s, errors.Join(err, e))
-	}
-	if e := m.awaitReady(undo, c, &s.engine, undoLimit, Unresponsive, nil); e != nil {
-		return m.abandon(s, errors.Join(err, e))
-	}
-	return err
+	return m.undo(ctx, s, err, func(ctx context.Context) error {
+		if err := m.callSleeper(ctx, c, undoLimit, s.engine.Sleeper.Wake); err != nil {
+			return err
+		}
+		return m.awaitReady(ctx, c, &s.engine, undoLimit, Unresponsive, nil)
+	})
 }
 
 // wake wakes the engine by its Sleeper.
-func (m *Mover) wake(ctx context.Context, s *slot) error {
+func (m *Mover) wake(ctx context.Context, s *slot, rep *report) error {
 	c, began := s.child, time.Now()
+	sleep := func(ctx context.Context) error { return m.callSleeper(ctx, c, undoLimit, s.engine.Sleeper.Sleep) }
 	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Wake)
-	if err != nil {
-		if ctx.Err() == nil {
-			err = c.fail(Unresponsive, began, err)
-		}
-	} else {
-		err = m.awaitReady(ctx, c, &s.engine, m.opts.StartTimeout, Unresponsive, nil)
+	if err == nil {
+		return m.ready(ctx, s, m.opts.StartTimeout, rep, sleep)
 	}
-	switch {
-	case err == nil:
-		m.set(s, Running, c)
-		m.note(s, "")
-		return nil
-	case ctx.Err() != nil && !c.hasExited():
-		if e := m.callSleeper(context.WithoutCancel(ctx), c, undoLimit, s.engine.Sleeper.Sleep); e == nil {
-			return err
-		}
+	if ctx.Err() == nil {
+		err = c.fail(Unresponsive, began, err)
 	}
-	return m.abandon(s, err)
+	return m.undo(ctx, s, err, sleep)
 }
 
 // callSleeper calls a method of a Sleeper, bounded by limit and by the engine's life.
@@ -294,7 +284,7 @@ func (m *Mover) halt(ctx context.Context, s *slot) error {
 // it is killed at once. It returns when nothing of the engine is left, or a
 // *tier.StuckError.
 func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
-	c.tell()
+	c.told.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
 	defer cancel()
 	if m.sys.terminate != nil || shutdown.Path != "" {

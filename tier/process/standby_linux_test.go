@@ -40,11 +40,11 @@ func TestStandby_EachFallback(t *testing.T) {
 		{name: "Freeze", state: Frozen, says: "paged out"},
 		{name: "LeftCached", leave: true, state: Frozen, says: "left to the kernel"},
 		{name: "PageOutForbidden", change: func(s *system) { s.pageOut = forbidden }, state: Stopped, says: "operation not permitted"},
-		{name: "PageOutMissing", change: func(s *system) { s.pageOut, s.cgroups = nil, nil }, state: Stopped, says: "cannot be paged out"},
+		{name: "PageOutMissing", change: func(s *system) { s.pageOut, s.cgroup = nil, nil }, state: Stopped, says: "cannot be paged out"},
 		{name: "PageOutForbiddenButSleeper", sleeper: sleeper(), change: func(s *system) { s.pageOut = forbidden }, state: Asleep, says: "operation not permitted"},
 		{name: "PageOutForbiddenButInsists", standby: StandbyFreeze, change: func(s *system) { s.pageOut = forbidden }, state: Frozen, says: "weights stay"},
-		{name: "NoFreezer", change: func(s *system) { s.suspend, s.cgroups = nil, nil }, state: Stopped, says: "cannot be frozen"},
-		{name: "NoFreezerButSleeper", sleeper: sleeper(), change: func(s *system) { s.suspend, s.cgroups = nil, nil }, state: Asleep, says: "cannot be frozen"},
+		{name: "NoFreezer", change: func(s *system) { s.suspend, s.cgroup = nil, nil }, state: Stopped, says: "cannot be frozen"},
+		{name: "NoFreezerButSleeper", sleeper: sleeper(), change: func(s *system) { s.suspend, s.cgroup = nil, nil }, state: Asleep, says: "cannot be frozen"},
 		{name: "NothingSeen", change: func(s *system) { s.usage = nil }, state: Stopped, says: "free nothing"},
 		{name: "Copies", fake: fake{Copy: true}, state: Stopped, says: "free nothing"},
 		{name: "CopiesButSleeper", fake: fake{Copy: true}, sleeper: sleeper(), state: Asleep, says: "free nothing"},
@@ -174,26 +174,16 @@ type reclaiming struct {
 
 func (c reclaiming) reclaim(n tier.Bytes) error { *c.asked = n; return nil }
 
-type reclaimingFolder struct {
-	cgroupDir
-	asked *tier.Bytes
-}
-
-func (f reclaimingFolder) add(name string) (cgroup, error) {
-	c, err := f.cgroupDir.add(name)
-	return reclaiming{c, f.asked}, err
-}
-
 func TestStandby_PageOutForbidden_CgroupReclaims(t *testing.T) {
 	sys := newSystem()
-	folders := sys.cgroups
+	cgroups := sys.cgroup
 	var asked tier.Bytes
-	sys.cgroups = func(parent string) (cgroupDir, error) {
-		f, err := folders(parent)
+	sys.cgroup = func(parent, mark string) (cgroup, error) {
+		g, err := cgroups(parent, mark)
 		if err != nil {
 			t.Skip("no cgroup v2 here: ", err)
 		}
-		return reclaimingFolder{f, &asked}, nil
+		return reclaiming{g, &asked}, nil
 	}
 	sys.pageOut = forbidden
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
@@ -228,13 +218,13 @@ func TestReclaim_SparesSwap(t *testing.T) {
 func TestCgroups_CloneForbidden_EngineRunsWithoutAndIsStopped(t *testing.T) {
 	needsPageOut(t)
 	sys := newSystem()
-	folders := sys.cgroups
-	sys.cgroups = func(parent string) (cgroupDir, error) {
-		f, err := folders(parent)
+	cgroups := sys.cgroup
+	sys.cgroup = func(parent, mark string) (cgroup, error) {
+		g, err := cgroups(parent, mark)
 		if err != nil {
 			t.Skip("no cgroup v2 here: ", err)
 		}
-		return brokenFolder{f}, nil
+		return cgroupThatIsAFile{g}, nil
 	}
 	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
 	m := modelOf(t, "m", 1<<20)
@@ -246,17 +236,8 @@ func TestCgroups_CloneForbidden_EngineRunsWithoutAndIsStopped(t *testing.T) {
 	}
 }
 
-// brokenFolder makes cgroups into which nothing can be started.
-type brokenFolder struct{ cgroupDir }
-
-func (f brokenFolder) add(name string) (cgroup, error) {
-	if _, err := f.cgroupDir.add(name); err != nil {
-		return nil, err
-	}
-	return cgroupThatIsAFile{cgroup2(filepath.Join(f.path(), name))}, nil
-}
-
-type cgroupThatIsAFile struct{ cgroup2 }
+// cgroupThatIsAFile is one into which nothing can be started.
+type cgroupThatIsAFile struct{ cgroup }
 
 func (c cgroupThatIsAFile) prepare(cmd *exec.Cmd) (func(), error) {
 	f, err := os.Open("/dev/null")

@@ -19,10 +19,11 @@ type learned struct {
 // sight is what is seen of an engine and its weights.
 type sight struct {
 	pids    []int
-	usage   usage
+	usage   Memory
 	weights tier.Bytes // the size of the files
 	mapped  tier.Bytes // of that in its address space
 	cached  tier.Bytes // of that in memory
+	left    bool       // it is frozen, and its weights were left to the kernel
 }
 
 // maps reports whether most of the weights are mapped files: some engines copy a few
@@ -33,7 +34,7 @@ func (s *sight) maps() bool { return s.weights > 0 && 2*s.mapped >= s.weights }
 // cost.
 func (s *sight) present() (all, reclaimable tier.Bytes) {
 	all = s.usage.Anon
-	if s.maps() {
+	if s.maps() && !s.left {
 		all = all.Plus(s.cached)
 		reclaimable = max(s.cached-s.usage.Locked, 0)
 	}
@@ -50,17 +51,25 @@ func (s *sight) needs() tier.Bytes {
 	return own
 }
 
-// look measures an engine. One that is done has nothing.
-func (m *Mover) look(c *child, files []weightFile) (sight, error) {
-	s := sight{weights: sizeOf(files)}
+// look measures the engine of a slot, and keeps what it sees for PartStatus. exact: with
+// the share of its memory, which takes longer. One that is done has nothing.
+func (m *Mover) look(c *child, exact bool) (sight, error) {
+	m.mu.Lock()
+	slot := m.slots[c.model]
+	if slot == nil || slot.child != c {
+		m.mu.Unlock()
+		return sight{}, nil
+	}
+	files := slot.files
+	s := sight{weights: sizeOf(files), left: m.opts.LeaveCached && slot.state == Frozen}
+	m.mu.Unlock()
 	if m.sys.usage == nil {
-		m.remember(c, s, len(files) > 0)
 		return s, nil
 	}
 	s.pids = c.members()
 	var err error
-	if s.usage, err = m.sys.usage(s.pids, false); err != nil {
-		return s, err
+	if s.usage, err = m.sys.usage(s.pids, exact); err != nil {
+		return sight{}, err
 	}
 	for _, pid := range s.pids { // workers that share a mapping count once
 		regions, err := m.sys.regions(pid, files)
@@ -79,37 +88,15 @@ func (m *Mover) look(c *child, files []weightFile) (sight, error) {
 			s.cached = min(s.usage.File, s.weights) // at least what is in its page tables
 		}
 	}
-	if c.isDone() {
+	if closed(c.done) {
 		s = sight{weights: s.weights}
 	}
-	m.remember(c, s, len(files) > 0)
-	return s, nil
-}
-
-// remember keeps what was seen for PartStatus; if no files were looked at, what was
-// seen of them before stays.
-func (m *Mover) remember(c *child, seen sight, files bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.slots[c.model]
-	if s == nil || s.child != c {
-		return
+	if slot.child == c {
+		slot.seen = s
 	}
-	if !files {
-		seen.weights, seen.mapped, seen.cached = s.seen.weights, s.seen.mapped, s.seen.cached
-	}
-	s.seen = seen
-}
-
-// presentIn returns the bytes of an engine that are in memory.
-func (m *Mover) presentIn(c *child) tier.Bytes {
-	_, files, _ := m.engineOf(c.model)
-	s, err := m.look(c, files)
-	if err != nil {
-		return 0
-	}
-	present, _ := s.present()
-	return present
+	return s, nil
 }
 
 // Resident implements tier.Resident. Present is the engine's anonymous memory and the
@@ -123,11 +110,11 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	if ctx.Err() != nil {
 		return 0, 0, context.Cause(ctx)
 	}
-	c, files, size := m.engineOf(model)
+	c, size := m.engineOf(model)
 	if c == nil {
 		return 0, 0, nil
 	}
-	s, err := m.look(c, files)
+	s, err := m.look(c, false)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -136,22 +123,13 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	return present, min(reclaimable, present), nil
 }
 
-func (m *Mover) engineOf(model string) (c *child, files []weightFile, size tier.Bytes) {
+func (m *Mover) engineOf(model string) (c *child, size tier.Bytes) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.slots[model]; s != nil && s.child != nil {
-		return s.child, m.charged(s), s.model.Size
+	if s := m.slots[model]; s != nil {
+		return s.child, s.model.Size
 	}
-	return nil, nil, 0
-}
-
-// charged returns the files whose pages count for the model: not those of a frozen
-// engine that were left to the kernel. m.mu is held.
-func (m *Mover) charged(s *slot) []weightFile {
-	if s.state == Frozen && m.opts.LeaveCached {
-		return nil
-	}
-	return s.files
+	return nil, 0
 }
 
 // Footprint implements tier.Footprinter: what the engine of a model takes now, and the
@@ -173,10 +151,10 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 		m.mu.Unlock()
 		return 0, 0, false
 	}
-	c, files, running := s.child, m.charged(s), s.state == Running
+	c, running := s.child, s.state == Running
 	m.mu.Unlock()
 	if c != nil {
-		if seen, err := m.look(c, files); err == nil && !c.hasExited() {
+		if seen, err := m.look(c, false); err == nil && !c.hasExited() {
 			if now, _ = seen.present(); running {
 				now = m.learn(s, &seen)
 			}
@@ -206,10 +184,10 @@ func (m *Mover) learnedOf(s *slot) learned {
 type Status struct {
 	System string `json:"system"` // "linux", "unix", "portable"
 	Kernel string `json:"kernel"`
-	// Freeze is how engines are frozen: "cgroup v2", "SIGSTOP", or "none". PageOut is
-	// how their weights leave memory: "process_madvise", "memory.reclaim", "left to
-	// the kernel", or "none". They are those of the last try; before the first one,
-	// those that will be tried.
+	// Freeze is how engines are frozen: "SIGSTOP" or "none". PageOut is how their
+	// weights leave memory: "process_madvise", "memory.reclaim", "left to the kernel",
+	// or "none". It is that of the last try; before the first one, that which will be
+	// tried.
 	Freeze  string `json:"freeze"`
 	PageOut string `json:"page_out"`
 	// Lacks is what does not work here, and why. Each is tried again for the next
@@ -229,8 +207,7 @@ type Status struct {
 // OrphanStatus is what keeps engines from outliving the process that started them.
 type OrphanStatus struct {
 	Kernel  bool     `json:"kernel"`          // it kills the engine with this process
-	Reaper  string   `json:"reaper"`          // kills what the engine has started: "runs", or why not
-	Cgroups string   `json:"cgroups"`         // the folder of the engines' cgroups, "" for none
+	Reaper  bool     `json:"reaper"`          // one kills what the engine has started; if not, Lacks says why
 	Records string   `json:"records"`         // the folder of the records, "" for none
 	Ended   []string `json:"ended,omitempty"` // what this Mover's New has ended
 }
@@ -248,15 +225,11 @@ type ModelStatus struct {
 	Others  int      `json:"others,omitempty"` // processes that it has started
 	URL     string   `json:"url,omitempty"`
 	Command []string `json:"command,omitempty"`
-	// Anon, File, Swap and Locked are its memory by procfs; Share, in Mover.Status
-	// only, is what is present, with pages that other processes have too divided
-	// among them. Cached is how much of its weights is in memory, whichever process
-	// maps them, Mapped how much is in its address space.
-	Anon    tier.Bytes `json:"anon"`
-	File    tier.Bytes `json:"file"`
-	Swap    tier.Bytes `json:"swap"`
-	Locked  tier.Bytes `json:"locked"`
-	Share   tier.Bytes `json:"share"`
+	Cgroup  string   `json:"cgroup,omitempty"` // its folder, if it has one of its own
+	// Memory is that of all its processes. Weights is the size of its files, Mapped how
+	// much of that is in its address space, Cached how much is in memory, whichever
+	// process maps it.
+	Memory
 	Weights tier.Bytes `json:"weights"`
 	Mapped  tier.Bytes `json:"mapped"`
 	Cached  tier.Bytes `json:"cached"`
@@ -271,46 +244,37 @@ const listedFor = time.Hour
 // Status returns the state of the Mover, measured now. It reads procfs, which takes
 // some milliseconds for each GiB that engines have in memory.
 func (m *Mover) Status() Status {
-	type engine struct {
-		*child
-		files []weightFile
-	}
 	m.mu.Lock()
-	var engines []engine
+	var engines []*child
 	for _, s := range m.slots {
 		if s.child != nil {
-			engines = append(engines, engine{s.child, s.files})
+			engines = append(engines, s.child)
 		}
 	}
 	m.mu.Unlock()
-	shares := make(map[*child]tier.Bytes, len(engines))
-	for _, e := range engines {
-		seen, err := m.look(e.child, e.files)
-		if err != nil || m.sys.usage == nil {
-			continue
-		}
-		if exact, err := m.sys.usage(seen.pids, true); err == nil {
-			shares[e.child] = exact.Share
-		}
+	for _, c := range engines {
+		m.look(c, true) // what fails shows what was seen last
 	}
-	return m.status(shares)
+	return m.status()
 }
 
 // PartStatus implements tier.PartStatuser. It is Status as of the last measurement
 // of each engine, and returns at once.
-func (m *Mover) PartStatus() any { return m.status(nil) }
+func (m *Mover) PartStatus() any { return m.status() }
 
-func (m *Mover) status(shares map[*child]tier.Bytes) Status {
+func (m *Mover) status() Status {
 	s := Status{
 		System: m.sys.name, Kernel: m.sys.kernel, Lacks: m.lacks.reasons(), DroppedRecords: m.logs.dropped(),
 		Orphans: OrphanStatus{
-			Kernel: m.sys.dies, Reaper: m.reaper.state(), Cgroups: m.cgroups.path(), Ended: slices.Clone(m.orphans),
+			Kernel: m.sys.dies, Ended: slices.Clone(m.orphans),
 		},
 		Engines: []ModelStatus{},
 	}
 	if m.sys.register != nil {
 		s.Orphans.Records = m.opts.StateDir
 	}
+	_, unreaped := s.Lacks[lackReaper]
+	s.Orphans.Reaper = m.sys.reaper != nil && !unreaped
 	s.Freeze, s.PageOut = m.ways(s.Lacks)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -318,15 +282,14 @@ func (m *Mover) status(shares map[*child]tier.Bytes) Status {
 		if slot.idle() && time.Since(slot.last) > listedFor {
 			continue
 		}
-		seen, u := &slot.seen, &slot.seen.usage
+		seen := &slot.seen
 		e := ModelStatus{
 			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Note: slot.note, Failure: slot.failure,
-			Anon: u.Anon, File: u.File, Swap: u.Swap, Locked: u.Locked,
-			Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
+			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
 			Steady: slot.learned.steady, Peak: slot.learned.peak, Others: max(len(seen.pids)-1, 0),
 		}
 		if c := slot.child; c != nil {
-			e.Pid, e.URL, e.Command, e.Share = c.pid, c.url, slices.Clone(c.command), shares[c]
+			e.Pid, e.URL, e.Command, e.Cgroup = c.pid, c.url, slices.Clone(c.command), c.cgroupPath()
 		}
 		s.Engines = append(s.Engines, e)
 	}
@@ -337,21 +300,16 @@ func (m *Mover) status(shares map[*child]tier.Bytes) Status {
 // ways names what is in use.
 func (m *Mover) ways(lacks map[string]string) (freeze, pageOut string) {
 	has := func(what string) bool { _, lacks := lacks[what]; return !lacks }
-	cgroups := m.sys.cgroups != nil && has(lackCgroup)
-	switch {
-	case cgroups:
-		freeze = "cgroup v2"
-	case m.sys.suspend != nil:
+	freeze = "none"
+	if m.sys.suspend != nil {
 		freeze = "SIGSTOP"
-	default:
-		freeze = "none"
 	}
 	switch {
 	case m.opts.LeaveCached:
 		pageOut = "left to the kernel"
 	case m.sys.pageOut != nil && has(lackPageOut):
 		pageOut = "process_madvise"
-	case cgroups && has(lackReclaim):
+	case m.sys.cgroup != nil && has(lackCgroup) && has(lackReclaim):
 		pageOut = "memory.reclaim"
 	default:
 		pageOut = "none"

@@ -190,27 +190,22 @@ func TestStatus_ModelUnusedForLong_NotListedButItsPeakIsKnown(t *testing.T) {
 	}
 }
 
-// PartStatus may be called at any time. It measures nothing, and waits neither for a
-// reaper that does not read nor for a cgroup that is being made.
+// PartStatus may be called at any time, and measures nothing.
 func TestPartStatus_WhileEverythingElseIsBusy_ReturnsACopyAtOnce(t *testing.T) {
 	sys := newSystem()
 	var measured atomic.Int64
 	kernels := sys.usage
-	sys.usage = func(pids []int, exact bool) (usage, error) { measured.Add(1); return kernels(pids, exact) }
+	sys.usage = func(pids []int, exact bool) (Memory, error) { measured.Add(1); return kernels(pids, exact) }
 	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
 	before := measured.Load()
-	r.reaper.mu.Lock()
-	r.cgroups.making.Lock()
 	var s Status
 	within(t, "PartStatus", func() error { s = r.PartStatus().(Status); return nil })
-	r.cgroups.making.Unlock()
-	r.reaper.mu.Unlock()
 	if measured.Load() != before {
 		t.Error("it has measured the engine")
 	}
-	if e := s.Engines[0]; e.State != Running || e.Cached != m.Size || e.Anon == 0 || s.Orphans.Reaper != "runs" {
+	if e := s.Engines[0]; e.State != Running || e.Cached != m.Size || e.Anon == 0 || !s.Orphans.Reaper {
 		t.Errorf("it says %+v, %+v", e, s.Orphans)
 	}
 	if b, err := json.Marshal(s); err != nil || !strings.Contains(string(b), `"state":"running"`) {
@@ -244,9 +239,12 @@ func TestPartStatus_DuringMovesAndCrashes_NoRace(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if c, _, _ := r.engineOf(name); c != nil {
+				if c, _ := r.engineOf(name); c != nil {
 					c.killAll()
 					<-c.done
+				}
+				for c, _ := r.engineOf(name); c != nil; c, _ = r.engineOf(name) {
+					time.Sleep(time.Millisecond) // until the crash is known; a move before would return it
 				}
 			}
 		})

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -44,24 +43,22 @@ type system struct {
 	// those of its session, and those that carry its mark.
 	members func(pid int, mark string) []int
 
-	// cgroups makes a folder for our cgroups under parent, "" for the cgroup that this
+	// cgroup makes the cgroup of one engine under parent, "" for the cgroup that this
 	// process is in.
-	cgroups func(parent string) (cgroupDir, error)
-	// reaper returns the command that reads process groups from its standard input
-	// and, when that ends, kills them and what is in the folder of cgroups.
-	reaper func(cgroups string) (*exec.Cmd, error)
+	cgroup func(parent, mark string) (cgroup, error)
+	// reaper returns the command that reads its standard input and, when that ends,
+	// kills the process group that pid leads and what is in the cgroup, "" for none.
+	reaper func(pid int, cgroup string) (*exec.Cmd, error)
 	// register records the identity of an engine in a file of dir, which endOrphans
-	// finds after this process has ended.
-	register func(dir string, id identity) (record, error)
+	// finds after this process has ended unless it was removed.
+	register func(dir string, id identity) (remove func() error, err error)
 	// endOrphans ends the engines that are recorded in dir and whose recorder has
 	// ended.
 	endOrphans func(ctx context.Context, dir string) (ended []string, err error)
-	// started returns two values that identify a process for ever.
-	started func(pid int) (ticks uint64, boot string)
 
 	// usage returns the sum of the memory of processes; what several of them share
 	// counts once if the system tells, but for File and Locked.
-	usage func(pids []int, exact bool) (usage, error)
+	usage func(pids []int, exact bool) (Memory, error)
 	// regions returns where a process maps the files.
 	regions func(pid int, files []weightFile) ([]region, error)
 	// pageOut pushes regions of a process out of memory, unless another process maps
@@ -69,7 +66,7 @@ type system struct {
 	pageOut func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error
 	// owned reports whether the kernel tells us, and lets us decide, what is cached
 	// of the file.
-	owned func(f *os.File, info fs.FileInfo) bool
+	owned func(f *os.File) bool
 	// cached returns how many bytes of the range are in the page cache.
 	cached func(f *os.File, off, n int64) (int64, error)
 	// drop empties the page cache of the file, but for pages that a process maps.
@@ -82,32 +79,24 @@ type identity struct {
 	Model   string   `json:"model"`
 	Command []string `json:"command"`
 	Cgroup  string   `json:"cgroup,omitempty"`
-	Pid     int      `json:"pid,omitempty"` // 0: not started yet
-	Started uint64   `json:"started,omitempty"`
-	Boot    string   `json:"boot,omitempty"` // of the machine, and its pid namespace
-}
-
-// record is the record of a running engine. It holds until it is removed or this
-// process ends.
-type record interface {
-	update(id identity) error
-	remove() error
 }
 
 // region is a range of addresses in another process.
 type region struct{ addr, size uint64 }
 
-// usage is memory of processes.
-type usage struct {
-	Anon   tier.Bytes // present and not of a file, shared memory included
-	File   tier.Bytes // present pages of files in their page tables
-	Share  tier.Bytes // present, what other processes have too divided among them; if exact
-	Swap   tier.Bytes // on a swap device
-	Locked tier.Bytes
+// Memory is what processes have, by procfs.
+type Memory struct {
+	Anon   tier.Bytes `json:"anon"` // present and not of a file, shared memory included
+	File   tier.Bytes `json:"file"` // present pages of files in their page tables
+	Swap   tier.Bytes `json:"swap"` // on a swap device
+	Locked tier.Bytes `json:"locked"`
+	// Share is what is present, with what other processes have too divided among them.
+	// It is measured by Mover.Status only.
+	Share tier.Bytes `json:"share"`
 }
 
 // own returns the memory that the file system cannot give back.
-func (u usage) own() tier.Bytes { return u.Anon.Plus(u.Swap) }
+func (u Memory) own() tier.Bytes { return u.Anon.Plus(u.Swap) }
 
 func bytesOf(n uint64) tier.Bytes { return tier.Bytes(min(n, 1<<62)) }
 
@@ -117,9 +106,6 @@ type cgroup interface {
 	// prepare makes cmd start in the cgroup; done is called after the start.
 	prepare(cmd *exec.Cmd) (done func(), err error)
 	pids() ([]int, error)
-	// freeze returns when every process in it is frozen.
-	freeze(ctx context.Context) error
-	thaw() error
 	kill() error
 	// reclaim asks the kernel to take file pages that are charged to the cgroup. It is
 	// an error if the cgroup has no memory controller.
@@ -127,63 +113,10 @@ type cgroup interface {
 	remove() error
 }
 
-// cgroupDir is a folder of cgroups.
-type cgroupDir interface {
-	path() string
-	add(name string) (cgroup, error)
-	// remove kills what is in it and removes it. It is idempotent.
-	remove() error
-}
-
-// cgroupFolder creates the folder of our cgroups when the first engine needs it, so
-// that a Mover without engines leaves no trace.
-type cgroupFolder struct {
-	sys    *system
-	parent string
-
-	making sync.Mutex // held while a cgroup is made
-	dir    atomic.Pointer[cgroupDir]
-}
-
-// add returns a new cgroup, or nil and why there is none. It tries for each engine: a
-// reason may pass, and a folder that another process has removed is created again.
-func (f *cgroupFolder) add(name string) (cgroup, error) {
-	f.making.Lock()
-	defer f.making.Unlock()
-	if dir := f.dir.Load(); dir != nil {
-		if g, err := (*dir).add(name); !errors.Is(err, fs.ErrNotExist) {
-			return g, err
-		}
-	}
-	if f.sys.cgroups == nil {
-		return nil, errors.New("this system has no cgroups")
-	}
-	dir, err := f.sys.cgroups(f.parent)
-	if err != nil {
-		return nil, err
-	}
-	f.dir.Store(&dir)
-	return dir.add(name)
-}
-
-// path returns the folder, "" for none.
-func (f *cgroupFolder) path() string {
-	if dir := f.dir.Load(); dir != nil {
-		return (*dir).path()
-	}
-	return ""
-}
-
-func (f *cgroupFolder) remove() error {
-	if dir := f.dir.Load(); dir != nil {
-		return (*dir).remove()
-	}
-	return nil
-}
-
 // What may be found not to work here, as Status names it.
 const (
 	lackCgroup  = "cgroup"
+	lackReaper  = "reaper"
 	lackPageOut = "process_madvise"
 	lackReclaim = "memory.reclaim"
 )
@@ -199,7 +132,7 @@ type lacks struct {
 // note records that something does not work, if the reason is more than a moment's, or,
 // if err is nil, that it works.
 func (l *lacks) note(what string, err error) {
-	if err != nil && what != lackCgroup && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && what != lackCgroup && what != lackReaper && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	l.mu.Lock()

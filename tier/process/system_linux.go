@@ -1,9 +1,9 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -24,14 +24,11 @@ func newSystem() *system {
 	s.name, s.kernel = "linux", release()
 	s.isolate, s.dies = isolate, true
 	s.awaitExit = awaitExit
-	s.members, s.started, s.suspended = p.members, p.started, p.suspended
+	s.members, s.suspended = p.members, p.suspended
 	s.usage, s.regions = p.usage, p.regions
-	s.cgroups = newCgroupDir
+	s.cgroup = newCgroup
 	s.register, s.endOrphans = register, p.endOrphans
-	s.owned, s.cached, s.drop = owned, mincore, drop
-	if hasCachestat() {
-		s.cached = cachestat
-	}
+	s.owned, s.cached, s.drop = owned, cachestat, drop
 	s.pageOut = pageOut
 	return s
 }
@@ -63,16 +60,12 @@ func awaitExit(pid int) error {
 
 // owned is the kernel's condition for telling the truth in mincore and for giving up
 // pages (can_do_mincore, can_do_file_pageout).
-func owned(f *os.File, info fs.FileInfo) bool {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == os.Geteuid() || os.Geteuid() == 0 {
+func owned(f *os.File) bool {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) == nil && int(st.Uid) == os.Geteuid() || os.Geteuid() == 0 {
 		return true
 	}
 	return unix.Faccessat(unix.AT_FDCWD, f.Name(), unix.W_OK, unix.AT_EACCESS) == nil
-}
-
-func hasCachestat() bool {
-	err := unix.Cachestat(^uint(0), &unix.CachestatRange{}, &unix.Cachestat_t{}, 0)
-	return errors.Is(err, unix.EBADF)
 }
 
 // flat is the file systems on which a file owns its pages. Elsewhere, as on an overlay,
@@ -81,18 +74,16 @@ var flat = []uint32{
 	unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.SQUASHFS_MAGIC, unix.TMPFS_MAGIC,
 }
 
-// cachestat counts in one call (6.5).
+// cachestat counts in one call (6.5), or else as mincore does.
 func cachestat(f *os.File, off, n int64) (int64, error) {
 	if n == 0 {
 		return 0, nil // to the kernel, 0 means the whole file
 	}
 	var on unix.Statfs_t
-	if unix.Fstatfs(int(f.Fd()), &on) != nil || !slices.Contains(flat, uint32(on.Type)) {
-		return mincore(f, off, n)
-	}
 	var st unix.Cachestat_t
-	if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{Off: uint64(off), Len: uint64(n)}, &st, 0); err != nil {
-		return 0, err
+	asked := unix.CachestatRange{Off: uint64(off), Len: uint64(n)}
+	if unix.Fstatfs(int(f.Fd()), &on) != nil || !slices.Contains(flat, uint32(on.Type)) || unix.Cachestat(uint(f.Fd()), &asked, &st, 0) != nil {
+		return mincore(f, off, n)
 	}
 	return min(int64(st.Cache)*int64(os.Getpagesize()), n), nil
 }
@@ -110,30 +101,15 @@ func mincore(f *os.File, off, n int64) (int64, error) {
 			return 0, err
 		}
 		pages := (size + page - 1) / page
-		err = mincoreOf(b, vec[:pages])
-		if e := unix.Munmap(b); err == nil {
-			err = e
-		}
-		if err != nil {
-			return 0, err
+		_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(size), uintptr(unsafe.Pointer(&vec[0])))
+		if err := unix.Munmap(b); err != nil || errno != 0 {
+			return 0, cmp.Or(err, error(errno))
 		}
 		for _, v := range vec[:pages] {
 			in += int64(v&1) * page
 		}
 	}
 	return min(in, n), nil
-}
-
-// mincoreOf sets vec[i] to 1 if page i of b is in memory.
-func mincoreOf(b, vec []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&vec[0])))
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // drop empties the page cache of the file, but for pages that are dirty or mapped.
@@ -156,7 +132,7 @@ var errHighAddress = errors.New("an address beyond those of a 32-bit program")
 func pageOut(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return unlessExited(err)
+		return unless(unix.ESRCH, err)
 	}
 	defer unix.Close(fd)
 	for _, r := range regions {
@@ -173,20 +149,13 @@ func pageOut(ctx context.Context, pid int, regions []region, done func(tier.Byte
 			case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOMEM):
 				did = int(n) // locked, or no longer mapped
 			case err != nil:
-				return unlessExited(err)
+				return unless(unix.ESRCH, err)
 			}
 			off += uint64(max(did, 1<<12))
 			done(tier.Bytes(min(did, int(n))))
 		}
 	}
 	return nil
-}
-
-func unlessExited(err error) error {
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
 }
 
 func madvise(pidfd int, r remoteRange) (int, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -68,17 +69,15 @@ func filesIn(dir string) ([]weightFile, error) {
 	}
 	defer d.Close()
 	names, _ := d.Readdirnames(maxFiles) // what cannot be listed is ignored
-	var weights, others []string
-	for _, name := range names {
-		switch path := filepath.Join(dir, name); strings.ToLower(filepath.Ext(name)) {
-		case ".gguf", ".safetensors":
-			weights = append(weights, path)
-		default:
-			others = append(others, path)
-		}
-	}
+	weights := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		ext := strings.ToLower(filepath.Ext(name))
+		return ext != ".gguf" && ext != ".safetensors"
+	})
 	if len(weights) == 0 {
-		weights = others
+		weights = names
+	}
+	for i, name := range weights {
+		weights[i] = filepath.Join(dir, name)
 	}
 	return filesAt(weights), nil
 }
@@ -141,12 +140,7 @@ func (sys *system) open(file weightFile) (f *os.File, sees bool, err error) {
 	if f, err = os.Open(file.path); err != nil {
 		return nil, false, err
 	}
-	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, false, err
-	}
-	return f, sys.cached != nil && sys.owned(f, info), nil
+	return f, sys.cached != nil && sys.owned(f), nil
 }
 
 // dropAll empties the page cache of the files, but for pages that a process maps.
@@ -262,23 +256,23 @@ func (sys *system) readFile(ctx context.Context, file weightFile, off, end int64
 	defer f.Close()
 	// Queried before the first read: later, pages of the read-ahead would count as
 	// cached, and skipping them would break the stream.
-	var skip []bool
-	for at := off; at < end && sees; at += pieceSize {
+	var missing []int64
+	for at := off; at < end; at += pieceSize {
 		n := min(pieceSize, end-at)
-		in, err := sys.cached(f, at, n)
-		skip = append(skip, err == nil && in >= n)
-	}
-	for i := 0; off < end; i, off = i+1, off+pieceSize {
-		piece := min(off+pieceSize, end)
-		if sees && skip[i] {
-			done(piece - off)
-			continue
+		if sees {
+			if in, err := sys.cached(f, at, n); err == nil && in >= n {
+				done(n)
+				continue
+			}
 		}
-		for at := off; at < piece; at += partSize {
+		missing = append(missing, at)
+	}
+	for _, piece := range missing {
+		for at := piece; at < min(piece+pieceSize, end); at += partSize {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			n := min(partSize, piece-at)
+			n := min(partSize, end-at)
 			if _, err := f.ReadAt(buffer[:n], at); err != nil && !errors.Is(err, io.EOF) {
 				return err
 			}
