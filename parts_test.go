@@ -255,11 +255,11 @@ func TestAcquire_TextOfTheMoversPanicEndsItsGoroutine_IsAnError(t *testing.T) {
 type gatedPlan struct {
 	*optimizer.Learned
 	free  chan struct{}
-	block bool
+	block atomic.Bool
 }
 
 func (b *gatedPlan) Plan(v *tier.View, n *tier.Need) tier.Plan {
-	if b.block {
+	if b.block.Load() {
 		<-b.free
 		return tier.Plan{}
 	}
@@ -273,7 +273,7 @@ func TestPressure_PlacementIsStuck_IdleModelsLeaveAllTheSame(t *testing.T) {
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 1)}, Placement: pl, MinResidency: -1})
 		r.use("a")
 		time.Sleep(time.Minute)
-		pl.block = true
+		pl.block.Store(true)
 		go r.Acquire(t.Context(), modeltier.Request{Model: "b"})
 		time.Sleep(100 * time.Millisecond)
 		low := plenty
