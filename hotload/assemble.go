@@ -281,12 +281,14 @@ func (t *tree) consult(f *folder, p *part) error {
 func (t *tree) readJSON(f *file, into any) error {
 	opened, _, err := t.open(f.real)
 	if err != nil {
+		t.retry = true
 		return fileError(f.path, err)
 	}
 	defer opened.Close()
 	data, err := io.ReadAll(io.LimitReader(opened, maxJSON+1))
 	switch {
 	case err != nil:
+		t.retry = true
 		return fileError(f.path, err)
 	case len(data) > maxJSON:
 		return &FileError{Path: f.path, Reason: fmt.Sprintf("has more than %v", tier.Bytes(maxJSON))}

@@ -33,6 +33,7 @@ type tree struct {
 	// headers are those of this walk, before those of the one before, by path; nil: they
 	// are not remembered.
 	headers, before map[string]header
+	retry           bool // a file could not be read, which may pass
 }
 
 // header is what inspect returned for a file that looked like stat.
@@ -232,7 +233,9 @@ func (t *tree) read(f *file) (Info, error) {
 		h.stat = f.stat
 		h.info, h.err = t.inspect(f)
 	}
-	if t.headers != nil {
+	if _, unread := errors.AsType[*fs.PathError](h.err); unread {
+		t.retry = true // it says nothing about the content
+	} else if t.headers != nil {
 		t.headers[f.path] = h
 	}
 	return h.info, h.err

@@ -1,9 +1,11 @@
 package hotload
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -62,5 +64,47 @@ func TestEverything_FileHandles_GivenBack(t *testing.T) {
 	}
 	if after := handles(); after > before {
 		t.Errorf("%d handles are open, %d were before", after, before)
+	}
+}
+
+func TestWatch_FileMayBeReadLater_ModelIsReportedThen(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"a.gguf": llama()})
+	path := filepath.Join(dir, "a.gguf")
+	must(t, os.Chmod(path, 0))
+	must(t, os.Chmod(dir, 0o755))
+	must(t, os.Chmod(filepath.Dir(dir), 0o755)) // of testing's
+	w, readable := newWatcher(dir, nil), false
+	look := func(times int) (added []tier.Model) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			if os.Geteuid() == 0 {
+				unix.Setfsuid(65534) // whom permissions bind
+			}
+			if f, err := os.Open(path); err == nil {
+				readable = true
+				f.Close()
+			}
+			for range times {
+				c, _ := w.look(context.Background())
+				added = append(added, c.Added...)
+			}
+		}()
+		<-done
+		return added
+	}
+	if added := look(3); readable {
+		t.Skip("needs a user that permissions bind")
+	} else if len(added) > 0 {
+		t.Fatalf("reported %v, which cannot be read", added)
+	}
+	must(t, os.Chmod(path, 0o644)) // which leaves its size and its time as they were
+	if added := look(retryLooks); len(added) != 1 || added[0].Name != "a" {
+		t.Errorf("reported %v, want a", added)
+	}
+	if added := look(2 * retryLooks); len(added) > 0 || w.retry > 0 {
+		t.Errorf("reported %v again", added)
 	}
 }

@@ -77,7 +77,11 @@ type watcher struct {
 	away     map[string]int // models that Scan does not find: looks since something was at their path
 	empty    int            // looks since there was a weight file
 	headers  map[string]header
+	retry    int // looks until files that could not be read are tried again; 0: there are none
 }
+
+// retryLooks is after how many looks that is: it reads the JSON beside other models too.
+const retryLooks = 16
 
 func newWatcher(dir string, known []tier.Model) *watcher {
 	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found), pending: make(map[string]bool)}
@@ -120,7 +124,10 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	} else {
 		w.empty = 0
 	}
-	if w.settled && !gone && len(w.pending) == len(moving) { // nothing has changed and come to rest
+	if w.retry > 1 {
+		w.retry--
+	}
+	if w.settled && !gone && w.retry != 1 && len(w.pending) == len(moving) { // nothing has changed and come to rest
 		return Change{}, false
 	}
 	for _, f := range folders {
@@ -130,7 +137,10 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	if err != nil {
 		return Change{}, false
 	}
-	w.headers = t.headers
+	w.headers, w.retry = t.headers, 0
+	if t.retry {
+		w.retry = retryLooks + 1
+	}
 	if first { // the baseline: Scan has reported it, or the next look does
 		w.reported = lastingSkips(t.skipped, nil)
 		return Change{}, false

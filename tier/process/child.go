@@ -117,18 +117,33 @@ func closed(ch <-chan struct{}) bool {
 
 func (c *child) hasExited() bool { return closed(c.exited) }
 
-// members returns the processes that are alive. If they cannot be listed, it is the
-// leader until that has exited.
-func (c *child) members() []int {
+// list returns the processes that are alive: the leader alone, if this system cannot
+// list them.
+func (c *child) list() ([]int, error) {
 	if c.cgroup != nil {
 		if pids, err := c.cgroup.pids(); err == nil {
-			return pids
+			return pids, nil
 		}
 	}
 	if c.sys.members != nil {
 		return c.sys.members(c.pid, c.mark)
 	}
 	if c.hasExited() {
+		return nil, nil
+	}
+	return []int{c.pid}, nil
+}
+
+// members is list for who can only try again: if the listing fails, the engine is taken
+// to live until it is reaped.
+func (c *child) members() []int {
+	pids, err := c.list()
+	if err == nil {
+		return pids
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reaped {
 		return nil
 	}
 	return []int{c.pid}

@@ -215,10 +215,6 @@ type Options struct {
 	// once Close was called. Nil: crashes show in Status and in the log only.
 	Crashed func(model string, err error)
 
-	// Refill reads the files at path into the page cache, with progress in bytes. If it fails, that is logged, and the engine reads
-	// what is missing itself. Nil: 4 readers, one model after the other.
-	Refill func(ctx context.Context, path string, progress func(done tier.Bytes)) error
-
 	// LeaveCached leaves the weights of a frozen engine in the page cache, as those of
 	// a stopped engine are left there: they are clean, count as available memory, and
 	// are not charged. The engine thaws at once if they are still there. Without it

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -178,7 +177,7 @@ func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 				if e := drop(f); e != nil {
 					t.Fatal(e)
 				}
-				r.opts.Refill = func(context.Context, string, func(tier.Bytes)) error { die(); return nil }
+				r.refill = func(context.Context, []weightFile, func(int64)) error { die(); return nil }
 				err = r.try(m, tier.Swap, tier.RAM)
 			} else {
 				err = r.try(m, tier.RAM, tier.Swap)
@@ -320,22 +319,6 @@ func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.
 	}
 }
 
-// A refill runs on a goroutine of ours, where a panic would end the process.
-func TestRefill_DoesNotReturn_EngineReadsForItselfAndItIsLogged(t *testing.T) {
-	for name, leave := range map[string]func(){"Panic": func() { panic("theirs") }, "Goexit": runtime.Goexit} {
-		t.Run(name, func(t *testing.T) {
-			var log journal
-			opts := Options{Engine: fake{}.engine(), Logger: slog.New(slog.NewTextHandler(&log, nil))}
-			opts.Refill = func(context.Context, string, func(tier.Bytes)) error { leave(); return nil }
-			r := newRig(t, newSystem(), opts)
-			m := modelOf(t, "m", 1<<20)
-			r.move(m, tier.Storage, tier.RAM)
-			r.get("m", "/sum")
-			eventually(t, "the log names Options.Refill", func() bool { return strings.Contains(log.String(), "Options.Refill") })
-		})
-	}
-}
-
 func TestMove_ThawedEngineDoesNotAnswer_KilledAndInStorage(t *testing.T) {
 	needsPageOut(t)
 	sys := withoutCgroups()
@@ -394,11 +377,12 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 			sys := withoutCgroups()
 			members := sys.members
 			var undead atomic.Bool
-			sys.members = func(pid int, mark string) []int {
+			sys.members = func(pid int, mark string) ([]int, error) {
+				pids, err := members(pid, mark)
 				if undead.Load() {
-					return append(members(pid, mark), unused)
+					pids = append(pids, unused)
 				}
-				return members(pid, mark)
+				return pids, err
 			}
 			opts := Options{Engine: fake{Exit: 3}.engine()}
 			if running {
@@ -411,7 +395,7 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 				r.move(m, tier.Storage, tier.RAM)
 				r.move(m, tier.RAM, tier.Swap)
 				from = tier.Swap
-				r.opts.Refill = func(ctx context.Context, _ string, _ func(tier.Bytes)) error {
+				r.refill = func(ctx context.Context, _ []weightFile, _ func(int64)) error {
 					c, _ := r.engineOf("m")
 					unix.Kill(c.pid, unix.SIGKILL)
 					<-ctx.Done()
@@ -433,6 +417,44 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 			r.killLimit = patience
 			r.move(m, tier.RAM, tier.Storage)
 		})
+	}
+}
+
+// A process with too many open files cannot list processes: that is no sign that an
+// engine has none.
+func TestMembers_CannotBeListed_EngineIsNotTakenForGone(t *testing.T) {
+	if _, err := proc(t.TempDir()+"/missing").members(1, "m"); err == nil {
+		t.Error("a listing that failed is no error")
+	}
+	sys := withoutCgroups()
+	members := sys.members
+	var failing atomic.Bool
+	sys.members = func(pid int, mark string) ([]int, error) {
+		if failing.Load() {
+			return nil, unix.EMFILE
+		}
+		return members(pid, mark)
+	}
+	r := newRig(t, sys, Options{Engine: fake{Touch: true, Hidden: true}.engine()})
+	m := modelOf(t, "m", 8<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	failing.Store(true)
+	if present, _, err := r.Resident(t.Context(), "m"); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("%v are present, %v", present, err)
+	}
+	// Nor is what it has started left alive: its end waits until they can be listed.
+	c, _ := r.engineOf("m")
+	r.kill("m")
+	<-c.exited
+	select {
+	case <-c.done:
+		t.Error("the engine is done, though it is not known what is left of it")
+	case <-time.After(50 * time.Millisecond):
+	}
+	failing.Store(false)
+	<-c.done
+	if left := carrying(r.token); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
 	}
 }
 

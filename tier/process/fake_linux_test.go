@@ -334,7 +334,7 @@ func fakeManager(args []string) int {
 		sys.reaper = nil
 	}
 	reached := func() { fmt.Println("reached", *stage) }
-	refill := func(ctx context.Context, _ string, _ func(tier.Bytes)) error {
+	refill := func(ctx context.Context, _ []weightFile, _ func(int64)) error {
 		reached()
 		<-ctx.Done()
 		return ctx.Err()
@@ -343,9 +343,6 @@ func fakeManager(args []string) int {
 	engine.Env = append(engine.Env, *token)
 	engine.Standby = StandbyFreeze
 	opts := Options{Engine: engine, StateDir: *dir}
-	if *stage == "thawing" {
-		opts.Refill = refill
-	}
 	if *stage == "freezing" && sys.pageOut != nil {
 		sys.pageOut = func(ctx context.Context, _ int, _ []region, _ func(tier.Bytes)) error {
 			reached()
@@ -357,6 +354,9 @@ func fakeManager(args []string) int {
 	if err != nil {
 		fmt.Println(err)
 		return 2
+	}
+	if *stage == "thawing" {
+		m.refill = refill
 	}
 	info, err := os.Stat(*path)
 	if err != nil {

@@ -215,7 +215,9 @@ func (r Request) send(ctx context.Context, url, model string, quiet time.Duratio
 	if text != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	var dialer net.Dialer
+	// An engine that does not accept yet may have a full queue, with our last queries in
+	// it. The kernel asks it again ever more rarely; a new connection asks at once.
+	dialer := net.Dialer{Timeout: quiet}
 	conn, err := dialer.DialContext(ctx, "tcp", req.URL.Host)
 	if err != nil {
 		return causeOf(ctx, err)

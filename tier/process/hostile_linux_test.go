@@ -3,13 +3,17 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -139,20 +143,30 @@ func TestEngineOf_Hostile_ErrorOfThatMove(t *testing.T) {
 	}
 }
 
-func TestRefill_IgnoresItsContext_CancelledMoveReturns(t *testing.T) {
-	forever, called := make(chan struct{}), make(chan struct{})
-	t.Cleanup(func() { close(forever) })
-	r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), Refill: func(context.Context, string, func(tier.Bytes)) error {
-		close(called)
-		<-forever
-		return nil
-	}})
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { <-called; cancel() }()
-	m := modelOf(t, "m", 8<<20)
-	err := within(t, "the move", func() error { return r.Move(ctx, tier.Move{Model: m, To: tier.RAM}, nil) })
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("the move returned %v", err)
+// An engine that listens and does not accept, as it loads first, gets no connection once
+// its queue is full.
+func TestHealth_QueueOfTheEngineIsFull_QueryEndsInTime(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprint("http://127.0.0.1:", name.(*unix.SockaddrInet4).Port)
+	const quiet = 50 * time.Millisecond
+	for range 5 { // the first ones fill the queue
+		err := within(t, "the query", func() error {
+			return Request{Method: http.MethodGet, Path: "/health"}.send(t.Context(), url, "m", quiet)
+		})
+		if err == nil {
+			t.Error("it has an answer")
+		}
 	}
 }
 

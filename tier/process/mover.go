@@ -23,6 +23,7 @@ type Mover struct {
 	reading   chan struct{} // a token: one model at a time is read into the page cache
 	orphans   []string      // what New ended
 	killLimit time.Duration
+	refill    func(ctx context.Context, files []weightFile, done func(int64)) error // read, unless a test replaces it
 
 	moves   sync.WaitGroup // moves under way
 	engines sync.WaitGroup // engines that were started and not yet reaped
@@ -73,7 +74,7 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 			return nil, err
 		}
 	}
-	m.close = sync.OnceValue(m.shutDown)
+	m.refill, m.close = m.read, sync.OnceValue(m.shutDown)
 	return m, nil
 }
 

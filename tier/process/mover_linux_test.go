@@ -207,12 +207,13 @@ func TestMove_FrozenToStorage_EngineEndsPolitely(t *testing.T) {
 func TestMove_ToRAM_WaitsForMappedWeightsOnly(t *testing.T) {
 	for _, f := range []fake{{}, {Copy: true}} {
 		asked, release := make(chan struct{}, 1), make(chan struct{})
-		opts := Options{Engine: f.engine()}
-		opts.Refill = func(ctx context.Context, path string, progress func(tier.Bytes)) error {
+		r := newRig(t, newSystem(), Options{Engine: f.engine()})
+		m := modelOf(t, "m", 8<<20)
+		r.refill = func(ctx context.Context, _ []weightFile, _ func(int64)) error {
 			asked <- struct{}{}
 			select {
 			case <-release:
-				_, err := os.ReadFile(path)
+				_, err := os.ReadFile(m.Path)
 				return err
 			case <-ctx.Done():
 				if !f.Copy {
@@ -221,8 +222,6 @@ func TestMove_ToRAM_WaitsForMappedWeightsOnly(t *testing.T) {
 				return context.Cause(ctx)
 			}
 		}
-		r := newRig(t, newSystem(), opts)
-		m := modelOf(t, "m", 8<<20)
 		done := make(chan error, 1)
 		go func() { done <- r.try(m, tier.Storage, tier.RAM) }()
 		if f.Copy { // it is never released; or the engine has read all before it begins
@@ -299,17 +298,16 @@ func TestMove_CancelledThaw_StaysFrozenAndPagedOut(t *testing.T) {
 	needsPageOut(t)
 	cause := errors.New("no request waits")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	opts := Options{Engine: fake{Touch: true}.engine()}
-	opts.Refill = func(ctx context.Context, path string, progress func(tier.Bytes)) error {
-		if _, err := os.ReadFile(path); err != nil {
+	r := newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine()})
+	m := modelOf(t, "m", 8<<20)
+	r.refill = func(ctx context.Context, _ []weightFile, _ func(int64)) error {
+		if _, err := os.ReadFile(m.Path); err != nil {
 			return err
 		}
 		cancel(cause) // the first is that of the start, and too late
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	r := newRig(t, newSystem(), opts)
-	m := modelOf(t, "m", 8<<20)
 	if _, err := os.ReadFile(m.Path); err != nil { // cached: the start needs no refill
 		t.Fatal(err)
 	}
@@ -321,7 +319,7 @@ func TestMove_CancelledThaw_StaysFrozenAndPagedOut(t *testing.T) {
 	if e := r.engine("m"); e.State != Frozen || e.Cached > m.Size/64 {
 		t.Errorf("it is %s, with %v cached", e.State, e.Cached)
 	}
-	r.opts.Refill = nil
+	r.refill = r.read
 	r.move(m, tier.Swap, tier.RAM)
 }
 

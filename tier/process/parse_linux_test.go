@@ -189,9 +189,9 @@ func TestMembers_SessionAndMark_NotOthersNorTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := proc("/proc")
-	got := p.members(leader, mark)
-	if !slices.Contains(got, leader) || !slices.Contains(got, left) || len(got) != 3 { // and what the leader has started
-		t.Errorf("of %d, %d and a child there are %v", leader, left, got)
+	got, err := p.members(leader, mark)
+	if err != nil || !slices.Contains(got, leader) || !slices.Contains(got, left) || len(got) != 3 { // and what the leader has started
+		t.Errorf("of %d, %d and a child there are %v, %v", leader, left, got, err)
 	}
 	if p.suspended(got) || !p.suspended([]int{dead}) {
 		t.Error("what stands still is not told from what runs")

@@ -11,7 +11,6 @@ import (
 	"syscall"
 
 	"github.com/prometheus/procfs"
-	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -39,24 +38,51 @@ func living(all procfs.Procs) (stats []procfs.ProcStat) {
 }
 
 // members implements system.members. Processes that left the session are found by their
-// mark.
-func (p proc) members(leader int, mark string) (found []int) {
+// mark, in the environment of processes that are no older than the leader: to read that
+// of another waits for locks of its memory, for ever if that hangs.
+func (p proc) members(leader int, mark string) (found []int, err error) {
 	filesystem, err := procfs.NewFS(string(p))
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	all, _ := filesystem.AllProcs()
-	all = slices.DeleteFunc(all, func(one procfs.Proc) bool {
-		if session, err := unix.Getsid(one.PID); err == nil && session == leader {
-			return false
+	all, err := filesystem.AllProcs()
+	if err != nil {
+		return nil, err
+	}
+	since := uint64(0)
+	if one, err := filesystem.Proc(leader); err == nil {
+		if s, err := one.Stat(); err == nil {
+			since = s.Starttime
 		}
-		env, _ := one.Environ()
-		return one.PID == os.Getpid() || !slices.Contains(env, markName+"="+mark)
-	})
-	for _, s := range living(all) {
-		found = append(found, s.PID)
 	}
-	return found
+	for _, one := range all {
+		s, err := one.Stat()
+		if tooManyFiles(err) {
+			return nil, err
+		}
+		if err != nil || strings.Contains("ZX", s.State) || one.PID == os.Getpid() {
+			continue
+		}
+		if s.Session != leader {
+			if s.Starttime < since {
+				continue
+			}
+			env, err := one.Environ()
+			if tooManyFiles(err) {
+				return nil, err
+			}
+			if !slices.Contains(env, markName+"="+mark) {
+				continue
+			}
+		}
+		found = append(found, one.PID)
+	}
+	return found, nil
+}
+
+// tooManyFiles tells a limit on open files from a process that has exited or is not ours.
+func tooManyFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // suspended implements system.suspended.
@@ -66,7 +92,10 @@ func (p proc) suspended(pids []int) bool {
 		return false
 	}
 	for _, pid := range pids {
-		threads, _ := filesystem.AllThreads(pid) // none, if it has exited
+		threads, err := filesystem.AllThreads(pid) // none, if it has exited
+		if tooManyFiles(err) {
+			return false
+		}
 		for _, s := range living(threads) {
 			if !strings.Contains("Tt", s.State) {
 				return false

@@ -159,7 +159,10 @@ func (p proc) kill(ctx context.Context, id identity) (killed []int, err error) {
 	}
 	var wait backoff
 	for {
-		left := p.members(-1, id.Mark)
+		left, err := p.members(-1, id.Mark)
+		if err != nil {
+			return killed, err // the record stays for the next New
+		}
 		for _, pid := range left {
 			if !slices.Contains(killed, pid) {
 				killed = append(killed, pid)

@@ -66,8 +66,10 @@ func (m *Mover) look(c *child, exact bool) (sight, error) {
 	if m.sys.usage == nil {
 		return s, nil
 	}
-	s.pids = c.members()
 	var err error
+	if s.pids, err = c.list(); err != nil {
+		return sight{}, err
+	}
 	if s.usage, err = m.sys.usage(s.pids, exact); err != nil {
 		return sight{}, err
 	}

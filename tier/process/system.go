@@ -40,8 +40,9 @@ type system struct {
 	// awaitExit returns once the child has exited, and leaves it to be reaped.
 	awaitExit func(pid int) error
 	// members returns the living processes of an engine, without zombies: the leader,
-	// those of its session, and those that carry its mark.
-	members func(pid int, mark string) []int
+	// those of its session, and those that carry its mark. An error means that they
+	// cannot be listed now, as when we have too many open files.
+	members func(pid int, mark string) ([]int, error)
 
 	// cgroup makes the cgroup of one engine under parent, "" for the cgroup that this
 	// process is in.

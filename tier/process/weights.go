@@ -169,7 +169,7 @@ const (
 	partSize  = 1 << 20
 )
 
-// filling is a refill under way, ours or that of Options.Refill.
+// filling is a refill under way.
 type filling struct {
 	cancel context.CancelFunc
 	bytes  atomic.Int64  // that are cached
@@ -181,22 +181,14 @@ type filling struct {
 func (m *Mover) fill(ctx context.Context, s *slot) *filling {
 	f := &filling{done: make(chan struct{})}
 	ctx, f.cancel = context.WithCancel(ctx)
-	path, files := s.model.Path, s.files
+	files := s.files
 	go func() {
 		defer close(f.done)
 		if n, sure := m.sys.cachedOf(files); sure && n >= sizeOf(files) {
 			f.bytes.Store(int64(n))
 			return
 		}
-		var err error
-		if m.opts.Refill != nil && len(files) > 0 {
-			err = guarded(ctx, "Options.Refill", func() error {
-				return m.opts.Refill(ctx, path, func(done tier.Bytes) { f.bytes.Store(int64(done)) })
-			})
-		} else {
-			err = m.read(ctx, files, func(n int64) { f.bytes.Add(n) })
-		}
-		if err != nil && (ctx.Err() == nil || errors.Is(err, tier.ErrPanic)) {
+		if err := m.refill(ctx, files, func(n int64) { f.bytes.Add(n) }); err != nil && ctx.Err() == nil {
 			m.log.Warn("weights could not be read ahead", "model", s.name, "err", err)
 		}
 	}()
