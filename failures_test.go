@@ -242,6 +242,29 @@ func TestReportCrash_EngineKilled_StatusIsRightWithoutARequest(t *testing.T) {
 	})
 }
 
+func TestReportCrash_DuringAShutdown_LeaseIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2)}})
+		l := r.get("a")
+		ended := make(chan error)
+		go func() { ended <- r.Shutdown(t.Context()) }()
+		synctest.Wait()
+		if err := r.ReportCrash("a", errors.New("signal: killed")); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		select {
+		case <-l.Done():
+		default:
+			t.Error("the lease was not told")
+		}
+		l.Release()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestReportCrash_ModelInStorage_NextLeaseIsNotLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("big", 7)}, Limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 10 * tier.GiB}})

@@ -132,10 +132,12 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.fillParts(&cfg); err != nil {
-		return nil, errors.Join(err, m.save.close())
+	err = m.fillParts(&cfg)
+	m.cfg = cfg // with what was made until then, to be closed
+	if err != nil {
+		m.cancel(tier.ErrClosed)
+		return nil, errors.Join(err, m.awaitGoroutines(), m.closeParts(), m.save.close())
 	}
-	m.cfg = cfg
 	m.resident, _ = cfg.Mover.(tier.Resident)
 	m.footprinter, _ = cfg.Mover.(tier.Footprinter)
 	for _, p := range []struct {

@@ -175,10 +175,11 @@ func (c *control) stuck(mv *core.Move, err error) {
 	}
 }
 
-// crashed takes up that a model left memory though it was not moved.
+// crashed takes up that a model left memory though it was not moved. Leases outlive
+// the intake, so they are told when that has stopped, too.
 func (c *control) crashed(model string, cause error) {
 	e, ok := c.core.Find(model)
-	if !ok || c.stopping {
+	if !ok {
 		return
 	}
 	c.m.log.Warn("a model left memory by itself", "model", model, "cause", cause)

@@ -282,6 +282,37 @@ func TestNew_StateDirHeldByAnother_IsInUse(t *testing.T) {
 	}
 }
 
+// Its job was cancelled, so it is not in the library after a restart either.
+func TestRestart_ClosedDuringAHotLoad_ModelIsNotKnown(t *testing.T) {
+	cfg := modeltier.Config{StateDir: t.TempDir(), Probe: tiertest.NewProbe(plenty)}
+	cfg.Mover = &tiertest.Mover{Time: func(tier.Move) time.Duration { return time.Minute }}
+	m, err := modeltier.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	h := model("h", 1)
+	h.Home = tier.RAM
+	job := order(t)(m.HotLoad(t.Context(), h))
+	for len(cfg.Mover.(*tiertest.Mover).Moves()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if job.Err() == nil {
+		t.Fatal("the hot load succeeded")
+	}
+	cfg.Mover = &tiertest.Mover{}
+	if m, err = modeltier.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if s, known := m.Model("h"); known {
+		t.Errorf("known after a restart: %+v", s)
+	}
+}
+
 // A model that was hot loaded under the name of a configured one, which had been
 // removed, is not that one after a restart.
 func TestRestart_HotLoadedUnderTheNameOfARemovedModel_IsWhatWasLoaded(t *testing.T) {

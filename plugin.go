@@ -38,8 +38,9 @@ type plugin struct {
 	mu      sync.Mutex // guards the rest; nothing is called under it
 	queue   []*pluginCall
 	current *pluginCall
+	began   time.Time // current
 	running bool
-	stuck   bool // current has outlived its limit
+	stuck   bool // current has run for longer than its limit
 	closed  bool
 }
 
@@ -105,8 +106,9 @@ func (p *plugin) post(c *pluginCall, room int) {
 	}
 }
 
-// giveUp answers a call that has outlived its limit; if it is the one that runs,
-// those behind it as well.
+// giveUp answers a call that has outlived its limit; if it is the one that runs, and
+// has run for so long, those behind it as well: one that spent its time in the queue
+// says nothing against the part.
 func (p *plugin) giveUp(c *pluginCall) {
 	p.mu.Lock()
 	var over []*pluginCall
@@ -118,14 +120,18 @@ func (p *plugin) giveUp(c *pluginCall) {
 	}
 	take(c)
 	if c == p.current {
-		p.stuck = true
-		for _, behind := range p.queue {
-			take(behind)
+		if left := 2*c.limit - time.Since(p.began); left > 0 {
+			c.late.Reset(left)
+		} else {
+			p.stuck = true
+			for _, behind := range p.queue {
+				behind.late.Stop()
+				take(behind)
+			}
 		}
 	}
 	p.mu.Unlock()
 	for _, c := range over {
-		c.late.Stop()
 		c.done(&tier.StuckError{What: "A call of the " + p.name, After: 2 * c.limit})
 	}
 }
@@ -151,7 +157,7 @@ func (p *plugin) run() {
 		}
 		c := p.queue[0]
 		p.queue[0] = nil
-		p.queue, p.current = p.queue[1:], c
+		p.queue, p.current, p.began = p.queue[1:], c, time.Now()
 		p.mu.Unlock()
 		p.call(c)
 	}
@@ -161,8 +167,8 @@ func (p *plugin) call(c *pluginCall) {
 	ctx, cancel := context.WithTimeout(c.parent, c.limit)
 	defer cancel()
 	guarded(p.name, func() error { return c.fn(ctx) }, func(err error) {
-		c.late.Stop()
 		p.mu.Lock()
+		c.late.Stop()
 		late := c.answered
 		c.answered, p.current, p.stuck = true, nil, false
 		p.mu.Unlock()

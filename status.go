@@ -330,13 +330,14 @@ func (m *Manager) fillStatus(s *Status) {
 	looked := time.Now()
 	for i := range s.Models {
 		left := statusLimit - time.Since(looked)
-		if ms := &s.Models[i]; left > 0 && !s.Closing && (ms.Tier != tier.Storage || ms.Leftover > 0) {
+		if ms := &s.Models[i]; left > 0 && !m.closing.Load() && (ms.Tier != tier.Storage || ms.Leftover > 0) {
 			model := tier.Model{Name: ms.Name, Path: ms.Path, Size: ms.Size}
 			l, err := m.look(&model, left/2)
+			seen := l.seen.Believable()
 			if err == nil && m.resident != nil {
-				ms.Present = l.seen.Present
+				ms.Present = seen.Present
 			}
-			ms.Taken = l.seen.Taken
+			ms.Taken = seen.Taken
 		}
 	}
 	s.Parts = make(map[string]any)

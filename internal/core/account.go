@@ -123,8 +123,8 @@ type Seen struct {
 	Taken, Peak tier.Bytes
 }
 
-// believable returns s with every number within bounds: movers are not ours.
-func (s Seen) believable() Seen {
+// Believable returns s with every number within bounds: movers are not ours.
+func (s Seen) Believable() Seen {
 	bound := func(b tier.Bytes) tier.Bytes { return min(max(b, 0), maxSeen) }
 	return Seen{Present: bound(s.Present), Reclaimable: bound(s.Reclaimable), Taken: bound(s.Taken), Peak: bound(s.Peak)}
 }
@@ -133,7 +133,7 @@ func (s Seen) believable() Seen {
 // gone is given back; what is taken beyond what is charged is charged, as far as
 // there is room, and shows as Overdraft where there is none.
 func (c *Core) Observed(e *Entry, s Seen) {
-	s = s.believable()
+	s = s.Believable()
 	e.Reclaimable = s.Reclaimable
 	if e.move != nil {
 		return

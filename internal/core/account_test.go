@@ -300,3 +300,31 @@ func TestReading_OlderThanACharge_ChargeStaysUnseen(t *testing.T) {
 		}
 	}
 }
+
+// Bytes that were to be gone and are seen a moment longer are waited for.
+func TestSetLimits_ResidueOfWhatLeftIsSeenForAMoment_NotRefused(t *testing.T) {
+	for _, stays := range []bool{false, true} {
+		b := newBench(t, 10, 10, sized("a", 8))
+		b.load("a")
+		n := b.c.Limits()
+		n.RAM = 3
+		if err := b.c.SetLimits(n); err != nil {
+			t.Fatal(err)
+		}
+		b.step()
+		b.finish(Outcome{Observed: true, Seen: Seen{Present: 4}})
+		wake := b.step()
+		if len(b.limits) != 0 || wake.IsZero() {
+			t.Fatalf("ended at once: %+v, wake %v", b.limits, wake)
+		}
+		if stays {
+			b.now = wake
+		} else {
+			b.c.Observed(b.entry("a"), Seen{})
+		}
+		b.step()
+		if len(b.limits) != 1 || (b.limits[0].Err != nil) != stays {
+			t.Errorf("residue stays %v: %+v", stays, b.limits)
+		}
+	}
+}

@@ -12,7 +12,7 @@ const (
 )
 
 // mark takes note of a change. Entry and Move phases are marked by their
-// transitions, charges by recharge; what else calls it is an event from outside.
+// transitions, charges by commit and discharge; what else calls it is an event from outside.
 func (c *Core) mark(m marks) {
 	c.changed = c.changed || m&changed != 0
 	c.dirty = c.dirty || m&dirty != 0

@@ -270,6 +270,9 @@ func (c *Core) wake(now time.Time) time.Time {
 	for _, e := range c.fated {
 		sooner(e.retryAt)
 	}
+	if l := c.limiting; l != nil && l.plan != nil && !l.plan.live {
+		sooner(c.residueUntil(now))
+	}
 	for _, m := range c.running {
 		sooner(c.overdueAt(m))
 	}

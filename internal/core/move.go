@@ -381,7 +381,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if e.move != m {
 		return
 	}
-	out.Seen = out.Seen.believable()
+	out.Seen = out.Seen.Believable()
 	same := func(r *Move) bool { return r == m }
 	c.running, c.queue = slices.DeleteFunc(c.running, same), slices.DeleteFunc(c.queue, same)
 	c.moveTo(m, moveEnded)
@@ -439,6 +439,9 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		}
 		if out.Err != nil && !again && m.To >= m.From && !out.CalledOff {
 			c.fail(x, out.Err)
+		} else if o := x.order; o != nil && o.cancelled != nil && e.tier != o.To {
+			// The mover went on, or the move was to another tier: it goes no further.
+			c.fail(x, &tier.MoveError{Model: e.Model.Name, From: e.tier, To: o.To, Err: o.cancelled})
 		} else {
 			for _, w := range x.waiters {
 				if !w.Moved {

@@ -232,3 +232,33 @@ func TestMove_HomewardCalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *tes
 		t.Errorf("it moves from %v to %v under a lease", e.move.From, e.move.To)
 	}
 }
+
+// It is on its way to swap, and its mover does not listen.
+func TestCancelOrder_MoveGoesOnToAnotherTier_HotLoadEndsThere(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 4))
+	b.plan = func(v *tier.View, n *tier.Need) tier.Plan {
+		if n == nil {
+			return tier.Plan{}
+		}
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(n.Model), To: tier.Swap}}}}
+	}
+	o := &Order{Kind: HotLoad, Entry: b.entry("a"), To: tier.RAM}
+	b.c.Load(o, b.now)
+	b.step()
+	cause := errors.New("changed my mind")
+	b.c.CancelOrder(o, cause, b.now)
+	b.plan = b.toRAM
+	b.step()
+	b.finish(seen(0))
+	b.step()
+	if err := b.ended[o]; !errors.Is(err, cause) {
+		t.Errorf("the order ended with %v, want %v", err, cause)
+	}
+	if b.finish(seen(0)); len(b.started) != 0 {
+		t.Errorf("it moves on: %v", b.log)
+	}
+	b.step()
+	if _, known := b.c.Find("a"); known {
+		t.Error("it is in the library still")
+	}
+}

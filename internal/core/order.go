@@ -22,6 +22,8 @@ type Order struct {
 	Kind  OrderKind
 	Entry *Entry
 	To    tier.Tier
+
+	cancelled error // why its owner no longer wants it
 }
 
 // Load orders a hot load: the entry, just added, is brought to o.To, for which
@@ -42,7 +44,8 @@ func (c *Core) CancelOrder(o *Order, cause error, now time.Time) {
 		c.CancelMove(e.move, cause, now)
 	case e.demand == nil || e.demand.order != o:
 	case e.move != nil:
-		c.CancelMove(e.move, cause, now) // its end fails the demand, and so the order
+		o.cancelled = cause // its end fails the demand, and so the order
+		c.CancelMove(e.move, cause, now)
 	default:
 		// Requests for the model wait for the order's success.
 		c.fail(e.demand, &tier.MoveError{Model: e.Model.Name, From: e.tier, To: o.To, Err: cause})
@@ -74,15 +77,22 @@ func (c *Core) MoveTo(o *Order, now time.Time) error {
 		return nil
 	}
 	if e.fate == replaced {
-		return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is being replaced", e.Model.Name)}
+		return beingReplaced(e)
 	}
 	return c.orderMove(o, tier.ReasonOrder, "ordered", now)
 }
 
-// Drop orders that the model leaves its tier and the library. It is in use, or
-// moving: the error says so.
+func beingReplaced(e *Entry) error {
+	return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is being replaced", e.Model.Name)}
+}
+
+// Drop orders that the model leaves its tier and the library. It is in use, moving,
+// or about to become another: the error says so.
 func (c *Core) Drop(o *Order, now time.Time) error {
 	e := o.Entry
+	if e.fate == replaced && e.successor != nil { // what is removed would not be what stays
+		return beingReplaced(e)
+	}
 	if e.tier == tier.Storage {
 		if err := c.seize(e); err != nil {
 			return err
@@ -153,7 +163,7 @@ func (c *Core) endOrder(o *Order, err error) {
 		// carryFates goes on with it.
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && gone:
 		c.forget(e)
-	case o.Kind == HotLoad && err != nil && !c.stopped:
+	case o.Kind == HotLoad && err != nil: // though stopped: it is not to be kept
 		c.doom(e, pendingRemoval) // it arrives yet, or is half-way: it leaves from there
 		m := e.Model
 		m.Capabilities = nil // no request that names none is led to it
@@ -211,6 +221,9 @@ func (c *Core) changeLimits(now time.Time) {
 	}
 	over := room[tier.RAM].Plus(room[tier.Swap])
 	if l.plan != nil && !l.plan.live {
+		if !c.residueUntil(now).IsZero() {
+			return // what has left is still seen, and expected to go
+		}
 		if over >= l.over {
 			c.endLimits(l, tier.ErrNoCapacity) // all that could leave has left
 			return

@@ -155,3 +155,26 @@ func TestMoveTo_ModelLeased_IsInUseAndStays(t *testing.T) {
 		t.Errorf("moves under a lease: %d, gate open: %v", len(b.started), e.Gate.(*fakeGate).open)
 	}
 }
+
+// Where it waits for the bytes of what it was, and where its unload has failed.
+func TestDrop_ModelIsBeingReplaced_IsRefusedAndNotSaidToHaveSucceeded(t *testing.T) {
+	for name, out := range map[string]Outcome{"bytes still seen": seen(4), "unload failed": {Err: errors.New("device busy")}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 10, 10, sized("a", 4))
+			b.load("a")
+			e := b.entry("a")
+			b.c.Replace(e, other("a", 3), all, b.now)
+			b.step()
+			b.finish(out)
+			b.step()
+			o := &Order{Kind: Remove, Entry: e}
+			if err := b.c.Drop(o, b.now); !errors.Is(err, tier.ErrInUse) {
+				t.Errorf("Drop: %v, want ErrInUse", err)
+			}
+			b.step()
+			if _, ended := b.ended[o]; ended {
+				t.Error("the removal ended, and the model stays")
+			}
+		})
+	}
+}
