@@ -290,6 +290,14 @@ func readMemory(proc string) (tier.Memory, error) {
 	if err != nil {
 		return tier.Memory{}, fmt.Errorf("reading meminfo: %w", err)
 	}
+	for _, f := range [...]struct {
+		name      string
+		kB, bytes *uint64
+	}{{"MemTotal", info.MemTotal, info.MemTotalBytes}, {"MemAvailable", info.MemAvailable, info.MemAvailableBytes}} {
+		if f.kB != nil && *f.bytes>>10 != *f.kB { // procfs lets the product wrap around
+			return tier.Memory{}, &tier.InvalidError{Field: "meminfo " + f.name, Value: fmt.Sprint(*f.kB), Rule: "must be a number of kB that fits 63 bits"}
+		}
+	}
 	m := tier.Memory{At: time.Now(), Source: "host"}
 	if info.MemTotalBytes != nil {
 		m.Total = bytes(info.MemTotalBytes)
@@ -304,11 +312,11 @@ func readMemory(proc string) (tier.Memory, error) {
 	}
 	for _, s := range swaps {
 		if s.Zram {
-			m.CompressedSwapTotal += s.Size
-			m.CompressedSwapFree += s.Size - s.Used
+			m.CompressedSwapTotal = m.CompressedSwapTotal.Plus(s.Size)
+			m.CompressedSwapFree = m.CompressedSwapFree.Plus(s.Size - s.Used)
 		} else {
-			m.SwapTotal += s.Size
-			m.SwapFree += s.Size - s.Used
+			m.SwapTotal = m.SwapTotal.Plus(s.Size)
+			m.SwapFree = m.SwapFree.Plus(s.Size - s.Used)
 		}
 	}
 	return m, nil

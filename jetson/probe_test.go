@@ -461,3 +461,31 @@ func TestProbe_PartStatus_WhileEverythingElseRuns(t *testing.T) {
 		p.PartStatus()
 	})
 }
+
+func TestReadMemory_NumbersThatOverflow_AreAnErrorOrSaturate(t *testing.T) {
+	const sane = "MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n"
+	const swaps = "Filename Type Size Used Priority\n"
+	for _, c := range []struct {
+		meminfo, swaps string
+		refused        bool
+	}{
+		{sane, swaps + "/a file 9223372036854775807 0 -2\n/b file 9223372036854775807 9223372036854775807 -3\n", false},
+		{sane, swaps + "/dev/zram0 partition 9007199254740991 1 5\n/dev/zram1 partition 9007199254740991 0 5\n", false},
+		{"MemTotal: 18014398509481985 kB\nMemAvailable: 4000000 kB\n", swaps, true},
+		{"MemTotal: 8000000 kB\nMemAvailable: 18014398509481985 kB\n", swaps, true},
+	} {
+		proc := t.TempDir()
+		for name, text := range map[string]string{"meminfo": c.meminfo, "swaps": c.swaps} {
+			if err := os.WriteFile(filepath.Join(proc, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := readMemory(proc)
+		if refused := errors.Is(err, tier.ErrInvalid); refused != c.refused || !refused && err != nil {
+			t.Errorf("%q: %v", c.meminfo, err)
+		}
+		if err := m.Validate(); err != nil {
+			t.Errorf("%q: %v", c.swaps, err)
+		}
+	}
+}

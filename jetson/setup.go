@@ -2,6 +2,7 @@ package jetson
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -132,20 +133,25 @@ func readSwaps(proc string) ([]Swap, error) {
 	}
 	var out []Swap
 	for _, s := range lines {
-		size := tier.Bytes(max(s.Size, 0)) * tier.KiB
-		used := min(tier.Bytes(max(s.Used, 0))*tier.KiB, size)
+		size := kibibytes(s.Size)
+		used := min(kibibytes(s.Used), size)
 		out = append(out, Swap{Path: s.Filename, Zram: strings.HasPrefix(s.Filename, "/dev/zram"), Size: size, Used: used})
 	}
 	return out, nil
+}
+
+// kibibytes returns that many KiB, saturated; a negative number counts as none.
+func kibibytes(n int) tier.Bytes {
+	return tier.Bytes(min(max(int64(n), 0), math.MaxInt64>>10)) * tier.KiB
 }
 
 // SwapOn returns the total size of swap on disk and of zram.
 func (b *Board) SwapOn() (disk, zram tier.Bytes) {
 	for _, s := range b.Swaps {
 		if s.Zram {
-			zram += s.Size
+			zram = zram.Plus(s.Size)
 		} else {
-			disk += s.Size
+			disk = disk.Plus(s.Size)
 		}
 	}
 	return disk, zram

@@ -114,14 +114,15 @@ func (e *estimator) id(name string) int32 {
 }
 
 // know makes lib the library that ids and sample are about. Models that are no
-// longer in it are forgotten.
-func (e *estimator) know(lib *tier.Library) {
+// longer in it are forgotten; gone is told their ids, which other models may get.
+func (e *estimator) know(lib *tier.Library, gone func(id int32)) {
 	if e.library == lib {
 		return
 	}
 	for id, name := range e.names {
 		if _, known := lib.Find(name); !known && e.uses[id] != nil {
 			e.forget(int32(id))
+			gone(int32(id))
 		}
 	}
 	e.byIndex = slices.Grow(e.byIndex[:0], lib.Len())

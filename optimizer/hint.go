@@ -1,6 +1,9 @@
 package optimizer
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // defaultWithin is how long a hint holds that does not say so.
 const defaultWithin = time.Minute
@@ -86,6 +89,11 @@ func (h *hints) expire(t float64, own func(id int32) *hintRecord) {
 		h.all.note(o.p, 0)
 	}
 	h.open = left
+}
+
+// forget drops the hint for a model that is gone: it was neither kept nor broken.
+func (h *hints) forget(id int32) {
+	h.open = slices.DeleteFunc(h.open, func(o hint) bool { return o.id == id })
 }
 
 // request closes the hint for a model that was asked for: it was kept.

@@ -223,7 +223,7 @@ func (l *learner) moved(m *tier.Moved) {
 
 // observe takes in what a view says of the library and the time.
 func (l *learner) observe(v *tier.View) (now float64) {
-	l.est.know(v.Library)
+	l.est.know(v.Library, l.hints.forget)
 	now = l.est.seconds(v.Now)
 	l.hints.expire(now, l.record)
 	return now

@@ -154,6 +154,28 @@ func TestPlan_EveryStep_SaysWhyByAStableWord(t *testing.T) {
 	}
 }
 
+func TestHint_ModelReplacedByAnother_IsForgotten(t *testing.T) {
+	view := func(name string) *tier.View {
+		lib, err := tier.NewLibrary([]tier.Model{{Name: name, Size: 1e9}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := viewOf(lib, 0, 0)
+		v.Room = tier.Footprint{tier.Swap: 4e9, tier.RAM: 4e9}
+		return v
+	}
+	l := New()
+	announced, other := view("announced"), view("other")
+	l.Plan(announced, nil)
+	l.Hint("announced", 1, time.Hour, noon)
+	if plan := l.Plan(announced, nil); len(plan.Steps) == 0 {
+		t.Fatal("a model that was announced is not prefetched")
+	}
+	if plan := l.Plan(other, nil); len(plan.Steps) > 0 {
+		t.Errorf("a model is prefetched by the hint for one that is gone: %q", plan.Steps[0].Why)
+	}
+}
+
 func TestUnmarshalBinary_AnEarlierState_GoesOnAsBefore(t *testing.T) {
 	lib := gigabytes(t, 8)
 	l := New()

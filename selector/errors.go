@@ -69,7 +69,11 @@ func (p *Policies) refuse(req *tier.Request, v *tier.View, by string, name strin
 		}
 		return err
 	}
-	switch p.eligible(req, v, by, i) {
+	reason := p.eligible(req, v, by, i)
+	if reason == eligible && req.Deadline > 0 && !stuck(&v.States[i]) {
+		reason = late // it was when the request was refused; more was learned since
+	}
+	switch reason {
 	case lacking:
 		err := &LacksError{
 			Model: name, Lacks: p.unmet(req, v.Library.At(i)), who: who, general: &tier.NoCapableModelError{Capabilities: requirements(req)},
@@ -220,7 +224,7 @@ func (p *Policies) noModel(q *query, by string) error {
 		switch reason := p.eligible(q.req, q.v, by, i); {
 		case reason == oversized:
 			worst = &large
-		case reason == late && !stuck(c.state):
+		case (reason == late || reason == eligible && q.req.Deadline > 0) && !stuck(c.state): // eligible: by what was learned since
 			if t := q.st.scorer.expected(&c); fastest == nil || t < fastest.Expected {
 				fastest = &tier.DeadlineError{Model: c.m.Name, Expected: t, Deadline: q.req.Deadline}
 			}

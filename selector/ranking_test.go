@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -71,6 +72,24 @@ func TestSelect_ViewsChangeAndNewsComeIn_EveryAnswerFitsItsView(t *testing.T) {
 	readers.Wait()
 	close(stop)
 	writers.Wait()
+}
+
+// Between the refusal and the words for it the adaptive policy may learn that the
+// model would have been in time.
+func TestRefusal_ModelIsInTimeByNow_IsStillAboutTheDeadline(t *testing.T) {
+	s := NewAdaptive()
+	v := viewOf(newLibrary(t, recordedModels()...))
+	name := v.Library.At(0).Name
+	req := &tier.Request{Model: name, Deadline: time.Hour}
+	auto := &tier.Request{Deadline: time.Hour}
+	for _, err := range []error{
+		s.refuse(req, v, PolicyAdaptive, name, true),
+		s.noModel(s.query(auto, v, s.snapshotOf(v, PolicyAdaptive)), PolicyAdaptive),
+	} {
+		if _, ok := errors.AsType[*tier.DeadlineError](err); !ok {
+			t.Errorf("%v, want an error about the deadline", err)
+		}
+	}
 }
 
 func TestCosts_WhereTheWeightsAre_DecidesOnTheTime(t *testing.T) {

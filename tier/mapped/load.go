@@ -350,7 +350,16 @@ func (k *mlockAccount) lock(ctx context.Context, w *weights) error {
 
 func (k *mlockAccount) lockSpan(p span) bool {
 	n := p.len()
-	if k.held.Add(n) > int64(k.max) || p.sys.mlock(p.mem()) != nil {
+	for { // no more is ever held than may be, or a smaller span of another model would be refused
+		held := k.held.Load()
+		if held+n > int64(k.max) {
+			return false
+		}
+		if k.held.CompareAndSwap(held, held+n) {
+			break
+		}
+	}
+	if p.sys.mlock(p.mem()) != nil {
 		k.held.Add(-n)
 		return false
 	}

@@ -75,6 +75,45 @@ func TestMlock_Limits_AreKeptAndTold(t *testing.T) {
 	}
 }
 
+// A span that is too large for the limit does not make others fail that fit.
+func TestMlock_AnotherSpanIsTooLarge_OneThatFitsIsLocked(t *testing.T) {
+	sys := needPopulate(t)
+	sys.mlock, sys.munlock = func([]byte) error { return nil }, func([]byte) error { return nil }
+	mod := model(t, "m", 2*tier.MiB)
+	w, err := openWeights(sys, &mod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	s := w.shards[0]
+	k := &mlockAccount{sys: sys, max: tier.MiB}
+	stop, refused := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(refused)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if k.lockSpan(span{s, 0, s.pages()}) {
+					t.Error("more than the limit was locked")
+					return
+				}
+			}
+		}
+	}()
+	for range 100_000 {
+		p := span{s, 0, 1}
+		if !k.lockSpan(p) {
+			t.Error("a span that fits was refused")
+			break
+		}
+		k.held.Add(-p.len())
+	}
+	close(stop)
+	<-refused
+}
+
 // The account of mlocked bytes matches the kernel's.
 func TestMlock_WhatIsLocked_IsWhatTheKernelSays(t *testing.T) {
 	sys := needPopulate(t)
@@ -177,6 +216,63 @@ func TestRecheck_EverythingIsLocked_OrElsewhere_NoRechecks(t *testing.T) {
 		if present, _ := seen(t, m, a); present != 0 {
 			t.Errorf("%d bytes came back to swap", present)
 		}
+		must(t, m.Close())
+	})
+}
+
+// A process at rest wakes up once an interval, however many models are in ram.
+func TestRecheck_ManyModels_OneWakeUpForAllAndOneAtATime(t *testing.T) {
+	models := []tier.Model{model(t, "a", tier.MiB), model(t, "b", tier.MiB), model(t, "c", tier.MiB)}
+	synctest.Test(t, func(t *testing.T) {
+		sys := needPopulate(t)
+		var (
+			mu      sync.Mutex
+			resting bool
+			running int
+			wakeUps = make(map[time.Time]int) // rechecks by second
+		)
+		watched := func(ask func(b, vec []byte) error) func(b, vec []byte) error {
+			if ask == nil {
+				return nil
+			}
+			return func(b, vec []byte) error {
+				mu.Lock()
+				if resting {
+					wakeUps[time.Now().Round(0).Truncate(time.Second)]++
+					if running++; running > 1 {
+						t.Error("two rechecks at once")
+					}
+				}
+				mu.Unlock()
+				time.Sleep(time.Millisecond)
+				mu.Lock()
+				running = max(running-1, 0)
+				mu.Unlock()
+				return ask(b, vec)
+			}
+		}
+		sys.mincore, sys.pagemap = watched(sys.mincore), watched(sys.pagemap)
+		m := newTestMover(t, sys, Options{Lock: tier.None})
+		for _, mod := range models {
+			mustMove(t, m, mod, tier.RAM, 0)
+			time.Sleep(2 * time.Second)
+		}
+		mu.Lock()
+		resting = true
+		mu.Unlock()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if len(wakeUps) != 3 {
+			t.Errorf("%d wake-ups in three intervals: %v", len(wakeUps), wakeUps)
+		}
+		for at, n := range wakeUps {
+			if n != len(models) {
+				t.Errorf("%d rechecks at %v, want one for each model", n, at)
+			}
+		}
+		resting = false
 		must(t, m.Close())
 	})
 }

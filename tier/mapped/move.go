@@ -191,7 +191,9 @@ const maxPause = 32
 // of it. Mover.mu is held.
 func (m *Mover) scheduleRecheck(e *entry) {
 	if m.recheck > 0 && !m.closed && e.tier == tier.RAM && e.locked < e.weights.size {
-		e.recheck = time.AfterFunc(m.recheck*time.Duration(max(e.pause, 1)), func() { m.recheckModel(e.name) })
+		now := time.Since(m.began)
+		due := now.Truncate(m.recheck) + m.recheck*time.Duration(max(e.pause, 1))
+		e.recheck = time.AfterFunc(due-now, func() { m.recheckModel(e.name) })
 	}
 }
 
@@ -204,6 +206,12 @@ func (m *Mover) recheckModel(name string) {
 		return // a move has the model
 	}
 	defer m.end(e)
+	select {
+	case m.rechecking <- struct{}{}:
+		defer func() { <-m.rechecking }()
+	case <-ctx.Done():
+		return
+	}
 	w := e.weights
 	if w == nil || e.tier != tier.RAM || w.check() != nil {
 		return // the next move or reader reports a change

@@ -48,6 +48,11 @@ type Mover struct {
 	devices devices
 	running sync.WaitGroup // runs
 
+	// Rechecks are due at whole intervals since began, so that one wake-up serves all
+	// models; rechecking holds the one that runs, the others wait for it.
+	began      time.Time
+	rechecking chan struct{}
+
 	mu      sync.Mutex // guards the rest; held for moments
 	closed  bool
 	entries map[string]*entry // of models that are mapped, moving, or left pages behind
@@ -106,6 +111,7 @@ func newMover(sys *system, opts Options) *Mover {
 		locks:   mlockAccount{sys: sys, max: opts.Lock},
 		devices: devices{candidates: sys.ways(), byID: make(map[uint64]*device)},
 		entries: make(map[string]*entry),
+		began:   time.Now(), rechecking: make(chan struct{}, 1),
 	}
 }
 
