@@ -23,24 +23,6 @@ import (
 // patience bounds every wait for a real process.
 const patience = 20 * time.Second
 
-// journal is what was logged.
-type journal struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(b)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.String()
-}
-
 // weightsOf makes a file of that size, clean and not cached.
 func weightsOf(t testing.TB, size int64) string {
 	t.Helper()
