@@ -277,7 +277,7 @@ func (o ownBytes) Memory(ctx context.Context) (tier.Memory, error) {
 }
 
 // errNoAvailable: the kernel is older than 3.14.
-var errNoAvailable = errors.New("/proc/meminfo has no MemAvailable")
+var errNoAvailable = errors.New("/proc/meminfo lacks MemTotal or MemAvailable")
 
 // readMemory reads the machine's memory from the proc file system at proc. With
 // errNoAvailable it returns the total.

@@ -208,7 +208,8 @@ type Pressure struct {
 	SwapOut Bytes `json:"swap_out"`
 	// Stalls is the number of direct reclaims a second.
 	Stalls float64 `json:"stalls"`
-	// OOMKills counts the kernel's kills since boot in the scope of Source.
+	// OOMKills counts the kernel's kills since boot: of the outermost limited memory
+	// cgroup that counts them, or of the machine.
 	OOMKills uint64 `json:"oom_kills"`
 	// Level is the probe's judgement of these figures.
 	Level PressureLevel `json:"level"`
