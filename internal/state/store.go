@@ -53,7 +53,7 @@ type LockedError struct {
 }
 
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("state folder %q is in use by %s", e.Dir, e.Owner)
+	return fmt.Sprintf("state folder %q is held by %s", e.Dir, e.Owner)
 }
 
 // Unwrap returns tier.ErrInUse.

@@ -186,7 +186,7 @@ func TestOpen_SecondProcess_ErrorNamesTheFirst(t *testing.T) {
 	if err := child.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if got := out.String(); !strings.Contains(got, "failed") || !strings.Contains(got, "is in use by process ") {
+	if got := out.String(); !strings.Contains(got, "failed") || !strings.Contains(got, "is held by process ") {
 		t.Errorf("the second process said %q", got)
 	}
 	if err := save(s, 1); err != nil {
