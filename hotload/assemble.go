@@ -2,7 +2,6 @@ package hotload
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,45 +22,40 @@ type part struct {
 
 // assemble groups the weight files of the folder into models. It skips what cannot
 // be used, with the reason.
-func (t *tree) assemble(f *folder) (parts []part, skipped []Skipped) {
-	skip := func(path string, err error) { skipped = append(skipped, skippedFor(path, err)) }
-	broken := func(path string, err error) {
-		skip(path, err)
-		skipped[len(skipped)-1].special = true
-	}
+func (t *tree) assemble(f *folder) (parts []part) {
 	var projectors []part
 	sets, err := t.sets(f)
 	if err != nil {
-		broken(f.dir, err)
+		t.skipFor(f.dir, err).special = true
 	}
 	for _, set := range sets {
 		p, err := t.join(set)
 		switch {
 		case err != nil:
-			broken(set.files[0].path, err)
+			t.skipFor(set.files[0].path, err).special = true
 		case p.info.Role == RoleProjector:
 			projectors = append(projectors, p)
 		case p.info.Role == RoleAdapter:
-			skip(set.files[0].path, errors.New("is an adapter, no model of its own"))
+			t.skip(set.files[0].path, "is an adapter, no model of its own")
 		case p.info.Role == RoleAuxiliary:
-			skip(set.files[0].path, errors.New("holds no weights to serve"))
+			t.skip(set.files[0].path, "holds no weights to serve")
 		default:
 			parts = append(parts, p)
 		}
 	}
 	if len(parts) == 1 && parts[0].info.Format == FormatSafetensors {
 		if err := t.consult(f, &parts[0]); err != nil {
-			skip(f.dir, err)
+			t.skipFor(f.dir, err)
 		}
 	}
 	for _, p := range projectors {
 		if len(parts) != 1 {
-			skip(p.files[0].path, errors.New("is a projector: it belongs into a folder with its model alone"))
+			t.skip(p.files[0].path, "is a projector: it belongs into a folder with its model alone")
 			continue
 		}
 		parts[0].add(p)
 	}
-	return parts, skipped
+	return parts
 }
 
 // set is files that claim to be one model.

@@ -45,23 +45,26 @@ type header struct {
 
 // openTree returns a tree whose boundary is the folder. It is to be closed.
 func openTree(dir string) (*tree, error) {
-	fault := func(err error) error { return &FileError{Path: dir, Reason: "cannot be listed", Err: err} }
 	abs, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fault(err)
+		return nil, unlisted(dir, err)
 	}
 	real, err := filepath.EvalSymlinks(abs)
 	if err != nil {
-		return nil, fault(err)
+		return nil, unlisted(dir, err)
 	}
 	root, err := os.OpenRoot(real)
 	if err != nil {
-		return nil, fault(err)
+		return nil, unlisted(dir, err)
 	}
 	return &tree{dir: abs, boundary: real, root: root}, nil
 }
 
 func (t *tree) close() { t.root.Close() }
+
+func unlisted(dir string, err error) error {
+	return &FileError{Path: dir, Reason: "cannot be listed", Err: err}
+}
 
 // folder is the content of one folder, without that of its subfolders.
 type folder struct {
@@ -86,14 +89,14 @@ func (f *file) name() string { return filepath.Base(f.path) }
 func (t *tree) list(dir string) (*folder, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: err}
+		return nil, unlisted(dir, err)
 	}
 	if !t.holds(real) {
-		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: errOutside}
+		return nil, unlisted(dir, errOutside)
 	}
 	entries, err := t.readDir(real)
 	if err != nil {
-		return nil, &FileError{Path: dir, Reason: "cannot be listed", Err: err}
+		return nil, unlisted(dir, err)
 	}
 	f := &folder{dir: dir, real: real}
 	for _, e := range entries {

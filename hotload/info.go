@@ -20,15 +20,13 @@ const (
 	FormatSafetensors
 )
 
-var formatNames = [...]string{"unknown", "gguf", "safetensors"}
-
 // String returns "gguf", "safetensors" or "unknown".
 func (f Format) String() string {
-	return nameIn(formatNames[:], "format", f)
+	return nameIn("format", f, "unknown", "gguf", "safetensors")
 }
 
 // nameIn returns the name of a value, or what it is a value of and its number.
-func nameIn[E ~uint8](names []string, what string, e E) string {
+func nameIn[E ~uint8](what string, e E, names ...string) string {
 	if int(e) < len(names) {
 		return names[e]
 	}
@@ -49,11 +47,9 @@ const (
 	RoleAuxiliary
 )
 
-var roleNames = [...]string{"model", "projector", "adapter", "auxiliary"}
-
 // String returns "model", "projector", "adapter" or "auxiliary".
 func (r Role) String() string {
-	return nameIn(roleNames[:], "role", r)
+	return nameIn("role", r, "model", "projector", "adapter", "auxiliary")
 }
 
 // Info describes a model file, or a folder of shards. ReadGGUF and ReadSafetensors

@@ -57,8 +57,8 @@ func (e *FileError) Suggestions() []string {
 	return []string{"Copy or convert the file again."}
 }
 
-// fileError returns err, which is about path, as a *FileError with a path.
-func fileError(path string, err error) error {
+// fileError returns err, which is about path, as an error with a path.
+func fileError(path string, err error) *FileError {
 	if e, ok := errors.AsType[*FileError](err); ok {
 		if e.Path == "" {
 			e.Path = path
@@ -95,9 +95,6 @@ func Inspect(path string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	if len(f.weights) == 0 {
-		return f.unknown()
-	}
 	return t.inspectFolder(f)
 }
 
@@ -111,24 +108,30 @@ func Measure(path string) (tier.Bytes, error) {
 	case err != nil:
 		return 0, fileError(path, err)
 	case stat.IsDir():
+		f, err := (&tree{}).usable(path)
+		if err != nil {
+			return 0, err
+		}
+		return f.weigh()
 	case !stat.Mode().IsRegular():
 		return 0, fileError(path, &regular.Error{Path: path, Kind: regular.Kind(stat)})
 	case stat.Size() == 0:
 		return 0, &FileError{Path: path, Reason: "is empty"}
-	default:
-		return tier.Bytes(stat.Size()), nil
 	}
-	f, err := (&tree{}).usable(path)
-	if err != nil {
-		return 0, err
-	}
-	return f.weigh()
+	return tier.Bytes(stat.Size()), nil
 }
 
 // inspectFolder returns the Info of the one model in the folder.
 func (t *tree) inspectFolder(f *folder) (Info, error) {
-	parts, skipped := t.assemble(f)
-	for _, s := range skipped {
+	if len(f.weights) == 0 { // nothing of a known format
+		var info Info
+		for _, file := range f.others {
+			info.Files = append(info.Files, file.path)
+		}
+		return f.complete(info)
+	}
+	parts := t.assemble(f)
+	for _, s := range t.skipped {
 		if s.special || len(parts) == 0 { // without a part, something was skipped
 			return Info{}, s.fault()
 		}
@@ -136,16 +139,18 @@ func (t *tree) inspectFolder(f *folder) (Info, error) {
 	if len(parts) > 1 {
 		return Info{}, &FileError{Path: f.dir, Reason: fmt.Sprintf("holds %d models, %s and %s among them", len(parts), parts[0].info.Name, parts[1].info.Name), Help: "Name one of the files in it, or give each model a folder."}
 	}
-	return parts[0].in(f), nil
+	return f.complete(parts[0].info)
 }
 
-// in returns the Info of a part whose path is the folder. A Mover takes every weight
-// file in it, including one that is beside the model.
-func (p *part) in(f *folder) Info {
-	info := p.info
-	info.Name = folderName(f.dir)
-	info.Size, _ = f.weigh()
-	return info
+// complete returns the Info of a model whose path is the folder. A Mover takes every
+// weight file in it, including one that is beside the model.
+func (f *folder) complete(info Info) (Info, error) {
+	size, err := f.weigh()
+	if err != nil {
+		return Info{}, err
+	}
+	info.Name, info.Size = folderName(f.dir), size
+	return info, nil
 }
 
 // weigh adds up the sizes of the weight files, and fails if there are none.
@@ -161,19 +166,6 @@ func (f *folder) weigh() (sum tier.Bytes, err error) {
 		return 0, &FileError{Path: f.dir, Reason: "holds no weights"}
 	}
 	return sum, nil
-}
-
-// unknown returns the Info of a folder without a file of a known format.
-func (f *folder) unknown() (Info, error) {
-	size, err := f.weigh()
-	if err != nil {
-		return Info{}, err
-	}
-	info := Info{Name: folderName(f.dir), Size: size}
-	for _, file := range f.others {
-		info.Files = append(info.Files, file.path)
-	}
-	return info, nil
 }
 
 // inspect reads the header of one file.

@@ -25,11 +25,9 @@ const (
 	KindRemove               // removes it
 )
 
-var kindNames = [...]string{"load", "promote", "demote", "optimize", "remove"}
-
 // String returns "load", "promote", "demote", "optimize" or "remove".
 func (k Kind) String() string {
-	return nameIn(kindNames[:], "kind", k)
+	return nameIn("kind", k, "load", "promote", "demote", "optimize", "remove")
 }
 
 // prefix is the beginning of IDs of the kind. Clients of the wire contract know it.
@@ -51,11 +49,9 @@ const (
 	Cancelled
 )
 
-var jobStateNames = [...]string{"running", "success", "failed", "cancelled"}
-
 // String returns "running", "success", "failed" or "cancelled".
 func (s JobState) String() string {
-	return nameIn(jobStateNames[:], "state", s)
+	return nameIn("state", s, "running", "success", "failed", "cancelled")
 }
 
 // Progress tells how far a job is. No field ever falls.
@@ -190,13 +186,16 @@ func (w *Work) Job() *Job { return w.job }
 // that cause, when the context given to Start ends, and when the job has ended.
 func (w *Work) Context() context.Context { return w.ctx }
 
-// update changes a job that is running.
-func (w *Work) update(change func(*standing)) {
+// update changes the job, and reports whether it was still running: later it does
+// not change.
+func (w *Work) update(change func(*standing)) bool {
 	w.job.mu.Lock()
 	defer w.job.mu.Unlock()
-	if w.job.now.state == Running {
+	running := w.job.now.state == Running
+	if running {
 		change(&w.job.now)
 	}
+	return running
 }
 
 // Expect sets the bytes to move, if they were unknown at the start or turned out to
@@ -223,17 +222,14 @@ func (w *Work) Progressed(done tier.Bytes) {
 // has ended and caused err, else as Failed. The first call counts, later ones do
 // nothing.
 func (w *Work) Finish(err error) {
-	state := Success
+	state := Failed
 	switch {
 	case err == nil:
+		state = Success
 	case w.ctx.Err() != nil && (errors.Is(err, context.Cause(w.ctx)) || errors.Is(err, w.ctx.Err())):
 		state = Cancelled
-	default:
-		state = Failed
 	}
-	first := false
-	w.update(func(s *standing) {
-		first = true
+	first := w.update(func(s *standing) {
 		s.state, s.err, s.ended = state, err, time.Now()
 		if p := &s.progress; state == Success {
 			p.Total = max(p.Total, p.Done)
@@ -274,7 +270,13 @@ type Jobs struct {
 	last   int64      // number of the last job
 	byID   map[string]*Job
 	past   []*Job // ended jobs in the order of their end, at most keep
-	counts map[Kind]*Counts
+	counts map[kindState]int64
+}
+
+// kindState is a kind of jobs, and the state that they are in.
+type kindState struct {
+	kind  Kind
+	state JobState
 }
 
 // NewJobs returns a Jobs that remembers the last keep jobs that ended; DefaultKeep
@@ -283,7 +285,7 @@ func NewJobs(keep int) *Jobs {
 	if keep <= 0 {
 		keep = DefaultKeep
 	}
-	return &Jobs{keep: keep, byID: make(map[string]*Job), counts: make(map[Kind]*Counts)}
+	return &Jobs{keep: keep, byID: make(map[string]*Job), counts: make(map[kindState]int64)}
 }
 
 // OnEnd sets a function that is called once for each job that has ended, after Done
@@ -314,9 +316,7 @@ func (s *Jobs) Start(ctx context.Context, spec Spec) *Work {
 	j.number = s.last
 	j.id = spec.Kind.prefix() + spec.Model + "_" + strconv.FormatInt(j.number, 10)
 	s.byID[j.id] = j
-	c := s.countsOf(spec.Kind)
-	c.Started++
-	c.Running++
+	s.counts[kindState{spec.Kind, Running}]++
 	return &Work{job: j, jobs: s, ctx: ctx}
 }
 
@@ -324,28 +324,13 @@ func (s *Jobs) Start(ctx context.Context, spec Spec) *Work {
 func (s *Jobs) ended(j *Job, state JobState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.countsOf(j.spec.Kind)
-	c.Running--
-	switch state {
-	case Success:
-		c.Succeeded++
-	case Failed:
-		c.Failed++
-	case Cancelled:
-		c.Cancelled++
-	}
+	s.counts[kindState{j.spec.Kind, Running}]--
+	s.counts[kindState{j.spec.Kind, state}]++
 	if s.past = append(s.past, j); len(s.past) > s.keep {
 		delete(s.byID, s.past[0].id)
 		s.past[0] = nil // for the garbage collector
 		s.past = s.past[1:]
 	}
-}
-
-func (s *Jobs) countsOf(k Kind) *Counts {
-	if s.counts[k] == nil {
-		s.counts[k] = new(Counts)
-	}
-	return s.counts[k]
 }
 
 // Get returns the job with that ID, unless it never existed or is forgotten.
@@ -360,7 +345,10 @@ func (s *Jobs) Get(id string) (*Job, bool) {
 func (s *Jobs) Counts(k Kind) Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return *s.countsOf(k)
+	in := func(state JobState) int64 { return s.counts[kindState{k, state}] }
+	c := Counts{Running: in(Running), Succeeded: in(Success), Failed: in(Failed), Cancelled: in(Cancelled)}
+	c.Started = c.Running + c.Succeeded + c.Failed + c.Cancelled
+	return c
 }
 
 // All yields the jobs that are running or remembered at the time of the call, in

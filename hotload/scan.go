@@ -3,7 +3,6 @@ package hotload
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -78,9 +77,7 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 		case err != nil && (depth == 0 || t.entries > maxEntries):
 			return err
 		case err != nil:
-			s := skippedFor(dir, err)
-			s.unread = true
-			t.skipped = append(t.skipped, s)
+			t.skipFor(dir, err).unread = true
 			return nil
 		case visited[f.real]:
 			return nil
@@ -90,7 +87,7 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 		t.skipped = append(t.skipped, f.skipped...)
 		for _, sub := range f.subs {
 			if depth == maxDepth {
-				t.skip(sub, "is deeper than %d folders", maxDepth)
+				t.skip(sub, fmt.Sprintf("is deeper than %d folders", maxDepth))
 				continue
 			}
 			if err := visit(sub, depth+1); err != nil {
@@ -103,8 +100,19 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 	return folders, err
 }
 
-func (t *tree) skip(path, format string, args ...any) {
-	t.skipped = append(t.skipped, Skipped{Path: path, Reason: fmt.Sprintf(format, args...)})
+func (t *tree) skip(path, reason string) {
+	t.skipped = append(t.skipped, Skipped{Path: path, Reason: reason})
+}
+
+// skipFor skips what the error says about path, or about the path that it names.
+func (t *tree) skipFor(path string, err error) *Skipped {
+	e := fileError(path, err)
+	s := Skipped{Path: e.Path, Reason: e.Reason, help: e.Suggestions()[0]}
+	if e.Err != nil {
+		s.Reason += ": " + e.Err.Error()
+	}
+	t.skipped = append(t.skipped, s)
+	return &t.skipped[len(t.skipped)-1]
 }
 
 // found is a model and its files.
@@ -121,26 +129,30 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		parts, skipped := t.assemble(f)
-		t.skipped = append(t.skipped, skipped...)
+		before := len(t.skipped)
+		parts := t.assemble(f)
+		alone := len(parts) == 1 && !slices.ContainsFunc(t.skipped[before:], func(s Skipped) bool { return s.special })
 		for _, p := range parts {
 			path, info := p.files[0].path, p.info
 			if p.whole {
-				alone := len(parts) == 1 && !slices.ContainsFunc(skipped, func(s Skipped) bool { return s.special })
 				if !alone || f.dir == t.dir {
 					t.skip(path, "is one of several files of a model, which need a subfolder of their own")
 					continue
 				}
-				path, info = f.dir, p.in(f)
+				path = f.dir
+				if info, err = f.complete(info); err != nil {
+					t.skipFor(path, err)
+					continue
+				}
 			}
 			if first, dup := seen[p.files[0].real]; dup {
-				t.skip(path, "is the same file as %q", first)
+				t.skip(path, fmt.Sprintf("is the same file as %q", first))
 				continue
 			}
 			seen[p.files[0].real] = path
 			m := info.Model(path)
 			if err := m.Validate(); err != nil {
-				t.skip(path, "makes no valid model: %v", err)
+				t.skip(path, fmt.Sprintf("makes no valid model: %v", err))
 				continue
 			}
 			out = append(out, found{model: m, files: p.files})
@@ -164,19 +176,6 @@ func (s Skipped) String() string { return fmt.Sprintf("%q %s", s.Path, s.Reason)
 // fault returns it as an error.
 func (s Skipped) fault() error {
 	return &FileError{Path: s.Path, Reason: s.Reason, Help: cmp.Or(s.help, "Put a whole model there.")}
-}
-
-// skippedFor returns what the error says about path, or about the path that it names.
-func skippedFor(path string, err error) Skipped {
-	e, ok := errors.AsType[*FileError](err)
-	if !ok {
-		return Skipped{Path: path, Reason: err.Error()}
-	}
-	s := Skipped{Path: cmp.Or(e.Path, path), Reason: e.Reason, help: e.Suggestions()[0]}
-	if e.Err != nil {
-		s.Reason += ": " + e.Err.Error()
-	}
-	return s
 }
 
 // shard is what a file name says about shards: "-00002-of-00003" before the

@@ -71,20 +71,19 @@ type watcher struct {
 	taken    names
 	models   map[string]found       // what was reported or known, by the model's path
 	last     map[string]fs.FileInfo // files at the last look; nil before the first
-	settled  bool                   // models was compared with what is there
-	pending  map[string]bool        // paths of files that changed since
+	pending  map[string]bool        // what changed since models was compared with what is there: files, or dir for all
 	reported map[Skipped]bool
 	away     map[string]int // models that Scan does not find: looks since something was at their path
 	empty    int            // looks since there was a weight file
 	headers  map[string]header
-	retry    int // looks until files that could not be read are tried again; 0: there are none
+	retry    int // looks until files that could not be read are tried again, if there are any
 }
 
 // retryLooks is after how many looks that is: it reads the JSON beside other models too.
 const retryLooks = 16
 
 func newWatcher(dir string, known []tier.Model) *watcher {
-	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found), pending: make(map[string]bool)}
+	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found), pending: map[string]bool{dir: true}}
 	for _, m := range known {
 		w.taken.take(m.Name)
 		if rel, err := filepath.Rel(dir, m.Path); err == nil && filepath.IsLocal(rel) {
@@ -124,10 +123,10 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	} else {
 		w.empty = 0
 	}
-	if w.retry > 1 {
-		w.retry--
+	if w.retry--; w.retry == 0 {
+		w.pending[w.dir] = true
 	}
-	if w.settled && !gone && w.retry != 1 && len(w.pending) == len(moving) { // nothing has changed and come to rest
+	if !gone && len(w.pending) == len(moving) { // nothing has changed and come to rest
 		return Change{}, false
 	}
 	for _, f := range folders {
@@ -139,14 +138,14 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	}
 	w.headers, w.retry = t.headers, 0
 	if t.retry {
-		w.retry = retryLooks + 1
+		w.retry = retryLooks
 	}
 	if first { // the baseline: Scan has reported it, or the next look does
-		w.reported = lastingSkips(t.skipped, nil)
+		w.reported = newUnrest(t.skipped, nil).lasting(t.skipped)
 		return Change{}, false
 	}
 	c := w.settle(found, t.skipped, moving)
-	w.settled, w.pending = true, moving
+	w.pending = moving
 	return c, len(c.Added)+len(c.Changed)+len(c.Removed)+len(c.Skipped) > 0
 }
 
@@ -211,52 +210,68 @@ func (f *folder) without(moving map[string]bool) {
 	f.others = slices.DeleteFunc(f.others, gone)
 }
 
-// unsettledPaths returns a test for paths of models about which this look cannot
-// tell. It costs the depth of the path, however many files are moving.
-func unsettledPaths(skipped []Skipped, moving map[string]bool) func(path string) bool {
-	within := make(map[string]bool) // folders that hold something that is moving
-	beside := make(map[string]bool) // the same, and it decides whether the folder is one model
-	unread := make(map[string]bool)
+// unrest is what one look cannot tell about.
+type unrest struct {
+	moving map[string]bool // paths of files that change
+	within map[string]bool // folders that hold one of them
+	beside map[string]bool // the same, and it decides whether the folder is one model
+	unread map[string]bool // folders that cannot be listed
+}
+
+func newUnrest(skipped []Skipped, moving map[string]bool) *unrest {
+	u := &unrest{moving: moving, within: make(map[string]bool), beside: make(map[string]bool), unread: make(map[string]bool)}
 	for path := range moving {
-		within[filepath.Dir(path)] = true
+		u.within[filepath.Dir(path)] = true
 		if formatOf(path) == FormatUnknown {
-			beside[filepath.Dir(path)] = true
+			u.beside[filepath.Dir(path)] = true
 		}
 	}
 	for _, s := range skipped {
 		if s.unread {
-			unread[s.Path] = true
+			u.unread[s.Path] = true
 		}
 	}
-	return func(path string) bool {
-		if moving[path] || within[path] || beside[filepath.Dir(path)] {
+	return u
+}
+
+// covers reports whether the model at path may be another. It costs the depth of the
+// path, however many files are moving.
+func (u *unrest) covers(path string) bool {
+	if u.moving[path] || u.within[path] || u.beside[filepath.Dir(path)] {
+		return true
+	}
+	for dir, up := path, ""; len(u.unread) > 0 && dir != up; dir, up = filepath.Dir(dir), dir {
+		if u.unread[dir] {
 			return true
 		}
-		for dir := path; len(unread) > 0; dir = filepath.Dir(dir) {
-			if unread[dir] {
-				return true
-			}
-			if dir == filepath.Dir(dir) {
-				break
-			}
-		}
-		return false
 	}
+	return false
+}
+
+// lasting returns what was left out, unless a file beside it is moving.
+func (u *unrest) lasting(skipped []Skipped) map[Skipped]bool {
+	out := make(map[Skipped]bool)
+	for _, s := range skipped {
+		if !u.within[s.Path] && !u.within[filepath.Dir(s.Path)] {
+			out[s] = true
+		}
+	}
+	return out
 }
 
 // settle compares what was found with what was reported.
 func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool) Change {
 	var c Change
-	unsettled := unsettledPaths(skipped, moving)
+	unrest := newUnrest(skipped, moving)
 	models := make(map[string]found)
 	for path, f := range w.models {
-		if unsettled(path) {
+		if unrest.covers(path) {
 			models[path] = f
 		}
 	}
 	for _, f := range all {
 		path := f.model.Path
-		if unsettled(path) {
+		if unrest.covers(path) {
 			continue
 		}
 		old, known := w.models[path]
@@ -286,7 +301,7 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 	slices.SortFunc(c.Removed, func(a, b tier.Model) int { return strings.Compare(a.Path, b.Path) })
 	w.models = models
 
-	lasting := lastingSkips(skipped, moving)
+	lasting := unrest.lasting(skipped)
 	for _, s := range skipped {
 		if lasting[s] && !w.reported[s] {
 			c.Skipped = append(c.Skipped, s)
@@ -304,19 +319,4 @@ func (f *found) differs(later found) bool {
 	}
 	return !reflect.DeepEqual(f.model, later.model) ||
 		!slices.EqualFunc(f.files, later.files, func(a, b file) bool { return a.path == b.path && same(a.stat, b.stat) })
-}
-
-// lastingSkips returns what was left out, unless a file beside it is moving.
-func lastingSkips(skipped []Skipped, moving map[string]bool) map[Skipped]bool {
-	busy := make(map[string]bool)
-	for path := range moving {
-		busy[filepath.Dir(path)] = true
-	}
-	out := make(map[Skipped]bool)
-	for _, s := range skipped {
-		if !busy[s.Path] && !busy[filepath.Dir(s.Path)] {
-			out[s] = true
-		}
-	}
-	return out
 }

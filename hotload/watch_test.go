@@ -559,7 +559,7 @@ func BenchmarkWatch_LookAtChanges(b *testing.B) {
 			w.look(b.Context())
 			b.ReportAllocs()
 			for b.Loop() {
-				w.headers, w.settled = nil, false
+				w.headers, w.pending[dir] = nil, true
 				for path, f := range w.models {
 					f.model.Size++
 					w.models[path] = f
