@@ -253,20 +253,13 @@ func (t *tree) consult(f *folder, p *part) error {
 	if n := max(config.Context, config.Text.Context); n >= 1 && n <= 1<<31 {
 		p.info.ContextLength = int64(n)
 	}
-	what := hubCapability(p.info.Architecture)
-	switch {
-	case sentenceEncoder:
+	if sentenceEncoder {
 		p.info.Capabilities = []string{embeddings}
-		return nil
-	case what == "":
-		return nil
-	case what == textGeneration && chatTemplate:
-		p.info.Capabilities = []string{what, chat}
-	default:
-		p.info.Capabilities = []string{what}
-	}
-	if config.Vision != nil {
-		p.info.Capabilities = append(p.info.Capabilities, vision)
+	} else if what := hubCapability(p.info.Architecture); what != "" {
+		p.info.Capabilities = withChat(what, chatTemplate)
+		if config.Vision != nil {
+			p.info.Capabilities = append(p.info.Capabilities, vision)
+		}
 	}
 	return nil
 }

@@ -130,6 +130,45 @@ func tensorFault(name, format string, args ...any) error {
 	return &FileError{Reason: fmt.Sprintf("has a tensor %.100q ", name) + fmt.Sprintf(format, args...)}
 }
 
+// tensorSum adds up the tensors of a file.
+type tensorSum struct {
+	count           int64
+	elements, bytes uint64
+	byType          map[string]uint64 // bytes
+}
+
+// add adds a tensor, whose figures are valid as int64; kind is "" if it is not known.
+func (s *tensorSum) add(kind string, elements, bytes uint64) error {
+	s.count++
+	s.elements += elements // this sum is before the next one
+	s.bytes += bytes
+	if max(s.elements, s.bytes) > math.MaxInt64 {
+		return &FileError{Reason: "has tensors of more elements or bytes than can be counted"}
+	}
+	if kind != "" {
+		if s.byType == nil {
+			s.byType = make(map[string]uint64)
+		}
+		s.byType[kind] += bytes
+	}
+	return nil
+}
+
+// describe fills in the Info. If the header does not name a quantisation, it is the
+// type with the most bytes, the first by name if there are several.
+func (s *tensorSum) describe(info *Info) {
+	info.Tensors, info.Parameters, info.TensorBytes = s.count, int64(s.elements), tier.Bytes(s.bytes)
+	if info.Quantisation != "" {
+		return
+	}
+	var most uint64
+	for kind, bytes := range s.byType {
+		if bytes > most || bytes == most && kind < info.Quantisation {
+			most, info.Quantisation = bytes, kind
+		}
+	}
+}
+
 // product multiplies, and reports whether the result is an int64.
 func product(factors ...uint64) (n uint64, ok bool) {
 	n = 1

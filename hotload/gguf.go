@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/modeltier/modeltier/tier"
@@ -172,13 +171,7 @@ func (g *ggufReader) capabilities() []string {
 	if !known && (g.info.ContextLength > 0 || has("tokenizer.ggml.model")) {
 		what = textGeneration
 	}
-	switch {
-	case what == "":
-		return nil
-	case what == textGeneration && has("tokenizer.chat_template"):
-		return []string{textGeneration, chat}
-	}
-	return []string{what}
+	return withChat(what, has("tokenizer.chat_template"))
 }
 
 // readTensors reads the tensor descriptions and checks that the file holds the
@@ -194,33 +187,19 @@ func (g *ggufReader) readTensors(tensors uint64) {
 		g.fault("has an alignment of %d, which is no multiple of 8", alignment)
 	}
 	var (
-		end        uint64 // of the tensor that ends last, from where the data begins
-		bytesTotal uint64
-		parameters uint64
-		perType    [len(ggmlTypes)]uint64 // bytes by type
-		names      = newUniqueNames()
+		end   uint64 // of the tensor that ends last, from where the data begins
+		sum   tensorSum
+		names = newUniqueNames()
 	)
 	for i := uint64(0); i < tensors && g.err == nil; i++ {
 		t := g.readTensor(alignment, names)
 		end = max(end, t.end)
-		bytesTotal += t.bytes // both are int64, and the sum is before the next one
-		parameters += t.elements
-		if max(bytesTotal, parameters) > math.MaxInt64 {
-			g.fault("has tensors of more bytes than can be counted")
-		}
-		if t.kind < uint32(len(perType)) {
-			perType[t.kind] += t.bytes
-		}
+		g.fail(sum.add(t.kind.name, t.elements, t.bytes))
 	}
-	if bytesTotal > end {
+	if sum.bytes > end {
 		g.fault("has tensors that overlap")
 	}
-	g.info.Tensors = int64(tensors)
-	g.info.Parameters = int64(parameters)
-	g.info.TensorBytes = tier.Bytes(bytesTotal)
-	if most := slices.Max(perType[:]); g.info.Quantisation == "" && most > 0 {
-		g.info.Quantisation = ggmlTypes[slices.Index(perType[:], most)].name
-	}
+	sum.describe(&g.info)
 	if g.err != nil || tensors == 0 {
 		return
 	}
@@ -234,7 +213,7 @@ func (g *ggufReader) readTensors(tensors uint64) {
 
 // ggufTensor is how a tensor is stored. All figures are valid as int64.
 type ggufTensor struct {
-	kind                 uint32
+	kind                 ggmlType
 	elements, bytes, end uint64
 }
 
@@ -257,18 +236,18 @@ func (g *ggufReader) readTensor(alignment uint64, names *uniqueNames) (t ggufTen
 	if !ok {
 		fault("of more elements than can be counted")
 	}
-	t.elements, t.kind = elements, g.uint32()
+	t.elements, t.kind = elements, ggmlTypeOf(g.uint32())
 	offset := g.uint64()
 	if offset%alignment != 0 {
 		fault("at offset %d, which is no multiple of %d", offset, alignment)
 	}
 	// A type that is newer than the table has no known size: all that can be checked
 	// then is that the file reaches to the tensor.
-	if kind := ggmlTypeOf(t.kind); kind.block > 0 {
-		if shape[0]%kind.block != 0 {
-			fault("with rows of %d elements, which is no multiple of the %d in a block of %s", shape[0], kind.block, kind.name)
+	if t.kind.block > 0 {
+		if shape[0]%t.kind.block != 0 {
+			fault("with rows of %d elements, which is no multiple of the %d in a block of %s", shape[0], t.kind.block, t.kind.name)
 		}
-		if t.bytes, ok = product(elements/kind.block, kind.bytes); !ok {
+		if t.bytes, ok = product(elements/t.kind.block, t.kind.bytes); !ok {
 			fault("of more bytes than can be counted")
 		}
 	}

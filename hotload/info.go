@@ -127,6 +127,18 @@ const (
 	imageClassification = "image-classification"
 )
 
+// withChat returns what a model does: to chat as well, if it generates text and has a
+// template for that.
+func withChat(what string, template bool) []string {
+	switch {
+	case what == "":
+		return nil
+	case what == textGeneration && template:
+		return []string{what, chat}
+	}
+	return []string{what}
+}
+
 // ggufArchitectures are values of general.architecture that indicate a capability.
 // Sources: for text generation the values in the specification (docs/gguf.md in
 // ggml); for encoders MODEL_ARCH_NAMES of llama.cpp's gguf-py; for images those that

@@ -52,23 +52,22 @@ func ReadSafetensors(r io.ReaderAt, size int64) (Info, error) {
 	if b.err != nil {
 		return Info{}, b.err
 	}
-	a := &allowance{r: io.NewSectionReader(r, 8, int64(length)), left: safetensorsMaxEntry}
-	h := safetensorsHeader{allowance: a, dec: json.NewDecoder(a)}
+	entry := &io.LimitedReader{R: io.NewSectionReader(r, 8, int64(length)), N: safetensorsMaxEntry}
+	h := safetensorsHeader{entry: entry, dec: json.NewDecoder(entry)}
 	info, err := h.read()
 	if err != nil {
-		return Info{}, err
+		return Info{}, h.fault(err)
 	}
 	data := uint64(size) - 8 - length
 	if err := checkSpans(h.spans, data); err != nil {
 		return Info{}, err
 	}
-	info.TensorBytes = tier.Bytes(data) // the tensors fill it
 	return info, nil
 }
 
 // safetensorsHeader reads the JSON of one header, entry by entry.
 type safetensorsHeader struct {
-	*allowance
+	entry *io.LimitedReader // so that no entry makes the decoder's buffer grow beyond that
 	dec   *json.Decoder
 	spans []span // where the tensors lie
 }
@@ -85,13 +84,12 @@ type safetensorsEntry struct {
 
 func (h *safetensorsHeader) read() (Info, error) {
 	var (
-		info       = Info{Format: FormatSafetensors}
-		parameters uint64
-		perDtype   = make(map[string]uint64) // bytes; only of known types, so bounded
-		keys       = newUniqueNames()        // of one entry
+		info    = Info{Format: FormatSafetensors}
+		tensors tensorSum
+		keys    = newUniqueNames() // of one entry
 	)
 	err := h.object("tensor", newUniqueNames(), func(name string) error {
-		defer func() { h.left = safetensorsMaxEntry }() // for the next entry
+		defer func() { h.entry.N = safetensorsMaxEntry }() // for the next one
 		if name == "__metadata__" {
 			return h.object("metadata key", newUniqueNames(), func(key string) error {
 				var text string
@@ -125,31 +123,23 @@ func (h *safetensorsHeader) read() (Info, error) {
 		if err != nil {
 			return err
 		}
-		if parameters += elements; parameters > math.MaxInt64 { // as both were int64
-			return &FileError{Reason: "has tensors of more elements than can be counted"}
-		}
 		s := span{e.Offsets[0], e.Offsets[1]}
 		h.spans = append(h.spans, s)
-		if safetensorsBits[e.Dtype] != 0 {
-			perDtype[e.Dtype] += s.end - s.begin
+		dtype := e.Dtype
+		if safetensorsBits[dtype] == 0 {
+			dtype = ""
 		}
-		return nil
+		return tensors.add(dtype, elements, s.end-s.begin)
 	})
-	if err == nil {
-		// Writers pad with spaces to align the data.
-		if _, more := h.dec.Token(); !errors.Is(more, io.EOF) {
-			err = &FileError{Reason: "has something behind the JSON of its header"}
-		}
+	if err != nil {
+		return Info{}, err
 	}
-	info.Tensors = int64(len(h.spans))
-	info.Parameters = int64(parameters)
-	var widest uint64
-	for dtype, bytes := range perDtype {
-		if bytes > widest || bytes == widest && dtype < info.Quantisation {
-			widest, info.Quantisation = bytes, dtype
-		}
+	// Writers pad with spaces to align the data.
+	if _, more := h.dec.Token(); !errors.Is(more, io.EOF) {
+		return Info{}, &FileError{Reason: "has something behind the JSON of its header"}
 	}
-	return info, headerError(err)
+	tensors.describe(&info)
+	return info, nil
 }
 
 // object reads a JSON object and has value decode what follows each key. The format
@@ -179,23 +169,26 @@ func (h *safetensorsHeader) object(what string, keys *uniqueNames, value func(ke
 	}
 }
 
-// headerError returns err as a *FileError.
-func headerError(err error) error {
-	var reason string
+var errAllowance = fmt.Errorf("one entry is longer than %d bytes", safetensorsMaxEntry)
+
+// fault returns err, which stopped the reading, as a *FileError.
+func (h *safetensorsHeader) fault(err error) error {
+	reason := "cannot be read"
 	_, syntax := errors.AsType[*json.SyntaxError](err)
 	_, shape := errors.AsType[*json.UnmarshalTypeError](err)
 	_, ours := errors.AsType[*FileError](err)
 	switch {
-	case err == nil || ours:
+	case ours:
 		return err
-	case errors.Is(err, errAllowance) || err == io.EOF || err == io.ErrUnexpectedEOF:
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
 		reason = "has a broken header"
+		if h.entry.N <= 0 {
+			err = errAllowance
+		}
 	case syntax:
 		reason = "has a header that is not JSON"
 	case shape:
 		reason = "has a header of the wrong shape"
-	default:
-		reason = "cannot be read"
 	}
 	return &FileError{Reason: reason, Err: err}
 }
@@ -244,22 +237,4 @@ func checkSpans(spans []span, data uint64) error {
 		return &FileError{Reason: fmt.Sprintf("has %d bytes behind its last tensor", data-at)}
 	}
 	return nil
-}
-
-// allowance is a reader that returns no more than left bytes, so that no entry makes
-// the decoder's buffer grow beyond that.
-type allowance struct {
-	r    io.Reader
-	left int
-}
-
-var errAllowance = fmt.Errorf("one entry is longer than %d bytes", safetensorsMaxEntry)
-
-func (a *allowance) Read(p []byte) (int, error) {
-	if a.left <= 0 {
-		return 0, errAllowance
-	}
-	n, err := a.r.Read(p[:min(len(p), a.left)])
-	a.left -= n
-	return n, err
 }
