@@ -2,7 +2,7 @@ package mapped
 
 import (
 	"context"
-	"io/fs"
+	"iter"
 	"time"
 )
 
@@ -55,50 +55,60 @@ func (w *weights) evict(ctx context.Context, end int64, justRead bool, r *report
 // which no waiting drops, and pages that are still being read or written.
 func (s *shard) finishDrop(ctx context.Context, from int, deadline time.Time) int64 {
 	seeing := context.WithoutCancel(ctx)
-	beyond := func() int64 {
-		n, err := s.cached(seeing, from, s.pages())
-		if err != nil {
-			return 0
-		}
-		return n
-	}
+	beyond := func(yield func(from, to int) bool) { yield(from, s.pages()) }
 	if s.fs.inMemory {
-		return beyond()
+		return s.cachedIn(seeing, beyond)
 	}
 	inside := 0 < from && from < s.pages() && s.method != noMethod
 	if inside {
 		s.splitFolio(seeing, from)
 	}
-	n := s.poll(deadline, beyond, func() { s.drop(from, s.pages()) })
+	n := s.dropUntil(seeing, beyond, deadline)
 	if n > 0 {
 		s.writeBack(ctx, from)
-		n = beyond()
+		n = s.cachedIn(seeing, beyond)
 	}
 	if n > 0 && inside { // the folio had not arrived before, or was dirty
 		s.splitFolio(seeing, from)
-		n = beyond()
+		n = s.cachedIn(seeing, beyond)
 	}
 	return n
 }
 
-// poll drops until count returns 0 or the deadline passes, and returns the last
-// count. Pages that the kernel reads ahead cannot be dropped before they arrive,
-// and only cachestat counts them before.
-func (s *shard) poll(deadline time.Time, count func() int64, drop func()) int64 {
+// dropUntil drops the runs of pages until none is seen any more or the deadline
+// passes, and returns how many bytes were seen last. Pages that the kernel reads
+// ahead cannot be dropped before they arrive, and only cachestat counts them before.
+func (s *shard) dropUntil(ctx context.Context, runs iter.Seq2[int, int], deadline time.Time) int64 {
 	const zeros = 3 // in a row, without cachestat
-	n := count()
-	for zero := 0; time.Now().Before(deadline); n = count() {
+	n := s.cachedIn(ctx, runs)
+	for zero := 0; time.Now().Before(deadline); n = s.cachedIn(ctx, runs) {
 		if n == 0 {
 			if zero++; s.cachestat != nil || zero == zeros {
 				break
 			}
 		} else {
 			zero = 0
-			drop()
+			s.dropIn(runs)
 		}
 		time.Sleep(pollInterval)
 	}
 	return n
+}
+
+// cachedIn adds up what is cached of the runs, as far as that can be seen.
+func (s *shard) cachedIn(ctx context.Context, runs iter.Seq2[int, int]) (n int64) {
+	for from, to := range runs {
+		if here, err := s.cached(ctx, from, to); err == nil {
+			n += here
+		}
+	}
+	return n
+}
+
+func (s *shard) dropIn(runs iter.Seq2[int, int]) {
+	for from, to := range runs {
+		s.drop(from, to)
+	}
 }
 
 // drop drops pages [from, to) from our page tables and from the page cache. Errors
@@ -182,54 +192,14 @@ func (w *weights) restore(ctx context.Context, before []bitset, wait time.Durati
 	ctx = context.WithoutCancel(ctx)
 	deadline := time.Now().Add(wait)
 	for i, s := range w.shards {
-		s.dropExcept(before[i])
+		s.dropIn(before[i].runs(s.pages(), false))
 	}
 	gone = true
 	for i, s := range w.shards {
-		gone = s.pollExcept(ctx, before[i], deadline) == 0 && gone
+		// In memory nothing was brought, and on other systems nothing can be dropped.
+		if !s.fs.inMemory && s.sys.dropCached != nil {
+			gone = s.dropUntil(ctx, before[i].runs(s.pages(), false), deadline) == 0 && gone
+		}
 	}
 	return gone
-}
-
-// dropExcept drops all pages but those in keep.
-func (s *shard) dropExcept(keep bitset) {
-	for from, to := range keep.runs(s.pages(), false) {
-		s.drop(from, to)
-	}
-}
-
-// pollExcept is dropExcept until the deadline; it returns how many bytes stayed.
-func (s *shard) pollExcept(ctx context.Context, keep bitset, deadline time.Time) int64 {
-	if s.fs.inMemory || s.sys.dropCached == nil {
-		return 0 // nothing was brought, or nothing can be dropped
-	}
-	count := func() (n int64) {
-		for from, to := range keep.runs(s.pages(), false) {
-			if here, err := s.cached(ctx, from, to); err == nil {
-				n += here
-			}
-		}
-		return n
-	}
-	return s.poll(deadline, count, func() { s.dropExcept(keep) })
-}
-
-// residue is a file that was unmapped before all its pages could be dropped.
-type residue struct {
-	path string
-	info fs.FileInfo // when it was mapped
-	keep bitset      // pages that were there before and are not ours
-}
-
-// residue returns what may stay of w once it is unmapped, except the pages of keep
-// if it is not nil.
-func (w *weights) residue(keep []bitset) []residue {
-	all := make([]residue, len(w.shards))
-	for i, s := range w.shards {
-		all[i] = residue{path: s.path, info: s.info, keep: newBitset(s.pages())}
-		if keep != nil {
-			all[i].keep = keep[i]
-		}
-	}
-	return all
 }

@@ -56,12 +56,12 @@ func TestResident_LoadFailsMeanwhile_IsNoPanic(t *testing.T) {
 	m := newTestMover(t, newSystem(), Options{})
 	w, err := openWeights(m.sys, &mod)
 	must(t, err)
-	e := &entry{name: "m", residue: w.residue(nil)}
+	e := &entry{name: "m", left: w.shards, before: w.noPages()}
 	must(t, w.close())
 	m.mu.Lock()
 	m.entries["m"] = e
 	m.mu.Unlock()
-	if present, _, err := m.dropResidue(t.Context(), e, nil); present != 0 || err != nil {
+	if present, _, err := m.dropResidue(t.Context(), e, nil, nil); present != 0 || err != nil {
 		t.Errorf("settle = %d, %v", present, err)
 	}
 	if n := len(m.Status().Models); n != 1 {

@@ -135,7 +135,7 @@ func (m *Mover) reach(ctx context.Context, e *entry, w *weights, to tier.Tier, k
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.weights, e.tier, e.keep, e.stayed, e.residue, e.before = w, to, kept, stayed, nil, nil
+	e.weights, e.tier, e.keep, e.stayed, e.left, e.before = w, to, kept, stayed, nil, nil
 	e.pause, e.reread = 0, 0
 	return nil
 }
@@ -148,11 +148,11 @@ func (m *Mover) undo(ctx context.Context, e *entry, w *weights, before []bitset)
 	}
 	if before != nil && !w.restore(ctx, before, undoWait) {
 		m.mu.Lock()
-		switch {
-		case e.weights != nil:
+		if len(e.left) == 0 { // else more is to be dropped than this load brought
 			e.before = before
-		case len(e.residue) == 0: // else more is to be dropped than this load brought
-			e.residue = w.residue(before)
+			if e.weights == nil {
+				e.left = w.shards
+			}
 		}
 		m.mu.Unlock()
 	}
@@ -173,12 +173,11 @@ func (m *Mover) unload(ctx context.Context, e *entry, progress func(tier.Bytes))
 		total = e.keep
 	}
 	stayed := w.evict(ctx, 0, false, &report{fn: progress, total: total})
-	var left []residue
-	if stayed > 0 {
-		left = w.residue(nil)
-	}
 	m.mu.Lock()
-	e.weights, e.tier, e.keep, e.stayed, e.residue, e.before = nil, tier.Storage, 0, stayed, left, nil
+	e.weights, e.tier, e.keep, e.stayed, e.before = nil, tier.Storage, 0, stayed, nil
+	if stayed > 0 {
+		e.left, e.before = w.shards, w.noPages()
+	}
 	m.mu.Unlock()
 	_ = w.close() // cannot fail: it is mapped and open
 }

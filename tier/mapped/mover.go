@@ -78,10 +78,10 @@ type entry struct {
 	keep    int64 // bytes to be kept present in swap
 	locked  int64 // bytes mlocked
 	stayed  int64 // bytes that the last move could not drop
-	// residue is, in storage, the files that pages may be left of.
-	residue []residue
-	// before is, in swap, what was present before a load that failed, as long as
-	// pages of that load may be left.
+	// left are, in storage, the files that pages may be left of; they are not mapped.
+	left []*shard
+	// before are the pages that are not to be dropped, as long as others may be left:
+	// those that were present before a load that failed.
 	before []bitset
 
 	recheck *time.Timer // of the next recheck, or nil
@@ -185,7 +185,7 @@ func (m *Mover) end(e *entry) {
 	case e.weights != nil:
 		e.locked = e.weights.locked
 		m.scheduleRecheck(e)
-	case len(e.residue) == 0:
+	case len(e.left) == 0:
 		delete(m.entries, e.name)
 	}
 }
@@ -268,7 +268,7 @@ func (m *Mover) Status() Status {
 		Devices: m.devices.status(), Models: make([]ModelStatus, 0, len(m.entries)),
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.entries)) {
-		if e := m.entries[name]; e.weights != nil || len(e.residue) > 0 {
+		if e := m.entries[name]; e.weights != nil || len(e.left) > 0 {
 			s.Models = append(s.Models, e.status(s.LockLimit))
 		}
 	}
@@ -282,7 +282,7 @@ func (m *Mover) PartStatus() any { return m.Status() }
 func (e *entry) status(lockLimit tier.Bytes) ModelStatus {
 	s := ModelStatus{
 		Name: e.name, Tier: e.tier, Keep: tier.Bytes(e.keep), Locked: tier.Bytes(e.locked),
-		Stayed: tier.Bytes(e.stayed), Again: tier.Bytes(e.reread), Shards: len(e.residue),
+		Stayed: tier.Bytes(e.stayed), Again: tier.Bytes(e.reread), Shards: len(e.left),
 	}
 	note := func(format string, args ...any) {
 		s.Notes = append(s.Notes, fmt.Sprintf(format, args...))

@@ -33,10 +33,10 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 		m.mu.Unlock()
 		return 0, 0, nil
 	}
-	w, left, locked, before := e.weights, e.residue, e.locked, e.before
+	w, left, locked, before := e.weights, e.left, e.locked, e.before
 	m.mu.Unlock()
 	if w == nil {
-		return m.dropResidue(ctx, e, left)
+		return m.dropResidue(ctx, e, left, before)
 	}
 
 	w.mapped.RLock()
@@ -77,23 +77,31 @@ func (s *shard) resident(ctx context.Context) (int64, error) {
 	return s.cached(ctx, 0, s.pages())
 }
 
-// dropResidue drops and counts what a move to storage left behind, and forgets the
-// model once it is gone.
-func (m *Mover) dropResidue(ctx context.Context, e *entry, left []residue) (present, reclaimable tier.Bytes, err error) {
+// dropResidue drops and counts what of the files in left is present, except the
+// pages in keep, and forgets the model once there is none.
+func (m *Mover) dropResidue(ctx context.Context, e *entry, left []*shard, keep []bitset) (present, reclaimable tier.Bytes, err error) {
 	var total, fixed int64
-	for _, r := range left {
-		n, inMemory, err := r.drop(ctx, m.sys)
+	for i, old := range left {
+		s, err := old.reopen()
+		if err != nil {
+			return 0, 0, err
+		}
+		if s == nil {
+			continue
+		}
+		n, err := s.dropExcept(ctx, keep[i])
+		_ = s.close()
 		if err != nil {
 			return 0, 0, err
 		}
 		total += n
-		if inMemory {
+		if s.fs.inMemory {
 			fixed += n
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.entries[e.name] == e && e.run == nil && same(e.residue, left) { // no move meanwhile
+	if m.entries[e.name] == e && e.run == nil && same(e.left, left) { // no move meanwhile
 		e.stayed = total
 		if total == 0 {
 			delete(m.entries, e.name)
@@ -102,35 +110,41 @@ func (m *Mover) dropResidue(ctx context.Context, e *entry, left []residue) (pres
 	return tier.Bytes(total), tier.Bytes(total - fixed), nil
 }
 
-// drop drops what can be dropped by now and returns what is still present. A file
-// that was replaced or resized is not ours any more.
-func (r *residue) drop(ctx context.Context, sys *system) (present int64, inMemory bool, err error) {
-	if info, err := os.Stat(r.path); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, r.info) {
-		return 0, false, nil
+// reopen maps the file of a closed shard again. It returns nil if there is another
+// file at its path, or none: what is left of ours cannot be dropped any more.
+func (s *shard) reopen() (*shard, error) {
+	ours := func(info fs.FileInfo) bool { return os.SameFile(info, s.info) && info.Size() == s.info.Size() }
+	if info, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) || err == nil && !ours(info) {
+		return nil, nil
 	}
-	f, info, err := openRegular("", r.path)
+	f, info, err := openRegular(s.model, s.path)
 	if err != nil {
-		return 0, false, err
+		return nil, err
 	}
-	defer f.Close()
-	if !os.SameFile(info, r.info) || info.Size() != r.info.Size() {
-		return 0, false, nil
+	again := &shard{sys: s.sys, model: s.model, path: s.path, file: f, info: info}
+	if !ours(info) {
+		return nil, again.close()
 	}
-	s := &shard{sys: sys, path: r.path, file: f, info: info}
-	if err := s.mapIn(); err != nil {
-		return 0, false, err
+	if err := again.mapIn(); err != nil {
+		_ = again.close()
+		return nil, err
 	}
-	defer sys.unmap(s.data)
+	return again, nil
+}
+
+// dropExcept drops what can be dropped by now, except the pages in keep, and returns
+// how many bytes are still present.
+func (s *shard) dropExcept(ctx context.Context, keep bitset) (present int64, err error) {
 	if s.fs.inMemory {
-		present, err = s.resident(ctx)
-		return present, true, err
+		return s.resident(ctx)
 	}
-	s.dropExcept(r.keep)
+	runs := keep.runs(s.pages(), false)
+	s.dropIn(runs)
 	deadline := time.Now()
 	if s.arriving(ctx) {
 		deadline = deadline.Add(readaheadWait)
 	}
-	return s.pollExcept(ctx, r.keep, deadline), false, nil
+	return s.dropUntil(ctx, runs, deadline), nil
 }
 
 // arriving reports whether the device still has to deliver pages of the shard.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"math/bits"
 	"os"
 	"sync"
@@ -109,14 +110,19 @@ func (w *weights) close() error {
 	defer w.mapped.Unlock()
 	var errs []error
 	for _, s := range w.shards {
-		if s.data != nil {
-			errs = append(errs, w.sys.unmap(s.data))
-			s.data = nil
-		}
-		errs = append(errs, s.file.Close())
+		errs = append(errs, s.close())
 	}
 	w.shards = nil
 	return errors.Join(errs...)
+}
+
+func (s *shard) close() error {
+	var err error
+	if s.data != nil {
+		err = s.sys.unmap(s.data)
+		s.data = nil
+	}
+	return errors.Join(err, s.file.Close())
 }
 
 // check returns a *ChangedError if a file is not the one that was mapped.
@@ -295,11 +301,10 @@ func (s *shard) cached(ctx context.Context, from, to int) (int64, error) {
 // seen. With guess, a stretch that is wholly in the page cache counts as present
 // though some of it may still be on its way; that is fast.
 func (w *weights) snapshot(ctx context.Context, guess bool) ([]bitset, error) {
-	sets := make([]bitset, len(w.shards))
+	sets := w.noPages()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(scanWorkers)
 	for i, s := range w.shards {
-		sets[i] = newBitset(s.pages())
 		for from := 0; from < s.pages(); from += scanPages {
 			to := min(from+scanPages, s.pages())
 			group.Go(func() error { return s.addPresent(ctx, from, to, guess, sets[i][from/64:(to+63)/64]) })
@@ -309,6 +314,15 @@ func (w *weights) snapshot(ctx context.Context, guess bool) ([]bitset, error) {
 		return nil, err
 	}
 	return sets, nil
+}
+
+// noPages returns an empty set by shard.
+func (w *weights) noPages() []bitset {
+	sets := make([]bitset, len(w.shards))
+	for i, s := range w.shards {
+		sets[i] = newBitset(s.pages())
+	}
+	return sets
 }
 
 // addPresent adds to set, whose first page is from, the pages of [from, to) that
@@ -381,7 +395,7 @@ func (b bitset) next(i, end int, in bool) int {
 
 // runs yields the runs [from, to) of the pages [0, end) that are in the set, or,
 // if in is false, that are not.
-func (b bitset) runs(end int, in bool) func(yield func(from, to int) bool) {
+func (b bitset) runs(end int, in bool) iter.Seq2[int, int] {
 	return func(yield func(from, to int) bool) {
 		for from := b.next(0, end, in); from < end; {
 			to := b.next(from, end, !in)
