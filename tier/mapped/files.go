@@ -189,12 +189,11 @@ func (e *ChangedError) Suggestions() []string {
 	}
 }
 
-// checkUnchanged returns a *ChangedError if the file at path is not the one
-// described by was. It looks up the path, not an open handle, so that a new file
-// at the same path is found too.
-func checkUnchanged(model, path string, was fs.FileInfo) error {
-	e := &ChangedError{Model: model, Path: path, Was: tier.Bytes(was.Size())}
-	now, err := os.Stat(path)
+// check returns a *ChangedError if the file is not the one that was mapped. It looks
+// up the path, not the open handle, so that a new file at the same path is found too.
+func (s *shard) check() error {
+	e := &ChangedError{Model: s.model, Path: s.path, Was: tier.Bytes(s.size())}
+	now, err := os.Stat(s.path)
 	if err != nil {
 		e.How = "out of reach"
 		if errors.Is(err, fs.ErrNotExist) {
@@ -204,13 +203,13 @@ func checkUnchanged(model, path string, was fs.FileInfo) error {
 	}
 	e.Is = tier.Bytes(now.Size())
 	switch {
-	case !os.SameFile(was, now):
+	case !os.SameFile(s.info, now):
 		e.How = "replaced"
 	case e.Is < e.Was:
 		e.How = "truncated"
 	case e.Is > e.Was:
 		e.How = "grown"
-	case !now.ModTime().Equal(was.ModTime()):
+	case !now.ModTime().Equal(s.info.ModTime()):
 		e.How = "rewritten"
 	default:
 		return nil

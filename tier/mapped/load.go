@@ -328,7 +328,7 @@ func (k *mlockAccount) lock(ctx context.Context, w *weights) error {
 		return nil
 	}
 	for _, s := range w.shards {
-		page := s.prefix(w.locked)
+		page := s.prefix(w.locked.Load())
 		for step := int64(mlockStep); page < s.pages(); {
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -341,7 +341,7 @@ func (k *mlockAccount) lock(ctx context.Context, w *weights) error {
 				}
 				continue
 			}
-			w.locked += p.len()
+			w.locked.Add(p.len())
 			page = to
 		}
 	}
@@ -369,12 +369,11 @@ func (k *mlockAccount) lockSpan(p span) bool {
 // unlock munlocks the model.
 func (k *mlockAccount) unlock(w *weights) {
 	for _, s := range w.shards {
-		if s.start < w.locked {
+		if s.start < w.locked.Load() {
 			_ = k.sys.munlock(s.data) // cannot fail: it is mapped
 		}
 	}
-	k.held.Add(-w.locked)
-	w.locked = 0
+	k.held.Add(-w.locked.Swap(0))
 }
 
 // limit returns how many bytes may be locked at most.

@@ -103,39 +103,28 @@ func (m *Mover) reach(ctx context.Context, e *entry, w *weights, to tier.Tier, k
 	if before, err = w.snapshot(ctx, true); err != nil {
 		return err
 	}
-	end, had, locks := w.size, int64(0), &m.locks
+	end, locks := w.size, &m.locks
 	if to == tier.Swap {
 		end, locks = min(max(int64(keep), 0), w.size), nil
 	}
-	switch e.tier {
-	case tier.RAM:
-		had = w.size
-	case tier.Swap:
-		had = e.keep
-	}
-	up, down := &report{}, &report{}
-	if end >= had {
-		up = &report{fn: progress, base: had, total: end - had}
-	} else {
-		down = &report{fn: progress, total: had - end}
-	}
+	r := &report{fn: progress, base: e.held, total: max(end-e.held, e.held-end)}
 	justRead := w.missing(end, before) > 0
-	if err := w.fill(ctx, &m.devices, locks, end, before, up); err != nil {
+	if err := w.fill(ctx, &m.devices, locks, end, before, r); err != nil {
 		return err
 	}
 	if err := w.check(); err != nil { // changed during the load
 		return err
 	}
 	loaded = true
-	stayed, kept := int64(0), int64(0)
+	var stayed int64
 	if to == tier.Swap {
 		m.locks.unlock(w)
-		kept, stayed = end, w.evict(ctx, end, justRead, down)
+		stayed = w.evict(ctx, end, justRead, r)
 		w.markCold(end)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.weights, e.tier, e.keep, e.stayed, e.left, e.before = w, to, kept, stayed, nil, nil
+	e.weights, e.tier, e.held, e.stayed, e.left, e.before = w, to, end, stayed, nil, nil
 	e.pause, e.reread = 0, 0
 	return nil
 }
@@ -168,13 +157,9 @@ func (m *Mover) unload(ctx context.Context, e *entry, progress func(tier.Bytes))
 		return
 	}
 	m.locks.unlock(w)
-	total := w.size
-	if e.tier == tier.Swap {
-		total = e.keep
-	}
-	stayed := w.evict(ctx, 0, false, &report{fn: progress, total: total})
+	stayed := w.evict(ctx, 0, false, &report{fn: progress, total: e.held})
 	m.mu.Lock()
-	e.weights, e.tier, e.keep, e.stayed, e.before = nil, tier.Storage, 0, stayed, nil
+	e.weights, e.tier, e.held, e.stayed, e.before = nil, tier.Storage, 0, stayed, nil
 	if stayed > 0 {
 		e.left, e.before = w.shards, w.noPages()
 	}
@@ -189,7 +174,7 @@ const maxPause = 32
 // scheduleRecheck has a model in ram checked later if the kernel may reclaim pages
 // of it. Mover.mu is held.
 func (m *Mover) scheduleRecheck(e *entry) {
-	if m.recheck > 0 && !m.closed && e.tier == tier.RAM && e.locked < e.weights.size {
+	if m.recheck > 0 && !m.closed && e.tier == tier.RAM && e.weights.locked.Load() < e.weights.size {
 		now := time.Since(m.began)
 		due := now.Truncate(m.recheck) + m.recheck*time.Duration(max(e.pause, 1))
 		e.recheck = time.AfterFunc(due-now, func() { m.recheckModel(e.name) })

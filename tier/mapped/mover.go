@@ -75,8 +75,7 @@ type entry struct {
 	run     *run     // in progress, or nil
 	weights *weights // nil: in storage
 	tier    tier.Tier
-	keep    int64 // bytes to be kept present in swap
-	locked  int64 // bytes mlocked
+	held    int64 // bytes to be present: all of them in ram, those kept in swap
 	stayed  int64 // bytes that the last move could not drop
 	// left are, in storage, the files that pages may be left of; they are not mapped.
 	left []*shard
@@ -180,10 +179,9 @@ func (m *Mover) end(e *entry) {
 	e.run.cancel(nil)
 	close(e.run.done)
 	m.running.Done()
-	e.run, e.locked = nil, 0
+	e.run = nil
 	switch {
 	case e.weights != nil:
-		e.locked = e.weights.locked
 		m.scheduleRecheck(e)
 	case len(e.left) == 0:
 		delete(m.entries, e.name)
@@ -215,7 +213,7 @@ func (m *Mover) Close() error {
 			e.recheck.Stop()
 		}
 		if e.weights != nil {
-			m.locks.held.Add(-e.weights.locked)
+			m.locks.held.Add(-e.weights.locked.Load())
 			errs = append(errs, e.weights.close()) // unlocks as well
 		}
 	}
@@ -281,8 +279,7 @@ func (m *Mover) PartStatus() any { return m.Status() }
 // status is called with Mover.mu held.
 func (e *entry) status(lockLimit tier.Bytes) ModelStatus {
 	s := ModelStatus{
-		Name: e.name, Tier: e.tier, Keep: tier.Bytes(e.keep), Locked: tier.Bytes(e.locked),
-		Stayed: tier.Bytes(e.stayed), Again: tier.Bytes(e.reread), Shards: len(e.left),
+		Name: e.name, Tier: e.tier, Stayed: tier.Bytes(e.stayed), Again: tier.Bytes(e.reread), Shards: len(e.left),
 	}
 	note := func(format string, args ...any) {
 		s.Notes = append(s.Notes, fmt.Sprintf(format, args...))
@@ -301,15 +298,18 @@ func (e *entry) status(lockLimit tier.Bytes) ModelStatus {
 			note("%s", n)
 		}
 	}
-	s.Size, s.Shards, s.Seen, s.Filesystem = tier.Bytes(w.size), len(w.shards), method.String(), w.shards[0].fs.name
+	locked := w.locked.Load()
+	s.Size, s.Locked, s.Shards, s.Seen, s.Filesystem = tier.Bytes(w.size), tier.Bytes(locked), len(w.shards), method.String(), w.shards[0].fs.name
 	switch method {
 	case byPagemap:
 		note("The process neither owns nor may write the files: the kernel does not tell what is cached of them, only what our own page tables hold is counted.")
 	case noMethod:
 		note("Nothing tells which pages are present.")
 	}
-	if e.tier == tier.RAM && e.locked < w.size {
-		note("%v are not locked, and the kernel may take them: %v may be locked in all.", tier.Bytes(w.size-e.locked), lockLimit)
+	if e.tier == tier.Swap {
+		s.Keep = tier.Bytes(e.held)
+	} else if locked < w.size {
+		note("%v are not locked, and the kernel may take them: %v may be locked in all.", tier.Bytes(w.size-locked), lockLimit)
 	}
 	return s
 }

@@ -33,7 +33,7 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 		m.mu.Unlock()
 		return 0, 0, nil
 	}
-	w, left, locked, before := e.weights, e.left, e.locked, e.before
+	w, left, before := e.weights, e.left, e.before
 	m.mu.Unlock()
 	if w == nil {
 		return m.dropResidue(ctx, e, left, before)
@@ -59,7 +59,7 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 			fixed += n
 		}
 	}
-	return tier.Bytes(total), tier.Bytes(max(total-max(fixed, locked), 0)), nil
+	return tier.Bytes(total), tier.Bytes(max(total-max(fixed, w.locked.Load()), 0)), nil
 }
 
 // resident returns how many bytes of the shard are present, by the best source:

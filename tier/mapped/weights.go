@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/modeltier/modeltier/tier"
 	"golang.org/x/sync/errgroup"
@@ -26,8 +27,8 @@ type weights struct {
 	mapped sync.RWMutex
 	shards []*shard // nil once unmapped
 	// locked is how many bytes are mlocked, from the first on. Only the operation
-	// that runs on the model touches it.
-	locked int64
+	// that runs on the model changes it.
+	locked atomic.Int64
 }
 
 // shard is one mapped file. It does not change until it is closed.
@@ -134,8 +135,6 @@ func (w *weights) check() error {
 	}
 	return nil
 }
-
-func (s *shard) check() error { return checkUnchanged(s.model, s.path, s.info) }
 
 func (s *shard) size() int64 { return s.info.Size() }
 
