@@ -51,6 +51,12 @@ func newSystem() *system {
 	return s
 }
 
+func mapFile(f *os.File, size int) ([]byte, error) {
+	return unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
+}
+
+func unmap(b []byte) error { return unix.Munmap(b) }
+
 func madvise(advice int) func(b []byte) error {
 	return func(b []byte) error {
 		for {

@@ -6,6 +6,12 @@ import (
 	"unsafe"
 )
 
+// newSystem returns a system that only maps: the operating system decides what
+// happens to pages.
+func newSystem() *system {
+	return &system{name: "portable", page: int64(os.Getpagesize()), mapFile: mapFile, unmap: unmap}
+}
+
 func mapFile(f *os.File, size int) ([]byte, error) {
 	h, err := syscall.CreateFileMapping(syscall.Handle(f.Fd()), nil, syscall.PAGE_READONLY, uint32(uint64(size)>>32), uint32(size), nil)
 	if err != nil {
