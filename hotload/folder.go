@@ -3,7 +3,6 @@ package hotload
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -164,19 +163,13 @@ func (f *folder) fault() error {
 
 // readDir returns the entries by name, and an error if there are too many.
 func (t *tree) readDir(dir string) ([]fs.DirEntry, error) {
-	d, err := os.Open(dir)
+	entries, err := regular.List(dir, maxEntries-t.entries+1)
 	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	entries, err := d.ReadDir(maxEntries - t.entries + 1)
-	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	if t.entries += len(entries); t.entries > maxEntries {
 		return nil, fmt.Errorf("more than %d files", maxEntries)
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	return entries, nil
 }
 

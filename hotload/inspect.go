@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
@@ -214,10 +213,10 @@ func (t *tree) readHeader(f *file) (info Info, err error) {
 
 // formatOf returns the format that the name indicates.
 func formatOf(path string) Format {
-	switch strings.ToLower(filepath.Ext(path)) {
-	case ".gguf":
+	switch regular.Weights(path) {
+	case "gguf":
 		return FormatGGUF
-	case ".safetensors":
+	case "safetensors":
 		return FormatSafetensors
 	}
 	return FormatUnknown

@@ -1,8 +1,9 @@
-// Package regular opens regular files, and nothing else.
+// Package regular opens regular files, and nothing else, and lists folders of them.
 //
 // The names that matter: [Open] and [OpenIn] refuse pipes, devices, sockets and
 // folders with an [Error], without waiting and without a side effect. They do not
-// promise that the file stays what it is.
+// promise that the file stays what it is. [Weights] tells which files of a folder are
+// a model.
 package regular
 
 import (

@@ -77,3 +77,26 @@ func TestOpen_ReplacedByAPipeAfterTheLook_RefusedWithoutWaiting(t *testing.T) {
 		t.Errorf("%v, %v", f, err)
 	}
 }
+
+func TestList_ManyFiles_ByNameUpToTheLimit(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"b.GGUF", "c.safetensors", "a.txt", ".gguf"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := List(dir, 10)
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name()+"="+Weights(e.Name()))
+	}
+	if want := ".gguf=gguf a.txt= b.GGUF=gguf c.safetensors=safetensors"; err != nil || strings.Join(got, " ") != want {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+	if entries, err := List(dir, 3); err != nil || len(entries) != 3 {
+		t.Errorf("%d entries, %v, want 3", len(entries), err)
+	}
+	if _, err := List(filepath.Join(dir, "gone"), 3); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("gone: %v", err)
+	}
+}

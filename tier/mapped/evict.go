@@ -186,20 +186,19 @@ func (w *weights) markCold(end int64) {
 }
 
 // restore drops the pages that are present but not in before: those that a failed
-// load brought. It takes little longer than wait and reports whether they are all
-// gone; on a slow device, what the kernel reads ahead arrives later.
-func (w *weights) restore(ctx context.Context, before []bitset, wait time.Duration) (gone bool) {
+// load brought. It takes little longer than wait and returns how many bytes stayed; on
+// a slow device, what the kernel reads ahead arrives later.
+func (w *weights) restore(ctx context.Context, before []bitset, wait time.Duration) (stayed int64) {
 	ctx = context.WithoutCancel(ctx)
 	deadline := time.Now().Add(wait)
 	for i, s := range w.shards {
 		s.dropIn(before[i].runs(s.pages(), false))
 	}
-	gone = true
 	for i, s := range w.shards {
 		// In memory nothing was brought, and on other systems nothing can be dropped.
 		if !s.fs.inMemory && s.sys.dropCached != nil {
-			gone = s.dropUntil(ctx, before[i].runs(s.pages(), false), deadline) == 0 && gone
+			stayed += s.dropUntil(ctx, before[i].runs(s.pages(), false), deadline)
 		}
 	}
-	return gone
+	return stayed
 }

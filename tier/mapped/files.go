@@ -3,7 +3,6 @@ package mapped
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -56,14 +55,9 @@ func checkPath(model, path string) error {
 }
 
 func listFolder(model, dir string) ([]string, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, pathError(model, dir, err)
-	}
-	defer d.Close()
-	entries, err := d.ReadDir(maxEntries + 1)
+	entries, err := regular.List(dir, maxEntries+1)
 	switch {
-	case err != nil && !errors.Is(err, io.EOF):
+	case err != nil:
 		return nil, pathError(model, dir, err)
 	case len(entries) > maxEntries:
 		return nil, badPath(model, dir, fmt.Sprintf("must hold %d files at most", maxEntries), "Move the weights to a folder of their own.")
@@ -74,10 +68,9 @@ func listFolder(model, dir string) ([]string, error) {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
-		switch strings.ToLower(filepath.Ext(path)) {
-		case ".gguf", ".safetensors":
+		if regular.Weights(path) != "" {
 			weights = append(weights, path)
-		default:
+		} else {
 			others = append(others, path)
 		}
 	}
@@ -93,7 +86,6 @@ func listFolder(model, dir string) ([]string, error) {
 	case len(weights) > maxShards:
 		return nil, badPath(model, dir, fmt.Sprintf("must hold %d files of weights at most, has %d", maxShards, len(weights)), "Give each model a folder of its own.")
 	}
-	slices.Sort(weights)
 	return weights, nil
 }
 

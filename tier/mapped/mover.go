@@ -347,7 +347,7 @@ func (m *Mover) undo(ctx context.Context, e *entry, w *weights, before []bitset)
 	if e.tier != tier.RAM {
 		m.locks.unlock(w)
 	}
-	if before != nil && !w.restore(ctx, before, undoWait) {
+	if before != nil && w.restore(ctx, before, undoWait) > 0 {
 		m.mu.Lock()
 		if len(e.left) == 0 { // else more is to be dropped than this load brought
 			e.before = before

@@ -19,10 +19,11 @@ import (
 // The error is a *ChangedError if a file is not what was mapped, and a
 // *tier.InvalidError if the model is not mapped.
 func (m *Mover) Bytes(name string) ([][]byte, error) {
-	w, _, err := m.mapped(name)
+	r, err := m.Reader(name)
 	if err != nil {
 		return nil, err
 	}
+	w := r.w
 	w.mapped.RLock()
 	defer w.mapped.RUnlock()
 	if w.shards == nil {
@@ -36,20 +37,6 @@ func (m *Mover) Bytes(name string) ([][]byte, error) {
 		all[i] = s.data[:len(s.data):len(s.data)]
 	}
 	return all, nil
-}
-
-// mapped returns the model's weights, and whether they are in ram.
-func (m *Mover) mapped(name string) (w *weights, inRAM bool, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil, false, tier.ErrClosed
-	}
-	e := m.entries[name]
-	if e == nil || e.weights == nil {
-		return nil, false, notMapped(name)
-	}
-	return e.weights, e.tier == tier.RAM, nil
 }
 
 func notMapped(name string) error {
@@ -73,11 +60,16 @@ var _ io.ReaderAt = (*Reader)(nil)
 // Reader returns a Reader of a model in ram or swap. Its errors are those of
 // Bytes.
 func (m *Mover) Reader(name string) (*Reader, error) {
-	w, inRAM, err := m.mapped(name)
-	if err != nil {
-		return nil, err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, tier.ErrClosed
 	}
-	return &Reader{name: name, w: w, inRAM: inRAM}, nil
+	e := m.entries[name]
+	if e == nil || e.weights == nil {
+		return nil, notMapped(name)
+	}
+	return &Reader{name: name, w: e.weights, inRAM: e.tier == tier.RAM}, nil
 }
 
 // Size returns the bytes of all files.

@@ -41,7 +41,7 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 
 	w.mapped.RLock()
 	defer w.mapped.RUnlock()
-	if before != nil && w.restore(ctx, before, readaheadWait) {
+	if before != nil && w.restore(ctx, before, readaheadWait) == 0 {
 		m.mu.Lock()
 		if same(e.before, before) {
 			e.before = nil
@@ -50,7 +50,7 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	}
 	var total, fixed int64
 	for _, s := range w.shards {
-		n, err := s.resident(ctx)
+		n, err := s.cached(ctx, 0, s.pages())
 		if err != nil {
 			return 0, 0, err
 		}
@@ -62,25 +62,14 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	return tier.Bytes(total), tier.Bytes(max(total-max(fixed, w.locked.Load()), 0)), nil
 }
 
-// resident returns how many bytes of the shard are present, by the best source:
-// cachestat, which needs no page tables and also counts some files of other users,
-// else mincore or pagemap.
-func (s *shard) resident(ctx context.Context) (int64, error) {
-	if s.method == noMethod {
-		if s.cachestat == nil {
-			return 0, errUnseen(s)
-		}
-		if _, err := s.cachestat(s.file, 0, s.sys.page); err != nil {
-			return 0, errUnseen(s)
-		}
-	}
-	return s.cached(ctx, 0, s.pages())
-}
-
 // dropResidue drops and counts what of the files in left is present, except the
 // pages in keep, and forgets the model once there is none.
 func (m *Mover) dropResidue(ctx context.Context, e *entry, left []*shard, keep []bitset) (present, reclaimable tier.Bytes, err error) {
-	var total, fixed int64
+	w := &weights{sys: m.sys}
+	defer w.close()
+	var ours []bitset
+	var fixed int64
+	var wait time.Duration
 	for i, old := range left {
 		s, err := old.reopen()
 		if err != nil {
@@ -89,16 +78,18 @@ func (m *Mover) dropResidue(ctx context.Context, e *entry, left []*shard, keep [
 		if s == nil {
 			continue
 		}
-		n, err := s.dropExcept(ctx, keep[i])
-		_ = s.close()
-		if err != nil {
-			return 0, 0, err
-		}
-		total += n
+		w.shards, ours = append(w.shards, s), append(ours, keep[i])
 		if s.fs.inMemory {
+			n, err := s.cached(ctx, 0, s.pages())
+			if err != nil {
+				return 0, 0, err
+			}
 			fixed += n
+		} else if s.arriving(ctx) {
+			wait = readaheadWait
 		}
 	}
+	total := fixed + w.restore(ctx, ours, wait)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.entries[e.name] == e && e.run == nil && same(e.left, left) { // no move meanwhile
@@ -132,21 +123,6 @@ func (s *shard) reopen() (*shard, error) {
 	return again, nil
 }
 
-// dropExcept drops what can be dropped by now, except the pages in keep, and returns
-// how many bytes are still present.
-func (s *shard) dropExcept(ctx context.Context, keep bitset) (present int64, err error) {
-	if s.fs.inMemory {
-		return s.resident(ctx)
-	}
-	runs := keep.runs(s.pages(), false)
-	s.dropIn(runs)
-	deadline := time.Now()
-	if s.arriving(ctx) {
-		deadline = deadline.Add(readaheadWait)
-	}
-	return s.dropUntil(ctx, runs, deadline), nil
-}
-
 // arriving reports whether the device still has to deliver pages of the shard.
 func (s *shard) arriving(ctx context.Context) bool {
 	present, err := s.present(ctx, 0, s.pages()) // first: what arrives in between counts
@@ -159,11 +135,3 @@ func (s *shard) arriving(ctx context.Context) bool {
 
 // same reports whether a and b are the same slice, and not empty.
 func same[T any](a, b []T) bool { return len(a) > 0 && len(b) > 0 && &a[0] == &b[0] }
-
-// errUnseen is the error if nothing tells which pages of a shard are in memory.
-func errUnseen(s *shard) error {
-	return &tier.InvalidError{
-		Model: s.model, Field: "path", Value: quote(s.path), Rule: "must be a file whose cached pages can be seen",
-		Help: []string{"Run the server as the owner of the model files, with /proc mounted."},
-	}
-}

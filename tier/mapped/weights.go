@@ -263,8 +263,15 @@ func (s *shard) scan(ctx context.Context, from, to int, set bitset) error {
 	return nil
 }
 
-// present returns how many bytes of the pages [from, to) are present.
+// present returns how many bytes of the pages [from, to) are present. It is an error
+// if nothing tells that.
 func (s *shard) present(ctx context.Context, from, to int) (int64, error) {
+	if s.method == noMethod {
+		return 0, &tier.InvalidError{
+			Model: s.model, Field: "path", Value: quote(s.path), Rule: "must be a file whose cached pages can be seen",
+			Help: []string{"Run the server as the owner of the model files, with /proc mounted."},
+		}
+	}
 	set := newBitset(to - from)
 	err := s.scan(ctx, from, to, set)
 	var n int64
