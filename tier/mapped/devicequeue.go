@@ -43,11 +43,6 @@ func (q *deviceQueue) acquire(ctx context.Context, background func() bool, alive
 	q.waiters = append(q.waiters, t)
 	q.grant()
 	q.mu.Unlock()
-	select {
-	case <-t.granted:
-		return t, nil
-	default:
-	}
 	tick := time.NewTicker(livenessInterval)
 	defer tick.Stop()
 	for seen := q.steps.Load(); ; {
@@ -247,13 +242,6 @@ type DeviceStatus struct {
 	Waiting int `json:"waiting"`
 }
 
-func (d *device) status() DeviceStatus {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	best := d.best()
-	return DeviceStatus{Name: d.name, Way: best.String(), BytesPerSecond: tier.Bytes(best.perSecond), Waiting: d.queue.waiting()}
-}
-
 // devices are those that weights were read from.
 type devices struct {
 	candidates []way
@@ -286,7 +274,10 @@ func (t *devices) status() []DeviceStatus {
 	defer t.mu.Unlock()
 	all := make([]DeviceStatus, 0, len(t.byID))
 	for _, d := range t.byID {
-		all = append(all, d.status())
+		d.mu.Lock()
+		best := d.best()
+		d.mu.Unlock()
+		all = append(all, DeviceStatus{Name: d.name, Way: best.String(), BytesPerSecond: tier.Bytes(best.perSecond), Waiting: d.queue.waiting()})
 	}
 	slices.SortFunc(all, func(a, b DeviceStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return all

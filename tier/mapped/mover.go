@@ -257,10 +257,12 @@ func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {
 		return cause
 	}
-	if _, ok := errors.AsType[*tier.MoveError](err); ok {
-		return err
+	_, changed := errors.AsType[*ChangedError](err)
+	lost := changed && e.weights != nil
+	if lost {
+		m.unload(ctx, e, nil)
 	}
-	return &tier.MoveError{Model: mv.Model.Name, From: from, To: mv.To, Err: err}
+	return &tier.MoveError{Model: mv.Model.Name, From: from, To: mv.To, Lost: lost, Err: err}
 }
 
 func checkMove(mv *tier.Move) error {
@@ -271,35 +273,26 @@ func checkMove(mv *tier.Move) error {
 	return err
 }
 
-func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func(tier.Bytes)) error {
+func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func(tier.Bytes)) (err error) {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	if mv.To == tier.Storage {
+	w := e.weights
+	switch {
+	case mv.To == tier.Storage:
 		m.unload(ctx, e, progress)
 		return nil
-	}
-	w := e.weights
-	if w == nil {
-		w, err := openWeights(m.sys, &mv.Model)
-		if err != nil {
-			return err
-		}
-		return m.reach(ctx, e, w, mv.To, mv.Keep, progress)
-	}
-	err := w.check()
-	if w.path != mv.Model.Path {
+	case w == nil:
+		w, err = openWeights(m.sys, &mv.Model)
+	case w.path != mv.Model.Path:
 		err = &ChangedError{Model: e.name, Path: w.path, How: "replaced", Was: tier.Bytes(w.size), Is: tier.Bytes(w.size)}
+	default:
+		err = w.check()
 	}
-	if err == nil {
-		err = m.reach(ctx, e, w, mv.To, mv.Keep, progress)
+	if err != nil {
+		return err
 	}
-	if _, changed := errors.AsType[*ChangedError](err); changed {
-		from := e.tier
-		m.unload(ctx, e, nil)
-		return &tier.MoveError{Model: e.name, From: from, To: mv.To, Lost: true, Err: err}
-	}
-	return err
+	return m.reach(ctx, e, w, mv.To, mv.Keep, progress)
 }
 
 // reach makes w what tier to asks for, and only then the entry's weights. If it
