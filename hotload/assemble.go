@@ -106,17 +106,15 @@ func (t *tree) sets(f *folder) ([]set, error) {
 		if listed[w.name()] {
 			continue
 		}
-		sh := shardOf(w.name())
-		if sh.of == 0 {
-			out = append(out, set{name: sh.stem, files: []file{w}, of: 1})
-			continue
+		sh, key := shardOf(w.name()), w.name()
+		if sh.of > 0 {
+			key = sh.stem + "/" + strconv.Itoa(sh.of) + filepath.Ext(key) // no file's name
 		}
-		key := sh.stem + "-of-" + strconv.Itoa(sh.of) + filepath.Ext(w.name())
 		i, ok := bySet[key]
 		if !ok {
 			i = len(out)
 			bySet[key] = i
-			out = append(out, set{name: sh.stem, of: sh.of})
+			out = append(out, set{name: sh.stem, of: max(sh.of, 1)})
 		}
 		out[i].files = append(out[i].files, w)
 	}

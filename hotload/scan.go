@@ -140,10 +140,7 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 					continue
 				}
 				path = f.dir
-				if info, err = f.complete(info); err != nil {
-					t.skipFor(path, err)
-					continue
-				}
+				info, _ = f.complete(info) // it has weights
 			}
 			if first, dup := seen[p.files[0].real]; dup {
 				t.skip(path, fmt.Sprintf("is the same file as %q", first))
