@@ -225,7 +225,9 @@ func (c *Core) serve(x *demand, now time.Time) {
 		e.Gate.Open()
 		c.grant(x)
 	case e.tier == tier.Swap && x.order == nil && (e.serving || x.settled):
-		c.serveInPlace(x, now)
+		if c.serveInPlace(x, now); e.demand == x && !x.settled {
+			c.serve(x, now) // the placement may have to be asked at once
+		}
 	case now.Before(x.notBefore):
 		// Its attempts change nothing: see attempt.
 	case x.order == nil && c.serveUnderPressure(x, now):

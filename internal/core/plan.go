@@ -529,10 +529,13 @@ func (c *Core) beginMove(p *plan, m *Move, final bool, now time.Time) error {
 		}
 		return err
 	}
+	held := p.claim.Held()
 	c.ledger.Refund(p.claim)
 	p.claim = c.nothing()
 	err := c.begin(m, nil, now)
-	c.claim(p)
+	if c.claim(p); p.claim.Held() != held {
+		c.mark(progressed) // others may have what it gave up
+	}
 	return err
 }
 

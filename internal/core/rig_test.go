@@ -101,6 +101,14 @@ func (b *bench) step() time.Time {
 		if len(actions) == 0 {
 			return wake
 		}
+		if wake.IsZero() || wake.After(b.now) { // what is left undone may wait for long
+			more, _ := b.c.Step(b.now)
+			for _, a := range more {
+				if _, reads := a.(Read); !reads {
+					b.t.Fatalf("called again at the same instant, Step has more to do: %T %+v", a, a)
+				}
+			}
+		}
 		for _, a := range actions {
 			switch a := a.(type) {
 			case Start:

@@ -322,6 +322,56 @@ func TestGrant_TwoRequestsForOneModel_BothAreServed(t *testing.T) {
 	}
 }
 
+// Nothing else happens that would have Step called again.
+func TestStep_CannotBeServedInPlaceAfterFairness_AskedForInTheSameStep(t *testing.T) {
+	b := newBench(t, 10, 10, tier.Model{Name: "a", Size: 6, Runtime: 2}, sized("v", 4))
+	b.join("v")
+	b.step()
+	b.finish(Outcome{}) // v is in use from now on
+	if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("a"), To: tier.Swap}, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(Outcome{})
+	b.now = b.now.Add(time.Second)
+	b.join("a")
+	asked := func() (q *Question) {
+		actions, _ := b.c.Step(b.now)
+		for _, a := range actions {
+			if ask, ok := a.(Ask); ok {
+				q = ask.Question
+			}
+		}
+		return q
+	}
+	b.c.Planned(asked(), tier.Plan{}, nil, b.now) // serve it where it is
+	asked()                                       // for which memory has to be read
+	b.now = b.now.Add(2 * time.Second)
+	b.c.opt.Admit = func(Promise, *tier.Model, tier.Footprint, bool) error { return &tier.CapacityError{} }
+	b.c.Reading(b.memory, nil, nil, b.now)
+	b.c.watching = true // as it is while another request is blocked
+	if q := asked(); q == nil || !q.Need.Patient {
+		t.Errorf("not asked for: %+v", q)
+	}
+}
+
+func TestStep_PlanGivesUpAClaim_OverdraftIsChargedInTheSameStep(t *testing.T) {
+	b := newBench(t, 6, 10, sized("a", 6), sized("v", 4), sized("c", 7))
+	b.join("a")
+	actions, _ := b.c.Step(b.now)
+	q := actions[0].(Ask).Question
+	b.c.Planned(q, tier.Plan{Steps: []tier.Step{
+		{Move: tier.Move{Model: b.entry("v").Model, To: tier.RAM}}, // memory has to be read before
+		{Move: tier.Move{Model: b.entry("a").Model, To: tier.RAM}}, // all of it is set aside for this
+	}}, nil, b.now)
+	b.c.Step(b.now)
+	b.c.Observed(b.entry("c"), Seen{Taken: 7})
+	b.c.Step(b.now)
+	if over, free := b.c.Overdraft(), b.c.ledger.Free()[tier.RAM]; over != 1 || free != 0 {
+		t.Errorf("%v are owed and %v free, want 1 and none", over, free)
+	}
+}
+
 // Idle planning ends some hours after the last request, and asks for less than one
 // wake-up a second before.
 func TestStep_AtRest_AsksToBeWokenSeldomThenNotAtAll(t *testing.T) {
