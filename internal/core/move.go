@@ -124,8 +124,10 @@ func (m *Move) Bytes() tier.Bytes {
 	return present
 }
 
-// Down reports whether the move takes bytes out of memory.
-func (m *Move) Down() bool { return m.To < m.From || m.Keep < m.Entry.kept }
+// Down reports whether the move takes bytes out of its tier.
+func (m *Move) Down() bool {
+	return m.To < m.From || m.To == m.From && (m.Keep < m.Entry.kept || m.Leave > m.Entry.left)
+}
 
 // loads reports whether the move has to read weights, and so wants a turn at
 // the storage.

@@ -262,3 +262,23 @@ func TestCancelOrder_MoveGoesOnToAnotherTier_HotLoadEndsThere(t *testing.T) {
 		t.Error("it is in the library still")
 	}
 }
+
+// The part that it had in memory does not make a promotion a demotion.
+func TestPlanned_IdlePromotionOfAModelPartlyInMemory_IsNoEviction(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 6))
+	to := func(to tier.Tier, keep tier.Bytes) {
+		b.plan = func(*tier.View, *tier.Need) tier.Plan {
+			return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: b.entry("a").Model, To: to, Keep: keep}}}}
+		}
+		b.c.AskIdle(true, b.now)
+	}
+	to(tier.Swap, 3)
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	to(tier.RAM, 0)
+	b.step()
+	if m := b.finish(Outcome{}); m.Down() || b.evicted != 0 {
+		t.Errorf("from %v to %v: down %v, %d evictions", m.From, m.To, m.Down(), b.evicted)
+	}
+}

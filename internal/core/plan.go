@@ -490,7 +490,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 	}
 	m := newMove(e, to, p.purpose, s.reason, s.why)
 	m.plan = p
-	down := m.To < m.From || m.Keep < e.kept || m.Leave > e.left
+	down := m.Down()
 	if err := c.beginMove(p, m, final, now); err != nil {
 		switch {
 		case errors.Is(err, errReading):

@@ -43,6 +43,7 @@ type bench struct {
 	ended   map[*Order]error
 	limits  []LimitsDone
 	cancels []*Move
+	evicted int
 	log     []string
 }
 
@@ -116,6 +117,8 @@ func (b *bench) step() time.Time {
 				b.log = append(b.log, fmt.Sprintf("%s %v→%v keep %d", a.Move.Model.Name, a.Move.From, a.Move.To, a.Move.Keep))
 			case Cancel:
 				b.cancels = append(b.cancels, a.Move)
+			case Evicted:
+				b.evicted++
 			case Granted:
 				b.granted = append(b.granted, a.Waiter)
 			case Refused:
