@@ -68,9 +68,7 @@ func (e *Entry) expected() tier.Bytes {
 
 // commit turns a reservation into the entry's charge.
 func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint, at time.Time) {
-	if err := c.ledger.Commit(res, e.charge, now); err != nil {
-		panic("core: " + err.Error())
-	}
+	must(c.ledger.Commit(res, e.charge, now))
 	if more := now.Beyond(e.charge); !more.IsZero() {
 		c.unseen, c.unseenAt = c.unseen.Plus(more), at
 	}
@@ -93,9 +91,7 @@ func (c *Core) discharge(e *Entry, f tier.Footprint) {
 	if f.IsZero() {
 		return
 	}
-	if err := c.ledger.Discharge(f); err != nil {
-		panic("core: " + err.Error())
-	}
+	must(c.ledger.Discharge(f))
 	e.charge = e.charge.Minus(f)
 	c.mark(changed | dirty | progressed)
 }
@@ -103,10 +99,11 @@ func (c *Core) discharge(e *Entry, f tier.Footprint) {
 // refund gives back what was set aside for a move that failed.
 func (c *Core) refund(r *tier.Reservation) { c.ledger.Refund(r) }
 
-// nothing is a reservation of no bytes, to be grown.
-func (c *Core) nothing() *tier.Reservation {
-	r, _ := c.ledger.Reserve(tier.Footprint{})
-	return r
+// must panics if the ledger refuses what the core has made sure of.
+func must(err error) {
+	if err != nil {
+		panic("core: " + err.Error())
+	}
 }
 
 // maxSeen bounds what a mover is believed to see of one model: 1 PiB. Beyond, sums
@@ -176,16 +173,23 @@ func (c *Core) weigh(e *Entry, s Seen) {
 // Overdraft returns the bytes that models were seen to take and that could not be
 // charged yet. Bytes that are given back go to them first.
 func (c *Core) Overdraft() (b tier.Bytes) {
-	if !c.overdrawn {
-		return 0
-	}
-	for _, e := range c.entries {
-		b = b.Plus(e.Overdraft())
-	}
-	for _, e := range c.residues {
-		b = b.Plus(e.Overdraft())
+	if c.overdrawn {
+		for e := range c.charged {
+			b = b.Plus(e.Overdraft())
+		}
 	}
 	return b
+}
+
+// charged yields the entries, then the removed ones that are still charged.
+func (c *Core) charged(yield func(*Entry) bool) {
+	for _, list := range [...][]*Entry{c.entries, c.residues} {
+		for _, e := range list {
+			if !yield(e) {
+				return
+			}
+		}
+	}
 }
 
 // cover charges what was overdrawn as far as there is room now.
@@ -193,13 +197,10 @@ func (c *Core) cover(now time.Time) {
 	if !c.overdrawn {
 		return
 	}
-	for _, e := range slices.Concat(c.entries, c.residues) {
+	for e := range c.charged {
 		f := tier.Footprint{tier.RAM: min(e.Overdraft(), c.ledger.Free()[tier.RAM])}
-		if f[tier.RAM] <= 0 {
-			continue
-		}
-		if err := c.chargeMore(e, f, now); err != nil {
-			panic("core: " + err.Error())
+		if f[tier.RAM] > 0 {
+			must(c.chargeMore(e, f, now))
 		}
 	}
 	c.overdrawn = c.Overdraft() > 0
@@ -208,7 +209,7 @@ func (c *Core) cover(now time.Time) {
 // Residues returns the models that left memory and are still seen there, removed
 // ones among them.
 func (c *Core) Residues() []*Entry {
-	return slices.DeleteFunc(slices.Concat(c.entries, c.residues), func(e *Entry) bool {
+	return slices.DeleteFunc(slices.Collect(c.charged), func(e *Entry) bool {
 		return e.Residue() <= 0 && (e.tier == tier.RAM || e.Overdraft() <= 0)
 	})
 }
@@ -220,19 +221,13 @@ const residueGoes = 10 * time.Second
 // residueUntil returns until when residue is waited for, whether it is looked at
 // meanwhile or not; zero: there is none.
 func (c *Core) residueUntil(now time.Time) (until time.Time) {
-	look := func(e *Entry) {
+	for e := range c.charged {
 		if e.charge.IsZero() && e.taken == 0 {
-			return // most of a large library
+			continue // most of a large library
 		}
-		if t := e.since.Add(residueGoes); t.After(now) && t.After(until) && (e.Residue() > 0 || e.tier != tier.RAM && e.Overdraft() > 0) {
-			until = t
+		if t := e.since.Add(residueGoes); t.After(now) && (e.Residue() > 0 || e.tier != tier.RAM && e.Overdraft() > 0) {
+			until = later(until, t)
 		}
-	}
-	for _, e := range c.entries {
-		look(e)
-	}
-	for _, e := range c.residues {
-		look(e)
 	}
 	return until
 }
@@ -240,7 +235,7 @@ func (c *Core) residueUntil(now time.Time) (until time.Time) {
 // Holders returns who holds room in an account, largest first.
 func (c *Core) Holders(a tier.Account) []tier.Holder {
 	var hs []tier.Holder
-	for _, e := range slices.Concat(c.entries, c.residues) {
+	for e := range c.charged {
 		b := e.charge[a]
 		if e.move != nil {
 			b += e.move.Held()[a]

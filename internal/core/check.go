@@ -15,23 +15,24 @@ func (c *Core) Check() error {
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
 	var charged, reserved tier.Footprint
-	for _, e := range c.entries {
+	for e := range c.charged {
 		charged = charged.Plus(e.charge)
+		if e.Overdraft() > 0 && !c.overdrawn {
+			fault("%s has an overdraft of %v that is not reckoned with", e.Model.Name, e.Overdraft())
+		}
+	}
+	for _, e := range c.entries {
 		c.checkEntry(e, fault)
 	}
 	for _, e := range c.residues {
-		charged = charged.Plus(e.charge)
 		if e.phase != removed || e.demand != nil || e.charge.IsZero() && e.Overdraft() == 0 {
 			fault("%s: residue of %v that is none, or with a demand", e.Model.Name, e.charge)
 		}
 	}
-	for _, m := range c.Moves() {
+	for _, m := range c.moves {
 		reserved = reserved.Plus(m.res.Held())
-		if m.Entry.move != m {
-			fault("%s: a move is under way that its entry does not know", m.Entry.Model.Name)
-		}
-		if started := slices.Contains(c.running, m); started != m.Started() || m.phase == moveEnded {
-			fault("%s: its move is in phase %d, started %v", m.Entry.Model.Name, m.phase, started)
+		if m.Entry.move != m || m.phase == moveEnded {
+			fault("%s: a move in phase %d is under way that its entry does not know, or that has ended", m.Entry.Model.Name, m.phase)
 		}
 	}
 	for _, p := range c.plans {
@@ -49,11 +50,6 @@ func (c *Core) Check() error {
 	for a := tier.Account(tier.Swap); a < c.ledger.Accounts(); a++ {
 		if held := c.used(a); held > c.ledger.Limit(a) {
 			fault("%s holds %v of %v", c.AccountName(a), held, c.ledger.Limit(a))
-		}
-	}
-	for _, e := range slices.Concat(c.entries, c.residues) {
-		if e.Overdraft() > 0 && !c.overdrawn {
-			fault("%s has an overdraft of %v that is not reckoned with", e.Model.Name, e.Overdraft())
 		}
 	}
 	for _, x := range c.demands {
@@ -89,7 +85,7 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	if e.move != nil && e.Gate.Leases() > 0 {
 		fault("%s moves under %d leases", name, e.Gate.Leases())
 	}
-	if e.move != nil && !slices.Contains(c.running, e.move) && !slices.Contains(c.queue, e.move) {
+	if e.move != nil && !slices.Contains(c.moves, e.move) {
 		fault("%s: its move is not under way", name)
 	}
 	if e.tier == tier.Storage && e.Gate.Leases() > 0 {

@@ -56,8 +56,7 @@ type Core struct {
 
 	demands  []*demand
 	plans    []*plan
-	queue    []*Move // begun, waiting for a turn at the storage
-	running  []*Move // started and not returned yet
+	moves    []*Move // begun and not ended, in the order in which they started or wait to
 	homes    []*Entry
 	limiting *limitsChange
 	asked    *Question // a question is out
@@ -114,12 +113,12 @@ func (c *Core) Limits() tier.Limits { return c.ledger.Limits() }
 // attempt failed.
 func (c *Core) Memory() (tier.Memory, time.Time, error) { return c.memory, c.readAt, c.readErr }
 
-// Moves returns the moves that run, then those that are queued.
-func (c *Core) Moves() []*Move { return slices.Concat(c.running, c.queue) }
+// Moves returns the moves that run and those that are queued.
+func (c *Core) Moves() []*Move { return slices.Clone(c.moves) }
 
 // quiet reports whether nothing is under way and nothing waits.
 func (c *Core) quiet() bool {
-	return len(c.demands) == 0 && !c.planned() && !slices.ContainsFunc(c.running, (*Move).returns) && len(c.queue) == 0 && c.limiting == nil
+	return len(c.demands) == 0 && !c.planned() && !slices.ContainsFunc(c.moves, (*Move).returns) && c.limiting == nil
 }
 
 // Changed reports whether anything that a View shows has changed since it was
@@ -161,7 +160,9 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 	}
 	more := m.Available > c.memory.Available || m.SwapFree > c.memory.SwapFree || m.Pressure.Level < c.memory.Pressure.Level
 	for i, b := range further {
-		more = more || b > c.further[int(tier.FurtherAccount)+i]
+		a := int(tier.FurtherAccount) + i
+		more = more || b > c.further[a]
+		c.further[a] = max(b, 0)
 	}
 	if more || c.dirty || !c.unseen.IsZero() {
 		c.mark(progressed)
@@ -172,9 +173,6 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 		c.mark(changed)
 	}
 	c.memory, c.readAt, c.dirty = m, now, false
-	for i, b := range further {
-		c.further[int(tier.FurtherAccount)+i] = max(b, 0)
-	}
 	if m.At.IsZero() || !m.At.Before(c.unseenAt) { // a probe may go by an older look
 		c.unseen = tier.Footprint{}
 	}
@@ -185,9 +183,7 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 // watched.
 func (c *Core) Released(e *Entry) {
 	c.mark(progressed)
-	if e.serving && e.phase == resting && e.Gate.Leases() == 0 && e.Waiters() == 0 {
-		c.stopServing(e)
-	}
+	c.reopen(e)
 }
 
 // Used tells that a model was asked for at that time.
@@ -273,7 +269,7 @@ func (c *Core) wake(now time.Time) time.Time {
 	if l := c.limiting; l != nil && l.plan != nil && !l.plan.live {
 		sooner(c.residueUntil(now))
 	}
-	for _, m := range c.running {
+	for _, m := range c.moves {
 		sooner(c.overdueAt(m))
 	}
 	for _, x := range c.demands {

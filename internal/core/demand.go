@@ -117,13 +117,8 @@ func (c *Core) drop(x *demand) {
 	if x.plan != nil {
 		c.abandon(x.plan)
 	}
-	if x.e.demand == x {
-		x.e.demand = nil
-	}
+	x.e.demand = nil
 	c.demands = slices.DeleteFunc(c.demands, func(y *demand) bool { return y == x })
-	if e := x.e; e.serving && e.phase != moving && e.Gate.Leases() == 0 {
-		c.stopServing(e)
-	}
 	c.reopen(x.e)
 	c.mark(progressed)
 }
@@ -337,7 +332,7 @@ func (c *Core) block(x *demand, err error, now time.Time) {
 	err = c.outgrown(x.e, err)
 	x.denied = err
 	if errors.Is(err, tier.ErrTooLarge) || !c.mayFreeRoom(x, now) {
-		c.fail(x, c.explain(x, err))
+		c.fail(x, c.explain(x.e, err))
 		return
 	}
 	x.blocked, x.seen, x.till = true, c.progress, earlier(c.residueUntil(now), c.heldUntil(now))
@@ -348,7 +343,7 @@ func (c *Core) block(x *demand, err error, now time.Time) {
 // mayFreeRoom reports whether anything that is going on may make room for the
 // demand.
 func (c *Core) mayFreeRoom(x *demand, now time.Time) bool {
-	if slices.ContainsFunc(c.running, (*Move).returns) || len(c.queue) > 0 || len(c.plans) > 0 {
+	if slices.ContainsFunc(c.moves, (*Move).returns) || len(c.plans) > 0 {
 		return true
 	}
 	// A reading that failed may be followed by one that does not.
@@ -413,13 +408,13 @@ func (c *Core) outgrown(e *Entry, err error) error {
 }
 
 // explain names who holds the room, and the model that did not get it.
-func (c *Core) explain(x *demand, err error) error {
+func (c *Core) explain(e *Entry, err error) error {
 	ce, ok := errors.AsType[*tier.CapacityError](err)
 	if !ok {
 		return err
 	}
 	n := *ce
-	n.Model = x.e.Model.Name
+	n.Model = e.Model.Name
 	if len(n.Holders) == 0 && !n.Never {
 		n.Holders = c.Holders(accountOf(ce))
 	}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -141,11 +142,7 @@ type Entry struct {
 // transition is the only writer of an entry's phase. m goes with moving, p with
 // claimed.
 func (c *Core) transition(e *Entry, to phase, m *Move, p *plan) {
-	allowed := false
-	for _, f := range follows[e.phase] {
-		allowed = allowed || f == to
-	}
-	if !allowed || (m != nil) != (to == moving) || (p != nil) != (to == claimed) {
+	if !slices.Contains(follows[e.phase], to) || (m != nil) != (to == moving) || (p != nil) != (to == claimed) {
 		panic(fmt.Sprintf("core: %s cannot go from %v to %v", e.Model.Name, e.phase, to))
 	}
 	e.phase, e.move, e.claimant = to, m, p
@@ -226,7 +223,11 @@ func (e *Entry) servable() bool {
 }
 
 // reopen lets leases be taken on an entry that rests in ram and is in no other use.
+// Of one that was served from swap and is no more, the runtime bytes are given back.
 func (c *Core) reopen(e *Entry) {
+	if e.serving && e.phase != moving && e.demand == nil && e.Gate.Leases() == 0 {
+		c.stopServing(e)
+	}
 	if e.tier == tier.RAM && e.free() && !e.unloading() && e.fate != pendingRemoval && e.demand == nil && !c.stopped {
 		e.Gate.Open()
 	}

@@ -65,7 +65,7 @@ type Move struct {
 func newMove(e *Entry, to residence, p purpose, reason tier.Reason, why string) *Move {
 	return &Move{
 		Move:  tier.Move{Model: e.Model, From: e.tier, To: to.tier, Keep: to.kept, Leave: to.left},
-		Entry: e, Reason: reason, Why: why, purpose: p, urgent: p < forHome, serving: to.serving && to.tier == tier.Swap,
+		Entry: e, Reason: reason, Why: why, purpose: p, urgent: p == forNeed, serving: to.serving && to.tier == tier.Swap,
 	}
 }
 
@@ -168,7 +168,12 @@ func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, n
 		}
 	}
 	p := c.promise(own)
-	err := c.admitFurther(&p, m, need)
+	var err error
+	for a := tier.FurtherAccount; a < c.ledger.Accounts() && err == nil; a++ {
+		if need[a] > p.Free[a] {
+			err = c.lacks(a, m, need[a], p.Free[a])
+		}
+	}
 	if err == nil {
 		err = c.opt.Admit(p, m, need, background)
 	}
@@ -177,17 +182,6 @@ func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, n
 		return errReading
 	}
 	return err
-}
-
-// admitFurther is Admit for the further accounts: the smaller of what the ledger
-// and what the last reading leave.
-func (c *Core) admitFurther(p *Promise, m *tier.Model, need tier.Footprint) error {
-	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
-		if free := min(p.Free[a], max(c.further[a]-c.unseen[a], 0)); need[a] > free {
-			return c.lacks(a, m, need[a], free)
-		}
-	}
-	return nil
 }
 
 // lacks returns the error of a further account without room.
@@ -205,7 +199,7 @@ func (c *Core) begin(m *Move, claim *tier.Reservation, now time.Time) error {
 	e := m.Entry
 	need := e.peakFootprint(m.goal()).Beyond(e.own())
 	if claim == nil {
-		claim = c.nothing()
+		claim = new(tier.Reservation)
 	}
 	if m.To > m.From || need[tier.RAM] > 0 {
 		if err := c.admit(&e.Model, need, claim.Held(), !m.urgent, now); err != nil {
@@ -224,42 +218,35 @@ func (c *Core) begin(m *Move, claim *tier.Reservation, now time.Time) error {
 	if c.takes(m) {
 		m.first, c.begun = !c.begun, true
 	}
-	c.queue = append(c.queue, m)
+	c.moves = append(c.moves, m)
 	return nil
 }
 
 // schedule hands queued moves out: those that read weights as there are turns,
 // moves that a request waits for first; the others at once.
 func (c *Core) schedule(now time.Time) {
-	if len(c.queue) == 0 {
-		return
-	}
 	rank := func(m *Move) int {
-		if m.urgent {
+		switch {
+		case m.Started():
 			return 0
+		case m.urgent:
+			return 1
 		}
-		return 1
+		return 2
 	}
-	slices.SortStableFunc(c.queue, func(a, b *Move) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(c.moves, func(a, b *Move) int { return cmp.Compare(rank(a), rank(b)) })
 	turns := c.opt.Loads
-	for _, m := range c.running {
-		if m.loads() && m.phase != moveStuck {
+	for _, m := range c.moves {
+		wants := m.loads() && m.returns()
+		if !m.Started() && (!wants || turns > 0) {
+			c.moveTo(m, moveRuns)
+			m.startedAt, m.touchedAt = now, now
+			c.emit(Start{m})
+		}
+		if wants && m.Started() {
 			turns--
 		}
 	}
-	c.queue = slices.DeleteFunc(c.queue, func(m *Move) bool {
-		if m.loads() {
-			if turns <= 0 {
-				return false
-			}
-			turns--
-		}
-		c.moveTo(m, moveRuns)
-		m.startedAt, m.touchedAt = now, now
-		c.running = append(c.running, m)
-		c.emit(Start{m})
-		return true
-	})
 }
 
 // Progressed tells when a running move last made progress.
@@ -286,7 +273,7 @@ func (c *Core) overdueAt(m *Move) time.Time {
 // watchMoves calls off moves that make no progress, and takes those for stuck that
 // were called off and do not return.
 func (c *Core) watchMoves(now time.Time) {
-	for _, m := range slices.Clone(c.running) {
+	for _, m := range c.Moves() {
 		switch at := c.overdueAt(m); {
 		case at.IsZero() || now.Before(at):
 		case m.phase == moveRuns:
@@ -384,8 +371,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		return
 	}
 	out.Seen = out.Seen.Believable()
-	same := func(r *Move) bool { return r == m }
-	c.running, c.queue = slices.DeleteFunc(c.running, same), slices.DeleteFunc(c.queue, same)
+	c.moves = slices.DeleteFunc(c.moves, func(r *Move) bool { return r == m })
 	c.moveTo(m, moveEnded)
 	c.transition(e, resting, nil, nil)
 	if out.Observed {
@@ -417,17 +403,12 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	o := m.Order
 	m.Order = nil
 	if p := m.plan; p != nil {
-		for _, s := range p.steps {
-			if s.move == m {
-				s.phase = stepDone
-			}
-		}
 		switch {
 		case out.Err != nil && out.Short:
 			c.broken(p, fmt.Errorf("%w: %v", tier.ErrNoCapacity, out.Err), now)
 		case out.Err != nil:
 			c.broken(p, out.Err, now)
-		case p.live:
+		default:
 			c.claim(p)
 		}
 	}
@@ -457,9 +438,6 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	}
 	if out.Err != nil && m.To == tier.Storage && m.calledOff == notCalledOff {
 		e.retryAt = now.Add(backOffFirst)
-	}
-	if e.serving && e.demand == nil && e.phase != moving && e.Gate.Leases() == 0 {
-		c.stopServing(e) // the requests that it was to serve have left
 	}
 	c.reopen(e)
 }
@@ -564,8 +542,8 @@ func (c *Core) bringHome(now time.Time) {
 		return
 	}
 	free := c.promise(tier.Footprint{}).Free // once: most of a large library has no room
-	for len(c.homes) > 0 && c.background && len(c.demands) == 0 && !c.planned() && len(c.queue) == 0 {
-		if slices.ContainsFunc(c.running, func(m *Move) bool { return m.loads() && m.returns() }) {
+	for len(c.homes) > 0 && c.background && len(c.demands) == 0 && !c.planned() {
+		if slices.ContainsFunc(c.moves, func(m *Move) bool { return !m.Started() || m.loads() && m.returns() }) {
 			return
 		}
 		e := c.homes[0]

@@ -221,8 +221,8 @@ func TestMove_HomewardCalledOffAndAskedForMeanwhile_IsNotMovedUnderALease(t *tes
 	home := b.started[0]
 	b.c.MoveEnded(home, Outcome{Err: &tier.MoveError{Model: "a", From: home.From, To: home.To, Err: errCalledOff}, CalledOff: true}, b.now)
 	b.step()
-	for len(b.c.running) > 0 && len(b.granted) == 0 {
-		b.c.MoveEnded(b.c.running[0], Outcome{}, b.now)
+	for len(b.c.moves) > 0 && len(b.granted) == 0 {
+		b.c.MoveEnded(b.c.moves[0], Outcome{}, b.now)
 		b.step()
 	}
 	if len(b.granted) == 0 {

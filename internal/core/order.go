@@ -1,7 +1,6 @@
 package core
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -110,23 +109,13 @@ func (c *Core) orderMove(o *Order, reason tier.Reason, why string, now time.Time
 	if err := c.seize(e); err != nil {
 		return err
 	}
-	m := newMove(e, residence{tier: o.To}, forOrder, reason, why)
+	m := newMove(e, residence{tier: o.To}, forNeed, reason, why)
 	m.Order = o
 	if err := c.begin(m, nil, now); err != nil {
 		c.reopen(e)
-		return c.named(e, err)
+		return c.explain(e, c.outgrown(e, err))
 	}
 	return nil
-}
-
-func (c *Core) named(e *Entry, err error) error {
-	err = c.outgrown(e, err)
-	if ce, ok := errors.AsType[*tier.CapacityError](err); ok {
-		n := *ce
-		n.Model, n.Holders = e.Model.Name, c.Holders(accountOf(ce))
-		return &n
-	}
-	return err
 }
 
 // seize closes the gate of an entry that nothing uses, or says what uses it.
@@ -175,7 +164,6 @@ func (c *Core) endOrder(o *Order, err error) {
 // limitsChange is new limits that wait for models to leave.
 type limitsChange struct {
 	old, now tier.Limits
-	asked    bool
 	plan     *plan
 	over     tier.Bytes // what was held beyond the new limits when that plan was asked for
 }
@@ -228,10 +216,10 @@ func (c *Core) changeLimits(now time.Time) {
 			c.endLimits(l, tier.ErrNoCapacity) // all that could leave has left
 			return
 		}
-		l.plan, l.asked = nil, false // some has: movers keep up to a page less than they may
+		l.plan = nil // some has: movers keep up to a page less than they may
 	}
-	if l.plan == nil && !l.asked && c.asked == nil {
-		l.asked, l.over = true, over
+	if l.plan == nil && c.asked == nil {
+		l.over = over
 		c.ask(&Question{limiting: l, Need: tier.Need{Model: tier.NoModel, Room: room}}, now)
 	}
 }
@@ -251,16 +239,13 @@ func (c *Core) plannedLimits(q *Question, p tier.Plan, err error) {
 	}
 	var steps []*step
 	if err == nil {
-		steps, err = c.resolve(p.Steps, &q.View, q.epoch, func(*Entry) tier.Reason { return "" })
+		steps, err = c.resolve(q, p.Steps)
 	}
 	if err != nil {
 		c.endLimits(l, err)
 		return
 	}
-	for _, s := range steps {
-		s.reason = tier.ReasonLimits // whatever the placement calls it
-	}
-	l.plan = &plan{purpose: forLimits, limiting: l, steps: steps}
+	l.plan = &plan{limiting: l, steps: steps}
 	c.start(l.plan)
 }
 

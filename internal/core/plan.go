@@ -35,12 +35,9 @@ type Question struct {
 type purpose uint8
 
 const (
-	forRequest purpose = iota // a request or a hot load waits
-	forOrder                  // a move or a removal was ordered
-	forLimits                 // a limit is lowered
-	forMemory                 // memory is short, or a model has to leave
-	forHome                   // its home tier
-	forIdle                   // the placement found it worth moving
+	forNeed purpose = iota // a request, an order or a limit waits, or memory is short
+	forHome                // its home tier
+	forIdle                // the placement found it worth moving
 )
 
 // plan is a tier.Plan that is being carried out.
@@ -69,7 +66,6 @@ type step struct {
 
 	reason tier.Reason
 	why    string
-	gain   float64
 
 	phase stepPhase
 	move  *Move // once begun
@@ -81,13 +77,18 @@ type stepPhase uint8
 const (
 	stepWaits  stepPhase = iota
 	stepDrains           // leases on its model have to end before it can begin
-	stepBegun
-	stepDone
+	stepBegun            // it ends with its move
+	stepVoid             // there is nothing to do
 )
 
 // stepOf returns a step that brings an entry to another residence.
 func (c *Core) stepOf(e *Entry, to residence, reason tier.Reason, why string) *step {
 	return &step{e: e, epoch: c.Epoch(), from: e.tier, down: to.tier < e.tier, to: to, reason: reason, why: why}
+}
+
+// ended reports whether nothing is left of the step to wait for.
+func (s *step) ended() bool {
+	return s.phase == stepVoid || s.phase == stepBegun && s.move.phase == moveEnded
 }
 
 // drains reports whether the plan waits for leases to end.
@@ -243,12 +244,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		c.abandon(x.plan) // others left meanwhile: no need to wait for the drain
 	}
 	pl := &plan{demand: x, patient: x.patient}
-	pl.steps, err = c.resolve(p.Steps, &q.View, q.epoch, func(e *Entry) tier.Reason {
-		if e == x.e {
-			return tier.ReasonDemand
-		}
-		return tier.ReasonRoom
-	})
+	pl.steps, err = c.resolve(q, p.Steps)
 	if err != nil {
 		if c.progress != q.progress && x.overtaken < maxTries {
 			x.overtaken++ // it speaks of models that are others by now
@@ -274,7 +270,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		// question: a fresher one would be old again after the next.
 		if err := c.opt.Admit(c.promise(tier.Footprint{}), &x.e.Model, takes, false); err != nil {
 			c.giveTurn(x.e, x.age())
-			c.fail(x, c.explain(x, err))
+			c.fail(x, c.explain(x.e, err))
 			return
 		}
 	}
@@ -282,16 +278,16 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 	c.pursue(x, pl, now)
 }
 
-// resolve finds the entries of a plan's steps, and refuses a plan that cannot
-// be one. reason is asked for steps that have none.
-func (c *Core) resolve(steps []tier.Step, v *tier.View, since Epoch, reason func(*Entry) tier.Reason) ([]*step, error) {
+// resolve finds the entries of the steps that answer a question, and refuses a plan
+// that cannot be one.
+func (c *Core) resolve(q *Question, steps []tier.Step) ([]*step, error) {
 	out := make([]*step, len(steps))
 	for i, s := range steps {
 		e, ok := c.Find(s.Model.Name)
 		switch {
 		case !ok:
 			return nil, &tier.NotFoundError{What: "model", Name: s.Model.Name}
-		case Epoch(e.epoch) > since:
+		case Epoch(e.epoch) > q.epoch:
 			return nil, errOtherModel(e)
 		case !s.To.Valid() || s.Keep < 0 || s.Leave < 0 || s.Keep.Plus(s.Leave) > e.Model.Size:
 			return nil, &tier.InvalidError{Model: s.Model.Name, Field: "plan", Value: fmt.Sprintf("%v, keep %v, leave %v", s.To, s.Keep, s.Leave), Rule: "must name a tier, and keep and leave no more than the model's size"}
@@ -303,13 +299,21 @@ func (c *Core) resolve(steps []tier.Step, v *tier.View, since Epoch, reason func
 				to.left = s.Leave
 			}
 		}
-		if s.Reason == "" {
-			s.Reason = reason(e)
+		switch {
+		case q.limiting != nil:
+			s.Reason = tier.ReasonLimits // whatever the placement calls it
+		case s.Reason != "":
+		case q.demand == nil:
+			s.Reason = tier.ReasonRebalance
+		case e == q.demand.e:
+			s.Reason = tier.ReasonDemand
+		default:
+			s.Reason = tier.ReasonRoom
 		}
-		j, _ := v.Library.Find(s.Model.Name) // it is there: the epoch is not later
-		st := &v.States[j]
+		j, _ := q.View.Library.Find(s.Model.Name) // it is there: the epoch is not later
+		st := &q.View.States[j]
 		down := st.Tier > to.tier || st.Tier == tier.Swap && to.tier == tier.Swap && (st.Kept > to.kept || st.Left < to.left)
-		out[i] = &step{e: e, epoch: since, from: st.Tier, down: down, to: to, reason: s.Reason, why: s.Why, gain: s.Gain}
+		out[i] = &step{e: e, epoch: q.epoch, from: st.Tier, down: down, to: to, reason: s.Reason, why: s.Why}
 	}
 	return out, nil
 }
@@ -357,13 +361,13 @@ func (c *Core) makeFurtherRoom(p *plan) error {
 
 // mayLeave reports whether the entry can leave its tier at once.
 func (c *Core) mayLeave(e *Entry) bool {
-	return e.tier != tier.Storage && e.free() && !e.Model.Pinned && e.Waiters() == 0 && e.Gate.Leases() == 0
+	return e.tier != tier.Storage && e.free() && !e.Model.Pinned && e.demand == nil && e.Gate.Leases() == 0
 }
 
 // start puts a plan among those that are carried out.
 func (c *Core) start(p *plan) {
 	p.live = true
-	p.claim = c.nothing()
+	p.claim = new(tier.Reservation)
 	c.claim(p)
 	c.plans = append(c.plans, p)
 	c.mark(progressed)
@@ -388,9 +392,7 @@ func (c *Core) claim(p *plan) {
 	for a := range missing {
 		missing[a] = min(missing[a], free[a])
 	}
-	if err := c.ledger.Grow(p.claim, missing); err != nil {
-		panic("core: " + err.Error())
-	}
+	must(c.ledger.Grow(p.claim, missing))
 }
 
 // advanceAll carries on with every plan.
@@ -411,9 +413,6 @@ func (c *Core) advance(p *plan, now time.Time) {
 	earlier := 0   // steps before this one that have not ended
 	short := false // one of them waits for room or its turn: it must not be overtaken to it
 	for _, s := range p.steps {
-		if s.phase == stepDone {
-			continue
-		}
 		if s.phase < stepBegun {
 			switch err := c.beginStep(p, s, earlier, short, now); {
 			case err == nil || errors.Is(err, errDrains):
@@ -424,14 +423,14 @@ func (c *Core) advance(p *plan, now time.Time) {
 				return
 			}
 		}
-		if s.phase != stepDone {
+		if !s.ended() {
 			earlier++
 		}
 	}
 	if earlier == 0 {
 		c.abandon(p)
 		begun := func(s *step) bool { return s.move != nil }
-		if x := p.demand; x != nil && x.e.demand == x && !slices.ContainsFunc(p.steps, begun) {
+		if x := p.demand; x != nil && !slices.ContainsFunc(p.steps, begun) {
 			x.tries++ // or a placement that changes nothing would be asked without end
 			x.denied = errors.New("the placement's plan changes nothing")
 		}
@@ -462,7 +461,7 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 		!own && to.tier <= s.from && to.tier > e.tier,
 		!own && s.down && e.tier == to.tier && e.kept <= to.kept && e.left >= to.left:
 		// Overtaken by events: it is there, or has left further than it was to.
-		s.phase = stepDone
+		s.phase = stepVoid
 		c.unclaim(e)
 		return nil
 	case !own && e.Model.Pinned && !p.exit:
@@ -525,13 +524,13 @@ func (c *Core) beginMove(p *plan, m *Move, final bool, now time.Time) error {
 	if final {
 		err := c.begin(m, p.claim, now)
 		if err == nil {
-			p.claim = c.nothing() // the move's now
+			p.claim = new(tier.Reservation) // the other is the move's now
 		}
 		return err
 	}
 	held := p.claim.Held()
 	c.ledger.Refund(p.claim)
-	p.claim = c.nothing()
+	p.claim = new(tier.Reservation)
 	err := c.begin(m, nil, now)
 	if c.claim(p); p.claim.Held() != held {
 		c.mark(progressed) // others may have what it gave up
@@ -548,7 +547,7 @@ func (c *Core) broken(p *plan, err error, now time.Time) {
 	switch {
 	case p.limiting != nil:
 		c.endLimits(p.limiting, err)
-	case x == nil || x.e.demand != x:
+	case x == nil:
 	case err == errTaken: // not errors.Is: err may be a mover's, which is foreign code
 		if x.taken++; x.taken >= maxTries {
 			c.block(x, err, now)
@@ -589,7 +588,7 @@ func (c *Core) stopOneFrozen(wanted *Entry, now time.Time) {
 	var victim *Entry
 	room := c.promise(tier.Footprint{}).Free[tier.RAM]
 	for _, e := range c.entries {
-		if e == wanted || !e.free() || e.Model.Pinned || e.demand != nil || e.Gate.Leases() > 0 {
+		if e == wanted || !c.mayLeave(e) {
 			continue
 		}
 		room = room.Plus(e.charge[tier.RAM])
@@ -598,7 +597,7 @@ func (c *Core) stopOneFrozen(wanted *Entry, now time.Time) {
 		}
 	}
 	if need := wanted.Model.Size.Plus(wanted.Model.Runtime); victim != nil && max(need, wanted.peak) <= room.Plus(wanted.charge[tier.RAM]) {
-		c.start(&plan{purpose: forMemory, steps: []*step{c.stepOf(victim, residence{}, tier.ReasonRoom, "its memory is needed, and no other can be had")}})
+		c.start(&plan{steps: []*step{c.stepOf(victim, residence{}, tier.ReasonRoom, "its memory is needed, and no other can be had")}})
 	}
 }
 
@@ -643,20 +642,24 @@ func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
 			return ok && e.ordered && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
 		})
 	}
-	return c.carryOut(steps, &q.View, q.epoch, forIdle)
+	return c.carryOut(q, steps)
 }
 
 // carryOut begins a plan that is for no model's sake, and returns its steps.
-func (c *Core) carryOut(steps []tier.Step, v *tier.View, since Epoch, why purpose) []tier.Step {
-	resolved, err := c.resolve(steps, v, since, func(*Entry) tier.Reason { return tier.ReasonRebalance })
+func (c *Core) carryOut(q *Question, steps []tier.Step) []tier.Step {
+	resolved, err := c.resolve(q, steps)
 	if err != nil || len(steps) == 0 {
 		return nil
 	}
-	c.start(&plan{purpose: why, steps: resolved})
+	p := &plan{steps: resolved}
+	if q.Idle {
+		p.purpose = forIdle
+	}
+	c.start(p)
 	out := make([]tier.Step, len(resolved))
 	for i, s := range resolved {
 		mv := tier.Move{Model: s.e.Model, From: s.from, To: s.to.tier, Keep: s.to.kept, Leave: s.to.left}
-		out[i] = tier.Step{Move: mv, Reason: s.reason, Why: s.why, Gain: s.gain}
+		out[i] = tier.Step{Move: mv, Reason: s.reason, Why: s.why, Gain: steps[i].Gain}
 	}
 	return out
 }
@@ -664,7 +667,7 @@ func (c *Core) carryOut(steps []tier.Step, v *tier.View, since Epoch, why purpos
 // sendAway has an entry go to storage once the leases that are held have ended,
 // pinned or not; it takes no new ones.
 func (c *Core) sendAway(e *Entry, reason tier.Reason, why string) *plan {
-	p := &plan{purpose: forMemory, patient: true, exit: true, steps: []*step{c.stepOf(e, residence{}, reason, why)}}
+	p := &plan{patient: true, exit: true, steps: []*step{c.stepOf(e, residence{}, reason, why)}}
 	c.start(p)
 	return p
 }

@@ -124,7 +124,7 @@ func (c *Core) Reclaim(steps []tier.Step, v *tier.View, since Epoch) {
 			s.Why += "; what it was to give back before stayed"
 		}
 	}
-	c.carryOut(steps, v, since, forMemory)
+	c.carryOut(&Question{View: *v, epoch: since}, steps)
 }
 
 // Shortfall returns the bytes by which models take more than could be charged,

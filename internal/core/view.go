@@ -10,7 +10,7 @@ import (
 // Promise is what the admission rules weigh.
 type Promise struct {
 	Limits      tier.Limits
-	Free        tier.Footprint // what the ledger leaves
+	Free        tier.Footprint // what the ledger leaves, and of further accounts the last reading
 	Unseen      tier.Bytes     // promised or charged, and not yet in the reading
 	Leaving     tier.Bytes     // of memory, by moves under way
 	Reclaimable tier.Bytes     // ours, and counted as available by the reading
@@ -31,6 +31,9 @@ func (c *Core) promise(own tier.Footprint) Promise {
 	for a := range free {
 		free[a] = max(free[a], 0).Plus(own[a])
 	}
+	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
+		free[a] = min(free[a], max(c.further[a]-c.unseen[a], 0))
+	}
 	p := Promise{
 		Limits: limits, Free: free, FileBacked: c.opt.FileBacked, Memory: c.memory,
 		Unseen: c.unseen[tier.RAM].Plus(c.ledger.Reserved()[tier.RAM]) - own[tier.RAM],
@@ -38,18 +41,13 @@ func (c *Core) promise(own tier.Footprint) Promise {
 	for _, e := range c.entries {
 		p.Reclaimable = p.Reclaimable.Plus(e.Reclaimable)
 	}
-	leaving := func(moves []*Move) {
-		for _, m := range moves {
-			if !m.returns() {
-				continue
-			}
+	for _, m := range c.moves {
+		if m.returns() {
 			at := m.goal()
 			at.serving = false
 			p.Leaving = p.Leaving.Plus(max(m.Entry.charge[tier.RAM]-m.Entry.footprint(at)[tier.RAM], 0))
 		}
 	}
-	leaving(c.running)
-	leaving(c.queue)
 	return p
 }
 
@@ -74,10 +72,8 @@ func (c *Core) InUse() (b tier.Bytes) {
 			b = b.Plus(max(e.charge[tier.RAM]-e.Reclaimable, 0))
 		}
 	}
-	for _, moves := range [...][]*Move{c.running, c.queue} {
-		for _, m := range moves {
-			b = b.Plus(m.Held()[tier.RAM])
-		}
+	for _, m := range c.moves {
+		b = b.Plus(m.Held()[tier.RAM])
 	}
 	return b
 }
@@ -111,7 +107,7 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 		Memory: c.memory, FreeSwap: c.memory.SwapFree, Room: c.opt.Room(p),
 	}
 	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
-		v.Room[a] = min(p.Free[a], max(c.further[a]-c.unseen[a], 0))
+		v.Room[a] = p.Free[a]
 	}
 	if c.opt.FileBacked {
 		v.FreeSwap = p.Free[tier.Swap]
