@@ -103,11 +103,7 @@ func (c *Core) fail(x *demand, err error) {
 		c.refuse(w, err)
 	}
 	x.waiters = nil
-	if x.order != nil {
-		o := x.order
-		x.order = nil
-		c.endOrder(o, err)
-	}
+	c.endOrder(x.order, err)
 	c.drop(x)
 }
 
@@ -211,9 +207,7 @@ func (c *Core) serve(x *demand, now time.Time) {
 	case e.fate == replaced && e.tier == tier.Storage:
 		// It becomes another first.
 	case x.order != nil && e.tier == x.order.To:
-		o := x.order
-		x.order = nil
-		c.endOrder(o, nil)
+		c.endOrder(x.order, nil)
 	case e.unloading() && x.order == nil:
 		// It goes to storage first.
 	case e.tier == tier.RAM && x.order == nil:

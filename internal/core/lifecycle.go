@@ -114,9 +114,7 @@ func (c *Core) carryFates(now time.Time) {
 			return true
 		}
 		if hotLoad { // it waits for what is not wanted any more
-			o := e.demand.order
-			e.demand.order = nil
-			c.endOrder(o, &tier.MoveError{Model: e.Model.Name, To: o.To, Err: errReplaced})
+			c.endOrder(e.demand.order, &tier.MoveError{Model: e.Model.Name, To: e.demand.order.To, Err: errReplaced})
 			if e.successor == nil {
 				leave = append(leave, e)
 				return true

@@ -301,9 +301,7 @@ func (c *Core) stuck(m *Move, now time.Time) {
 	if e.demand != nil {
 		c.fail(e.demand, err)
 	}
-	if o != nil {
-		c.endOrder(o, err)
-	}
+	c.endOrder(o, err)
 	c.emit(Stuck{m, err})
 }
 
@@ -400,8 +398,6 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	// serveUnderPressure.
 	short := out.Err != nil && x != nil && x.order == nil && (pressed || (m.To == tier.RAM || m.Keep > 0) && e.short(now) && c.servableInPlace(e))
 	again := short || out.Err != nil && c.retryAlone(m, out)
-	o := m.Order
-	m.Order = nil
 	if p := m.plan; p != nil {
 		switch {
 		case out.Err != nil && out.Short:
@@ -433,9 +429,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 			}
 		}
 	}
-	if o != nil {
-		c.endOrder(o, out.Err)
-	}
+	c.endOrder(m.Order, out.Err)
 	if out.Err != nil && m.To == tier.Storage && m.calledOff == notCalledOff {
 		e.retryAt = now.Add(backOffFirst)
 	}

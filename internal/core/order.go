@@ -138,9 +138,16 @@ func (c *Core) seize(e *Entry) error {
 	return nil
 }
 
-// endOrder tells that an order has ended and does what its end means.
+// endOrder tells that an order has ended, if there is one, and does what its end
+// means.
 func (c *Core) endOrder(o *Order, err error) {
+	if o == nil {
+		return
+	}
 	e := o.Entry
+	if x := e.demand; x != nil && x.order == o {
+		x.order = nil
+	}
 	gone := e.tier == tier.Storage && e.phase != moving
 	switch {
 	case o.Kind == MoveTier && err == nil:
