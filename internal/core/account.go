@@ -250,11 +250,3 @@ func (c *Core) Holders(a tier.Account) []tier.Holder {
 	slices.SortStableFunc(hs, func(a, b tier.Holder) int { return cmp.Compare(b.Bytes, a.Bytes) })
 	return hs
 }
-
-// accountOf returns the account that a lack of room is about.
-func accountOf(e *tier.CapacityError) tier.Account {
-	if e.Account >= tier.FurtherAccount {
-		return e.Account
-	}
-	return tier.Account(e.Tier)
-}

@@ -410,7 +410,7 @@ func (c *Core) explain(e *Entry, err error) error {
 	n := *ce
 	n.Model = e.Model.Name
 	if len(n.Holders) == 0 && !n.Never {
-		n.Holders = c.Holders(accountOf(ce))
+		n.Holders = c.Holders(max(n.Account, tier.Account(n.Tier))) // Account may be left out, if a tier's
 	}
 	return &n
 }

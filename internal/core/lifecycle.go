@@ -101,7 +101,9 @@ func (c *Core) carryFates(now time.Time) {
 				e.exit, e.retryAt = nil, later(e.retryAt, now.Add(backOffFirst))
 			}
 			if !now.Before(e.retryAt) {
-				e.exit = c.sendAway(e, exitReasons[e.fate].reason, exitReasons[e.fate].why)
+				r := exitReasons[e.fate]
+				e.exit = &plan{patient: true, exit: true, steps: []*step{c.stepOf(e, residence{}, r.reason, r.why)}}
+				c.start(e.exit)
 			}
 			return false
 		case e.phase == claimed:

@@ -663,11 +663,3 @@ func (c *Core) carryOut(q *Question, steps []tier.Step) []tier.Step {
 	}
 	return out
 }
-
-// sendAway has an entry go to storage once the leases that are held have ended,
-// pinned or not; it takes no new ones.
-func (c *Core) sendAway(e *Entry, reason tier.Reason, why string) *plan {
-	p := &plan{patient: true, exit: true, steps: []*step{c.stepOf(e, residence{}, reason, why)}}
-	c.start(p)
-	return p
-}
