@@ -53,8 +53,8 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 		return r, fmt.Errorf("modeltier: StateDir cannot be used: %w", err)
 	}
 	for _, w := range warnings {
-		m.log.Warn("state folder", "warning", w.String())
-		m.save.warnings = append(m.save.warnings, w.String())
+		m.log.Warn("state folder", "warning", w)
+		m.save.warnings = append(m.save.warnings, w.Error())
 	}
 	m.save.store = store
 

@@ -208,7 +208,7 @@ func live(d *fakeDisk, work func(*Store)) (cut bool) {
 // TestSave_FaultsAndPowerCuts_NothingAcknowledgedIsLost mixes saves, errors of
 // the disk and power cuts.
 func TestSave_FaultsAndPowerCuts_NothingAcknowledgedIsLost(t *testing.T) {
-	steps := []string{"open", "create", "write", "sync", "close", "rename", "remove", "syncdir"}
+	steps := []string{"read", "create", "write", "sync", "close", "rename", "remove", "syncdir"}
 	rapid.Check(t, func(t *rapid.T) {
 		d := newFakeDisk(rapid.Uint64().Draw(t, "fate"))
 		var acked, tried uint64

@@ -2,12 +2,10 @@ package state
 
 import (
 	"bytes"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"strings"
 	"sync"
-	"testing/iotest"
 )
 
 // fakeDisk is a disk in memory that behaves as badly as a real one may: what was
@@ -119,22 +117,17 @@ func (d *fakeDisk) change(c nameChange) {
 	d.pending = append(d.pending, c)
 }
 
-func (d *fakeDisk) Open(path string) (fs.File, error) {
+func (d *fakeDisk) Read(path string) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.step("open", path); err != nil {
+	if err := d.step("read", path); err != nil {
 		return nil, err
 	}
 	n, ok := d.live[path]
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 	}
-	if d.fail != nil {
-		if err := d.fail("read", path); err != nil {
-			return fakeRead{iotest.ErrReader(err), 0}, nil
-		}
-	}
-	return fakeRead{bytes.NewReader(bytes.Clone(n.data)), int64(len(n.data))}, nil
+	return bytes.Clone(n.data), nil
 }
 
 func (d *fakeDisk) Create(path string) (file, error) {
@@ -237,18 +230,3 @@ func (f *fakeFile) Close() error {
 	defer f.d.mu.Unlock()
 	return f.d.step("close", f.path)
 }
-
-type fakeRead struct {
-	io.Reader
-	size int64
-}
-
-func (r fakeRead) Stat() (fs.FileInfo, error) { return fakeStat{size: r.size}, nil }
-func (r fakeRead) Close() error               { return nil }
-
-type fakeStat struct {
-	fs.FileInfo
-	size int64
-}
-
-func (s fakeStat) Size() int64 { return s.size }

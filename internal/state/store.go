@@ -1,16 +1,20 @@
 package state
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
@@ -36,15 +40,6 @@ var slots = [2]string{"state-a", "state-b"}
 
 const tempName = "state-new"
 
-// Warning is what an operator should know about a folder that was opened.
-type Warning struct {
-	File string // what it is about
-	Kept string // new name of a file that was set aside; "" if none was
-	Err  error  // completes a sentence that begins with File
-}
-
-func (w Warning) String() string { return fmt.Sprintf("%q %v", w.File, w.Err) }
-
 // LockedError reports a state folder that another process, or another Store of this
 // one, has open.
 type LockedError struct {
@@ -68,12 +63,11 @@ func (e *LockedError) Suggestions() []string {
 // the State that was acknowledged last: the zero State if there is none.
 //
 // A state file that is torn, damaged, foreign or of a newer version is renamed, and
-// the one before it is read instead; a Warning says so. A full disk is a Warning
-// too, because Save may succeed later. The error is a *LockedError if the folder is
-// in use, or says why the folder cannot be written, or that a state file cannot be
-// read now: to use the other one could undo what was acknowledged, so nothing is
-// renamed then.
-func Open(dir string) (*Store, State, []Warning, error) {
+// the one before it is read instead; a warning says so. The error is a *LockedError
+// if the folder is in use, or says why it cannot be written, or that a state file
+// cannot be read now: to use the other one could undo what was acknowledged, so
+// nothing is renamed then.
+func Open(dir string) (s *Store, st State, warnings []error, err error) {
 	abs, err := filepath.Abs(dir)
 	info, missing := os.Stat(abs)
 	if dir == "" || err != nil || missing == nil && !info.IsDir() {
@@ -87,100 +81,79 @@ func Open(dir string) (*Store, State, []Warning, error) {
 }
 
 // open takes over d and closes it if it fails.
-func open(dir string, d disk) (_ *Store, st State, warnings []Warning, err error) {
+func open(dir string, d disk) (*Store, State, []error, error) {
 	s := &Store{dir: dir, disk: d}
-	defer func() {
-		if err != nil {
-			d.Close()
-		}
-	}()
-	// Permissions do not tell whether a read-only or remote file system can be written.
-	err = s.writeTemp([]byte(magic + "\n"))
+	st, warnings, err := s.load()
 	if err == nil {
-		err = d.Remove(tempName)
+		err = s.tryToWrite()
 	}
-	switch {
-	case slices.ContainsFunc(diskFull, func(full error) bool { return errors.Is(err, full) }):
-		warnings = append(warnings, Warning{File: dir, Err: fmt.Errorf("cannot be written while the disk is full: %w", err)})
-	case err != nil:
-		return nil, st, nil, fmt.Errorf("state folder %q cannot be written: %w", dir, err)
-	}
-	st, more, err := s.load()
 	if err != nil {
+		d.Close()
 		return nil, State{}, nil, err
 	}
-	return s, st, append(warnings, more...), nil
+	return s, st, warnings, nil
 }
+
+// tryToWrite returns an error if the folder takes no files. The one that it tries
+// is empty, because a disk that is full now may have room for a later Save.
+func (s *Store) tryToWrite() error {
+	s.disk.Remove(tempName)
+	f, err := s.disk.Create(tempName)
+	if err == nil {
+		err = errors.Join(f.Close(), s.disk.Remove(tempName))
+	}
+	if err != nil {
+		return fmt.Errorf("state folder %q cannot be written: %w", s.dir, err)
+	}
+	return nil
+}
+
+// damagedError says what is wrong with a state file, in words that follow its name.
+type damagedError struct{ error }
 
 // load reads both slots, remembers the newest valid one, and sets aside the invalid
 // ones. If a slot cannot be read it is unknown which is newer: load then changes
 // nothing and fails.
-func (s *Store) load() (State, []Warning, error) {
+func (s *Store) load() (State, []error, error) {
 	var (
-		best   State
 		newest record
 		damage [len(slots)]error
 		used   = "an empty state"
 	)
 	for i, name := range slots {
-		st, rec, invalid, err := s.read(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		var rec record
+		data, err := s.disk.Read(name)
+		if err == nil {
+			rec, err = decode(data)
 		}
-		if err != nil {
+		switch _, damaged := errors.AsType[damagedError](err); {
+		case errors.Is(err, fs.ErrNotExist):
+		case damaged:
+			damage[i] = err
+		case err != nil:
 			return State{}, nil, fmt.Errorf("%q cannot be read, and may hold what was saved last; try again when it can be read, or move it away to start without it: %w", filepath.Join(s.dir, name), err)
-		}
-		damage[i] = invalid
-		if invalid == nil && rec.Generation > newest.Generation {
-			best, newest, s.newest = st, rec, i
+		case rec.Generation > newest.Generation:
+			newest, s.newest = rec, i
 			used = "the state saved at " + rec.Saved.Format(time.RFC3339)
 		}
 	}
 	s.generation = newest.Generation
-	var warnings []Warning
+	var warnings []error
 	for i, invalid := range damage {
 		if invalid == nil {
 			continue
 		}
-		path := filepath.Join(s.dir, slots[i])
-		kept, err := s.setAside(slots[i])
+		path, kept := filepath.Join(s.dir, slots[i]), fmt.Sprintf("%s.damaged-%d", slots[i], time.Now().UnixNano())
+		err := s.disk.Rename(slots[i], kept)
+		if err == nil {
+			err = s.disk.Sync() // a crash could keep the next save's rename and lose this one
+		}
 		if err != nil {
 			return State{}, nil, fmt.Errorf("%q %w, and it cannot be renamed: %w", path, invalid, err)
 		}
-		kept = filepath.Join(s.dir, kept)
-		warnings = append(warnings, Warning{File: path, Kept: kept, Err: fmt.Errorf("%w; it is kept as %q; %s is used", invalid, kept, used)})
+		warnings = append(warnings, fmt.Errorf("%q %w; it is kept as %q; %s is used", path, invalid, filepath.Join(s.dir, kept), used))
 	}
-	return best, warnings, nil
-}
-
-// read reads a state file. invalid says why it is none, err why that is unknown.
-func (s *Store) read(name string) (st State, rec record, invalid, err error) {
-	f, err := s.disk.Open(name)
-	if special, ok := errors.AsType[*regular.Error](err); ok {
-		return st, rec, fmt.Errorf("is %s, not a file", special.Kind), nil
-	}
-	if err != nil {
-		return st, rec, nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Size() > maxFileBytes {
-		return st, rec, fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size())), nil
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err == nil {
-		st, rec, invalid = decode(data)
-	}
-	return st, rec, invalid, err
-}
-
-// setAside gives the file a new name. It flushes the folder, because a crash could
-// otherwise keep the next save's rename and lose this one, and the file with it.
-func (s *Store) setAside(name string) (kept string, err error) {
-	kept = fmt.Sprintf("%s.damaged-%d", name, time.Now().UnixNano())
-	if err := s.disk.Rename(name, kept); err != nil {
-		return "", err
-	}
-	return kept, s.disk.Sync()
+	return newest.State, warnings, nil
 }
 
 // Save makes durable what snapshot returns, and acknowledges it by returning nil.
@@ -202,26 +175,17 @@ func (s *Store) Save(snapshot func() State) error {
 		return err
 	}
 	older := 1 - s.newest
-	err = s.writeTemp(data)
-	if err == nil {
-		err = s.disk.Rename(tempName, slots[older])
-	}
-	if err == nil {
-		err = s.disk.Sync()
-	}
-	if err != nil {
+	if err := s.write(slots[older], data); err != nil {
+		s.disk.Remove(tempName) // it takes the room that the next attempt needs
 		return fmt.Errorf("save state in %q: %w", s.dir, err)
 	}
 	s.newest = older
 	return nil
 }
 
-// writeTemp writes and flushes the temporary file. A failed one is removed, because
-// it takes the room that the next attempt needs.
-func (s *Store) writeTemp(data []byte) error {
-	if err := s.disk.Remove(tempName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+// write replaces a file, durably and at once.
+func (s *Store) write(name string, data []byte) error {
+	s.disk.Remove(tempName) // of a save that was cut off
 	f, err := s.disk.Create(tempName)
 	if err != nil {
 		return err
@@ -231,9 +195,12 @@ func (s *Store) writeTemp(data []byte) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		s.disk.Remove(tempName)
+		return err
 	}
-	return err
+	if err := s.disk.Rename(tempName, name); err != nil {
+		return err
+	}
+	return s.disk.Sync()
 }
 
 // Close waits for a running Save and releases the folder. It is idempotent.
@@ -247,11 +214,142 @@ func (s *Store) Close() error {
 	return s.disk.Close()
 }
 
+// State is what a Store keeps.
+type State struct {
+	// Models are kept with every field.
+	Models []tier.Model `json:"-"` // a record has them
+	// Limits in force.
+	Limits tier.Limits `json:"limits"`
+	// Homes are home tiers of models that are not in Models because the
+	// configuration declares them.
+	Homes map[string]tier.Tier `json:"homes,omitempty"`
+	// Removed are names of configured models that must not come back.
+	Removed []string `json:"removed,omitempty"`
+	// Blobs are data of other parts, by name.
+	Blobs map[string][]byte `json:"blobs,omitempty"`
+}
+
+// maxFileBytes bounds what is read and written: a quarter of a million models of
+// one KiB each.
+const maxFileBytes = 256 << 20
+
+// A state file is one header line and a JSON object, a record. The header holds the
+// SHA-256 of the object, which tells a torn, damaged or foreign file from a good one.
+const (
+	magic        = "modeltier-state"
+	version      = 1
+	headerLength = len(magic+" 1 ") + 2*sha256.Size + 1
+)
+
+type record struct {
+	Generation uint64    `json:"generation"` // counts attempts to save, from 1
+	Saved      time.Time `json:"saved"`
+	State
+	Models []modelRecord `json:"models"`
+}
+
+// modelRecord is separate from tier.Model, so that either can change without the
+// other.
+type modelRecord struct {
+	Name         string            `json:"name"`
+	Path         string            `json:"path,omitempty"`
+	Size         tier.Bytes        `json:"size"`
+	Runtime      tier.Bytes        `json:"runtime,omitempty"`
+	Home         tier.Tier         `json:"home"`
+	Capabilities []string          `json:"capabilities,omitempty"`
+	Quality      float64           `json:"quality,omitempty"`
+	Pinned       bool              `json:"pinned,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+}
+
+// encode returns the content of a state file.
+func encode(st State, generation uint64, now time.Time) ([]byte, error) {
+	rec := record{Generation: generation, Saved: now.UTC(), State: st, Models: make([]modelRecord, len(st.Models))}
+	for i, m := range st.Models {
+		m.Path, m.Labels = pack(m.Path), mapStrings(m.Labels, pack)
+		rec.Models[i] = modelRecord(m)
+	}
+	buf := bytes.NewBuffer(make([]byte, headerLength))
+	if err := json.NewEncoder(buf).Encode(&rec); err != nil {
+		return nil, err
+	}
+	if buf.Len() > maxFileBytes {
+		return nil, &tier.InvalidError{Field: "state", Value: tier.Bytes(buf.Len()).String(), Rule: "must be " + tier.Bytes(maxFileBytes).String() + " at most"}
+	}
+	data := buf.Bytes()
+	copy(data, header(data[headerLength:]))
+	return data, nil
+}
+
+func header(body []byte) string {
+	return fmt.Sprintf("%s %d %x\n", magic, version, sha256.Sum256(body))
+}
+
+// decode is the inverse of encode. Its errors are damagedErrors.
+func decode(data []byte) (rec record, err error) {
+	line, body, found := bytes.Cut(data, []byte("\n"))
+	var v int
+	n, _ := fmt.Sscanf(string(line[:min(len(line), headerLength)]), magic+" %d ", &v)
+	switch {
+	case !found || n == 0:
+		return rec, damagedError{errors.New("is not a state file of modeltier")}
+	case v > version:
+		return rec, damagedError{fmt.Errorf("was written by a newer modeltier (format version %d, this one reads %d)", v, version)}
+	case string(line)+"\n" != header(body):
+		return rec, damagedError{errors.New("is torn or was changed: its checksum does not match")}
+	}
+	err = json.Unmarshal(body, &rec)
+	rec.State.Models = make([]tier.Model, len(rec.Models))
+	for i, m := range rec.Models {
+		m.Path, m.Labels = unpack(m.Path), mapStrings(m.Labels, unpack)
+		rec.State.Models[i] = tier.Model(m)
+	}
+	if err == nil && rec.Generation == 0 {
+		err = errors.New("it has no generation")
+	}
+	if err != nil {
+		return rec, damagedError{fmt.Errorf("has a valid checksum and invalid content: %w", err)}
+	}
+	return rec, nil
+}
+
+// packed marks a string that JSON cannot represent: a path or a label may hold any
+// bytes.
+const packed = "\x00base64:"
+
+func pack(s string) string {
+	if utf8.ValidString(s) && !strings.HasPrefix(s, packed) {
+		return s
+	}
+	return packed + base64.StdEncoding.EncodeToString([]byte(s))
+}
+
+func unpack(s string) string {
+	if code, ok := strings.CutPrefix(s, packed); ok {
+		if raw, err := base64.StdEncoding.DecodeString(code); err == nil {
+			return string(raw)
+		}
+	}
+	return s
+}
+
+// mapStrings applies f to every key and value.
+func mapStrings(m map[string]string, f func(string) string) map[string]string {
+	if m == nil {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[f(k)] = f(v)
+	}
+	return out
+}
+
 // disk is the folder as a Store uses it: an interface, so that tests can cut the
 // power at every step. Names are relative to the folder.
 type disk interface {
-	Open(name string) (fs.File, error) // a *regular.Error if it is no file
-	Create(name string) (file, error)  // fails if it exists
+	Read(name string) ([]byte, error) // a damagedError if it can be no state file
+	Create(name string) (file, error) // fails if it exists
 	Rename(from, to string) error
 	Remove(name string) error
 	Sync() error  // makes creations, renames and removals durable
@@ -274,8 +372,16 @@ const (
 // folder is renamed, saves still go where the lock is.
 type folder struct {
 	*os.Root
-	locks []io.Closer
+	self     *os.File // the folder, opened
+	lockFile *os.File
 }
+
+// lockName is a file that is locked and describes the owner. It is never removed:
+// two processes could then lock two different files of that name.
+const lockName = "lock"
+
+// errLocked is what lock returns if another has the lock.
+var errLocked = errors.New("locked")
 
 func openFolder(dir string) (*folder, error) {
 	if err := makeFolder(dir); err != nil {
@@ -286,11 +392,30 @@ func openFolder(dir string) (*folder, error) {
 		return nil, err
 	}
 	f := &folder{Root: root}
-	if err := f.lock(dir); err != nil {
+	if f.self, err = root.Open("."); err == nil {
+		err = f.lock()
+	}
+	if errors.Is(err, errLocked) {
+		err = &LockedError{Dir: dir, Owner: f.owner()}
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
+	if f.lockFile.Truncate(0) == nil { // what it says is for people
+		owner := fmt.Sprintf("process %d (%s) since %s\n", os.Getpid(), filepath.Base(os.Args[0]), time.Now().UTC().Format(time.RFC3339))
+		f.lockFile.WriteAt([]byte(owner), 0)
+	}
 	return f, nil
+}
+
+// owner is the process that has the lock, as it described itself.
+func (f *folder) owner() string {
+	line, _ := f.Read(lockName)
+	if owner := strings.TrimSpace(string(line[:min(len(line), 256)])); tier.CheckName("owner", owner) == nil {
+		return owner
+	}
+	return "another process"
 }
 
 // makeFolder creates the folder and its missing parents, durably: a folder that is
@@ -316,56 +441,27 @@ func makeFolder(dir string) error {
 	return syncFolder(f)
 }
 
-func (f *folder) Open(name string) (fs.File, error) {
-	file, _, err := regular.OpenIn(f.Root, name)
-	return file, err
+func (f *folder) Read(name string) ([]byte, error) {
+	file, info, err := regular.OpenIn(f.Root, name)
+	if special, ok := errors.AsType[*regular.Error](err); ok {
+		return nil, damagedError{fmt.Errorf("is %s, not a file", special.Kind)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if info.Size() > maxFileBytes {
+		return nil, damagedError{fmt.Errorf("has %v, more than any state file", tier.Bytes(info.Size()))}
+	}
+	return io.ReadAll(io.LimitReader(file, maxFileBytes))
 }
 
 func (f *folder) Create(name string) (file, error) {
 	return f.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 }
 
-func (f *folder) Sync() error {
-	dir, err := f.Root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return syncFolder(dir)
-}
+func (f *folder) Sync() error { return syncFolder(f.self) }
 
 func (f *folder) Close() error {
-	err := f.Root.Close()
-	for _, l := range f.locks {
-		err = errors.Join(err, l.Close())
-	}
-	return err
-}
-
-// lockName is a file that is locked and describes the owner. It is never removed:
-// two processes could then lock two different files of that name.
-const lockName = "lock"
-
-// describe writes the owner into the lock file. That is for people: an error does
-// not matter.
-func describe(f *os.File) {
-	owner := fmt.Sprintf("process %d (%s) since %s\n", os.Getpid(), filepath.Base(os.Args[0]), time.Now().UTC().Format(time.RFC3339))
-	if f.Truncate(0) == nil {
-		f.WriteAt([]byte(owner), 0)
-	}
-}
-
-// lockedBy returns the error for a folder that is locked, by the owner that the lock
-// file describes.
-func (f *folder) lockedBy(dir string) error {
-	e := &LockedError{Dir: dir, Owner: "another process"}
-	if f, _, err := regular.OpenIn(f.Root, lockName); err == nil {
-		defer f.Close()
-		line := make([]byte, 256)
-		n, _ := f.ReadAt(line, 0)
-		if owner := strings.TrimSpace(string(line[:n])); tier.CheckName("owner", owner) == nil {
-			e.Owner = owner
-		}
-	}
-	return e
+	return errors.Join(f.lockFile.Close(), f.self.Close(), f.Root.Close())
 }

@@ -47,8 +47,8 @@ func TestSave_RealDiskFull_FailsNothingLostNextOneWorks(t *testing.T) {
 	}
 	s.Close()
 	s, st, warnings, err := Open(dir) // a restart while the disk is full
-	if err != nil || len(warnings) != 1 || number(t, st) != 1 {
-		t.Fatalf("read %d, warnings %v, error %v; want 1 and a warning", number(t, st), warnings, err)
+	if err != nil || len(warnings) > 0 || number(t, st) != 1 {
+		t.Fatalf("read %d, warnings %v, error %v; want 1", number(t, st), warnings, err)
 	}
 	defer s.Close()
 	if err := os.Remove(filler); err != nil {

@@ -9,11 +9,9 @@ import (
 	"runtime"
 )
 
-var diskFull []error
-
 // lock refuses: without a lock that ends with its process, two processes could
 // overwrite each other's state.
-func (*folder) lock(string) error {
+func (*folder) lock() error {
 	return fmt.Errorf("lock a state folder on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 

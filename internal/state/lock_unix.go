@@ -11,33 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// diskFull are the errors of a disk without room, which may have some later.
-var diskFull = []error{unix.ENOSPC, unix.EDQUOT}
-
 // lock locks the folder with flock(2), and a file in it. The kernel releases both
 // when the process ends, however it ends. The folder's lock holds even if the file
 // is deleted; the file's lock keeps out versions that know that one alone, and
 // stands in on file systems that cannot lock a folder (NFS).
-func (f *folder) lock(dir string) error {
-	self, err := f.Root.Open(".")
-	if err != nil {
+func (f *folder) lock() (err error) {
+	if f.lockFile, err = f.OpenFile(lockName, os.O_RDWR|os.O_CREATE, fileMode); err != nil {
 		return err
 	}
-	f.locks = append(f.locks, self)
-	if err := flock(self); errors.Is(err, unix.EWOULDBLOCK) {
-		return f.lockedBy(dir)
+	onFolder, onFile := flock(f.self), flock(f.lockFile)
+	if errors.Is(onFolder, unix.EWOULDBLOCK) || errors.Is(onFile, unix.EWOULDBLOCK) {
+		return errLocked
 	}
-	file, err := f.OpenFile(lockName, os.O_RDWR|os.O_CREATE, fileMode)
-	if err != nil {
-		return err
+	if onFile != nil {
+		return fmt.Errorf("lock %s: %w", f.lockFile.Name(), onFile)
 	}
-	f.locks = append(f.locks, file)
-	if err := flock(file); errors.Is(err, unix.EWOULDBLOCK) {
-		return f.lockedBy(dir)
-	} else if err != nil {
-		return fmt.Errorf("lock %s: %w", file.Name(), err)
-	}
-	describe(file)
 	return nil
 }
 

@@ -7,13 +7,10 @@ import (
 	"syscall"
 )
 
-// diskFull are ERROR_DISK_FULL and ERROR_HANDLE_DISK_FULL.
-var diskFull = []error{syscall.Errno(112), syscall.Errno(39)}
-
 // lock opens a file in the folder for writing that others may only read, and not
 // delete. Windows releases it when the process ends, however it ends.
-func (f *folder) lock(dir string) error {
-	path := filepath.Join(dir, lockName)
+func (f *folder) lock() error {
+	path := filepath.Join(f.Root.Name(), lockName)
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {
 		return err
@@ -22,14 +19,12 @@ func (f *folder) lock(dir string) error {
 		syscall.FILE_SHARE_READ, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
 	const sharingViolation = syscall.Errno(32) // ERROR_SHARING_VIOLATION
 	if errors.Is(err, sharingViolation) {
-		return f.lockedBy(dir)
+		return errLocked
 	}
 	if err != nil {
 		return &os.PathError{Op: "lock", Path: path, Err: err}
 	}
-	file := os.NewFile(uintptr(handle), path)
-	f.locks = append(f.locks, file)
-	describe(file)
+	f.lockFile = os.NewFile(uintptr(handle), path)
 	return nil
 }
 
