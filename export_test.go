@@ -42,3 +42,13 @@ func (m *Manager) Mail() int {
 func (cfg *Config) AddAccount(name string, limit tier.Bytes, takes func(*tier.Model, tier.Tier) tier.Bytes, available func(context.Context) (tier.Bytes, error)) {
 	cfg.accounts = append(cfg.accounts, account{name, limit, takes, available})
 }
+
+// OnWake calls fn each time the loop wakes, from now on.
+func (m *Manager) OnWake(fn func()) {
+	m.mail.mu.Lock()
+	defer m.mail.mu.Unlock()
+	m.mail.fns = append(m.mail.fns, func(time.Time) {
+		fn()
+		m.OnWake(fn)
+	})
+}

@@ -1,6 +1,7 @@
 package modeltier_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -125,6 +126,25 @@ func TestManager_AtRest_LooksOnceASecondAtMost(t *testing.T) {
 		}
 		if plans, began := len(a.taken()), len(r.mover.Moves())-moves; plans > 0 || began > 0 {
 			t.Errorf("at rest it asked for %d plans and began %d moves", plans, began)
+		}
+	})
+}
+
+func TestManager_AtRest_WakesOnceASecondAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The reading takes its time, so that an answer that wakes the loop once more shows.
+		probe := tier.MemoryProbeFunc(func(context.Context) (tier.Memory, error) {
+			time.Sleep(30 * time.Millisecond)
+			return tier.Memory{Total: 64 * tier.GiB, Available: 64 * tier.GiB}, nil
+		})
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 1)}, Probe: probe})
+		r.use("a")
+		time.Sleep(3 * time.Hour) // until idle planning has ended
+		var wakes atomic.Int32
+		r.OnWake(func() { wakes.Add(1) })
+		time.Sleep(10 * time.Minute)
+		if n := wakes.Load(); n > 600 || n < 300 {
+			t.Errorf("the loop woke %d times in ten minutes", n)
 		}
 	})
 }

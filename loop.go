@@ -57,7 +57,10 @@ type control struct {
 	optimize map[*core.Question]func(Optimization, error)
 	stopping bool
 
-	reading    bool            // the probe has been asked
+	reading    atomic.Bool     // the probe has been asked
+	readAt     atomic.Int64    // when it last answered, since the Manager's start
+	tickDue    atomic.Bool     // its next answer comes with a tick
+	ticker     *time.Timer     // calls every
 	refreshing []chan struct{} // closed after the next reading
 	reclaiming bool            // the placement has been asked what models are worth
 	governor   safety.Governor
@@ -125,8 +128,8 @@ func (m *Manager) loop() {
 	c := &m.ctl
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	tick := time.NewTicker(m.cfg.ProbeEvery)
-	defer tick.Stop()
+	c.ticker = time.AfterFunc(m.cfg.ProbeEvery, c.every)
+	defer c.ticker.Stop()
 	var mail []func(time.Time)
 	for m.ctx.Err() == nil {
 		c.now = time.Now()
@@ -142,9 +145,6 @@ func (m *Manager) loop() {
 		select {
 		case <-m.mail.wake:
 		case <-timer.C:
-		case <-tick.C:
-			c.now = time.Now()
-			c.tick()
 		case <-m.ctx.Done():
 		}
 	}
@@ -351,9 +351,10 @@ func (c *control) planned(q *core.Question, p tier.Plan, err error, now time.Tim
 
 // tick is what happens every ProbeEvery though nothing else does.
 func (c *control) tick() {
-	if _, at, _ := c.core.Memory(); at.IsZero() || c.now.Sub(at) >= c.m.cfg.ProbeEvery/2 {
-		c.askMemory()
+	if c.m.ctx.Err() != nil {
+		return
 	}
+	c.ticker.Reset(c.m.cfg.ProbeEvery)
 	c.observeAgain()
 	if short := c.core.Shortfall(); short > 0 {
 		c.reclaim(short, tier.ReasonOverdraft, "models take more than was declared")

@@ -35,7 +35,7 @@ type plugin struct {
 	m    *Manager
 	name string
 
-	mu      sync.Mutex // guards the rest; nothing is called under it
+	mu      sync.Mutex // guards the rest; no call of the part runs under it
 	queue   []*pluginCall
 	current *pluginCall
 	began   time.Time // current
@@ -98,12 +98,11 @@ func (p *plugin) post(c *pluginCall, room int) {
 	}
 	p.queue = append(p.queue, c)
 	c.late = time.AfterFunc(2*c.limit, func() { p.giveUp(c) })
-	start := !p.running
-	p.running = true
-	p.mu.Unlock()
-	if start {
-		p.m.goroutines.Go(p.run)
+	if !p.running {
+		p.running = true
+		p.m.goroutines.Go(p.run) // counted before close, which goes before the wait for all
 	}
+	p.mu.Unlock()
 }
 
 // giveUp answers a call that has outlived its limit; if it is the one that runs, and

@@ -46,12 +46,12 @@ func (m *Manager) readMemory(ctx context.Context) reading {
 	return *r
 }
 
-// askMemory asks the probe, unless it has been asked already.
+// askMemory asks the probe, unless it has been asked already. It may be called on any
+// goroutine.
 func (c *control) askMemory() {
-	if c.reading {
+	if c.reading.Swap(true) {
 		return
 	}
-	c.reading = true
 	r := new(reading) // the call's own: one that is stuck may write to it much later
 	c.m.probe.mustAsk(probeLimit, c.m.readFunc(r), func(err error) {
 		got := reading{err: err}
@@ -59,12 +59,27 @@ func (c *control) askMemory() {
 			got = *r
 		}
 		c.m.post(func(time.Time) {
-			c.reading = false
+			c.reading.Store(false)
 			c.read(got)
 			c.retryOrders()
 			c.memoryRead()
+			if c.tickDue.Swap(false) {
+				c.tick()
+			}
 		})
 	})
+}
+
+// every runs on a goroutine of the timer's, ProbeEvery after the last tick. It has
+// the memory read, unless that was done lately, and leaves the tick to the answer:
+// the loop of a Manager at rest wakes for that alone.
+func (c *control) every() {
+	if age := time.Since(c.m.start) - time.Duration(c.readAt.Load()); age < c.m.cfg.ProbeEvery/2 {
+		c.m.post(func(time.Time) { c.tick() })
+		return
+	}
+	c.tickDue.Store(true)
+	c.askMemory()
 }
 
 // memoryRead tells those who wait for a reading, once it is published.
@@ -95,6 +110,7 @@ func (c *control) read(r reading) {
 		c.core.Reading(tier.Memory{}, nil, r.err, c.now)
 		return
 	}
+	c.readAt.Store(int64(c.now.Sub(c.m.start)))
 	var arrived tier.Bytes
 	for _, g := range c.moves {
 		arrived = arrived.Plus(g.work.Job().Progress().Done)
