@@ -1,6 +1,7 @@
 package modeltier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,44 +92,32 @@ func (cfg *Config) protection() tier.Protection {
 	return tier.Protection{MinResidency: cfg.MinResidency, Grace: cfg.Grace, Fairness: cfg.Fairness}.OrDefault()
 }
 
-func orElse[T comparable](v *T, zero T) {
-	var none T
-	if *v == none {
-		*v = zero
+// positive sets a field that is zero to its default, and returns what is wrong if it
+// is negative.
+func positive[T ~int | ~int64](field string, v *T, zero T) error {
+	if *v = cmp.Or(*v, zero); *v <= 0 {
+		return &tier.InvalidError{Field: field, Value: fmt.Sprint(int64(*v)), Rule: "must be positive, or zero for its default"}
 	}
+	return nil
 }
 
 // fill sets the defaults of all fields but the parts, and reports every fault at
 // once. cfg is the Manager's own copy.
 func (cfg *Config) fill() error {
 	cfg.Limits = cfg.Limits.OrElse(tier.DefaultLimits())
-	orElse(&cfg.Fairness, tier.DefaultFairness)
-	orElse(&cfg.MaxWait, 5*time.Minute)
-	orElse(&cfg.MaxQueue, 4096)
-	orElse(&cfg.MaxQueueModel, 1024)
-	orElse(&cfg.Loads, 4)
-	orElse(&cfg.StallAfter, 5*time.Minute)
-	orElse(&cfg.StuckAfter, 10*time.Second)
-	orElse(&cfg.ProbeEvery, time.Second)
-	orElse(&cfg.OptimizeEvery, 30*time.Second)
-	orElse(&cfg.MaxBody, 1<<20)
-
-	var errs []error
-	positive := func(field string, value int64) {
-		if value <= 0 {
-			errs = append(errs, &tier.InvalidError{Field: field, Value: fmt.Sprint(value), Rule: "must be positive, or zero for its default"})
-		}
+	cfg.OptimizeEvery = cmp.Or(cfg.OptimizeEvery, 30*time.Second)
+	errs := []error{
+		positive("Fairness", &cfg.Fairness, tier.DefaultFairness),
+		positive("MaxWait", &cfg.MaxWait, 5*time.Minute),
+		positive("MaxQueue", &cfg.MaxQueue, 4096),
+		positive("MaxQueueModel", &cfg.MaxQueueModel, 1024),
+		positive("Loads", &cfg.Loads, 4),
+		positive("StallAfter", &cfg.StallAfter, 5*time.Minute),
+		positive("StuckAfter", &cfg.StuckAfter, 10*time.Second),
+		positive("ProbeEvery", &cfg.ProbeEvery, time.Second),
+		positive("MaxBody", &cfg.MaxBody, 1<<20),
+		cfg.Limits.Validate(), cfg.validateAccounts(),
 	}
-	positive("Fairness", int64(cfg.Fairness))
-	positive("MaxWait", int64(cfg.MaxWait))
-	positive("MaxQueue", int64(cfg.MaxQueue))
-	positive("MaxQueueModel", int64(cfg.MaxQueueModel))
-	positive("Loads", int64(cfg.Loads))
-	positive("StallAfter", int64(cfg.StallAfter))
-	positive("StuckAfter", int64(cfg.StuckAfter))
-	positive("ProbeEvery", int64(cfg.ProbeEvery))
-	positive("MaxBody", cfg.MaxBody)
-	errs = append(errs, cfg.Limits.Validate(), cfg.validateAccounts())
 	cfg.Limits = cfg.Limits.Settled()
 
 	models := make([]tier.Model, len(cfg.Models))

@@ -267,24 +267,14 @@ func (m *Manager) awaitGoroutines() error {
 	}
 }
 
-// closePart closes a part, and waits for that no longer than StuckAfter.
-func (m *Manager) closePart(c tier.Closer) error {
-	done := make(chan error, 1)
-	go func() { done <- m.call("part's Close", c.Close) }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(m.cfg.StuckAfter):
-		return &tier.StuckError{What: "A part's Close", After: m.cfg.StuckAfter}
-	}
-}
-
-// closeParts closes the parts that hold resources.
+// closeParts closes the parts that hold resources, and waits for each no longer than
+// StuckAfter.
 func (m *Manager) closeParts() error {
 	var errs []error
 	for _, p := range []any{m.cfg.Mover, m.cfg.Probe, m.cfg.Selector, m.cfg.Placement} {
 		if c, ok := p.(tier.Closer); ok {
-			errs = append(errs, m.closePart(c))
+			_, err := m.callFor(context.Background(), "part's Close", m.cfg.StuckAfter/2, func(context.Context) error { return c.Close() }, func() {})
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

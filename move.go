@@ -117,9 +117,6 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 // moveError says which move it was that failed, and, where it was called off,
 // why.
 func moveError(ctx context.Context, mv *tier.Move, err error) error {
-	if err == nil {
-		return nil
-	}
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, cause) {
 		err = errors.Join(cause, err)
 	}

@@ -111,12 +111,12 @@ func (c *control) restore(r restored) {
 
 // remember asks the placement for what it has learned, and has it kept.
 func (c *control) remember() {
-	ask, ok := c.m.askLearned()
-	if !ok {
+	got := new([]byte)
+	ask := c.m.learned(got)
+	if ask == nil {
 		return
 	}
-	got := new([]byte)
-	c.m.placement.ask(planLimit, ask(got), func(err error) {
+	c.m.placement.ask(planLimit, ask, func(err error) {
 		if err != nil {
 			c.m.log.Error("what the placement has learned cannot be kept", "err", err)
 			return
@@ -128,32 +128,31 @@ func (c *control) remember() {
 	})
 }
 
-// askLearned returns the call that asks the placement for what it has learned;
-// false where it does not say or nothing is kept.
-func (m *Manager) askLearned() (func(into *[]byte) func(context.Context) error, bool) {
+// learned returns the call that asks the placement for what it has learned; nil if
+// it does not say or nothing is kept.
+func (m *Manager) learned(into *[]byte) func(context.Context) error {
 	p, ok := m.cfg.Placement.(encoding.BinaryMarshaler)
 	if !ok || m.save.store == nil {
-		return nil, false
+		return nil
 	}
-	return func(into *[]byte) func(context.Context) error {
-		return func(context.Context) (err error) {
-			*into, err = p.MarshalBinary()
-			return err
-		}
-	}, true
+	return func(context.Context) (err error) {
+		*into, err = p.MarshalBinary()
+		return err
+	}
 }
 
 // rememberLast is remember at the end, when the loop has ended and what it owns is
 // the caller's.
 func (m *Manager) rememberLast() {
-	c := &m.ctl
-	if ask, ok := m.askLearned(); ok {
-		got := new([]byte)
-		if err := m.placement.wait(context.WithoutCancel(m.ctx), adviceLimit, ask(got)); err == nil {
-			c.keeping.placement = *got
-		}
-		m.save.keep(c.kept(), func() {})
+	got := new([]byte)
+	ask := m.learned(got)
+	if ask == nil {
+		return
 	}
+	if err := m.placement.wait(context.WithoutCancel(m.ctx), adviceLimit, ask); err == nil {
+		m.ctl.keeping.placement = *got
+	}
+	m.save.keep(m.ctl.kept(), func() {})
 }
 
 // keep has the core's state kept as it is now, and then calls ack.

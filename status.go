@@ -4,7 +4,7 @@ import (
 	"context"
 	"iter"
 	"maps"
-	"math/bits"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -156,7 +156,7 @@ func (m *Manager) Status() Status {
 	defer cancel()
 	s, err := ask(ctx, m, func(now time.Time, reply func(Status, error)) { reply(m.ctl.status(), nil) })
 	if err != nil {
-		s = m.statusOfView(m.snap.Load())
+		s = m.snap.Load().whole()
 		s.At, s.Stale = time.Now(), true
 	}
 	m.fillStatus(&s)
@@ -207,62 +207,55 @@ func (s *snapshot) status(i int) ModelStatus {
 	}
 }
 
-// statusOfView is what can be told from a snapshot.
-func (m *Manager) statusOfView(snap *snapshot) Status {
-	v := &snap.view
-	s := Status{At: v.Now, Limits: v.Limits, Memory: v.Memory}
-	for i := range snap.entries {
-		s.Models = append(s.Models, snap.status(i))
+// whole is what a snapshot tells of Status.
+func (s *snapshot) whole() Status {
+	all := Status{
+		At: s.view.Now, Limits: s.limits, Memory: s.view.Memory,
+		RAM: s.account(tier.Account(tier.RAM), s.limits.RAM), Swap: s.account(tier.Account(tier.Swap), s.limits.Swap),
 	}
-	s.RAM = accountStatus(v, tier.Account(tier.RAM), v.Limits.RAM)
-	s.Swap = accountStatus(v, tier.Account(tier.Swap), v.Limits.Swap)
-	for i := range v.States {
-		switch v.States[i].Tier {
+	for i := range s.entries {
+		all.Models = append(all.Models, s.status(i))
+		switch s.view.States[i].Tier {
 		case tier.RAM:
-			s.RAM.Models++
+			all.RAM.Models++
 		case tier.Swap:
-			s.Swap.Models++
+			all.Swap.Models++
 		}
 	}
-	return s
+	return all
 }
 
-// accountStatus is one account of a view.
-func accountStatus(v *tier.View, a tier.Account, limit tier.Bytes) TierStatus {
-	s := TierStatus{Charged: v.Charged[a], Reserved: v.Reserved[a], Used: v.Charged[a].Plus(v.Reserved[a]), Limit: limit, Room: v.Room[a]}
+// account is one account of a snapshot, but for its models and its peak.
+func (s *snapshot) account(a tier.Account, limit tier.Bytes) TierStatus {
+	v := &s.view
+	t := TierStatus{Charged: v.Charged[a], Reserved: v.Reserved[a], Used: v.Charged[a].Plus(v.Reserved[a]), Limit: limit, Room: v.Room[a]}
 	if limit > 0 {
-		s.Percent = 100 * float64(s.Used) / float64(limit)
+		t.Percent = 100 * float64(t.Used) / float64(limit)
 	}
-	return s
+	return t
 }
 
 // status is the loop's part of Status.
 func (c *control) status() Status {
 	c.readAccesses()
 	c.publish()
-	snap := c.m.snap.Load()
-	s := c.m.statusOfView(snap)
-	ledger := c.core.Ledger()
-	// What is in force, also while lower limits wait for models to leave: admissions
-	// go by those already, and the view says so.
-	s.Limits = ledger.Limits()
-	s.RAM = accountStatusOf(c, tier.Account(tier.RAM), s.RAM.Models)
-	s.Swap = accountStatusOf(c, tier.Account(tier.Swap), s.Swap.Models)
-	s.RAM.Overdraft = c.core.Overdraft()
+	snap, ledger := c.m.snap.Load(), c.core.Ledger()
+	s, peak := snap.whole(), ledger.Peak()
+	s.RAM.Peak, s.Swap.Peak, s.RAM.Overdraft = peak[tier.RAM], peak[tier.Swap], c.core.Overdraft()
 	for a := tier.FurtherAccount; a < ledger.Accounts(); a++ {
 		if s.Accounts == nil {
 			s.Accounts = make(map[string]TierStatus)
 		}
-		n := 0
+		further := snap.account(a, ledger.Limit(a))
+		further.Peak = peak[a]
 		for _, e := range c.core.Entries() {
 			if e.Charge()[a] > 0 {
-				n++
+				further.Models++
 			}
 		}
-		s.Accounts[c.core.AccountName(a)] = accountStatusOf(c, a, n)
+		s.Accounts[c.core.AccountName(a)] = further
 	}
-	mem, at, err := c.core.Memory()
-	s.Memory = mem
+	_, at, err := c.core.Memory()
 	if !at.IsZero() {
 		s.MemoryAge = c.now.Sub(at)
 	}
@@ -297,14 +290,6 @@ func (c *control) status() Status {
 	s.Waits = map[string]Quantiles{
 		"load": c.waits.load.quantiles(), "promote": c.waits.promote.quantiles(), "turn": c.waits.turn.quantiles(),
 	}
-	return s
-}
-
-// accountStatusOf is one account as the ledger has it.
-func accountStatusOf(c *control, a tier.Account, models int) TierStatus {
-	ledger := c.core.Ledger()
-	s := accountStatus(&c.m.snap.Load().view, a, ledger.Limit(a))
-	s.Peak, s.Models = ledger.Peak()[a], models
 	return s
 }
 
@@ -377,21 +362,9 @@ type histogram struct {
 }
 
 func (h *histogram) add(d time.Duration) {
-	h.buckets[bucketOf(d)].Add(1)
+	i := int(4 * math.Log2(float64(max(d, 1))))
+	h.buckets[min(i, len(h.buckets)-1)].Add(1)
 	h.sum.Add(int64(d))
-}
-
-// bucketOf takes the position of the highest bit and the two bits behind it.
-func bucketOf(d time.Duration) int {
-	v := uint64(max(d, 1))
-	high := bits.Len64(v) - 1
-	quarter := uint64(0)
-	if high >= 2 {
-		quarter = v >> (high - 2) & 3
-	} else {
-		quarter = v << (2 - high) & 3
-	}
-	return min(4*high+int(quarter), len(histogram{}.buckets)-1)
 }
 
 // Quantiles of durations. All are zero where nothing was measured.
@@ -417,7 +390,7 @@ func (h *histogram) quantiles() Quantiles {
 		want, seen := uint64(share*float64(q.Count-1))+1, uint64(0)
 		for i, n := range counts {
 			if seen += n; seen >= want {
-				return time.Duration((4 + i%4)) << (i / 4) / 4
+				return time.Duration(math.Exp2((float64(i) + 0.5) / 4)) // the middle
 			}
 		}
 		return 0
