@@ -282,16 +282,11 @@ func (s *saver) failing() bool {
 // Status says what is wrong, and the save is tried again.
 func (s *saver) flush(m *Manager) {
 	s.mu.Lock()
-	acks, unsaved := s.acks, s.unsaved
+	acks, unsaved, latest := s.acks, s.unsaved, s.latest
 	s.acks, s.unsaved = nil, false
 	s.mu.Unlock()
 	if unsaved && s.store != nil {
-		err := s.store.Save(func() state.State {
-			s.mu.Lock()
-			latest := s.latest
-			s.mu.Unlock()
-			return latest.encode()
-		})
+		err := s.store.Save(latest.encode())
 		s.mu.Lock()
 		changed := (err == nil) != (s.err == nil)
 		s.err, s.unsaved = err, s.unsaved || err != nil

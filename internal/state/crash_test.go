@@ -39,20 +39,15 @@ func TestStoreChild(t *testing.T) {
 		now = number(t, st)
 		wg  sync.WaitGroup
 	)
-	snapshot := func() State {
-		mu.Lock()
-		defer mu.Unlock()
-		return numbered(now)
-	}
 	fmt.Println("begin", now)
 	for range 3 {
 		wg.Go(func() {
 			for {
 				mu.Lock()
 				now++
-				mine := now
+				mine, err := now, save(s, now)
 				mu.Unlock()
-				if err := s.Save(snapshot); err != nil {
+				if err != nil {
 					fmt.Println("failed", err)
 					return
 				}

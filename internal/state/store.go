@@ -156,21 +156,20 @@ func (s *Store) load() (State, []error, error) {
 	return newest.State, warnings, nil
 }
 
-// Save makes durable what snapshot returns, and acknowledges it by returning nil.
-// Saves run one after the other; snapshot is called when it is the turn of this
-// one, and must not call the Store.
+// Save makes st durable, and acknowledges it by returning nil. Saves run one after
+// the other.
 //
 // An error may wrap that of the operating system. It costs nothing that was
 // acknowledged before, and Save can be called again. After Close the error is
 // tier.ErrClosed.
-func (s *Store) Save(snapshot func() State) error {
+func (s *Store) Save(st State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return tier.ErrClosed
 	}
 	s.generation++
-	data, err := encode(snapshot(), s.generation, time.Now())
+	data, err := encode(st, s.generation, time.Now())
 	if err != nil {
 		return err
 	}

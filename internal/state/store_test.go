@@ -44,7 +44,7 @@ func number(t interface{ Fatalf(string, ...any) }, st State) uint64 {
 
 var fixedTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func save(s *Store, n uint64) error { return s.Save(func() State { return numbered(n) }) }
+func save(s *Store, n uint64) error { return s.Save(numbered(n)) }
 
 func mustOpen(t *testing.T, dir string) (*Store, State) {
 	t.Helper()
@@ -94,7 +94,7 @@ func TestOpen_AnyState_ComesBackInFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Save(func() State { return want }); err != nil {
+		if err := s.Save(want); err != nil {
 			t.Fatal(err)
 		}
 		s.Close()
@@ -163,17 +163,6 @@ func TestSave_AfterClose_SaysClosed(t *testing.T) {
 	}
 }
 
-func TestSave_SnapshotPanics_StoreGoesOn(t *testing.T) {
-	s, _ := mustOpen(t, t.TempDir())
-	func() {
-		defer func() { recover() }()
-		s.Save(func() State { panic("no") })
-	}()
-	if err := save(s, 1); err != nil {
-		t.Errorf("save after a panic: %v", err)
-	}
-}
-
 func TestClose_BetweenSaves_EverySaveIsKeptOrRefused(t *testing.T) {
 	for range 50 {
 		dir := t.TempDir()
@@ -206,30 +195,21 @@ func TestClose_BetweenSaves_EverySaveIsKeptOrRefused(t *testing.T) {
 	}
 }
 
-func TestSave_ManyAtOnce_EachIsKept(t *testing.T) {
+func TestSave_ManyAtOnce_LastAcknowledgedIsRead(t *testing.T) {
 	s, _ := mustOpen(t, t.TempDir())
-	var (
-		mu  sync.Mutex
-		now uint64
-		wg  sync.WaitGroup
-	)
+	var wg sync.WaitGroup
 	const savers = 50
-	for range savers {
+	for n := range uint64(savers) {
 		wg.Go(func() {
-			mu.Lock()
-			now++
-			mu.Unlock()
-			err := s.Save(func() State {
-				mu.Lock()
-				defer mu.Unlock()
-				return numbered(now)
-			})
-			if err != nil {
+			if err := save(s, n+1); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
+	if err := save(s, savers); err != nil {
+		t.Error(err)
+	}
 	s.Close()
 	if _, st := mustOpen(t, s.dir); number(t, st) != savers {
 		t.Errorf("read %d, want %d", number(t, st), savers)
@@ -445,7 +425,7 @@ func BenchmarkStore_Save(b *testing.B) {
 				}
 				b.ReportAllocs()
 				for b.Loop() {
-					if err := s.Save(func() State { return st }); err != nil {
+					if err := s.Save(st); err != nil {
 						b.Fatal(err)
 					}
 				}
