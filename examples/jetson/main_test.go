@@ -14,7 +14,7 @@ const made = "../../jetson/testdata/tegrastats.txt"
 
 func TestReplay_OneLineForEachReading(t *testing.T) {
 	var out strings.Builder
-	if err := run(t.Context(), &out, options{replay: made}); err != nil {
+	if err := replay(&out, made); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
@@ -25,7 +25,7 @@ func TestReplay_OneLineForEachReading(t *testing.T) {
 	if got, want := strings.Count(text, "  power "), strings.Count(string(source), "\n"); got != want {
 		t.Errorf("%d readings shown of %d", got, want)
 	}
-	for _, want := range []string{"7.4 GiB seen by the system", "ram 5.0 GiB, swap 10.0 GiB, reserved 1.0 GiB", "gpu 96 %  power 13.8 W  gpu 63.1 °C  lfb 902 x 32.0 KiB", "gpu not known"} {
+	for _, want := range []string{"7.4 GiB seen by the system", "ram 5.0 GiB, swap 10.0 GiB, reserved 1.0 GiB", "gpu 96 %  power 13.8 W  swap 0.6/3.7  gpu 63.1 °C  lfb 902 x 32.0 KiB", "gpu not known"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in the output", want)
 		}
@@ -34,17 +34,18 @@ func TestReplay_OneLineForEachReading(t *testing.T) {
 
 func TestReplay_NoLines_Error(t *testing.T) {
 	for _, path := range []string{"main.go", "none"} {
-		if err := run(t.Context(), os.Stdout, options{replay: path}); err == nil {
+		if err := replay(os.Stdout, path); err == nil {
 			t.Errorf("%s: no error", path)
 		}
 	}
 }
 
-func TestView_Notes_ToldOnceEach(t *testing.T) {
+func TestPrintNotes_SameNoteTwice_ToldOnce(t *testing.T) {
 	var out strings.Builder
-	v := view{out: &out}
+	var before tier.Notes
 	for _, notes := range []tier.Notes{"one", "one", "one\ntwo", "", "one"} {
-		v.show(jetson.Reading{RAMTotal: tier.GiB}, &tier.Memory{Notes: notes})
+		printNotes(&out, notes, before)
+		before = notes
 	}
 	text := out.String()
 	if strings.Count(text, "one") != 2 || strings.Count(text, "two") != 1 {
