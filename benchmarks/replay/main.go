@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,11 +15,14 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// placements are those to compare, LRU first: the others are told by it.
-var placements = []struct {
+// placement is one of those to compare.
+type placement struct {
 	name string
 	make func(without optimizer.Part) tier.Placement
-}{
+}
+
+// placements are those to compare, LRU first: the others are told by it.
+var placements = []placement{
 	{"lru", func(optimizer.Part) tier.Placement { return new(optimizer.LRU) }},
 	{"lfu", func(optimizer.Part) tier.Placement { return new(policies.LFU) }},
 	{"gdsf", func(optimizer.Part) tier.Placement { return new(policies.GDSF) }},
@@ -37,7 +41,6 @@ type options struct {
 	real       bool
 	hints      float64
 	json       bool
-	plot       string
 	seed       uint64
 	without    optimizer.Part
 }
@@ -52,7 +55,6 @@ func main() {
 	flag.Float64Var(&o.hints, "hints", 0, "share of the requests that are announced when the one before arrives, 0 to 1")
 	flag.StringVar(&without, "without", "", "parts that the learned placement lacks: interarrival, logit, prefetch")
 	flag.BoolVar(&o.json, "json", false, "print one object a line")
-	flag.StringVar(&o.plot, "plot", "", "write a plot to this SVG file")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the workloads of its own making")
 	flag.Parse()
 	if err := o.parse(capacities, names, clock, without); err != nil {
@@ -76,15 +78,11 @@ func (o *options) parse(capacities, names, clock, without string) error {
 		}
 		o.capacities = append(o.capacities, c)
 	}
-	for _, name := range strings.Split(names, ",") {
-		known := false
-		for _, p := range placements {
-			known = known || p.name == name
-		}
-		if !known {
+	o.policies = strings.Split(names, ",")
+	for _, name := range o.policies {
+		if !slices.ContainsFunc(placements, func(p placement) bool { return p.name == name }) {
 			return fmt.Errorf("policy %q is not known", name)
 		}
-		o.policies = append(o.policies, name)
 	}
 	if without != "" {
 		for _, name := range strings.Split(without, ",") {
@@ -140,12 +138,7 @@ func replay(o *options, bubble func(string, func(*testing.T))) error {
 }
 
 func (o *options) plays(policy string) bool {
-	for _, name := range o.policies {
-		if name == policy {
-			return true
-		}
-	}
-	return policy == "lru" // what the others are told by
+	return policy == "lru" || slices.Contains(o.policies, policy) // the others are told by LRU's
 }
 
 // withBubbles calls fn, once, with a function that runs another in a bubble of

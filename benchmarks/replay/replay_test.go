@@ -160,7 +160,7 @@ func TestPlay_EveryPolicy_NoneBeatsTheBound(t *testing.T) {
 
 // With a clock that runs, loads take time and requests meet in queues.
 func TestPlay_ClockRuns_RequestsWaitForEachOther(t *testing.T) {
-	tr := &trace{name: "two", models: []tier.Model{{Name: "a", Size: 4e9}, {Name: "b", Size: 4e9}}, at: []float64{0, 0, 1}, who: []int{0, 1, 0}}
+	tr := &trace{name: "two", models: []tier.Model{{Name: "a", Size: 4e9}, {Name: "b", Size: 4e9}}, at: []float64{0, 0, 1}, who: []int32{0, 1, 0}}
 	r := &run{trace: tr, capacity: capacity{5, 10}, policy: "lru", make: func() tier.Placement { return new(optimizer.LRU) }}
 	still := playIn(t, r)
 	r.real = true

@@ -286,16 +286,12 @@ func bound(t *trace, c capacity) figures {
 	for i := range models {
 		sizes[i] = models[i].Size
 	}
-	who := make([]int32, len(t.who))
-	for i, w := range t.who {
-		who[i] = int32(w)
-	}
 	var tally tally
 	var moved tier.Bytes
 	k := 0
-	for f := range policies.Belady(sizes, who, tier.Bytes(c.ram*1e9), tier.Bytes(c.swap*1e9)) {
+	for f := range policies.Belady(sizes, t.who, tier.Bytes(c.ram*1e9), tier.Bytes(c.swap*1e9)) {
 		wait := f.Wait(secondsRAM/1e9, secondsSwap/1e9, secondsStorage/1e9)
-		tally.add(seconds(wait), f.RAM, sizes[who[k]])
+		tally.add(seconds(wait), f.RAM, sizes[t.who[k]])
 		moved += f.Swap + f.Storage // all of it is read for use
 		k++
 	}

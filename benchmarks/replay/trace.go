@@ -24,7 +24,7 @@ type trace struct {
 	models []tier.Model
 	edge   []tier.Model // sizes for the smallest capacities; nil: models
 	at     []float64    // seconds from the start, rising
-	who    []int        // index into models
+	who    []int32      // index into models
 }
 
 // library returns the models for a machine of that much ram.
@@ -82,7 +82,7 @@ func readTrace(base string) (*trace, error) {
 		case i > 0 && at < t.at[i-1]:
 			return nil, fmt.Errorf("%s, line %d: time goes back", base, i+2)
 		}
-		t.at, t.who = append(t.at, at), append(t.who, who)
+		t.at, t.who = append(t.at, at), append(t.who, int32(who))
 	}
 	if len(t.at) == 0 {
 		return nil, fmt.Errorf("%s has no requests", base)
@@ -177,7 +177,7 @@ func ownTrace(name string, seed uint64, models, requests int, exponent, again fl
 			}
 		}
 		now += 20 * r.ExpFloat64() * math.Exp(1.2*r.NormFloat64()-0.72) // bursts: a log-normal mean
-		t.at, t.who = append(t.at, now), append(t.who, order[last])
+		t.at, t.who = append(t.at, now), append(t.who, int32(order[last]))
 	}
 	return t
 }
