@@ -183,14 +183,14 @@ func (e *estimator) models() int { return max(len(e.ids), 1) }
 // rate fills in the rates of a model by component at t.
 func (e *estimator) rate(u *use, t float64, r *rates) {
 	*r = rates{byPrior: (e.count + 1) / ((t + youth) * float64(e.models()))}
-	if u.count == 0 {
+	if u.Count == 0 {
 		return
 	}
 	age := u.age(t)
 	for k, span := range spans {
-		r[k] = u.rates[k] * fade(age/span)
+		r[k] = u.Rates[k] * fade(age/span)
 	}
-	r[byGaps] = u.gaps.hazard(age)
+	r[byGaps] = u.Gaps.hazard(age)
 }
 
 // score describes one model at t, and returns its odds by the logit and its
@@ -342,13 +342,13 @@ const weightRate = 0.003
 // nothing to tune, and as they sum to one, the mixture stays calibrated in requests
 // a second if the components are.
 type mixture struct {
-	weights [components]float64
+	Weights [components]float64
 }
 
 func newMixture() mixture {
 	var m mixture
-	for k := range m.weights {
-		m.weights[k] = 1 / float64(components)
+	for k := range m.Weights {
+		m.Weights[k] = 1 / float64(components)
 	}
 	return m
 }
@@ -356,7 +356,7 @@ func newMixture() mixture {
 // intensity returns the mixture of the rates.
 func (m *mixture) intensity(r *rates) (sum float64) {
 	for k := range r {
-		sum += m.weights[k] * r[k]
+		sum += m.Weights[k] * r[k]
 	}
 	return sum
 }
@@ -367,8 +367,8 @@ func (m *mixture) learn(r *rates) {
 	if !(sum > 0) || math.IsInf(sum, 0) {
 		return
 	}
-	for k, w := range m.weights {
-		m.weights[k] += weightRate * (w*r[k]/sum - w)
+	for k, w := range m.Weights {
+		m.Weights[k] += weightRate * (w*r[k]/sum - w)
 	}
 }
 
@@ -399,30 +399,30 @@ func (f *feature) describe(u *use, t float64, r *rates, lambda float64, same boo
 		f[featRates+k] = fastLog(r[k]*span + 0.02)
 	}
 	age := 30 * 86400.0
-	if u.count > 0 {
+	if u.Count > 0 {
 		age = u.age(t)
 	} else {
 		f[featNever] = 1
 	}
 	f[featAge] = 0.3 * fastLog(age+1)
-	f[featCount] = 0.3 * fastLog(float64(u.count)+1)
+	f[featCount] = 0.3 * fastLog(float64(u.Count)+1)
 	f[featHazard] = 0.2 * fastLog(600*r[byGaps]+0.01)
 	if same {
 		f[featSame] = 1
 	}
-	if u.gaps.count > 0 {
-		f[featOverdue] = 0.3 * (fastLog(age+1) - float64(u.gaps.usual))
+	if u.Gaps.Count > 0 {
+		f[featOverdue] = 0.3 * (fastLog(age+1) - float64(u.Gaps.Usual))
 		f[featOdd] = f[featOverdue] * f[featOverdue]
 	}
 }
 
 // logit is a conditional logit over which model is asked for next (McFadden
-// 1974): the odds of a model are exp(theta·features). It starts as the mixture
+// 1974): the odds of a model are exp(Theta·features). It starts as the mixture
 // and learns by gradient ascent on the likelihood of the order in which models
 // were asked for (Plackett 1975), with the steps of AdaGrad (Duchi and others,
 // JMLR 2011), which need no tuning by traffic.
 type logit struct {
-	theta, sum feature
+	Theta, Sum feature
 }
 
 const (
@@ -437,14 +437,14 @@ const (
 
 func newLogit() logit {
 	var l logit
-	l.theta[featMixture] = 1
+	l.Theta[featMixture] = 1
 	return l
 }
 
 // score returns the log of the odds of a model.
 func (l *logit) score(f *feature) (s float64) {
 	for k, x := range f {
-		s += l.theta[k] * x
+		s += l.Theta[k] * x
 	}
 	if math.IsNaN(s) {
 		return -maxScore
@@ -458,9 +458,9 @@ func (l *logit) learn(g *feature) {
 		if math.IsNaN(x) || math.IsInf(x, 0) {
 			continue
 		}
-		l.sum[k] += x * x
+		l.Sum[k] += x * x
 		// The one makes the first steps small: the first requests tell little.
-		t := l.theta[k] + logitStep*x/math.Sqrt(l.sum[k]+1)
-		l.theta[k] = min(max(t, -maxTheta), maxTheta)
+		t := l.Theta[k] + logitStep*x/math.Sqrt(l.Sum[k]+1)
+		l.Theta[k] = min(max(t, -maxTheta), maxTheta)
 	}
 }

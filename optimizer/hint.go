@@ -19,7 +19,7 @@ type hint struct {
 
 // hintRecord is how often hints came true: decayed sums of the probability that was
 // promised, and of what came of it.
-type hintRecord struct{ promised, kept float32 }
+type hintRecord struct{ Promised, Kept float32 }
 
 // hints weighs announcements by how often they came true. The record of each model
 // counts beside that of all, so that false hints for one model are soon not believed
@@ -46,14 +46,14 @@ const (
 )
 
 func (r *hintRecord) note(promised, kept float64) {
-	r.promised = r.promised*recordKeep + float32(promised)
-	r.kept = r.kept*recordKeep + float32(kept)
+	r.Promised = r.Promised*recordKeep + float32(promised)
+	r.Kept = r.Kept*recordKeep + float32(kept)
 }
 
 // trust is what a promise about a model is worth, from 0 to 1.
 func (h *hints) trust(own *hintRecord) float64 {
-	all := (float64(h.all.kept) + 1) / (float64(h.all.promised) + 2)
-	return min((float64(own.kept)+recordPrior*all)/(float64(own.promised)+recordPrior), 1)
+	all := (float64(h.all.Kept) + 1) / (float64(h.all.Promised) + 2)
+	return min((float64(own.Kept)+recordPrior*all)/(float64(own.Promised)+recordPrior), 1)
 }
 
 // give opens a hint.
@@ -143,7 +143,7 @@ func (h *hints) intensity(id int32, t, total float64, own *hintRecord) float64 {
 		sure := o.p * h.trust(own)
 		rate := sure / span
 		if o.fresh {
-			q := min(sure*float64(h.next.kept)/(float64(h.next.promised)+1), maxSure)
+			q := min(sure*float64(h.next.Kept)/(float64(h.next.Promised)+1), maxSure)
 			rate = max(rate, total*q/(1-q))
 		}
 		return rate

@@ -115,7 +115,7 @@ func (l *Learned) Predict(model *tier.Model, from, to tier.Tier, bytes tier.Byte
 	defer l.mu.Unlock()
 	var own *paces
 	if id, known := l.learner.est.ids[model.Name]; known {
-		own = &l.learner.est.uses[id].paces
+		own = &l.learner.est.uses[id].Paces
 	}
 	return l.learner.device.predict(own, wayOf(from, to), bytes)
 }
@@ -168,7 +168,7 @@ type learner struct {
 	options Options
 	est     estimator
 	hints   hints
-	device  device
+	device  paces // of all models
 
 	planner planner
 }
@@ -194,7 +194,7 @@ func (l *learner) access(model string, at time.Time) {
 // record returns how often hints for a model came true, nil if it is gone.
 func (l *learner) record(id int32) *hintRecord {
 	if u := l.est.uses[id]; u != nil {
-		return &u.hints
+		return &u.Hints
 	}
 	return nil
 }
@@ -216,8 +216,8 @@ func (l *learner) hint(model string, probability float64, within time.Duration, 
 func (l *learner) moved(m *tier.Moved) {
 	id := l.est.id(m.Move.Model.Name) // may be new: an ordered move of a model never asked for
 	u := l.est.uses[id]
-	if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
-		l.device.note(&u.paces, wayOf(from, to), m.Bytes, m.Took)
+	if from, to := m.Move.From, m.Move.To; from != to && !u.Mixed {
+		l.device.note(&u.Paces, wayOf(from, to), m.Bytes, m.Took)
 	}
 }
 
@@ -275,7 +275,7 @@ func (l *learner) value(it *item, now float64) {
 	id := l.est.byIndex[it.index]
 	it.rate, it.hinted = l.intensity(id, now+lead)
 	it.rate = finite(it.rate)
-	it.saveHot, it.saveWarm = l.save(&l.est.uses[id].paces)
+	it.saveHot, it.saveWarm = l.save(&l.est.uses[id].Paces)
 	hot, warm := it.rate, it.rate
 	if it.model.Home >= tier.Swap {
 		warm = max(warm, homely)
@@ -289,7 +289,7 @@ func (l *learner) value(it *item, now float64) {
 // intensity returns the requests a second that are expected for a model at t, and
 // whether hints contribute to it.
 func (l *learner) intensity(id int32, t float64) (rate float64, hinted bool) {
-	announced := l.hints.intensity(id, l.est.now, l.est.total, &l.est.uses[id].hints)
+	announced := l.hints.intensity(id, l.est.now, l.est.total, &l.est.uses[id].Hints)
 	return l.est.intensity(id, t) + announced, announced > 0
 }
 
@@ -298,7 +298,7 @@ func (l *learner) intensity(id int32, t float64) (rate float64, hinted bool) {
 func (l *learner) mark() {
 	for _, h := range l.planner.hops {
 		it := &l.planner.items[h.item]
-		l.est.uses[l.est.byIndex[it.index]].mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
+		l.est.uses[l.est.byIndex[it.index]].Mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
 	}
 }
 

@@ -14,7 +14,6 @@ type planner struct {
 	router
 	search branchBound
 	best   []candidate
-	kept   []hop // scratch for meet
 }
 
 // meet finds hops that meet the need on the board that was set.
@@ -22,23 +21,8 @@ func (p *planner) meet() bool {
 	if p.reach(0) {
 		return true
 	}
-	// Models lack a little room to pass each other. Either something leaves for it, or
-	// the wanted model is served in swap as far as it got.
-	halfway, spare := -1.0, tier.Bytes(0)
-	p.kept = p.kept[:0]
-	if p.greedy(0) {
-		spare = p.spare()
-		p.route(&p.arranger)
-	}
-	if spare > 0 && p.servesHalfway() {
-		halfway = p.outcome()
-		p.kept = append(p.kept, p.hops...)
-	}
-	if spare > 0 && p.reach(spare) && p.outcome() >= halfway {
-		return true
-	}
-	if halfway >= 0 {
-		p.hops = append(p.hops[:0], p.kept...)
+	// Models lack a little room to pass each other: something leaves for it.
+	if p.greedy(0) && p.reach(p.spare()) {
 		return true
 	}
 	return p.clear()
@@ -51,17 +35,6 @@ func (p *planner) reach(spare tier.Bytes) bool {
 	return p.refine(found)
 }
 
-// outcome is what the models are worth after the hops.
-func (p *planner) outcome() (sum float64) {
-	for i := range p.items {
-		p.items[i].to = p.items[i].from
-	}
-	for _, h := range p.hops {
-		p.items[h.item].to = h.to
-	}
-	return p.worth()
-}
-
 // spare is the room in swap that lets the models which are to move pass each
 // other in parts.
 func (p *planner) spare() (n tier.Bytes) {
@@ -71,25 +44,6 @@ func (p *planner) spare() (n tier.Bytes) {
 		}
 	}
 	return n
-}
-
-// servesHalfway reports whether the wanted model can be served in swap as far as
-// the hops take it, though the route did not get there.
-func (p *planner) servesHalfway() bool {
-	if p.wanted < 0 {
-		return false
-	}
-	it := &p.items[p.wanted]
-	at := it.from
-	for _, h := range p.hops {
-		if int(h.item) == p.wanted {
-			at = h.to
-		}
-	}
-	if at.tier != tier.Swap || !it.inPlace || p.arranger.to != tier.Storage {
-		return false
-	}
-	return at.serving || it.model.Runtime <= p.router.room[tier.RAM]
 }
 
 // clear is the last resort: models go to storage, lowest worth first, until the

@@ -36,9 +36,9 @@ func wayOf(from, to tier.Tier) way {
 // samples are the last few measurements of one way: logarithms of nanoseconds for
 // each byte.
 type samples struct {
-	log   [sampled]float32
-	count uint8
-	next  uint8
+	Log   [sampled]float32
+	Count uint8
+	Next  uint8
 }
 
 const (
@@ -54,15 +54,15 @@ const (
 )
 
 func (s *samples) add(x float64) {
-	s.log[s.next] = float32(x)
-	s.next = (s.next + 1) % sampled
-	s.count = min(s.count+1, sampled)
+	s.Log[s.Next] = float32(x)
+	s.Next = (s.Next + 1) % sampled
+	s.Count = min(s.Count+1, sampled)
 }
 
 // middle returns the median of the samples, and the median distance from it.
 func (s *samples) middle() (median, spread float64) {
 	var a [sampled]float32
-	v := a[:copy(a[:], s.log[:s.count])]
+	v := a[:copy(a[:], s.Log[:s.Count])]
 	median = middleOf(v)
 	for i := range v {
 		v[i] = float32(math.Abs(float64(v[i]) - median))
@@ -78,14 +78,8 @@ func middleOf(v []float32) float64 {
 	return (float64(v[(len(v)-1)/2]) + float64(v[len(v)/2])) / 2
 }
 
-// paces are measurements by way.
+// paces are measurements by way, of one model or of all models on the device.
 type paces [ways]samples
-
-// device is the pace of the machine: what is expected of a model before it was
-// moved itself.
-type device struct {
-	recent [ways]trend
-}
 
 // startPace is what moving weights takes until moves were measured, in seconds for
 // each GB of 10^9 bytes: the recorded waits of a request, 1.5, 0.5 and 0.1 s for
@@ -93,50 +87,30 @@ type device struct {
 // clean pages.
 var startPace = [ways]float64{wayLoad: 1.4, wayRefill: 1, wayPromote: 0.4, wayDemote: 0.02}
 
-// trend follows the measurements of all models on one way: where they are, and
-// how far from there.
-type trend struct {
-	log, spread float64
-	count       uint32
-}
-
-// note pulls the trend towards a measurement, by a doubling at most, so that one
-// wrong measurement cannot carry it away.
-func (r *trend) note(x float64) {
-	if r.count == 0 {
-		r.log, r.spread = x, math.Ln2/2
-	}
-	step := max(1/float64(r.count+1), 0.1)
-	d := min(max(x-r.log, -math.Ln2), math.Ln2)
-	r.log += step * d
-	r.spread += step * (math.Abs(d) - r.spread)
-	r.count++
-}
-
-// note takes in one measured move.
-func (d *device) note(own *paces, w way, bytes tier.Bytes, took time.Duration) {
+// note takes in one measured move, of the device and of the model itself.
+func (d *paces) note(own *paces, w way, bytes tier.Bytes, took time.Duration) {
 	if bytes < minMeasured || took <= 0 {
 		return
 	}
 	x := math.Log(float64(took) / float64(bytes))
-	d.recent[w].note(x)
-	if own != nil {
-		own[w].add(x)
-	}
+	d[w].add(x)
+	own[w].add(x)
 }
 
 // pace returns the logarithm of the nanoseconds for each byte that are expected
 // on a way, and by how much, in logarithms, nine in ten will differ from it at
-// most. own may be nil.
-func (d *device) pace(own *paces, w way) (log, within float64) {
-	r := &d.recent[w]
+// most. d is the pace of the device, own that of the model, which may be nil.
+func (d *paces) pace(own *paces, w way) (log, within float64) {
 	log, spread, n := math.Log(startPace[w]), math.Ln2, 0.0 // s/GB are ns/byte
-	if r.count > 0 {
-		log, spread, n = r.log, r.spread, min(float64(r.count), 4)
+	if d[w].Count > 0 {
+		log, spread = d[w].middle()
+		if n = float64(d[w].Count); n < 3 {
+			spread = max(spread, math.Ln2/2)
+		}
 	}
-	if own != nil && own[w].count > 0 {
+	if own != nil && own[w].Count > 0 {
 		m, s := own[w].middle()
-		k := float64(own[w].count)
+		k := float64(own[w].Count)
 		log = (k*m + devicePrior*log) / (k + devicePrior)
 		if k < 3 {
 			s = max(s, spread)
@@ -150,7 +124,7 @@ func (d *device) pace(own *paces, w way) (log, within float64) {
 
 // predict returns the time that moving bytes takes, and the bounds within which
 // nine in ten moves should stay.
-func (d *device) predict(own *paces, w way, bytes tier.Bytes) (took, lo, hi time.Duration) {
+func (d *paces) predict(own *paces, w way, bytes tier.Bytes) (took, lo, hi time.Duration) {
 	log, within := d.pace(own, w)
 	at := func(log float64) time.Duration {
 		ns := float64(max(bytes, 0)) * math.Exp(log)

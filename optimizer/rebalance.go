@@ -39,7 +39,7 @@ func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 				return 0
 			case v.Library.At(i).Home > tier.Storage:
 				rate = max(rate, homely)
-			case l.est.uses[id].count == 0:
+			case l.est.uses[id].Count == 0:
 				return 0
 			}
 			return rate

@@ -16,7 +16,7 @@ import (
 // the end.
 const (
 	// stateMagic changes with the format. A state of another version is not read.
-	stateMagic = "mtl3"
+	stateMagic = "mtl4"
 	// maxState bounds what is read: four times the models that a plan has a budget for.
 	maxState = 64 << 20
 )
@@ -26,25 +26,11 @@ type savedHeader struct {
 	Now, Count               float64
 	Surprise, Asked          float64
 	Last                     int32 // place of a model below, or -1
-	Weights                  [components]float64
-	Theta, Sum               feature
-	TrendLog, TrendSpread    [ways]float64
-	TrendCount               [ways]uint32
-	HintAll, HintNext        [2]float32
+	Mixture                  mixture
+	Logit                    logit
+	Device                   paces
+	HintAll, HintNext        hintRecord
 	HintDelay                float64
-}
-
-type savedUse struct {
-	First, Last float64
-	Count       uint32
-	Rates       [scales]float64
-	Beyond      [gapBins]float32
-	GapCount    uint32
-	Usual       float32
-	Hints       [2]float32
-	PaceLog     [ways][sampled]float32
-	PaceCount   [ways]uint8
-	PaceNext    [ways]uint8
 }
 
 // MarshalBinary returns what was learned, for UnmarshalBinary. It implements
@@ -73,10 +59,8 @@ func (l *learner) marshal() ([]byte, error) {
 	h := savedHeader{
 		StartSeconds: e.start.Unix(), StartNanos: int64(e.start.Nanosecond()),
 		Now: e.now, Count: e.count, Surprise: e.surprise, Asked: e.asked, Last: -1,
-		Weights: e.mixture.weights, Theta: e.logit.theta, Sum: e.logit.sum,
-		HintAll:   [2]float32{l.hints.all.promised, l.hints.all.kept},
-		HintNext:  [2]float32{l.hints.next.promised, l.hints.next.kept},
-		HintDelay: l.hints.delay,
+		Mixture: e.mixture, Logit: e.logit, Device: l.device,
+		HintAll: l.hints.all, HintNext: l.hints.next, HintDelay: l.hints.delay,
 	}
 	place := int32(0)
 	for id, u := range e.uses {
@@ -87,10 +71,6 @@ func (l *learner) marshal() ([]byte, error) {
 			place++
 		}
 	}
-	for w := range h.TrendLog {
-		t := &l.device.recent[w]
-		h.TrendLog[w], h.TrendSpread[w], h.TrendCount[w] = t.log, t.spread, t.count
-	}
 	out, err := binary.Append([]byte(stateMagic), binary.LittleEndian, &h)
 	for id, u := range e.uses {
 		if u == nil || err != nil {
@@ -98,25 +78,12 @@ func (l *learner) marshal() ([]byte, error) {
 		}
 		out = binary.LittleEndian.AppendUint16(out, uint16(len(e.names[id])))
 		out = append(out, e.names[id]...)
-		s := u.save()
-		out, err = binary.Append(out, binary.LittleEndian, &s)
+		out, err = binary.Append(out, binary.LittleEndian, u)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return binary.LittleEndian.AppendUint32(out, crc32.ChecksumIEEE(out)), nil
-}
-
-func (u *use) save() savedUse {
-	s := savedUse{
-		First: u.first, Last: u.last, Count: u.count, Rates: u.rates,
-		Beyond: u.gaps.beyond, GapCount: u.gaps.count, Usual: u.gaps.usual,
-		Hints: [2]float32{u.hints.promised, u.hints.kept},
-	}
-	for w := range u.paces {
-		s.PaceLog[w], s.PaceCount[w], s.PaceNext[w] = u.paces[w].log, u.paces[w].count, u.paces[w].next
-	}
-	return s
 }
 
 func unmarshal(data []byte, o Options) (*learner, error) {
@@ -144,19 +111,19 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 	e := &next.est
 	for r.Len() > 0 {
 		var n uint16
-		var s savedUse
+		var u use
 		if binary.Read(r, binary.LittleEndian, &n) != nil || int(n) > r.Len() {
 			return fault("must hold whole models")
 		}
 		name := make([]byte, n)
 		r.Read(name)
-		if tier.CheckName("name", string(name)) != nil || binary.Read(r, binary.LittleEndian, &s) != nil {
+		if tier.CheckName("name", string(name)) != nil || binary.Read(r, binary.LittleEndian, &u) != nil {
 			return fault("must hold whole models")
 		}
-		if _, twice := e.ids[string(name)]; twice || !s.sane(h.Now) {
+		if _, twice := e.ids[string(name)]; twice || !u.sane(h.Now) {
 			return fault("must hold numbers in range, and each model once")
 		}
-		*e.uses[e.id(string(name))] = s.use()
+		*e.uses[e.id(string(name))] = u
 	}
 	if e.last = h.Last; e.last < -1 || int(e.last) >= len(e.uses) {
 		return fault("must name models that it holds")
@@ -166,15 +133,11 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 
 // takeHeader takes the header in, or reports false if it makes no sense.
 func (l *learner) takeHeader(h *savedHeader) bool {
-	ok := sane(h.Now, h.Count, h.Surprise, h.Asked, h.HintDelay) && sane(h.Weights[:]...) && sane(h.Sum[:]...) &&
-		sane(h.TrendSpread[:]...) &&
-		sane(h.HintAll[:]...) && sane(h.HintNext[:]...) &&
+	ok := sane(h.Now, h.Count, h.Surprise, h.Asked, h.HintDelay) && h.HintAll.sane() && h.HintNext.sane() &&
+		sane(h.Mixture.Weights[:]...) && sane(h.Logit.Sum[:]...) && h.Device.sane() &&
 		h.StartNanos >= 0 && h.StartNanos < 1e9
-	for _, x := range h.Theta {
+	for _, x := range h.Logit.Theta {
 		ok = ok && math.Abs(x) <= maxTheta
-	}
-	for _, x := range h.TrendLog {
-		ok = ok && math.Abs(x) < 100
 	}
 	if !ok {
 		return false
@@ -182,40 +145,33 @@ func (l *learner) takeHeader(h *savedHeader) bool {
 	e := &l.est
 	e.start, e.now, e.count = time.Unix(h.StartSeconds, h.StartNanos), h.Now, h.Count
 	e.surprise, e.asked = h.Surprise, h.Asked
-	e.mixture.weights, e.logit = h.Weights, logit{theta: h.Theta, sum: h.Sum}
-	for w := range h.TrendLog {
-		l.device.recent[w] = trend{log: h.TrendLog[w], spread: h.TrendSpread[w], count: h.TrendCount[w]}
-	}
-	l.hints.all = hintRecord{h.HintAll[0], h.HintAll[1]}
-	l.hints.next = hintRecord{h.HintNext[0], h.HintNext[1]}
-	l.hints.delay = h.HintDelay
+	e.mixture, e.logit = h.Mixture, h.Logit
+	l.device = h.Device
+	l.hints.all, l.hints.next, l.hints.delay = h.HintAll, h.HintNext, h.HintDelay
 	return true
 }
 
-func (s *savedUse) use() use {
-	u := use{
-		first: s.First, last: s.Last, count: s.Count, rates: s.Rates,
-		gaps:  interarrival{beyond: s.Beyond, count: s.GapCount, usual: s.Usual},
-		hints: hintRecord{s.Hints[0], s.Hints[1]},
-	}
-	for w := range u.paces {
-		u.paces[w] = samples{log: s.PaceLog[w], count: s.PaceCount[w], next: s.PaceNext[w]}
-	}
-	return u
+// sane reports whether a history as of now makes sense.
+func (u *use) sane(now float64) bool {
+	return sane(u.Last) && u.Last <= now && sane(u.Rates[:]...) && sane(u.Gaps.Usual) &&
+		sane(u.Gaps.Beyond[:]...) && u.Hints.sane() && u.Paces.sane()
 }
 
-// sane reports whether a history as of now makes sense.
-func (s *savedUse) sane(now float64) bool {
-	ok := sane(s.First, s.Last) && s.Last <= now && s.First <= s.Last && sane(s.Rates[:]...) &&
-		sane(s.Beyond[:]...) && sane(s.Hints[:]...) &&
-		sane(s.Usual)
-	for w := range s.PaceLog {
-		ok = ok && s.PaceCount[w] <= sampled && s.PaceNext[w] < sampled
-		for _, x := range s.PaceLog[w] {
-			ok = ok && math.Abs(float64(x)) < 100
+func (r *hintRecord) sane() bool { return sane(r.Promised, r.Kept) }
+
+func (p *paces) sane() bool {
+	for i := range p {
+		s := &p[i]
+		if s.Count > sampled || s.Next >= sampled {
+			return false
+		}
+		for _, x := range s.Log {
+			if !(math.Abs(float64(x)) < 100) {
+				return false
+			}
 		}
 	}
-	return ok
+	return true
 }
 
 // sane reports whether every number is one that counts and times can be.

@@ -16,49 +16,49 @@ const scales = len(spans)
 // model was asked for, and an access costs the same however long ago the last one
 // was. Times are seconds on the clock of the estimator.
 type use struct {
-	first, last float64
-	count       uint32
-	// rates are accesses a second, decayed, as of last: each access adds 1/span,
+	Last  float64
+	Count uint32
+	// Rates are accesses a second, decayed, as of last: each access adds 1/span,
 	// so that the rate of a steady stream is its frequency.
-	rates [scales]float64
-	gaps  interarrival
-	hints hintRecord
-	paces paces
-	// mixed: the move that was planned last reads from more than one tier.
-	mixed bool
+	Rates [scales]float64
+	Gaps  interarrival
+	Hints hintRecord
+	Paces paces
+	// Mixed: the move that was planned last reads from more than one tier.
+	Mixed bool
 }
 
 // access notes one access at t, and with gaps the time since the last one. If a
 // clock was set back, no time has passed.
 func (u *use) access(t float64, gaps bool) {
 	age := u.age(t)
-	if u.count == 0 {
-		u.first, u.last, age = t, t, 0
+	if u.Count == 0 {
+		u.Last, age = t, 0
 	} else if gaps {
-		u.gaps.add(age)
+		u.Gaps.add(age)
 	}
 	for k, span := range spans {
-		u.rates[k] = u.rates[k]*fade(age/span) + 1/span
+		u.Rates[k] = u.Rates[k]*fade(age/span) + 1/span
 	}
-	u.last = max(t, u.last)
-	if u.count < math.MaxUint32 {
-		u.count++
+	u.Last = max(t, u.Last)
+	if u.Count < math.MaxUint32 {
+		u.Count++
 	}
 }
 
 // age is the time since the last access, never below zero.
-func (u *use) age(t float64) float64 { return max(t-u.last, 0) }
+func (u *use) age(t float64) float64 { return max(t-u.Last, 0) }
 
 // interarrival is a histogram of the times between the accesses of one model, by
 // logarithmic bins from one second to ten weeks. Old gaps fade: each new one leaves
 // a little less of those before.
 type interarrival struct {
-	// beyond[i] is the weight of the gaps that are at least as long as bin i begins:
+	// Beyond[i] is the weight of the gaps that are at least as long as bin i begins:
 	// sums from the right, so that a hazard is one division.
-	beyond [gapBins]float32
-	count  uint32
-	// usual is the decayed mean of the logarithm of a gap in seconds plus one.
-	usual float32
+	Beyond [gapBins]float32
+	Count  uint32
+	// Usual is the decayed mean of the logarithm of a gap in seconds plus one.
+	Usual float32
 }
 
 const (
@@ -93,31 +93,31 @@ func gapBin(seconds float64) int {
 // add notes one gap.
 func (g *interarrival) add(seconds float64) {
 	bin := gapBin(seconds)
-	for i := range g.beyond {
-		g.beyond[i] *= gapKeep
+	for i := range g.Beyond {
+		g.Beyond[i] *= gapKeep
 		if i <= bin {
-			g.beyond[i]++
+			g.Beyond[i]++
 		}
 	}
-	if g.count < math.MaxUint32 {
-		g.count++
+	if g.Count < math.MaxUint32 {
+		g.Count++
 	}
-	g.usual += float32((math.Log(seconds+1) - float64(g.usual)) * max(usualStep, 1/float64(g.count)))
+	g.Usual += float32((math.Log(seconds+1) - float64(g.Usual)) * max(usualStep, 1/float64(g.Count)))
 }
 
 // hazard returns the rate at which the next access comes after age seconds without
 // one, in requests a second: the share of the gaps that reached this age and ended
 // in its bin, over the length of the bin. 0 if too few gaps were seen to say.
 func (g *interarrival) hazard(age float64) float64 {
-	if g.count < 2 {
+	if g.Count < 2 {
 		return 0
 	}
 	i := gapBin(age)
 	const each = gapPrior / gapBins
-	reached := float64(g.beyond[i]) + each*float64(gapBins-i)
+	reached := float64(g.Beyond[i]) + each*float64(gapBins-i)
 	ended := reached
 	if i+1 < gapBins {
-		ended -= float64(g.beyond[i+1]) + each*float64(gapBins-i-1)
+		ended -= float64(g.Beyond[i+1]) + each*float64(gapBins-i-1)
 	}
 	return max(ended, 0) / reached / (gapStart[i+1] - gapStart[i])
 }
@@ -131,8 +131,8 @@ func (e *estimator) usage(model string, now time.Time) (Usage, bool) {
 	// A moment before the last access reads as that; asking does not move the clock.
 	t := max(now.Sub(e.start).Seconds(), e.now)
 	u := e.uses[id]
-	out := Usage{Model: model, Accesses: u.count, Trend: 1}
-	if u.count == 0 {
+	out := Usage{Model: model, Accesses: u.Count, Trend: 1}
+	if u.Count == 0 {
 		return out, true
 	}
 	var r rates
@@ -141,7 +141,7 @@ func (e *estimator) usage(model string, now time.Time) (Usage, bool) {
 	if minutes, hours := r[2], r[4]; hours > 0 {
 		out.Trend = minutes / hours
 	}
-	out.LastUse = e.start.Add(time.Duration(u.last * float64(time.Second)))
+	out.LastUse = e.start.Add(time.Duration(u.Last * float64(time.Second)))
 	return out, true
 }
 
