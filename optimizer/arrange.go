@@ -171,16 +171,13 @@ func (a *arranger) greedy(spare tier.Bytes) bool {
 		return false
 	}
 	a.claim()
-	over := -(a.maxRAM + a.maxSwap)
-	for _, q := range a.quota {
-		over += q
-	}
+	over := a.excess()
 	const exactRounds = 8 // later ones double what they cut, so that it ends
 	for round := 0; ; round++ {
 		for range round - exactRounds {
 			over = min(2*over, 4*maxBytes)
 		}
-		if !a.cut(over, round < exactRounds) {
+		if !a.cut(over, true) {
 			return false
 		}
 		var ok bool
@@ -193,18 +190,30 @@ func (a *arranger) greedy(spare tier.Bytes) bool {
 	}
 }
 
-// claim gives every item the quota of the bytes that it has in memory, and the
-// wanted one that of all its bytes.
+// claim is what the item is to have in memory if there is room: the bytes that it
+// has there, and all bytes of the wanted one.
+func (it *item) claim() tier.Bytes {
+	if it.wanted {
+		return it.model.Size
+	}
+	return it.from.held()
+}
+
+// claim gives every item the quota that it claims.
 func (a *arranger) claim() {
 	a.quota = a.quota[:0]
 	for i := range a.items {
-		it := &a.items[i]
-		q := it.from.held()
-		if it.wanted {
-			q = it.model.Size
-		}
-		a.quota = append(a.quota, q)
+		a.quota = append(a.quota, a.items[i].claim())
 	}
+}
+
+// excess is by how much the quotas are more than there is.
+func (a *arranger) excess() tier.Bytes {
+	over := -(a.maxRAM + a.maxSwap)
+	for _, q := range a.quota {
+		over += q
+	}
+	return over
 }
 
 // worth is what the items are worth where they are to be.
@@ -238,17 +247,15 @@ func (a *arranger) servableInPlace(it *item) bool {
 	return it.leaves && it.inPlace && a.to == tier.Storage
 }
 
-// cut takes over bytes off the quotas, the bytes that are worth least first. If
-// only whole models could go, it gives back at the end what was more than needed,
-// highest worth first.
-func (a *arranger) cut(over tier.Bytes, takeBack bool) bool {
-	if over <= 0 {
-		return true
-	}
-	last := -1
-	for k, i := range a.cold {
+// cut takes over bytes off the quotas, the bytes that are worth least first. With
+// whole, models that cannot be cut may go. It reports whether that was enough.
+func (a *arranger) cut(over tier.Bytes, whole bool) bool {
+	for _, i := range a.cold {
+		if over <= 0 {
+			break
+		}
 		it := &a.items[i]
-		if it.wanted && !a.servableInPlace(it) {
+		if it.wanted && !a.servableInPlace(it) || !it.leaves && !whole {
 			continue
 		}
 		give := a.quota[i]
@@ -256,19 +263,9 @@ func (a *arranger) cut(over tier.Bytes, takeBack bool) bool {
 			give = min(give, over)
 		}
 		a.quota[i] -= give
-		if over -= give; over <= 0 {
-			last = k
-			break
-		}
+		over -= give
 	}
-	for k := last; k >= 0 && over < 0 && takeBack; k-- {
-		i := a.cold[k]
-		if it := &a.items[i]; !it.wanted && a.quota[i] == 0 && it.from.held() > 0 && it.from.held() <= -over {
-			a.quota[i] = it.from.held()
-			over += a.quota[i]
-		}
-	}
-	return last >= 0
+	return over <= 0
 }
 
 // fill gives ram and swap to the quotas, and returns how much of them was left

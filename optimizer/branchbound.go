@@ -26,8 +26,9 @@ const (
 // branchBound looks for better choices for the models that cannot be cut.
 type branchBound struct {
 	lumps        []int32
-	now, best    []choice
-	decided      []bool // by item
+	now          []choice
+	best         []place // by item
+	decided      []bool  // by item
 	worth        float64
 	visits       int
 	ramIn, allIn tier.Bytes // taken by the decided ones
@@ -56,31 +57,27 @@ func (p *planner) refine(found bool) bool {
 	if len(s.lumps) == 0 || len(s.lumps) > maxLumps || p.maxRAM < 0 || p.maxSwap < 0 {
 		return found
 	}
-	s.worth, s.visits, s.ramIn, s.allIn = -1, 0, 0, 0
-	s.now, s.best = s.now[:0], s.best[:0]
+	s.now, s.worth, s.visits, s.ramIn, s.allIn = s.now[:0], -1, 0, 0, 0
 	if found {
-		s.worth = p.worth()
-		for _, i := range s.lumps {
-			s.best = append(s.best, p.chosen(i))
-		}
+		p.keepBest()
 	}
 	p.branch(0)
-	if len(s.best) == 0 {
+	if s.worth < 0 {
 		return false
 	}
-	return p.apply(s.best) && p.route(&p.arranger)
+	for i, to := range s.best {
+		p.items[i].to = to
+	}
+	return p.route(&p.arranger)
 }
 
-// chosen is the choice that the place of an item amounts to.
-func (p *planner) chosen(i int32) choice {
-	it := &p.items[i]
-	switch {
-	case it.to.held() == 0:
-		return choiceOut
-	case it.to.tier == tier.RAM && !it.divisible:
-		return choiceRAM
+// keepBest notes that the items are to be where no better places were found yet.
+func (p *planner) keepBest() {
+	s := &p.search
+	s.worth, s.best = p.worth(), s.best[:0]
+	for i := range p.items {
+		s.best = append(s.best, p.items[i].to)
 	}
-	return choiceIn
 }
 
 // branch decides for the lumps that are left.
@@ -91,10 +88,8 @@ func (p *planner) branch(value float64) {
 		return
 	}
 	if k == len(s.lumps) {
-		if p.apply(s.now) {
-			if w := p.worth(); w > s.worth && p.route(&p.arranger) {
-				s.worth, s.best = w, append(s.best[:0], s.now...)
-			}
+		if p.apply(s.now) && p.worth() > s.worth && p.route(&p.arranger) {
+			p.keepBest()
 		}
 		return
 	}
@@ -105,7 +100,7 @@ func (p *planner) branch(value float64) {
 	it := &p.items[i]
 	size := float64(it.model.Size)
 	s.decided[i] = true
-	for c := choiceRAM; ; c-- {
+	for _, c := range [...]choice{choiceRAM, choiceIn, choiceOut} {
 		ram, all, v := tier.Bytes(0), it.model.Size, it.warm*size
 		allowed := true
 		switch c {
@@ -128,9 +123,6 @@ func (p *planner) branch(value float64) {
 			s.ramIn, s.allIn = s.ramIn-ram, s.allIn-max(all, ram)
 			s.now = s.now[:k]
 		}
-		if c == choiceOut {
-			break
-		}
 	}
 	s.decided[i] = false
 }
@@ -148,11 +140,7 @@ func (p *planner) relaxed() (sum float64) {
 		if s.decided[i] && !it.divisible {
 			continue
 		}
-		n := it.from.held() // ram that is left over may go to what is in swap
-		if it.wanted {
-			n = it.model.Size
-		}
-		n = min(n, ram)
+		n := min(it.claim(), ram) // ram that is left over may go to what is in swap
 		sum += it.hot * float64(n)
 		ram -= n
 	}
@@ -162,11 +150,7 @@ func (p *planner) relaxed() (sum float64) {
 			continue
 		}
 		it := &p.items[i]
-		n := it.from.held()
-		if it.wanted {
-			n = it.model.Size
-		}
-		n = min(n, all)
+		n := min(it.claim(), all)
 		sum += it.warm * float64(n)
 		all -= n
 	}
@@ -185,22 +169,7 @@ func (p *planner) apply(choices []choice) bool {
 			p.quota[i] = 0
 		}
 	}
-	over := -(p.maxRAM + p.maxSwap)
-	for _, q := range p.quota {
-		over += q
-	}
-	for _, i := range p.cold {
-		it := &p.items[i]
-		if over <= 0 {
-			break
-		}
-		if it.leaves && (!it.wanted || p.servableInPlace(it)) {
-			give := min(p.quota[i], over)
-			p.quota[i] -= give
-			over -= give
-		}
-	}
-	if over > 0 {
+	if !p.cut(p.excess(), false) {
 		return false
 	}
 	over, ok := p.fill(p.maxRAM, p.maxSwap)

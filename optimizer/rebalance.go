@@ -53,23 +53,11 @@ func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 	if !p.route(&p.arranger) {
 		// Models lack a little room to pass each other.
 		im.arrange(p.spare())
-		if !p.route(&p.arranger) && p.total() <= 0 {
-			p.hops = p.hops[:0]
-		}
+		p.route(&p.arranger)
 	}
 	p.chop(maxIdleStep)
 	l.mark()
 	return tier.Plan{Steps: p.steps(explainIdle())}
-}
-
-// total is the waiting that the hops are expected to save, in seconds for each
-// second of time.
-func (p *planner) total() (sum float64) {
-	for _, h := range p.hops {
-		it := &p.items[h.item]
-		sum += it.rate * (it.seconds(h.to) - it.seconds(h.from))
-	}
-	return sum
 }
 
 // explainIdle returns what says why a step is in an idle plan, and what it gains.
@@ -121,11 +109,6 @@ func (im *rebalancer) arrange(spare tier.Bytes) {
 	}
 	im.raise(tier.Swap)
 	im.raise(tier.RAM)
-	for _, i := range im.hot {
-		if it := &im.items[i]; im.free[tier.Swap] < 0 && im.free[tier.RAM] > 0 && it.divisible {
-			im.shift(it, tier.RAM, min(it.to.swap, im.free[tier.RAM], -im.free[tier.Swap]))
-		}
-	}
 	for i := range im.items {
 		im.label(&im.items[i])
 	}
