@@ -1,8 +1,6 @@
 package optimizer
 
 import (
-	"cmp"
-	"hash/fnv"
 	"math"
 	"slices"
 	"time"
@@ -11,17 +9,13 @@ import (
 )
 
 // estimator learns from the accesses how soon each model is asked for again.
-// Models are known by an id that stays while the model is in the library.
 type estimator struct {
 	without Part
 	start   time.Time // the origin of the clock; zero before the first moment
 	now     float64   // the latest moment, in seconds since start
 
-	ids   map[string]int32
-	uses  []*use // by id; nil if the id is free
-	names []string
-	free  []int32
-	last  int32 // id of the model that was asked for last, or -1
+	uses  map[string]*use // by the model's name
+	last  *use            // of the model that was asked for last; nil: none
 	count float64
 
 	mixture mixture
@@ -31,19 +25,16 @@ type estimator struct {
 	surprise, asked float64
 
 	library *tier.Library
-	byIndex []int32 // ids by the library's index
-	// sample is the models that are learned on, by id: all of them in a small
-	// library, in a large one those whose names hash lowest. scored is their odds by
-	// the logit at scoredAt, and scale turns odds into requests a second.
-	sample []int32
-	// sampleIndex is the sample by the library's index.
-	sampleIndex []int32
-	inside      map[int32]int32 // place in sample by id
-	scored      []float64
-	phi         []feature
-	lessons     [len(lessonEvery)]lesson
-	odds        []float64 // scratch
-	scale       float64
+	byIndex []*use // by the library's index
+	// sample is the models that are learned on: all of them in a small library, each
+	// n-th of a large one. scored is their odds by the logit at scoredAt, and scale
+	// turns odds into requests a second.
+	sample  []*use
+	scored  []float64
+	phi     []feature // scratch
+	lessons [len(lessonEvery)]lesson
+	odds    []float64 // scratch
+	scale   float64
 	// total is the requests a second that are expected of all models together.
 	total float64
 	// scoredAt is the moment of the last pass, negative if accesses came since.
@@ -53,10 +44,9 @@ type estimator struct {
 // lesson is the sample as it was some requests ago, from which the logit learns
 // in what order models were asked for since.
 type lesson struct {
-	phi []feature
-	// open: the model was not asked for since.
-	open []bool
-	age  int // requests since; below 0: there is none
+	phi  []feature // empty: the sample is new
+	open []bool    // the model was not asked for since
+	age  int       // requests since
 }
 
 // lessonEvery is after how many requests each lesson starts again: one teaches
@@ -76,8 +66,7 @@ const (
 func newEstimator(without Part) estimator {
 	return estimator{
 		without: without,
-		ids:     map[string]int32{}, last: -1, mixture: newMixture(), logit: newLogit(),
-		inside: map[int32]int32{}, scoredAt: -1,
+		uses:    map[string]*use{}, mixture: newMixture(), logit: newLogit(), scoredAt: -1,
 	}
 }
 
@@ -96,89 +85,58 @@ func (e *estimator) seconds(t time.Time) float64 {
 	return s
 }
 
-// id returns the id of a model, a new one if the model is new.
-func (e *estimator) id(name string) int32 {
-	if id, ok := e.ids[name]; ok {
-		return id
+// use returns what is remembered of a model.
+func (e *estimator) use(name string) *use {
+	u, ok := e.uses[name]
+	if !ok {
+		u = &use{slot: -1}
+		e.uses[name] = u
+		e.library = nil
 	}
-	id := int32(len(e.uses))
-	if n := len(e.free); n > 0 {
-		id, e.free = e.free[n-1], e.free[:n-1]
-	} else {
-		e.uses, e.names = append(e.uses, nil), append(e.names, "")
-	}
-	e.uses[id], e.names[id] = &use{}, name
-	e.ids[name] = id
-	e.library = nil
-	return id
+	return u
 }
 
-// know makes lib the library that ids and sample are about. Models that are no
-// longer in it are forgotten; gone is told their ids, which other models may get.
-func (e *estimator) know(lib *tier.Library, gone func(id int32)) {
+// know makes lib the library that the sample is drawn from. Models that are no
+// longer in it are forgotten; gone is told of each.
+func (e *estimator) know(lib *tier.Library, gone func(*use)) {
 	if e.library == lib {
 		return
 	}
-	for id, name := range e.names {
-		if _, known := lib.Find(name); !known && e.uses[id] != nil {
-			e.forget(int32(id))
-			gone(int32(id))
+	for name, u := range e.uses {
+		if _, known := lib.Find(name); known {
+			continue
+		}
+		delete(e.uses, name)
+		gone(u)
+		if e.last == u {
+			e.last = nil
 		}
 	}
 	e.byIndex = slices.Grow(e.byIndex[:0], lib.Len())
 	for _, m := range lib.All() {
-		e.byIndex = append(e.byIndex, e.id(m.Name))
+		e.byIndex = append(e.byIndex, e.use(m.Name))
 	}
 	e.library = lib
 	e.draw()
 }
 
-func (e *estimator) forget(id int32) {
-	delete(e.ids, e.names[id])
-	e.uses[id], e.names[id] = nil, ""
-	e.free = append(e.free, id)
-	if e.last == id {
-		e.last = -1
-	}
-}
-
 // draw picks the models that are learned on.
 func (e *estimator) draw() {
-	order := make([]int32, len(e.byIndex))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	if len(order) > maxSample {
-		hash := make([]uint64, len(order))
-		for i, id := range e.byIndex {
-			h := fnv.New64a()
-			h.Write([]byte(e.names[id]))
-			hash[i] = h.Sum64()
+	e.sample = e.sample[:0]
+	each := len(e.byIndex)/(maxSample+1) + 1
+	for i, u := range e.byIndex {
+		if u.slot = -1; i%each == 0 {
+			u.slot = len(e.sample)
+			e.sample = append(e.sample, u)
 		}
-		slices.SortFunc(order, func(a, b int32) int {
-			return cmp.Or(cmp.Compare(hash[a], hash[b]), cmp.Compare(a, b))
-		})
-		order = order[:maxSample]
-		slices.Sort(order)
-	}
-	e.sampleIndex, e.sample = order, e.sample[:0]
-	for _, i := range order {
-		e.sample = append(e.sample, e.byIndex[i])
-	}
-	clear(e.inside)
-	for k, id := range e.sample {
-		e.inside[id] = int32(k)
 	}
 	e.scored = slices.Grow(e.scored[:0], len(e.sample))[:len(e.sample)]
 	e.phi = slices.Grow(e.phi[:0], len(e.sample))[:len(e.sample)]
-	e.scoredAt = -1
-	for i := range e.lessons {
-		e.lessons[i].age = -1
-	}
+	e.scoredAt, e.lessons = -1, [len(lessonEvery)]lesson{}
 }
 
 // models is the number of models that the prior is spread over.
-func (e *estimator) models() int { return max(len(e.ids), 1) }
+func (e *estimator) models() int { return max(len(e.uses), 1) }
 
 // rate fills in the rates of a model by component at t.
 func (e *estimator) rate(u *use, t float64, r *rates) {
@@ -195,15 +153,14 @@ func (e *estimator) rate(u *use, t float64, r *rates) {
 
 // score describes one model at t, and returns its odds by the logit and its
 // intensity by the mixture.
-func (e *estimator) score(id int32, t float64, f *feature) (odds, lambda float64) {
-	u := e.uses[id]
+func (e *estimator) score(u *use, t float64, f *feature) (odds, lambda float64) {
 	var r rates
 	e.rate(u, t, &r)
 	lambda = e.mixture.intensity(&r)
 	if e.without&Logit != 0 {
 		return lambda, lambda
 	}
-	f.describe(u, t, &r, lambda, id == e.last)
+	f.describe(u, t, &r, lambda, u == e.last)
 	trust := e.count / (e.count + logitPrior)
 	return math.Exp(trust*e.logit.score(f) + (1-trust)*f[featMixture]), lambda
 }
@@ -214,8 +171,8 @@ func (e *estimator) survey(t float64) {
 		return
 	}
 	odds, lambda := 0.0, 0.0
-	for k, id := range e.sample {
-		x, y := e.score(id, t, &e.phi[k])
+	for k, u := range e.sample {
+		x, y := e.score(u, t, &e.phi[k])
 		e.scored[k] = x
 		odds += x
 		lambda += y
@@ -230,33 +187,31 @@ func (e *estimator) survey(t float64) {
 }
 
 // intensity returns the requests a second that are expected for a model at t.
-func (e *estimator) intensity(id int32, t float64) float64 {
-	if k, ok := e.inside[id]; ok && e.scoredAt == t {
-		return e.scored[k] * e.scale
+func (e *estimator) intensity(u *use, t float64) float64 {
+	if u.slot >= 0 && e.scoredAt == t {
+		return e.scored[u.slot] * e.scale
 	}
 	var f feature
-	odds, _ := e.score(id, t, &f)
+	odds, _ := e.score(u, t, &f)
 	return odds * e.scale
 }
 
 // access learns from one request for a model at t and notes it. If the model is in
 // the sample, the sample is scored as of ahead seconds later.
-func (e *estimator) access(id int32, t, ahead float64) {
-	k, inside := e.inside[id]
-	if inside {
+func (e *estimator) access(u *use, t, ahead float64) {
+	if u.slot >= 0 {
 		for i := range e.lessons {
-			e.learn(&e.lessons[i], int(k), i == 0)
+			e.learn(&e.lessons[i], u.slot, i == 0)
 		}
 	}
-	u := e.uses[id]
 	var r rates
 	e.rate(u, t, &r)
 	e.mixture.learn(&r)
 	u.access(t, e.without&Interarrival == 0)
-	e.last = id
+	e.last = u
 	e.count++
 	e.scoredAt = -1
-	if inside {
+	if u.slot >= 0 {
 		e.survey(t + ahead)
 		for i, every := range lessonEvery {
 			e.lessons[i].begin(e.phi, every)
@@ -264,9 +219,9 @@ func (e *estimator) access(id int32, t, ahead float64) {
 	}
 }
 
-// begin starts a new lesson if the time of the last one is over.
+// begin starts the lesson again if its time is over.
 func (n *lesson) begin(phi []feature, every int) {
-	if n.age++; n.age > 0 && n.age < every {
+	if n.age++; len(n.phi) > 0 && n.age < every {
 		return
 	}
 	n.age = 0
@@ -281,7 +236,7 @@ func (n *lesson) begin(phi []feature, every int) {
 // since the lesson began, the one at k is asked for now. next: this is the first
 // request since then, whose surprise counts.
 func (e *estimator) learn(n *lesson, k int, next bool) {
-	if n.age < 0 || !n.open[k] {
+	if len(n.phi) == 0 || !n.open[k] {
 		return
 	}
 	sum := 0.0

@@ -26,7 +26,7 @@ func Shadowed(lib *tier.Library, at []float64, who []int32, ram, swap float64, c
 	lessonEvery = c.Lessons
 	e := newEstimator(0)
 	e.seconds(time.Unix(1_700_000_000, 0))
-	e.know(lib, func(int32) {})
+	e.know(lib, func(*use) {})
 	up, down := make([]float64, lib.Len()), make([]float64, lib.Len())
 	var in []int32
 	for i, wanted := range who {

@@ -10,7 +10,7 @@ const defaultWithin = time.Minute
 
 // hint is one announcement that is still open.
 type hint struct {
-	id     int32
+	use    *use // of the model that is announced
 	p      float64
 	given  float64 // when, in seconds
 	within float64
@@ -29,9 +29,6 @@ type hints struct {
 	all  hintRecord
 	// next is how often the model of a fresh hint was the very next one.
 	next hintRecord
-	// delay is the decayed mean of the seconds from a hint to the request that made
-	// it true.
-	delay float64
 }
 
 const (
@@ -57,14 +54,14 @@ func (h *hints) trust(own *hintRecord) float64 {
 }
 
 // give opens a hint.
-func (h *hints) give(n hint, own func(id int32) *hintRecord) {
-	h.expire(n.given, own)
+func (h *hints) give(n hint) {
+	h.expire(n.given)
 	for i := range h.open {
-		if o := &h.open[i]; o.id == n.id {
+		if o := &h.open[i]; o.use == n.use {
 			// The share of its time that has passed counts as not kept, so that repeated
 			// announcements of the same model are judged, too.
 			passed := o.p * min((n.given-o.given)/o.within, 1)
-			own(n.id).note(passed, 0)
+			n.use.Hints.note(passed, 0)
 			h.all.note(passed, 0)
 			*o = n
 			return
@@ -76,50 +73,44 @@ func (h *hints) give(n hint, own func(id int32) *hintRecord) {
 }
 
 // expire closes the hints whose time has passed: they were not kept.
-func (h *hints) expire(t float64, own func(id int32) *hintRecord) {
+func (h *hints) expire(t float64) {
 	left := h.open[:0]
 	for _, o := range h.open {
 		if t <= o.given+o.within+hintGrace {
 			left = append(left, o)
 			continue
 		}
-		if r := own(o.id); r != nil {
-			r.note(o.p, 0)
-		}
+		o.use.Hints.note(o.p, 0)
 		h.all.note(o.p, 0)
 	}
 	h.open = left
 }
 
 // forget drops the hint for a model that is gone: it was neither kept nor broken.
-func (h *hints) forget(id int32) {
-	h.open = slices.DeleteFunc(h.open, func(o hint) bool { return o.id == id })
+func (h *hints) forget(u *use) {
+	h.open = slices.DeleteFunc(h.open, func(o hint) bool { return o.use == u })
 }
 
 // request closes the hint for a model that was asked for: it was kept.
-func (h *hints) request(id int32, t float64, own func(id int32) *hintRecord) {
-	h.expire(t, own)
+func (h *hints) request(u *use, t float64) {
+	h.expire(t)
 	for i := range h.open {
 		if o := &h.open[i]; o.fresh {
 			o.fresh = false
 			kept := 0.0
-			if o.id == id {
+			if o.use == u {
 				kept = 1
 			}
 			h.next.note(o.p, kept)
 		}
 	}
 	for i, o := range h.open {
-		if o.id != id {
+		if o.use != u {
 			continue
 		}
-		own(id).note(o.p, 1)
+		u.Hints.note(o.p, 1)
 		h.all.note(o.p, 1)
-		if h.delay == 0 {
-			h.delay = t - o.given
-		}
-		h.delay += 0.05 * (t - o.given - h.delay)
-		h.open = append(h.open[:i], h.open[i+1:]...)
+		h.open = slices.Delete(h.open, i, i+1)
 		return
 	}
 }
@@ -131,17 +122,13 @@ const maxSure = 0.95
 // if all models together are asked for total times a second. A model announced
 // within some time comes once in it; one that will be next with probability q has
 // the odds q/(1-q) against all others.
-func (h *hints) intensity(id int32, t, total float64, own *hintRecord) float64 {
+func (h *hints) intensity(u *use, t, total float64) float64 {
 	for _, o := range h.open {
-		if o.id != id || t > o.given+o.within+hintGrace {
+		if o.use != u || t > o.given+o.within+hintGrace {
 			continue
 		}
-		span := o.within
-		if h.delay > 0 {
-			span = min(span, max(h.delay, 1))
-		}
-		sure := o.p * h.trust(own)
-		rate := sure / span
+		sure := o.p * h.trust(&u.Hints)
+		rate := sure / o.within
 		if o.fresh {
 			q := min(sure*float64(h.next.Kept)/(float64(h.next.Promised)+1), maxSure)
 			rate = max(rate, total*q/(1-q))

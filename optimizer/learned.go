@@ -114,8 +114,8 @@ func (l *Learned) Predict(model *tier.Model, from, to tier.Tier, bytes tier.Byte
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var own *paces
-	if id, known := l.learner.est.ids[model.Name]; known {
-		own = &l.learner.est.uses[id].Paces
+	if u, known := l.learner.est.uses[model.Name]; known {
+		own = &u.Paces
 	}
 	return l.learner.device.predict(own, wayOf(from, to), bytes)
 }
@@ -186,21 +186,13 @@ const lead = 5
 const homely = 1.0 / 3600
 
 func (l *learner) access(model string, at time.Time) {
-	id, t := l.est.id(model), l.est.seconds(at)
-	l.hints.request(id, t, l.record)
-	l.est.access(id, t, lead)
-}
-
-// record returns how often hints for a model came true, nil if it is gone.
-func (l *learner) record(id int32) *hintRecord {
-	if u := l.est.uses[id]; u != nil {
-		return &u.Hints
-	}
-	return nil
+	u, t := l.est.use(model), l.est.seconds(at)
+	l.hints.request(u, t)
+	l.est.access(u, t, lead)
 }
 
 func (l *learner) hint(model string, probability float64, within time.Duration, now time.Time) {
-	id, known := l.est.ids[model]
+	u, known := l.est.uses[model]
 	if !known {
 		return
 	}
@@ -210,13 +202,12 @@ func (l *learner) hint(model string, probability float64, within time.Duration, 
 	if within <= 0 {
 		within = defaultWithin
 	}
-	l.hints.give(hint{id: id, p: probability, given: l.est.seconds(now), within: within.Seconds(), fresh: true}, l.record)
+	l.hints.give(hint{use: u, p: probability, given: l.est.seconds(now), within: within.Seconds(), fresh: true})
 }
 
 func (l *learner) moved(m *tier.Moved) {
-	id := l.est.id(m.Move.Model.Name) // may be new: an ordered move of a model never asked for
-	u := l.est.uses[id]
-	if from, to := m.Move.From, m.Move.To; from != to && !u.Mixed {
+	u := l.est.use(m.Move.Model.Name) // may be new: an ordered move of a model never asked for
+	if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
 		l.device.note(&u.Paces, wayOf(from, to), m.Bytes, m.Took)
 	}
 }
@@ -225,7 +216,7 @@ func (l *learner) moved(m *tier.Moved) {
 func (l *learner) observe(v *tier.View) (now float64) {
 	l.est.know(v.Library, l.hints.forget)
 	now = l.est.seconds(v.Now)
-	l.hints.expire(now, l.record)
+	l.hints.expire(now)
 	return now
 }
 
@@ -272,10 +263,10 @@ func (l *learner) worth(v *tier.View) []float64 {
 
 // value fills in what the bytes of an item are worth now.
 func (l *learner) value(it *item, now float64) {
-	id := l.est.byIndex[it.index]
-	it.rate, it.hinted = l.intensity(id, now+lead)
+	u := l.est.byIndex[it.index]
+	it.rate, it.hinted = l.intensity(u, now+lead)
 	it.rate = finite(it.rate)
-	it.saveHot, it.saveWarm = l.save(&l.est.uses[id].Paces)
+	it.saveHot, it.saveWarm = l.save(&u.Paces)
 	hot, warm := it.rate, it.rate
 	if it.model.Home >= tier.Swap {
 		warm = max(warm, homely)
@@ -288,9 +279,9 @@ func (l *learner) value(it *item, now float64) {
 
 // intensity returns the requests a second that are expected for a model at t, and
 // whether hints contribute to it.
-func (l *learner) intensity(id int32, t float64) (rate float64, hinted bool) {
-	announced := l.hints.intensity(id, l.est.now, l.est.total, &l.est.uses[id].Hints)
-	return l.est.intensity(id, t) + announced, announced > 0
+func (l *learner) intensity(u *use, t float64) (rate float64, hinted bool) {
+	announced := l.hints.intensity(u, l.est.now, l.est.total)
+	return l.est.intensity(u, t) + announced, announced > 0
 }
 
 // mark notes which hops read from more than one tier, so that their time tells the
@@ -298,7 +289,7 @@ func (l *learner) intensity(id int32, t float64) (rate float64, hinted bool) {
 func (l *learner) mark() {
 	for _, h := range l.planner.hops {
 		it := &l.planner.items[h.item]
-		l.est.uses[l.est.byIndex[it.index]].Mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
+		l.est.byIndex[it.index].mixed = h.from.tier == tier.Swap && h.from.held() < it.model.Size
 	}
 }
 

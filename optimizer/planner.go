@@ -90,33 +90,6 @@ func (p *planner) enter() bool {
 	return p.take(&p.arranger, i, to)
 }
 
-// chop cuts the hops that read more than that into parts, so that little is lost
-// if one is called off.
-func (p *planner) chop(limit tier.Bytes) {
-	const maxChops = 128 // of one hop, however large it is
-	whole := p.hops
-	p.hops = p.spent[:0]
-	for _, h := range whole {
-		it := &p.items[h.item]
-		n := tier.Bytes(1)
-		if read := max(h.to.ram-h.from.ram, h.to.held()-h.from.held()); it.divisible && it.leaves {
-			n = min(max((read+limit-1)/limit, 1), maxChops)
-		}
-		at := h.from
-		for k := tier.Bytes(1); k < n; k++ {
-			to := place{
-				tier: tier.Swap,
-				ram:  h.from.ram + (h.to.ram-h.from.ram)/n*k,
-				swap: h.from.swap + (h.to.swap-h.from.swap)/n*k,
-			}
-			p.hops = append(p.hops, hop{h.item, at, to})
-			at = to
-		}
-		p.hops = append(p.hops, hop{h.item, at, h.to})
-	}
-	p.spent = whole
-}
-
 // steps returns the hops as steps of a plan. explain fills in everything but the
 // move.
 func (p *planner) steps(explain func(s *tier.Step, it *item, h hop)) []tier.Step {
@@ -254,7 +227,6 @@ type hop struct {
 // are scratch that lives from plan to plan.
 type router struct {
 	hops    []hop
-	spent   []hop // scratch for chop
 	pending []int32
 	room    tier.Footprint
 }

@@ -12,9 +12,6 @@ const (
 	// maxIdleReading is the seconds of reading that one idle plan asks for at most;
 	// the next plan knows better what to read.
 	maxIdleReading = 30
-	// maxIdleStep is how much one of its steps reads at most, so that little is lost
-	// when a request comes and the step is called off.
-	maxIdleStep = 256 * tier.MiB
 	// maxCandidates is how many models in storage it considers.
 	maxCandidates = 64
 	// readWeight is what a second of idle reading counts against a second of waiting.
@@ -31,15 +28,15 @@ func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 	l.est.survey(now + lead)
 	if prefetch || len(l.hints.open) > 0 {
 		p.candidates(func(i int) float64 {
-			id := l.est.byIndex[i]
-			rate, hinted := l.intensity(id, now+lead)
+			u := l.est.byIndex[i]
+			rate, hinted := l.intensity(u, now+lead)
 			switch {
 			case hinted:
 			case !prefetch:
 				return 0
 			case v.Library.At(i).Home > tier.Storage:
 				rate = max(rate, homely)
-			case l.est.uses[id].Count == 0:
+			case u.Count == 0:
 				return 0
 			}
 			return rate
@@ -53,30 +50,24 @@ func (l *learner) rebalance(v *tier.View, now float64) tier.Plan {
 	if !p.route(&p.arranger) {
 		// Models lack a little room to pass each other.
 		im.arrange(p.spare())
-		p.route(&p.arranger)
+		if !p.route(&p.arranger) {
+			p.hops = p.hops[:0]
+		}
 	}
-	p.chop(maxIdleStep)
 	l.mark()
-	return tier.Plan{Steps: p.steps(explainIdle())}
+	return tier.Plan{Steps: p.steps(explainIdle)}
 }
 
-// explainIdle returns what says why a step is in an idle plan, and what it gains.
-// The steps of one model follow each other and share their text.
-func explainIdle() func(s *tier.Step, it *item, h hop) {
-	var last *item
-	var expected string
-	return func(s *tier.Step, it *item, h hop) {
-		if it != last {
-			last, expected = it, fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate)
-		}
-		s.Gain = 3600 * it.rate * (it.seconds(h.to) - it.seconds(h.from))
-		s.Reason, s.Why = tier.ReasonPrefetch, expected
-		switch {
-		case it.seconds(h.to) < it.seconds(h.from):
-			s.Reason, s.Why = tier.ReasonRebalance, "makes room: "+expected
-		case it.hinted:
-			s.Why = "was announced"
-		}
+// explainIdle says why a step is in an idle plan, and what it gains.
+func explainIdle(s *tier.Step, it *item, h hop) {
+	gain := it.seconds(h.to) - it.seconds(h.from)
+	s.Gain = 3600 * it.rate * gain
+	s.Reason, s.Why = tier.ReasonPrefetch, fmt.Sprintf("%.3g requests an hour expected", 3600*it.rate)
+	switch {
+	case gain < 0:
+		s.Reason, s.Why = tier.ReasonRebalance, "makes room: "+s.Why
+	case it.hinted:
+		s.Why = "was announced"
 	}
 }
 
@@ -109,6 +100,11 @@ func (im *rebalancer) arrange(spare tier.Bytes) {
 	}
 	im.raise(tier.Swap)
 	im.raise(tier.RAM)
+	for _, i := range im.hot {
+		if it := &im.items[i]; im.free[tier.Swap] < 0 && im.free[tier.RAM] > 0 && it.divisible {
+			im.shift(it, tier.RAM, min(it.to.swap, im.free[tier.RAM], -im.free[tier.Swap]))
+		}
+	}
 	for i := range im.items {
 		im.label(&im.items[i])
 	}
@@ -311,17 +307,14 @@ func (p *planner) candidates(rate func(i int) float64) {
 		if s.Tier != tier.Storage || s.Moving || s.Stuck || s.Waiters > 0 {
 			continue
 		}
-		c := candidate{rate(i), i}
-		if !(c.rate > 0) || len(p.best) == maxCandidates && c.rate <= p.best[maxCandidates-1].rate {
-			continue
+		if c := (candidate{rate(i), i}); c.rate > 0 {
+			p.best = append(p.best, c)
 		}
-		k, _ := slices.BinarySearchFunc(p.best, c, func(a, b candidate) int {
-			return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(a.i, b.i))
-		})
-		p.best = slices.Insert(p.best, k, c)
-		p.best = p.best[:min(len(p.best), maxCandidates)]
 	}
-	for _, c := range p.best {
+	slices.SortFunc(p.best, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(a.i, b.i))
+	})
+	for _, c := range p.best[:min(len(p.best), maxCandidates)] {
 		p.add(c.i)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -30,7 +32,6 @@ type savedHeader struct {
 	Logit                    logit
 	Device                   paces
 	HintAll, HintNext        hintRecord
-	HintDelay                float64
 }
 
 // MarshalBinary returns what was learned, for UnmarshalBinary. It implements
@@ -60,25 +61,19 @@ func (l *learner) marshal() ([]byte, error) {
 		StartSeconds: e.start.Unix(), StartNanos: int64(e.start.Nanosecond()),
 		Now: e.now, Count: e.count, Surprise: e.surprise, Asked: e.asked, Last: -1,
 		Mixture: e.mixture, Logit: e.logit, Device: l.device,
-		HintAll: l.hints.all, HintNext: l.hints.next, HintDelay: l.hints.delay,
+		HintAll: l.hints.all, HintNext: l.hints.next,
 	}
-	place := int32(0)
-	for id, u := range e.uses {
-		if int32(id) == e.last {
-			h.Last = place
-		}
-		if u != nil {
-			place++
-		}
+	names := slices.Sorted(maps.Keys(e.uses))
+	if e.last != nil {
+		h.Last = int32(slices.IndexFunc(names, func(name string) bool { return e.uses[name] == e.last }))
 	}
 	out, err := binary.Append([]byte(stateMagic), binary.LittleEndian, &h)
-	for id, u := range e.uses {
-		if u == nil || err != nil {
-			continue
+	for _, name := range names {
+		out = binary.LittleEndian.AppendUint16(out, uint16(len(name)))
+		out = append(out, name...)
+		if err == nil {
+			out, err = binary.Append(out, binary.LittleEndian, &e.uses[name].history)
 		}
-		out = binary.LittleEndian.AppendUint16(out, uint16(len(e.names[id])))
-		out = append(out, e.names[id]...)
-		out, err = binary.Append(out, binary.LittleEndian, u)
 	}
 	if err != nil {
 		return nil, err
@@ -109,9 +104,9 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 		return fault("must hold numbers in range")
 	}
 	e := &next.est
-	for r.Len() > 0 {
+	for place := int32(0); r.Len() > 0; place++ {
 		var n uint16
-		var u use
+		var u history
 		if binary.Read(r, binary.LittleEndian, &n) != nil || int(n) > r.Len() {
 			return fault("must hold whole models")
 		}
@@ -120,12 +115,15 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 		if tier.CheckName("name", string(name)) != nil || binary.Read(r, binary.LittleEndian, &u) != nil {
 			return fault("must hold whole models")
 		}
-		if _, twice := e.ids[string(name)]; twice || !u.sane(h.Now) {
+		if _, twice := e.uses[string(name)]; twice || !u.sane(h.Now) {
 			return fault("must hold numbers in range, and each model once")
 		}
-		*e.uses[e.id(string(name))] = u
+		e.use(string(name)).history = u
+		if place == h.Last {
+			e.last = e.uses[string(name)]
+		}
 	}
-	if e.last = h.Last; e.last < -1 || int(e.last) >= len(e.uses) {
+	if h.Last != -1 && e.last == nil {
 		return fault("must name models that it holds")
 	}
 	return &next, nil
@@ -133,7 +131,7 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 
 // takeHeader takes the header in, or reports false if it makes no sense.
 func (l *learner) takeHeader(h *savedHeader) bool {
-	ok := sane(h.Now, h.Count, h.Surprise, h.Asked, h.HintDelay) && h.HintAll.sane() && h.HintNext.sane() &&
+	ok := sane(h.Now, h.Count, h.Surprise, h.Asked) && h.HintAll.sane() && h.HintNext.sane() &&
 		sane(h.Mixture.Weights[:]...) && sane(h.Logit.Sum[:]...) && h.Device.sane() &&
 		h.StartNanos >= 0 && h.StartNanos < 1e9
 	for _, x := range h.Logit.Theta {
@@ -147,12 +145,12 @@ func (l *learner) takeHeader(h *savedHeader) bool {
 	e.surprise, e.asked = h.Surprise, h.Asked
 	e.mixture, e.logit = h.Mixture, h.Logit
 	l.device = h.Device
-	l.hints.all, l.hints.next, l.hints.delay = h.HintAll, h.HintNext, h.HintDelay
+	l.hints.all, l.hints.next = h.HintAll, h.HintNext
 	return true
 }
 
 // sane reports whether a history as of now makes sense.
-func (u *use) sane(now float64) bool {
+func (u *history) sane(now float64) bool {
 	return sane(u.Last) && u.Last <= now && sane(u.Rates[:]...) && sane(u.Gaps.Usual) &&
 		sane(u.Gaps.Beyond[:]...) && u.Hints.sane() && u.Paces.sane()
 }

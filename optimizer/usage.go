@@ -16,6 +16,14 @@ const scales = len(spans)
 // model was asked for, and an access costs the same however long ago the last one
 // was. Times are seconds on the clock of the estimator.
 type use struct {
+	history
+	slot int // place in the estimator's sample; -1: not in it
+	// mixed: the move that was planned last reads from more than one tier.
+	mixed bool
+}
+
+// history is the part of it that is saved.
+type history struct {
 	Last  float64
 	Count uint32
 	// Rates are accesses a second, decayed, as of last: each access adds 1/span,
@@ -24,13 +32,11 @@ type use struct {
 	Gaps  interarrival
 	Hints hintRecord
 	Paces paces
-	// Mixed: the move that was planned last reads from more than one tier.
-	Mixed bool
 }
 
 // access notes one access at t, and with gaps the time since the last one. If a
 // clock was set back, no time has passed.
-func (u *use) access(t float64, gaps bool) {
+func (u *history) access(t float64, gaps bool) {
 	age := u.age(t)
 	if u.Count == 0 {
 		u.Last, age = t, 0
@@ -47,7 +53,7 @@ func (u *use) access(t float64, gaps bool) {
 }
 
 // age is the time since the last access, never below zero.
-func (u *use) age(t float64) float64 { return max(t-u.Last, 0) }
+func (u *history) age(t float64) float64 { return max(t-u.Last, 0) }
 
 // interarrival is a histogram of the times between the accesses of one model, by
 // logarithmic bins from one second to ten weeks. Old gaps fade: each new one leaves
@@ -124,13 +130,12 @@ func (g *interarrival) hazard(age float64) float64 {
 
 // usage returns how a model is used, as of now.
 func (e *estimator) usage(model string, now time.Time) (Usage, bool) {
-	id, known := e.ids[model]
+	u, known := e.uses[model]
 	if !known {
 		return Usage{}, false
 	}
 	// A moment before the last access reads as that; asking does not move the clock.
 	t := max(now.Sub(e.start).Seconds(), e.now)
-	u := e.uses[id]
 	out := Usage{Model: model, Accesses: u.Count, Trend: 1}
 	if u.Count == 0 {
 		return out, true
