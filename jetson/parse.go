@@ -1,7 +1,7 @@
 package jetson
 
 import (
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,54 +16,50 @@ import (
 // error, a *tier.InvalidError, names the field. The rest is read item by item, in any
 // order; an item of unknown form goes to Unknown and does no harm.
 //
-// Parse never allocates in proportion to a number in the line. The Reading refers to
-// parts of line.
+// Parse allocates once for a line of usual length, and never in proportion to a number
+// in the line. The Reading refers to parts of line.
 func Parse(line string) (Reading, error) {
-	p := parser{rest: line}
-	if err := p.time(); err != nil {
+	p := parser{line: line, room: new(room)}
+	p.clusters = p.room.clusters[:0]
+	err := p.time()
+	for p.skip(); err == nil && p.at < len(line); p.skip() {
+		err = p.item()
+	}
+	if err == nil && p.r.RAMTotal == 0 {
+		err = damaged("RAM", line, `must be in every line: "RAM used/totalMB (lfb NxSize)"`)
+	}
+	if err != nil {
 		return Reading{}, err
-	}
-	for p.skip(); p.rest != ""; p.skip() {
-		if err := p.item(); err != nil {
-			return Reading{}, err
-		}
-	}
-	if p.r.RAMTotal == 0 {
-		return Reading{}, damaged("RAM", line, `must be in every line: "RAM used/totalMB (lfb NxSize)"`)
 	}
 	return p.r, nil
 }
 
-// parser reads one line, token by token, into a Reading.
+// parser reads one line into a Reading.
 type parser struct {
-	rest string // what is not read yet
-	r    Reading
+	line     string
+	at       int        // the cursor
+	wrong    int        // where the last failed read saw another form than expected
+	unit     tier.Bytes // of the last size
+	r        Reading
+	room     *room
+	clusters []Cluster // of all engines
 }
 
-const blanks = " \t\r\n"
-
-func (p *parser) skip() { p.rest = strings.TrimLeft(p.rest, blanks) }
-
-// next returns the next token; "" at the end.
-func (p *parser) next() string {
-	p.skip()
-	return p.tail()
+// room is one allocation for the lists of a Reading, for as many entries as any known
+// line has. A longer list moves out of it.
+type room struct {
+	cpus         [14]CPU
+	engines      [14]Engine
+	clusters     [6]Cluster
+	temperatures [14]Temperature
+	rails        [8]Rail
 }
 
-// tail returns what is left of the token at the cursor.
-func (p *parser) tail() string {
-	end := strings.IndexAny(p.rest, blanks)
-	if end < 0 {
-		end = len(p.rest)
+func add[T any](list *[]T, room []T, v T) {
+	if *list == nil {
+		*list = room[:0]
 	}
-	token := p.rest[:end]
-	p.rest = p.rest[end:]
-	return token
-}
-
-// unknown adds what was read since start to Unknown.
-func (p *parser) unknown(start string) {
-	p.r.Unknown = append(p.r.Unknown, strings.TrimRight(start[:len(start)-len(p.rest)], blanks))
+	*list = append(*list, v)
 }
 
 // damaged returns the error of a damaged line, with a bounded part of it.
@@ -76,327 +72,320 @@ func damaged(field, value, rule string) error {
 	return &tier.InvalidError{Field: "tegrastats " + field, Value: quoted, Rule: rule}
 }
 
+// ended reports whether the cursor is at the end of a token.
+func (p *parser) ended() bool {
+	if p.at == len(p.line) {
+		return true
+	}
+	c := p.line[p.at]
+	return c == ' ' || c == '\t' || c == '\r' || c == '\n'
+}
+
+// skip steps over blanks.
+func (p *parser) skip() {
+	for p.at < len(p.line) && p.ended() {
+		p.at++
+	}
+}
+
+// token steps over what is left of the token at the cursor, and returns it.
+func (p *parser) token() string {
+	from := p.at
+	for !p.ended() {
+		p.at++
+	}
+	return p.line[from:p.at]
+}
+
+// name steps over the name of an engine, sensor or rail, and returns it; "": there is
+// none.
+func (p *parser) name() string {
+	rest := p.line[p.at:]
+	n := 0
+	for ; n < len(rest); n++ {
+		c := rest[n]
+		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
+		if !letter && (n == 0 || (c < '0' || c > '9') && c != '_' && c != '.' && c != '-') {
+			break
+		}
+	}
+	p.at += n
+	return rest[:n]
+}
+
+// read steps over what its parts describe. A part is a text, in which a blank at the
+// front is any number of blanks; the end of a token; or a pointer to a figure, which is
+// set. False: the line has another form, and the cursor stays.
+func (p *parser) read(parts ...any) bool {
+	from := p.at
+	for _, part := range parts {
+		if !p.part(part) {
+			p.wrong, p.at = p.at, from
+			return false
+		}
+	}
+	return true
+}
+
+// end is the part that is the end of a token.
+type end struct{}
+
+func (p *parser) part(part any) bool {
+	switch v := part.(type) {
+	case string:
+		if v[0] == ' ' {
+			p.skip()
+			v = v[1:]
+		}
+		return v == "" || p.text(v)
+	case end:
+		return p.ended()
+	case *tier.Bytes: // each unit is binary: a block of 512 KiB is printed as "512kB"
+		n, ok := p.number(1 << 32) // far beyond any board, and no overflow
+		if p.unit = tier.KiB; p.text("MB") {
+			p.unit = tier.MiB
+		} else {
+			ok = ok && (p.text("kB") || p.text("KB"))
+		}
+		*v = tier.Bytes(n) * p.unit
+		return ok
+	case *int:
+		n, ok := p.number(1 << 30)
+		*v = int(n)
+		return ok
+	case *Percent:
+		n, ok := p.number(999)
+		*v = Percent(n)
+		return ok && p.text("%")
+	case *Hertz:
+		n, ok := p.number(1_000_000)
+		*v = Hertz(n) * MHz
+		return ok
+	case *Milliwatts:
+		sign := Milliwatts(1)
+		if p.text("-") {
+			sign = -1
+		}
+		n, ok := p.number(1<<31 - 1)
+		*v = sign * Milliwatts(n)
+		p.text("mW") // since JetPack 5
+		return ok
+	case *Celsius:
+		from := p.at
+		for p.at < len(p.line) && '-' <= p.line[p.at] && p.line[p.at] <= '9' && p.line[p.at] != '/' {
+			p.at++
+		}
+		f, err := strconv.ParseFloat(p.line[from:p.at], 64)
+		*v = Celsius(f)
+		return err == nil && f >= -1000 && f <= 1000 && p.text("C")
+	case *Engine:
+		return p.engine(v)
+	case *Opt[Hertz]:
+		return option(p, "@", v)
+	case *Opt[Milliwatts]:
+		return option(p, "/", v)
+	case *Opt[Celsius]:
+		return option(p, "/", v)
+	}
+	return false
+}
+
+// option reads a text and a figure, or nothing if the text is not there.
+func option[T any](p *parser, lead string, v *Opt[T]) bool {
+	v.Known = p.text(lead)
+	return !v.Known || p.part(&v.Value)
+}
+
+func (p *parser) text(text string) bool {
+	rest := p.line[p.at:]
+	ok := rest != "" && rest[0] == text[0] && strings.HasPrefix(rest, text) // mostly it is not there
+	if ok {
+		p.at += len(text)
+	}
+	return ok
+}
+
+// number reads digits, up to a limit.
+func (p *parser) number(limit int64) (n int64, ok bool) {
+	rest := p.line[p.at:]
+	digits := 0
+	for ; digits < len(rest) && '0' <= rest[digits] && rest[digits] <= '9'; digits++ {
+		n = min(10*n+int64(rest[digits]-'0'), limit+1) // limits are far below 2^63/10
+	}
+	p.at += digits
+	return n, digits > 0 && n <= limit
+}
+
 // time reads "05-13-2026 12:04:03" if the line begins with a token of that shape.
 func (p *parser) time() error {
 	p.skip()
-	start := p.rest
-	date := p.next()
+	start := p.at
+	date := p.token()
 	if len(date) != len("MM-DD-YYYY") || date[2] != '-' || date[5] != '-' {
-		p.rest = start
+		p.at = start
 		return nil
 	}
-	clock := p.next()
+	p.skip()
+	clock := p.token()
 	at, err := time.ParseInLocation("01-02-2006 15:04:05", date+" "+clock, time.Local)
 	if err != nil || len(clock) != len("HH:MM:SS") {
-		return damaged("time", start, "must be MM-DD-YYYY HH:MM:SS")
+		return damaged("time", p.line[start:], "must be MM-DD-YYYY HH:MM:SS")
 	}
 	p.r.Time = at
 	return nil
 }
 
-// isName matches names of engines, sensors and rails.
-var isName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`).MatchString
-
-// item reads what the next token begins. The rest of an item of unknown form may be
-// read as items again.
+// item reads what the next token begins, or adds it to Unknown. What follows a name of
+// unknown form may be read as items again.
 func (p *parser) item() error {
-	start := p.rest
-	word := p.next()
-	p.skip()
-	switch {
-	case word == "RAM":
-		return p.memory()
-	case word == "SWAP":
-		return p.swap()
-	case word == "IRAM":
-		return p.iram()
-	case (word == "CPU" || word == "cpu") && strings.HasPrefix(p.rest, "["):
-		// "CPU [" opens the cores; "CPU 311/311" is a rail of AGX Xavier.
-		return p.cores(start)
-	case p.temperature(word) || isName(word) && p.figure(word):
-	case word == "MTS":
-		p.mts(start)
-	case word == "EDP":
-		p.edp(start)
-	default:
-		p.unknown(start)
-	}
-	return nil
-}
-
-// amounts matches what follows RAM, SWAP and IRAM: "877/7620MB (lfb 14x4MB)",
-// "25/2048MB (cached 1MB)", "0/252kB(lfb 252kB)".
-var amounts = regexp.MustCompile(`^(\d+)/(\d+)([kKM]B)(?:\s*\(([a-z]+)\s*(?:(\d+)x)?(\d+)([kKM]B)\))?`)
-
-// amount is what follows RAM, SWAP or IRAM.
-type amount struct {
-	used, total tier.Bytes
-	word        string // in parentheses: "lfb" or "cached"; "": none
-	blocks      string // number of blocks; "": not printed
-	size        tier.Bytes
-}
-
-// amount reads an amount. It refuses used above total, which shows damage.
-func (p *parser) amount() (amount, bool) {
-	m := amounts.FindStringSubmatch(p.rest)
-	if m == nil {
-		return amount{}, false
-	}
-	p.rest = p.rest[len(m[0]):]
-	s := amount{word: m[4], blocks: m[5]}
-	var ok [3]bool
-	s.used, ok[0] = parseSize(m[1], m[3])
-	s.total, ok[1] = parseSize(m[2], m[3])
-	s.size, ok[2] = parseSize(m[6], m[7])
-	return s, ok[0] && ok[1] && (ok[2] || s.word == "") && s.used <= s.total
-}
-
-// parseSize returns that many of a unit. Each unit is binary: tegrastats prints a block of
-// 512 KiB as "512kB".
-func parseSize(digits, unit string) (tier.Bytes, bool) {
-	n, ok := number(digits, 1<<32) // far beyond any board, and no overflow
-	if unit == "MB" {
-		return tier.Bytes(n) * tier.MiB, ok
-	}
-	return tier.Bytes(n) * tier.KiB, ok
-}
-
-// memory reads what follows RAM. A second RAM means that two lines are mixed.
-func (p *parser) memory() error {
-	from := p.rest
-	if p.r.RAMTotal != 0 {
-		return damaged("RAM", from, "must occur once")
-	}
-	s, ok := p.amount()
-	if !ok || s.total == 0 {
-		return damaged("RAM", from, "must be used/total with a unit, with used at most total")
-	}
-	p.r.RAMUsed, p.r.RAMTotal = s.used, s.total
-	p.skip()
-	if s.word == "" && !strings.HasPrefix(p.rest, "(") {
+	start := p.at
+	name := p.name()
+	if !p.ended() {
+		t := Temperature{Name: name}
+		if name != "" && p.read("@", &t.Now, &t.Max, end{}) {
+			add(&p.r.Temperatures, p.room.temperatures[:], t)
+		} else {
+			p.unknown(start)
+		}
 		return nil
 	}
-	blocks, ok := number(s.blocks, 1<<30)
-	if !ok || s.word != "lfb" || s.size == 0 && blocks > 0 {
-		return damaged("lfb", from, "must be (lfb NxSize)")
-	}
-	p.r.LargestFreeBlock, p.r.LargestFreeBlocks = s.size, int(blocks)
-	return nil
-}
-
-func (p *parser) swap() error {
-	from := p.rest
-	s, ok := p.amount()
-	if !ok || s.word != "cached" || s.blocks != "" || p.r.HasSwap {
-		return damaged("SWAP", from, "must occur once, as used/total with a unit and (cached size)")
-	}
-	p.r.HasSwap, p.r.SwapUsed, p.r.SwapTotal, p.r.SwapCached = true, s.used, s.total, s.size
-	return nil
-}
-
-func (p *parser) iram() error {
-	from := p.rest
-	s, ok := p.amount()
-	if !ok || s.word != "lfb" || s.blocks != "" || p.r.IRAM.Known {
-		return damaged("IRAM", from, "must occur once, as used/total with a unit and (lfb size)")
-	}
-	p.r.IRAM = Some(IRAM{Used: s.used, Total: s.total, LargestFreeBlock: s.size})
-	return nil
-}
-
-// cores reads "[4%@729,off]", and the "@1734" that L4T R28 and older print after it
-// for all cores. A list of another form goes to Unknown as a whole, from its word on; a
-// list without an end and a second list are damage.
-func (p *parser) cores(start string) error {
-	list, rest, closed := strings.Cut(p.rest[1:], "]")
-	if !closed || p.r.CPUs != nil {
-		return damaged("CPU", p.rest, "must occur once, as [load%@MHz,…] with off for an unplugged core")
-	}
-	p.rest = rest
-	var common Opt[Hertz]
-	ok := true
-	if after := p.tail(); after != "" {
-		freq, at := strings.CutPrefix(after, "@")
-		common, ok = parseMHz(freq)
-		ok = ok && at
-	}
-	for core := range strings.SplitSeq(list, ",") {
-		c := CPU{}
-		if core = strings.Trim(core, blanks); core != "off" && ok {
-			load, freq, printed := strings.Cut(core, "@")
-			c.Freq = common
-			c.Load, ok = parsePercent(load)
-			if printed && ok {
-				c.Freq, ok = parseMHz(freq)
-			}
-		}
-		p.r.CPUs = append(p.r.CPUs, c)
-	}
-	if !ok {
-		p.r.CPUs = nil
+	after := p.at
+	p.skip()
+	rail, engine := Rail{Name: name}, Engine{Name: name}
+	var mts MTS
+	switch {
+	case name == "RAM" || name == "SWAP" || name == "IRAM":
+		return p.memory(name)
+	case (name == "CPU" || name == "cpu") && p.read("["):
+		// "CPU [" opens the cores; "CPU 311/311" is a rail of AGX Xavier.
+		return p.cores(start)
+	case p.read(&rail.Now, "/", &rail.Average, &rail.Peak, end{}):
+		add(&p.r.Rails, p.room.rails[:], rail)
+	case p.read(&engine, end{}):
+		add(&p.r.Engines, p.room.engines[:], engine)
+	case name == "MTS" && p.read("fg", end{}, " ", &mts.Foreground, end{}, " bg", end{}, " ", &mts.Background, end{}):
+		p.r.MTS = Some(mts)
+	case name == "EDP" && p.read("limit", end{}, " ", &engine.Freq.Value, end{}):
+		p.r.EDPLimit = Some(engine.Freq.Value)
+	case name == "MTS" || name == "EDP":
+		after = p.wrong // the words before that, "fg 1%", would read as items
+		fallthrough
+	default:
+		p.at = after
 		p.unknown(start)
 	}
 	return nil
 }
 
-// temperature reads "gpu@39.843C" or "gpu@52.656C/52.75C". False: the token has another
-// form.
-func (p *parser) temperature(token string) bool {
-	name, values, _ := strings.Cut(token, "@")
-	now, highest, two := strings.Cut(values, "/")
-	t := Temperature{Name: name}
-	var ok bool
-	if t.Now, ok = parseCelsius(now); !ok || !isName(name) {
-		return false
+// unknown adds to Unknown what was read since start, with the rest of its last token.
+func (p *parser) unknown(start int) {
+	p.token()
+	p.r.Unknown = append(p.r.Unknown, strings.TrimRight(p.line[start:p.at], " \t\r\n"))
+}
+
+// memory reads what follows RAM, SWAP and IRAM. Used above total and a second one show
+// damage: two lines are mixed.
+func (p *parser) memory(name string) error {
+	from, r := p.line[p.at:], &p.r
+	var n int
+	var total, block tier.Bytes
+	ok := p.read(&n, "/", &total)
+	used := tier.Bytes(n) * p.unit
+	ok = ok && used <= total
+	rule := ""
+	switch name {
+	case "RAM":
+		rule = "must occur once, as used/total with a unit, with used at most total"
+		ok = ok && r.RAMTotal == 0 && total > 0
+		r.RAMUsed, r.RAMTotal = used, total
+		blocks, size := &r.LargestFreeBlocks, &r.LargestFreeBlock
+		if ok && (!p.read(" (lfb", " ", blocks, "x", size, ")") && p.read(" (") || *size == 0 && *blocks > 0) {
+			name, rule, ok = "lfb", "must be (lfb NxSize)", false
+		}
+	case "SWAP":
+		rule = "must occur once, as used/total with a unit and (cached size)"
+		ok = ok && !r.HasSwap && p.read(" (cached", " ", &r.SwapCached, ")")
+		r.HasSwap, r.SwapUsed, r.SwapTotal = true, used, total
+	case "IRAM":
+		rule = "must occur once, as used/total with a unit and (lfb size)"
+		ok = ok && !r.IRAM.Known && p.read(" (lfb", " ", &block, ")")
+		r.IRAM = Some(IRAM{used, total, block})
 	}
-	if two {
-		if t.Max.Value, t.Max.Known = parseCelsius(highest); !t.Max.Known {
-			return false
+	if !ok {
+		return damaged(name, from, rule)
+	}
+	return nil
+}
+
+// cores reads the rest of "CPU [4%@729,off]", and the "@1734" that L4T R28 and older
+// print after it for all cores. A list of another form goes to Unknown as a whole, from
+// start on; a list without an end and a second list are damage.
+func (p *parser) cores(start int) error {
+	from := p.at
+	length := strings.IndexByte(p.line[from:], ']')
+	if length < 0 || p.r.CPUs != nil {
+		return damaged("CPU", p.line[from-1:], "must occur once, as [load%@MHz,…] with off for an unplugged core")
+	}
+	var common Opt[Hertz]
+	ok := true
+	for more := true; ok && more; more = p.read(",") {
+		var c CPU
+		if !p.read(" off", " ") {
+			c.Load.Known = true
+			ok = p.read(" ", &c.Load.Value, &c.Freq, " ")
+		}
+		add(&p.r.CPUs, p.room.cpus[:], c)
+	}
+	if !ok || !p.read("]", &common, end{}) {
+		p.r.CPUs = nil
+		p.at = from + length
+		p.unknown(start)
+	}
+	for i := range p.r.CPUs {
+		if c := &p.r.CPUs[i]; !c.Off() && !c.Freq.Known {
+			c.Freq = common
 		}
 	}
-	p.r.Temperatures = append(p.r.Temperatures, t)
-	return true
+	return nil
 }
 
-// figure reads the token after the name of a rail or an engine. False: it has another
-// form, and is not read.
-func (p *parser) figure(name string) bool {
-	start := p.rest
-	value := p.next()
-	if rail, ok := parseRail(name, value); ok {
-		p.r.Rails = append(p.r.Rails, rail)
-		return true
-	}
-	if engine, ok := parseEngine(name, value); ok {
-		p.r.Engines = append(p.r.Engines, engine)
-		return true
-	}
-	p.rest = start
-	return false
-}
-
-// parseRail reads "4321mW/4286mW", "4321/4286" or "4321mW/4286mW/4400mW".
-func parseRail(name, value string) (r Rail, ok bool) {
-	parts := strings.SplitN(value, "/", 4)
-	if len(parts) != 2 && len(parts) != 3 {
-		return r, false
-	}
-	var power [3]Milliwatts
-	for i, part := range parts {
-		n, err := strconv.ParseInt(strings.TrimSuffix(part, "mW"), 10, 32)
-		if err != nil {
-			return r, false
-		}
-		power[i] = Milliwatts(n)
-	}
-	return Rail{Name: name, Now: power[0], Average: power[1], Peak: Opt[Milliwatts]{power[2], len(parts) == 3}}, true
-}
-
-// parseEngine reads one of
+// engine reads one of
 //
 //	off   7%   716   @1556   7%@1300   7%@[305,305]   @[314,314,314]   [5%,9%]@704
 //
 // A bare number is a frequency in MHz.
-func parseEngine(name, value string) (e Engine, ok bool) {
-	loads, freqs, at := strings.Cut(value, "@")
-	freq, bare := parseMHz(value)
-	switch e.Name = name; {
-	case value == "off":
-		e.Off = true
-		return e, true
-	case bare:
-		e.Freq = freq
-		return e, true
-	case value == "":
-		return e, false
+func (p *parser) engine(e *Engine) bool {
+	e.Off = p.text("off")
+	load, freq := Cluster{Load: Some[Percent](0)}, Cluster{Freq: Some[Hertz](0)}
+	switch {
+	case e.Off:
+		return true
+	case p.read(&freq.Freq.Value, end{}):
+		e.Freq = freq.Freq
+		return true
+	case p.text("@"):
+		return p.figures(e, &freq, &freq.Freq.Value)
 	}
-	var byLoad, byFreq []Cluster
-	if loads != "" {
-		for _, text := range list(loads) {
-			load, ok := parsePercent(text)
-			if !ok {
-				return e, false
-			}
-			e.Load = Some(max(e.Load.Value, load.Value))
-			byLoad = append(byLoad, Cluster{Load: load})
+	return p.figures(e, &load, &load.Load.Value) && (!p.text("@") || p.figures(e, &freq, &freq.Freq.Value))
+}
+
+// figures reads a figure of an engine, or in brackets one of each of its clusters. figure
+// is the one in c.
+func (p *parser) figures(e *Engine, c *Cluster, figure any) bool {
+	first, several := len(p.clusters), p.text("[")
+	for more := true; more; more = several && p.text(",") {
+		if !p.part(figure) {
+			return false
 		}
-	}
-	if at {
-		for _, text := range list(freqs) {
-			freq, ok := parseMHz(text)
-			if !ok {
-				return e, false
-			}
-			e.Freq = Some(max(e.Freq.Value, freq.Value))
-			byFreq = append(byFreq, Cluster{Freq: freq})
-		}
+		p.clusters = append(p.clusters, *c)
+		e.Load = Opt[Percent]{max(e.Load.Value, c.Load.Value), e.Load.Known || c.Load.Known}
+		e.Freq = Opt[Hertz]{max(e.Freq.Value, c.Freq.Value), e.Freq.Known || c.Freq.Known}
 	}
 	// One cluster alone adds nothing to the engine's own figure.
-	if e.Clusters = byLoad; len(byFreq) > 1 {
-		e.Clusters = byFreq
-	} else if len(byLoad) < 2 {
-		e.Clusters = nil
+	if all := p.clusters[first:]; len(all) > 1 {
+		e.Clusters = slices.Clip(all)
+	} else {
+		p.clusters = p.clusters[:first]
 	}
-	return e, true
-}
-
-// list returns the parts of "[305,305]", or the text if it has no brackets.
-func list(text string) []string {
-	inner, opened := strings.CutPrefix(text, "[")
-	if inner, closed := strings.CutSuffix(inner, "]"); opened && closed {
-		return strings.Split(inner, ",")
-	}
-	return []string{text}
-}
-
-// mts reads the rest of "MTS fg 1% bg 9%". Of another form, it goes to Unknown up to the
-// wrong word: the words before that ("fg 1%") would otherwise read as items.
-func (p *parser) mts(start string) {
-	var load [2]Opt[Percent]
-	for i, word := range []string{"fg", "bg"} {
-		ok := p.next() == word
-		if ok {
-			load[i], ok = parsePercent(p.next())
-		}
-		if !ok {
-			p.unknown(start)
-			return
-		}
-	}
-	p.r.MTS = Some(MTS{load[0].Value, load[1].Value})
-}
-
-// edp reads the rest of "EDP limit 1734", as mts does.
-func (p *parser) edp(start string) {
-	if p.next() == "limit" {
-		if freq, ok := parseMHz(p.next()); ok {
-			p.r.EDPLimit = freq
-			return
-		}
-	}
-	p.unknown(start)
-}
-
-// number reads digits, up to a limit.
-func number(digits string, limit uint64) (uint64, bool) {
-	n, err := strconv.ParseUint(digits, 10, 64)
-	return n, err == nil && n <= limit
-}
-
-func parsePercent(text string) (Opt[Percent], bool) {
-	digits, ok := strings.CutSuffix(text, "%")
-	n, valid := number(digits, 999)
-	return Opt[Percent]{Percent(n), ok && valid}, ok && valid
-}
-
-func parseMHz(digits string) (Opt[Hertz], bool) {
-	n, ok := number(digits, 1_000_000)
-	return Opt[Hertz]{Hertz(n) * MHz, ok}, ok
-}
-
-// parseCelsius reads a decimal number and "C".
-func parseCelsius(text string) (Celsius, bool) {
-	decimal, ok := strings.CutSuffix(text, "C")
-	v, err := strconv.ParseFloat(decimal, 64)
-	return Celsius(v), ok && err == nil && strings.Trim(decimal, "-.0123456789") == "" && v >= -1000 && v <= 1000
+	return !several || p.text("]")
 }

@@ -221,13 +221,21 @@ func TestParse_CommonFrequency_GoesToEveryCoreThatIsOn(t *testing.T) {
 }
 
 func TestParse_ItemNotKnown_UnknownAndTheRestRead(t *testing.T) {
-	r := mustParse(t, "RAM 1/2MB (lfb 1x4MB) CPU [1%@2] @@ FUTURE(x) NVX 7%@[1;2] gpu@hot cpu@4C/ VDD_IN 5mW/ VDD_SOC 5/6/7/8 tj@41.5C 12 MTS fg 1% MTS EDP limit EDP")
-	want := []string{"@@", "FUTURE(x)", "NVX", "7%@[1;2]", "gpu@hot", "cpu@4C/", "VDD_IN", "5mW/", "VDD_SOC", "5/6/7/8", "12", "MTS fg 1% MTS", "EDP limit EDP"}
+	r := mustParse(t, "RAM 1/2MB (lfb 1x4MB) CPU [1%@2] @@ FUTURE(x) NVX 7%@[1;2] gpu@hot cpu@4C/ VDD_IN 5mW/ VDD_SOC 5/6/7/8 tj@41.5C 12 MTS fg 1% MTS EDP limit EDP EDP limit9 MTS fg1%")
+	want := []string{"@@", "FUTURE(x)", "NVX", "7%@[1;2]", "gpu@hot", "cpu@4C/", "VDD_IN", "5mW/", "VDD_SOC", "5/6/7/8", "12", "MTS fg 1% MTS", "EDP limit EDP", "EDP limit9", "MTS fg1%"}
 	if diff := cmp.Diff(want, r.Unknown); diff != "" {
 		t.Errorf("unknown (-want +got):\n%s", diff)
 	}
 	if len(r.Temperatures) != 1 || r.Temperatures[0].Now != 41.5 || len(r.Rails)+len(r.Engines) != 0 {
 		t.Errorf("known items: %v %v %v", r.Temperatures, r.Rails, r.Engines)
+	}
+}
+
+func TestParse_UnknownItemAtTheEnd_WithoutTheBlanksAfterIt(t *testing.T) {
+	for _, item := range []string{"MTS", "EDP", "MTS fg", "EDP limit", "VDD_IN", "x("} {
+		if r := mustParse(t, "RAM 1/2MB (lfb 1x4MB) "+item+" \t\r"); len(r.Unknown) != 1 || r.Unknown[0] != item {
+			t.Errorf("%s: unknown %q", item, r.Unknown)
+		}
 	}
 }
 
