@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -226,8 +227,9 @@ const (
 // String returns the name; "Tegra board" for UnknownFamily.
 func (f Family) String() string { return cmp.Or(string(f), "Tegra board") }
 
-// modules maps part numbers of modules to families. A table of memory sizes would
-// be wrong for later modules: the kernel knows them.
+// modules maps part numbers of modules to families, longer names before those that they
+// contain (Orin Nano, Nano). A table of memory sizes would be wrong for later modules: the
+// kernel knows them.
 var modules = []struct {
 	prefix string
 	family Family
@@ -270,12 +272,11 @@ func readCompatible(text string) (soc string, family Family) {
 	return soc, family
 }
 
-// familyByName is for a device tree without a known part number. It tries longer
-// names first, because "Orin Nano" also contains "Nano".
+// familyByName is for a device tree without a known part number.
 func familyByName(model, soc string) Family {
-	for _, f := range [...]Family{Thor, AGXOrin, OrinNX, OrinNano, AGXXavier, XavierNX, TX2, TX1, Nano} {
-		if strings.Contains(model, strings.TrimPrefix(string(f), "Jetson ")) {
-			return f
+	for _, m := range modules {
+		if strings.Contains(model, strings.TrimPrefix(string(m.family), "Jetson ")) {
+			return m.family
 		}
 	}
 	if soc == "tegra264" {
@@ -316,28 +317,18 @@ func (r Release) JetPack() string {
 	return ""
 }
 
+var releasePattern = regexp.MustCompile(`^\s*#?\s*R(\d{1,3})\b[^,]*,(?:.*,)?\s*REVISION:\s*([\d.]+)\s*(?:,|$)`)
+
 // ParseRelease reads the first line of /etc/nv_tegra_release:
 // "# R36 (release), REVISION: 4.7, GCID: …". The error unwraps to
 // tier.ErrInvalid.
 func ParseRelease(line string) (Release, error) {
-	first, rest, _ := strings.Cut(line, ",")
-	first = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(first), "#"))
-	number, _, _ := strings.Cut(strings.TrimPrefix(first, "R"), " ")
-	major, err := strconv.Atoi(number)
-	if err != nil || major <= 0 || major > 999 || !strings.HasPrefix(first, "R") {
-		return Release{}, badRelease(line)
-	}
-	for field := range strings.SplitSeq(rest, ",") {
-		revision, ok := strings.CutPrefix(strings.TrimSpace(field), "REVISION:")
-		if revision = strings.TrimSpace(revision); ok && revision != "" && strings.Trim(revision, "0123456789.") == "" {
-			return Release{Major: major, Revision: strings.Clone(revision)}, nil
+	if m := releasePattern.FindStringSubmatch(line); m != nil {
+		if major, err := strconv.Atoi(m[1]); err == nil && major > 0 {
+			return Release{Major: major, Revision: strings.Clone(m[2])}, nil
 		}
 	}
-	return Release{}, badRelease(line)
-}
-
-func badRelease(line string) error {
-	return &tier.InvalidError{
+	return Release{}, &tier.InvalidError{
 		Field: "nv_tegra_release", Value: strconv.Quote(line[:min(len(line), 64)]),
 		Rule: `must be "# R36 (release), REVISION: 4.7, …"`,
 	}

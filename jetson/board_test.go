@@ -173,7 +173,7 @@ func TestDetect_DamagedFiles_NoPanicAndTold(t *testing.T) {
 			t.Errorf("%q: limits %+v, faults %q", junk, b.Limits(), b.Faults)
 		}
 		b.Advise("/ssd")
-		b.slow.read()
+		b.slow.look()
 	}
 }
 

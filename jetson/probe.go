@@ -1,6 +1,7 @@
 package jetson
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,11 +125,11 @@ func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 func (p *Probe) look(reader *Reader) []string {
 	s, err := reader.Latest()
 	notes := lineNotes(s.Reading, err)
-	state := p.slow.read()
+	hot, counts := p.slow.look()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	notes = append(notes, state.notes(p.throttled)...)
-	p.throttled, p.notes = state.counts, notes
+	notes = append(notes, p.slow.notes(hot, p.throttled, counts)...)
+	p.throttled, p.notes = counts, notes
 	return notes
 }
 
@@ -375,24 +376,18 @@ func findThrottles(sys string) throttles {
 	return t
 }
 
-// throttleState is one look at throttles.
-type throttleState struct {
-	throttles
-	hot    []string // parts of the chip that are throttled for heat
-	counts []uint64 // of power, since boot
-}
-
-func (t throttles) read() throttleState {
-	s := throttleState{throttles: t, counts: make([]uint64, len(t.power))}
-	for _, p := range t.heat {
-		if readNumber(p.path) > 0 {
-			s.hot = append(s.hot, p.name)
+// look returns the parts of the chip that are throttled for heat, and the counts of the
+// power events since boot.
+func (t throttles) look() (hot []string, counts []uint64) {
+	for _, part := range t.heat {
+		if readNumber(part.path) > 0 {
+			hot = append(hot, part.name)
 		}
 	}
-	for i, p := range t.power {
-		s.counts[i] = readNumber(p.path)
+	for _, event := range t.power {
+		counts = append(counts, readNumber(event.path))
 	}
-	return s
+	return hot, counts
 }
 
 // powerEvents are the meanings of the counters on Orin and Thor. Xavier has the same
@@ -405,31 +400,24 @@ var powerEvents = map[string]string{
 
 // notes returns what to tell. before are the counts of the previous look; nil for
 // the first one, when earlier events are not news.
-func (s throttleState) notes(before []uint64) []string {
+func (t throttles) notes(hot []string, before, counts []uint64) []string {
 	var out []string
-	if len(s.hot) > 0 {
-		out = append(out, "The board is throttled for heat: "+strings.Join(s.hot, ", ")+".")
+	if len(hot) > 0 {
+		out = append(out, "The board is throttled for heat: "+strings.Join(hot, ", ")+".")
 	}
-	for i, n := range s.counts {
-		if i >= len(before) || n <= before[i] {
-			continue
+	for i, n := range counts {
+		if i < len(before) && n > before[i] {
+			name := t.power[i].name
+			why := cmp.Or(powerEvents[name], "power limit reached")
+			out = append(out, fmt.Sprintf("The board was throttled for power %d times since the last look (%s: %s). Check the power supply and the power mode.", n-before[i], name, why))
 		}
-		name := s.power[i].name
-		why := powerEvents[name]
-		if why == "" {
-			why = "power limit reached"
-		}
-		out = append(out, fmt.Sprintf("The board was throttled for power %d times since the last look (%s: %s). Check the power supply and the power mode.", n-before[i], name, why))
 	}
 	return out
 }
 
 // readNumber returns the number in a file; 0 if there is none.
 func readNumber(path string) uint64 {
-	line, err := readLine(path)
-	if err != nil {
-		return 0
-	}
+	line, _ := readLine(path)
 	n, err := strconv.ParseUint(line, 10, 64)
 	if err != nil {
 		return 0 // not the largest number, which is ParseUint's answer to a larger one

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -28,13 +29,12 @@ func (b *Board) readPower() error {
 	if err != nil {
 		return err
 	}
-	var id int
-	b.PowerModes, id = parsePowerModes(conf)
-	if status, err := readText(b.path("var", "lib", "nvpmodel", "status")); err == nil {
-		if set, ok := parsePowerStatus(status); ok {
-			id = set
-		}
+	status, _ := readText(b.path("var", "lib", "nvpmodel", "status"))
+	id := firstNumber(statusPattern, status)
+	if id < 0 {
+		id = firstNumber(defaultPattern, conf)
 	}
+	b.PowerModes = parsePowerModes(conf)
 	for _, m := range b.PowerModes {
 		if m.ID == id {
 			b.Power = m
@@ -44,41 +44,31 @@ func (b *Board) readPower() error {
 	return fmt.Errorf("nvpmodel.conf has no mode %d", id)
 }
 
-// parsePowerModes reads the lines "< POWER_MODEL ID=0 NAME=15W >" and
-// "< PM_CONFIG DEFAULT=1 >" of nvpmodel.conf. initial is the default mode; -1: the
-// file names none.
-func parsePowerModes(conf string) (modes []PowerMode, initial int) {
-	initial = -1
-	for line := range strings.Lines(conf) {
-		words := strings.Fields(strings.Trim(strings.TrimSpace(line), "<>"))
-		if len(words) == 0 || !strings.HasPrefix(line, "<") {
-			continue
-		}
-		values := make(map[string]string)
-		for _, word := range words[1:] {
-			key, value, _ := strings.Cut(word, "=")
-			values[key] = value
-		}
-		switch words[0] {
-		case "POWER_MODEL":
-			if id, err := strconv.Atoi(values["ID"]); err == nil && values["NAME"] != "" {
-				modes = append(modes, PowerMode{ID: id, Name: strings.Clone(values["NAME"])})
-			}
-		case "PM_CONFIG":
-			if id, err := strconv.Atoi(values["DEFAULT"]); err == nil {
-				initial = id
-			}
+var (
+	modePattern    = regexp.MustCompile(`(?m)^<[ \t]*POWER_MODEL[ \t](?:.*[ \t])?ID=(\d+)[ \t](?:.*[ \t])?NAME=([^\s>]+)`)
+	defaultPattern = regexp.MustCompile(`(?m)^<[ \t]*PM_CONFIG[ \t](?:.*[ \t])?DEFAULT=(\d+)`)
+	statusPattern  = regexp.MustCompile(`pmode:(\d+)`)
+	wattsPattern   = regexp.MustCompile(`(?:^|_)(\d{1,3})W(?:_|$)`) // "25W", "MODE_25W_6CORE"
+)
+
+// firstNumber returns the number that the first match has; -1: there is none.
+func firstNumber(pattern *regexp.Regexp, text string) int {
+	if m := pattern.FindStringSubmatch(text); m != nil {
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			return n
 		}
 	}
-	return modes, initial
+	return -1
 }
 
-// parsePowerStatus reads "pmode:0002".
-func parsePowerStatus(status string) (int, bool) {
-	_, rest, found := strings.Cut(status, "pmode:")
-	digits := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
-	n, err := strconv.Atoi(digits)
-	return n, found && err == nil
+// parsePowerModes reads the lines "< POWER_MODEL ID=0 NAME=15W >" of nvpmodel.conf.
+func parsePowerModes(conf string) (modes []PowerMode) {
+	for _, m := range modePattern.FindAllStringSubmatch(conf, -1) {
+		if id, err := strconv.Atoi(m[1]); err == nil {
+			modes = append(modes, PowerMode{ID: id, Name: strings.Clone(m[2])})
+		}
+	}
+	return modes
 }
 
 // highestPower returns the mode without a power cap, otherwise the one with the
@@ -86,7 +76,7 @@ func parsePowerStatus(status string) (int, bool) {
 func highestPower(modes []PowerMode) (PowerMode, bool) {
 	best, highest := PowerMode{}, 0
 	for _, m := range modes {
-		power := watts(m.Name)
+		power := firstNumber(wattsPattern, m.Name)
 		switch {
 		case m.Name == "MAXN_SUPER":
 			power = 1 << 21
@@ -98,19 +88,6 @@ func highestPower(modes []PowerMode) (PowerMode, bool) {
 		}
 	}
 	return best, highest > 0
-}
-
-// watts returns the cap in a mode's name: 25 for "25W" and for "MODE_25W_6CORE"; 0
-// if it states none.
-func watts(name string) int {
-	for word := range strings.SplitSeq(name, "_") {
-		if n, ok := strings.CutSuffix(word, "W"); ok {
-			if w, err := strconv.Atoi(n); err == nil && w > 0 && w < 1000 {
-				return w
-			}
-		}
-	}
-	return 0
 }
 
 // Swap is an active swap device.

@@ -8,14 +8,15 @@ import (
 func FuzzPowerModes(f *testing.F) {
 	f.Add(fixtureOrinNano8.tree()["etc/nvpmodel.conf"], "pmode:0001 fmode:quiet")
 	f.Fuzz(func(t *testing.T, conf, status string) {
-		modes, _ := parsePowerModes(conf)
+		modes := parsePowerModes(conf)
 		for _, m := range modes {
 			if m.Name == "" {
 				t.Errorf("a mode without a name in %q", conf)
 			}
 		}
 		highestPower(modes)
-		parsePowerStatus(status)
+		firstNumber(statusPattern, status)
+		firstNumber(defaultPattern, conf)
 	})
 }
 
