@@ -111,21 +111,21 @@ func (f *Mover) run(ctx context.Context, mv tier.Move, progress func(tier.Bytes)
 // time: several that are due at once in a bubble of virtual time crash the race
 // detector of Go 1.26 (they share one of its contexts).
 func pass(d time.Duration, done <-chan struct{}) (called bool) {
-	if d <= 0 {
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
 		select {
+		case <-t.C:
+			return false
 		case <-done:
 			return true
-		default:
-			return false
 		}
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
-	case <-t.C:
-		return false
 	case <-done:
 		return true
+	default:
+		return false
 	}
 }
 
@@ -227,13 +227,7 @@ func (s *Sticky) Move(ctx context.Context, mv tier.Move, progress func(tier.Byte
 	if err := s.Mover.Move(ctx, mv, progress); err != nil {
 		return err
 	}
-	var now presence
-	switch mv.To {
-	case tier.RAM:
-		now.explained = mv.Model.Size
-	case tier.Swap:
-		now.explained = mv.Keep
-	}
+	now := presence{explained: map[tier.Tier]tier.Bytes{tier.RAM: mv.Model.Size, tier.Swap: mv.Keep}[mv.To]}
 	if before > now.explained && s.Linger != nil {
 		now.left, now.until = before-now.explained, time.Now().Add(s.Linger(mv))
 	}

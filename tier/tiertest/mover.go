@@ -63,7 +63,7 @@ var moverChecks = []moverCheck{
 	{"CancelledBefore_ReturnsTheCauseAndStays", (*moverSuite).cancelledBefore},
 	{"CancelledHalfWay_ReturnsTheCauseInTimeAndStays", (*moverSuite).cancelledHalfWay},
 	{"DifferentModels_MoveAtOnce", (*moverSuite).atOnce},
-	{"BadModel_IsATypedErrorAndLeavesNothing", (*moverSuite).bad},
+	{"BadModel_IsATypedErrorAndLeavesNothing", (*moverSuite).refuses},
 	{"Resident_TellsWhatIsThere", (*moverSuite).resident},
 	{"Footprint_IsNothingInStorageAndNoMoreThanItsPeak", (*moverSuite).footprint},
 	{"Keep_IsKept", (*moverSuite).keep},
@@ -80,6 +80,7 @@ type moverSuite struct {
 	t      testing.TB
 	mover  tier.Mover
 	models []tier.Model
+	bad    []tier.Model
 }
 
 func (c moverCheck) run(t testing.TB, opts MoverOptions) (err error) {
@@ -89,6 +90,9 @@ func (c moverCheck) run(t testing.TB, opts MoverOptions) (err error) {
 		}
 	}()
 	s := &moverSuite{MoverOptions: opts, t: t, mover: opts.New(t), models: opts.Models(t)}
+	if opts.Bad != nil {
+		s.bad = opts.Bad(t)
+	}
 	if len(s.models) < 2 {
 		return errors.New("MoverOptions.Models must return two models or more")
 	}
@@ -117,19 +121,40 @@ func (s *moverSuite) move(m tier.Model, from, to tier.Tier, keep tier.Bytes) err
 	return nil
 }
 
+// within puts before an error where it was seen; nil stays nil.
+func within(where string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", where, err)
+	}
+	return nil
+}
+
 // tour visits the tiers so that it takes every step from tier to tier.
 var tour = []tier.Tier{
 	tier.Storage, tier.Swap, tier.RAM, tier.Swap, tier.Swap, tier.Storage,
 	tier.RAM, tier.Storage,
 }
 
+// walk takes a model through the tour, and has check called, if it is not nil, in each
+// tier.
+func (s *moverSuite) walk(m tier.Model, keep tier.Bytes, check func(in tier.Tier) error) error {
+	for i := 1; i < len(tour); i++ {
+		err := s.move(m, tour[i-1], tour[i], keep)
+		if err == nil && check != nil {
+			err = check(tour[i])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *moverSuite) everyMove() error {
 	for _, m := range s.models {
 		for range 2 { // what is left behind shows the second time
-			for i := 1; i < len(tour); i++ {
-				if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
-					return err
-				}
+			if err := s.walk(m, 0, nil); err != nil {
+				return err
 			}
 		}
 	}
@@ -218,13 +243,12 @@ func (s *moverSuite) cancelledHalfWay() error {
 		took := time.Since(at)
 		cancel(nil)
 		switch {
-		case at.IsZero(), err == nil: // too fast to be caught half-way
-			if err != nil {
-				return err
-			}
+		case err == nil: // too fast to be caught half-way
 			if err := s.move(m, tier.RAM, from, 0); err != nil {
 				return err
 			}
+		case at.IsZero():
+			return err
 		case !errors.Is(err, cause):
 			return fmt.Errorf("a move from %v that was cancelled half-way returned %v, want its cause", from, err)
 		case took > s.Patience:
@@ -234,10 +258,11 @@ func (s *moverSuite) cancelledHalfWay() error {
 				return fmt.Errorf("after a move from %v that was cancelled half-way: %w", from, err)
 			}
 		}
-		if err := s.move(m, from, tier.RAM, 0); err != nil {
-			return fmt.Errorf("after a move that was cancelled half-way: %w", err)
+		err = within("after a move that was cancelled half-way", s.move(m, from, tier.RAM, 0))
+		if err == nil {
+			err = s.move(m, tier.RAM, tier.Storage, 0)
 		}
-		if err := s.move(m, tier.RAM, tier.Storage, 0); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -249,20 +274,15 @@ func (s *moverSuite) atOnce() error {
 	var group sync.WaitGroup
 	for i, m := range s.models {
 		group.Go(func() {
-			for j := 1; j < len(tour) && errs[i] == nil; j++ {
-				errs[i] = s.move(m, tour[j-1], tour[j], m.Size/2)
-			}
+			errs[i] = s.walk(m, m.Size/2, nil)
 		})
 	}
 	group.Wait()
 	return errors.Join(errs...)
 }
 
-func (s *moverSuite) bad() error {
-	if s.Bad == nil {
-		return nil
-	}
-	for _, m := range s.Bad(s.t) {
+func (s *moverSuite) refuses() error {
+	for _, m := range s.bad {
 		for _, to := range []tier.Tier{tier.RAM, tier.Swap} {
 			err := s.mover.Move(context.Background(), tier.Move{Model: m, From: tier.Storage, To: to}, nil)
 			if err == nil {
@@ -341,22 +361,16 @@ func (s *moverSuite) resident() error {
 		return err
 	}
 	m := s.models[0]
-	for i := 1; i < len(tour); i++ {
-		if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
-			return err
-		}
+	return s.walk(m, 0, func(in tier.Tier) error {
 		least, most := tier.Bytes(0), m.Size
-		switch tour[i] {
+		switch in {
 		case tier.RAM:
 			least = m.Size
 		case tier.Storage:
 			most = 0
 		}
-		if err := s.seen(m, least, most); err != nil {
-			return fmt.Errorf("in %v: %w", tour[i], err)
-		}
-	}
-	return nil
+		return within(fmt.Sprint("in ", in), s.seen(m, least, most))
+	})
 }
 
 func (s *moverSuite) footprint() error {
@@ -369,22 +383,19 @@ func (s *moverSuite) footprint() error {
 		return fmt.Errorf("tier.Footprinter: Footprint(%q) is %d, %d, %v; want 0, 0, false", unknown, now, peak, ok)
 	}
 	m, most := s.models[0], tier.Bytes(0)
-	for i := 1; i < len(tour); i++ {
-		if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
-			return err
-		}
-		switch now, peak, _ := f.Footprint(m.Name); {
+	return s.walk(m, 0, func(in tier.Tier) error {
+		now, peak, _ := f.Footprint(m.Name)
+		switch {
 		case now < 0 || now > peak:
-			return fmt.Errorf("tier.Footprinter: in %v Footprint(%q) says %d bytes now, which is not from 0 to its peak of %d", tour[i], m.Name, now, peak)
-		case tour[i] == tier.Storage && now != 0:
+			return fmt.Errorf("tier.Footprinter: in %v Footprint(%q) says %d bytes now, which is not from 0 to its peak of %d", in, m.Name, now, peak)
+		case in == tier.Storage && now != 0:
 			return fmt.Errorf("tier.Footprinter: in storage Footprint(%q) still says %d bytes now", m.Name, now)
 		case peak < most:
-			return fmt.Errorf("tier.Footprinter: in %v the peak of Footprint(%q) fell from %d to %d bytes; it is the most that was ever seen", tour[i], m.Name, most, peak)
-		default:
-			most = peak
+			return fmt.Errorf("tier.Footprinter: in %v the peak of Footprint(%q) fell from %d to %d bytes; it is the most that was ever seen", in, m.Name, most, peak)
 		}
-	}
-	return nil
+		most = peak
+		return nil
+	})
 }
 
 // part is one move to Swap that leaves parts of the model elsewhere.
@@ -396,13 +407,11 @@ func (s *moverSuite) parts(all ...part) error {
 	m, from := s.models[0], tier.Storage
 	swap := func(p part) error {
 		mv := tier.Move{Model: m, From: from, To: tier.Swap, Keep: p.keep, Leave: p.leave}
-		if err := s.mover.Move(context.Background(), mv, nil); err != nil {
-			return fmt.Errorf("from %v to swap, keep %d, leave %d: %w", from, p.keep, p.leave, err)
+		err := s.mover.Move(context.Background(), mv, nil)
+		if err == nil {
+			err = s.seen(m, max(p.keep-granule+1, 0), p.keep)
 		}
-		if err := s.seen(m, max(p.keep-granule+1, 0), p.keep); err != nil {
-			return fmt.Errorf("from %v to swap, keep %d, leave %d: %w", from, p.keep, p.leave, err)
-		}
-		return nil
+		return within(fmt.Sprintf("from %v to swap, keep %d, leave %d", from, p.keep, p.leave), err)
 	}
 	for _, p := range all {
 		if err := swap(p); err != nil {
@@ -413,26 +422,25 @@ func (s *moverSuite) parts(all ...part) error {
 	if err := s.move(m, tier.Swap, tier.RAM, 0); err != nil {
 		return err
 	}
-	if err := s.seen(m, m.Size, m.Size); err != nil {
-		return fmt.Errorf("from swap to ram: %w", err)
-	}
 	from = tier.RAM
-	if err := swap(all[0]); err != nil {
+	if err := cmp.Or(within("from swap to ram", s.seen(m, m.Size, m.Size)), swap(all[0])); err != nil {
 		return err
 	}
 	return s.move(m, tier.Swap, tier.Storage, 0)
 }
 
+func (s *moverSuite) divisible(m tier.Model) bool {
+	d, ok := s.mover.(tier.Divider)
+	return ok && d.Divisible(&m)
+}
+
 func (s *moverSuite) keep() error {
 	m := s.models[0]
-	if d, ok := s.mover.(tier.Divider); !ok || !d.Divisible(&m) {
+	if !s.divisible(m) {
 		return nil
 	}
 	err := s.parts(part{keep: m.Size / 2}, part{keep: m.Size / 3}, part{}, part{keep: m.Size}, part{keep: m.Size / 2}, part{keep: 1})
-	if err != nil {
-		return fmt.Errorf("tier.Divider: %q is divisible: %w", m.Name, err)
-	}
-	return nil
+	return within(fmt.Sprintf("tier.Divider: %q is divisible", m.Name), err)
 }
 
 func (s *moverSuite) leave() error {
@@ -441,14 +449,11 @@ func (s *moverSuite) leave() error {
 	if !ok || !l.Leaves(&m) {
 		return nil
 	}
-	if d, ok := s.mover.(tier.Divider); !ok || !d.Divisible(&m) {
+	if !s.divisible(m) {
 		return fmt.Errorf("tier.Leaver: Leaves(%q) is true, but the model is not divisible (tier.Divider)", m.Name)
 	}
 	err := s.parts(part{m.Size / 3, m.Size / 3}, part{leave: m.Size}, part{leave: m.Size / 2}, part{keep: m.Size / 2, leave: m.Size - m.Size/2}, part{keep: 1, leave: 1})
-	if err != nil {
-		return fmt.Errorf("tier.Leaver: %q can have a part in storage: %w", m.Name, err)
-	}
-	return nil
+	return within(fmt.Sprintf("tier.Leaver: %q can have a part in storage", m.Name), err)
 }
 
 // answers asks what does not depend on where a model is, also while it moves.
@@ -472,15 +477,14 @@ func (s *moverSuite) answers() error {
 		return all
 	}
 	before := ask()
-	same := func(when string) error {
+	return s.asking(func(when string) error {
 		for name, now := range ask() {
 			if now != before[name] {
 				return fmt.Errorf("%s is %v %s and was %v before; the answer must not change", name, now, when, before[name])
 			}
 		}
 		return nil
-	}
-	return s.asking(same)
+	})
 }
 
 // asking has ask called during and after every step of the tour.
@@ -507,10 +511,7 @@ func (s *moverSuite) checker() error {
 			return fmt.Errorf("tier.ModelChecker: CheckModel(%q) refuses a model of MoverOptions.Models: %w", m.Name, err)
 		}
 	}
-	if s.Bad == nil {
-		return nil
-	}
-	for _, m := range s.Bad(s.t) {
+	for _, m := range s.bad {
 		if err := c.CheckModel(&m); err != nil && tier.Code(err) == "internal" {
 			return fmt.Errorf("tier.ModelChecker: CheckModel(%q) gave an error without a code, want an *tier.InvalidError that names the field and the rule: %w", m.Name, err)
 		}
