@@ -311,15 +311,9 @@ func readMemory(proc string) (tier.Memory, error) {
 	if err != nil {
 		m.Notes = m.Notes.With("Swap is not known: " + err.Error() + ".")
 	}
-	for _, s := range swaps {
-		if s.Zram {
-			m.CompressedSwapTotal = m.CompressedSwapTotal.Plus(s.Size)
-			m.CompressedSwapFree = m.CompressedSwapFree.Plus(s.Size - s.Used)
-		} else {
-			m.SwapTotal = m.SwapTotal.Plus(s.Size)
-			m.SwapFree = m.SwapFree.Plus(s.Size - s.Used)
-		}
-	}
+	disk, zram := sumSwaps(swaps)
+	m.SwapTotal, m.SwapFree = disk.Size, disk.Size-disk.Used
+	m.CompressedSwapTotal, m.CompressedSwapFree = zram.Size, zram.Size-zram.Used
 	return m, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -122,16 +123,22 @@ func kibibytes(n int) tier.Bytes {
 	return tier.Bytes(min(max(int64(n), 0), math.MaxInt64>>10)) * tier.KiB
 }
 
-// SwapOn returns the total size of swap on disk and of zram.
-func (b *Board) SwapOn() (disk, zram tier.Bytes) {
-	for _, s := range b.Swaps {
+// sumSwaps returns the sums of size and use of swap on disk and of zram.
+func sumSwaps(swaps []Swap) (disk, zram Swap) {
+	for _, s := range swaps {
+		sum := &disk
 		if s.Zram {
-			zram = zram.Plus(s.Size)
-		} else {
-			disk = disk.Plus(s.Size)
+			sum = &zram
 		}
+		sum.Size, sum.Used = sum.Size.Plus(s.Size), sum.Used.Plus(s.Used)
 	}
 	return disk, zram
+}
+
+// SwapOn returns the total size of swap on disk and of zram.
+func (b *Board) SwapOn() (disk, zram tier.Bytes) {
+	onDisk, compressed := sumSwaps(b.Swaps)
+	return onDisk.Size, compressed.Size
 }
 
 // graphical reports whether systemd's default target is the desktop.
@@ -233,11 +240,8 @@ func (b *Board) adviseStorage(models string, add func(what, why, command string)
 }
 
 func slowFileSystem(name string) bool {
-	switch name {
-	case "vfat", "exfat", "ntfs", "ntfs3", "nfs", "nfs4", "cifs", "smb3", "9p", "fuseblk":
-		return true
-	}
-	return strings.HasPrefix(name, "fuse.")
+	slow := []string{"vfat", "exfat", "ntfs", "ntfs3", "nfs", "nfs4", "cifs", "smb3", "9p", "fuseblk"}
+	return slices.Contains(slow, name) || strings.HasPrefix(name, "fuse.")
 }
 
 func (b *Board) advisePower(add func(what, why, command string)) {

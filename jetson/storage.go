@@ -159,15 +159,12 @@ const (
 //
 // The error unwraps to errors.ErrUnsupported if the system or the file system cannot
 // read past its cache: the figure would be that of memory.
-func MeasureReadRate(ctx context.Context, file string, readers int) (tier.Bytes, error) {
-	rate, err := measureReadRate(ctx, file, readers)
-	if err != nil {
-		return 0, fmt.Errorf("jetson: measuring %s: %w", file, err)
-	}
-	return rate, nil
-}
-
-func measureReadRate(ctx context.Context, file string, readers int) (tier.Bytes, error) {
+func MeasureReadRate(ctx context.Context, file string, readers int) (rate tier.Bytes, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("jetson: measuring %s: %w", file, err)
+		}
+	}()
 	f, err := openDirect(file)
 	if err != nil {
 		return 0, err
