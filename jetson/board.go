@@ -116,6 +116,9 @@ func (b *Board) fault(what string, err error) {
 	}
 }
 
+// socPattern matches the chip in "compatible" of the device tree: strings that end in NUL.
+var socPattern = regexp.MustCompile(`(?:^|\x00)nvidia,(tegra[^\x00]*)`)
+
 // identify reads the device tree and the release.
 func (b *Board) identify() error {
 	tree := b.path("proc", "device-tree")
@@ -127,22 +130,21 @@ func (b *Board) identify() error {
 		}
 	}
 	b.Model, _ = readLine(filepath.Join(tree, "model"))
-	release, errRelease := readLine(b.path("etc", "nv_tegra_release"))
-
-	if b.SoC, b.Family = readCompatible(compatible); b.Family == UnknownFamily {
-		b.Family = familyByName(b.Model, b.SoC)
+	if soc := socPattern.FindStringSubmatch(compatible); soc != nil {
+		b.SoC = strings.Clone(soc[1])
 	}
+	b.Family = familyOf(compatible, b.Model, b.SoC)
+	release, err := readLine(b.path("etc", "nv_tegra_release"))
 	switch {
-	case errRelease == nil:
-		b.Release, errRelease = ParseRelease(release)
-		b.fault("release", errRelease)
+	case err == nil:
+		b.Release, err = ParseRelease(release)
 	case b.SoC != "":
-		b.fault("release", errRelease)
 	case errTree != nil:
-		return fmt.Errorf("jetson: %w: neither a device tree nor /etc/nv_tegra_release: %w; %w", ErrNotJetson, errTree, errRelease)
+		return fmt.Errorf("jetson: %w: neither a device tree nor /etc/nv_tegra_release: %w; %w", ErrNotJetson, errTree, err)
 	default:
 		return fmt.Errorf("jetson: %w: the device tree names no Tegra chip (%.100q)", ErrNotJetson, b.Model)
 	}
+	b.fault("release", err)
 	return nil
 }
 
@@ -231,7 +233,7 @@ func (f Family) String() string { return cmp.Or(string(f), "Tegra board") }
 // contain (Orin Nano, Nano). A table of memory sizes would be wrong for later modules: the
 // kernel knows them.
 var modules = []struct {
-	prefix string
+	part   string // the start of a part number
 	family Family
 }{
 	{"p3834-", Thor},
@@ -248,32 +250,15 @@ var modules = []struct {
 	{"p3448-", Nano},
 }
 
-// readCompatible returns the chip and the module's family from "compatible" of the
-// device tree: strings that end in NUL, the most specific first, such as
-// "nvidia,p3768-0000+p3767-0005-super" (carrier and module; a carrier takes several
-// modules) and "nvidia,p3767-0005".
-func readCompatible(text string) (soc string, family Family) {
-	for entry := range strings.SplitSeq(text, "\x00") {
-		name, ok := strings.CutPrefix(entry, "nvidia,")
-		if !ok {
-			continue
-		}
-		if strings.HasPrefix(name, "tegra") && soc == "" {
-			soc = name
-		}
-		for part := range strings.SplitSeq(name, "+") {
-			for _, m := range modules {
-				if family == UnknownFamily && strings.HasPrefix(part, m.prefix) {
-					family = m.family
-				}
-			}
+// familyOf returns the family by a known part number in "compatible" of the device
+// tree, such as "nvidia,p3768-0000+p3767-0005-super" (carrier and module; a carrier takes
+// several modules), otherwise by the name of the model.
+func familyOf(compatible, model, soc string) Family {
+	for _, m := range modules {
+		if strings.Contains(compatible, m.part) {
+			return m.family
 		}
 	}
-	return soc, family
-}
-
-// familyByName is for a device tree without a known part number.
-func familyByName(model, soc string) Family {
 	for _, m := range modules {
 		if strings.Contains(model, strings.TrimPrefix(string(m.family), "Jetson ")) {
 			return m.family

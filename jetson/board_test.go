@@ -177,7 +177,7 @@ func TestDetect_DamagedFiles_NoPanicAndTold(t *testing.T) {
 	}
 }
 
-func TestFamilyByName_LongerNamesFirst(t *testing.T) {
+func TestFamilyOf_NoPartNumber_LongerNamesFirst(t *testing.T) {
 	for model, want := range map[string]Family{
 		"NVIDIA Jetson Orin Nano Developer Kit":     OrinNano,
 		"NVIDIA Jetson Nano Developer Kit":          Nano,
@@ -192,11 +192,11 @@ func TestFamilyByName_LongerNamesFirst(t *testing.T) {
 		"NVIDIA Jetson AGX Xavier Industrial":       AGXXavier,
 		"NVIDIA Tegra with a name that is not told": UnknownFamily,
 	} {
-		if got := familyByName(model, "tegra234"); got != want {
+		if got := familyOf("", model, "tegra234"); got != want {
 			t.Errorf("%q: %v, want %v", model, got, want)
 		}
 	}
-	if got := familyByName("a carrier of one's own", "tegra264"); got != Thor {
+	if got := familyOf("", "a carrier of one's own", "tegra264"); got != Thor {
 		t.Errorf("by chip: %v", got)
 	}
 	if got := UnknownFamily.String(); got != "Tegra board" {
