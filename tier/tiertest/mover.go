@@ -105,12 +105,17 @@ func (c moverCheck) run(t testing.TB, opts MoverOptions) (err error) {
 
 // close closes the Mover, once.
 func (s *moverSuite) close() error {
-	c, ok := s.mover.(tier.Closer)
+	mover := s.mover
 	s.mover = nil
-	if !ok {
-		return nil
+	return closePart(mover)
+}
+
+// closePart closes a part that is a tier.Closer.
+func closePart(part any) error {
+	if c, ok := part.(tier.Closer); ok {
+		return c.Close()
 	}
-	return c.Close()
+	return nil
 }
 
 func (s *moverSuite) move(m tier.Model, from, to tier.Tier, keep tier.Bytes) error {

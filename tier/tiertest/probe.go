@@ -28,10 +28,8 @@ func TestProbe(t *testing.T, new func(t *testing.T) tier.MemoryProbe) {
 			if err := check(p); err != nil {
 				t.Error(err)
 			}
-			if c, ok := p.(tier.Closer); ok {
-				if err := c.Close(); err != nil {
-					t.Errorf("close: %v", err)
-				}
+			if err := closePart(p); err != nil {
+				t.Errorf("close: %v", err)
 			}
 		})
 	}
@@ -157,13 +155,9 @@ func (p *closingProbe) Close() error {
 
 // checkOverlay lays the probe over another, and closes it.
 func checkOverlay(p tier.MemoryProbe) error {
-	closer, canClose := p.(tier.Closer)
 	over, ok := p.(tier.Overlay)
 	if !ok {
-		if canClose {
-			return closer.Close()
-		}
-		return nil
+		return closePart(p)
 	}
 	bytes := &closingProbe{Probe: NewProbe(tier.Memory{Total: 8 * tier.GiB, Available: 4 * tier.GiB})}
 	took := over.Over(bytes)
@@ -177,11 +171,9 @@ func checkOverlay(p tier.MemoryProbe) error {
 	case !took && bytes.Reads() > 0:
 		err = errors.New("tier.Overlay: Over was false, but a reading asked the probe that it was given")
 	}
-	if canClose {
-		err = errors.Join(err, closer.Close())
-	}
+	err = errors.Join(err, closePart(p))
 	want := int32(0)
-	if took && canClose {
+	if _, canClose := p.(tier.Closer); took && canClose {
 		want = 1
 	}
 	if n := bytes.closed.Load(); err == nil && n != want {

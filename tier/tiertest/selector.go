@@ -216,20 +216,17 @@ func checkAuto(s tier.Selector) error {
 			capabilities []string
 			model        string
 			err          error
+			rule         string
 		}{
-			{nil, "", nil},
-			{[]string{"zymurgy"}, "", nil},
-			{[]string{"zymurgy", "text-generation"}, "gamma", nil},
-			{[]string{"zymurgy", "zymurgy", "xylography"}, "epsilon", nil},
-			{[]string{"quidditch"}, "", tier.ErrNoCapableModel},
-			{[]string{"text-generation", "quidditch"}, "", tier.ErrNoCapableModel},
+			{nil, "", nil, ruleAuto},
+			{[]string{"zymurgy"}, "", nil, ruleAuto},
+			{[]string{"zymurgy", "text-generation"}, "gamma", nil, ruleAuto},
+			{[]string{"zymurgy", "zymurgy", "xylography"}, "epsilon", nil, ruleAuto},
+			{[]string{"quidditch"}, "", tier.ErrNoCapableModel, ruleCapable},
+			{[]string{"text-generation", "quidditch"}, "", tier.ErrNoCapableModel, ruleCapable},
 		} {
-			rule := ruleAuto
-			if x.err != nil {
-				rule = ruleCapable
-			}
 			req := tier.Request{Priority: p, Capabilities: x.capabilities}
-			errs = append(errs, wantChoice(s, v, req, x.model, x.err, rule))
+			errs = append(errs, wantChoice(s, v, req, x.model, x.err, x.rule))
 		}
 	}
 	return errors.Join(errs...)
