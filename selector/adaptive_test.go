@@ -128,7 +128,7 @@ func TestAdaptive_KeepsFailing_AvoidedForAWhileThenTriedAgain(t *testing.T) {
 	}
 	report := func(o ...tier.Outcome) { s.Reported(o) }
 	report(failed("one", start), tier.Outcome{Model: "one", At: start, Err: context.Canceled})
-	if s.adaptive.stats.Load().records["one"].failures != 1 {
+	if s.stats.Load().of("one").Failures != 1 {
 		t.Error("a caller that went away counts as a failure")
 	}
 	report(failed("one", start), failed("one", start))
@@ -157,7 +157,7 @@ func TestAdaptive_KeepsFailing_AvoidedForAWhileThenTriedAgain(t *testing.T) {
 		t.Errorf("one more failure doubles the time: chose %s", got)
 	}
 	report(tier.Outcome{Model: "one", At: start.Add(90 * time.Second)})
-	if r := s.adaptive.stats.Load().records["one"]; r.failures != 0 || !r.avoidUntil.IsZero() {
+	if r := s.stats.Load().of("one"); r.Failures != 0 || !r.AvoidUntil.IsZero() {
 		t.Errorf("a success wipes the slate: %+v", r)
 	}
 	for range 40 {
@@ -258,7 +258,7 @@ func TestPolicies_RequestNamesOne_ItAnswers(t *testing.T) {
 }
 
 func TestStats_ModelsComeAndGo_RecordsAreBounded(t *testing.T) {
-	k := new(stats)
+	k := newStats()
 	batch := make([]tier.Outcome, 0, 1<<16)
 	for i := range 3 * maxRecords {
 		batch = append(batch, tier.Outcome{Model: fmt.Sprint(i), At: start.Add(time.Duration(i))})
@@ -274,27 +274,27 @@ func TestStats_ModelsComeAndGo_RecordsAreBounded(t *testing.T) {
 
 func TestStats_Outcomes_HalveInTenMinutes(t *testing.T) {
 	l := &Learning{Patience: 3}
-	var r *record
+	r := newStats().unknown
 	for i := range 3 {
 		r = r.with(&tier.Outcome{At: start.Add(time.Duration(i) * halfLife)}, l)
 	}
 	r = r.with(&tier.Outcome{At: start.Add(2 * halfLife), Err: errors.New("failed")}, l)
 	r = r.with(&tier.Outcome{At: start.Add(halfLife)}, l) // late news do not fade what is newer
-	if r.good != 2.75 || r.bad != 1 || !r.heard.Equal(start.Add(2*halfLife)) {
+	if r.good != 2.75 || r.bad != 1 || !r.Heard.Equal(start.Add(2*halfLife)) {
 		t.Errorf("got %+v", r)
 	}
 }
 
 func TestStats_NonsenseReports_ChangeNothingForTheWorse(t *testing.T) {
 	s := NewAdaptive()
-	before := s.adaptive.stats.Load()
+	before := s.stats.Load()
 	s.Moved([]tier.Moved{
 		{Move: tier.Move{From: tier.RAM, To: tier.Storage}, Bytes: tier.GiB, Took: time.Second},
 		{Move: tier.Move{From: tier.Storage, To: tier.RAM}, Bytes: 1, Took: time.Hour},
 		{Move: tier.Move{From: tier.Storage, To: tier.RAM}, Bytes: tier.GiB},
 	})
 	s.Reported(nil)
-	if s.adaptive.stats.Load() != before {
+	if s.stats.Load() != before {
 		t.Error("moves that tell nothing made everybody look again")
 	}
 	s.Reported([]tier.Outcome{
@@ -304,7 +304,7 @@ func TestStats_NonsenseReports_ChangeNothingForTheWorse(t *testing.T) {
 	if c := mustSelect(t, s, twins(t), tier.Request{}); math.IsNaN(c.Score) {
 		t.Errorf("got %+v", c)
 	}
-	if e := s.adaptive.stats.Load().records["one"].esteem(); e > 1.5 {
+	if e := s.stats.Load().of("one").Esteem; e > 1.5 {
 		t.Errorf("esteem %v", e)
 	}
 }

@@ -71,21 +71,19 @@ func (l linear) Select(req *tier.Request, v *tier.View) (tier.Choice, error) {
 	if len(required) == 0 {
 		required = []string{textGeneration}
 	}
-	by := l.p.recorded
-	var c ceilings
-	l.p.fractions.ceilings(v, &c)
-	var best pick
+	weights, q := &l.p.options.Weights, &query{p: l.p, v: v}
+	best := pick{model: -1}
 	for i, m := range v.Library.All() {
 		s := &v.States[i]
-		if !m.Can(required) || stuck(s) || tooLarge(v, m.Size, m.Size+m.Runtime, s) || m.Size > c[m.Home] && !resident(s) {
+		if !m.Can(required) || stuck(s) || tooLarge(v, m, s) || m.Size > q.ceiling(m) && !resident(s) {
 			continue
 		}
-		score := by.score(req.Priority, &candidate{model: int32(i), shared: int32(len(required)), m: m, state: s})
-		if p := (pick{score: onGrid(score), model: int32(i), ready: readinessOf(s), found: true}); p.better(best) {
+		score := weights.Capability*float64(len(required)) + weights.bonus(req.Priority, m)
+		if p := (pick{onGrid(score), int32(i), readinessOf(s)}); best.model < 0 || p.better(best) {
 			best = p
 		}
 	}
-	if !best.found {
+	if best.model < 0 {
 		return tier.Choice{}, tier.ErrNoCapableModel
 	}
 	i := int(best.model)

@@ -3,52 +3,112 @@ package selector
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// eligibility says whether a model may serve a request, or why not.
+// query is one request about one view. Whatever is asked of the models - which is
+// best, why one may not serve, what comes nearest to an answer, how all compare -
+// goes by the candidates that consider makes of them.
+type query struct {
+	p        *Policies
+	req      *tier.Request
+	v        *tier.View
+	adaptive bool
+	manual   bool      // the model is asked for by name, without another to fall back to
+	asked    []string  // capabilities that are required
+	st       *snapshot // see snapshot
+	// Each capability once; set by generalize.
+	required, preferred []*capability
+}
+
+// candidate is what a query knows of one model.
+type candidate struct {
+	pick
+	m      *tier.Model
+	state  *tier.State
+	shared int32 // required capabilities that it names itself
+	liked  int32 // preferences that it has beyond those
+	why    eligibility
+	// expected is the predicted time until it can be used, if it is wanted and what
+	// memory allows; 0: not asked.
+	expected time.Duration
+}
+
+// eligibility says whether a model may serve a request, or why not. What comes
+// earlier is nearer to serving it.
 type eligibility uint8
 
 const (
-	eligible    eligibility = iota
-	lacking                 // it lacks a capability, or does not meet a constraint
-	oversized               // it fits no tier that it can be served from
-	memoryShort             // memory is short
-	late                    // it is not expected to make the deadline
+	chosen      eligibility = iota // in an explanation
+	eligible                       //
+	late                           // it is not expected to make the deadline
+	unavailable                    // memory is short, or a move of it is stuck
+	oversized                      // it fits no tier that it can be served from
+	lacking                        // it lacks a capability, or does not meet a constraint
 )
 
-// eligible returns what keeps model i from serving the request, the first in the
-// order above. It allocates nothing.
-func (p *Policies) eligible(req *tier.Request, v *tier.View, by string, i int) eligibility {
-	m, s := v.Library.At(i), &v.States[i]
+// consider sets c to model i without its score, and returns it. It allocates nothing
+// unless it makes a snapshot.
+func (q *query) consider(i int, c *candidate) *candidate {
+	m, s := q.v.Library.At(i), &q.v.States[i]
+	*c = candidate{pick: pick{model: int32(i)}, m: m, state: s, why: eligible}
 	switch {
-	case !p.taxonomy.canAll(m.Capabilities, req.Capabilities) || !meets(m, req.Constraints):
-		return lacking
-	case tooLarge(v, m.Size, m.Size.Plus(m.Runtime), s):
-		return oversized
-	case !resident(s) && m.Size > p.ceiling(v, m):
-		return memoryShort
-	case req.Deadline > 0 && p.expected(v, by, i) > req.Deadline:
-		return late
+	case !q.meets(m):
+		c.why = lacking
+	case tooLarge(q.v, m, s):
+		c.why = oversized
+	case !resident(s) && m.Size > q.ceiling(m) || stuck(s) && !q.manual:
+		c.why = unavailable
+	case q.req.Deadline > 0:
+		if c.expected = q.snapshot().expected(c); c.expected > q.req.Deadline {
+			c.why = late
+		}
 	}
-	return eligible
+	return c
 }
 
-// expected is the predicted time until model i can be used.
-func (p *Policies) expected(v *tier.View, by string, i int) time.Duration {
-	c := candidate{model: int32(i), m: v.Library.At(i), state: &v.States[i]}
-	if by == PolicyAdaptive {
-		return p.snapshotOf(v, by).scorer.expected(&c)
+// rate adds the score, in a query that was generalized.
+func (q *query) rate(c *candidate) {
+	for _, r := range q.required {
+		if overlap(c.m.Capabilities, r.names) {
+			c.shared++
+		}
 	}
-	return p.recorded.expected(&c) // not by way of scorer, through which c would escape
+	for _, r := range q.preferred {
+		if r.of(c.m.Capabilities) {
+			c.liked++
+		}
+	}
+	c.score, c.ready = onGrid(q.snapshot().score(q.req.Priority, c)), readinessOf(c.state)
 }
 
-// meets reports whether the model meets all constraints.
-func meets(m *tier.Model, constraints []tier.Constraint) bool {
-	for i := range constraints {
-		if !constraints[i].Met(m) {
+// generalize makes the query about the whole library: one that requires no
+// capability means text generation, if there is a model for it.
+func (q *query) generalize() {
+	if len(q.asked) == 0 {
+		for _, m := range q.v.Library.All() {
+			if q.p.taxonomy.can(m.Capabilities, textGeneration) {
+				q.asked = []string{textGeneration}
+				break
+			}
+		}
+	}
+	q.required = q.p.taxonomy.add(nil, q.asked)
+	q.preferred = q.p.taxonomy.add(q.required, q.req.Preferences)[len(q.required):]
+}
+
+// meets reports whether the model has what is required.
+func (q *query) meets(m *tier.Model) bool {
+	for _, name := range q.asked {
+		if !q.p.taxonomy.can(m.Capabilities, name) {
+			return false
+		}
+	}
+	for i := range q.req.Constraints {
+		if !q.req.Constraints[i].Met(m) {
 			return false
 		}
 	}
@@ -65,67 +125,57 @@ func resident(s *tier.State) bool {
 // counted on.
 func stuck(s *tier.State) bool { return s.Stuck && !s.Serving }
 
-// tooLarge reports whether a model of that size fits no tier that it can be served
-// from, even if everything else left; need is its size and what serving takes
-// beyond. A view without limits bounds nothing.
-func tooLarge(v *tier.View, size, need tier.Bytes, s *tier.State) bool {
-	if v.Limits.RAM == 0 || need <= v.Limits.Of(tier.RAM) {
+// tooLarge reports whether a model fits no tier that it can be served from, even if
+// everything else left. A view without limits bounds nothing.
+func tooLarge(v *tier.View, m *tier.Model, s *tier.State) bool {
+	if v.Limits.RAM == 0 || m.Size.Plus(m.Runtime) <= v.Limits.Of(tier.RAM) {
 		return false
 	}
 	if s.InPlace {
-		return size > v.Limits.Of(tier.Swap) && !resident(s)
+		return m.Size > v.Limits.Of(tier.Swap) && !resident(s)
 	}
 	return s.Tier != tier.RAM && !(s.Moving && s.To == tier.RAM)
 }
 
+// ceiling is the largest size that is safe for a model at home where m is; without
+// bounds if memory was never read: the Manager's admission decides then.
+func (q *query) ceiling(m *tier.Model) tier.Bytes {
+	if !wasRead(&q.v.Memory) {
+		return tier.Unlimited
+	}
+	ram, total := share(q.v.Memory.Available, q.p.safeRAM), share(q.v.Memory.Available.Plus(q.v.FreeSwap), q.p.safeTotal)
+	switch m.Home {
+	case tier.RAM:
+		return ram
+	case tier.Swap:
+		return total
+	}
+	return max(ram, total)
+}
+
+func wasRead(m *tier.Memory) bool {
+	return m.Available != 0 || m.Total != 0 || m.SwapTotal != 0 || m.SwapFree != 0 || !m.At.IsZero()
+}
+
 const million = 1_000_000
 
-// fractions is a Safety in millionths, so that thresholds are exact integers and
-// the same on every machine: 0.7 of 10 GiB admits 7 GiB, which in float64 it does
-// not.
-type fractions struct{ ram, total uint64 }
+// millionths makes thresholds exact integers, the same on every machine: 0.7 of 10
+// GiB admits 7 GiB, which in float64 it does not.
+func millionths(fraction float64) uint64 { return uint64(math.Round(fraction * million)) }
 
-func (s Safety) fractions() fractions {
-	return fractions{ram: uint64(math.Round(s.RAM * million)), total: uint64(math.Round(s.Total * million))}
-}
-
-// ceilings is the largest size of a model that is safe, by home tier.
-type ceilings [tier.Count]tier.Bytes
-
-// ceilings sets c, without bounds if memory was never read: the Manager's admission
-// decides then.
-func (f fractions) ceilings(v *tier.View, c *ceilings) {
-	m := &v.Memory
-	if m.Available == 0 && m.Total == 0 && m.SwapTotal == 0 && m.SwapFree == 0 && m.At.IsZero() {
-		*c = ceilings{tier.Unlimited, tier.Unlimited, tier.Unlimited}
-		return
-	}
-	ram, swap := share(m.Available, f.ram), share(m.Available.Plus(v.FreeSwap), f.total)
-	c[tier.RAM], c[tier.Swap], c[tier.Storage] = ram, swap, max(ram, swap)
-}
-
-// of is the largest size that is safe for a model at home where m is.
-func (c *ceilings) of(m *tier.Model) tier.Bytes {
-	if !m.Home.Valid() {
-		return c[tier.Storage]
-	}
-	return c[m.Home]
-}
-
-// ceiling is the largest size that is safe for a model at home where m is.
-func (p *Policies) ceiling(v *tier.View, m *tier.Model) tier.Bytes {
-	var c ceilings
-	p.fractions.ceilings(v, &c)
-	return c.of(m)
-}
-
-// share returns that many millionths of b, rounded down. millionths is at most a
-// million, so the quotient fits.
+// share returns that many millionths of b, rounded down.
 func share(b tier.Bytes, millionths uint64) tier.Bytes {
 	hi, lo := bits.Mul64(uint64(max(b, 0)), millionths)
-	if hi == 0 { // below 16 TiB; a division by a constant is a multiplication
-		return tier.Bytes(lo / million)
-	}
-	q, _ := bits.Div64(hi, lo, million)
+	q, _ := bits.Div64(hi, lo, million) // fits: there are a million of them at most
 	return tier.Bytes(q)
+}
+
+// overlap reports whether two short lists have an element in common.
+func overlap(a, b []string) bool {
+	for _, s := range a {
+		if slices.Contains(b, s) {
+			return true
+		}
+	}
+	return false
 }

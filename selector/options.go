@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -276,34 +275,30 @@ func (t Taxonomy) compile() (taxonomy, error) {
 			known[alias] = c
 		}
 	}
-	implies := make(map[*capability][]*capability)
-	for name, also := range t.Implies {
-		for _, a := range also {
-			implies[of(name)] = append(implies[of(name)], of(a))
-		}
-	}
-	for c := range implies {
-		seen := map[*capability]bool{c: true}
-		for todo := implies[c]; len(todo) > 0; todo = todo[1:] {
-			if a := todo[0]; !seen[a] {
-				seen[a] = true
-				a.implied = append(a.implied, c.names...)
-				todo = append(slices.Clip(todo), implies[a]...)
+	for grown := true; grown; { // what implies a name that implies this one implies it too
+		grown = false
+		for name, also := range t.Implies {
+			for _, a := range also {
+				for _, n := range slices.Concat(of(name).names, of(name).implied) {
+					if c := of(a); !slices.Contains(c.names, n) && !slices.Contains(c.implied, n) {
+						c.implied = append(c.implied, n)
+						grown = true
+					}
+				}
 			}
 		}
 	}
 	return known, nil
 }
 
-// all returns the capabilities of those names, each once, in their order.
-func (t taxonomy) all(names []string) []*capability {
-	var list []*capability
+// add appends the capabilities of those names to a list in which each stands once.
+func (t taxonomy) add(list []*capability, names []string) []*capability {
 	for _, n := range names {
 		c, ok := t[n]
 		if !ok {
-			c = &capability{names: []string{strings.Clone(n)}}
+			c = &capability{names: []string{n}}
 		}
-		if !c.in(list) {
+		if !slices.ContainsFunc(list, func(other *capability) bool { return other.names[0] == c.names[0] }) {
 			list = append(list, c)
 		}
 	}
@@ -315,10 +310,6 @@ func (c *capability) of(capabilities []string) bool {
 	return overlap(capabilities, c.names) || overlap(capabilities, c.implied)
 }
 
-func (c *capability) in(list []*capability) bool {
-	return slices.ContainsFunc(list, func(other *capability) bool { return other.names[0] == c.names[0] })
-}
-
 // can reports whether a model with those capabilities has the wanted one.
 func (t taxonomy) can(capabilities []string, wanted string) bool {
 	if slices.Contains(capabilities, wanted) {
@@ -326,24 +317,4 @@ func (t taxonomy) can(capabilities []string, wanted string) bool {
 	}
 	c, ok := t[wanted]
 	return ok && c.of(capabilities)
-}
-
-// canAll is can for every wanted capability; none wanted: true.
-func (t taxonomy) canAll(capabilities, wanted []string) bool {
-	for _, w := range wanted {
-		if !t.can(capabilities, w) {
-			return false
-		}
-	}
-	return true
-}
-
-// overlap reports whether two short lists have an element in common.
-func overlap(a, b []string) bool {
-	for _, s := range a {
-		if slices.Contains(b, s) {
-			return true
-		}
-	}
-	return false
 }

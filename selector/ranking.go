@@ -14,20 +14,17 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// pick is a model with its score. The zero pick is none.
+// pick is a model with its score.
 type pick struct {
 	score float64
-	model int32
+	model int32 // its index
 	ready readiness
-	found bool
 }
 
 // better reports whether p goes before q: the higher score, then the model that can
 // be served sooner, then the one that is listed first.
 func (p pick) better(q pick) bool {
 	switch {
-	case !p.found || !q.found:
-		return p.found
 	case p.score != q.score:
 		return p.score > q.score
 	case p.ready != q.ready:
@@ -76,111 +73,62 @@ type step struct {
 }
 
 // best returns the best model that can be used within that time.
-func (r ranking) best(within time.Duration) pick {
-	if n := len(r); n > 0 && r[n-1].expected <= within { // mostly so
-		return r[n-1].pick
+func (r ranking) best(within time.Duration) (best pick, ok bool) {
+	n := sort.Search(len(r), func(i int) bool { return r[i].expected > within })
+	if n == 0 {
+		return pick{}, false
 	}
-	if n := sort.Search(len(r), func(i int) bool { return r[i].expected > within }); n > 0 {
-		return r[n-1].pick
-	}
-	return pick{}
+	return r[n-1].pick, true
 }
 
-// query is one question about one snapshot.
-type query struct {
-	req                 *tier.Request
-	v                   *tier.View
-	st                  *snapshot
-	required, preferred []*capability // each once
-}
-
-func (p *Policies) query(req *tier.Request, v *tier.View, st *snapshot) *query {
-	q := &query{req: req, v: v, st: st, required: p.taxonomy.all(req.Capabilities)}
-	if text := p.taxonomy.all([]string{textGeneration}); len(q.required) == 0 {
-		for _, m := range v.Library.All() {
-			if text[0].of(m.Capabilities) { // else any model will do
-				q.required = text
-				break
-			}
-		}
-	}
-	q.preferred = slices.DeleteFunc(p.taxonomy.all(req.Preferences), func(c *capability) bool { return c.in(q.required) })
-	return q
-}
-
-// consider sets c to what is known of model i, and reports whether it meets the
-// question.
-func (q *query) consider(i int, c *candidate) bool {
-	*c = candidate{model: int32(i), m: q.v.Library.At(i), state: &q.v.States[i]}
-	for _, r := range q.required {
-		switch {
-		case overlap(c.m.Capabilities, r.names):
-			c.shared++
-		case !overlap(c.m.Capabilities, r.implied):
-			c.shared = 0
-			return false
-		}
-	}
-	for _, r := range q.preferred {
-		if r.of(c.m.Capabilities) {
-			c.liked++
-		}
-	}
-	return meets(c.m, q.req.Constraints)
-}
-
-func (q *query) pick(c *candidate) pick {
-	return pick{score: onGrid(q.st.scorer.score(q.req.Priority, c)), model: c.model, ready: readinessOf(c.state), found: true}
-}
-
-// rank makes the ranking, in time in proportion to the library. It leaves deadlines
-// to ranking.best.
+// rank makes the ranking of a query that was generalized, in time in proportion to
+// the library. It leaves deadlines to ranking.best.
 func (q *query) rank() ranking {
-	timed := q.req.Deadline > 0
 	var all []step
 	var c candidate
-	for i, m := range q.v.Library.All() {
-		s := &q.v.States[i]
-		if !resident(s) && m.Size > q.st.ceilings.of(m) || stuck(s) || tooLarge(q.v, m.Size, m.Size.Plus(m.Runtime), s) || !q.consider(i, &c) {
+	for i := range q.v.Library.Len() {
+		if q.consider(i, &c).why > late {
 			continue
 		}
-		this := step{pick: q.pick(&c)}
-		switch {
-		case timed:
-			this.expected = q.st.scorer.expected(&c)
-			all = append(all, this)
-		case len(all) == 0:
-			all = append(all, this)
-		case this.better(all[0].pick):
-			all[0] = this
+		q.rate(&c)
+		switch last := len(all) - 1; {
+		case last < 0 || all[last].expected != c.expected:
+			all = append(all, step{c.expected, c.pick})
+		case c.better(all[last].pick):
+			all[last].pick = c.pick
 		}
 	}
-	slices.SortFunc(all, func(a, b step) int { return cmp.Compare(a.expected, b.expected) })
+	slices.SortFunc(all, func(a, b step) int {
+		if a.expected == b.expected && a.better(b.pick) {
+			return -1
+		}
+		return cmp.Or(cmp.Compare(a.expected, b.expected), 1)
+	})
 	r := all[:0]
 	for _, this := range all {
-		switch last := len(r) - 1; {
-		case last >= 0 && !this.better(r[last].pick):
-		case last >= 0 && this.expected == r[last].expected:
-			r[last] = this
-		default:
+		if len(r) == 0 || this.better(r[len(r)-1].pick) {
 			r = append(r, this)
 		}
 	}
 	return slices.Clone(r)
 }
 
-// question appends what a ranking depends on beside the snapshot, so that different
-// questions differ. The order of names counts, which costs a second ranking and no
-// sort.
+// question appends what a ranking depends on beside the snapshot, and whether the
+// request is valid, so that different questions differ. The order of names counts,
+// which costs a second ranking and no sort.
 func question(b []byte, req *tier.Request) []byte {
-	nc, np := len(req.Capabilities), len(req.Preferences) // both of 16 bits: see suspect
-	b = append(b, byte(req.Priority), byte(nc), byte(nc>>8), byte(np), byte(np>>8), 0)
-	if req.Deadline > 0 {
-		b[len(b)-1] = 1
+	timed := byte(0)
+	switch {
+	case req.Deadline < 0 || req.Deadline > tier.MaxDeadline:
+		timed = 2
+	case req.Deadline > 0:
+		timed = 1
 	}
+	b = binary.AppendUvarint(append(b, byte(req.Priority), timed), uint64(len(req.Capabilities)))
 	for _, s := range req.Capabilities {
 		b = text(b, s)
 	}
+	b = binary.AppendUvarint(b, uint64(len(req.Preferences)))
 	for _, s := range req.Preferences {
 		b = text(b, s)
 	}
@@ -195,100 +143,87 @@ func text(b []byte, s string) []byte {
 	return append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
 }
 
-// snapshot is what scores and times depend on beside the request, and the rankings
-// that were made of it. All but the rankings does not change.
+// snapshot is one policy on one view: what scores and times depend on beside the
+// request, and the rankings that were made of it. It does not change: one with
+// another ranking takes its place.
 type snapshot struct {
-	library  *tier.Library
-	limits   tier.Limits
-	ceilings ceilings
+	basis
 	// states identifies the slice by its first element. A View may not be kept after a
 	// Select, so the pointer is weak; nothing else ever compares equal to it.
 	states weak.Pointer[tier.State]
-	count  int
-	// Of the adaptive policy: what was learned, and the moment. Else zero.
+	*Options
+	// inFlight is the bytes that are being read for others: loads on one device are
+	// serial. The recorded policy does not look at them.
+	inFlight tier.Bytes
+	// Seconds per GB of loads, and until first use of a model that was not measured.
+	swap, storage, latency float64
+
+	rankings map[string]ranking // by question
+	kept     int                // see maxKept
+}
+
+// basis is what a snapshot was made of, but for the states.
+type basis struct {
+	library             *tier.Library
+	count               int // of states
+	limits              tier.Limits
+	read                bool // memory was read
+	available, freeSwap tier.Bytes
+	adaptive            bool
+	// What was learned, and the moment; nothing and zero for the recorded policy.
 	stats *stats
 	now   time.Time
-
-	scorer   scorer
-	rankings rankcache
 }
 
-// snapshotOf returns the policy's snapshot of v, whose library is not empty.
-func (p *Policies) snapshotOf(v *tier.View, by string) *snapshot {
-	slot, know, now := &p.byRecorded, (*stats)(nil), time.Time{}
-	if by == PolicyAdaptive {
-		slot, know, now = &p.byAdaptive, p.adaptive.stats.Load(), v.Now
+// snapshot returns the policy's snapshot of the view; it is the same for as long as
+// the query lasts, whatever is learned meanwhile.
+func (q *query) snapshot() *snapshot {
+	if q.st != nil {
+		return q.st
 	}
-	var c ceilings
-	p.fractions.ceilings(v, &c)
-	last := slot.Load()
-	if last != nil && last.library == v.Library && last.limits == v.Limits && last.ceilings == c &&
-		last.count == len(v.States) && last.states.Value() == &v.States[0] && last.stats == know && last.now == now {
-		return last
+	b := basis{
+		library: q.v.Library, count: len(q.v.States), limits: q.v.Limits, read: wasRead(&q.v.Memory),
+		available: q.v.Memory.Available, freeSwap: q.v.FreeSwap, stats: q.p.untold,
 	}
-	st := &snapshot{
-		library: v.Library, limits: v.Limits, ceilings: c, states: weak.Make(&v.States[0]), count: len(v.States),
-		stats: know, now: now, scorer: p.recorded,
+	if q.adaptive {
+		b.adaptive, b.stats, b.now = true, q.p.stats.Load(), q.v.Now
 	}
-	if by == PolicyAdaptive {
-		st.scorer = newEstimates(p.adaptive, know, v)
+	var states *tier.State
+	if b.count > 0 {
+		states = &q.v.States[0]
 	}
-	slot.Store(st)
-	return st
+	if q.st = q.slot().Load(); q.st == nil || q.st.basis != b || q.st.states.Value() != states {
+		q.st = &snapshot{basis: b, states: weak.Make(states), Options: &q.p.options, rankings: make(map[string]ranking)}
+		q.st.measure(q.v)
+		q.slot().Store(q.st)
+	}
+	return q.st
 }
 
-// missing returns how many bytes of weights are not present in memory, and the tier
-// that they have to come from. A move under way counts as its colder end: what
-// leaves may be gone, and what comes is not there yet.
-func missing(size tier.Bytes, s *tier.State) (gone tier.Bytes, from tier.Tier) {
-	from = s.Tier
-	if s.Moving {
-		from = min(from, s.To)
+// slot is where the last snapshot of the policy is.
+func (q *query) slot() *atomic.Pointer[snapshot] {
+	if q.adaptive {
+		return &q.p.adaptive
 	}
-	switch from {
-	case tier.RAM:
-		return 0, from
-	case tier.Swap:
-		return size - min(max(s.Kept, 0), size), from
-	}
-	return size, from
+	return &q.p.recorded
 }
 
 // Bounds on the rankings that are kept: requests come from outside and may ask new
 // questions without end. Beyond them, all are dropped.
 const (
 	maxRankings = 1024
-	maxSteps    = 1 << 16 // of rankings, and bytes of questions
+	maxKept     = 1 << 16 // steps of rankings, and bytes of questions
 )
 
-// rankcache holds the rankings made so far, by question. Readers take no lock;
-// writers replace the whole table.
-type rankcache struct{ table atomic.Pointer[rankTable] }
-
-type rankTable struct {
-	rankings map[string]ranking
-	steps    int
-}
-
-// find returns the ranking of a question, nil if there is none yet.
-func (rc *rankcache) find(question []byte) ranking {
-	if t := rc.table.Load(); t != nil {
-		return t.rankings[string(question)]
+// keep keeps the ranking of a question. If another is kept at the same time, this
+// one may be lost, and is made again.
+func (q *query) keep(question []byte, r ranking) {
+	next := *q.st
+	next.rankings, next.kept = make(map[string]ranking, 1), len(question)+len(r)
+	if len(q.st.rankings) < maxRankings && q.st.kept+next.kept <= maxKept {
+		maps.Copy(next.rankings, q.st.rankings)
+		next.kept += q.st.kept
 	}
-	return nil
-}
-
-// add keeps the ranking of a question.
-func (rc *rankcache) add(question []byte, r ranking) {
-	for {
-		old, t := rc.table.Load(), &rankTable{rankings: make(map[string]ranking, 1), steps: len(question) + len(r)}
-		if old != nil && len(old.rankings) < maxRankings && old.steps+t.steps <= maxSteps {
-			t.rankings = maps.Clone(old.rankings)
-			t.steps += old.steps
-		}
-		t.rankings[string(question)] = r
-		if rc.table.CompareAndSwap(old, t) {
-			return
-		}
-	}
+	next.rankings[string(question)] = r
+	q.slot().CompareAndSwap(q.st, &next)
 }

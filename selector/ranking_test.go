@@ -1,7 +1,6 @@
 package selector
 
 import (
-	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -74,26 +73,26 @@ func TestSelect_ViewsChangeAndNewsComeIn_EveryAnswerFitsItsView(t *testing.T) {
 	writers.Wait()
 }
 
-// Between the refusal and the words for it the adaptive policy may learn that the
-// model would have been in time.
-func TestRefusal_ModelIsInTimeByNow_IsStillAboutTheDeadline(t *testing.T) {
+// Between a refusal and the words for it the adaptive policy may learn that the model
+// would have been in time.
+func TestQuery_NewsComeInMeanwhile_OneSnapshotFromFirstToLast(t *testing.T) {
 	s := NewAdaptive()
 	v := viewOf(newLibrary(t, recordedModels()...))
-	name := v.Library.At(0).Name
-	req := &tier.Request{Model: name, Deadline: time.Hour}
-	auto := &tier.Request{Deadline: time.Hour}
-	for _, err := range []error{
-		s.refuse(req, v, PolicyAdaptive, name, true),
-		s.noModel(s.query(auto, v, s.snapshotOf(v, PolicyAdaptive)), PolicyAdaptive),
-	} {
-		if _, ok := errors.AsType[*tier.DeadlineError](err); !ok {
-			t.Errorf("%v, want an error about the deadline", err)
-		}
+	first := query{p: s, req: &tier.Request{}, v: v, adaptive: true}
+	st := first.snapshot()
+	s.Reported([]tier.Outcome{good("gpt2-small", time.Second)})
+	if first.snapshot() != st {
+		t.Error("what was learned in between changed the answer under way")
+	}
+	next := query{p: s, req: &tier.Request{}, v: v, adaptive: true}
+	if next.snapshot() == st {
+		t.Error("what was learned does not count for the next request")
 	}
 }
 
 func TestCosts_WhereTheWeightsAre_DecidesOnTheTime(t *testing.T) {
-	c := &recorded{costs: DefaultCosts()}
+	q := query{p: New(), v: &tier.View{Library: newLibrary(t)}}
+	st := q.snapshot()
 	for _, x := range []struct {
 		name string
 		s    tier.State
@@ -108,11 +107,11 @@ func TestCosts_WhereTheWeightsAre_DecidesOnTheTime(t *testing.T) {
 		{"on its way to storage", tier.State{Tier: tier.RAM, Moving: true, To: tier.Storage}, 6 * time.Second},
 		{"on its way to swap", tier.State{Tier: tier.RAM, Moving: true, To: tier.Swap}, 2 * time.Second},
 	} {
-		if got := c.expected(&candidate{m: &tier.Model{Size: 4 * tier.GiB}, state: &x.s}); got != x.want {
+		if got := st.expected(&candidate{m: &tier.Model{Size: 4 * tier.GiB}, state: &x.s}); got != x.want {
 			t.Errorf("%s: %v, want %v", x.name, got, x.want)
 		}
 	}
-	if got := c.expected(&candidate{m: &tier.Model{Size: tier.Unlimited}, state: &tier.State{}}); got <= 0 {
+	if got := st.expected(&candidate{m: &tier.Model{Size: tier.Unlimited}, state: &tier.State{}}); got <= 0 {
 		t.Errorf("of more than there is: %v", got)
 	}
 }

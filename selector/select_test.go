@@ -284,7 +284,7 @@ func TestHybrid_PreferredMayNotServe_FallsBackAndSaysWhy(t *testing.T) {
 func TestManual_LacksWhatIsRequired_SaysWhatAndWhichModelsHaveIt(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
 	_, err := New().Select(&tier.Request{Model: "llama-7b", Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtLeast, Value: "8192"}}}, v)
-	le, ok := errors.AsType[*LacksError](err)
+	le, ok := errors.AsType[*tier.NoCapableModelError](err)
 	if !ok || !errors.Is(err, tier.ErrNoCapableModel) || tier.Code(err) != "no_capable_model" ||
 		err.Error() != "Explicit model 'llama-7b' lacks embeddings, context >= 8192" || len(le.Able) > 0 {
 		t.Errorf("got %v", err)
@@ -513,7 +513,7 @@ func TestRankcache_QuestionsWithoutEnd_IsBounded(t *testing.T) {
 			}
 		}
 	}
-	if n := len(s.byRecorded.Load().rankings.table.Load().rankings); n > maxRankings {
+	if n := len(s.recorded.Load().rankings); n > maxRankings {
 		t.Errorf("%d rankings are kept", n)
 	}
 }
@@ -522,7 +522,7 @@ func TestQuestion_DifferentRequests_Differ(t *testing.T) {
 	c := tier.Constraint{Label: "context", Op: tier.OpAtLeast, Value: "8k"}
 	seen := make(map[string]string)
 	for _, req := range []tier.Request{
-		{}, {Priority: tier.Speed}, {Deadline: 1}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
+		{}, {Priority: tier.Speed}, {Deadline: 1}, {Deadline: -1}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
 		{Capabilities: []string{"ab"}}, {Preferences: []string{"a"}}, {Capabilities: []string{"b"}, Preferences: []string{"a"}},
 		{Constraints: []tier.Constraint{c}}, {Constraints: []tier.Constraint{c, c}}, {Constraints: []tier.Constraint{{Label: "context"}}},
 		{Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtMost, Value: "8k"}}},
@@ -579,7 +579,7 @@ func TestPartStatus_CountsAndWhatWasLearned_MarshalsWhileAsked(t *testing.T) {
 	wg.Wait()
 	s.Moved([]tier.Moved{{Move: tier.Move{To: tier.RAM}, Bytes: tier.GiB, Took: 11 * time.Second}})
 	s.Reported([]tier.Outcome{good("gpt2-small", time.Second), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour))})
-	_, storage := s.adaptive.stats.Load().rates(&s.adaptive.costs)
+	_, storage := s.stats.Load().rates(&s.options.Costs)
 	want := Status{
 		Policy:  PolicyRecorded,
 		Refused: map[string]uint64{"not_found": 1000, "no_capable_model": 1000},

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"maps"
 	"math"
-	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -20,15 +18,18 @@ import (
 // default, so that it knows something when it is asked for. Its methods may be
 // called from any number of goroutines.
 type Policies struct {
-	policies   []string // that it knows, the default first
-	recorded   *recorded
-	adaptive   *adaptive
-	taxonomy   taxonomy
-	fractions  fractions
-	byRecorded atomic.Pointer[snapshot] // the last one of each policy
-	byAdaptive atomic.Pointer[snapshot]
-	mu         sync.Mutex        // of refused; an error allocates, so a lock adds little to it
-	refused    map[string]uint64 // by code
+	policies []string // that it knows, the default first
+	options  Options
+	taxonomy taxonomy
+	// Safety, counted in millionths.
+	safeRAM, safeTotal uint64
+	// The last snapshot of each policy.
+	recorded, adaptive atomic.Pointer[snapshot]
+
+	mu      sync.Mutex            // of refused, and of the writers of stats
+	refused map[string]uint64     // by code
+	stats   atomic.Pointer[stats] // what was learned so far
+	untold  *stats                // those of the recorded policy, which learns nothing
 }
 
 var (
@@ -62,10 +63,10 @@ func NewWith(o Options) (*Policies, error) {
 		return nil, err
 	}
 	p := &Policies{
-		policies: []string{PolicyRecorded, PolicyAdaptive}, taxonomy: names, fractions: o.Safety.fractions(),
-		recorded: &recorded{o.Weights, o.Costs}, adaptive: newAdaptive(&o),
-		refused: make(map[string]uint64),
+		policies: []string{PolicyRecorded, PolicyAdaptive}, options: o, taxonomy: names,
+		safeRAM: millionths(o.Safety.RAM), safeTotal: millionths(o.Safety.Total), refused: make(map[string]uint64), untold: newStats(),
 	}
+	p.stats.Store(newStats())
 	if o.Policy == PolicyAdaptive {
 		slices.Reverse(p.policies)
 	}
@@ -74,7 +75,9 @@ func NewWith(o Options) (*Policies, error) {
 
 // Select implements tier.Selector.
 func (p *Policies) Select(req *tier.Request, v *tier.View) (c tier.Choice, err error) {
-	if err = p.choose(req, v, &c); err != nil {
+	var q query // filled in place: a literal would be copied
+	q.p, q.req, q.v, q.asked = p, req, v, req.Capabilities
+	if err = q.answer(&c); err != nil { // an error allocates, so a lock adds little to it
 		p.mu.Lock()
 		p.refused[tier.Code(err)]++
 		p.mu.Unlock()
@@ -84,92 +87,103 @@ func (p *Policies) Select(req *tier.Request, v *tier.View) (c tier.Choice, err e
 
 var errStates = errors.New("selector: the view has fewer states than models")
 
-// choose answers a request into c, which is zero. Choices are filled in place:
-// returning one through each layer would take as long as choosing.
-func (p *Policies) choose(req *tier.Request, v *tier.View, c *tier.Choice) error {
-	by := p.policies[0]
-	if req.Policy != "" {
-		if by = req.Policy; !slices.Contains(p.policies, by) {
-			return &tier.InvalidError{Field: "policy", Value: strconv.Quote(by[:min(len(by), 64)]), Rule: "must be " + strings.Join(p.policies, " or ")}
-		}
+// answer decides into c, which is zero. Choices are filled in place: returning one
+// through each layer would take as long as choosing.
+func (q *query) answer(c *tier.Choice) error {
+	by := q.p.policies[0]
+	if q.req.Policy != "" {
+		by = q.req.Policy
 	}
-	if suspect(req) {
-		if err := req.Validate(); err != nil {
+	if q.req.Policy != "" && !slices.Contains(q.p.policies, by) {
+		return &tier.InvalidError{Field: "policy", Value: strconv.Quote(by[:min(len(by), 64)]), Rule: "must be " + strings.Join(q.p.policies, " or ")}
+	}
+	named := q.req.Model != "" || q.req.Preferred != ""
+	if named || q.req.Explain { // else a question is validated when it is new
+		if err := q.req.Validate(); err != nil {
 			return err
 		}
 	}
-	switch {
-	case v.Library == nil || v.Library.Len() == 0:
-		return p.emptyLibrary(req)
-	case len(v.States) < v.Library.Len():
+	if q.v.Library == nil {
+		q.v = &tier.View{Library: tier.AssembleLibrary(nil)}
+	}
+	if len(q.v.States) < q.v.Library.Len() {
 		return errStates
-	case req.Explain:
-		return p.explained(req, v, by, c)
 	}
-	return p.decide(req, v, by, c)
+	q.adaptive = by == PolicyAdaptive
+	err := q.decide(c)
+	if q.req.Explain {
+		c.Explanation = q.explain(by, c, err)
+	}
+	return err
 }
 
-// suspect reports whether Validate has to look at the request at once. Otherwise
-// it does so when a question is new or a named model does not meet it.
-func suspect(req *tier.Request) bool {
-	return len(req.Preferences) > 0 && (req.Model != "" || req.Preferred != "") || req.Priority > tier.Quality ||
-		req.Deadline < 0 || req.Deadline > tier.MaxDeadline ||
-		req.Model != "" && req.Preferred != "" || len(req.Capabilities) > tier.MaxCapabilities ||
-		len(req.Preferences) > tier.MaxCapabilities || len(req.Constraints) > tier.MaxConstraints
-}
-
-func (p *Policies) decide(req *tier.Request, v *tier.View, by string, c *tier.Choice) error {
-	name := req.Model
+func (q *query) decide(c *tier.Choice) error {
+	name, hybrid := q.req.Model, false
 	if name == "" {
-		name = req.Preferred
+		name, hybrid = q.req.Preferred, q.req.Fallback
 	}
 	if name == "" {
-		return p.auto(req, v, by, c)
+		return q.auto(c)
 	}
-	fallback := req.Fallback && req.Model == ""
-	i, ok := v.Library.Find(name)
-	// A stuck model that is asked for by name is the Manager's to refuse, which knows
-	// since when it is stuck.
-	if ok && p.eligible(req, v, by, i) == eligible && !(fallback && stuck(&v.States[i])) {
-		c.Model, c.Index, c.Score = v.Library.At(i).Name, i, math.NaN()
-		if fallback {
-			c.Mode = tier.Hybrid
+	var refused error
+	i, ok := q.v.Library.Find(name)
+	if ok {
+		// A stuck model that is asked for by name is the Manager's to refuse, which knows
+		// since when it is stuck.
+		q.manual = !hybrid
+		var named candidate
+		q.consider(i, &named)
+		q.manual = false
+		if named.why == eligible {
+			c.Model, c.Index, c.Score = named.m.Name, i, math.NaN()
+			if hybrid {
+				c.Mode = tier.Hybrid
+			}
+			return nil
 		}
-		return nil
+		who := "Explicit model"
+		if hybrid {
+			who = "Preferred model"
+		}
+		refused = q.refusal(&named, who)
+	} else {
+		refused = &tier.NotFoundError{What: "model", Name: name}
 	}
-	if !fallback {
-		return p.refuse(req, v, by, name, true)
+	if !hybrid {
+		return q.helpful(refused)
 	}
-	if err := p.auto(req, v, by, c); err != nil {
+	if err := q.auto(c); err != nil {
 		return err
 	}
-	c.Mode, c.FellBack, c.Why = tier.Hybrid, true, p.refuse(req, v, by, name, false).Error()
+	c.Mode, c.FellBack, c.Why = tier.Hybrid, true, refused.Error()
 	return nil
 }
 
-func (p *Policies) auto(req *tier.Request, v *tier.View, by string, c *tier.Choice) error {
-	st := p.snapshotOf(v, by)
+func (q *query) auto(c *tier.Choice) error {
+	st := q.snapshot()
 	var room [64]byte // longer questions allocate
-	key := question(room[:0], req)
-	r := st.rankings.find(key)
+	key := question(room[:0], q.req)
+	r := st.rankings[string(key)]
 	if r == nil {
-		if err := req.Validate(); err != nil {
+		if err := q.req.Validate(); err != nil {
 			return err
 		}
-		if r = p.query(req, v, st).rank(); len(r) > 0 {
-			st.rankings.add(key, r)
+		q.generalize()
+		if r = q.rank(); len(r) > 0 {
+			q.keep(key, r)
 		}
 	}
-	within := req.Deadline
+	within := q.req.Deadline
 	if within == 0 {
 		within = math.MaxInt64
 	}
-	best := r.best(within)
-	if !best.found {
-		return p.noModel(p.query(req, v, st), by)
+	best, ok := r.best(within)
+	if !ok {
+		q.generalize()
+		return q.noModel()
 	}
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
-	c.Model = v.Library.At(c.Index).Name
+	c.Model = q.v.Library.At(c.Index).Name
 	return nil
 }
 
@@ -178,11 +192,18 @@ func (p *Policies) auto(req *tier.Request, v *tier.View, by string, c *tier.Choi
 func (p *Policies) Accessed([]tier.Access) {}
 
 // Moved implements tier.Learner: the adaptive policy learns how long bytes take.
-func (p *Policies) Moved(moves []tier.Moved) { p.adaptive.learn(nil, moves) }
+func (p *Policies) Moved(moves []tier.Moved) { p.learn(nil, moves) }
 
 // Reported implements tier.Reporter: the adaptive policy learns how requests turn
 // out.
-func (p *Policies) Reported(outcomes []tier.Outcome) { p.adaptive.learn(outcomes, nil) }
+func (p *Policies) Reported(outcomes []tier.Outcome) { p.learn(outcomes, nil) }
+
+// learn replaces the stats by those after some news.
+func (p *Policies) learn(outcomes []tier.Outcome, moves []tier.Moved) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats.Store(p.stats.Load().moved(moves).reported(outcomes, &p.options.Learning))
+}
 
 // Status is what PartStatus returns.
 type Status struct {
@@ -199,88 +220,5 @@ func (p *Policies) PartStatus() any {
 	p.mu.Lock()
 	refused := maps.Clone(p.refused)
 	p.mu.Unlock()
-	return Status{Policy: p.policies[0], Refused: refused, Learned: p.adaptive.stats.Load().learned(&p.adaptive.costs)}
-}
-
-// scorer scores the models of one snapshot.
-type scorer interface {
-	// score is better if it is higher. It is rounded to the grid before it is
-	// compared.
-	score(p tier.Priority, c *candidate) float64
-	// factors are the parts of the score, for a person.
-	factors(p tier.Priority, c *candidate) []tier.Factor
-	// expected is the predicted time until the candidate can be used.
-	expected(c *candidate) time.Duration
-}
-
-// candidate is what a policy may look at to score a model.
-type candidate struct {
-	model  int32 // its index
-	shared int32 // required capabilities that it names itself
-	liked  int32 // preferences that it has beyond those
-	m      *tier.Model
-	state  *tier.State
-}
-
-// worth is the declared quality, or the size in GB.
-func (c *candidate) worth() float64 {
-	if c.m.Quality > 0 {
-		return c.m.Quality
-	}
-	return max(c.m.Size, 0).GB()
-}
-
-// recorded is the policy that the recordings of the wire contract show. It learns
-// nothing, and its scores depend on the models alone.
-type recorded struct {
-	weights Weights
-	costs   Costs
-}
-
-func (r *recorded) score(p tier.Priority, c *candidate) float64 {
-	return r.weights.Capability*float64(c.shared+c.liked) + r.bonus(p, c)
-}
-
-// bonus is the part of the score that the priority gives.
-func (r *recorded) bonus(p tier.Priority, c *candidate) float64 {
-	w := &r.weights
-	switch home := c.m.Home == tier.RAM; {
-	case p == tier.Quality:
-		return w.QualityPerGB * c.worth()
-	case p == tier.Speed && home:
-		return w.SpeedRAM
-	case p == tier.Speed:
-		return w.SpeedElsewhere
-	case home:
-		return w.BalancedRAM
-	}
-	return w.BalancedElsewhere + w.BalancedPerGB*c.worth()
-}
-
-func (r *recorded) factors(p tier.Priority, c *candidate) []tier.Factor {
-	f := []tier.Factor{{Name: "capabilities", Value: r.weights.Capability * float64(c.shared)}}
-	if c.liked > 0 {
-		f = append(f, tier.Factor{Name: "preferences", Value: r.weights.Capability * float64(c.liked)})
-	}
-	return append(f, tier.Factor{Name: p.String(), Value: r.bonus(p, c)})
-}
-
-// expected is rounded down: each byte costs what the tier does that it is in.
-func (r *recorded) expected(c *candidate) time.Duration {
-	size := max(c.m.Size, 0)
-	gone, from := missing(size, c.state)
-	rate := r.costs.Storage
-	if from == tier.Swap {
-		rate = r.costs.Swap
-	}
-	return perGB(size-gone, r.costs.RAM) + perGB(gone, rate)
-}
-
-// perGB is the time for b bytes at that time per GB, rounded down, saturated.
-func perGB(b tier.Bytes, rate time.Duration) time.Duration {
-	hi, lo := bits.Mul64(uint64(b), uint64(rate))
-	if hi >= 1<<29 {
-		return 1<<63 - 1
-	}
-	return time.Duration(hi<<34 | lo>>30)
+	return Status{Policy: p.policies[0], Refused: refused, Learned: p.stats.Load().learned(&p.options.Costs)}
 }

@@ -188,10 +188,15 @@ func (e *ExistsError) Suggestions() []string {
 type NoCapableModelError struct {
 	Capabilities []string
 	Nearest      []string // capabilities that the library has
+	Able         []string // models that have them, if one was named that has not
 	Unsafe       error
+	Reason       string // the whole sentence, if its wording is fixed
 }
 
 func (e *NoCapableModelError) Error() string {
+	if e.Reason != "" {
+		return e.Reason
+	}
 	what := strings.Join(e.Capabilities, ", ")
 	if e.Unsafe != nil {
 		return fmt.Sprintf("No model with capabilities [%s] can be served now: %v", what, e.Unsafe)
@@ -211,6 +216,9 @@ func (e *NoCapableModelError) Code() string { return "no_capable_model" }
 func (e *NoCapableModelError) Suggestions() []string {
 	if e.Unsafe != nil {
 		return append([]string{"A capable model exists but cannot be served safely now."}, Suggestions(e.Unsafe)...)
+	}
+	if len(e.Able) > 0 {
+		return []string{"Ask for a model that has it: " + strings.Join(e.Able, ", ") + "."}
 	}
 	if len(e.Nearest) > 0 {
 		return []string{"The library knows: " + strings.Join(e.Nearest, ", ") + "."}

@@ -1,0 +1,165 @@
+package selector
+
+import (
+	"math"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// measure fills in what times depend on.
+func (st *snapshot) measure(v *tier.View) {
+	st.swap, st.storage = st.stats.rates(&st.Costs)
+	st.latency = st.Costs.RAM.Seconds()
+	if !st.adaptive {
+		return
+	}
+	// What was measured of some models tells about the others; the constant counts
+	// like two GB of them.
+	seconds, gb := st.latency*prior, float64(prior)
+	for i, m := range v.Library.All() {
+		if s := &v.States[i]; s.Moving && s.To > s.Tier {
+			gone, _ := missing(m.Size, s)
+			st.inFlight = st.inFlight.Plus(gone)
+		}
+		if first := st.stats.of(m.Name).FirstUseSeconds; first > 0 {
+			seconds += first
+			gb += m.Size.GB()
+		}
+	}
+	st.latency = seconds / gb
+}
+
+// missing returns how many bytes of weights are not present in memory, and the tier
+// that they have to come from. A move under way counts as its colder end: what
+// leaves may be gone, and what comes is not there yet.
+func missing(size tier.Bytes, s *tier.State) (gone tier.Bytes, from tier.Tier) {
+	from = s.Tier
+	if s.Moving {
+		from = min(from, s.To)
+	}
+	switch from {
+	case tier.RAM:
+		return 0, from
+	case tier.Swap:
+		return size - min(max(s.Kept, 0), size), from
+	}
+	return size, from
+}
+
+// prospect is what is expected of a model.
+type prospect struct {
+	queue, load, latency float64 // the parts of the time until it can be used, in seconds
+	worth                float64 // as callers judge it
+	reliability          float64
+	avoided              bool // it keeps failing and is not to be tried yet
+}
+
+func (st *snapshot) prospect(c *candidate) prospect {
+	r, size := st.stats.of(c.m.Name), max(c.m.Size, 0)
+	x := prospect{
+		latency: r.FirstUseSeconds, worth: worth(c.m) * r.Esteem,
+		reliability: r.reliability(st.now), avoided: st.now.Before(r.AvoidUntil),
+	}
+	switch gone, from := missing(size, c.state); {
+	case gone > 0 && from == tier.Swap:
+		x.load = gone.GB() * st.swap
+	case gone > 0:
+		x.load = r.wait.or(gone.GB() * st.storage)
+	}
+	if x.load > 0 && !c.state.Moving {
+		x.load += st.inFlight.GB() * st.storage
+	}
+	if x.latency == 0 {
+		x.latency = size.GB() * st.latency
+	}
+	if ahead := int(c.state.Leases) + int(c.state.Waiters); st.adaptive && ahead >= st.Learning.Slots {
+		served := x.latency
+		if r.served.count > 0 {
+			served = r.served.value
+		}
+		x.queue = served * float64(ahead/st.Learning.Slots)
+	}
+	return x
+}
+
+func (x *prospect) seconds() float64 { return x.queue + x.load + x.latency }
+
+// expected is the predicted time until the candidate can be used.
+func (st *snapshot) expected(c *candidate) time.Duration {
+	const longest = math.MaxInt64 / 2
+	x := st.prospect(c)
+	return time.Duration(min(math.Round(x.seconds()*float64(time.Second)), longest))
+}
+
+// avoidance is more than any score.
+const avoidance = 1e6
+
+// score is better if it is higher. It is rounded to the grid before it is compared.
+func (st *snapshot) score(p tier.Priority, c *candidate) float64 {
+	if !st.adaptive {
+		return st.Weights.Capability*float64(c.shared+c.liked) + st.Weights.bonus(p, c.m)
+	}
+	x := st.prospect(c)
+	score, worth, wait := st.Weights.Capability*float64(c.liked), x.worth*x.reliability, x.seconds()/x.reliability
+	switch p {
+	case tier.Quality:
+		score += st.Weights.QualityPerGB * worth
+	case tier.Speed:
+		score -= wait
+	default:
+		score += math.Log2((1 + worth) / math.Pow(1+wait, st.Learning.WaitWeight))
+	}
+	if x.avoided {
+		score -= avoidance
+	}
+	return score
+}
+
+// factors are the parts of the score, for a person.
+func (st *snapshot) factors(p tier.Priority, c *candidate) (f []tier.Factor) {
+	add := func(name string, value float64) { f = append(f, tier.Factor{Name: name, Value: value}) }
+	x := st.prospect(c)
+	if st.adaptive {
+		add("queue seconds", x.queue)
+		add("load seconds", x.load)
+		add("latency seconds", x.latency)
+		add("worth", x.worth)
+		add("reliability", x.reliability)
+	} else {
+		add("capabilities", st.Weights.Capability*float64(c.shared))
+	}
+	if c.liked > 0 {
+		add("preferences", st.Weights.Capability*float64(c.liked))
+	}
+	if !st.adaptive {
+		add(p.String(), st.Weights.bonus(p, c.m))
+	} else if x.avoided {
+		add("avoided after failures", -avoidance)
+	}
+	return f
+}
+
+// worth is the declared quality, or the size in GB.
+func worth(m *tier.Model) float64 {
+	if m.Quality > 0 {
+		return m.Quality
+	}
+	return max(m.Size, 0).GB()
+}
+
+// bonus is the part of a recorded score that the priority gives. It depends on the
+// model alone.
+func (w *Weights) bonus(p tier.Priority, m *tier.Model) float64 {
+	switch home := m.Home == tier.RAM; {
+	case p == tier.Quality:
+		return w.QualityPerGB * worth(m)
+	case p == tier.Speed && home:
+		return w.SpeedRAM
+	case p == tier.Speed:
+		return w.SpeedElsewhere
+	case home:
+		return w.BalancedRAM
+	}
+	return w.BalancedElsewhere + w.BalancedPerGB*worth(m)
+}

@@ -1,0 +1,71 @@
+package selector
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// maxCandidates bounds an explanation. It lists the best of a larger library.
+const maxCandidates = 1000
+
+// explain says why a choice came out as it did. It costs time and memory in
+// proportion to the library.
+func (q *query) explain(by string, c *tier.Choice, err error) *tier.Explanation {
+	q.generalize()
+	all := make([]candidate, q.v.Library.Len())
+	for i := range all {
+		q.rate(q.consider(i, &all[i]))
+		if err == nil && i == c.Index {
+			all[i].why = chosen
+		}
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		order := cmp.Compare(min(a.why, late), min(b.why, late))
+		if order == 0 && a.better(b.pick) {
+			return -1
+		}
+		return cmp.Or(order, 1)
+	})
+	x := &tier.Explanation{Policy: by, Priority: q.req.Priority, Omitted: max(0, len(all)-maxCandidates)}
+	named := err == nil && c.Mode != tier.Auto && !c.FellBack
+	for i := range all[:len(all)-x.Omitted] {
+		this := &all[i]
+		this.expected = q.st.expected(this)
+		x.Candidates = append(x.Candidates, tier.Candidate{
+			Model: this.m.Name, Index: int(this.model), Eligible: this.why <= eligible, Verdict: q.verdict(this, &all[0], named),
+			Score: this.score, Factors: q.st.factors(q.req.Priority, this), Expected: this.expected,
+		})
+	}
+	return x
+}
+
+// verdict says what became of a model in the choice. named: first was asked for by
+// name.
+func (q *query) verdict(c, first *candidate, named bool) string {
+	switch {
+	case c.why == chosen && named:
+		return "chosen: asked for by name"
+	case c.why == chosen:
+		return "chosen"
+	case c.why == lacking:
+		return "left out: lacks " + strings.Join(q.lacks(c.m), ", ")
+	case c.why == late:
+		return fmt.Sprintf("left out: expected in %v, the deadline is %v", c.expected.Round(time.Millisecond), q.req.Deadline)
+	case c.why != eligible:
+		return "left out: " + q.shortage(c, "").Detail
+	case named:
+		return "not asked for"
+	case c.score == first.score && c.ready > first.ready:
+		return "as good as " + first.m.Name + ", which can be served sooner"
+	case c.score == first.score:
+		return "as good as " + first.m.Name + ", which is listed first"
+	case q.st.prospect(c).avoided && !q.st.prospect(first).avoided:
+		return "avoided for now: it kept failing"
+	}
+	return fmt.Sprintf("scored %.3g less than %s", first.score-c.score, first.m.Name)
+}
