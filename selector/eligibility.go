@@ -1,9 +1,11 @@
 package selector
 
 import (
+	"iter"
 	"math"
 	"math/bits"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -17,9 +19,10 @@ type query struct {
 	req      *tier.Request
 	v        *tier.View
 	adaptive bool
-	manual   bool      // the model is asked for by name, without another to fall back to
-	asked    []string  // capabilities that are required
-	st       *snapshot // see snapshot
+	slot     *atomic.Pointer[snapshot] // the last one of the policy
+	manual   bool                      // the model is asked for by name, without another to fall back to
+	asked    []string                  // capabilities that are required
+	st       *snapshot                 // see snapshot
 	// Each capability once; set by generalize.
 	required, preferred []*capability
 }
@@ -100,17 +103,25 @@ func (q *query) generalize() {
 	q.preferred = q.p.taxonomy.add(q.required, q.req.Preferences)[len(q.required):]
 }
 
-// meets reports whether the model has what is required.
-func (q *query) meets(m *tier.Model) bool {
-	for _, name := range q.asked {
-		if !q.p.taxonomy.can(m.Capabilities, name) {
-			return false
+// unmet yields the requirements that the model does not meet, as text.
+func (q *query) unmet(m *tier.Model) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, name := range q.asked {
+			if !q.p.taxonomy.can(m.Capabilities, name) && !yield(name) {
+				return
+			}
+		}
+		for i := range q.req.Constraints {
+			if c := &q.req.Constraints[i]; !c.Met(m) && !yield(c.String()) {
+				return
+			}
 		}
 	}
-	for i := range q.req.Constraints {
-		if !q.req.Constraints[i].Met(m) {
-			return false
-		}
+}
+
+func (q *query) meets(m *tier.Model) bool {
+	for range q.unmet(m) {
+		return false
 	}
 	return true
 }
@@ -172,10 +183,5 @@ func share(b tier.Bytes, millionths uint64) tier.Bytes {
 
 // overlap reports whether two short lists have an element in common.
 func overlap(a, b []string) bool {
-	for _, s := range a {
-		if slices.Contains(b, s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
 }

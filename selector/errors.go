@@ -13,9 +13,8 @@ import (
 const (
 	maxAble    = 3 // models
 	maxNear    = 8 // capabilities
-	maxValues  = 3 // of a label
 	maxHolders = 8
-	maxKnown   = 4096 // names or capabilities
+	maxKnown   = 4096 // names, capabilities or values of labels
 )
 
 // refusal is why the candidate may not serve. who begins the sentence.
@@ -23,7 +22,7 @@ func (q *query) refusal(c *candidate, who string) error {
 	switch c.why {
 	case lacking:
 		return &tier.NoCapableModelError{
-			Capabilities: q.requirements(), Reason: who + " '" + c.m.Name + "' lacks " + strings.Join(q.lacks(c.m), ", "),
+			Capabilities: q.requirements(), Reason: who + " '" + c.m.Name + "' " + q.lacks(c.m),
 		}
 	case late:
 		return &tier.DeadlineError{Model: c.m.Name, Expected: c.expected, Deadline: q.req.Deadline}
@@ -90,20 +89,9 @@ func namesLike(name string, lib *tier.Library) []string {
 	return tier.Nearest(name, names)
 }
 
-// lacks are the requirements that the model does not meet.
-func (q *query) lacks(m *tier.Model) []string {
-	var list []string
-	for _, name := range q.asked {
-		if !q.p.taxonomy.can(m.Capabilities, name) {
-			list = append(list, name)
-		}
-	}
-	for _, c := range q.req.Constraints {
-		if !c.Met(m) {
-			list = append(list, c.String())
-		}
-	}
-	return list
+// lacks says which requirements the model does not meet.
+func (q *query) lacks(m *tier.Model) string {
+	return "lacks " + strings.Join(slices.Collect(q.unmet(m)), ", ")
 }
 
 // requirements are the capabilities and constraints that are required, as text.
@@ -163,41 +151,34 @@ func holders(v *tier.View) []tier.Holder {
 	return slices.Clone(all[:min(len(all), maxHolders)])
 }
 
-// nearest names what the library has that is nearest to what the request requires:
-// capabilities that look like the unknown ones; if each one is known, those of the
-// model that has most of them; values of the labels that constraints speak of; else
-// any capabilities.
+// nearest names what the library has that is nearest to what is required:
+// capabilities that look like the unknown ones, and values of the labels that
+// constraints speak of; else any capabilities.
 func (q *query) nearest() []string {
 	var known, near []string
-	most, fullest := 0, -1
 	seen := make(map[string]bool)
-	for i, m := range q.v.Library.All() {
+	note := func(list []string, s string) []string {
+		if !seen[s] && len(list) < maxKnown {
+			seen[s] = true
+			list = append(list, s)
+		}
+		return list
+	}
+	for _, m := range q.v.Library.All() {
 		for _, c := range m.Capabilities {
-			if len(known) < maxKnown && !seen[c] {
-				seen[c] = true
-				known = append(known, c)
-			}
+			known = note(known, c)
 		}
-		has := 0
-		for _, c := range q.req.Capabilities {
-			if q.p.taxonomy.can(m.Capabilities, c) {
-				has++
+		for i := range q.req.Constraints {
+			c := &q.req.Constraints[i]
+			if value, ok := m.Labels[c.Label]; ok && !c.Met(m) {
+				near = note(near, c.Label+" = "+value)
 			}
-		}
-		if has > most {
-			most, fullest = has, i
 		}
 	}
 	for _, c := range q.req.Capabilities {
-		if !seen[c] {
+		if !slices.Contains(known, c) {
 			near = append(near, tier.Nearest(c, known)...)
 		}
-	}
-	if len(near) == 0 && fullest >= 0 && most < len(q.req.Capabilities) {
-		near = slices.Clone(q.v.Library.At(fullest).Capabilities)
-	}
-	for i := range q.req.Constraints {
-		near = append(near, q.values(&q.req.Constraints[i])...)
 	}
 	if len(near) == 0 {
 		near = known
@@ -205,25 +186,4 @@ func (q *query) nearest() []string {
 	slices.Sort(near)
 	near = slices.Compact(near)
 	return near[:min(len(near), maxNear)]
-}
-
-// values are a few of the values that the constraint's label has among the models
-// that have the capabilities, if none of them meets it.
-func (q *query) values(c *tier.Constraint) []string {
-	var found []string
-	alone := query{p: q.p, req: &tier.Request{}, asked: q.req.Capabilities}
-	for _, m := range q.v.Library.All() {
-		if !alone.meets(m) {
-			continue
-		}
-		if c.Met(m) {
-			return nil
-		}
-		if value, ok := m.Labels[c.Label]; ok && len(found) < maxValues {
-			if text := c.Label + " = " + value; !slices.Contains(found, text) {
-				found = append(found, text)
-			}
-		}
-	}
-	return found
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -53,7 +52,7 @@ func (q *query) verdict(c, first *candidate, named bool) string {
 	case c.why == chosen:
 		return "chosen"
 	case c.why == lacking:
-		return "left out: lacks " + strings.Join(q.lacks(c.m), ", ")
+		return "left out: " + q.lacks(c.m)
 	case c.why == late:
 		return fmt.Sprintf("left out: expected in %v, the deadline is %v", c.expected.Round(time.Millisecond), q.req.Deadline)
 	case c.why != eligible:

@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -131,64 +132,50 @@ type Learning struct {
 
 // fill returns o with every default in place.
 func (o Options) fill() Options {
-	orElse(&o.Policy, PolicyRecorded)
-	orElse(&o.Weights, DefaultWeights())
-	orElse(&o.Safety, DefaultSafety())
-	orElse(&o.Costs, DefaultCosts())
+	o.Policy = cmp.Or(o.Policy, PolicyRecorded)
+	o.Weights = cmp.Or(o.Weights, DefaultWeights())
+	o.Safety = cmp.Or(o.Safety, DefaultSafety())
+	o.Costs = cmp.Or(o.Costs, DefaultCosts())
 	if o.Taxonomy.Aliases == nil && o.Taxonomy.Implies == nil {
 		o.Taxonomy = DefaultTaxonomy()
 	}
-	orElse(&o.Learning.Patience, 3)
-	orElse(&o.Learning.CoolOff, 30*time.Second)
-	orElse(&o.Learning.Slots, 4)
-	orElse(&o.Learning.WaitWeight, 1)
+	l := &o.Learning
+	l.Patience, l.CoolOff = cmp.Or(l.Patience, 3), cmp.Or(l.CoolOff, 30*time.Second)
+	l.Slots, l.WaitWeight = cmp.Or(l.Slots, 4), cmp.Or(l.WaitWeight, 1)
 	return o
-}
-
-func orElse[T comparable](v *T, fallback T) {
-	var zero T
-	if *v == zero {
-		*v = fallback
-	}
 }
 
 // validate reports every invalid option but those of the taxonomy.
 func (o *Options) validate() error {
-	const weightRule, fractionRule = "must be between -1000 and 1000", "must be above 0 and at most 1"
-	weight := func(w float64) bool { return math.Abs(w) <= 1000 }
-	fraction := func(f float64) bool { return f >= 1.0/million && f <= 1 }
-	w, c, l := &o.Weights, &o.Costs, &o.Learning
 	var faults []error
-	for _, x := range []struct {
-		field string
-		value any
-		valid bool
-		rule  string
-	}{
-		{"policy", strconv.Quote(o.Policy), o.Policy == PolicyRecorded || o.Policy == PolicyAdaptive, "must be recorded or adaptive"},
-		{"weight capability", w.Capability, weight(w.Capability), weightRule},
-		{"weight speed ram", w.SpeedRAM, weight(w.SpeedRAM), weightRule},
-		{"weight speed elsewhere", w.SpeedElsewhere, weight(w.SpeedElsewhere), weightRule},
-		{"weight quality per GB", w.QualityPerGB, weight(w.QualityPerGB), weightRule},
-		{"weight balanced ram", w.BalancedRAM, weight(w.BalancedRAM), weightRule},
-		{"weight balanced elsewhere", w.BalancedElsewhere, weight(w.BalancedElsewhere), weightRule},
-		{"weight balanced per GB", w.BalancedPerGB, weight(w.BalancedPerGB), weightRule},
-		{"safety ram", o.Safety.RAM, fraction(o.Safety.RAM), fractionRule},
-		{"safety total", o.Safety.Total, fraction(o.Safety.Total), fractionRule},
-		{
-			"costs", fmt.Sprintf("%v, %v, %v", c.RAM, c.Swap, c.Storage),
-			0 <= c.RAM && c.RAM <= c.Swap && c.Swap <= c.Storage && c.Storage <= time.Hour,
-			"must not be negative, must grow from ram to storage, and must be 1h per GB at most",
-		},
-		{"patience", l.Patience, l.Patience >= 1, "must be positive"},
-		{"cool-off", l.CoolOff, l.CoolOff > 0 && l.CoolOff <= time.Hour, "must be positive and 1h at most"},
-		{"slots", l.Slots, l.Slots >= 1, "must be positive"},
-		{"wait weight", l.WaitWeight, l.WaitWeight > 0 && l.WaitWeight <= 100, "must be above 0 and at most 100"},
-	} {
-		if !x.valid {
-			faults = append(faults, &tier.InvalidError{Field: x.field, Value: fmt.Sprint(x.value), Rule: x.rule})
+	check := func(valid bool, field string, value any, rule string) {
+		if !valid {
+			faults = append(faults, &tier.InvalidError{Field: field, Value: fmt.Sprint(value), Rule: rule})
 		}
 	}
+	weight := func(field string, w float64) {
+		check(math.Abs(w) <= 1000, "weight "+field, w, "must be between -1000 and 1000")
+	}
+	fraction := func(field string, f float64) {
+		check(f >= 1.0/million && f <= 1, "safety "+field, f, "must be above 0 and at most 1")
+	}
+	w, c, l := &o.Weights, &o.Costs, &o.Learning
+	check(o.Policy == PolicyRecorded || o.Policy == PolicyAdaptive, "policy", strconv.Quote(o.Policy), "must be recorded or adaptive")
+	weight("capability", w.Capability)
+	weight("speed ram", w.SpeedRAM)
+	weight("speed elsewhere", w.SpeedElsewhere)
+	weight("quality per GB", w.QualityPerGB)
+	weight("balanced ram", w.BalancedRAM)
+	weight("balanced elsewhere", w.BalancedElsewhere)
+	weight("balanced per GB", w.BalancedPerGB)
+	fraction("ram", o.Safety.RAM)
+	fraction("total", o.Safety.Total)
+	check(0 <= c.RAM && c.RAM <= c.Swap && c.Swap <= c.Storage && c.Storage <= time.Hour, "costs", fmt.Sprintf("%v, %v, %v", c.RAM, c.Swap, c.Storage),
+		"must not be negative, must grow from ram to storage, and must be 1h per GB at most")
+	check(l.Patience >= 1, "patience", l.Patience, "must be positive")
+	check(l.CoolOff > 0 && l.CoolOff <= time.Hour, "cool-off", l.CoolOff, "must be positive and 1h at most")
+	check(l.Slots >= 1, "slots", l.Slots, "must be positive")
+	check(l.WaitWeight > 0 && l.WaitWeight <= 100, "wait weight", l.WaitWeight, "must be above 0 and at most 100")
 	return errors.Join(faults...)
 }
 

@@ -7,7 +7,6 @@ import (
 	"math"
 	"slices"
 	"sort"
-	"sync/atomic"
 	"time"
 	"weak"
 
@@ -113,24 +112,20 @@ func (q *query) rank() ranking {
 	return slices.Clone(r)
 }
 
-// question appends what a ranking depends on beside the snapshot, and whether the
-// request is valid, so that different questions differ. The order of names counts,
-// which costs a second ranking and no sort.
+// question appends what a ranking depends on beside the snapshot, so that different
+// questions differ. The order of names counts, which costs a second ranking and no
+// sort.
 func question(b []byte, req *tier.Request) []byte {
 	timed := byte(0)
-	switch {
-	case req.Deadline < 0 || req.Deadline > tier.MaxDeadline:
-		timed = 2
-	case req.Deadline > 0:
+	if req.Deadline > 0 {
 		timed = 1
 	}
-	b = binary.AppendUvarint(append(b, byte(req.Priority), timed), uint64(len(req.Capabilities)))
-	for _, s := range req.Capabilities {
-		b = text(b, s)
-	}
-	b = binary.AppendUvarint(b, uint64(len(req.Preferences)))
-	for _, s := range req.Preferences {
-		b = text(b, s)
+	b = append(b, byte(req.Priority), timed)
+	for _, names := range [...][]string{req.Capabilities, req.Preferences} {
+		b = binary.AppendUvarint(b, uint64(len(names)))
+		for _, s := range names {
+			b = text(b, s)
+		}
 	}
 	for i := range req.Constraints {
 		c := &req.Constraints[i]
@@ -140,7 +135,7 @@ func question(b []byte, req *tier.Request) []byte {
 }
 
 func text(b []byte, s string) []byte {
-	return append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 // snapshot is one policy on one view: what scores and times depend on beside the
@@ -192,20 +187,12 @@ func (q *query) snapshot() *snapshot {
 	if b.count > 0 {
 		states = &q.v.States[0]
 	}
-	if q.st = q.slot().Load(); q.st == nil || q.st.basis != b || q.st.states.Value() != states {
+	if q.st = q.slot.Load(); q.st == nil || q.st.basis != b || q.st.states.Value() != states {
 		q.st = &snapshot{basis: b, states: weak.Make(states), Options: &q.p.options, rankings: make(map[string]ranking)}
 		q.st.measure(q.v)
-		q.slot().Store(q.st)
+		q.slot.Store(q.st)
 	}
 	return q.st
-}
-
-// slot is where the last snapshot of the policy is.
-func (q *query) slot() *atomic.Pointer[snapshot] {
-	if q.adaptive {
-		return &q.p.adaptive
-	}
-	return &q.p.recorded
 }
 
 // Bounds on the rankings that are kept: requests come from outside and may ask new
@@ -225,5 +212,5 @@ func (q *query) keep(question []byte, r ranking) {
 		next.kept += q.st.kept
 	}
 	next.rankings[string(question)] = r
-	q.slot().CompareAndSwap(q.st, &next)
+	q.slot.CompareAndSwap(q.st, &next)
 }

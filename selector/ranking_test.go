@@ -78,20 +78,21 @@ func TestSelect_ViewsChangeAndNewsComeIn_EveryAnswerFitsItsView(t *testing.T) {
 func TestQuery_NewsComeInMeanwhile_OneSnapshotFromFirstToLast(t *testing.T) {
 	s := NewAdaptive()
 	v := viewOf(newLibrary(t, recordedModels()...))
-	first := query{p: s, req: &tier.Request{}, v: v, adaptive: true}
+	first := query{p: s, req: &tier.Request{}, v: v, adaptive: true, slot: &s.adaptive}
 	st := first.snapshot()
 	s.Reported([]tier.Outcome{good("gpt2-small", time.Second)})
 	if first.snapshot() != st {
 		t.Error("what was learned in between changed the answer under way")
 	}
-	next := query{p: s, req: &tier.Request{}, v: v, adaptive: true}
+	next := query{p: s, req: &tier.Request{}, v: v, adaptive: true, slot: &s.adaptive}
 	if next.snapshot() == st {
 		t.Error("what was learned does not count for the next request")
 	}
 }
 
 func TestCosts_WhereTheWeightsAre_DecidesOnTheTime(t *testing.T) {
-	q := query{p: New(), v: &tier.View{Library: newLibrary(t)}}
+	s := New()
+	q := query{p: s, v: &tier.View{Library: newLibrary(t)}, slot: &s.recorded}
 	st := q.snapshot()
 	for _, x := range []struct {
 		name string

@@ -522,7 +522,7 @@ func TestQuestion_DifferentRequests_Differ(t *testing.T) {
 	c := tier.Constraint{Label: "context", Op: tier.OpAtLeast, Value: "8k"}
 	seen := make(map[string]string)
 	for _, req := range []tier.Request{
-		{}, {Priority: tier.Speed}, {Deadline: 1}, {Deadline: -1}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
+		{}, {Priority: tier.Speed}, {Deadline: 1}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
 		{Capabilities: []string{"ab"}}, {Preferences: []string{"a"}}, {Capabilities: []string{"b"}, Preferences: []string{"a"}},
 		{Constraints: []tier.Constraint{c}}, {Constraints: []tier.Constraint{c, c}}, {Constraints: []tier.Constraint{{Label: "context"}}},
 		{Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtMost, Value: "8k"}}},

@@ -90,15 +90,14 @@ var errStates = errors.New("selector: the view has fewer states than models")
 // answer decides into c, which is zero. Choices are filled in place: returning one
 // through each layer would take as long as choosing.
 func (q *query) answer(c *tier.Choice) error {
-	by := q.p.policies[0]
-	if q.req.Policy != "" {
-		by = q.req.Policy
-	}
-	if q.req.Policy != "" && !slices.Contains(q.p.policies, by) {
+	by := q.req.Policy
+	if by == "" {
+		by = q.p.policies[0]
+	} else if !slices.Contains(q.p.policies, by) {
 		return &tier.InvalidError{Field: "policy", Value: strconv.Quote(by[:min(len(by), 64)]), Rule: "must be " + strings.Join(q.p.policies, " or ")}
 	}
-	named := q.req.Model != "" || q.req.Preferred != ""
-	if named || q.req.Explain { // else a question is validated when it is new
+	// The question that a request in auto asks is validated when it is new.
+	if q.req.Model != "" || q.req.Preferred != "" || q.req.Deadline != 0 || q.req.Explain {
 		if err := q.req.Validate(); err != nil {
 			return err
 		}
@@ -109,7 +108,9 @@ func (q *query) answer(c *tier.Choice) error {
 	if len(q.v.States) < q.v.Library.Len() {
 		return errStates
 	}
-	q.adaptive = by == PolicyAdaptive
+	if q.slot = &q.p.recorded; by == PolicyAdaptive {
+		q.adaptive, q.slot = true, &q.p.adaptive
+	}
 	err := q.decide(c)
 	if q.req.Explain {
 		c.Explanation = q.explain(by, c, err)

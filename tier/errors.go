@@ -100,13 +100,6 @@ func wrapped(sentinel, cause error) []error {
 	return []error{sentinel, cause}
 }
 
-func joinFaults(faults []error) error {
-	if len(faults) == 1 {
-		return faults[0]
-	}
-	return errors.Join(faults...)
-}
-
 // InvalidError is input that breaks a rule.
 type InvalidError struct {
 	Model  string // the model it is about, if any

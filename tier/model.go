@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -158,15 +157,9 @@ func CheckName(field, name string) error {
 		rule = fmt.Sprint("must be ", MaxNameLength, " bytes at most")
 	case !utf8.ValidString(name):
 		rule = "must be valid UTF-8"
+	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		rule = "must hold printable characters only"
 	default:
-		for _, r := range name {
-			if !unicode.IsPrint(r) {
-				rule = "must hold printable characters only"
-				break
-			}
-		}
-	}
-	if rule == "" {
 		return nil
 	}
 	return &InvalidError{Field: field, Value: shorten(name), Rule: rule}
@@ -204,7 +197,7 @@ func NewLibrary(models []Model) (*Library, error) {
 		}
 	}
 	if len(faults) > 0 {
-		return nil, joinFaults(faults)
+		return nil, errors.Join(faults...)
 	}
 	return l, nil
 }
@@ -247,15 +240,12 @@ func (l *Library) All() iter.Seq2[int, *Model] {
 // With returns a library in which m stands last, or in the place of the model
 // of the same name. It does not validate m.
 func (l *Library) With(m Model) *Library {
-	n := &Library{models: slices.Clone(l.models), byName: l.byName}
+	models := slices.Clone(l.models)
 	if i, ok := l.byName[m.Name]; ok {
-		n.models[i] = m
-		return n
+		models[i] = m
+		return &Library{models, l.byName}
 	}
-	n.models = append(n.models, m)
-	n.byName = maps.Clone(l.byName)
-	n.byName[m.Name] = len(n.models) - 1
-	return n
+	return AssembleLibrary(append(models, m))
 }
 
 // Without returns a library that lacks the model of that name; the models

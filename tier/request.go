@@ -2,8 +2,10 @@ package tier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -102,7 +104,7 @@ func (r *Request) Validate() error {
 	if r.Policy != "" {
 		f.name("policy", r.Policy)
 	}
-	return joinFaults(f.errs)
+	return errors.Join(f.errs...)
 }
 
 // DeadlineError is a request whose deadline no model is expected to meet.
@@ -362,11 +364,7 @@ func (c Constraint) contradicts(d Constraint) bool {
 }
 
 func isOff(value string) bool {
-	switch strings.ToLower(value) {
-	case "false", "no", "off", "0":
-		return true
-	}
-	return false
+	return slices.Contains([]string{"false", "no", "off", "0"}, strings.ToLower(value))
 }
 
 func same(a, b string) bool {
