@@ -27,8 +27,10 @@
 // the size of the library; it takes no lock and allocates nothing. What it looks up is
 // made on first use, in time in proportion to the library: a ranking for each
 // combination of capabilities, preferences, constraints and priority that is asked
-// for. Rankings are kept until the library, the states, the limits or the memory
-// change; those of the adaptive policy also until something is learned.
+// for. Rankings are kept for as long as the view is the same, which the Manager
+// replaces after every change; those of the adaptive policy also until something is
+// learned. A view is the same if its address is: it must not change once a Select
+// has seen it.
 //
 // # What it does not promise
 //

@@ -151,10 +151,11 @@ func tooLarge(v *tier.View, m *tier.Model, s *tier.State) bool {
 // ceiling is the largest size that is safe for a model at home where m is; without
 // bounds if memory was never read: the Manager's admission decides then.
 func (q *query) ceiling(m *tier.Model) tier.Bytes {
-	if !wasRead(&q.v.Memory) {
+	mem := &q.v.Memory
+	if mem.Available == 0 && mem.Total == 0 && mem.SwapTotal == 0 && mem.SwapFree == 0 && mem.At.IsZero() {
 		return tier.Unlimited
 	}
-	ram, total := share(q.v.Memory.Available, q.p.safeRAM), share(q.v.Memory.Available.Plus(q.v.FreeSwap), q.p.safeTotal)
+	ram, total := share(mem.Available, q.p.safeRAM), share(mem.Available.Plus(q.v.FreeSwap), q.p.safeTotal)
 	switch m.Home {
 	case tier.RAM:
 		return ram
@@ -162,10 +163,6 @@ func (q *query) ceiling(m *tier.Model) tier.Bytes {
 		return total
 	}
 	return max(ram, total)
-}
-
-func wasRead(m *tier.Memory) bool {
-	return m.Available != 0 || m.Total != 0 || m.SwapTotal != 0 || m.SwapFree != 0 || !m.At.IsZero()
 }
 
 const million = 1_000_000

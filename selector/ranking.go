@@ -142,10 +142,13 @@ func text(b []byte, s string) []byte {
 // request, and the rankings that were made of it. It does not change: one with
 // another ranking takes its place.
 type snapshot struct {
-	basis
-	// states identifies the slice by its first element. A View may not be kept after a
-	// Select, so the pointer is weak; nothing else ever compares equal to it.
-	states weak.Pointer[tier.State]
+	// A View does not change, but may not be kept after a Select, so the pointer is weak;
+	// nothing else ever compares equal to it.
+	view weak.Pointer[tier.View]
+	now  time.Time
+	// What was learned; nothing, unless the policy is the adaptive one.
+	adaptive bool
+	stats    *stats
 	*Options
 	// inFlight is the bytes that are being read for others: loads on one device are
 	// serial. The recorded policy does not look at them.
@@ -157,38 +160,18 @@ type snapshot struct {
 	kept     int                // see maxKept
 }
 
-// basis is what a snapshot was made of, but for the states.
-type basis struct {
-	library             *tier.Library
-	count               int // of states
-	limits              tier.Limits
-	read                bool // memory was read
-	available, freeSwap tier.Bytes
-	adaptive            bool
-	// What was learned, and the moment; nothing and zero for the recorded policy.
-	stats *stats
-	now   time.Time
-}
-
 // snapshot returns the policy's snapshot of the view; it is the same for as long as
 // the query lasts, whatever is learned meanwhile.
 func (q *query) snapshot() *snapshot {
 	if q.st != nil {
 		return q.st
 	}
-	b := basis{
-		library: q.v.Library, count: len(q.v.States), limits: q.v.Limits, read: wasRead(&q.v.Memory),
-		available: q.v.Memory.Available, freeSwap: q.v.FreeSwap, stats: q.p.untold,
-	}
+	know := q.p.untold
 	if q.adaptive {
-		b.adaptive, b.stats, b.now = true, q.p.stats.Load(), q.v.Now
+		know = q.p.stats.Load()
 	}
-	var states *tier.State
-	if b.count > 0 {
-		states = &q.v.States[0]
-	}
-	if q.st = q.slot.Load(); q.st == nil || q.st.basis != b || q.st.states.Value() != states {
-		q.st = &snapshot{basis: b, states: weak.Make(states), Options: &q.p.options, rankings: make(map[string]ranking)}
+	if q.st = q.slot.Load(); q.st == nil || q.st.stats != know || q.st.view.Value() != q.v {
+		q.st = &snapshot{view: weak.Make(q.v), now: q.v.Now, adaptive: q.adaptive, stats: know, Options: &q.p.options}
 		q.st.measure(q.v)
 		q.slot.Store(q.st)
 	}

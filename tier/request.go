@@ -267,18 +267,6 @@ func (c Constraint) String() string {
 	return c.Label + " " + opSigns[c.Op] + " " + c.Value
 }
 
-// MarshalText implements encoding.TextMarshaler.
-func (c Constraint) MarshalText() ([]byte, error) { return []byte(c.String()), c.Validate() }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (c *Constraint) UnmarshalText(text []byte) error {
-	v, err := ParseConstraint(string(text))
-	if err == nil {
-		*c = v
-	}
-	return err
-}
-
 // Validate returns an *InvalidError that names the fault, or nil.
 func (c Constraint) Validate() error {
 	fault := func(rule string) error {
