@@ -2,6 +2,7 @@ package selector
 
 import (
 	"math"
+	"math/bits"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -85,11 +86,29 @@ func (st *snapshot) prospect(c *candidate) prospect {
 
 func (x *prospect) seconds() float64 { return x.queue + x.load + x.latency }
 
-// expected is the predicted time until the candidate can be used.
+// expected is the predicted time until the candidate can be used. That of the recorded
+// policy is exact, rounded down: each byte costs what the tier does that it is in.
 func (st *snapshot) expected(c *candidate) time.Duration {
 	const longest = math.MaxInt64 / 2
-	x := st.prospect(c)
-	return time.Duration(min(math.Round(x.seconds()*float64(time.Second)), longest))
+	if st.adaptive {
+		x := st.prospect(c)
+		return time.Duration(min(x.seconds()*float64(time.Second), longest))
+	}
+	size, rate := max(c.m.Size, 0), st.Costs.Storage
+	gone, from := missing(size, c.state)
+	if from == tier.Swap {
+		rate = st.Costs.Swap
+	}
+	return perGB(size-gone, st.Costs.RAM) + perGB(gone, rate)
+}
+
+// perGB is the time for b bytes at that time per GB, rounded down, saturated.
+func perGB(b tier.Bytes, rate time.Duration) time.Duration {
+	hi, lo := bits.Mul64(uint64(b), uint64(rate))
+	if hi >= 1<<29 {
+		return math.MaxInt64
+	}
+	return time.Duration(hi<<34 | lo>>30)
 }
 
 // avoidance is more than any score.
