@@ -165,6 +165,32 @@ type Footprinter interface {
 	Footprint(model string) (now, peak Bytes, ok bool)
 }
 
+// Cacher is offered by a Mover that leaves the clean pages of a model that gives way
+// in the page cache, from where it is loaded again without being read. Such bytes are
+// charged to no model and Resident does not count them. The Manager has them dropped
+// when the memory is needed: as many as a load needs, before that load.
+type Cacher interface {
+	// Cached returns how many bytes of the model's weights are in memory and not part
+	// of what Resident calls present; 0 for an unknown model or where the kernel does
+	// not tell. It may do I/O and is called with no lock held, concurrently with moves
+	// of other models.
+	Cached(ctx context.Context, model string) (Bytes, error)
+	// Uncache drops n bytes of that, all if n is at least what Cached returns, and
+	// returns when they are gone. What cannot be dropped, for example because another
+	// process maps it, stays. It is called with no lock held, at any time: a Move of the
+	// model goes first, and ends an Uncache that is under way.
+	Uncache(ctx context.Context, model string, n Bytes) error
+}
+
+// Forecaster is offered by a Mover that can tell what a model will take before it is
+// loaded, from what it has measured of it or of others like it.
+type Forecaster interface {
+	// Forecast returns the bytes of memory, weights included, that the model is
+	// expected to take in RAM, and whether that was measured for this very model. 0: not
+	// known. It is fast, does no I/O and may be called at any time.
+	Forecast(m *Model) (takes Bytes, measured bool)
+}
+
 // Divider is offered by a Mover that can leave a part of a model present in
 // Swap. A mover without it moves whole models.
 type Divider interface {

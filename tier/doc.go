@@ -15,6 +15,8 @@
 //	part        interface         absent means                            called
 //	Mover       Resident          a move that returned is believed        any goroutine, may do I/O
 //	            Footprinter       a model takes what was declared         any goroutine, may do I/O
+//	            Cacher            nothing of a model that left is cached  any goroutine, may do I/O
+//	            Forecaster        a model is taken to need what it says   any goroutine, returns at once
 //	            Divider           models move whole                       any goroutine, returns at once
 //	            Leaver            no part of a model stays in storage     any goroutine, returns at once
 //	            InPlacer          models are served from ram only         any goroutine, returns at once

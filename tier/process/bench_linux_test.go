@@ -8,21 +8,18 @@ import (
 )
 
 // BenchmarkStandby measures a tour of an engine with 1 GB of mapped weights: a
-// start, freezes, and thaws with the weights still cached and not.
+// start, freezes, and thaws with the weights still cached and dropped.
 func BenchmarkStandby(b *testing.B) {
 	const size = 1060 << 20
 	for _, way := range []struct {
 		name string
 		sys  *system
-		opts Options
 	}{
-		{"Cgroup", newSystem(), Options{}},
-		{"SIGSTOP", withoutCgroups(), Options{}},
-		{"LeftCached", newSystem(), Options{LeaveCached: true}},
+		{"Cgroup", newSystem()},
+		{"Session", withoutCgroups()},
 	} {
 		b.Run(way.name, func(b *testing.B) {
-			way.opts.Engine = fake{Touch: true}.engine()
-			r := newRig(b, way.sys, way.opts)
+			r := newRig(b, way.sys, Options{Engine: fake{Touch: true}.engine()})
 			m := modelOf(b, "m", size)
 			took := make(map[string]time.Duration)
 			move := func(name string, from, to tier.Tier) {
@@ -33,17 +30,19 @@ func BenchmarkStandby(b *testing.B) {
 			for b.Loop() {
 				move("start-cold", tier.Storage, tier.RAM)
 				move("freeze", tier.RAM, tier.Swap)
-				move("thaw-cold", tier.Swap, tier.RAM)
+				move("thaw-kept", tier.Swap, tier.RAM)
+				move("freeze-again", tier.RAM, tier.Swap)
 				began := time.Now()
+				r.uncache(m)
+				took["uncache"] += time.Since(began)
+				move("thaw-cold", tier.Swap, tier.RAM)
+				began = time.Now()
 				r.get("m", "/sum")
 				took["touch-all"] += time.Since(began)
-				move("freeze-again", tier.RAM, tier.Swap)
-				r.fillForBenchmark(b)
-				move("thaw-warm", tier.Swap, tier.RAM)
 				move("stop", tier.RAM, tier.Storage)
 				move("start-warm", tier.Storage, tier.RAM)
 				move("stop", tier.RAM, tier.Storage)
-				r.sys.dropAll(filesAt([]string{m.Path}))
+				r.uncache(m)
 			}
 			b.ReportMetric(0, "ns/op")
 			for name, d := range took {
@@ -55,16 +54,6 @@ func BenchmarkStandby(b *testing.B) {
 			}
 		})
 	}
-}
-
-// fillForBenchmark brings the weights back while the engine is frozen, as a
-// prefetch would.
-func (r *rig) fillForBenchmark(b *testing.B) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	f := r.fill(b.Context(), r.slots["m"])
-	defer f.stop()
-	<-f.done
 }
 
 // BenchmarkLook measures what Footprint costs, with a cgroup to list the

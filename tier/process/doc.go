@@ -2,15 +2,17 @@
 // engine that is a program with an HTTP health page.
 //
 //   - ram: the engine runs, its health page answers 2xx, its weights are cached.
-//   - swap: the engine is frozen and its weights are paged out. If freezing would
-//     free nothing, it sleeps by means of its own ([Sleeper]), or it is stopped.
-//     [Mover.Status] says which.
+//   - swap: the engine is frozen. If that would free less than half of what it takes,
+//     it sleeps by means of its own ([Sleeper]), or it is stopped. [Mover.Status] says
+//     which.
 //   - storage: the engine is stopped.
 //
-// A frozen engine resumes in a fraction of the time of a start: it keeps all but its
-// weights, and those are clean pages of their file. For that the engine has to map
-// them, as llama.cpp does by default. An engine that copies its weights frees
-// nothing when it is frozen; that is detected, and it is put to sleep or stopped.
+// A frozen engine keeps all but its weights, and resumes in a fraction of the time of a
+// start. Its weights, and those of a stopped engine, stay in the page cache, charged to
+// no model, until the room is needed; then they are dropped ([Mover.Uncache]) and read
+// back by the next load. For that the engine has to map them, as llama.cpp does by
+// default. An engine that copies its weights frees nothing when it is frozen; that is
+// detected, and it is put to sleep or stopped.
 //
 // The three names that matter: [Mover] moves models, [Engine] says how a model is
 // served, [Mover.URL] tells the holder of a lease where to send requests.

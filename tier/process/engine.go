@@ -62,13 +62,14 @@ type Engine struct {
 type Standby uint8
 
 const (
-	// StandbyAuto freezes an engine if that frees its weights: they are seen to be
-	// mapped and can be paged out (or are left cached, see Options.LeaveCached).
-	// Otherwise it uses the Sleeper, and stops the engine if there is none or it
-	// fails.
+	// StandbyAuto freezes an engine if that frees at least half of what it takes: its
+	// weights are seen to be mapped files. Otherwise it uses the Sleeper, and stops the
+	// engine if there is none or it fails. In each case the weights stay in the page
+	// cache until the room is needed; a frozen engine whose weights cannot be dropped
+	// then is stopped.
 	StandbyAuto Standby = iota
-	// StandbyFreeze freezes an engine if that is possible, even if it frees little,
-	// and otherwise acts as StandbyAuto.
+	// StandbyFreeze freezes an engine if that is possible, even if it frees little, and
+	// otherwise acts as StandbyAuto. It is not stopped if its weights cannot be dropped.
 	StandbyFreeze
 	// StandbySleep uses the Sleeper, and stops the engine if that fails.
 	StandbySleep
@@ -214,12 +215,6 @@ type Options struct {
 	// not called for a crash during a Move of the model, which that Move returns, nor
 	// once Close was called. Nil: crashes show in Status and in the log only.
 	Crashed func(model string, err error)
-
-	// LeaveCached leaves the weights of a frozen engine in the page cache, as those of
-	// a stopped engine are left there: they are clean, count as available memory, and
-	// are not charged. The engine thaws at once if they are still there. Without it
-	// they are paged out, so that the memory is seen to be free.
-	LeaveCached bool
 
 	// StartTimeout bounds a start, until the health page says ready, and a wake-up.
 	// 0: 5 min.

@@ -140,7 +140,7 @@ func TestCrash_NotYetKnownToTheManager_DemotionReturnsIt(t *testing.T) {
 }
 
 func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
-	for name, dieIn := range map[string]string{"Freezing": "freeze", "PagingOut": "pageOut", "Refilling": "refill"} {
+	for name, dieIn := range map[string]string{"Freezing": "freeze", "Refilling": "refill"} {
 		t.Run(name, func(t *testing.T) {
 			var r *rig
 			die := func() {
@@ -149,8 +149,7 @@ func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 				<-c.exited
 			}
 			sys := withoutCgroups()
-			switch dieIn {
-			case "freeze":
+			if dieIn == "freeze" {
 				suspend := sys.suspend
 				sys.suspend = func(pid int, others []int) error {
 					go die() // it needs the lock that we are called under
@@ -158,11 +157,8 @@ func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 					<-c.exited
 					return suspend(pid, others)
 				}
-			case "pageOut":
-				sys.pageOut = func(context.Context, int, []region, func(tier.Bytes)) error { die(); return nil }
 			}
-			opts := Options{Engine: fake{}.engine(), LeaveCached: dieIn == "refill"}
-			r = newRig(t, sys, opts)
+			r = newRig(t, sys, Options{Engine: fake{}.engine()})
 			m := modelOf(t, "m", 1<<20)
 			r.move(m, tier.Storage, tier.RAM)
 			var err error
@@ -174,7 +170,7 @@ func TestCrash_DuringAMove_MoveReturnsItAndCrashedIsNotCalled(t *testing.T) {
 				}
 				defer f.Close()
 				// What is mapped stays cached; the engine never touched its weights.
-				if e := drop(f); e != nil {
+				if e := drop(f, 0, 0); e != nil {
 					t.Fatal(e)
 				}
 				r.refill = func(context.Context, []weightFile, func(int64)) error { die(); return nil }
@@ -301,17 +297,12 @@ func TestMove_ProgressDoesNotReturn_NothingIsLeftAndTheNextMoveWorks(t *testing.
 			check(Stopped, 0)
 			r.move(m, tier.Storage, tier.RAM)
 			check(Running, 2)
-			if mayPageOut() == nil {
-				broken(tier.RAM, tier.Swap, Frozen)
-				check(Running, 2)
-				r.get("m", "/health")
-				r.move(m, tier.RAM, tier.Swap)
-				broken(tier.Swap, tier.RAM, Frozen)
-				check(Frozen, 2)
-				broken(tier.Swap, tier.RAM, Starting)
-				check(Stopped, 0)
-				r.move(m, tier.Swap, tier.RAM)
-			}
+			r.move(m, tier.RAM, tier.Swap)
+			broken(tier.Swap, tier.RAM, Frozen)
+			check(Frozen, 2)
+			broken(tier.Swap, tier.RAM, Starting)
+			check(Stopped, 0)
+			r.move(m, tier.Swap, tier.RAM)
 			if len(r.crashed) > 0 {
 				t.Error("Crashed was called for what the move has told")
 			}
@@ -386,7 +377,7 @@ func TestMove_EngineEndsAndWhatItStartedCannotBeKilled_StuckInTime(t *testing.T)
 			}
 			opts := Options{Engine: fake{Exit: 3}.engine()}
 			if running {
-				opts = Options{Engine: fake{}.engine(), LeaveCached: true}
+				opts = Options{Engine: fake{}.engine()}
 			}
 			r := newRig(t, sys, opts)
 			m := modelOf(t, "m", 1<<20)

@@ -344,7 +344,7 @@ func fakeManager(args []string) int {
 	engine.Standby = StandbyFreeze
 	opts := Options{Engine: engine, StateDir: *dir}
 	if *stage == "freezing" && sys.pageOut != nil {
-		sys.pageOut = func(ctx context.Context, _ int, _ []region, _ func(tier.Bytes)) error {
+		sys.pageOut = func(ctx context.Context, _ int, _ []region) error {
 			reached()
 			<-ctx.Done()
 			return ctx.Err()
@@ -378,8 +378,11 @@ func fakeManager(args []string) int {
 	err = move(tier.Storage, tier.RAM)
 	if err == nil && *stage != "ram" {
 		err = move(tier.RAM, tier.Swap)
+		if err == nil && *stage == "freezing" {
+			err = m.Uncache(context.Background(), "model", tier.Unlimited)
+		}
 		if err == nil && *stage == "thawing" {
-			m.sys.dropAll(m.slots["model"].files)
+			m.Uncache(context.Background(), "model", tier.Unlimited)
 			err = move(tier.Swap, tier.RAM)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ type Mover struct {
 	lacks     *lacks
 	reading   chan struct{} // a token: one model at a time is read into the page cache
 	orphans   []string      // what New ended
+	measures  measures
 	killLimit time.Duration
 	refill    func(ctx context.Context, files []weightFile, done func(int64)) error // read, unless a test replaces it
 
@@ -42,6 +44,8 @@ var _ interface {
 	tier.Mover
 	tier.Resident
 	tier.Footprinter
+	tier.Cacher
+	tier.Forecaster
 	tier.InPlacer
 	tier.FileBacker
 	tier.PartStatuser
@@ -73,6 +77,12 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 			logs.close()
 			return nil, err
 		}
+	}
+	if opts.StateDir != "" {
+		m.measures.file = filepath.Join(opts.StateDir, measuresFile)
+	}
+	if err := m.measures.load(); err != nil {
+		m.log.Warn("what engines took is not known from before", "err", err)
 	}
 	m.refill, m.close = m.read, sync.OnceValue(m.shutDown)
 	return m, nil
@@ -145,9 +155,9 @@ func (m *Mover) carryOut(ctx context.Context, s *slot, mv *tier.Move, rep *repor
 	case tier.RAM:
 		return m.toRAM(ctx, s, rep)
 	case tier.Swap:
-		return m.toSwap(ctx, s, mv.From, rep)
+		return m.toSwap(ctx, s, mv.From)
 	}
-	m.note(s, "")
+	m.note(s, "", "")
 	if s.child == nil {
 		return nil
 	}
@@ -166,20 +176,18 @@ func (m *Mover) toRAM(ctx context.Context, s *slot, rep *report) error {
 	return m.start(ctx, s, rep)
 }
 
-func (m *Mover) toSwap(ctx context.Context, s *slot, from tier.Tier, rep *report) error {
+func (m *Mover) toSwap(ctx context.Context, s *slot, from tier.Tier) error {
 	switch s.state {
 	case Running:
-		return m.standby(ctx, s, rep)
-	case Frozen:
-		return m.pageOutAgain(ctx, s, rep)
-	case Asleep:
+		return m.standby(ctx, s)
+	case Frozen, Asleep:
 		return nil
 	}
 	if from == tier.RAM { // it crashed, and the Manager does not know yet
 		why := cmp.Or(s.failure, "the engine of '"+s.name+"' does not run")
 		return &tier.MoveError{Model: s.name, From: from, To: tier.Swap, Lost: true, Err: errors.New(why)}
 	}
-	m.note(s, "not started yet: its first promotion does that")
+	m.note(s, WayStopped, "not started yet: its first promotion does that")
 	return m.prepare(ctx, s)
 }
 

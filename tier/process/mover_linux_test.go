@@ -24,7 +24,6 @@ func TestMover_KeepsTheContract(t *testing.T) {
 		opts Options
 	}{
 		{"Default", newSystem(), Options{Engine: fake{}.engine()}},
-		{"LeftCached", newSystem(), Options{Engine: fake{}.engine(), LeaveCached: true}},
 		{"SIGSTOP", withoutCgroups(), Options{Engine: fake{Touch: true}.engine()}},
 		{"Copy", newSystem(), Options{Engine: fake{Copy: true}.engine()}},
 	} {
@@ -51,7 +50,7 @@ func TestMover_KeepsTheContract(t *testing.T) {
 	}
 }
 
-func TestMove_ToSwapAndBack_SameProcessWithoutItsPagesThenWithThem(t *testing.T) {
+func TestMove_ToSwapAndBack_SameProcessAndItsPagesGoOnlyWhenUncached(t *testing.T) {
 	eachFreezer(t, func(t *testing.T, sys *system) {
 		r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
 		m := modelOf(t, "m", 64<<20)
@@ -66,8 +65,13 @@ func TestMove_ToSwapAndBack_SameProcessWithoutItsPagesThenWithThem(t *testing.T)
 		if frozen.State != Frozen || frozen.Pid != before.Pid {
 			t.Fatalf("in swap it is %s, process %d, want frozen and %d", frozen.State, frozen.Pid, before.Pid)
 		}
-		if frozen.Cached > m.Size/100 || frozen.File > before.File-m.Size*9/10 {
-			t.Errorf("in swap %v of %v are cached, and %v of files in its tables; before, %v", frozen.Cached, m.Size, frozen.File, before.File)
+		if n := r.cached(m); frozen.Standby != WayKept || frozen.Cached != m.Size || n != m.Size {
+			t.Errorf("in swap it is %q, with %v of %v cached, %v of them charged to nothing", frozen.Standby, frozen.Cached, m.Size, n)
+		}
+		r.uncache(m)
+		frozen = r.engine("m")
+		if frozen.Standby != WayPagedOut || frozen.Cached > m.Size/100 || frozen.File > before.File-m.Size*9/10 {
+			t.Errorf("dropped, %v of %v are cached, and %v of files in its tables; before, %v", frozen.Cached, m.Size, frozen.File, before.File)
 		}
 		if _, ok := r.URL("m"); ok {
 			t.Error("a frozen engine has a URL")
@@ -294,7 +298,7 @@ func TestMove_SwapFromStorage_StartsNothing(t *testing.T) {
 	r.move(m, tier.Swap, tier.RAM)
 }
 
-func TestMove_CancelledThaw_StaysFrozenAndPagedOut(t *testing.T) {
+func TestMove_CancelledThaw_StaysFrozenAndWhatWasReadStaysCached(t *testing.T) {
 	needsPageOut(t)
 	cause := errors.New("no request waits")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -313,11 +317,16 @@ func TestMove_CancelledThaw_StaysFrozenAndPagedOut(t *testing.T) {
 	}
 	r.move(m, tier.Storage, tier.RAM)
 	r.move(m, tier.RAM, tier.Swap)
+	r.uncache(m)
 	if err := r.Move(ctx, tier.Move{Model: m, From: tier.Swap, To: tier.RAM}, nil); !errors.Is(err, cause) {
 		t.Fatalf("it returned %v", err)
 	}
-	if e := r.engine("m"); e.State != Frozen || e.Cached > m.Size/64 {
-		t.Errorf("it is %s, with %v cached", e.State, e.Cached)
+	if e := r.engine("m"); e.State != Frozen || r.cached(m) < m.Size*9/10 {
+		t.Errorf("it is %s, with %v cached", e.State, r.cached(m))
+	}
+	r.uncache(m)
+	if n := r.cached(m); n > m.Size/64 {
+		t.Errorf("%v are still cached", n)
 	}
 	r.refill = r.read
 	r.move(m, tier.Swap, tier.RAM)
@@ -409,7 +418,7 @@ func TestMover_UsedAndClosed_LeavesNoHandle(t *testing.T) {
 	if after := open(); after > before {
 		t.Errorf("%d handles are open, before it were %d", after, before)
 	}
-	if left, _ := os.ReadDir(dir); len(left) > 0 {
+	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != measuresFile {
 		t.Errorf("the state folder holds %v", left)
 	}
 	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); !errors.Is(err, unix.ECHILD) {

@@ -190,16 +190,20 @@ func parseRollup(b []byte) (u Memory, told bool) {
 // with its device or, as a layered file system shows another device, with its name.
 func (p proc) regions(pid int, files []weightFile) ([]region, error) {
 	type key struct{ ino, dev uint64 }
-	known := make(map[key]bool)
-	paths := make(map[string]uint64)
-	for _, file := range files {
+	type named struct {
+		ino  uint64
+		file int
+	}
+	known := make(map[key]int)
+	paths := make(map[string]named)
+	for i, file := range files {
 		info, err := os.Stat(file.path)
 		if err != nil {
 			continue
 		}
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			known[key{uint64(st.Ino), uint64(st.Dev)}] = true
-			paths[file.path] = uint64(st.Ino)
+			known[key{uint64(st.Ino), uint64(st.Dev)}] = i
+			paths[file.path] = named{uint64(st.Ino), i}
 		}
 	}
 	one, err := p.of(pid)
@@ -212,9 +216,12 @@ func (p proc) regions(pid int, files []weightFile) ([]region, error) {
 	}
 	var found []region
 	for _, m := range maps {
-		ino, named := paths[m.Pathname]
-		if m.EndAddr > m.StartAddr && (known[key{m.Inode, m.Dev}] || named && ino == m.Inode) {
-			found = append(found, region{uint64(m.StartAddr), uint64(m.EndAddr - m.StartAddr)})
+		i, ok := known[key{m.Inode, m.Dev}]
+		if by := paths[m.Pathname]; !ok && by.ino != 0 && by.ino == m.Inode {
+			i, ok = by.file, true
+		}
+		if ok && m.EndAddr > m.StartAddr {
+			found = append(found, region{uint64(m.StartAddr), uint64(m.EndAddr - m.StartAddr), i, uint64(max(m.Offset, 0))})
 		}
 	}
 	return found, nil

@@ -42,7 +42,7 @@ func weightsOf(t testing.TB, size int64) string {
 	if err := f.Sync(); err != nil { // what is dirty can't be dropped
 		t.Fatal(err)
 	}
-	if err := drop(f); err != nil {
+	if err := drop(f, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -130,6 +130,34 @@ func (r *rig) try(m tier.Model, from, to tier.Tier) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return r.Move(ctx, tier.Move{Model: m, From: from, To: to}, nil)
+}
+
+// uncache drops all of a model's weights that are cached.
+func (r *rig) uncache(m tier.Model) {
+	r.t.Helper()
+	if err := r.Uncache(r.t.Context(), m.Name, tier.Unlimited); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// cached returns what is cached of a model beyond what is present.
+func (r *rig) cached(m tier.Model) tier.Bytes {
+	r.t.Helper()
+	n, err := r.Cached(r.t.Context(), m.Name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// dropAll empties the page cache of files, but for what is mapped.
+func dropAll(sys *system, files []weightFile) {
+	for _, file := range files {
+		if f, err := os.Open(file.path); err == nil {
+			sys.drop(f, 0, 0)
+			f.Close()
+		}
+	}
 }
 
 func (r *rig) get(model, page string) string {
@@ -241,8 +269,7 @@ func needsCgroups(t *testing.T) {
 	}
 }
 
-// needsPageOut skips what needs frozen engines: if their weights cannot be paged out
-// they are stopped instead.
+// needsPageOut skips what needs engines whose weights can be paged out.
 func needsPageOut(t *testing.T) {
 	t.Helper()
 	if err := mayPageOut(); err != nil {
@@ -259,7 +286,7 @@ var mayPageOut = sync.OnceValue(func() error {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	return pageOut(context.Background(), cmd.Process.Pid, []region{{size: 1 << 12}}, func(tier.Bytes) {})
+	return pageOut(context.Background(), cmd.Process.Pid, []region{{size: 1 << 12}})
 })
 
 // eachFreezer runs a test with every way to find what is to be frozen.

@@ -21,6 +21,16 @@ const (
 	Stopping State = "stopping"
 )
 
+// Way is what the swap tier is to an engine.
+type Way string
+
+const (
+	WayKept     Way = "kept"      // frozen, its weights left in the page cache
+	WayPagedOut Way = "paged out" // frozen, and all or some of its weights were dropped since
+	WayAsleep   Way = "asleep"    // by its Sleeper
+	WayStopped  Way = "stopped"
+)
+
 // slot is one model. Mover.mu guards it.
 type slot struct {
 	name     string
@@ -28,6 +38,8 @@ type slot struct {
 	cancel   context.CancelCauseFunc // of the move under way; nil: none
 	reported chan struct{}           // closed when the call of Crashed under way has returned; nil: none
 	last     time.Time               // end of the last move, or of the engine
+
+	uncaching chan struct{} // closed at the end of the Uncache under way; nil: none
 
 	tier  tier.Tier
 	state State // transition alone writes state, child and since
@@ -39,10 +51,11 @@ type slot struct {
 	engine Engine
 	files  []weightFile
 
-	note    string // why swap is what it is
-	failure string // the last error of its engine
-	learned learned
-	seen    sight // what the last look has seen of its engine
+	way     Way     // what swap is
+	note    string  // why
+	failure string  // the last error of its engine
+	learned measure // what is known of its engine with its model
+	seen    sight   // what the last look has seen of its engine
 }
 
 // transition sets what the engine does and its process, nil for none; the note was about
@@ -51,7 +64,7 @@ func (s *slot) transition(state State, c *child) {
 	if s.state != state || s.child != c {
 		s.since = time.Now()
 	}
-	s.state, s.child, s.note = state, c, ""
+	s.state, s.child, s.way, s.note = state, c, "", ""
 	if c == nil {
 		s.seen = sight{}
 	}
@@ -63,11 +76,11 @@ func (m *Mover) set(s *slot, state State, c *child) {
 	s.transition(state, c)
 }
 
-// note records why a slot is as it is.
-func (m *Mover) note(s *slot, why string) {
+// note records what swap is to a slot, and why.
+func (m *Mover) note(s *slot, way Way, why string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.note = why
+	s.way, s.note = way, why
 }
 
 // shutdown is the request that asks the engine to exit, if it can answer one.
@@ -78,32 +91,46 @@ func (s *slot) shutdown() Request {
 	return Request{}
 }
 
-// claim reserves a model for a move.
+// claim reserves a model for a move. It ends an Uncache of the model.
 func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, *slot, error) {
 	m.awaitReport(ctx, model.Name)
-	if ctx.Err() != nil {
-		return nil, nil, context.Cause(ctx)
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return nil, nil, tier.ErrClosed
-	}
 	s := m.slots[model.Name]
-	if s == nil {
+	for s != nil && s.uncaching != nil {
+		uncaching := s.uncaching
+		s.cancel(errMoves)
+		m.mu.Unlock()
+		<-uncaching
+		m.mu.Lock()
+		s = m.slots[model.Name]
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, nil, context.Cause(ctx)
+	case m.closed:
+		return nil, nil, tier.ErrClosed
+	case s != nil && s.cancel != nil:
+		return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
+	case s == nil:
 		s = &slot{name: model.Name, state: Stopped, since: time.Now()}
 		m.slots[model.Name] = s
 	}
-	if s.cancel != nil {
-		return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
-	}
-	ctx, s.cancel = context.WithCancelCause(ctx)
 	if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
-		s.learned = learned{} // another model by that name, or another engine
+		s.learned = measure{} // another model by that name, or another engine
 	}
 	s.model = *model
+	return m.take(ctx, s), s, nil
+}
+
+// errMoves is the cause of an Uncache that a move ends.
+var errMoves = errors.New("the model is moved")
+
+// take marks a slot as busy until release. m.mu is held.
+func (m *Mover) take(ctx context.Context, s *slot) context.Context {
+	ctx, s.cancel = context.WithCancelCause(ctx)
 	m.moves.Add(1)
-	return ctx, s, nil
+	return ctx
 }
 
 // awaitReport waits for a call of Crashed for a model that is under way, so that the
@@ -135,7 +162,7 @@ func (m *Mover) release(s *slot) {
 	if c := s.child; c != nil && closed(c.done) { // too late for the move to see
 		m.engines.Go(func() { m.afterExit(c) })
 	}
-	if s.child == nil && s.tier == tier.Storage && s.learned.peak == 0 && s.failure == "" {
+	if s.child == nil && s.tier == tier.Storage && s.learned.Peak == 0 && s.failure == "" {
 		delete(m.slots, s.name)
 	}
 	m.forgetOldest()

@@ -49,8 +49,9 @@ func (m *Mover) prepare(ctx context.Context, s *slot) error {
 		return err
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	s.engine, s.files = engine, files
+	m.mu.Unlock()
+	m.recall(s)
 	return nil
 }
 
@@ -98,7 +99,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	m.set(s, Starting, c)
 	m.log.Info("an engine starts", "model", c.model, "pid", c.pid, "port", port, "command", c.command)
 	var ahead *filling
-	if !m.learnedOf(s).unmapped {
+	if !m.learnedOf(s).Copies {
 		ahead = m.fill(ctx, s)
 		defer ahead.stop()
 	}
@@ -110,7 +111,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	if err != nil {
 		return m.abandon(s, c.fail(Crashed, c.began, err))
 	}
-	m.learn(s, &seen)
+	m.learn(s, &seen, time.Since(c.began))
 	if excess := m.checkExcess(s, c, seen.needs()); excess != nil {
 		return m.abandon(s, excess)
 	}
@@ -144,7 +145,7 @@ func (m *Mover) sample(s *slot, c *child, ahead *filling, rep *report) error {
 	}
 	took := u.own().Plus(min(u.File, sizeOf(s.files)))
 	m.mu.Lock()
-	s.learned.peak = max(s.learned.peak, took)
+	s.learned.Peak = max(s.learned.Peak, took)
 	m.mu.Unlock()
 	rep.at(took)
 	return m.checkExcess(s, c, took)

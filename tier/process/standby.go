@@ -14,17 +14,18 @@ const (
 	thawLimit = 30 * time.Second
 	// undoLimit is how long it may take to undo a cancelled move.
 	undoLimit = 5 * time.Second
+	// ownFloor is what an engine may have of its own without weights: llama.cpp takes 20
+	// to 60 MiB.
+	ownFloor = 64 * tier.MiB
 	// freezeLimit is how long the processes of an engine may take to stop.
 	freezeLimit = 5 * time.Second
-	// smallRest is how much of the weights paging out may leave for a second try.
-	smallRest = 4 * tier.MiB
 )
 
 // standby puts a running engine into the best standby that works.
-func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
+func (m *Mover) standby(ctx context.Context, s *slot) error {
 	c, why := s.child, "as Engine.Standby says"
 	if s.engine.Standby <= StandbyFreeze {
-		err := m.freeze(ctx, s, rep)
+		err := m.freeze(ctx, s)
 		if err == nil || ctx.Err() != nil || c.hasExited() {
 			return err
 		}
@@ -33,7 +34,7 @@ func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
 	if s.engine.Standby != StandbyStop && s.engine.Sleeper != nil {
 		err := m.sleep(ctx, s)
 		if err == nil {
-			m.note(s, "asleep: "+why)
+			m.note(s, WayAsleep, why)
 			return nil
 		}
 		if ctx.Err() != nil || c.hasExited() {
@@ -45,13 +46,13 @@ func (m *Mover) standby(ctx context.Context, s *slot, rep *report) error {
 	if err := m.halt(ctx, s); err != nil {
 		return err
 	}
-	m.note(s, "stopped: "+why)
+	m.note(s, WayStopped, why)
 	return nil
 }
 
-// freeze freezes an engine and pages its weights out. If that would not free them it
-// returns an error and leaves the engine as it was.
-func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
+// freeze freezes an engine and leaves its weights in the page cache, as the kernel's to
+// take. If that would free little it returns an error and leaves the engine as it was.
+func (m *Mover) freeze(ctx context.Context, s *slot) (err error) {
 	c := s.child
 	if m.sys.suspend == nil {
 		return errors.New("processes cannot be frozen here")
@@ -60,17 +61,17 @@ func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 	if err != nil {
 		return err
 	}
-	insists := s.engine.Standby == StandbyFreeze
-	switch {
-	case insists:
-	case !seen.maps():
-		return fmt.Errorf("freezing would free nothing, as it maps %v of %v of weights", seen.mapped, seen.weights)
-	case !m.opts.LeaveCached && c.cgroup == nil && (m.sys.pageOut == nil || m.lacks.forGood(lackPageOut)):
-		return errors.New("weights cannot be paged out here")
+	if s.engine.Standby != StandbyFreeze {
+		switch own := seen.usage.own(); {
+		case !seen.maps():
+			return fmt.Errorf("freezing would free nothing, as it maps %v of %v of weights", seen.mapped, seen.weights)
+		case own > seen.mapped.Plus(ownFloor):
+			return fmt.Errorf("freezing would free less than it keeps: it has %v of its own beside %v of mapped weights", own, seen.mapped)
+		}
 	}
 	frozen := false
 	defer func() {
-		if frozen { // else progress may have panicked
+		if frozen {
 			return
 		}
 		if e := c.thaw(); e != nil {
@@ -85,97 +86,8 @@ func (m *Mover) freeze(ctx context.Context, s *slot, rep *report) (err error) {
 		return err
 	}
 	m.set(s, Frozen, c)
-	note := "frozen, its weights left to the kernel"
-	if !m.opts.LeaveCached {
-		err := m.pageOut(ctx, s, seen.pids, rep)
-		if err != nil && (!insists || ctx.Err() != nil) {
-			return err
-		}
-		note = m.pageOutNote(s, err)
-	}
-	m.note(s, note)
+	m.note(s, WayKept, "")
 	frozen = true
-	return nil
-}
-
-// pageOutAgain pages out what has come back of a frozen engine.
-func (m *Mover) pageOutAgain(ctx context.Context, s *slot, rep *report) error {
-	if m.opts.LeaveCached {
-		return nil
-	}
-	err := m.pageOut(ctx, s, s.child.members(), rep)
-	if ctx.Err() != nil || s.child.hasExited() {
-		return err
-	}
-	m.note(s, m.pageOutNote(s, err))
-	return nil
-}
-
-func (m *Mover) pageOutNote(s *slot, err error) string {
-	if err != nil {
-		return "frozen, but its weights stay: " + err.Error()
-	}
-	if left, sure := m.sys.cachedOf(s.files); sure && left > sizeOf(s.files)/16 {
-		return fmt.Sprintf("frozen; %v of its weights stay: another process maps the files, or the engine has locked them", left)
-	}
-	return "frozen, its weights paged out"
-}
-
-// pageOut pushes the weights out of memory, as far as the kernel can. Whatever fails
-// is tried again for the next engine, unless this system does not have it.
-func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, rep *report) error {
-	defer m.sys.dropAll(s.files) // what was read ahead and never mapped
-	c, err := s.child, errors.New("this system has no process_madvise")
-	if m.sys.pageOut != nil && !m.lacks.forGood(lackPageOut) {
-		err = m.advise(ctx, s, pids, rep)
-		if left, sure := m.sys.cachedOf(s.files); err == nil && sure && left > 0 && left <= smallRest {
-			// The kernel passes over pages that a processor touched a moment ago and keeps
-			// on a list of its own. Dropping what can be dropped makes it drain that list.
-			m.sys.dropAll(s.files)
-			err = m.advise(ctx, s, pids, rep)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return causeOf(ctx, err)
-		case err == nil:
-			m.lacks.note(lackPageOut, nil)
-			return nil
-		case c.hasExited():
-			return err
-		}
-		m.lacks.note(lackPageOut, err)
-	}
-	if c.cgroup == nil {
-		return fmt.Errorf("weights cannot be paged out (process_madvise: %w)", err)
-	}
-	e := c.cgroup.reclaim(sizeOf(s.files))
-	if !c.hasExited() { // else its cgroup is removed
-		m.lacks.note(lackReclaim, e)
-	}
-	if e != nil {
-		return fmt.Errorf("weights cannot be paged out (process_madvise: %w; memory.reclaim: %s)", err, reason(e))
-	}
-	return nil
-}
-
-func (m *Mover) advise(ctx context.Context, s *slot, pids []int, rep *report) error {
-	var out tier.Bytes
-	for _, pid := range pids {
-		regions, err := m.sys.regions(pid, s.files)
-		if err != nil {
-			if s.child.hasExited() {
-				return errExited
-			}
-			continue
-		}
-		err = m.sys.pageOut(ctx, pid, regions, func(n tier.Bytes) {
-			out = out.Plus(n)
-			rep.at(out)
-		})
-		if err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -187,16 +99,13 @@ func (m *Mover) thaw(ctx context.Context, s *slot, rep *report) error {
 	err := m.awaitFill(ctx, c, ahead, rep)
 	ahead.stop()
 	if err != nil {
-		if !m.opts.LeaveCached {
-			m.sys.dropAll(s.files) // no process has mapped them again yet
-		}
 		return err
 	}
 	if err := c.thaw(); err != nil {
 		return m.abandon(s, c.fail(Unresponsive, time.Now(), err))
 	}
 	m.set(s, Starting, c)
-	return m.ready(ctx, s, thawLimit, rep, func(ctx context.Context) error { return m.freeze(ctx, s, &report{}) })
+	return m.ready(ctx, s, thawLimit, rep, func(ctx context.Context) error { return m.freeze(ctx, s) })
 }
 
 // ready waits until an engine that was thawed or woken is ready, or checks that one is

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -22,9 +23,10 @@ func sleeper() Sleeper {
 	}
 }
 
-func forbidden(context.Context, int, []region, func(tier.Bytes)) error { return unix.EPERM }
+func forbidden(context.Context, int, []region) error { return unix.EPERM }
 
-// TestStandby_EachFallback takes one way after the other away.
+// TestStandby_EachFallback takes one way after the other away. It is told how the engine
+// is once its model is in swap, and once the room of its weights is needed.
 func TestStandby_EachFallback(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")
 	for _, c := range []struct {
@@ -32,30 +34,30 @@ func TestStandby_EachFallback(t *testing.T) {
 		fake    fake
 		standby Standby
 		sleeper Sleeper
-		leave   bool
 		change  func(*system)
 		state   State
 		says    string // the note
+		then    State  // "": as before
+		stays   bool   // its weights
 	}{
-		{name: "Freeze", state: Frozen, says: "paged out"},
-		{name: "LeftCached", leave: true, state: Frozen, says: "left to the kernel"},
-		{name: "PageOutForbidden", change: func(s *system) { s.pageOut = forbidden }, state: Stopped, says: "operation not permitted"},
-		{name: "PageOutMissing", change: func(s *system) { s.pageOut, s.cgroup = nil, nil }, state: Stopped, says: "cannot be paged out"},
-		{name: "PageOutForbiddenButSleeper", sleeper: sleeper(), change: func(s *system) { s.pageOut = forbidden }, state: Asleep, says: "operation not permitted"},
-		{name: "PageOutForbiddenButInsists", standby: StandbyFreeze, change: func(s *system) { s.pageOut = forbidden }, state: Frozen, says: "weights stay"},
+		{name: "Freeze", state: Frozen},
+		{name: "PageOutForbidden", change: func(s *system) { s.pageOut = forbidden }, state: Frozen, then: Stopped},
+		{name: "PageOutMissing", change: func(s *system) { s.pageOut, s.cgroup = nil, nil }, state: Frozen, then: Stopped},
+		{name: "PageOutForbiddenButInsists", standby: StandbyFreeze, change: func(s *system) { s.pageOut = forbidden }, state: Frozen, stays: true},
 		{name: "NoFreezer", change: func(s *system) { s.suspend, s.cgroup = nil, nil }, state: Stopped, says: "cannot be frozen"},
-		{name: "NoFreezerButSleeper", sleeper: sleeper(), change: func(s *system) { s.suspend, s.cgroup = nil, nil }, state: Asleep, says: "cannot be frozen"},
+		{name: "NoFreezerButSleeper", sleeper: sleeper(), change: func(s *system) { s.suspend, s.cgroup = nil, nil }, state: Asleep, says: "cannot be frozen", stays: true},
 		{name: "NothingSeen", change: func(s *system) { s.usage = nil }, state: Stopped, says: "free nothing"},
 		{name: "Copies", fake: fake{Copy: true}, state: Stopped, says: "free nothing"},
 		{name: "CopiesButSleeper", fake: fake{Copy: true}, sleeper: sleeper(), state: Asleep, says: "free nothing"},
 		{name: "CopiesButInsists", fake: fake{Copy: true}, standby: StandbyFreeze, state: Frozen},
-		{name: "Locked", fake: fake{Lock: true, Touch: true}, state: Frozen, says: "stay"},
-		{name: "Sleep", standby: StandbySleep, sleeper: sleeper(), state: Asleep, says: "Standby"},
+		{name: "HasMoreOfItsOwn", fake: fake{Eat: 128 << 20}, state: Stopped, says: "less than it keeps"},
+		{name: "Locked", fake: fake{Lock: true, Touch: true}, state: Frozen, stays: true},
+		{name: "Sleep", standby: StandbySleep, sleeper: sleeper(), state: Asleep, says: "Standby", stays: true},
 		{name: "SleepFails", fake: fake{NoSleep: true}, standby: StandbySleep, sleeper: sleeper(), state: Stopped, says: "no such thing"},
 		{name: "Stop", standby: StandbyStop, sleeper: sleeper(), state: Stopped, says: "Standby"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.state == Frozen && c.standby != StandbyFreeze && !c.leave {
+			if c.state == Frozen && c.then == "" {
 				needsPageOut(t)
 			}
 			os.Remove(trace)
@@ -66,24 +68,38 @@ func TestStandby_EachFallback(t *testing.T) {
 			}
 			engine := c.fake.engine()
 			engine.Standby, engine.Sleeper = c.standby, c.sleeper
-			r := newRig(t, sys, Options{Engine: engine, LeaveCached: c.leave})
+			r := newRig(t, sys, Options{Engine: engine})
 			m := modelOf(t, "m", 8<<20)
 			r.move(m, tier.Storage, tier.RAM)
 			pid := r.engine("m").Pid
 			r.move(m, tier.RAM, tier.Swap)
 			e := r.engine("m")
-			if e.State != c.state || e.Tier != tier.Swap || !strings.Contains(e.Note, c.says) {
-				t.Fatalf("in swap it is %s (%q), want %s (%q)", e.State, e.Note, c.state, c.says)
+			ways := map[State]Way{Frozen: WayKept, Asleep: WayAsleep, Stopped: WayStopped}
+			if e.State != c.state || e.Tier != tier.Swap || e.Standby != ways[c.state] || !strings.Contains(e.Note, c.says) {
+				t.Fatalf("in swap it is %s (%s: %q), want %s (%q)", e.State, e.Standby, e.Note, c.state, c.says)
+			}
+			if n := r.cached(m); n < m.Size*9/10 && !c.fake.Lock {
+				t.Errorf("%v of its weights are cached", n)
 			}
 			present, _, err := r.Resident(t.Context(), "m")
 			if err != nil || c.state == Stopped && present != 0 {
 				t.Errorf("%v are present, %v", present, err)
 			}
-			if now, _, _ := r.Footprint("m"); c.leave && (now > e.Anon+m.Size/2 || e.Cached != m.Size) {
-				t.Errorf("%v are charged of %v of its own and %v in the cache", now, e.Anon, e.Cached)
+			if now, _, _ := r.Footprint("m"); c.state == Frozen && !c.fake.Copy && !c.fake.Lock && now > e.Anon+m.Size/2 {
+				t.Errorf("%v are charged of %v of its own", now, e.Anon)
 			}
 			if c.fake.Copy && c.state == Frozen && present != m.Size {
 				t.Errorf("frozen with a copy of its weights, %v of %v are said to be present", present, m.Size)
+			}
+			err = r.Uncache(t.Context(), "m", tier.Unlimited)
+			if then := cmp.Or(c.then, c.state); r.engine("m").State != then || (err != nil) != (c.stays && c.state == Frozen && !c.fake.Lock) {
+				t.Fatalf("when the room is needed it is %s, want %s: %v", r.engine("m").State, then, err)
+			}
+			if n := r.cached(m); !c.stays && n > m.Size/16 {
+				t.Errorf("when the room is needed, %v of its weights stay", n)
+			}
+			if c.then != "" {
+				c.state = c.then
 			}
 			r.move(m, tier.Swap, tier.RAM)
 			if got := r.engine("m"); got.State != Running || c.state != Stopped && got.Pid != pid {
@@ -98,9 +114,95 @@ func TestStandby_EachFallback(t *testing.T) {
 	}
 }
 
-func TestStandby_ForbiddenPageOut_IsTriedOnceAndShows(t *testing.T) {
+func TestUncache_SomeOfTheWeights_TheirEndGoesAndTheRestStays(t *testing.T) {
+	needsPageOut(t)
+	r := newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine()})
+	m := modelOf(t, "m", 3*uncachePiece)
+	r.move(m, tier.Storage, tier.RAM)
+	if n := r.cached(m); n != 0 {
+		t.Errorf("while it serves, %v of it are cached beyond what is present", n)
+	}
+	if err := r.Uncache(t.Context(), "m", m.Size); err != nil || r.engine("m").Cached != m.Size {
+		t.Errorf("of an engine that serves, %v are left, %v", r.engine("m").Cached, err)
+	}
+	r.move(m, tier.RAM, tier.Swap)
+	if err := r.Uncache(t.Context(), "m", uncachePiece/2); err != nil {
+		t.Error(err)
+	}
+	if n := r.cached(m); n < 2*uncachePiece-smallRest || n > 2*uncachePiece+smallRest {
+		t.Errorf("after a part was dropped, %v are cached", n)
+	}
+	f, err := os.Open(m.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if n, err := cachestat(f, 0, uncachePiece); n != uncachePiece || err != nil {
+		t.Errorf("%d of its beginning are cached, %v", n, err)
+	}
+	r.move(m, tier.Swap, tier.Storage)
+	r.uncache(m)
+	if n := r.cached(m); n > smallRest {
+		t.Errorf("of a stopped engine's weights %v stay", n)
+	}
+}
+
+// A request does not wait for the room that another one needed.
+func TestUncache_MoveComesMeanwhile_MoveGoesFirst(t *testing.T) {
+	sys, asked := withoutCgroups(), make(chan struct{})
+	sys.pageOut = func(ctx context.Context, _ int, _ []region) error {
+		close(asked)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	done := make(chan error, 1)
+	go func() { done <- r.Uncache(context.Background(), "m", m.Size) }()
+	<-asked
+	r.move(m, tier.Swap, tier.RAM)
+	if err := <-done; !errors.Is(err, errMoves) {
+		t.Errorf("it returned %v", err)
+	}
+	r.get("m", "/sum")
+}
+
+func TestUncache_OfUnknownModelOrAfterClose_DoesNothing(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	for range 2 {
+		if n, err := r.Cached(t.Context(), "m"); n != 0 || err != nil {
+			t.Errorf("%v, %v", n, err)
+		}
+		if err := r.Uncache(t.Context(), "m", tier.GiB); err != nil {
+			t.Error(err)
+		}
+		r.Close()
+	}
+}
+
+// Two models of one file: what one serves is not dropped for the other.
+func TestUncache_FileThatAnotherEngineServes_Stays(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine()})
+	a := modelOf(t, "a", 8<<20)
+	b := a
+	b.Name = "b"
+	r.move(a, tier.Storage, tier.RAM)
+	r.move(b, tier.Storage, tier.RAM)
+	r.move(a, tier.RAM, tier.Swap)
+	if n := r.cached(a); n != 0 {
+		t.Errorf("%v are said to be droppable", n)
+	}
+	r.uncache(a)
+	if e := r.engine("b"); e.Cached != b.Size {
+		t.Errorf("%v of %v are left to the one that serves", e.Cached, b.Size)
+	}
+}
+
+func TestUncache_PageOutMissing_TriedOnceAndShows(t *testing.T) {
 	sys, tries := withoutCgroups(), 0
-	sys.pageOut = func(context.Context, int, []region, func(tier.Bytes)) error { tries++; return unix.ENOSYS }
+	sys.pageOut = func(context.Context, int, []region) error { tries++; return unix.ENOSYS }
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	if s := r.Status(); s.Freeze != "SIGSTOP" || s.PageOut != "process_madvise" {
@@ -109,59 +211,37 @@ func TestStandby_ForbiddenPageOut_IsTriedOnceAndShows(t *testing.T) {
 	for range 2 {
 		r.move(m, tier.Storage, tier.RAM)
 		r.move(m, tier.RAM, tier.Swap)
+		r.uncache(m)
 	}
 	if s := r.Status(); tries != 1 || s.PageOut != "none" || s.Lacks[lackPageOut] == "" {
 		t.Errorf("after %d tries Status says %s, %v", tries, s.PageOut, s.Lacks)
 	}
 }
 
-func TestStandby_PageOutFailsOnce_IsTriedAgainTheNextTime(t *testing.T) {
+// One engine may be out of reach, or an operator may grant the right later: what failed
+// once is tried again, and what passes by itself is not said to be lacking.
+func TestUncache_PageOutFailsOnce_IsTriedAgainTheNextTime(t *testing.T) {
 	needsPageOut(t)
-	sys, tries := withoutCgroups(), 0
-	kernels := sys.pageOut
-	sys.pageOut = func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
-		if tries++; tries == 1 {
-			return unix.EAGAIN
+	for err, lacks := range map[error]bool{unix.EAGAIN: false, unix.EPERM: true} {
+		sys, tries := withoutCgroups(), 0
+		kernels := sys.pageOut
+		sys.pageOut = func(ctx context.Context, pid int, regions []region) error {
+			if tries++; tries == 1 {
+				return err
+			}
+			return kernels(ctx, pid, regions)
 		}
-		return kernels(ctx, pid, regions, done)
-	}
-	r := newRig(t, sys, Options{Engine: fake{}.engine()})
-	m := modelOf(t, "m", 1<<20)
-	for _, want := range []State{Stopped, Frozen} {
-		r.move(m, tier.Storage, tier.RAM)
-		r.move(m, tier.RAM, tier.Swap)
-		if s := r.Status(); s.Engines[0].State != want || s.Lacks[lackPageOut] != "" {
-			t.Errorf("after %d tries it is %s, want %s, and is said to be lacking: %v", tries, s.Engines[0].State, want, s.Lacks)
-		}
-		r.move(m, tier.Swap, tier.Storage)
-	}
-}
-
-// One engine may be out of reach, or an operator may grant the right later: what is
-// forbidden once is tried again, for other engines and for the same one.
-func TestStandby_PageOutForbiddenOnce_OtherEnginesAreFrozen(t *testing.T) {
-	needsPageOut(t)
-	sys, forbid := withoutCgroups(), true
-	kernels := sys.pageOut
-	sys.pageOut = func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
-		if forbid {
-			return unix.EPERM
-		}
-		return kernels(ctx, pid, regions, done)
-	}
-	r := newRig(t, sys, Options{Engine: fake{}.engine()})
-	a, b := modelOf(t, "a", 1<<20), modelOf(t, "b", 1<<20)
-	r.move(a, tier.Storage, tier.RAM)
-	r.move(a, tier.RAM, tier.Swap)
-	if s := r.Status(); r.engine("a").State != Stopped || s.PageOut != "none" || s.Lacks[lackPageOut] == "" {
-		t.Errorf("while forbidden, it is %s, and Status says %s, %v", r.engine("a").State, s.PageOut, s.Lacks)
-	}
-	forbid = false
-	for _, m := range []tier.Model{b, a} {
-		r.move(m, tier.Storage, tier.RAM)
-		r.move(m, tier.RAM, tier.Swap)
-		if s := r.Status(); r.engine(m.Name).State != Frozen || s.PageOut != "process_madvise" || s.Lacks[lackPageOut] != "" {
-			t.Errorf("then %s is %s, and Status says %s, %v", m.Name, r.engine(m.Name).State, s.PageOut, s.Lacks)
+		r := newRig(t, sys, Options{Engine: fake{}.engine()})
+		m := modelOf(t, "m", 1<<20)
+		for try, want := range []State{Stopped, Frozen} {
+			r.move(m, tier.Storage, tier.RAM)
+			r.move(m, tier.RAM, tier.Swap)
+			r.uncache(m)
+			s := r.Status()
+			if s.Engines[0].State != want || (s.Lacks[lackPageOut] != "") != (lacks && try == 0) {
+				t.Errorf("%v: after try %d it is %s, want %s, and is said to be lacking: %v", err, try, s.Engines[0].State, want, s.Lacks)
+			}
+			r.move(m, tier.Swap, tier.Storage)
 		}
 	}
 }
@@ -174,7 +254,7 @@ type reclaiming struct {
 
 func (c reclaiming) reclaim(n tier.Bytes) error { *c.asked = n; return nil }
 
-func TestStandby_PageOutForbidden_CgroupReclaims(t *testing.T) {
+func TestUncache_PageOutForbidden_CgroupReclaims(t *testing.T) {
 	sys := newSystem()
 	cgroups := sys.cgroup
 	var asked tier.Bytes
@@ -190,6 +270,7 @@ func TestStandby_PageOutForbidden_CgroupReclaims(t *testing.T) {
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
 	r.move(m, tier.RAM, tier.Swap)
+	r.uncache(m)
 	if e := r.engine("m"); e.State != Frozen || asked != m.Size || r.Status().PageOut != "memory.reclaim" {
 		t.Errorf("it is %s, %v were asked for, by %s", e.State, asked, r.Status().PageOut)
 	}

@@ -9,13 +9,6 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// learned is what an engine was seen to take.
-type learned struct {
-	steady, peak tier.Bytes
-	// unmapped: its weights are not mapped files, so reading ahead is of little use.
-	unmapped bool
-}
-
 // sight is what is seen of an engine and its weights.
 type sight struct {
 	pids    []int
@@ -23,18 +16,22 @@ type sight struct {
 	weights tier.Bytes // the size of the files
 	mapped  tier.Bytes // of that in its address space
 	cached  tier.Bytes // of that in memory
-	left    bool       // it is frozen, and its weights were left to the kernel
+	frozen  bool
 }
 
 // maps reports whether most of the weights are mapped files: some engines copy a few
 // tensors.
 func (s *sight) maps() bool { return s.weights > 0 && 2*s.mapped >= s.weights }
 
-// present returns the bytes in memory, and how many of them the kernel can take at no
-// cost.
+// present returns the bytes in memory that are held, and how many of them the kernel can
+// take at no cost. The weights of a frozen engine are not held, unless it locks them.
 func (s *sight) present() (all, reclaimable tier.Bytes) {
 	all = s.usage.Anon
-	if s.maps() && !s.left {
+	switch {
+	case !s.maps():
+	case s.frozen:
+		all = all.Plus(min(s.cached, s.usage.Locked))
+	default:
 		all = all.Plus(s.cached)
 		reclaimable = max(s.cached-s.usage.Locked, 0)
 	}
@@ -61,7 +58,7 @@ func (m *Mover) look(c *child, exact bool) (sight, error) {
 		return sight{}, nil
 	}
 	files := slot.files
-	s := sight{weights: sizeOf(files), left: m.opts.LeaveCached && slot.state == Frozen}
+	s := sight{weights: sizeOf(files), frozen: slot.state == Frozen}
 	m.mu.Unlock()
 	if m.sys.usage == nil {
 		return s, nil
@@ -104,10 +101,9 @@ func (m *Mover) look(c *child, exact bool) (sight, error) {
 // Resident implements tier.Resident. Present is the engine's anonymous memory and the
 // part of its mapped weights that is in the page cache; together they count up to
 // Model.Size, as what an engine takes beyond that is its Runtime (see Footprint).
-// Weights that are cached without an engine of the model, or that were left to the
-// kernel (Options.LeaveCached), do not count. If this process neither owns nor may
-// write the weights, only what is in the engine's page tables is seen of them. Outside
-// Linux nothing is seen.
+// Weights that are cached without an engine of the model, or of a frozen one, do not
+// count: see Cached. If this process neither owns nor may write the weights, only what
+// is in the engine's page tables is seen of them. Outside Linux nothing is seen.
 func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
 	if ctx.Err() != nil {
 		return 0, 0, context.Cause(ctx)
@@ -158,38 +154,22 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	if c != nil {
 		if seen, err := m.look(c, false); err == nil && !c.hasExited() {
 			if now, _ = seen.present(); running {
-				now = m.learn(s, &seen)
+				now = m.learn(s, &seen, 0)
 			}
 		}
 	}
-	peak = m.learnedOf(s).peak
+	peak = m.learnedOf(s).Peak
 	return now, peak, peak > 0
-}
-
-// learn records what a running engine takes, and returns it.
-func (m *Mover) learn(s *slot, seen *sight) tier.Bytes {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s.learned.steady = seen.needs()
-	s.learned.peak = max(s.learned.peak, s.learned.steady)
-	s.learned.unmapped = seen.weights > 0 && !seen.maps()
-	return s.learned.steady
-}
-
-func (m *Mover) learnedOf(s *slot) learned {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return s.learned
 }
 
 // Status is what a Mover tells about itself. It is a copy that marshals to JSON.
 type Status struct {
 	System string `json:"system"` // "linux", "unix", "portable"
 	Kernel string `json:"kernel"`
-	// Freeze is how engines are frozen: "SIGSTOP" or "none". PageOut is how their
-	// weights leave memory: "process_madvise", "memory.reclaim", "left to the kernel",
-	// or "none". It is that of the last try; before the first one, that which will be
-	// tried.
+	// Freeze is how engines are frozen: "SIGSTOP" or "none". PageOut is how the weights
+	// of a frozen engine leave memory when the room is needed: "process_madvise",
+	// "memory.reclaim", or "none": the engine is then stopped. It is that of the last
+	// try; before the first one, that which will be tried.
 	Freeze  string `json:"freeze"`
 	PageOut string `json:"page_out"`
 	// Lacks is what does not work here, and why. Each is tried again for the next
@@ -220,7 +200,8 @@ type ModelStatus struct {
 	Tier  tier.Tier `json:"tier"`
 	State State     `json:"state"`
 	Since time.Time `json:"since"`
-	// Note says why an engine in standby is as it is.
+	// Standby is what the swap tier is to the engine, and Note says why.
+	Standby Way      `json:"standby,omitempty"`
 	Note    string   `json:"note,omitempty"`
 	Failure string   `json:"failure,omitempty"` // the last error of its engine
 	Pid     int      `json:"pid,omitempty"`
@@ -235,9 +216,14 @@ type ModelStatus struct {
 	Weights tier.Bytes `json:"weights"`
 	Mapped  tier.Bytes `json:"mapped"`
 	Cached  tier.Bytes `json:"cached"`
-	// Steady and Peak are what it was seen to take; see Mover.Footprint.
-	Steady tier.Bytes `json:"steady"`
-	Peak   tier.Bytes `json:"peak"`
+	// Steady and Peak are what it was seen to take; see Mover.Footprint. Copies: its
+	// weights are memory of its own, not mapped files. Start is the time from its last
+	// start until it was ready, Starts the number of those, also by earlier processes.
+	Steady tier.Bytes    `json:"steady"`
+	Peak   tier.Bytes    `json:"peak"`
+	Copies bool          `json:"copies,omitempty"`
+	Start  time.Duration `json:"start_ns,omitempty"`
+	Starts int           `json:"starts,omitempty"`
 }
 
 // listedFor is how long the model of a stopped engine stays in Status.
@@ -286,9 +272,10 @@ func (m *Mover) status() Status {
 		}
 		seen := &slot.seen
 		e := ModelStatus{
-			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Note: slot.note, Failure: slot.failure,
+			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Standby: slot.way, Note: slot.note, Failure: slot.failure,
 			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
-			Steady: slot.learned.steady, Peak: slot.learned.peak, Others: max(len(seen.pids)-1, 0),
+			Steady: slot.learned.Steady, Peak: slot.learned.Peak, Copies: slot.learned.Copies,
+			Start: slot.learned.Start, Starts: slot.learned.Starts, Others: max(len(seen.pids)-1, 0),
 		}
 		if c := slot.child; c != nil {
 			e.Pid, e.URL, e.Command, e.Cgroup = c.pid, c.url, slices.Clone(c.command), c.cgroupPath()
@@ -307,8 +294,6 @@ func (m *Mover) ways(lacks map[string]string) (freeze, pageOut string) {
 		freeze = "SIGSTOP"
 	}
 	switch {
-	case m.opts.LeaveCached:
-		pageOut = "left to the kernel"
 	case m.sys.pageOut != nil && has(lackPageOut):
 		pageOut = "process_madvise"
 	case m.sys.cgroup != nil && has(lackCgroup) && has(lackReclaim):

@@ -63,15 +63,16 @@ type system struct {
 	// regions returns where a process maps the files.
 	regions func(pid int, files []weightFile) ([]region, error)
 	// pageOut pushes regions of a process out of memory, unless another process maps
-	// them too. done is called with the bytes that were processed.
-	pageOut func(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error
+	// them too.
+	pageOut func(ctx context.Context, pid int, regions []region) error
 	// owned reports whether the kernel tells us, and lets us decide, what is cached
 	// of the file.
 	owned func(f *os.File) bool
 	// cached returns how many bytes of the range are in the page cache.
 	cached func(f *os.File, off, n int64) (int64, error)
-	// drop empties the page cache of the file, but for pages that a process maps.
-	drop func(f *os.File) error
+	// drop takes a range of the file out of the page cache, but for pages that a process
+	// maps; n is 0 for all that follows off.
+	drop func(f *os.File, off, n int64) error
 }
 
 // identity distinguishes an engine from any other process.
@@ -82,8 +83,21 @@ type identity struct {
 	Cgroup  string   `json:"cgroup,omitempty"`
 }
 
-// region is a range of addresses in another process.
-type region struct{ addr, size uint64 }
+// region is a range of addresses in another process, and what is mapped there.
+type region struct {
+	addr, size uint64
+	file       int    // index of the weight file
+	off        uint64 // in it
+}
+
+// within returns the part of the region that maps a range of its file.
+func (r region) within(off, end uint64) region {
+	from, to := max(off, r.off), min(end, r.off+r.size)
+	if from >= to {
+		return region{}
+	}
+	return region{addr: r.addr + from - r.off, size: to - from, file: r.file, off: from}
+}
 
 // Memory is what processes have, by procfs.
 type Memory struct {

@@ -13,8 +13,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/modeltier/modeltier/tier"
 )
 
 // newSystem returns what this kernel can do. What it forbids shows when it is tried.
@@ -112,9 +110,9 @@ func mincore(f *os.File, off, n int64) (int64, error) {
 	return min(in, n), nil
 }
 
-// drop empties the page cache of the file, but for pages that are dirty or mapped.
-func drop(f *os.File) error {
-	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+// drop takes a range out of the page cache, but for pages that are dirty or mapped.
+func drop(f *os.File, off, n int64) error {
+	return unix.Fadvise(int(f.Fd()), off, n, unix.FADV_DONTNEED)
 }
 
 // pageOutPiece is how much is paged out at a time, in some milliseconds.
@@ -129,7 +127,7 @@ var errHighAddress = errors.New("an address beyond those of a 32-bit program")
 // pageOut uses process_madvise (5.10; CAP_SYS_NICE). Regions that the process has locked
 // stay, as do pages that other processes map too: the kernel does not touch them and
 // does not say so.
-func pageOut(ctx context.Context, pid int, regions []region, done func(tier.Bytes)) error {
+func pageOut(ctx context.Context, pid int, regions []region) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return unless(unix.ESRCH, err)
@@ -152,7 +150,6 @@ func pageOut(ctx context.Context, pid int, regions []region, done func(tier.Byte
 				return unless(unix.ESRCH, err)
 			}
 			off += uint64(max(did, 1<<12))
-			done(tier.Bytes(min(did, int(n))))
 		}
 	}
 	return nil

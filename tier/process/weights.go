@@ -143,19 +143,6 @@ func (sys *system) open(file weightFile) (f *os.File, sees bool, err error) {
 	return f, sys.cached != nil && sys.owned(f), nil
 }
 
-// dropAll empties the page cache of the files, but for pages that a process maps.
-func (sys *system) dropAll(files []weightFile) {
-	if sys.drop == nil {
-		return
-	}
-	for _, file := range files {
-		if f, err := os.Open(file.path); err == nil {
-			sys.drop(f) // what stays is measured and stays charged
-			f.Close()
-		}
-	}
-}
-
 // Files are read into the page cache by 4 readers, each through one share of the
 // whole, in order and with a handle of its own. So the read-ahead of the kernel sees 4
 // streams and fills large folios. Measured with 1 GB, against 8 readers that take

@@ -72,7 +72,7 @@ func TestCached_Overlay_SeesTheLayerBelow(t *testing.T) {
 		return n == oddSize && sure
 	})
 	eventually(t, "nothing is seen of what was dropped", func() bool {
-		sys.dropAll(files)
+		dropAll(sys, files)
 		n, sure := sys.cachedOf(files)
 		return n == 0 && sure
 	})
@@ -89,6 +89,10 @@ func TestMove_WithoutCachestat_SeesTheSame(t *testing.T) {
 		t.Errorf("in ram %v are cached", e.Cached)
 	}
 	r.move(m, tier.RAM, tier.Swap)
+	if n := r.cached(m); n != m.Size {
+		t.Errorf("in swap %v are cached", n)
+	}
+	r.uncache(m)
 	if e := r.engine("m"); e.Cached > m.Size/4 { // a page may be on a list of a processor's own
 		t.Errorf("in swap %v are cached", e.Cached)
 	}
@@ -107,6 +111,7 @@ func TestResident_FilesOfAnother_OnlyThePageTablesCount(t *testing.T) {
 		t.Errorf("touched, %v are present, %v reclaimable, %v", present, reclaimable, err)
 	}
 	r.move(m, tier.RAM, tier.Swap)
+	r.uncache(m)
 	if e := r.engine("m"); e.State != Frozen || e.Cached > m.Size/2 {
 		t.Errorf("it is %s, with %v in its tables", e.State, e.Cached)
 	}
@@ -190,7 +195,7 @@ func TestRead_ManyFilesAndPartsCached_AllIsCached(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	m.sys.dropAll(files)
+	dropAll(m.sys, files)
 	if err := m.read(ctx, files, func(int64) {}); err == nil {
 		t.Error("a refill that was cancelled says that it is done")
 	}

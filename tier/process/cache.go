@@ -1,0 +1,204 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Cached implements tier.Cacher: the weights of a frozen, sleeping or stopped engine
+// that are in the page cache. Files that another engine of this Mover serves do not
+// count.
+func (m *Mover) Cached(ctx context.Context, model string) (tier.Bytes, error) {
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	m.mu.Lock()
+	s := m.slots[model]
+	if s == nil {
+		m.mu.Unlock()
+		return 0, nil
+	}
+	files, locked := m.spare(s), tier.Bytes(0)
+	if s.state == Frozen {
+		locked = s.seen.usage.Locked
+	}
+	m.mu.Unlock()
+	n, _ := m.sys.cachedOf(files)
+	return max(n-locked, 0), nil
+}
+
+// spare returns the files of a slot that no running engine serves. m.mu is held.
+func (m *Mover) spare(s *slot) []weightFile {
+	serves := func(s *slot) bool { return s.child != nil && s.state != Frozen && s.state != Asleep }
+	if serves(s) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.files), func(f weightFile) bool {
+		for _, other := range m.slots {
+			if other != s && serves(other) && slices.Contains(other.files, f) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// Uncache implements tier.Cacher. The end of the weights goes first. A frozen engine
+// whose weights cannot be taken from it is stopped, unless its Standby is StandbyFreeze.
+func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
+	m.mu.Lock()
+	s := m.slots[model]
+	if s == nil || m.closed || s.cancel != nil || n <= 0 {
+		m.mu.Unlock()
+		return nil
+	}
+	ctx, done := m.take(ctx, s), make(chan struct{})
+	s.uncaching = done
+	files := m.spare(s)
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		s.uncaching = nil
+		m.mu.Unlock()
+		m.release(s)
+		close(done)
+	}()
+	err := m.uncache(ctx, s, files, n)
+	if err == nil || ctx.Err() != nil || s.state != Frozen || s.child.hasExited() {
+		return err
+	}
+	if s.engine.Standby == StandbyFreeze {
+		m.note(s, WayKept, err.Error())
+		return err
+	}
+	m.log.Info("a frozen engine is stopped, as its weights cannot be dropped", "model", s.name, "why", err)
+	if e := m.halt(ctx, s); e != nil {
+		return errors.Join(err, e)
+	}
+	m.note(s, WayStopped, err.Error())
+	return m.uncache(ctx, s, files, n)
+}
+
+// uncachePiece is how much is dropped before it is measured how much went.
+const uncachePiece = 256 << 20
+
+// uncache drops about n bytes of files from the page cache, from their end.
+func (m *Mover) uncache(ctx context.Context, s *slot, files []weightFile, n tier.Bytes) error {
+	if m.sys.drop == nil {
+		return nil
+	}
+	before, sure := m.sys.cachedOf(files)
+	if sure && before == 0 {
+		return nil
+	}
+	all := !sure || n >= before
+	var pids []int
+	if s.state == Frozen {
+		pids = s.child.members()
+		m.note(s, WayPagedOut, "the room was needed")
+	}
+	for i, file := range slices.Backward(files) {
+		for end := file.size; end > 0; {
+			from := max(end-uncachePiece, 0)
+			if all {
+				from = 0
+			}
+			if err := m.dropRange(ctx, s, pids, files, i, from, end); err != nil {
+				return err
+			}
+			end = from
+			if now, sure := m.sys.cachedOf(files); !all && (!sure || before-now >= n) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// smallRest is how much of a range paging out may leave for a second try.
+const smallRest = 4 << 20
+
+// dropRange drops a range of one of the files.
+func (m *Mover) dropRange(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64) error {
+	f, sees, err := m.sys.open(files[i])
+	if err != nil {
+		return nil // it is gone, and what is cached of it with it
+	}
+	defer f.Close()
+	for range 2 {
+		if len(pids) > 0 {
+			if err := m.pageOut(ctx, s, pids, files, i, from, end); err != nil {
+				return err
+			}
+		}
+		m.sys.drop(f, from, end-from) // what stays is mapped or locked
+		// The kernel passes over pages that a processor touched a moment ago and keeps on a
+		// list of its own. Dropping what can be dropped makes it drain that list.
+		if left, err := m.left(f, sees, from, end); err != nil || left == 0 || left > smallRest {
+			break
+		}
+	}
+	return nil
+}
+
+func (m *Mover) left(f *os.File, sees bool, from, end int64) (int64, error) {
+	if !sees {
+		return 0, nil
+	}
+	return m.sys.cached(f, from, end-from)
+}
+
+// pageOut takes a range of a file from the processes of a frozen engine. What fails is
+// tried again for the next engine, unless this system does not have it.
+func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64) error {
+	c, err := s.child, errors.New("this system has no process_madvise")
+	if m.sys.pageOut != nil && !m.lacks.forGood(lackPageOut) {
+		err = m.advise(ctx, c, pids, files, i, from, end)
+		switch {
+		case ctx.Err() != nil:
+			return causeOf(ctx, err)
+		case err == nil:
+			m.lacks.note(lackPageOut, nil)
+			return nil
+		case c.hasExited():
+			return err
+		}
+		m.lacks.note(lackPageOut, err)
+	}
+	if c.cgroup == nil {
+		return fmt.Errorf("weights cannot be paged out (process_madvise: %w)", err)
+	}
+	e := c.cgroup.reclaim(tier.Bytes(end - from))
+	if !c.hasExited() { // else its cgroup is removed
+		m.lacks.note(lackReclaim, e)
+	}
+	if e != nil {
+		return fmt.Errorf("weights cannot be paged out (process_madvise: %w; memory.reclaim: %s)", err, reason(e))
+	}
+	return nil
+}
+
+func (m *Mover) advise(ctx context.Context, c *child, pids []int, files []weightFile, i int, from, end int64) error {
+	for _, pid := range pids {
+		regions, err := m.sys.regions(pid, files)
+		if err != nil {
+			if c.hasExited() {
+				return errExited
+			}
+			continue
+		}
+		regions = slices.DeleteFunc(regions, func(r region) bool { return r.file != i })
+		for j, r := range regions {
+			regions[j] = r.within(uint64(from), uint64(end))
+		}
+		if err := m.sys.pageOut(ctx, pid, regions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
