@@ -142,6 +142,27 @@ func (h hostileMover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	}
 	return 0, 0, false
 }
+func (h hostileMover) Cached(_ context.Context, model string) (tier.Bytes, error) {
+	if h.v.act("mover.Cached") {
+		return vast, nil
+	}
+	if h.At(model) == tier.RAM {
+		return 0, nil
+	}
+	return tier.GiB, nil
+}
+func (h hostileMover) Uncache(context.Context, string, tier.Bytes) error {
+	if h.v.act("mover.Uncache") {
+		return errText{"mover.Uncache"}
+	}
+	return nil
+}
+func (h hostileMover) Forecast(*tier.Model) (tier.Bytes, bool) {
+	if h.v.act("mover.Forecast") {
+		return vast, true
+	}
+	return 0, false
+}
 func (h hostileMover) PartStatus() any { return h.v.status("mover") }
 func (h hostileMover) Close() error    { return h.v.close("mover") }
 
@@ -269,7 +290,7 @@ func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 // hostileMethods lists every method that a Manager may call.
 var hostileMethods = []string{
 	"mover.Move", "mover.Divisible", "mover.Leaves", "mover.InPlace", "mover.FileBacked", "mover.CheckModel", "mover.Resident",
-	"mover.Footprint", "mover.PartStatus", "mover.Close",
+	"mover.Footprint", "mover.Cached", "mover.Uncache", "mover.Forecast", "mover.PartStatus", "mover.Close",
 	"probe.Memory", "probe.Over", "probe.PartStatus", "probe.Close",
 	"selector.Select", "selector.Accessed", "selector.Moved", "selector.Reported", "selector.PartStatus", "selector.Close",
 	"placement.Plan", "placement.Accessed", "placement.Moved", "placement.Reported", "placement.Hint", "placement.Worth",

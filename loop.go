@@ -63,6 +63,8 @@ type control struct {
 	ticker     *time.Timer     // calls every
 	refreshing []chan struct{} // closed after the next reading
 	reclaiming bool            // the placement has been asked what models are worth
+	cacheAsked bool            // the mover has been asked what is cached
+	cacheSeen  time.Time       // when
 	governor   safety.Governor
 	pressure   tier.PressureLevel // by the governor
 
@@ -245,7 +247,7 @@ func (c *control) inUse() tier.Bytes {
 func (c *control) do(a core.Action) {
 	switch a := a.(type) {
 	case core.Start:
-		c.startMove(a.Move)
+		c.startMove(a.Move, a.Drop)
 	case core.Urge:
 		if g := c.moves[a.Move]; g != nil { // it may have ended in the same turn
 			g.urge()

@@ -32,6 +32,7 @@ type Manager struct {
 
 	// What is asked of the mover beyond Move; nil where it does not offer it.
 	resident    tier.Resident
+	cacher      tier.Cacher
 	footprinter tier.Footprinter
 
 	start    time.Time // the epoch of the access log
@@ -139,6 +140,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, errors.Join(err, m.awaitGoroutines(), m.closeParts(), m.save.close())
 	}
 	m.resident, _ = cfg.Mover.(tier.Resident)
+	m.cacher, _ = cfg.Mover.(tier.Cacher)
 	m.footprinter, _ = cfg.Mover.(tier.Footprinter)
 	for _, p := range []struct {
 		part   any

@@ -25,11 +25,11 @@ type moving struct {
 }
 
 // startMove hands a move to a goroutine.
-func (c *control) startMove(mv *core.Move) {
+func (c *control) startMove(mv *core.Move, drop core.Drop) {
 	m := c.m
 	g := &moving{began: c.now, urge: func() {}}
 	g.touched.Store(int64(c.now.Sub(m.start)))
-	bytes := mv.Bytes()
+	bytes, reads := mv.Bytes(), mv.Reads()
 	if o := c.orders[cmp.Or(mv.Order, mv.Entry.HotLoad())]; o != nil {
 		g.work, g.ordered = o.work, true
 		g.work.Expect(bytes)
@@ -43,9 +43,9 @@ func (c *control) startMove(mv *core.Move) {
 		}
 		g.work = m.jobs.Start(m.ctx, hotload.Spec{
 			Kind: kind, Model: mv.Model.Name, From: mv.From, To: mv.To,
-			Total: bytes, Estimate: recordedEstimate(&mv.Move, bytes),
+			Total: bytes, Estimate: recordedEstimate(&mv.Move, reads),
 		})
-		m.predictLater(mv.Move, bytes, g.work)
+		m.predictLater(mv.Move, reads, g.work)
 	}
 	c.moves[mv] = g
 	job := g.work.Context()
@@ -71,11 +71,21 @@ func (c *control) startMove(mv *core.Move) {
 	}
 	move := mv.Move
 	move.Model.Runtime = mv.Entry.Declared() // what was learned is the ledger's
-	m.goroutines.Go(func() { m.carry(ctx, mv, g, move, ev, bytes) })
+	var first *dropping
+	if len(drop.From) > 0 {
+		first = c.toDrop(drop)
+	}
+	m.goroutines.Go(func() {
+		if first != nil {
+			m.uncache(ctx, first)
+			m.post(func(time.Time) { c.uncached(first) })
+		}
+		m.carry(ctx, mv, g, move, ev, bytes, reads)
+	})
 }
 
 // carry runs a move, looks at what is resident after it, and tells the loop.
-func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier.Move, ev MoveEvent, bytes tier.Bytes) {
+func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier.Move, ev MoveEvent, bytes, reads tier.Bytes) {
 	var calledOff bool
 	out := core.Outcome{Err: m.call("mover", func() error {
 		err := m.cfg.Mover.Move(ctx, move, func(done tier.Bytes) {
@@ -98,6 +108,9 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	}
 	g.returned.Store(true)
 	took := time.Since(g.began)
+	if out.Err == nil && move.To == tier.Storage && (mv.Reason == tier.ReasonOrder || mv.Reason == tier.ReasonRemoved) {
+		m.forget(ctx, move.Model.Name)
+	}
 	l, err := m.look(&move.Model, observeLimit)
 	out.Seen, out.Observed, out.Traits = l.seen, err == nil && m.resident != nil, l.traits
 	if err != nil {
@@ -109,7 +122,7 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	if fn := m.cfg.Events.MoveEnded; fn != nil {
 		m.events.Post(func() { fn(ev) })
 	}
-	if !m.post(func(time.Time) { m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: bytes, Took: took}) }) {
+	if !m.post(func(time.Time) { m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: reads, Took: took}) }) {
 		finish(g.work, errors.Join(out.Err, tier.ErrClosed))
 	}
 }

@@ -37,6 +37,9 @@ func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
 				l.seen.Present, l.seen.Reclaimable = 0, 0
 			}
 		}
+		if m.cacher != nil {
+			l.seen.Cached, _ = m.cacher.Cached(ctx, model.Name) // 0 if it cannot tell
+		}
 		told <- l
 		return err
 	}, func() { m.stuckLooks.Add(-1) })
@@ -63,6 +66,10 @@ func (m *Manager) traitsOf(model *tier.Model) *core.Traits {
 	}
 	if p, ok := m.cfg.Mover.(tier.InPlacer); ok {
 		t.InPlace = p.InPlace(model)
+	}
+	if f, ok := m.cfg.Mover.(tier.Forecaster); ok {
+		takes, measured := f.Forecast(model)
+		t.Takes, t.Measured = min(max(takes, 0), core.MaxSeen), measured
 	}
 	return &t
 }
@@ -106,6 +113,7 @@ func (c *control) observeAgain() {
 	for _, e := range c.core.Residues() {
 		c.observe(e)
 	}
+	c.observeCached()
 	if c.m.footprinter == nil {
 		return
 	}

@@ -129,6 +129,7 @@ func (c *control) read(r reading) {
 	}
 	c.core.Press(d.Background, cause, c.now)
 	if d.GiveBack > 0 {
+		c.dropCached(c.core.DropCached(d.GiveBack), func() {})
 		c.reclaim(d.GiveBack, tier.ReasonPressure, d.Why)
 	}
 	if d.Changed {

@@ -34,6 +34,9 @@ type Status struct {
 	MemoryAge   time.Duration `json:"memory_age_ns"` //
 	MemoryError string        `json:"memory_error,omitempty"`
 
+	// Cached is what of models that gave way is in the page cache: charged to no model,
+	// and dropped when the room is needed.
+	Cached tier.Bytes    `json:"cached,omitempty"`
 	Models []ModelStatus `json:"models"`
 	// Leftovers are bytes of removed models that were to be gone and are still seen;
 	// they stay charged in ram.
@@ -108,11 +111,14 @@ type ModelStatus struct {
 	Stuck        bool       `json:"stuck,omitempty"`
 	Kept         tier.Bytes `json:"kept,omitempty"` // present, while in swap
 	Left         tier.Bytes `json:"left,omitempty"` // in storage, while in swap
-	Leases       int        `json:"leases"`
-	Waiters      int        `json:"waiters"`
-	Accesses     uint64     `json:"accesses"` // leases ever granted
-	Since        time.Time  `json:"since,omitzero"`
-	LastUse      time.Time  `json:"last_use,omitzero"`
+	// Cached is bytes in the page cache beyond those that are kept, as last asked, at
+	// most some ten seconds ago. They are charged nowhere.
+	Cached   tier.Bytes `json:"cached,omitempty"`
+	Leases   int        `json:"leases"`
+	Waiters  int        `json:"waiters"`
+	Accesses uint64     `json:"accesses"` // leases ever granted
+	Since    time.Time  `json:"since,omitzero"`
+	LastUse  time.Time  `json:"last_use,omitzero"`
 	// ChargedRAM and ChargedSwap are the ledger's belief; Present is the kernel's
 	// answer, -1 where the mover cannot ask or it was not asked. Leftover is bytes
 	// that were to be gone and were still seen, and so stay charged.
@@ -201,7 +207,7 @@ func (s *snapshot) status(i int) ModelStatus {
 	return ModelStatus{
 		Name: model.Name, Path: model.Path, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Pinned: model.Pinned, Home: model.Home,
-		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left,
+		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
 		ChargedRAM: charged[tier.RAM], ChargedSwap: charged[tier.Swap], Present: -1,
 	}
@@ -215,6 +221,7 @@ func (s *snapshot) whole() Status {
 	}
 	for i := range s.entries {
 		all.Models = append(all.Models, s.status(i))
+		all.Cached = all.Cached.Plus(s.view.States[i].Cached)
 		switch s.view.States[i].Tier {
 		case tier.RAM:
 			all.RAM.Models++

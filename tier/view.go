@@ -55,6 +55,9 @@ type State struct {
 	// Left is the part of the weights that is in storage while Tier is Swap. It is
 	// charged nowhere.
 	Left Bytes
+	// Cached is the part of the weights that is in the page cache, charged to no model:
+	// loading the model does not read it. The kernel may take it at any time.
+	Cached Bytes
 	// Since is when it came to Tier, LastUse when a lease on it was last granted;
 	// zero: never.
 	Since, LastUse time.Time

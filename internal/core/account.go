@@ -106,9 +106,9 @@ func must(err error) {
 	}
 }
 
-// maxSeen bounds what a mover is believed to see of one model: 1 PiB. Beyond, sums
+// MaxSeen bounds what a mover is believed to see of one model, or to foresee: 1 PiB. Beyond, sums
 // over a library might not fit.
-const maxSeen = 1 << 50
+const MaxSeen = 1 << 50
 
 // Seen is what was seen of a model in memory. Zero is nothing, or not known.
 type Seen struct {
@@ -118,12 +118,14 @@ type Seen struct {
 	// Taken is all that the model takes where it is, whatever was declared; Peak is
 	// the most that it was ever seen to take.
 	Taken, Peak tier.Bytes
+	// Cached bytes of weights are in the page cache and not present.
+	Cached tier.Bytes
 }
 
 // Believable returns s with every number within bounds: movers are not ours.
 func (s Seen) Believable() Seen {
-	bound := func(b tier.Bytes) tier.Bytes { return min(max(b, 0), maxSeen) }
-	return Seen{Present: bound(s.Present), Reclaimable: bound(s.Reclaimable), Taken: bound(s.Taken), Peak: bound(s.Peak)}
+	bound := func(b tier.Bytes) tier.Bytes { return min(max(b, 0), MaxSeen) }
+	return Seen{Present: bound(s.Present), Reclaimable: bound(s.Reclaimable), Taken: bound(s.Taken), Peak: bound(s.Peak), Cached: bound(s.Cached)}
 }
 
 // Observed tells what was seen of an entry that is not moving. Residue that is
@@ -135,6 +137,7 @@ func (c *Core) Observed(e *Entry, s Seen) {
 	if e.move != nil {
 		return
 	}
+	c.ObservedCached(e, s.Cached)
 	c.weigh(e, s)
 	left := e.Residue()
 	if gone := left - max(max(s.Present, s.Taken)-e.expected(), 0); gone > 0 {
@@ -168,6 +171,25 @@ func (c *Core) weigh(e *Entry, s Seen) {
 		c.overdrawn = c.overdrawn || over > 0
 		c.mark(changed | progressed)
 	}
+}
+
+// forecast has a model that is not in ram charged, when it comes there, for what the
+// mover expects it to take: if its owner declared nothing, or if that was seen of it and
+// is more.
+func (c *Core) forecast(e *Entry) {
+	t, runtime := e.traits, e.declared
+	if t.Measured || runtime == 0 {
+		runtime = max(runtime, t.Takes-e.Model.Size)
+	}
+	if t.Measured {
+		e.peak = max(e.peak, t.Takes)
+	}
+	if t.Takes <= 0 || runtime == e.Model.Runtime || e.tier == tier.RAM || e.phase == removed {
+		return
+	}
+	m := e.Model
+	m.Runtime = runtime
+	c.describe(e, m)
 }
 
 // Overdraft returns the bytes that models were seen to take and that could not be

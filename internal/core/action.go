@@ -24,8 +24,12 @@ func (c *Core) mark(m marks) {
 // Action is something that the owner of a Core has to do, in order.
 type Action interface{ action() }
 
-// Start asks for a move to be carried out; its end is told by Core.MoveEnded.
-type Start struct{ Move *Move }
+// Start asks for a move to be carried out; its end is told by Core.MoveEnded. Cached
+// bytes are to be dropped first.
+type Start struct {
+	Move *Move
+	Drop Drop
+}
 
 // Urge tells that a request waits for a move now that no request waited for when
 // it started.

@@ -113,6 +113,9 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	if e.charge[tier.Swap] != rest[tier.Swap] || e.Overdraft() == 0 && !rest.Within(e.charge) {
 		fault("%s is charged %v, in %v it takes %v", name, e.charge, e.tier, rest)
 	}
+	if e.cached < 0 || e.cached > e.Model.Size || e.cached > 0 && e.tier == tier.RAM {
+		fault("%s is in %v and has %v cached of %v", name, e.tier, e.cached, e.Model.Size)
+	}
 	if e.Overdraft() > 0 && e.Model.Runtime == e.declared && e.taken == 0 {
 		fault("%s takes no more than was declared, and %v of it are not charged", name, e.Overdraft())
 	}

@@ -81,6 +81,7 @@ type Core struct {
 	// overdrawn: some entry may have an Overdraft. None has unless it was seen to
 	// take more than was declared, and to look at all of them each time is dear.
 	overdrawn bool
+	caches    bool // some entry may have cached bytes
 
 	// What mark sets.
 	changed  bool   // something that a View shows

@@ -386,8 +386,8 @@ func (c *Core) held(e *Entry, now time.Time) bool {
 		now.Sub(e.since) < min(e.loadTook, c.opt.Protection.Fairness)
 }
 
-// outgrown adds to a lack of room that the model was seen to take more than was
-// declared, where it was; and that it will never fit, where that is beyond the
+// outgrown adds to a lack of room that the model was seen, or is expected, to take more
+// than was declared, where it is so; and that it will never fit, where that is beyond the
 // limit.
 func (c *Core) outgrown(e *Entry, err error) error {
 	ce, ok := errors.AsType[*tier.CapacityError](err)
@@ -397,7 +397,11 @@ func (c *Core) outgrown(e *Entry, err error) error {
 	}
 	n := *ce
 	n.Never = n.Never || most > c.limits().RAM && !e.traits.InPlace
-	n.Reason = fmt.Sprintf("%v; '%s' was seen to take %v, %v are declared", ce, e.Model.Name, most, declared)
+	how := "was seen to take"
+	if e.peak < most && e.declared == 0 && !e.traits.Measured {
+		how = "is expected to take"
+	}
+	n.Reason = fmt.Sprintf("%v; '%s' %s %v, %v are declared", ce, e.Model.Name, how, most, declared)
 	return &n
 }
 

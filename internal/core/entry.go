@@ -31,8 +31,14 @@ type Gate interface {
 
 // Traits are what the mover says of a model, see the optional interfaces of a
 // tier.Mover: whether a part of it can stay present in swap, whether a part can
-// stay in storage meanwhile, and whether it can be served from swap.
-type Traits struct{ Divisible, Leaves, InPlace bool }
+// stay in storage meanwhile, whether it can be served from swap, and what it takes.
+type Traits struct {
+	Divisible, Leaves, InPlace bool
+	// Takes is what it is expected to take in ram; 0: not known. Measured: it was seen
+	// to.
+	Takes    tier.Bytes
+	Measured bool
+}
 
 // phase is what is being done with an entry.
 type phase uint8
@@ -116,6 +122,7 @@ type Entry struct {
 	declared tier.Bytes     // of runtime, by the owner: Model.Runtime is that, or more where more was seen
 	taken    tier.Bytes     // while not in ram, what was last seen in memory, of whatever kind
 	peak     tier.Bytes     // the most that it was ever seen to take
+	cached   tier.Bytes     // while not in ram, of the weights in the page cache
 	foreign  bool           // in storage, what is charged is residue of another model of its name
 	sticky   bool           // its last demotion within swap freed nothing
 

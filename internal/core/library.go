@@ -43,6 +43,7 @@ func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate,
 		e := &Entry{Model: models[i], opt: &c.opt, declared: models[i].Runtime}
 		e.Gate = gate(e)
 		c.renew(e, traits[i])
+		c.forecast(e)
 		c.inheritResidue(e)
 		c.byName[e.Model.Name] = e
 		c.entries = append(c.entries, e)
@@ -58,7 +59,7 @@ func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate,
 // renew makes the entry a model that was not there before.
 func (c *Core) renew(e *Entry, t Traits) {
 	c.epoch++
-	e.epoch, e.traits = c.epoch, t
+	e.epoch, e.traits, e.cached = c.epoch, t, 0
 	e.Gate.Close()
 }
 

@@ -155,6 +155,7 @@ func (c *Core) become(e *Entry, now time.Time) {
 	e.since = now // what was looked at before was the other
 	c.renew(e, e.heirTraits)
 	c.describe(e, next)
+	c.forecast(e)
 	c.bringHomeLater(e)
 }
 

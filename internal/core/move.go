@@ -124,6 +124,15 @@ func (m *Move) Bytes() tier.Bytes {
 	return present
 }
 
+// Reads returns how many bytes of weights the move has to read: those of Bytes that are
+// not in the page cache already, as last observed.
+func (m *Move) Reads() tier.Bytes {
+	if !m.loads() {
+		return m.Bytes()
+	}
+	return max(m.Bytes()-m.Entry.cached, 0)
+}
+
 // Down reports whether the move takes bytes out of its tier.
 func (m *Move) Down() bool {
 	return m.To < m.From || m.To == m.From && (m.Keep < m.Entry.kept || m.Leave > m.Entry.left)
@@ -241,7 +250,11 @@ func (c *Core) schedule(now time.Time) {
 		if !m.Started() && (!wants || turns > 0) {
 			c.moveTo(m, moveRuns)
 			m.startedAt, m.touchedAt = now, now
-			c.emit(Start{m})
+			drop := Drop{}
+			if wants {
+				drop = c.dropFor(m)
+			}
+			c.emit(Start{m, drop})
 		}
 		if wants && m.Started() {
 			turns--
@@ -378,6 +391,14 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if out.Traits != nil {
 		e.traits = *out.Traits
 	}
+	defer func() {
+		if e.tier == tier.RAM {
+			c.setCached(e, 0)
+			return
+		}
+		c.setCached(e, out.Cached)
+		c.forecast(e)
+	}()
 	if out.Err == nil {
 		c.arrive(m, out, now)
 		if x := e.demand; x != nil && x.order != nil && e.tier != x.order.To {

@@ -45,6 +45,7 @@ type bench struct {
 	cancels []*Move
 	evicted int
 	log     []string
+	drop    Drop // of the last move
 }
 
 // add puts models into the library, in storage.
@@ -114,6 +115,7 @@ func (b *bench) step() time.Time {
 			switch a := a.(type) {
 			case Start:
 				b.started = append(b.started, a.Move)
+				b.drop = a.Drop
 				b.log = append(b.log, fmt.Sprintf("%s %v→%v keep %d", a.Move.Model.Name, a.Move.From, a.Move.To, a.Move.Keep))
 			case Cancel:
 				b.cancels = append(b.cancels, a.Move)

@@ -1,0 +1,168 @@
+package modeltier
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// cachedEvery is how often it is asked how much is cached of models that gave way. The
+// kernel may take it at any time; what is believed in between is for Status and for
+// predictions, and a load that needs the room asks again.
+const cachedEvery = 10 * time.Second
+
+// observeCached has all models that have cached bytes looked at, at once.
+func (c *control) observeCached() {
+	if c.m.cacher == nil || c.cacheAsked || c.now.Sub(c.cacheSeen) < cachedEvery {
+		return
+	}
+	c.cacheSeen = c.now
+	var entries []*core.Entry
+	for _, e := range c.core.Entries() {
+		if e.Cached() > 0 {
+			entries = append(entries, e)
+		}
+	}
+	if len(entries) == 0 {
+		return
+	}
+	c.cacheAsked = true
+	c.dropCached(core.Drop{From: entries}, func() { c.cacheAsked = false })
+}
+
+// cached is a model whose cached bytes are asked for or dropped.
+type cached struct {
+	entry *core.Entry
+	name  string
+	epoch core.Epoch
+	since time.Time
+	bytes tier.Bytes // that it has, as the mover says
+	told  bool       // the mover has said so
+}
+
+// dropping is what is dropped, least valuable first.
+type dropping struct {
+	bytes tier.Bytes
+	from  []*cached
+	view  *tier.View // to ask the placement by; nil: the order stands
+}
+
+// toDrop takes what has to be dropped from the core.
+func (c *control) toDrop(d core.Drop) *dropping {
+	out := &dropping{bytes: d.Bytes, from: make([]*cached, len(d.From))}
+	for i, e := range d.From {
+		out.from[i] = &cached{entry: e, name: e.Model.Name, epoch: e.Epoch(), since: e.Since()}
+	}
+	if d.Bytes > 0 && len(d.From) > 1 {
+		v := c.core.View(c.now)
+		out.view = &v
+	}
+	return out
+}
+
+// dropCached drops cached bytes, on a goroutine of its own. The loop hears how much is
+// left, and then calls done.
+func (c *control) dropCached(d core.Drop, done func()) {
+	if len(d.From) == 0 {
+		return
+	}
+	drop := c.toDrop(d)
+	c.m.goroutines.Go(func() {
+		c.m.uncache(c.m.ctx, drop)
+		c.m.post(func(time.Time) { c.uncached(drop); done() })
+	})
+}
+
+// uncached tells the core how much is cached of models now.
+func (c *control) uncached(d *dropping) {
+	for _, x := range d.from {
+		if x.told && x.entry.Epoch() == x.epoch && x.entry.Since().Equal(x.since) {
+			c.core.ObservedCached(x.entry, x.bytes)
+		}
+	}
+}
+
+// uncache drops cached bytes and finds out how many are left. It waits for the mover
+// for a stated time; what it does not drop in time, the kernel takes when it has to.
+func (m *Manager) uncache(ctx context.Context, d *dropping) {
+	if m.stuckLooks.Load() >= maxStuckObservations {
+		return
+	}
+	m.sortByWorth(ctx, d)
+	seen := make(chan []cached, 1) // a mover that is stuck may answer much later
+	from := make([]cached, len(d.from))
+	for i, x := range d.from {
+		from[i] = *x
+	}
+	missing := d.bytes
+	gaveUp, err := m.callFor(ctx, "mover", observeLimit, func(ctx context.Context) error {
+		defer func() { seen <- from }()
+		for i := range from {
+			x := &from[i]
+			n, err := m.cacher.Cached(ctx, x.name)
+			if err != nil {
+				return err
+			}
+			if missing > 0 && n > 0 {
+				before := n
+				err := m.cacher.Uncache(ctx, x.name, missing)
+				if n, _ = m.cacher.Cached(ctx, x.name); err != nil {
+					m.log.Info("cached bytes stay", "model", x.name, "err", seal(err))
+				}
+				missing -= max(before-n, 0)
+			}
+			x.bytes, x.told = n, true
+		}
+		return nil
+	}, func() { m.stuckLooks.Add(-1) })
+	if gaveUp {
+		m.stuckLooks.Add(1)
+	}
+	if err != nil {
+		m.log.Warn("what is cached cannot be told", "err", err)
+	}
+	if gaveUp {
+		return
+	}
+	for i, x := range <-seen {
+		*d.from[i] = x
+	}
+}
+
+// sortByWorth puts what is least valuable first, by the placement if it says so in time.
+func (m *Manager) sortByWorth(ctx context.Context, d *dropping) {
+	p, ok := m.cfg.Placement.(tier.Valuer)
+	if !ok || d.view == nil || m.placement.isStuck() {
+		return
+	}
+	worth := new([]float64)
+	err := m.placement.wait(ctx, worthLimit, func(context.Context) error { *worth = p.Worth(d.view); return nil })
+	if err != nil || len(*worth) != len(d.view.States) {
+		return
+	}
+	of := func(x *cached) float64 {
+		i, _ := d.view.Library.Find(x.name)
+		return (*worth)[i]
+	}
+	slices.SortStableFunc(d.from, func(a, b *cached) int { return cmp.Compare(of(a), of(b)) })
+}
+
+// forget drops all that is cached of a model that its owner sent away.
+func (m *Manager) forget(ctx context.Context, model string) {
+	if m.cacher == nil {
+		return
+	}
+	gaveUp, err := m.callFor(context.WithoutCancel(ctx), "mover", observeLimit, func(ctx context.Context) error {
+		return m.cacher.Uncache(ctx, model, tier.Unlimited)
+	}, func() { m.stuckLooks.Add(-1) })
+	if gaveUp {
+		m.stuckLooks.Add(1)
+	}
+	if err != nil {
+		m.log.Warn("cached bytes of a model that was sent away stay", "model", model, "err", err)
+	}
+}

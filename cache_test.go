@@ -1,0 +1,173 @@
+package modeltier_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
+)
+
+// cachingMover leaves what gives way in a page cache.
+type cachingMover struct {
+	*tiertest.Mover
+	hang bool // Uncache does not return until its context ends
+
+	mu     sync.Mutex // guards the rest
+	cached map[string]tier.Bytes
+	log    []string // of drops and moves
+}
+
+func (m *cachingMover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	m.mu.Lock()
+	m.log = append(m.log, mv.Verb()+" "+mv.Model.Name)
+	m.mu.Unlock()
+	err := m.Mover.Move(ctx, mv, progress)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cached == nil {
+		m.cached = make(map[string]tier.Bytes)
+	}
+	switch {
+	case err != nil:
+	case mv.To == tier.RAM:
+		delete(m.cached, mv.Model.Name)
+	case mv.From == tier.RAM:
+		m.cached[mv.Model.Name] = mv.Model.Size
+	}
+	return err
+}
+
+func (m *cachingMover) Resident(_ context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	return 0, 0, nil
+}
+
+func (m *cachingMover) Cached(_ context.Context, model string) (tier.Bytes, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cached[model], nil
+}
+
+func (m *cachingMover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
+	if m.hang {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n = min(n, m.cached[model])
+	m.cached[model] -= n
+	m.log = append(m.log, fmt.Sprintf("drop %v of %s", n, model))
+	return nil
+}
+
+func (m *cachingMover) wantLog(t *testing.T, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Equal(m.log, want) {
+		t.Errorf("it was told %q, want %q", m.log, want)
+	}
+	m.log = nil
+}
+
+// withCache runs a test with models of 2 GiB, of which one fits, that leave their pages
+// in the page cache of a machine with that much available beyond the reserve.
+func withCache(t *testing.T, available tier.Bytes, test func(r *rig, m *cachingMover)) {
+	synctest.Test(t, func(t *testing.T) {
+		mover := &cachingMover{Mover: &tiertest.Mover{OnlyRAM: true, Files: true}}
+		r := newRig(t, modeltier.Config{
+			Models: []tier.Model{model("a", 2), model("b", 2), model("c", 2)},
+			Limits: tier.Limits{RAM: 3 * tier.GiB, Swap: tier.None, Reserved: tier.GiB},
+			Mover:  mover, Probe: tiertest.NewProbe(tier.Memory{Total: 64 * tier.GiB, Available: available + tier.GiB}),
+		})
+		test(r, mover)
+	})
+}
+
+func TestCache_MemoryToSpare_KeptAndShown(t *testing.T) {
+	withCache(t, 32*tier.GiB, func(r *rig, m *cachingMover) {
+		for _, name := range []string{"a", "b", "c", "a"} {
+			r.use(name)
+			time.Sleep(time.Minute)
+		}
+		m.wantLog(t, "load a", "unload a", "load b", "unload b", "load c", "unload c", "load a")
+		if s := r.Status(); s.Cached != 4*tier.GiB || r.model("b").Cached != 2*tier.GiB || r.model("a").Cached != 0 || s.RAM.Charged != 2*tier.GiB {
+			t.Errorf("%v are cached, of b %v, and %v charged", s.Cached, r.model("b").Cached, s.RAM.Charged)
+		}
+	})
+}
+
+// 5 GiB are available; a and b leave 4 in the page cache. The load of c needs 2 of
+// which 1 is free.
+func TestCache_RoomNeeded_DroppedBeforeTheLoadAndNoMoreThanThat(t *testing.T) {
+	withCache(t, 5*tier.GiB, func(r *rig, m *cachingMover) {
+		for _, name := range []string{"a", "b"} {
+			r.use(name)
+			time.Sleep(time.Minute)
+		}
+		m.wantLog(t, "load a", "unload a", "load b")
+		r.use("c")
+		m.wantLog(t, "unload b", "drop 1.0 GiB of a", "load c")
+		synctest.Wait()
+		if got := r.model("a").Cached; got != tier.GiB {
+			t.Errorf("of a %v are cached", got)
+		}
+	})
+}
+
+func TestCache_OrderToStorage_NothingStays(t *testing.T) {
+	withCache(t, 32*tier.GiB, func(r *rig, m *cachingMover) {
+		r.use("a")
+		j, err := r.MoveTier(r.t.Context(), "a", tier.Storage)
+		if err == nil {
+			err = j.Wait(r.t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.wantLog(t, "load a", "unload a", "drop 2.0 GiB of a")
+		if got := r.model("a").Cached; got != 0 {
+			t.Errorf("%v are cached", got)
+		}
+	})
+}
+
+func TestCache_KernelTakesIt_SeenWithinSeconds(t *testing.T) {
+	withCache(t, 32*tier.GiB, func(r *rig, m *cachingMover) {
+		r.use("a")
+		time.Sleep(time.Minute)
+		r.use("b")
+		m.mu.Lock()
+		m.cached["a"] = tier.GiB
+		m.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if got := r.model("a").Cached; got != tier.GiB {
+			t.Errorf("%v are said to be cached", got)
+		}
+	})
+}
+
+// A mover that hangs in Uncache delays the load, for a stated time.
+func TestCache_UncacheHangs_LoadGoesOn(t *testing.T) {
+	withCache(t, 5*tier.GiB, func(r *rig, m *cachingMover) {
+		for _, name := range []string{"a", "b"} {
+			r.use(name)
+			time.Sleep(time.Minute)
+		}
+		m.hang = true
+		began := time.Now()
+		r.use("c")
+		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("the load began after %v", took)
+		}
+	})
+}
