@@ -157,11 +157,11 @@ func (h hostileMover) Uncache(context.Context, string, tier.Bytes) error {
 	}
 	return nil
 }
-func (h hostileMover) Forecast(*tier.Model) (tier.Bytes, bool) {
+func (h hostileMover) Forecast(*tier.Model) (takes, seen tier.Bytes) {
 	if h.v.act("mover.Forecast") {
-		return vast, true
+		return vast, vast
 	}
-	return 0, false
+	return 0, 0
 }
 func (h hostileMover) PartStatus() any { return h.v.status("mover") }
 func (h hostileMover) Close() error    { return h.v.close("mover") }

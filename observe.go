@@ -68,8 +68,8 @@ func (m *Manager) traitsOf(model *tier.Model) *core.Traits {
 		t.InPlace = p.InPlace(model)
 	}
 	if f, ok := m.cfg.Mover.(tier.Forecaster); ok {
-		takes, measured := f.Forecast(model)
-		t.Takes, t.Measured = min(max(takes, 0), core.MaxSeen), measured
+		t.Takes, t.Seen = f.Forecast(model)
+		t.Takes, t.Seen = min(max(t.Takes, 0), core.MaxSeen), min(max(t.Seen, 0), core.MaxSeen)
 	}
 	return &t
 }

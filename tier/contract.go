@@ -186,9 +186,9 @@ type Cacher interface {
 // loaded, from what it has measured of it or of others like it.
 type Forecaster interface {
 	// Forecast returns the bytes of memory, weights included, that the model is
-	// expected to take in RAM, and whether that was measured for this very model. 0: not
-	// known. It is fast, does no I/O and may be called at any time.
-	Forecast(m *Model) (takes Bytes, measured bool)
+	// expected to take in RAM, and the most that this very model was seen to take; 0: not
+	// known. It is fast and may be called at any time.
+	Forecast(m *Model) (takes, seen Bytes)
 }
 
 // Divider is offered by a Mover that can leave a part of a model present in

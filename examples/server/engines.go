@@ -191,18 +191,14 @@ func commanded(words []string) engineConfig {
 
 var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
-// engineRuntime is what an engine is taken to need beyond its weights where
-// nothing is declared: a floor, and an eighth of the weights for what grows with them (the
-// cache of a context of 4096 tokens takes about that, with grouped attention).
-func engineRuntime(m *tier.Model) tier.Bytes { return 256*tier.MiB + m.Size/8 }
-
-// withEngine returns the library, served by one engine.
-func (lib *library) withEngine(e engineConfig, runtime func(*tier.Model) tier.Bytes) {
+// withEngine returns the library, served by one engine that needs that much beyond the
+// weights of a model; 0: as process.Mover.Forecast says.
+func (lib *library) withEngine(e engineConfig, runtime tier.Bytes) {
 	const name = "engine"
 	lib.engines = map[string]engineConfig{name: e}
 	for i := range lib.models {
 		m := &lib.models[i]
-		m.Runtime = cmp.Or(m.Runtime, runtime(m))
+		m.Runtime = cmp.Or(m.Runtime, runtime)
 		labels := maps.Clone(m.Labels)
 		if labels == nil {
 			labels = make(map[string]string)

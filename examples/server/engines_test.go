@@ -118,7 +118,7 @@ func TestRoomForEngines_EachFitsAndNotAll(t *testing.T) {
 	for scale := 1; scale <= demo.MaxScale; scale *= 2 {
 		d := demo.Library{Scale: scale}
 		lib := &library{models: d.Models(), limits: d.Limits()}
-		lib.withEngine(engineConfig{}, func(*tier.Model) tier.Bytes { return demoRuntime })
+		lib.withEngine(engineConfig{}, demoRuntime)
 		room, sum := roomForEngines(lib), tier.Bytes(0)
 		for i := range lib.models {
 			m := &lib.models[i]

@@ -149,7 +149,7 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 	}
 	state := "state-" + folderID(dir)
 	if engine != nil {
-		lib.withEngine(*engine, engineRuntime)
+		lib.withEngine(*engine, 0)
 		state += enginesSuffix
 	}
 	lib.state, err = stateFolder(o, state)
@@ -182,7 +182,7 @@ func openDemo(ctx context.Context, o *options, engine *engineConfig, stderr io.W
 	}
 	state := filepath.Join(filepath.Base(cache), "state")
 	if engine != nil {
-		lib.withEngine(*engine, func(*tier.Model) tier.Bytes { return demoRuntime })
+		lib.withEngine(*engine, demoRuntime)
 		lib.limits.RAM = roomForEngines(lib)
 		state += enginesSuffix
 	}

@@ -173,18 +173,18 @@ func (c *Core) weigh(e *Entry, s Seen) {
 	}
 }
 
-// forecast has a model that is not in ram charged, when it comes there, for what the
-// mover expects it to take: if its owner declared nothing, or if that was seen of it and
-// is more.
+// forecast has a model that is not in ram charged, when it comes there, for what it was
+// seen to take, and, if its owner declared nothing, for what the mover expects. An
+// expectation does not refuse a model for good: it is charged for no more than the limit,
+// and measured when it is there.
 func (c *Core) forecast(e *Entry) {
-	t, runtime := e.traits, e.declared
-	if t.Measured || runtime == 0 {
-		runtime = max(runtime, t.Takes-e.Model.Size)
+	t := e.traits
+	e.peak = max(e.peak, t.Seen)
+	runtime := max(e.declared, t.Seen-e.Model.Size)
+	if e.declared == 0 {
+		runtime = max(runtime, min(t.Takes, c.ledger.Limits().RAM)-e.Model.Size)
 	}
-	if t.Measured {
-		e.peak = max(e.peak, t.Takes)
-	}
-	if t.Takes <= 0 || runtime == e.Model.Runtime || e.tier == tier.RAM || e.phase == removed {
+	if t.Takes == 0 && t.Seen == 0 || runtime == e.Model.Runtime || e.tier == tier.RAM || e.phase == removed {
 		return
 	}
 	m := e.Model

@@ -144,17 +144,17 @@ func TestForecast_ChargedFromTheFirstLoadOn(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		declared tier.Bytes
-		measured bool
+		seen     tier.Bytes
 		want     tier.Bytes // runtime
 	}{
-		{"Undeclared", 0, false, 20}, {"UndeclaredMeasured", 0, true, 20}, {"Declared", 5, false, 5},
-		{"DeclaredMeasured", 5, true, 20}, {"DeclaredMore", 50, true, 50},
+		{"Undeclared", 0, 0, 20}, {"UndeclaredSeen", 0, 60, 30}, {"Declared", 5, 0, 5},
+		{"DeclaredSeen", 5, 60, 30}, {"DeclaredMore", 50, 60, 50},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, 100, 100)
 			m := sized("a", 30)
 			m.Runtime = c.declared
-			traits := []Traits{{Takes: 50, Measured: c.measured}}
+			traits := []Traits{{Takes: 50, Seen: c.seen}}
 			if err := b.c.Add([]tier.Model{m}, traits, newGate, false); err != nil {
 				t.Fatal(err)
 			}
@@ -166,6 +166,25 @@ func TestForecast_ChargedFromTheFirstLoadOn(t *testing.T) {
 				t.Errorf("%d are said to be declared", e.Declared())
 			}
 		})
+	}
+}
+
+// An assumption takes the whole limit rather than refuse a model that may fit.
+func TestForecast_AssumedBeyondTheLimit_TakesTheLimit(t *testing.T) {
+	for seen, want := range map[tier.Bytes]tier.Bytes{0: 100, 120: 0} {
+		b := newBench(t, 100, 100)
+		if err := b.c.Add([]tier.Model{sized("a", 90)}, []Traits{{Takes: 150, Seen: seen}}, newGate, false); err != nil {
+			t.Fatal(err)
+		}
+		w := b.join("a")
+		b.step()
+		if len(b.started) > 0 {
+			b.finish(Outcome{})
+			b.step()
+		}
+		if charged, _ := b.ram(); charged != want || (b.refused[w] != nil) != (seen > 0) {
+			t.Errorf("seen: %v; %d are charged, %v", seen, charged, b.refused[w])
+		}
 	}
 }
 
@@ -181,7 +200,7 @@ func TestForecast_FallsOnceTheModelHasLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.step()
-	b.finish(Outcome{Traits: &Traits{Takes: 35, Measured: true}})
+	b.finish(Outcome{Traits: &Traits{Takes: 35, Seen: 35}})
 	b.step()
 	b.load("a")
 	if charged, _ := b.ram(); charged != 35 {

@@ -398,7 +398,7 @@ func (c *Core) outgrown(e *Entry, err error) error {
 	n := *ce
 	n.Never = n.Never || most > c.limits().RAM && !e.traits.InPlace
 	how := "was seen to take"
-	if e.peak < most && e.declared == 0 && !e.traits.Measured {
+	if e.peak < most && e.declared == 0 && e.traits.Seen < most {
 		how = "is expected to take"
 	}
 	n.Reason = fmt.Sprintf("%v; '%s' %s %v, %v are declared", ce, e.Model.Name, how, most, declared)

@@ -34,10 +34,9 @@ type Gate interface {
 // stay in storage meanwhile, whether it can be served from swap, and what it takes.
 type Traits struct {
 	Divisible, Leaves, InPlace bool
-	// Takes is what it is expected to take in ram; 0: not known. Measured: it was seen
-	// to.
-	Takes    tier.Bytes
-	Measured bool
+	// Takes is what it is expected to take in ram, Seen the most that it was seen to; 0:
+	// not known.
+	Takes, Seen tier.Bytes
 }
 
 // phase is what is being done with an entry.

@@ -17,18 +17,18 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// QuantizationLabel is the label of a model that tells its quantisation, such as
+// QuantisationLabel is the label of a model that tells its quantisation, such as
 // "Q4_K_M". What an engine takes for a byte of weights depends on it: some copy the
 // weights of some quantisations.
-const QuantizationLabel = "quantization"
+const QuantisationLabel = "quantisation"
 
 // measure is what one engine was seen to take with one model.
 type measure struct {
 	Engine string `json:"engine"` // see engineID
-	// Path and Size are the model's, Quantization its label.
+	// Path and Size are the model's, Quantisation its label.
 	Path         string     `json:"path"`
 	Size         tier.Bytes `json:"size"`
-	Quantization string     `json:"quantization,omitempty"`
+	Quantisation string     `json:"quantisation,omitempty"`
 
 	Steady tier.Bytes    `json:"steady"` // bytes when last seen to serve
 	Peak   tier.Bytes    `json:"peak"`   // the most, on its way to serve or serving
@@ -154,27 +154,27 @@ func unknownRuntime(size tier.Bytes) tier.Bytes { return 256*tier.MiB + size/8 }
 
 // forecast returns what an engine should take with a model: what it took, else its size
 // times what the same engine took for a byte of others with the same quantisation,
-// else what is assumed of any.
-func (ms *measures) forecast(like *measure) (takes tier.Bytes, measured bool) {
+// else what is assumed of any; and what it was seen to take.
+func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
 	unknown := like.Size.Plus(unknownRuntime(like.Size))
 	if own, ok := ms.known(like); ok && own.Peak > 0 {
 		if own.Starts < provenStarts {
-			return max(unknown, own.Peak), true
+			return max(unknown, own.Peak), own.Peak
 		}
-		return own.Peak, true
+		return own.Peak, own.Peak
 	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	perByte := 0.0
 	for i := range ms.list {
-		if x := &ms.list[i]; x.Engine == like.Engine && x.Quantization == like.Quantization && x.Size >= minScaled {
+		if x := &ms.list[i]; x.Engine == like.Engine && x.Quantisation == like.Quantisation && x.Size >= minScaled {
 			perByte = max(perByte, float64(x.Peak)/float64(x.Size))
 		}
 	}
 	if perByte > 0 && like.Size >= minScaled {
-		return tier.Bytes(min(float64(like.Size)*perByte, 1<<60)), false
+		return tier.Bytes(min(float64(like.Size)*perByte, 1<<60)), 0
 	}
-	return unknown, false
+	return unknown, 0
 }
 
 // engineID identifies an engine and its version: what is started, how, and the size and
@@ -200,20 +200,20 @@ func engineID(e *Engine) string {
 
 // measureOf returns the measure of an engine with a model, without figures.
 func measureOf(e *Engine, model *tier.Model) measure {
-	return measure{Engine: engineID(e), Path: model.Path, Size: model.Size, Quantization: model.Labels[QuantizationLabel]}
+	return measure{Engine: engineID(e), Path: model.Path, Size: model.Size, Quantisation: model.Labels[QuantisationLabel]}
 }
 
 // Forecast implements tier.Forecaster. What an engine takes is measured whenever it
 // becomes ready and while it serves, and kept in Options.StateDir by engine, its
 // program, and model. Of a model that it never served, it is what the same engine took
-// for a byte of others of the same quantisation (see QuantizationLabel), and without
+// for a byte of others of the same quantisation (see QuantisationLabel), and without
 // those 256 MiB and an eighth of the weights beyond the weights.
-func (m *Mover) Forecast(model *tier.Model) (takes tier.Bytes, measured bool) {
+func (m *Mover) Forecast(model *tier.Model) (takes, seen tier.Bytes) {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
 	engine, err := m.opts.engineOf(ctx, *model)
 	if err != nil {
-		return 0, false
+		return 0, 0
 	}
 	like := measureOf(&engine, model)
 	return m.measures.forecast(&like)

@@ -15,8 +15,8 @@ func TestForecast_NothingMeasured_AFloorAndAnEighth(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	if takes, measured := m.Forecast(&tier.Model{Name: "m", Path: "m", Size: 8 << 30}); takes != 9<<30+256<<20 || measured {
-		t.Errorf("%v, %v", takes, measured)
+	if takes, seen := m.Forecast(&tier.Model{Name: "m", Path: "m", Size: 8 << 30}); takes != 9<<30+256<<20 || seen != 0 {
+		t.Errorf("%v, %v", takes, seen)
 	}
 }
 
@@ -43,13 +43,13 @@ func TestForecast_AfterARestart_WhatTheEngineTookIsKnown(t *testing.T) {
 	r.Close()
 
 	r = begin()
-	if takes, measured := r.Forecast(&m); takes < peak || !measured {
-		t.Errorf("it is expected to take %v (measured: %v), and took %v", takes, measured, peak)
+	if takes, seen := r.Forecast(&m); takes < peak || seen != peak {
+		t.Errorf("it is expected to take %v (seen: %v), and took %v", takes, seen, peak)
 	}
 	other := m
 	other.Path += ".other"
-	if takes, measured := r.Forecast(&other); takes != m.Size+unknownRuntime(m.Size) || measured {
-		t.Errorf("another model is expected to take %v, %v", takes, measured)
+	if takes, seen := r.Forecast(&other); takes != m.Size+unknownRuntime(m.Size) || seen != 0 {
+		t.Errorf("another model is expected to take %v, %v", takes, seen)
 	}
 	r.move(m, tier.Storage, tier.RAM)
 	if e := r.engine("m"); e.Starts != 2 {
@@ -58,15 +58,15 @@ func TestForecast_AfterARestart_WhatTheEngineTookIsKnown(t *testing.T) {
 }
 
 func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing.T) {
-	seen := func(engine string, size, peak tier.Bytes, quantization string) measure {
-		return measure{Engine: engine, Path: quantization + size.String(), Size: size, Quantization: quantization, Steady: peak, Peak: peak, Starts: 1}
+	seen := func(engine string, size, peak tier.Bytes, quantisation string) measure {
+		return measure{Engine: engine, Path: quantisation + size.String(), Size: size, Quantisation: quantisation, Steady: peak, Peak: peak, Starts: 1}
 	}
 	ms := measures{list: []measure{
 		seen("a", tier.GiB, 2*tier.GiB, "Q8_0"), seen("a", tier.GiB, tier.GiB+tier.GiB/8, "Q3_K"),
 		seen("a", tier.MiB, tier.GiB, "Q8_0"), seen("b", tier.GiB, 3*tier.GiB, "Q8_0"),
 	}}
 	for _, c := range []struct {
-		engine, quantization string
+		engine, quantisation string
 		size, want           tier.Bytes
 	}{
 		{"a", "Q8_0", 2 * tier.GiB, 4 * tier.GiB},
@@ -75,8 +75,8 @@ func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing
 		{"b", "Q8_0", 2 * tier.GiB, 6 * tier.GiB},
 		{"a", "Q8_0", tier.MiB * 2, tier.MiB*2 + unknownRuntime(tier.MiB*2)},
 	} {
-		if takes, measured := ms.forecast(&measure{Engine: c.engine, Path: "new", Size: c.size, Quantization: c.quantization}); takes != c.want || measured {
-			t.Errorf("%+v: %v, %v", c, takes, measured)
+		if takes, seen := ms.forecast(&measure{Engine: c.engine, Path: "new", Size: c.size, Quantisation: c.quantisation}); takes != c.want || seen != 0 {
+			t.Errorf("%+v: %v, %v", c, takes, seen)
 		}
 	}
 }
@@ -86,8 +86,8 @@ func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing
 func TestForecast_OwnPeak_UpAtOnceAndDownLater(t *testing.T) {
 	for starts, want := range map[int]tier.Bytes{1: tier.GiB + unknownRuntime(tier.GiB), provenStarts: tier.GiB + 1} {
 		ms := measures{list: []measure{{Path: "m", Size: tier.GiB, Peak: tier.GiB + 1, Starts: starts}}}
-		if takes, measured := ms.forecast(&measure{Path: "m", Size: tier.GiB}); takes != want || !measured {
-			t.Errorf("after %d starts: %v, %v; want %v", starts, takes, measured, want)
+		if takes, seen := ms.forecast(&measure{Path: "m", Size: tier.GiB}); takes != want || seen != tier.GiB+1 {
+			t.Errorf("after %d starts: %v, %v; want %v", starts, takes, seen, want)
 		}
 	}
 	ms := measures{list: []measure{{Path: "m", Size: tier.GiB, Peak: 4 * tier.GiB, Starts: 1}}}
