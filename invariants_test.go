@@ -43,6 +43,7 @@ type world struct {
 	lie    string                // how Resident lies
 	hungry bool                  // models take more memory than declared
 	eats   map[string]tier.Bytes // beyond their size
+	cached map[string]tier.Bytes // of hungry models that gave way
 
 	instant time.Time // of the last move, and how many moves it had
 	moves   int
@@ -76,6 +77,12 @@ func (w *world) move(mv tier.Move) error {
 	busy := w.moves > 1000
 	if busy {
 		w.faults = append(w.faults, fmt.Sprintf("1000 moves in no time, the last of %s from %v to %v, keep %v", mv.Model.Name, mv.From, mv.To, mv.Keep))
+	}
+	switch {
+	case mv.To == tier.RAM:
+		w.cached[mv.Model.Name] = 0
+	case mv.From == tier.RAM:
+		w.cached[mv.Model.Name] = mv.Model.Size
 	}
 	mode, hang := w.mode, w.hang
 	w.mu.Unlock()
@@ -203,9 +210,9 @@ func (w *world) mover() {
 	}
 	switch {
 	case w.hungry && w.sticky != nil:
-		w.cfg.Mover = hungrySticky{w.sticky, w.takes}
+		w.cfg.Mover = cachingHungrySticky{w.sticky, hunger{w}}
 	case w.hungry:
-		w.cfg.Mover = hungryMover{w.fake, w.takes}
+		w.cfg.Mover = cachingHungryMover{w.fake, hunger{w}}
 	}
 }
 
@@ -228,20 +235,53 @@ func (w *world) takes(model string) (now, peak tier.Bytes, ok bool) {
 	return now, peak, true
 }
 
-// hungryMover and hungrySticky implement tier.Footprinter.
+// hungryMover implements tier.Footprinter.
+type hungryMover struct {
+	*tiertest.Mover
+	takes func(model string) (now, peak tier.Bytes, ok bool)
+}
+
+func (h hungryMover) Footprint(model string) (now, peak tier.Bytes, ok bool) { return h.takes(model) }
+
+// cachingHungryMover and cachingHungrySticky move models that take more than was
+// declared and leave their pages in the page cache.
 type (
-	hungryMover struct {
+	cachingHungryMover struct {
 		*tiertest.Mover
-		takes func(model string) (now, peak tier.Bytes, ok bool)
+		hunger
 	}
-	hungrySticky struct {
+	cachingHungrySticky struct {
 		*tiertest.Sticky
-		takes func(model string) (now, peak tier.Bytes, ok bool)
+		hunger
 	}
 )
 
-func (h hungryMover) Footprint(model string) (now, peak tier.Bytes, ok bool)  { return h.takes(model) }
-func (h hungrySticky) Footprint(model string) (now, peak tier.Bytes, ok bool) { return h.takes(model) }
+// hunger implements tier.Footprinter, tier.Forecaster and tier.Cacher.
+type hunger struct{ w *world }
+
+func (h hunger) Footprint(model string) (now, peak tier.Bytes, ok bool) { return h.w.takes(model) }
+
+func (h hunger) Forecast(m *tier.Model) (takes, seen tier.Bytes) {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	if extra := h.w.eats[m.Name]; h.w.deeds%2 == 0 {
+		seen = m.Size.Plus(extra / 2)
+	}
+	return m.Size.Plus(m.Size / 8), seen
+}
+
+func (h hunger) Cached(_ context.Context, model string) (tier.Bytes, error) {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	return h.w.cached[model], nil
+}
+
+func (h hunger) Uncache(_ context.Context, model string, n tier.Bytes) error {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	h.w.cached[model] = max(h.w.cached[model]-n, 0)
+	return nil
+}
 
 // acquire sends a request from a goroutine of its own and checks the answer.
 func (w *world) acquire(req modeltier.Request, patience time.Duration) {
@@ -380,6 +420,7 @@ func anything(t *rapid.T) {
 		w.sticky = &tiertest.Sticky{Lie: w.lies}
 	}
 	w.hungry, w.eats = rapid.IntRange(0, 2).Draw(t, "hungry") == 2, make(map[string]tier.Bytes)
+	w.cached = make(map[string]tier.Bytes)
 	w.mover()
 	w.start()
 	defer func() { // even if a check failed: a bubble cannot end before its goroutines
