@@ -36,6 +36,7 @@ type item struct {
 	swapOnly  bool // the search has decided that it is not in ram
 	model     *tier.Model
 	from, to  place
+	cached    float64 // share of what it has below ram that is in the page cache
 	// rate is the requests a second expected for it; hinted: hints contribute to it.
 	// saveHot and saveWarm are the seconds of waiting that a byte of it saves at a
 	// request in ram instead of swap, and in swap instead of storage.
@@ -128,6 +129,9 @@ func (b *board) add(i int) {
 	case tier.Swap:
 		it.from.ram, it.from.serving = s.Kept, s.Serving
 		it.from.swap = m.Size - s.Kept - s.Left
+	}
+	if below := m.Size - it.from.ram; below > 0 {
+		it.cached = min(float64(max(s.Cached, 0))/float64(below), 1)
 	}
 	it.to = it.from
 	wanted := b.wanted == len(b.items)

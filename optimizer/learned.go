@@ -267,6 +267,10 @@ func (l *learner) value(it *item, now float64) {
 	it.rate, it.hinted = l.intensity(u, now+lead)
 	it.rate = finite(it.rate)
 	it.saveHot, it.saveWarm = l.save(&u.Paces)
+	// What is in the page cache is not read: to bring it up saves next to nothing. A little
+	// is left, so that such bytes still have an order.
+	read := max(1-it.cached, 1.0/20)
+	it.saveHot, it.saveWarm = it.saveHot*read, it.saveWarm*read
 	hot, warm := it.rate, it.rate
 	if it.model.Home >= tier.Swap {
 		warm = max(warm, homely)

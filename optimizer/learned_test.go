@@ -154,6 +154,30 @@ func TestPlan_EveryStep_SaysWhyByAStableWord(t *testing.T) {
 	}
 }
 
+// A model whose pages are cached is there at once when it is asked for: idle reading is
+// for those that are not.
+func TestPlan_ModelIsCached_AnotherIsPrefetched(t *testing.T) {
+	fetched := func(cached tier.Bytes) (names []string) {
+		l := New()
+		v := viewOf(gigabytes(t, 6), 2, 2)
+		l.Plan(v, nil)
+		used(l, 0, 4, 5, 4, 5, 4, 5, 4, 5, 4)
+		v.States[4].Cached = cached
+		for _, s := range l.Plan(v, nil).Steps {
+			if s.To == tier.RAM {
+				names = append(names, s.Model.Name)
+			}
+		}
+		return names
+	}
+	if got := fetched(0); len(got) == 0 || got[0] == "m5" && len(got) == 1 {
+		t.Fatalf("without cached pages it brings %q to ram", got)
+	}
+	if got := fetched(1e9); len(got) != 1 || got[0] != "m5" {
+		t.Errorf("though m4 is cached it brings %q to ram", got)
+	}
+}
+
 func TestHint_ModelReplacedByAnother_IsForgotten(t *testing.T) {
 	view := func(name string) *tier.View {
 		lib, err := tier.NewLibrary([]tier.Model{{Name: name, Size: 1e9}})
