@@ -111,7 +111,7 @@ func (c *control) init(m *Manager, kept restored) error {
 func promise(p core.Promise, background bool) safety.Promise {
 	return safety.Promise{
 		Background: background, Leaving: p.Leaving, Limits: p.Limits, Free: p.Free, Unseen: p.Unseen,
-		Reclaimable: p.Reclaimable, FileBacked: p.FileBacked,
+		Reclaimable: p.Reclaimable, Mapped: p.Mapped, FileBacked: p.FileBacked,
 	}
 }
 

@@ -19,6 +19,9 @@ type Promise struct {
 	// Reclaimable is bytes of our own models that are present and that the reading
 	// still counts as available: clean file pages that are not locked.
 	Reclaimable tier.Bytes
+	// Mapped is the most bytes of files that processes may map on behalf of our own
+	// models, the Reclaimable ones and those of models in swap and in moves among them.
+	Mapped tier.Bytes
 	// Leaving is bytes that moves under way will give back. Only the Governor uses it:
 	// no admission counts on it.
 	Leaving tier.Bytes
@@ -30,22 +33,30 @@ type Promise struct {
 	Background bool
 }
 
-// spare returns the memory that may be promised now, negative if too much is
-// promised already. Our own pages and those in use may be the same: the larger
-// figure is taken off, not the sum.
-func spare(p *Promise, m *tier.Memory) tier.Bytes {
+// beyondReserve returns the memory beyond the reserve that is not ours and not
+// promised, negative if the reserve is not whole.
+func beyondReserve(p *Promise, m *tier.Memory) tier.Bytes {
 	return max(m.Available, 0).
-		Minus(max(p.Reclaimable, m.Active, 0)).
+		Minus(max(p.Reclaimable, 0)).
 		Minus(max(p.Unseen, 0)).
 		Minus(max(p.Limits.Reserved, 0))
+}
+
+// spare returns the memory that may be promised now, negative if too much is
+// promised already. File pages that other programs map are theirs: the kernel takes
+// them in need, but no promise counts on it.
+func spare(p *Promise, m *tier.Memory) tier.Bytes {
+	others := max(m.Mapped, 0).Minus(max(p.Mapped, p.Reclaimable, 0))
+	return beyondReserve(p, m).Minus(max(others, 0))
 }
 
 // Room returns what may be admitted at once, by tier, never negative. For RAM it
 // is the smaller of what the ledger leaves and of
 //
-//	Available − max(Reclaimable, Active) − Unseen − Limits.Reserved
+//	Available − Reclaimable − pages that others map − Unseen − Limits.Reserved
 //
-// and for Swap what the ledger leaves; if swap-tier weights are not file backed,
+// (others map what is in Mapped beyond the larger of Promise.Mapped and
+// Reclaimable) and for Swap what the ledger leaves; if swap-tier weights are not file backed,
 // also no more than that sum, if positive, and SwapFree together. Compressed swap
 // never counts. Each tier stands alone here: if weights in Swap need memory, the
 // two share it, and Admit accounts for that.

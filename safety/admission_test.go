@@ -112,9 +112,9 @@ func TestAdmit_OwnPagesThatTheProbeCountsAsFree_DoNotCount(t *testing.T) {
 	}
 }
 
-func TestAdmit_FilePagesInUse_TakenOffOnceWhereTheyAreOurOwn(t *testing.T) {
+func TestAdmit_FilePagesThatAreMapped_TakenOffOnceWhereTheyAreOurOwn(t *testing.T) {
 	p, m := recorded(6 * tier.GiB)
-	m.Active = 3 * tier.GiB
+	m.Mapped = 3 * tier.GiB
 	for _, p.Reclaimable = range []tier.Bytes{0, 2 * tier.GiB, 3 * tier.GiB} {
 		if room := Room(p, m); room[tier.RAM] != 2*tier.GiB {
 			t.Errorf("%v of our own: room %v", p.Reclaimable, room)
@@ -123,6 +123,11 @@ func TestAdmit_FilePagesInUse_TakenOffOnceWhereTheyAreOurOwn(t *testing.T) {
 	p.Reclaimable = 4 * tier.GiB
 	if room := Room(p, m); room[tier.RAM] != 1*tier.GiB {
 		t.Errorf("room %v", room)
+	}
+	// What a model in swap has mapped is there to be taken.
+	p.Reclaimable, p.Mapped = 0, 2*tier.GiB
+	if room := Room(p, m); room[tier.RAM] != 4*tier.GiB {
+		t.Errorf("with 2 GiB mapped for a model in swap: room %v", room)
 	}
 }
 
@@ -219,10 +224,11 @@ func TestRoomAndAdmit_AnyNumbers_AsPlainArithmeticSays(t *testing.T) {
 			Free:        tier.Footprint{tier.Swap: draw("free swap"), tier.RAM: draw("free ram")},
 			Unseen:      draw("unseen"),
 			Reclaimable: draw("reclaimable"),
+			Mapped:      draw("mapped for us"),
 			FileBacked:  rapid.Bool().Draw(t, "file backed"),
 		}
 		m := tier.Memory{
-			Total: draw("total"), Available: draw("available"), Active: draw("active"), SwapFree: draw("swap free"),
+			Total: draw("total"), Available: draw("available"), Mapped: draw("mapped"), SwapFree: draw("swap free"),
 			CompressedSwapTotal: draw("compressed"), CompressedSwapFree: draw("compressed free"),
 		}
 		need := tier.Footprint{tier.Swap: draw("need swap"), tier.RAM: draw("need ram")}
@@ -238,7 +244,11 @@ func TestRoomAndAdmit_AnyNumbers_AsPlainArithmeticSays(t *testing.T) {
 		}
 		zero, cap63 := big.NewInt(0), big.NewInt(1<<63-1)
 
-		memory := sub(sub(sub(whole(m.Available), whole(max(p.Reclaimable, m.Active))), whole(p.Unseen)), whole(p.Limits.Reserved))
+		others := sub(whole(m.Mapped), whole(max(p.Mapped, p.Reclaimable)))
+		if others.Sign() < 0 {
+			others = zero
+		}
+		memory := sub(sub(sub(sub(whole(m.Available), whole(p.Reclaimable)), others), whole(p.Unseen)), whole(p.Limits.Reserved))
 		if memory.Sign() < 0 {
 			memory = zero
 		}
@@ -275,7 +285,7 @@ func TestRoomAndAdmit_AnyNumbers_AsPlainArithmeticSays(t *testing.T) {
 			t.Fatalf("%+v", err)
 		}
 		p.Free = tier.Footprint{tier.Swap: p.Limits.Of(tier.Swap), tier.RAM: p.Limits.Of(tier.RAM)}
-		p.Unseen, p.Reclaimable, m.Active = 0, 0, 0
+		p.Unseen, p.Reclaimable, m.Mapped = 0, 0, 0
 		if m.Available = m.Total; errors.Is(err, tier.ErrTooLarge) && Admit(p, m, nil, need) == nil {
 			t.Fatalf("%v, but it fits when everything has left", err)
 		}

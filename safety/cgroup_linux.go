@@ -169,9 +169,14 @@ func (s *source) layOut(at time.Time) error {
 	}
 	before := s.groups
 	s.groups, s.hidden, s.unreadable = nil, false, false
+	s.ownStalls = s.findOwnStalls(mounts, own.unified)
+	s.ownPSI = s.options.Mounts + s.ownStalls + "/memory.pressure"
 	if err := s.follow(mounts, own); err != nil {
 		s.groups = nil
 		return err
+	}
+	if len(before) > 0 && len(s.groups) > 0 && before[0].name != s.groups[0].name {
+		s.rates = rates{} // they were another group's
 	}
 	for _, g := range s.groups {
 		if i := slices.IndexFunc(before, func(b *group) bool { return b.name == g.name }); i >= 0 {
@@ -180,6 +185,29 @@ func (s *source) layOut(at time.Time) error {
 	}
 	s.laidOut = at
 	return nil
+}
+
+// visible reports whether the directory of a cgroup can be seen.
+func (s *source) visible(m mount, below string) bool {
+	_, err := os.Stat(s.options.Mounts + m.point + below)
+	return err == nil
+}
+
+// findOwnStalls returns the process's own cgroup of version 2, in which the kernel
+// records how long its tasks stall whichever version has the memory controller; ""
+// without such a cgroup. The root's record is the machine's.
+func (s *source) findOwnStalls(mounts []mount, own string) string {
+	if own == "" {
+		return ""
+	}
+	p, found := locate(mounts, true, own, s.visible)
+	if !found || !p.whole {
+		return ""
+	}
+	if p.below == "" && !s.visible(p.mount, "/cgroup.type") && !s.visible(p.mount, "/memory.max") {
+		return "" // no root has these
+	}
+	return p.point + p.below
 }
 
 // follow adds the cgroups that can bound the process, from its own up to the mount
@@ -193,10 +221,7 @@ func (s *source) follow(mounts []mount, cgroups ownCgroups) error {
 	if own == "" {
 		return nil
 	}
-	p, found := locate(mounts, unified, own, func(m mount, below string) bool {
-		_, err := os.Stat(s.options.Mounts + m.point + below)
-		return err == nil
-	})
+	p, found := locate(mounts, unified, own, s.visible)
 	s.hidden, s.unified = !p.whole, unified
 	if !found {
 		return nil
@@ -204,6 +229,8 @@ func (s *source) follow(mounts []mount, cgroups ownCgroups) error {
 	for below, lowest := p.below, true; ; lowest = false {
 		name := p.point + below
 		g := newGroup(name, s.options.Mounts+name, unified, lowest)
+		// The root of version 1 has the files of a group and counts the whole machine.
+		g.own = lowest && p.whole && (unified || below != "" || p.root != "/")
 		_, err := readFile(g.limit, &s.buf)
 		switch {
 		case err == nil:
@@ -228,6 +255,7 @@ type group struct {
 
 	unified bool
 	lowest  bool // the lowest that can be seen: the process's own, or what comes nearest
+	own     bool // it is the process's own, and not the whole machine
 
 	// The paths of its files, of version 2 and of version 1; "": it has none.
 	limit   string // memory.max; memory.limit_in_bytes
@@ -278,39 +306,48 @@ func newGroup(name, dir string, unified, lowest bool) *group {
 type bound struct {
 	limited   bool
 	limit     tier.Bytes // what the group may hold
-	room      tier.Bytes // of that, what is not taken; file pages do not count as taken
-	strict    tier.Bytes // as room, but file pages on the active list count as taken
+	room      tier.Bytes // of that, what is not taken; clean file pages do not count as taken
+	unmapped  tier.Bytes // as room, but file pages that processes map count as taken
+	dirty     tier.Bytes // file pages that are taken until they are written
 	swapLimit tier.Bytes // Unlimited if there is none
 	swapRoom  tier.Bytes
 	exhausted bool // it ran into its limit since the last reading, with no file pages left to reclaim
 
 	counted         bool // the kernel counts what follows
 	kills, failures uint64
+
+	// Of the process's own group: what it has on swap, and how many of its file pages
+	// were read again, if that is counted.
+	swapped         tier.Bytes
+	refault         uint64
+	refaultsCounted bool
 }
 
 // read returns what the group allows on a machine with total bytes: a limit
-// above that is none. The pressure of a limited group raises p.
+// above that is none.
 //
-// File pages count as available whether or not they were used lately, as they do
-// in the machine's MemAvailable: the pages of our own hot models are among them,
-// and admission takes those off. To count the active list as taken would take them
-// off twice, once the kernel has moved them there; that figure is strict, for
-// admission to weigh.
-func (g *group) read(buf *[]byte, total tier.Bytes, p *tier.Pressure) (bound, error) {
+// Clean file pages count as available whether or not they were used lately, as
+// they do in the machine's MemAvailable: a file that was read twice is no more in
+// use than one that was read once. The pages of our own hot models are among them,
+// and admission takes those off, and what else is mapped.
+func (g *group) read(buf *[]byte, total tier.Bytes) (bound, error) {
 	b := bound{swapLimit: tier.Unlimited, swapRoom: tier.Unlimited}
 	r := groupReader{group: g, buf: buf}
 	b.limit = min(r.value(g.limit), r.valueIfThere(g.high))
-	if !g.unified && g.lowest {
-		// The kernel knows of limits on ancestors that a container does not see.
-		b.limit = min(b.limit, r.figures().limit)
+	var s groupStat
+	if g.own || g.lowest && !g.unified {
+		s = r.figuresIfThere()
+		// Version 1 knows of limits on ancestors that a container does not see.
+		b.limit = min(b.limit, s.limit)
 	}
 	b.limited = b.limit <= total
 	if b.limited {
-		r.bound(&b)
-		if g.unified && r.err == nil {
-			r.err = raisePSI(g.dir, "memory.pressure", p)
+		if !s.there {
+			s = r.figures()
 		}
+		r.bound(&b, &s)
 	}
+	b.swapped, b.refault, b.refaultsCounted = s.swap, s.refault, s.refaultsCounted
 	if g.unified {
 		r.boundSwap(&b)
 	}
@@ -327,14 +364,14 @@ func (b *bound) apply(m *tier.Memory, s *signs, g *group) {
 	}
 	m.Total = min(m.Total, b.limit)
 	if b.room < m.Available {
-		m.Available, m.Source = b.room, g.name
+		m.Available, m.Dirty, m.Source = b.room, b.dirty, g.name
 	}
 	s.exhausted = s.exhausted || b.exhausted
 	if !b.counted {
 		return
 	}
 	// Version 2 counts what happened below as well, version 1 does not.
-	if s.scope != "host" && !g.unified {
+	if s.scope != host && !g.unified {
 		b.kills, b.failures = b.kills+m.Pressure.OOMKills, b.failures+s.failures
 	}
 	s.scope, s.failures, m.Pressure.OOMKills = g.name, b.failures, b.kills
@@ -388,30 +425,49 @@ func (r *groupReader) figures() (s groupStat) {
 	return s
 }
 
+// figuresIfThere is figures for a group that need not have them: it may have no
+// limit.
+func (r *groupReader) figuresIfThere() (s groupStat) {
+	s.limit = tier.Unlimited
+	if text, ok := r.textIfThere(r.stat); ok {
+		s, r.err = parseGroupStat(r.stat, text, r.unified)
+	}
+	return s
+}
+
 // bound fills in what a limited group has left and what has happened in it. Version
 // 1 limits memory and swap together as well: swap may take what that leaves beyond
 // the limit on memory.
-func (r *groupReader) bound(b *bound) {
-	s, use := r.figures(), r.value(r.usage)
-	b.room = max(b.limit-max(use-s.files, 0), 0)
-	b.strict = max(b.limit-max(use-s.inactive, 0), 0)
+func (r *groupReader) bound(b *bound, s *groupStat) {
+	use := r.value(r.usage)
+	left := func(limit, use, gives tier.Bytes) tier.Bytes { return max(limit-max(use-gives, 0), 0) }
+	clean := s.files.clean()
+	unmapped := clean - s.files.cleanMapped()
+	b.room, b.unmapped = left(b.limit, use, clean), left(b.limit, use, unmapped)
+	b.dirty = s.files.active.Plus(s.files.inactive) - clean
 	r.readEvents(b)
 	if r.unified {
 		return
 	}
 	if limit := r.valueIfThere(r.swap); limit != tier.Unlimited {
 		both := r.value(r.swapUse)
-		b.room = min(b.room, max(limit-max(both-s.files, 0), 0))
-		b.strict = min(b.strict, max(limit-max(both-s.inactive, 0), 0))
+		b.room, b.unmapped = min(b.room, left(limit, both, clean)), min(b.unmapped, left(limit, both, unmapped))
 		b.swapLimit = max(limit-b.limit, 0)
 		b.swapRoom = max(b.swapLimit-max(both-use, 0), 0)
 	}
 }
 
-// boundSwap applies version 2's limit on swap.
+// boundSwap applies version 2's limit on swap, and reads what our own group has there.
 func (r *groupReader) boundSwap(b *bound) {
-	if limit := r.valueIfThere(r.swap); limit != tier.Unlimited {
-		b.swapLimit, b.swapRoom = limit, max(limit-r.value(r.swapUse), 0)
+	limit := r.valueIfThere(r.swap)
+	switch {
+	case limit != tier.Unlimited:
+		b.swapped = r.value(r.swapUse)
+		b.swapLimit, b.swapRoom = limit, max(limit-b.swapped, 0)
+	case r.own:
+		if b.swapped = r.valueIfThere(r.swapUse); b.swapped == tier.Unlimited {
+			b.swapped = 0 // the kernel does not count it
+		}
 	}
 }
 
@@ -430,39 +486,67 @@ func (r *groupReader) readEvents(b *bound) {
 		e.hits = uint64(r.valueIfThere(r.failcnt))
 	}
 	if r.err == nil {
-		b.exhausted = r.hits.seen && e.hits > r.hits.count && b.room < b.limit/16
+		b.exhausted = r.hits.seen && e.hits > r.hits.count && b.room.Plus(b.dirty) < b.limit/shortShare
 		r.hits = hits{seen: true, count: e.hits}
 	}
 }
 
-// groupStat is the figures of a memory.stat that count here.
+// groupStat is the figures of a memory.stat that count here, of the group and of
+// those below it.
 type groupStat struct {
-	files    tier.Bytes // file pages that are not locked, of the group and those below it
-	inactive tier.Bytes // of those, the ones on the inactive list
-	limit    tier.Bytes // version 1: the smallest limit from here up
+	there           bool
+	files           filePages
+	swap            tier.Bytes // version 1 only
+	refault         uint64     // file pages that were read again
+	refaultsCounted bool       // not by version 1 of older kernels, such as 5.10
+	limit           tier.Bytes // version 1: the smallest limit from here up
 }
 
 func parseGroupStat(path string, text []byte, unified bool) (groupStat, error) {
-	// In version 1 the lines without a prefix are of this group alone.
-	inactive, active := "total_inactive_file", "total_active_file"
-	if unified {
-		inactive, active = "inactive_file", "active_file"
-	}
-	var files, onInactive, limit uint64
+	var n struct{ cached, swapCached, active, inactive, shmem, mapped, dirty, writeback, swap, limit uint64 }
+	var s groupStat
 	err := sum(path, text, func(key []byte) *uint64 {
+		if !unified {
+			if string(key) == "hierarchical_memory_limit" {
+				return &n.limit
+			}
+			var ok bool // the lines without the prefix are of this group alone
+			if key, ok = bytes.CutPrefix(key, []byte("total_")); !ok {
+				return nil
+			}
+		}
 		switch string(key) {
-		case "hierarchical_memory_limit":
-			return &limit
-		case inactive:
-			return &onInactive
-		case active:
-			return &files
+		case "file", "cache":
+			return &n.cached
+		case "swapcached":
+			return &n.swapCached
+		case "active_file":
+			return &n.active
+		case "inactive_file":
+			return &n.inactive
+		case "shmem":
+			return &n.shmem
+		case "file_mapped", "mapped_file":
+			return &n.mapped
+		case "file_dirty", "dirty":
+			return &n.dirty
+		case "file_writeback", "writeback":
+			return &n.writeback
+		case "swap":
+			return &n.swap
+		case "workingset_refault_file", "workingset_refault": // before Linux 5.9 of all kinds
+			s.refaultsCounted = true
+			return &s.refault
 		}
 		return nil
 	})
-	s := groupStat{files: bounded(files).Plus(bounded(onInactive)), inactive: bounded(onInactive), limit: tier.Unlimited}
-	if limit > 0 {
-		s.limit = bounded(limit)
+	s.there, s.files = true, filePages{
+		cached: max(bounded(n.cached)-bounded(n.swapCached), 0), active: bounded(n.active), inactive: bounded(n.inactive),
+		shmem: bounded(n.shmem), mapped: bounded(n.mapped), dirty: bounded(n.dirty), writeback: bounded(n.writeback),
+	}
+	s.swap, s.limit = bounded(n.swap), tier.Unlimited
+	if n.limit > 0 {
+		s.limit = bounded(n.limit)
 	}
 	return s, err
 }

@@ -2,6 +2,7 @@ package safety
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -203,7 +204,7 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 				cgroups("4:memory:/a\n1:name=systemd:/s\n0::/s\n", "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"+v1Mount+
 					"37 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n"),
 				v1(root+"/memory/a", "2147483648", gib),
-				{root + "/unified/s/memory.pressure": "some avg10=99.00 avg60=0.00 avg300=0.00 total=0\n"},
+				v2(root+"/unified/s", gib, gib), // no limits of memory: they are version 1's
 			},
 			available: 1 * tier.GiB, total: 2 * tier.GiB, source: "/sys/fs/cgroup/memory/a",
 		},
@@ -227,15 +228,91 @@ func TestMemory_Cgroups_TheTightestLimitedAncestorBounds(t *testing.T) {
 	}
 }
 
-func TestMemory_FilePagesInUse_TheStrictestGroupSays(t *testing.T) {
-	tr := newTree(t, machine(), cgroups("0::/a/b\n", v2Mount),
-		v2("sys/fs/cgroup/a", "8589934592", "7516192768", stat2(gib, "4294967296")...), // 6 GiB, strictly 2
-		v2("sys/fs/cgroup/a/b", "6442450944", "2147483648", stat2("0", gib)...))        // 5 GiB, strictly 4
-	if m := tr.read(); m.Available != 5*tier.GiB || m.Active != 3*tier.GiB {
-		t.Errorf("%v available, %v in use", m.Available, m.Active)
+// filesOf is a memory.stat: file pages on the two lists, and of them those that are
+// dirty and those that are mapped.
+func filesOf(unified bool, inactive, active, dirty, mapped string) []string {
+	prefix, names := "total_", [...]string{"dirty", "mapped_file"}
+	if unified {
+		prefix, names = "", [...]string{"file_dirty", "file_mapped"}
 	}
-	if m := newTree(t, machine()).read(); m.Active != 0 {
-		t.Errorf("%v in use without a limit", m.Active)
+	return []string{"memory.stat", fmt.Sprintf("%[1]sinactive_file %[2]s\n%[1]sactive_file %[3]s\n%[1]s%[4]s %[5]s\n%[1]s%[6]s %[7]s\n",
+		prefix, inactive, active, names[0], dirty, names[1], mapped)}
+}
+
+func TestMemory_FilePagesThatAreMapped_TheStrictestGroupSays(t *testing.T) {
+	tr := newTree(t, machine(), cgroups("0::/a/b\n", v2Mount),
+		v2("sys/fs/cgroup/a", "8589934592", "7516192768", filesOf(true, gib, "4294967296", "0", "4294967296")...), // 6 GiB, 2 not mapped
+		v2("sys/fs/cgroup/a/b", "6442450944", "2147483648", filesOf(true, "0", gib, "0", gib)...))                 // 5 GiB, 4 not mapped
+	if m := tr.read(); m.Available != 5*tier.GiB || m.Mapped != 3*tier.GiB {
+		t.Errorf("%v available, %v of it mapped", m.Available, m.Mapped)
+	}
+}
+
+// A page cache that is warm with files that were read twice is on the active list,
+// and no less there to be dropped.
+func TestMemory_CleanFilePages_CountOnceUnlessTheKernelKeepsThem(t *testing.T) {
+	const limit, use = "4294967296", "4294967296" // full to the brim
+	for _, c := range []struct {
+		name                     string
+		v1, v2                   string
+		available, mapped, dirty tier.Bytes
+	}{
+		{"active", "total_cache 3221225472\ntotal_active_file 3221225472\n",
+			"file 3221225472\nactive_file 3221225472\n", 3 * tier.GiB, 0, 0},
+		{"both lists", "total_cache 3221225472\ntotal_active_file 2147483648\ntotal_inactive_file 1073741824\n",
+			"file 3221225472\nactive_file 2147483648\ninactive_file 1073741824\n", 3 * tier.GiB, 0, 0},
+		{"dirty and being written", "total_active_file 3221225472\ntotal_dirty 1073741824\ntotal_writeback 1073741824\n",
+			"active_file 3221225472\nfile_dirty 1073741824\nfile_writeback 1073741824\n", 1 * tier.GiB, 0, 2 * tier.GiB},
+		{"mapped", "total_cache 3221225472\ntotal_active_file 3221225472\ntotal_mapped_file 1073741824\n",
+			"file 3221225472\nactive_file 3221225472\nfile_mapped 1073741824\n", 3 * tier.GiB, 1 * tier.GiB, 0},
+		{"shared memory, mapped", "total_cache 3221225472\ntotal_shmem 2147483648\ntotal_active_file 1073741824\ntotal_mapped_file 2147483648\n",
+			"file 3221225472\nshmem 2147483648\nactive_file 1073741824\nfile_mapped 2147483648\n", 1 * tier.GiB, 0, 0},
+		{"locked, and so mapped", "total_cache 3221225472\ntotal_unevictable 2147483648\ntotal_active_file 1073741824\ntotal_mapped_file 2147483648\n",
+			"file 3221225472\nunevictable 2147483648\nactive_file 1073741824\nfile_mapped 2147483648\n", 1 * tier.GiB, 0, 0},
+		{"of the group alone", "cache 3221225472\nactive_file 3221225472\n", "", 0, 0, 0},
+	} {
+		for _, version := range []string{"v1", "v2", "v2 by memory.high"} {
+			files := []map[string]string{cgroups("4:memory:/a\n", v1Mount), v1("sys/fs/cgroup/memory/a", limit, use, "memory.stat", c.v1)}
+			if version != "v1" {
+				files = []map[string]string{cgroups("0::/a\n", v2Mount), v2("sys/fs/cgroup/a", limit, use, "memory.stat", c.v2)}
+			}
+			if version == "v2 by memory.high" {
+				files[1] = v2("sys/fs/cgroup/a", "", use, "memory.stat", c.v2, "memory.high", limit+"\n")
+			}
+			m := newTree(t, append([]map[string]string{machine()}, files...)...).read()
+			if m.Available != c.available || m.Mapped != c.mapped || m.Dirty != c.dirty {
+				t.Errorf("%s, %s: %v available, %v of it mapped, %v dirty; want %v, %v, %v", c.name, version, m.Available, m.Mapped, m.Dirty, c.available, c.mapped, c.dirty)
+			}
+		}
+	}
+}
+
+func TestMemory_TheMachinesFilePages_AsMemAvailableAndLessWhatIsDirty(t *testing.T) {
+	m := newTree(t, machine(), map[string]string{"proc/meminfo": machine()["proc/meminfo"] +
+		"Active(file): 4194304 kB\nInactive(file): 2097152 kB\nShmem: 1048576 kB\nMapped: 3145728 kB\nDirty: 524288 kB\nWriteback: 524288 kB\n"}).read()
+	// Of the 8 GiB that are cached 6 are on the lists and 1 is shared memory: 1 is locked.
+	if m.Available != 11*tier.GiB || m.Mapped != 1*tier.GiB || m.Dirty != 1*tier.GiB {
+		t.Errorf("%v available, %v of it mapped, %v dirty", m.Available, m.Mapped, m.Dirty)
+	}
+}
+
+func TestMemory_ZFSCache_CountsDownToItsFloor(t *testing.T) {
+	const arcstats = "13 1 0x01 147 39984 7311166512 1184893218424\nname                            type data\nhits                            4    99\n" +
+		"c                               4    4294967296\nc_min                           4    1073741824\nc_max                           4    8589934592\nsize                            4    %s\n"
+	for size, want := range map[string]tier.Bytes{
+		"3221225472":           14 * tier.GiB,
+		"1073741824":           12 * tier.GiB,
+		"5":                    12 * tier.GiB,
+		"18446744073709551615": 16 * tier.GiB, // no more than there is
+	} {
+		m := newTree(t, machine(), map[string]string{"proc/spl/kstat/zfs/arcstats": fmt.Sprintf(arcstats, size)}).read()
+		if m.Available != want || notesContain(m, "ZFS") != (want > 12*tier.GiB) {
+			t.Errorf("a cache of %s bytes: %v available, want %v; notes %q", size, m.Available, want, m.Notes)
+		}
+	}
+	p := newTree(t, machine(), map[string]string{"proc/spl/kstat/zfs/arcstats": "size 4 much\n"}).probe()
+	if _, err := p.Memory(t.Context()); !errors.Is(err, tier.ErrInvalid) {
+		t.Errorf("error is %v", err)
 	}
 }
 
@@ -309,19 +386,14 @@ func TestMemory_CgroupBoundsSwap(t *testing.T) {
 	}
 }
 
-func TestMemory_PressureOfLimitedGroup_RaisesTheMachines(t *testing.T) {
+func TestMemory_StallsOfOwnGroup_CountWithOrWithoutALimit(t *testing.T) {
 	group := func(limit string) tier.Pressure {
 		return newTree(t, machine(), cgroups("0::/a\n", v2Mount), map[string]string{
 			"proc/pressure/memory": "some avg10=1.00 avg60=9.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
 		}, v2("sys/fs/cgroup/a", limit, gib, "memory.pressure", "some avg10=30.00 avg60=5.00 avg300=0.00 total=0\nfull avg10=8.00 avg60=2.00 avg300=0.00 total=0\n")).read().Pressure
 	}
-	limited := group("2147483648")
-	want := tier.Pressure{HasPSI: true, Some10: 30, Some60: 9, Full10: 8, Full60: 2, Level: tier.PressureHigh}
-	if diff := cmp.Diff(want, limited); diff != "" {
-		t.Errorf("limited group (-want +got):\n%s", diff)
-	}
-	want = tier.Pressure{HasPSI: true, Some10: 1, Some60: 9}
-	for _, limit := range []string{"", "17179869185"} { // the latter is more than the machine has
+	want := tier.Pressure{HasPSI: true, Some10: 30, Some60: 9, Full10: 8, Full60: 2, Level: tier.PressureHigh, Stalled: tier.PressureHigh, Reading: true}
+	for _, limit := range []string{"2147483648", "", "17179869185"} { // the last is more than the machine has
 		if diff := cmp.Diff(want, group(limit)); diff != "" {
 			t.Errorf("group with limit %q (-want +got):\n%s", limit, diff)
 		}

@@ -9,13 +9,15 @@
 //
 // # The probe
 //
-// On Linux 3.14 and later Available is MemAvailable, bounded by every cgroup with
-// a limit from the process's own up to the mount point, of version 1 or 2, wherever
-// it is mounted: the smaller of memory.max and memory.high, less what is in use.
-// File pages that are not locked count as available in both, our own among them;
-// [Promise] takes those off. Swap on disk is kept apart from zram and zswap, and
-// bounded by the cgroups' limits on swap. Elsewhere it is what the system calls of macOS and Windows say; on any
-// other system a reading is an error.
+// On Linux 3.14 and later Available is MemAvailable, bounded by every cgroup with a
+// limit from the process's own up to the mount point, of version 1 or 2, wherever it
+// is mounted: the smaller of memory.max and memory.high, less what is in use. Clean
+// file pages that are not locked count as available in both, however often they were
+// read, and so does ZFS's cache above its floor; pages that are dirty or being
+// written do not. Those that processes map are told as Mapped, our own among them;
+// admission takes them off. Swap on disk is kept apart from zram and zswap, and
+// bounded by the cgroups' limits on swap. Elsewhere it is what the system calls of
+// macOS and Windows say; on any other system a reading is an error.
 //
 // Pressure is judged as follows; a level is left when the figure has fallen to half:
 //
@@ -23,12 +25,25 @@
 //	high      full avg10 ≥ 5 %, some avg10 ≥ 20 %  direct reclaim and ≥ 8 MiB/s of swap-out
 //	medium    some avg10 ≥ 5 %                     ≥ 32 MiB/s of file pages read again
 //
-// The figures are the largest of the machine's and of those of limited cgroups of
-// version 2. A kill by the kernel, or an allocation that failed at a cgroup's
-// limit, means high for a minute; in limited cgroups only theirs count. A cgroup
-// that runs into its limit and has less than a 16th of it left without its file
-// pages means high as well. Running into the limit alone means nothing: reading
-// files does that.
+// What the process's own cgroup stalls counts as it is: version 2 records it, for
+// hybrid hosts as well. What the machine stalls may be a neighbour that thrashes
+// inside a limit of its own. It counts together with a shortage that can be seen
+// from here: less than a 16th of the memory available; swap-out as above, or as fast
+// a growth of what our own cgroup has on swap; direct reclaim once a second; or 32
+// MiB/s of our own cgroup's file pages read again. Direct reclaim at a cgroup's
+// limit is not among the kernel's counters of the machine. Our own refaults are
+// counted by version 2, and by version 1 of newer kernels; else those of the machine
+// stand in, for kernels without pressure stall information alone ([ProbeStatus] says
+// what is in use).
+//
+// [Governor] knows what the probe does not: while the reserve is not whole, the
+// machine's stalls count.
+//
+// A kill by the kernel, or an allocation that failed at a cgroup's limit, means high
+// for a minute; in limited cgroups only theirs count, and else kills after direct
+// reclaim on the machine, as others are at a neighbour's limit. A cgroup that runs into its
+// limit and has less than a 16th of it left without its file pages means high as
+// well. Running into the limit alone means nothing: reading files does that.
 //
 // Whatever the kernel's files hold, a reading has figures that are possible, or is
 // an error that names the file. The probe never panics, and reads at most 1 MiB of
@@ -39,12 +54,11 @@
 // A need that Admit lets through is, for RAM, no more than what the ledger leaves
 // and no more than
 //
-//	Available − our own pages counted in it − what is promised and cannot be seen yet − the reserve
+//	Available − our own pages counted in it − pages that others map − what is promised and cannot be seen yet − the reserve
 //
-// (if a cgroup bounds it, pages on its active list are taken off like our own) in
-// exact arithmetic, whatever the numbers. Swap is never room for RAM, and compressed
-// swap is no room at all. Under high pressure no need that takes memory is admitted;
-// weights in swap that are clean pages of their files take none.
+// in exact arithmetic, whatever the numbers. Swap is never room for RAM, and
+// compressed swap is no room at all. Under high pressure no need that takes memory
+// is admitted; weights in swap that are clean pages of their files take none.
 //
 // # Under which assumptions
 //
@@ -70,10 +84,11 @@
 //   - That models in swap cause no pressure. They are served in place whatever the
 //     pressure, and many at once read their files again and again, which can keep
 //     it high: then no model comes to RAM until fewer are asked for.
-//   - That other programs' file pages stay. Without a cgroup's limit those that
-//     they use count as available like all the rest: admitting a model may make
-//     them read their files again, which shows as pressure.
-//   - Without pressure stall information, loading a model that the kernel had dropped
-//     looks like models that push each other out: background moves may wait a few
-//     seconds after such a load without need.
+//   - That other programs' file pages stay. Those that they read without mapping
+//     them count as available: admitting a model may make them read their files
+//     again. Mapped ones are taken off as far as they can be told from shared memory
+//     and from what models map: while a model moves, or after it was served from
+//     swap, all of its pages are taken to be its own.
+//   - That a neighbour's stalls never count: with direct reclaim on the machine at the
+//     same time, as reading a lot into a full page cache causes, they do.
 package safety

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -75,9 +76,7 @@ func TestChildInCgroup(t *testing.T) {
 	p := NewProbe()
 	defer p.Close()
 	before := mustRead(t, p)
-	if err := os.WriteFile(procs, []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
-		t.Fatal(err)
-	}
+	join(t, procs)
 	after := mustRead(t, p) // the same probe: it has to see the move
 	// Memory that is charged to the group now.
 	ballast, err := unix.Mmap(-1, 0, 64<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
@@ -147,21 +146,8 @@ func TestProbe_RealMemoryCgroup_BoundSeen(t *testing.T) {
 	outer.set(t, outer.dir, limit)
 	outer.set(t, inner, 2*limit)
 
-	cmd := exec.Command(os.Args[0], "-test.run=^TestChildInCgroup$", "-test.v")
-	cmd.Env = append(os.Environ(), childVariable+"="+filepath.Join(inner, "cgroup.procs"))
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("child: %v\n%s", err, out)
-	}
-	_, text, ok := strings.Cut(string(out), childMarker)
-	if !ok {
-		t.Fatalf("child said nothing:\n%s", out)
-	}
-	text, _, _ = strings.Cut(text, "\n")
 	var readings []seen
-	if err := json.Unmarshal([]byte(text), &readings); err != nil {
-		t.Fatal(err)
-	}
+	report(t, childVariable, filepath.Join(inner, "cgroup.procs"), "TestChildInCgroup", &readings)
 	before, after, loaded, cached := readings[0], readings[1], readings[2], readings[3]
 	if before.Total <= limit {
 		t.Fatalf("bounded before the move: %+v", before)
@@ -176,6 +162,109 @@ func TestProbe_RealMemoryCgroup_BoundSeen(t *testing.T) {
 		t.Errorf("with the group full of file pages: %+v", cached)
 	}
 	t.Logf("available before %v, after the move %v, with 64 MiB taken %v, full of file pages %v", before.Available, after.Available, loaded.Available, cached.Available)
+}
+
+const (
+	thrashVariable = "MODELTIER_SAFETY_TEST_THRASH"
+)
+
+// join puts this process into the cgroup of a list of processes.
+func join(t *testing.T, procs string) {
+	t.Helper()
+	if err := os.WriteFile(procs, []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// touch reads a file through a mapping, as an engine reads its weights.
+func touch(t *testing.T, name string) (sum byte) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(pages)
+	for i := 0; i < len(pages); i += os.Getpagesize() {
+		sum += pages[i]
+	}
+	return sum
+}
+
+// TestChildThrashes is no test: it is a neighbour that reads, until it is killed, a
+// file larger than its cgroup.
+func TestChildThrashes(t *testing.T) {
+	procs := os.Getenv(thrashVariable)
+	if procs == "" {
+		t.Skip("only as a child of another test")
+	}
+	join(t, procs)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := writeAndRead(file, 128<<20); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		touch(t, file)
+	}
+}
+
+func TestProbe_RealNeighbourAtALimitOfItsOwn_IsNoPressureHere(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the kernel's averages take seconds")
+	}
+	g := realCgroup(t)
+	g.set(t, g.dir, 48*tier.MiB)
+	p := NewProbe()
+	defer p.Close()
+	if m := mustRead(t, p); !m.Pressure.HasPSI || m.Pressure.Stalled > tier.PressureLow {
+		t.Skipf("no PSI, or the machine is pressed already: %+v", m.Pressure)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestChildThrashes$")
+	cmd.Env = append(os.Environ(), thrashVariable+"="+filepath.Join(g.dir, "cgroup.procs"), "TMPDIR="+t.TempDir())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	for range 40 {
+		time.Sleep(500 * time.Millisecond)
+		m := mustRead(t, p)
+		if m.Pressure.Level > tier.PressureLow {
+			t.Fatalf("with %v available: %+v", m.Available, m.Pressure)
+		}
+		if m.Pressure.Stalled > tier.PressureLow {
+			t.Logf("with %v available: %+v", m.Available, m.Pressure)
+			return
+		}
+	}
+	t.Skip("the neighbour did not stall: its files may be in memory")
+}
+
+// report runs a test as a child with a variable set, and takes what it has to tell.
+func report(t *testing.T, variable, value, name string, into any) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+name+"$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+value)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("child: %v\n%s", err, out)
+	}
+	_, text, ok := strings.Cut(string(out), childMarker)
+	if !ok {
+		t.Fatalf("child said nothing:\n%s", out)
+	}
+	text, _, _ = strings.Cut(text, "\n")
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		t.Fatal(err)
+	}
 }
 
 type cgroup struct {

@@ -6,29 +6,29 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"strconv"
 
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
 // The kernel's files that are read are smaller, even the list of mounts of a host
-// with thousands of containers; a larger file is not the kernel's. Procfs cuts a
-// file off at its own bound without a word.
+// with thousands of containers; a larger file is not the kernel's.
 const (
 	firstBuffer     = 16 << 10
 	maxFile         = 16 << 20
-	maxProcfsFile   = 1 << 20
+	maxSmallFile    = 1 << 20
 	maxErrorExcerpt = 160
 )
 
 // readFile returns the contents of a regular file, as all files of proc, sys and
 // cgroup are; it does not wait for the far end of a pipe. The result lies in buf,
 // which grows as needed, and is valid until buf is used again.
-func readFile(path string, buf *[]byte) ([]byte, error) {
+func readFile(path string, buf *[]byte) ([]byte, error) { return readUpTo(path, buf, maxFile) }
+
+// readUpTo is readFile for a file that is smaller than bound.
+func readUpTo(path string, buf *[]byte, bound int) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	for err == unix.EINTR {
 		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -44,11 +44,11 @@ func readFile(path string, buf *[]byte) ([]byte, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, notRegular(path)
 	}
-	for n := 0; n < maxFile; {
+	for n := 0; n < bound; {
 		if n == len(*buf) {
 			*buf = append(*buf, make([]byte, max(n, firstBuffer))...)
 		}
-		k, err := unix.Read(fd, (*buf)[n:])
+		k, err := unix.Read(fd, (*buf)[n:min(len(*buf), bound)])
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
@@ -59,7 +59,7 @@ func readFile(path string, buf *[]byte) ([]byte, error) {
 			n += k
 		}
 	}
-	return nil, tooLarge(path, maxFile)
+	return nil, tooLarge(path, tier.Bytes(bound))
 }
 
 // readIfThere is readFile for a file that a kernel need not have; ok reports
@@ -81,31 +81,6 @@ func missing(err error) bool {
 		}
 	}
 	return false
-}
-
-// parsed returns what procfs makes of the file name in the folder dir. Procfs opens
-// whatever is there and stops reading at its bound, so neither a pipe nor a file
-// beyond the bound is handed to it. The error of a text that it refuses is a
-// *tier.InvalidError.
-func parsed[T any](dir, name string, parse func(procfs.FS) (T, error)) (v T, err error) {
-	path := dir + "/" + name
-	st, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return v, err
-	case !st.Mode().IsRegular():
-		return v, notRegular(path)
-	case st.Size() >= maxProcfsFile:
-		return v, tooLarge(path, maxProcfsFile)
-	}
-	tree, err := procfs.NewFS(dir)
-	if err == nil {
-		v, err = parse(tree)
-	}
-	if _, ok := errors.AsType[*fs.PathError](err); err != nil && !ok {
-		err = invalid(path, []byte(err.Error()), "must have the kernel's format")
-	}
-	return v, err
 }
 
 // sum adds the values of a text's lines, each a key, a blank and a number, to the

@@ -49,16 +49,63 @@ func TestParsers_ThisMachine_AgreeWithProcfs(t *testing.T) {
 	}
 }
 
-func TestReadMeminfo_OddTexts(t *testing.T) {
+func TestParsers_ThisMachinesMemory_AgreeWithProcfs(t *testing.T) {
+	oracle, err := procfs.NewDefaultFS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSource(ProbeOptions{})
+	kib := func(n *uint64) tier.Bytes {
+		if n == nil {
+			return 0
+		}
+		return tier.Bytes(*n) * tier.KiB
+	}
+	text, err := readFile(s.meminfo, &s.buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseMeminfo(s.meminfo, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := oracle.Meminfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Only what stays the same between two looks.
+	if got.total != kib(theirs.MemTotal) || got.swapTotal != kib(theirs.SwapTotal) || got.available <= 0 {
+		t.Errorf("%+v, procfs says %v and %v of swap", got, kib(theirs.MemTotal), kib(theirs.SwapTotal))
+	}
+	var m tier.Memory
+	if err := s.readSwaps(&m); err != nil && !missing(err) {
+		t.Fatal(err)
+	}
+	devices, _ := oracle.Swaps()
+	var all tier.Bytes
+	for _, d := range devices {
+		all += tier.Bytes(d.Size) * tier.KiB
+	}
+	if m.SwapTotal+m.CompressedSwapTotal != all {
+		t.Errorf("%v of swap, procfs says %v", m.SwapTotal+m.CompressedSwapTotal, all)
+	}
+	_, failed := oracle.PSIStatsForResource("memory")
+	if psi, err := readPSI(s.psi, &s.buf); err != nil || psi.there != (failed == nil) {
+		t.Errorf("PSI %v (%v), procfs says %v", psi.there, err, failed)
+	}
+}
+
+func TestParseMeminfo_OddTexts(t *testing.T) {
 	const good = "MemTotal: 10 kB\nMemAvailable: 4 kB\n"
 	for name, text := range map[string]string{
 		"no line end at last":   "MemTotal: 10 kB\nMemAvailable: 4 kB",
 		"carriage returns":      "MemTotal: 10 kB\r\nMemAvailable: 4 kB\r\n",
 		"tabs":                  "MemTotal:\t10\tkB\nMemAvailable:\t4 kB\n",
 		"vendor's own":          "NvMapMemFree: 3 kB\nNvMapMemUsed: 0 kB\n" + good,
+		"an empty line":         "MemTotal: 10 kB\n\nMemAvailable: 4 kB\n",
 		"fields without a unit": good + "HugePages_Total: 0\nHugePages_Free: 3\n",
 	} {
-		m, err := readMeminfo(newTree(t, map[string]string{"proc/meminfo": text}).dir + "/proc")
+		m, err := parseMeminfo("meminfo", []byte(text))
 		if err != nil || m.total != 10*tier.KiB || m.available != 4*tier.KiB {
 			t.Errorf("%s: %+v, %v", name, m, err)
 		}
@@ -106,16 +153,11 @@ func fuzzText(f *testing.F, seeds ...string) {
 	}
 }
 
-// procOf returns the proc folder of a tree in which text is the file name.
-func procOf(t *testing.T, name string, text []byte) string {
-	return newTree(t, map[string]string{"proc/" + name: string(text)}).dir + "/proc"
-}
-
 func FuzzMeminfo(f *testing.F) {
 	fuzzText(f, "MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\n", "MemTotal: 1 kB\nMemFree:\n\n", "MemTotal:1 kB\nMemAvailable: 2 kB\nCmaFree: 9007199254740991 kB\nZswap: 5 kB",
 		"MemTotal: 18014398509481985 kB\nMemAvailable: 1 kB\n", "MemTotal: 0x10 kB\nMemFree: 8\n")
 	f.Fuzz(func(t *testing.T, text []byte) {
-		m, err := readMeminfo(procOf(t, "meminfo", text))
+		m, err := parseMeminfo("meminfo", text)
 		switch {
 		case err != nil && !errors.Is(err, tier.ErrInvalid):
 			t.Error(err)
@@ -130,7 +172,8 @@ func FuzzSwaps(f *testing.F) {
 		"\n/a file -1 -9223372036854775808 1\n", "\n/a file 9223372036854775807 0 1\n")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var m tier.Memory
-		err := readSwaps(procOf(t, "swaps", text), &m)
+		s := newSource(newTree(t, map[string]string{"proc/swaps": string(text)}).options())
+		err := s.readSwaps(&m)
 		switch {
 		case err != nil && !errors.Is(err, tier.ErrInvalid):
 			t.Error(err)
@@ -153,14 +196,13 @@ func FuzzPSI(f *testing.F) {
 	fuzzText(f, "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=100.00 avg60=1 avg300=0.00 total=0\n", "some avg10=-1 avg60=x",
 		"some avg10=NaN avg60=inf avg300=1e99 total=1\n", "some avg10=1e2 avg60=0x1p3 avg300=0 total=1\nfull avg10=101 avg60=0 avg300=0 total=0\n")
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var p tier.Pressure
-		err := raisePSI(procOf(t, "pressure/memory", text), "pressure/memory", &p)
-		for _, share := range []float64{p.Some10, p.Some60, p.Full10, p.Full60} {
+		p, err := parsePSI("pressure", text)
+		for _, share := range []float64{p.some10, p.some60, p.full10, p.full60} {
 			if !(share >= 0 && share <= 100) {
 				t.Errorf("%+v", p)
 			}
 		}
-		if p.HasPSI != (err == nil) || err != nil && !errors.Is(err, tier.ErrInvalid) {
+		if p.there != (err == nil) || err != nil && !errors.Is(err, tier.ErrInvalid) {
 			t.Errorf("%v: %+v", err, p)
 		}
 	})
@@ -173,7 +215,7 @@ func FuzzGroupFiles(f *testing.F) {
 			t.Errorf("value %d", v)
 		}
 		for _, unified := range []bool{false, true} {
-			if s, err := parseGroupStat("stat", text, unified); err == nil && (s.files < 0 || s.limit < 0) {
+			if s, err := parseGroupStat("stat", text, unified); err == nil && (s.files.clean() < 0 || s.files.cleanMapped() < 0 || s.files.cleanMapped() > s.files.clean() || s.limit < 0) {
 				t.Errorf("%+v", s)
 			}
 		}

@@ -2,10 +2,8 @@ package safety
 
 import (
 	"bytes"
-	"fmt"
+	"strconv"
 	"time"
-
-	"github.com/prometheus/procfs"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -23,55 +21,90 @@ const (
 	highSome10   = 20.0 // per cent of 10 s in which some task did
 	mediumSome10 = 5.0
 
-	// For a kernel without pressure stall information.
-	highSwapOut   = 8 * tier.MiB  // a second, together with direct reclaim
-	mediumRefault = 32 * tier.MiB // a second: models push each other out
+	// Alone for a kernel without pressure stall information, else what makes stalls of
+	// the machine's count.
+	highSwapOut = 8 * tier.MiB // a second, together with direct reclaim
+	leastStalls = 1.0          // direct reclaims a second
+	shortShare  = 16           // less than this share of the memory is available
 
 	// A kill by the kernel counts as high pressure for this long.
 	killMemory = time.Minute
 )
 
-// raisePSI raises the shares of p to those of a file of pressure stall
-// information, that of the machine or of a cgroup. A kernel without the file raises
-// nothing.
-func raisePSI(dir, name string, p *tier.Pressure) error {
-	path := dir + "/" + name
-	psi, err := parsed(dir, name, func(tree procfs.FS) (procfs.PSIStats, error) {
-		// To procfs a resource is a file in the folder pressure; it cleans the path, and
-		// a cgroup's file stands beside such a folder.
-		return tree.PSIStatsForResource("../" + name)
-	})
-	switch {
-	case missing(err):
-		return nil
-	case err != nil:
-		return err
-	case psi.Some == nil:
-		return invalid(path, nil, "must hold a line of some")
-	}
-	full := psi.Full
-	if full == nil {
-		full = &procfs.PSILine{}
-	}
-	for _, share := range [...]struct {
-		to *float64
-		is float64
-	}{{&p.Some10, psi.Some.Avg10}, {&p.Some60, psi.Some.Avg60}, {&p.Full10, full.Avg10}, {&p.Full60, full.Avg60}} {
-		if !(share.is >= 0 && share.is <= 100) { // nor NaN
-			return invalid(path, fmt.Append(nil, share.is), "must be a share from 0 to 100")
-		}
-		*share.to = max(*share.to, share.is)
-	}
-	p.HasPSI = true
-	return nil
+// stalls is the shares of time of a file of pressure stall information.
+type stalls struct {
+	there                          bool
+	some10, some60, full10, full60 float64
 }
 
-// counters are those of /proc/vmstat that count here. They count since boot; the
-// first two are pages.
+// readPSI reads such a file, that of the machine or of a cgroup. A kernel need not
+// have it.
+func readPSI(path string, buf *[]byte) (stalls, error) {
+	text, err := readUpTo(path, buf, maxSmallFile)
+	if missing(err) {
+		return stalls{}, nil
+	}
+	if err != nil {
+		return stalls{}, err
+	}
+	return parsePSI(path, text)
+}
+
+// parsePSI reads lines of a kind and then shares: avg10, avg60 and others.
+func parsePSI(path string, text []byte) (psi stalls, err error) {
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
+		kind, rest, _ := bytes.Cut(line, []byte{' '})
+		to10, to60 := &psi.some10, &psi.some60
+		switch string(kind) {
+		case "some":
+			psi.there = true
+		case "full":
+			to10, to60 = &psi.full10, &psi.full60
+		default:
+			continue
+		}
+		avg10, rest, _ := bytes.Cut(rest, []byte{' '})
+		avg60, _, _ := bytes.Cut(rest, []byte{' '})
+		var ok1, ok2 bool
+		*to10, ok1 = share(avg10, "avg10=")
+		*to60, ok2 = share(avg60, "avg60=")
+		if !ok1 || !ok2 {
+			return stalls{}, invalid(path, line, "must give avg10 and avg60 as shares from 0 to 100")
+		}
+	}
+	if !psi.there {
+		return stalls{}, invalid(path, nil, "must hold a line of some")
+	}
+	return psi, nil
+}
+
+// share returns the share of time that a field of that name gives, and whether it
+// is one.
+func share(field []byte, name string) (float64, bool) {
+	text, ok := bytes.CutPrefix(field, []byte(name))
+	v, err := strconv.ParseFloat(string(text), 64)
+	return v, ok && err == nil && v >= 0 && v <= 100 // nor NaN
+}
+
+// counters are what is counted since boot, by /proc/vmstat and in our own cgroup;
+// refault and swapOut in pages.
 type counters struct {
 	refault, swapOut uint64
 	stalls, scans    uint64
 	kills            uint64
+
+	ownRefaults bool       // refault is of our own cgroup
+	ownSwap     tier.Bytes // what our own cgroup has on swap
+}
+
+// takeOwn takes over what our own cgroup counts: the machine's refaults are those of
+// every other's limit as well. It reports whether ours are counted.
+func (c *counters) takeOwn(b *bound) (refaults bool) {
+	c.ownSwap = b.swapped
+	if b.refaultsCounted {
+		c.refault, c.ownRefaults = b.refault, true
+	}
+	return b.refaultsCounted
 }
 
 // parseVmstat reads the text of /proc/vmstat. A counter that a kernel lacks stays
@@ -106,6 +139,7 @@ type rates struct {
 	base counters
 
 	refault, swapOut tier.Bytes // a second
+	ownSwapOut       tier.Bytes // a second, net
 	stalls           float64    // a second
 	reclaiming       bool
 }
@@ -113,23 +147,25 @@ type rates struct {
 // see takes one more reading into account. The rates are those of the last whole
 // window, and zero before the first has passed.
 func (r *rates) see(at time.Time, c counters, page tier.Bytes) {
-	if r.at.IsZero() {
-		r.at, r.base = at, c
+	if r.at.IsZero() || r.base.ownRefaults != c.ownRefaults {
+		*r = rates{at: at, base: c}
 		return
 	}
 	span := at.Sub(r.at)
 	if span < rateWindow {
 		return
 	}
-	bytes := func(now, before uint64) tier.Bytes {
-		perSecond := rise(now, before) * float64(page) / span.Seconds()
-		return tier.Bytes(min(perSecond, float64(1<<62)))
+	perSecond := func(now, before uint64, unit tier.Bytes) tier.Bytes {
+		return tier.Bytes(min(rise(now, before)*float64(unit)/span.Seconds(), float64(1<<62)))
 	}
-	r.refault = bytes(c.refault, r.base.refault)
-	r.swapOut = bytes(c.swapOut, r.base.swapOut)
-	r.stalls = rise(c.stalls, r.base.stalls) / span.Seconds()
-	r.reclaiming = c.stalls > r.base.stalls || c.scans > r.base.scans
-	r.at, r.base = at, c
+	*r = rates{
+		at: at, base: c,
+		refault:    perSecond(c.refault, r.base.refault, page),
+		swapOut:    perSecond(c.swapOut, r.base.swapOut, page),
+		ownSwapOut: perSecond(uint64(c.ownSwap), uint64(r.base.ownSwap), 1),
+		stalls:     rise(c.stalls, r.base.stalls) / span.Seconds(),
+		reclaiming: c.stalls > r.base.stalls || c.scans > r.base.scans,
+	}
 }
 
 // rise returns how far a counter has risen; one that fell was reset.
@@ -147,11 +183,23 @@ type signs struct {
 	scope string
 	// failures counts allocations that failed at a cgroup's limit.
 	failures uint64
-	// reclaiming: tasks had to reclaim memory themselves.
-	reclaiming bool
+	// reclaims counts direct reclaims of the machine's memory since boot.
+	reclaims uint64
 	// exhausted: a cgroup has run into its limit and has no file pages left to
 	// reclaim.
 	exhausted bool
+	// The shares of time in which tasks stalled: on the machine, whatever they ran
+	// into, and in our own cgroup.
+	machine, own stalls
+	// reclaiming: tasks had to reclaim memory of the machine themselves. What they
+	// reclaim at a cgroup's limit is not in it.
+	reclaiming bool
+	// ownRefaults: the refaults are those of our own cgroup.
+	ownRefaults bool
+	// ownSwapOut is how fast what our own cgroup has on swap grows, in bytes a second.
+	ownSwapOut tier.Bytes
+	// low: less than a 16th of the memory is available.
+	low bool
 }
 
 // judge holds what the level of one reading owes to the readings before. The zero
@@ -161,40 +209,69 @@ type judge struct {
 	scope    string
 	kills    uint64
 	failures uint64
+	reclaims uint64
 	killed   time.Time // when kills or failures last rose; zero: never
-	level    tier.PressureLevel
+
+	machine, own tier.PressureLevel // by the shares of time
+	swapping     bool
+	refaulting   bool
+
+	level, stalled tier.PressureLevel
+	reading        bool
 }
 
 // next returns the judge after one more reading; its level is the judgement.
+//
+// What our own cgroup stalls is felt here, whatever it is that is short. What the
+// machine stalls may be a neighbour at a limit of its own: it counts together with a
+// shortage that can be seen from here.
 func (j judge) next(at time.Time, p tier.Pressure, s signs) judge {
 	same := j.seen && j.scope == s.scope
-	if same && (p.OOMKills > j.kills || s.failures > j.failures) {
+	// The machine counts kills at the limits of others, too. Those for want of its own
+	// memory come after direct reclaim.
+	ours := s.scope != host || s.reclaiming || s.low || s.reclaims > j.reclaims
+	if same && ours && (p.OOMKills > j.kills || s.failures > j.failures) {
 		j.killed = at
 	}
-	j.seen, j.scope, j.kills, j.failures = true, s.scope, p.OOMKills, s.failures
+	j.seen, j.scope, j.kills, j.failures, j.reclaims = true, s.scope, p.OOMKills, s.failures, s.reclaims
 
-	over := func(level tier.PressureLevel, figure, threshold float64) bool {
-		if j.level >= level {
-			threshold /= 2
-		}
-		return figure >= threshold
-	}
-	high := s.exhausted || !j.killed.IsZero() && at.Sub(j.killed) < killMemory
-	medium := false
-	if p.HasPSI {
-		high = high || over(tier.PressureHigh, p.Full10, highFull10) || over(tier.PressureHigh, p.Some10, highSome10)
-		medium = over(tier.PressureMedium, p.Some10, mediumSome10)
-	} else {
-		high = high || s.reclaiming && over(tier.PressureHigh, float64(p.SwapOut), float64(highSwapOut))
-		medium = over(tier.PressureMedium, float64(p.Refault), float64(mediumRefault))
-	}
+	j.machine, j.own = s.machine.level(j.machine), s.own.level(j.own)
+	j.swapping = s.reclaiming && over(p.SwapOut, highSwapOut, j.swapping) || over(s.ownSwapOut, highSwapOut, j.swapping)
+	j.refaulting = over(p.Refault, mediumRefault, j.refaulting)
+	short := s.low || j.swapping
+
+	j.level, j.stalled = j.own, max(j.own, j.machine)
 	switch {
-	case high:
+	case !p.HasPSI && j.swapping:
 		j.level = tier.PressureHigh
-	case medium:
+	case !p.HasPSI && j.refaulting:
 		j.level = tier.PressureMedium
-	default:
-		j.level = tier.PressureLow
+	case short, p.Stalls >= leastStalls, j.refaulting && s.ownRefaults:
+		j.level = j.stalled
+	}
+	j.reading = j.level > tier.PressureLow && !short
+	if s.exhausted || !j.killed.IsZero() && at.Sub(j.killed) < killMemory {
+		j.level, j.reading = tier.PressureHigh, false
 	}
 	return j
+}
+
+// level is what the shares of time alone mean, after that level.
+func (s *stalls) level(before tier.PressureLevel) tier.PressureLevel {
+	switch {
+	case over(s.full10, highFull10, before >= tier.PressureHigh), over(s.some10, highSome10, before >= tier.PressureHigh):
+		return tier.PressureHigh
+	case over(s.some10, mediumSome10, before >= tier.PressureMedium):
+		return tier.PressureMedium
+	}
+	return tier.PressureLow
+}
+
+// over reports whether a figure is at its threshold, or at half of it if it was over
+// before.
+func over[N tier.Bytes | float64](figure, threshold N, before bool) bool {
+	if before {
+		threshold /= 2
+	}
+	return figure >= threshold
 }

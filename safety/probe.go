@@ -60,6 +60,12 @@ type ProbeStatus struct {
 	Groups []string `json:"cgroups,omitempty"`
 	// PSI: the kernel has pressure stall information.
 	PSI bool `json:"psi"`
+	// StallsOf is the cgroup whose own stalls are judged as they are; "host": there is
+	// none, and the machine's count with a shortage alone. "": there is no PSI.
+	StallsOf string `json:"stalls_of,omitempty"`
+	// RefaultsOf is the cgroup whose file pages that were read again are counted;
+	// "host": all of the machine's, as its kernel does not count them apart.
+	RefaultsOf string `json:"refaults_of,omitempty"`
 	// Bound is what bounded the last reading: "host", or the path of a cgroup.
 	Bound string `json:"bound,omitempty"`
 	// Notes are the hints of the last reading.

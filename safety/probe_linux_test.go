@@ -73,7 +73,7 @@ func TestMemory_OrinNanoCapture_AvailableAsTheKernelSays(t *testing.T) {
 			strings.Repeat("/dev/zram0 partition 650224 48874 5\n", 6),
 	})
 	m := tr.read()
-	if m.Total != 7802736*tier.KiB || m.Available != 6245596*tier.KiB {
+	if m.Total != 7802736*tier.KiB || m.Available != (6245596-16)*tier.KiB { // 16 kB are dirty
 		t.Errorf("total %v, available %v", m.Total, m.Available)
 	}
 	if m.Source != "host" {
@@ -96,7 +96,8 @@ func TestMemory_OrinNanoCapture_AvailableAsTheKernelSays(t *testing.T) {
 func TestMemory_TX2Capture_CMAIsNotedAndKeptFromDeviceMemory(t *testing.T) {
 	tr := newTree(t, map[string]string{"proc/meminfo": captured(t, "field/jetson/meminfo_tx2_8gb_r32.txt")})
 	m := tr.read()
-	if m.Available != 5642288*tier.KiB || !notesContain(m, "CMA") {
+	const clean = 5642288 - 32
+	if m.Available != clean*tier.KiB || !notesContain(m, "CMA") {
 		t.Errorf("available %v, notes %q", m.Available, m.Notes)
 	}
 	o := tr.options()
@@ -106,7 +107,7 @@ func TestMemory_TX2Capture_CMAIsNotedAndKeptFromDeviceMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if m := mustRead(t, p); m.Available != (5642288-719864)*tier.KiB || notesContain(m, "CMA") {
+	if m := mustRead(t, p); m.Available != (clean-719864)*tier.KiB || notesContain(m, "CMA") {
 		t.Errorf("for device memory %v are available, notes %q", m.Available, m.Notes)
 	}
 	// There is no list of devices in this tree: the swap may all be zram.
@@ -194,13 +195,13 @@ func TestMemory_GarbageInAnyFile_ErrorNamesFileAndText(t *testing.T) {
 		{"proc/meminfo", "MemTotal: 10\nMemAvailable: 1 kB\n"},
 		{"proc/meminfo", "MemTotal:\nMemAvailable: 1 kB\n"},
 		{"proc/meminfo", "no colon\nMemTotal: 10 kB\nMemAvailable: 1 kB\n"},
-		{"proc/meminfo", machine()["proc/meminfo"] + strings.Repeat("Padding: 1 kB\n", maxProcfsFile/14)},
+		{"proc/meminfo", machine()["proc/meminfo"] + strings.Repeat("Padding: 1 kB\n", maxSmallFile/14)},
 		{"proc/meminfo", strings.Repeat("x", maxFile+1)},
 		{"proc/vmstat", strings.Repeat("counter 1\n", maxFile/10+1)},
 		{"proc/swaps", "Filename Type\n/dev/sda1 partition\n"},
 		{"proc/swaps", "Filename Type\n/dev/sda1 partition -1 0 0\n"},
 		{"proc/swaps", "Filename Type\n/dev/sda1 partition 9223372036854775807 0 0\n"},
-		{"proc/swaps", machine()["proc/swaps"] + strings.Repeat("/a file 1 1 1\n", maxProcfsFile/14)},
+		{"proc/swaps", machine()["proc/swaps"] + strings.Repeat("/a file 1 1 1\n", maxSmallFile/14)},
 		{"proc/vmstat", "pswpout many\n"},
 		{"proc/pressure/memory", "full avg10=0.00 avg60=0.00\n"},
 		{"proc/pressure/memory", "some avg10=100.01 avg60=0.00\n"},
@@ -400,7 +401,9 @@ func TestMemory_LaidOutManyTimes_NoHandleIsLeft(t *testing.T) {
 
 func TestStatus_TellsWhereAndWhatItReads(t *testing.T) {
 	tr := newTree(t, machine(), cgroups("0::/a/b\n", v2Mount), v2("sys/fs/cgroup/a", "8589934592", gib), v2("sys/fs/cgroup/a/b", "2147483648", gib), map[string]string{
-		"proc/pressure/memory": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+		"sys/fs/cgroup/a/b/memory.stat":     "inactive_file 0\nactive_file 0\nworkingset_refault_file 0\n",
+		"sys/fs/cgroup/a/b/memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+		"proc/pressure/memory":              "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
 	})
 	p := tr.probe()
 	if s := p.Status(); s.System != "linux" || s.Readings != 0 || !s.At.IsZero() {
@@ -410,6 +413,7 @@ func TestStatus_TellsWhereAndWhatItReads(t *testing.T) {
 	want := ProbeStatus{
 		System: "linux", Proc: tr.dir + "/proc", Sys: tr.dir + "/sys", Cgroup: 2,
 		Groups: []string{"/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a"}, PSI: true, Bound: "/sys/fs/cgroup/a/b",
+		StallsOf: "/sys/fs/cgroup/a/b", RefaultsOf: "/sys/fs/cgroup/a/b",
 		Readings: 1, At: first.At,
 	}
 	got := p.Status()
@@ -443,7 +447,8 @@ func TestStatus_Cgroups_ByTheirVersion(t *testing.T) {
 	} {
 		p := newTree(t, append([]map[string]string{machine()}, files...)...).probe()
 		mustRead(t, p)
-		if s := p.Status(); s.Cgroup != version || s.PSI || len(s.Notes) == 0 {
+		// As on Linux 5.10 of a board: no PSI, and version 1 does not count refaults.
+		if s := p.Status(); s.Cgroup != version || s.PSI || len(s.Notes) == 0 || s.StallsOf != "" || s.RefaultsOf != "host" {
 			t.Errorf("version %d: %+v", version, s)
 		}
 	}
@@ -470,7 +475,7 @@ func TestStatus_WhileReadingsRunOrHang_ReturnsAtOnce(t *testing.T) {
 	p.turn <- struct{}{}
 }
 
-// A reading may cost garbage, but none in proportion to time or to earlier
+// A reading costs a path for each file and little else, and nothing in proportion to time or to earlier
 // readings.
 func TestMemory_SteadyState_AllocationsAreBounded(t *testing.T) {
 	probes := map[string]*Probe{
@@ -482,7 +487,7 @@ func TestMemory_SteadyState_AllocationsAreBounded(t *testing.T) {
 	for name, p := range probes {
 		defer p.Close()
 		mustRead(t, p)
-		if n := testing.AllocsPerRun(100, func() { mustRead(t, p) }); n > 500 {
+		if n := testing.AllocsPerRun(100, func() { mustRead(t, p) }); n > 50 {
 			t.Errorf("%s: %v allocations a reading", name, n)
 		}
 	}

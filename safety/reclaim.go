@@ -22,6 +22,9 @@ const (
 	// slackShare of the reserve is reclaimed beyond what the reserve lacks, so that
 	// the next few pages that are allocated do not start it all again.
 	slackShare = 8
+	// mediumRefault is how many bytes of files a second are read again where programs
+	// push each other's pages out.
+	mediumRefault = 32 * tier.MiB
 	// largestPage is the largest page that a kernel is built with on arm64; all others
 	// divide it.
 	largestPage = 64 * tier.KiB
@@ -65,12 +68,19 @@ type Decision struct {
 // Observe takes one reading into account. Readings come in the order of now; p is
 // as of the reading.
 //
+// The reading's level counts, but while the reserve is not whole the level is what
+// stalls alone mean (m.Pressure.Stalled).
+//
 // Bytes are asked for in two cases. If the reserve is not whole: what it lacks and
 // an eighth of the reserve, at each reading. Under high pressure: a 16th of the
 // memory when it begins, and again every ten seconds until it has fallen to half.
 func (g Governor) Observe(now time.Time, m tier.Memory, p Promise) (Governor, Decision) {
 	before := g.level
+	lack := max(tier.Bytes(0).Minus(beyondReserve(&p, &m).Plus(max(m.Dirty, 0))), 0)
 	seen := min(m.Pressure.Level, tier.PressureHigh)
+	if lack > 0 {
+		seen = max(seen, min(m.Pressure.Stalled, tier.PressureHigh))
+	}
 	switch {
 	case seen >= g.level:
 		g.level, g.higher = seen, now
@@ -79,7 +89,6 @@ func (g Governor) Observe(now time.Time, m tier.Memory, p Promise) (Governor, De
 	}
 
 	var want tier.Bytes
-	lack := max(tier.Bytes(0).Minus(spare(&p, &m)), 0)
 	if lack > 0 {
 		want = lack.Plus(max(p.Limits.Reserved, 0) / slackShare)
 	}

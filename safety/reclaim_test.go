@@ -178,6 +178,25 @@ func TestGovernor_ReserveLacksMoreThanCanBeCounted_AsksForAllOfIt(t *testing.T) 
 	}
 }
 
+// Tasks that stall somewhere on the machine count once memory is short here.
+func TestGovernor_ReserveIsNotWhole_StallsCount(t *testing.T) {
+	m, p := board()
+	m.Pressure = tier.Pressure{HasPSI: true, Some10: 90, Full10: 80, Stalled: tier.PressureHigh}
+	if _, d := (Governor{}).Observe(time.Unix(0, 0), m, p); d.Level != tier.PressureLow || !d.Admit || d.GiveBack > 0 {
+		t.Errorf("a neighbour at a limit of its own: %+v", d)
+	}
+	m.Available = tier.GiB - 1
+	if _, d := (Governor{}).Observe(time.Unix(0, 0), m, p); d.Level != tier.PressureHigh || d.Admit || d.GiveBack == 0 {
+		t.Errorf("the machine is eaten: %+v", d)
+	}
+	// What is dirty comes back, and what others map the kernel takes by itself: no
+	// model has to leave for either.
+	m.Dirty, m.Mapped = 1, tier.GiB-1
+	if _, d := (Governor{}).Observe(time.Unix(0, 0), m, p); d.Level != tier.PressureLow || d.GiveBack > 0 {
+		t.Errorf("dirty and mapped pages: %+v", d)
+	}
+}
+
 func TestGovernor_ReserveIsWhole_NothingAskedAndBackgroundRuns(t *testing.T) {
 	m, p := board()
 	m.Available = tier.GiB

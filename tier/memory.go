@@ -137,12 +137,16 @@ type Memory struct {
 	At time.Time `json:"at,omitzero"`
 	// Total and Available are aware of containers: each is the smaller of the
 	// machine's figure and the container's. Available is what can be allocated without
-	// swapping out anonymous memory; it counts clean file pages.
+	// swapping out anonymous memory; it counts clean file pages that are not locked,
+	// however often they were read.
 	Total     Bytes `json:"total"`
 	Available Bytes `json:"available"`
-	// Active is the part of Available that is file pages in use, if a cgroup's limit
-	// bounds it: those on the cgroup's active list. They may be pages of models.
-	Active Bytes `json:"active"`
+	// Mapped is the part of Available that is file pages which processes map: those
+	// of models, and those of other programs, to whom they are not idle.
+	Mapped Bytes `json:"mapped"`
+	// Dirty is file pages that are not written yet. Available does not count them; they
+	// come back by themselves.
+	Dirty Bytes `json:"dirty"`
 	// SwapTotal and SwapFree count swap on disk only.
 	SwapTotal Bytes `json:"swap_total"`
 	SwapFree  Bytes `json:"swap_free"`
@@ -197,13 +201,15 @@ func (n *Notes) UnmarshalJSON(text []byte) error {
 type Pressure struct {
 	HasPSI bool `json:"has_psi"`
 	// Per cent of time in which some or all tasks stalled on memory, over the last
-	// 10 and 60 seconds. 0 to 100.
+	// 10 and 60 seconds, on the machine or, if that is more, in the process's own
+	// cgroup. 0 to 100.
 	Some10 float64 `json:"some10"`
 	Some60 float64 `json:"some60"`
 	Full10 float64 `json:"full10"`
 	Full60 float64 `json:"full60"`
 	// Rates over the last two seconds or more, in bytes a second: file pages that were
-	// dropped and had to be read again, and pages written to swap.
+	// dropped and had to be read again, in the process's own cgroup if the kernel
+	// counts them there, and pages written to swap.
 	Refault Bytes `json:"refault"`
 	SwapOut Bytes `json:"swap_out"`
 	// Stalls is the number of direct reclaims a second.
@@ -213,6 +219,13 @@ type Pressure struct {
 	OOMKills uint64 `json:"oom_kills"`
 	// Level is the probe's judgement of these figures.
 	Level PressureLevel `json:"level"`
+	// Stalled is what the shares of time alone would mean. It may be above Level:
+	// tasks that stall at a limit of their own say nothing of the memory here. If
+	// memory is seen to be short, by a reserve that is not whole, it is the level.
+	Stalled PressureLevel `json:"stalled"`
+	// Reading: Level is owed to nothing that reading files does not cause as well. If
+	// one's own loads explain it, there is no pressure.
+	Reading bool `json:"reading"`
 }
 
 // PressureLevel is a judgement of pressure, ordered.
@@ -246,7 +259,7 @@ func (m *Memory) Validate() error {
 		total, avail Bytes
 	}{
 		{"memory", m.Total, m.Available},
-		{"active memory", m.Available, m.Active},
+		{"mapped memory", m.Available, m.Mapped},
 		{"swap", m.SwapTotal, m.SwapFree},
 		{"compressed swap", m.CompressedSwapTotal, m.CompressedSwapFree},
 	} {

@@ -55,6 +55,16 @@ func (e *Entry) Overdraft() tier.Bytes {
 	return max(e.footprint(there)[tier.RAM]-e.charge[tier.RAM], e.taken-e.charge[tier.RAM], 0)
 }
 
+// mapped is the most file pages that may be mapped on behalf of the entry. What a
+// move, or a model served in place, has read is not observed until later.
+func (e *Entry) mapped() tier.Bytes {
+	inPlace := e.tier == tier.Swap && (e.Gate.Leases() > 0 || e.LastUse.After(e.since))
+	if e.move != nil || inPlace || e.tier == tier.RAM && e.Reclaimable > 0 {
+		return max(e.Model.Size, e.Reclaimable)
+	}
+	return e.Reclaimable
+}
+
 // expected is how many bytes of weights should be present at rest.
 func (e *Entry) expected() tier.Bytes {
 	switch e.tier {

@@ -109,3 +109,31 @@ func TestServeUnderPressure_ResidueOfAnotherOfItsName_IsNotTheModelsOwn(t *testi
 		t.Errorf("the placement was asked %d times, after %d plans that came to nothing", asked, inVain)
 	}
 }
+
+// Pages that are mapped for our models are not another's: all of a model that moves,
+// is served in place or is in ram as pages of its file.
+func TestPromise_Mapped_IsTheMostThatOurModelsMap(t *testing.T) {
+	b := newBench(t, 20, 20, sized("a", 6), sized("b", 5))
+	b.traits(all)
+	want := func(when string, bytes tier.Bytes) {
+		t.Helper()
+		if got := b.c.Promise().Mapped; got != bytes {
+			t.Errorf("%s: %v, want %v", when, got, bytes)
+		}
+	}
+	want("in storage", 0)
+	b.join("a")
+	b.step()
+	want("while a loads", 6)
+	b.finish(Outcome{Observed: true, Seen: Seen{Present: 6, Reclaimable: 2}})
+	b.step()
+	want("with a in ram, seen before all of it was there", 6)
+	b.release("a")
+	b.c.Reclaim([]tier.Step{{Move: tier.Move{Model: sized("a", 6), To: tier.Swap, Keep: 1}}}, b.view(), b.c.Epoch())
+	b.step()
+	b.now = b.now.Add(time.Second)
+	b.finish(Outcome{Observed: true, Seen: Seen{Present: 1, Reclaimable: 1}})
+	want("with a in swap", 1)
+	b.entry("a").LastUse = b.now.Add(time.Second)
+	want("once a was served there", 6)
+}

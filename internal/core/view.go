@@ -14,6 +14,7 @@ type Promise struct {
 	Unseen      tier.Bytes     // promised or charged, and not yet in the reading
 	Leaving     tier.Bytes     // of memory, by moves under way
 	Reclaimable tier.Bytes     // ours, and counted as available by the reading
+	Mapped      tier.Bytes     // file pages that may be mapped for our models, at most
 	FileBacked  bool
 	Memory      tier.Memory
 }
@@ -40,6 +41,7 @@ func (c *Core) promise(own tier.Footprint) Promise {
 	}
 	for _, e := range c.entries {
 		p.Reclaimable = p.Reclaimable.Plus(e.Reclaimable)
+		p.Mapped = p.Mapped.Plus(e.mapped())
 	}
 	for _, m := range c.moves {
 		if m.returns() {

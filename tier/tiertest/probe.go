@@ -82,7 +82,7 @@ func possible(m tier.Memory) error {
 		return fmt.Errorf("pressure: a rate is negative: refault %v, swap-out %v", p.Refault, p.SwapOut)
 	case !(p.Stalls >= 0) || math.IsInf(p.Stalls, 0):
 		return fmt.Errorf("pressure: %v stalls a second", p.Stalls)
-	case p.Level > tier.PressureHigh:
+	case p.Level > tier.PressureHigh || p.Stalled > tier.PressureHigh:
 		return fmt.Errorf("pressure: there is no level %d", uint8(p.Level))
 	}
 	return nil
