@@ -66,6 +66,7 @@ type control struct {
 	cacheAsked bool            // the mover has been asked what is cached
 	cacheSeen  time.Time       // when
 	governor   safety.Governor
+	loaded     tier.Bytes         // weights that loads have read, those under way apart
 	pressure   tier.PressureLevel // by the governor
 
 	keeping    keeping

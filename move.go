@@ -141,6 +141,9 @@ func moveError(ctx context.Context, mv *tier.Move, err error) error {
 
 func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved tier.Moved) {
 	delete(c.moves, mv)
+	if !mv.Down() {
+		c.loaded = c.loaded.Plus(g.work.Job().Progress().Done)
+	}
 	if out.Err == nil && c.m.learns() {
 		c.moved = append(c.moved, moved)
 	}

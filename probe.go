@@ -112,12 +112,19 @@ func (c *control) read(r reading) {
 	}
 	c.readAt.Store(int64(c.now.Sub(c.m.start)))
 	var arrived tier.Bytes
-	for _, g := range c.moves {
-		arrived = arrived.Plus(g.work.Job().Progress().Done)
+	loaded := c.loaded
+	for mv, g := range c.moves {
+		done := g.work.Job().Progress().Done
+		arrived = arrived.Plus(done)
+		if !mv.Down() {
+			loaded = loaded.Plus(done)
+		}
 	}
 	mem := r.memory
 	var d safety.Decision
-	c.governor, d = c.governor.Observe(c.now, mem, promise(c.core.PressurePromise(arrived), false))
+	p := promise(c.core.PressurePromise(arrived), false)
+	p.Loaded = loaded
+	c.governor, d = c.governor.Observe(c.now, mem, p)
 	mem.Pressure.Level = d.Level
 	c.core.Reading(mem, r.further, nil, c.now)
 	var cause error

@@ -22,6 +22,9 @@ type Promise struct {
 	// Mapped is the most bytes of files that processes may map on behalf of our own
 	// models, the Reclaimable ones and those of models in swap and in moves among them.
 	Mapped tier.Bytes
+	// Loaded is the bytes of weights that our loads have read so far. Only the Governor
+	// uses it.
+	Loaded tier.Bytes
 	// Leaving is bytes that moves under way will give back. Only the Governor uses it:
 	// no admission counts on it.
 	Leaving tier.Bytes

@@ -36,8 +36,10 @@
 // stand in, for kernels without pressure stall information alone ([ProbeStatus] says
 // what is in use).
 //
-// [Governor] knows what the probe does not: while the reserve is not whole, the
-// machine's stalls count.
+// [Governor] knows two things that the probe does not. While the reserve is not
+// whole, the machine's stalls count. And while our own loads read, or did until half
+// a minute ago, what stalls and direct reclaim and refaults say is the price of the
+// change of model and no pressure, as long as no more is read again than they read.
 //
 // A kill by the kernel, or an allocation that failed at a cgroup's limit, means high
 // for a minute; in limited cgroups only theirs count, and else kills after direct

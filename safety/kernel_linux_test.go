@@ -166,6 +166,7 @@ func TestProbe_RealMemoryCgroup_BoundSeen(t *testing.T) {
 
 const (
 	thrashVariable = "MODELTIER_SAFETY_TEST_THRASH"
+	loadsVariable  = "MODELTIER_SAFETY_TEST_LOADS"
 )
 
 // join puts this process into the cgroup of a list of processes.
@@ -246,6 +247,74 @@ func TestProbe_RealNeighbourAtALimitOfItsOwn_IsNoPressureHere(t *testing.T) {
 		}
 	}
 	t.Skip("the neighbour did not stall: its files may be in memory")
+}
+
+// TestChildLoads is no test: in a tight cgroup it reads the weights of two models
+// in turns, and then has a program eat what is left.
+func TestChildLoads(t *testing.T) {
+	procs := os.Getenv(loadsVariable)
+	if procs == "" {
+		t.Skip("only as a child of another test")
+	}
+	join(t, procs)
+	const weights = 128 * tier.MiB
+	var files [2]string
+	for i := range files {
+		files[i] = filepath.Join(t.TempDir(), "weights") // each in a folder of its own
+		if err := writeAndRead(files[i], int(weights)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := NewProbe()
+	defer p.Close()
+	var g Governor
+	promise := Promise{Limits: tier.Limits{Reserved: 48 * tier.MiB}}
+	// look returns the highest levels of some seconds of loads.
+	look := func(seconds int) (seen tier.Pressure) {
+		for end, i := time.Now().Add(time.Duration(seconds)*time.Second), 0; time.Now().Before(end); i++ {
+			touch(t, files[i%2])
+			promise.Loaded += weights
+			m := mustRead(t, p)
+			var d Decision
+			g, d = g.Observe(time.Now(), m, promise)
+			seen.Level, seen.Stalled = max(seen.Level, d.Level), max(seen.Stalled, m.Pressure.Stalled)
+			seen.Refault = max(seen.Refault, m.Pressure.Refault)
+		}
+		return seen
+	}
+	own := look(5)
+	hog, err := unix.Mmap(-1, 0, int(120*tier.MiB), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(hog)
+	text, err := json.Marshal([]tier.Pressure{own, look(5)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("\n%s%s\n", childMarker, text)
+}
+
+func TestGovernor_RealLoadsInATightCgroup_AreNoPressureAndAHogIs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the kernel's averages take seconds")
+	}
+	g := realCgroup(t)
+	g.set(t, g.dir, 160*tier.MiB)
+	var levels []tier.Pressure
+	report(t, loadsVariable, filepath.Join(g.dir, "cgroup.procs"), "TestChildLoads", &levels)
+	own, hog := levels[0], levels[1]
+	t.Logf("own loads %+v", own)
+	t.Logf("a hog %+v", hog)
+	if own.Refault < mediumRefault || own.Stalled == tier.PressureLow {
+		t.Log("the loads stalled no task: that they are told apart is not shown")
+	}
+	if own.Level > tier.PressureLow {
+		t.Errorf("own loads: %+v", own)
+	}
+	if hog.Level < hog.Stalled {
+		t.Errorf("a hog: %+v", hog)
+	}
 }
 
 // report runs a test as a child with a variable set, and takes what it has to tell.

@@ -3,6 +3,7 @@ package safety
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -25,6 +26,10 @@ const (
 	// mediumRefault is how many bytes of files a second are read again where programs
 	// push each other's pages out.
 	mediumRefault = 32 * tier.MiB
+	// readLately is the bytes that our loads have to have read lately to explain that
+	// tasks stalled: a GiB counts for 40 s, after which the kernel's average has
+	// forgotten them as well.
+	readLately = 16 * tier.MiB
 	// largestPage is the largest page that a kernel is built with on arm64; all others
 	// divide it.
 	largestPage = 64 * tier.KiB
@@ -38,6 +43,13 @@ type Governor struct {
 	level  tier.PressureLevel
 	higher time.Time // when a reading last was at level or above
 	asked  time.Time // when bytes were last asked for; zero: never
+
+	// What was read, by our loads and again by anyone, each byte counting for less as
+	// the kernel's averages forget.
+	read     time.Time  // when that was last added to
+	loaded   tier.Bytes // Promise.Loaded then
+	ours     float64
+	refaults float64
 
 	// Under high pressure bytes are reclaimed in steps.
 	stepping bool          // readings are high
@@ -68,8 +80,10 @@ type Decision struct {
 // Observe takes one reading into account. Readings come in the order of now; p is
 // as of the reading.
 //
-// The reading's level counts, but while the reserve is not whole the level is what
-// stalls alone mean (m.Pressure.Stalled).
+// The reading's level counts, with two exceptions. While the reserve is not whole
+// the level is what stalls alone mean (m.Pressure.Stalled), and while our own loads
+// explain what was read (m.Pressure.Reading), it is low: to read weights back is the
+// price of a change of model.
 //
 // Bytes are asked for in two cases. If the reserve is not whole: what it lacks and
 // an eighth of the reserve, at each reading. Under high pressure: a 16th of the
@@ -77,9 +91,13 @@ type Decision struct {
 func (g Governor) Observe(now time.Time, m tier.Memory, p Promise) (Governor, Decision) {
 	before := g.level
 	lack := max(tier.Bytes(0).Minus(beyondReserve(&p, &m).Plus(max(m.Dirty, 0))), 0)
+	g = g.account(now, m.Pressure.Refault, p.Loaded)
 	seen := min(m.Pressure.Level, tier.PressureHigh)
-	if lack > 0 {
+	switch {
+	case lack > 0:
 		seen = max(seen, min(m.Pressure.Stalled, tier.PressureHigh))
+	case m.Pressure.Reading && g.loadsExplain():
+		seen = tier.PressureLow
 	}
 	switch {
 	case seen >= g.level:
@@ -108,6 +126,22 @@ func (g Governor) Observe(now time.Time, m tier.Memory, p Promise) (Governor, De
 	d.Background = g.level == tier.PressureLow && (g.asked.IsZero() || now.Sub(g.asked) >= calmFor)
 	d.Why = why(d, before, lack, step, m.Pressure)
 	return g, d
+}
+
+// account adds what was read since the last reading.
+func (g Governor) account(now time.Time, refault, loaded tier.Bytes) Governor {
+	span := min(max(now.Sub(g.read), 0), calmFor).Seconds() // the first reading is all there is
+	keep := math.Exp(-span / calmFor.Seconds())
+	g.ours = g.ours*keep + float64(max(loaded-g.loaded, 0))
+	g.refaults = g.refaults*keep + float64(max(refault, 0))*span
+	g.read, g.loaded = now, loaded
+	return g
+}
+
+// loadsExplain reports whether our loads read lately, and no more was read again
+// than they and programs at peace with each other read.
+func (g Governor) loadsExplain() bool {
+	return g.ours >= float64(readLately) && g.refaults <= g.ours+float64(mediumRefault)*calmFor.Seconds()
 }
 
 // step reports whether a step of bytes is due under high pressure.

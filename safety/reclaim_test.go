@@ -178,6 +178,61 @@ func TestGovernor_ReserveLacksMoreThanCanBeCounted_AsksForAllOfIt(t *testing.T) 
 	}
 }
 
+// Weights that come back at a change of model stall the tasks that wait for them.
+func TestGovernor_OwnLoadsRead_WhatTheyStalledIsNoPressure(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		loaded  tier.Bytes // a second
+		refault tier.Bytes // a second
+		reading bool
+		short   bool
+		want    tier.PressureLevel
+	}{
+		{"loads read it", 300 * tier.MiB, 300 * tier.MiB, true, false, tier.PressureLow},
+		{"loads read it for the first time", 300 * tier.MiB, 0, true, false, tier.PressureLow},
+		{"no loads", 0, 300 * tier.MiB, true, false, tier.PressureHigh},
+		{"more is read again than loads read", 300 * tier.MiB, 400 * tier.MiB, true, false, tier.PressureHigh},
+		{"a sign that reading does not give", 300 * tier.MiB, 300 * tier.MiB, false, false, tier.PressureHigh},
+		{"the reserve is not whole", 300 * tier.MiB, 300 * tier.MiB, true, true, tier.PressureHigh},
+	} {
+		var g Governor
+		var d Decision
+		m, p := board()
+		if c.short {
+			m.Available = tier.GiB - 1
+		}
+		m.Pressure = tier.Pressure{HasPSI: true, Some10: 60, Full10: 50, Refault: c.refault, Level: tier.PressureHigh, Stalled: tier.PressureHigh, Reading: c.reading}
+		at := time.Unix(0, 0)
+		for range 60 {
+			at, p.Loaded = at.Add(time.Second), p.Loaded+c.loaded
+			g, d = g.Observe(at, m, p)
+		}
+		if d.Level != c.want || d.Admit != (c.want < tier.PressureHigh) {
+			t.Errorf("%s: %+v, want %v", c.name, d, c.want)
+		}
+	}
+}
+
+func TestGovernor_OwnLoadsEnded_ExplainAsLongAsTheAverageRemembers(t *testing.T) {
+	var g Governor
+	var d Decision
+	m, p := board()
+	at := time.Unix(0, 0)
+	g, _ = g.Observe(at, m, p)
+	p.Loaded = tier.GiB
+	m.Pressure = tier.Pressure{HasPSI: true, Some10: 60, Full10: 50, Level: tier.PressureHigh, Stalled: tier.PressureHigh, Reading: true}
+	var high int
+	for second := 1; second < 90; second++ {
+		if g, d = g.Observe(at.Add(time.Duration(second)*time.Second), m, p); d.Level == tier.PressureHigh {
+			high = second
+			break
+		}
+	}
+	if high < 35 || high > 50 {
+		t.Errorf("what stalls %d s after the load counts first", high)
+	}
+}
+
 // Tasks that stall somewhere on the machine count once memory is short here.
 func TestGovernor_ReserveIsNotWhole_StallsCount(t *testing.T) {
 	m, p := board()
