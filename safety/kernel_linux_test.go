@@ -249,6 +249,23 @@ func TestProbe_RealNeighbourAtALimitOfItsOwn_IsNoPressureHere(t *testing.T) {
 	t.Skip("the neighbour did not stall: its files may be in memory")
 }
 
+func TestProbe_RealNeighbourKilledAtItsLimit_IsNoPressureHere(t *testing.T) {
+	g := realCgroup(t)
+	g.set(t, g.dir, 16*tier.MiB)
+	p := NewProbe()
+	defer p.Close()
+	before := mustRead(t, p)
+	// What tail keeps of zeros without a line end is all of them.
+	exec.Command("sh", "-c", `echo $$ >"$0"; head -c 64000000 /dev/zero | tail >/dev/null`, filepath.Join(g.dir, "cgroup.procs")).Run()
+	m := mustRead(t, p)
+	if m.Pressure.OOMKills == before.Pressure.OOMKills {
+		t.Skip("the kill was not counted here")
+	}
+	if m.Pressure.Level > before.Pressure.Level {
+		t.Errorf("after a kill at another's limit: %+v", m.Pressure)
+	}
+}
+
 // TestChildLoads is no test: in a tight cgroup it reads the weights of two models
 // in turns, and then has a program eat what is left.
 func TestChildLoads(t *testing.T) {
