@@ -56,13 +56,14 @@ func (e *Entry) Overdraft() tier.Bytes {
 }
 
 // mapped is the most file pages that may be mapped on behalf of the entry. What a
-// move, or a model served in place, has read is not observed until later.
+// move, or a model served in place, has read is not observed until later; what is cached
+// may be mapped by a frozen engine.
 func (e *Entry) mapped() tier.Bytes {
 	inPlace := e.tier == tier.Swap && (e.Gate.Leases() > 0 || e.LastUse.After(e.since))
 	if e.move != nil || inPlace || e.tier == tier.RAM && e.Reclaimable > 0 {
 		return max(e.Model.Size, e.Reclaimable)
 	}
-	return e.Reclaimable
+	return e.Reclaimable + e.cached
 }
 
 // expected is how many bytes of weights should be present at rest.

@@ -124,6 +124,16 @@ func TestDrop_OwnPages_StayAndAreNotRead(t *testing.T) {
 	}
 }
 
+// In a container, file pages that others map are not promised. Those that a frozen
+// engine of ours maps are.
+func TestPromise_CachedPages_MayBeMappedByUs(t *testing.T) {
+	b := cachedBench(t, 1000, "a", "b", "c")
+	b.loadAndCache("a", "b", "c")
+	if p := b.c.Promise(); p.Mapped != 60 {
+		t.Errorf("%d may be mapped by ours", p.Mapped)
+	}
+}
+
 func TestDropCached_UpToWhatIsAskedFor(t *testing.T) {
 	b := cachedBench(t, 1000, "a", "b", "c")
 	b.loadAndCache("a", "b", "c")
