@@ -1,9 +1,11 @@
 package modeltier_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -454,5 +456,32 @@ func TestResidue_WeightsStayInMemory_TheirOwnModelFitsAllTheSame(t *testing.T) {
 			r.use("a")
 			r.wantUsed(3 * tier.GiB)
 		})
+	}
+}
+
+// A model that grows bit by bit is told of once, until it has grown by a share.
+func TestFootprint_ModelGrowsBitByBit_ToldOnce(t *testing.T) {
+	var log bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		takes := 2 * tier.GiB
+		m := tier.Model{Name: "a", Size: tier.GiB, Runtime: tier.MiB}
+		mover := hungryMover{&tiertest.Mover{OnlyRAM: true}, func(string) (now, peak tier.Bytes, ok bool) {
+			takes += tier.KiB
+			return takes, takes, true
+		}}
+		r := newRig(t, modeltier.Config{Models: []tier.Model{m}, Mover: mover, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		for range 20 {
+			r.use("a")
+			time.Sleep(5 * time.Second)
+		}
+		takes = 3 * tier.GiB
+		r.use("a")
+		time.Sleep(5 * time.Second)
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if n := strings.Count(log.String(), "takes more memory than was declared"); n != 2 {
+		t.Errorf("it was told %d times, want 2:\n%s", n, log.String())
 	}
 }

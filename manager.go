@@ -80,6 +80,7 @@ type entry struct {
 	// when it was last looked at. The loop's.
 	observing bool
 	seenUses  uint64
+	warned    tier.Bytes // what it was last said to take beyond what was known
 }
 
 // snapshot is what the hot path reads. It is never changed once published.

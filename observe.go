@@ -3,6 +3,7 @@ package modeltier
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/modeltier/modeltier/internal/core"
@@ -151,10 +152,22 @@ func (c *control) observe(e *core.Entry) {
 	})
 }
 
-// corrected says so where a model was seen to take more than was known.
+// grownShare is the share of what was last told by which a model has to take more before
+// that is told again.
+const grownShare = 16
+
+// corrected says so where a model was seen to take more than was declared, or expected of
+// one whose owner declared nothing.
 func (c *control) corrected(e *core.Entry, runtime tier.Bytes) {
-	if e.Model.Runtime > runtime {
-		c.m.log.Warn("a model takes more memory than was declared", "model", e.Model.Name,
-			"declared", e.Model.Size.Plus(e.Declared()), "takes", e.Model.Size.Plus(e.Model.Runtime), "not charged", e.Overdraft())
+	s, takes := c.shared[e], e.Model.Size.Plus(e.Model.Runtime)
+	if e.Model.Runtime <= runtime || takes <= s.warned.Plus(s.warned/grownShare) {
+		return
 	}
+	s.warned = takes
+	level, message, known := slog.LevelWarn, "a model takes more memory than was declared", e.Declared()
+	if known == 0 {
+		level, message, known = slog.LevelInfo, "a model takes more memory than was expected", runtime
+	}
+	c.m.log.Log(context.Background(), level, message, "model", e.Model.Name,
+		"known", e.Model.Size.Plus(known), "takes", takes, "not charged", e.Overdraft())
 }

@@ -136,7 +136,9 @@ func (c *control) read(r reading) {
 	}
 	c.core.Press(d.Background, cause, c.now)
 	if d.GiveBack > 0 {
-		c.dropCached(c.core.DropCached(d.GiveBack), func() {})
+		if d.Level > tier.PressureLow { // else nothing works for pages, and what is cached is available
+			c.dropCached(c.core.DropCached(d.GiveBack), func() {})
+		}
 		c.reclaim(d.GiveBack, tier.ReasonPressure, d.Why)
 	}
 	if d.Changed {

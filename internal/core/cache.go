@@ -20,6 +20,11 @@ type Drop struct {
 // model, as last observed.
 func (e *Entry) Cached() tier.Bytes { return e.cached }
 
+// keepFreeShare of the memory, or the reserve if that is less, stays free when a load
+// has come: the kernel keeps some pages free, and works to get them. The rest of the
+// reserve is there as long as cached bytes are, which anybody may have.
+const keepFreeShare = 32
+
 // dropFor returns what has to be dropped so that the bytes that a load has set aside
 // are free.
 func (c *Core) dropFor(m *Move) Drop {
@@ -29,6 +34,7 @@ func (c *Core) dropFor(m *Move) Drop {
 	}
 	p := c.promise(m.Held())
 	p.Free[tier.RAM] = tier.Unlimited
+	p.Limits.Reserved = min(max(p.Limits.Reserved, 0), p.Memory.Total/keepFreeShare)
 	spare := c.opt.Room(p)[tier.RAM] // the load's own cached bytes need no other room: they are in both sums
 	return c.dropSome(m.Entry, func(others tier.Bytes) tier.Bytes { return held - spare + others })
 }

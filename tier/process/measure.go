@@ -152,7 +152,8 @@ func (ms *measures) keep(now measure) error {
 // (the cache of a context of 4096 tokens takes about that, with grouped attention).
 func unknownRuntime(size tier.Bytes) tier.Bytes { return 256*tier.MiB + size/8 }
 
-// forecast returns what an engine should take with a model: what it took, else its size
+// forecast returns what an engine should take with a model: what it took and a twentieth,
+// as buffers grow with what is asked for, else its size
 // times what the same engine took for a byte of others with the same quantisation,
 // else what is assumed of any; and what it was seen to take.
 func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
@@ -161,7 +162,7 @@ func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
 		if own.Starts < provenStarts {
 			return max(unknown, own.Peak), own.Peak
 		}
-		return own.Peak, own.Peak
+		return own.Peak.Plus(own.Peak / 20), own.Peak
 	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
