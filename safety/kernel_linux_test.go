@@ -14,6 +14,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier/tier"
@@ -134,6 +135,21 @@ func writeAndRead(name string, size int) error {
 	return nil
 }
 
+// machineStalls returns the share of the last ten seconds in which some task of the
+// machine waited for memory, in percent: other programs may press it.
+func machineStalls(t *testing.T) float64 {
+	t.Helper()
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	psi, err := fs.PSIStatsForResource("memory")
+	if err != nil || psi.Some == nil {
+		return 0 // then they say nothing of high pressure either
+	}
+	return psi.Some.Avg10
+}
+
 func TestProbe_RealMemoryCgroup_BoundSeen(t *testing.T) {
 	const limit = 256 * tier.MiB
 	outer := realCgroup(t)
@@ -158,8 +174,11 @@ func TestProbe_RealMemoryCgroup_BoundSeen(t *testing.T) {
 	if took := after.Available - loaded.Available; (took - 64*tier.MiB).Abs() > 8*tier.MiB {
 		t.Errorf("64 MiB were taken, the probe saw %v", took)
 	}
-	if cached.Available < limit/2 || cached.High {
+	if cached.Available < limit/2 {
 		t.Errorf("with the group full of file pages: %+v", cached)
+	}
+	if stalls := machineStalls(t); cached.High && stalls < 1 {
+		t.Errorf("pressure is high for file pages alone, while the machine stalls %v%% of the time", stalls)
 	}
 	t.Logf("available before %v, after the move %v, with 64 MiB taken %v, full of file pages %v", before.Available, after.Available, loaded.Available, cached.Available)
 }
