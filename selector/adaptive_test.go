@@ -128,7 +128,7 @@ func TestAdaptive_KeepsFailing_AvoidedForAWhileThenTriedAgain(t *testing.T) {
 	}
 	report := func(o ...tier.Outcome) { s.Reported(o) }
 	report(failed("one", start), tier.Outcome{Model: "one", At: start, Err: context.Canceled})
-	if s.stats.Load().of("one").Failures != 1 {
+	if s.adaptive.stats.Load().of("one").Failures != 1 {
 		t.Error("a caller that went away counts as a failure")
 	}
 	report(failed("one", start), failed("one", start))
@@ -157,7 +157,7 @@ func TestAdaptive_KeepsFailing_AvoidedForAWhileThenTriedAgain(t *testing.T) {
 		t.Errorf("one more failure doubles the time: chose %s", got)
 	}
 	report(tier.Outcome{Model: "one", At: start.Add(90 * time.Second)})
-	if r := s.stats.Load().of("one"); r.Failures != 0 || !r.AvoidUntil.IsZero() {
+	if r := s.adaptive.stats.Load().of("one"); r.Failures != 0 || !r.AvoidUntil.IsZero() {
 		t.Errorf("a success wipes the slate: %+v", r)
 	}
 	for range 40 {
@@ -287,14 +287,14 @@ func TestStats_Outcomes_HalveInTenMinutes(t *testing.T) {
 
 func TestStats_NonsenseReports_ChangeNothingForTheWorse(t *testing.T) {
 	s := NewAdaptive()
-	before := s.stats.Load()
+	before := s.adaptive.stats.Load()
 	s.Moved([]tier.Moved{
 		{Move: tier.Move{From: tier.RAM, To: tier.Storage}, Bytes: tier.GiB, Took: time.Second},
 		{Move: tier.Move{From: tier.Storage, To: tier.RAM}, Bytes: 1, Took: time.Hour},
 		{Move: tier.Move{From: tier.Storage, To: tier.RAM}, Bytes: tier.GiB},
 	})
 	s.Reported(nil)
-	if s.stats.Load() != before {
+	if s.adaptive.stats.Load() != before {
 		t.Error("moves that tell nothing made everybody look again")
 	}
 	s.Reported([]tier.Outcome{
@@ -304,7 +304,7 @@ func TestStats_NonsenseReports_ChangeNothingForTheWorse(t *testing.T) {
 	if c := mustSelect(t, s, twins(t), tier.Request{}); math.IsNaN(c.Score) {
 		t.Errorf("got %+v", c)
 	}
-	if e := s.stats.Load().of("one").Esteem; e > 1.5 {
+	if e := s.adaptive.stats.Load().of("one").Esteem; e > 1.5 {
 		t.Errorf("esteem %v", e)
 	}
 }

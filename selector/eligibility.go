@@ -3,9 +3,7 @@ package selector
 import (
 	"iter"
 	"math"
-	"math/bits"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -13,16 +11,16 @@ import (
 
 // query is one request about one view. Whatever is asked of the models - which is
 // best, why one may not serve, what comes nearest to an answer, how all compare -
-// goes by the candidates that consider makes of them.
+// goes by candidates, which match, admit and rate describe in this order.
 type query struct {
 	p        *Policies
 	req      *tier.Request
 	v        *tier.View
+	by       *policy
 	adaptive bool
-	slot     *atomic.Pointer[snapshot] // the last one of the policy
-	manual   bool                      // the model is asked for by name, without another to fall back to
-	asked    []string                  // capabilities that are required
-	st       *snapshot                 // see snapshot
+	manual   bool      // the model is asked for by name, without another to fall back to
+	asked    []string  // capabilities that are required
+	st       *snapshot // see snapshot
 	// Each capability once; set by generalize.
 	required, preferred []*capability
 }
@@ -53,28 +51,17 @@ const (
 	lacking                        // it lacks a capability, or does not meet a constraint
 )
 
-// consider sets c to model i without its score, and returns it. It allocates nothing
-// unless it makes a snapshot.
-func (q *query) consider(i int, c *candidate) *candidate {
-	m, s := q.v.Library.At(i), &q.v.States[i]
-	*c = candidate{pick: pick{model: int32(i)}, m: m, state: s, why: eligible}
-	switch {
-	case !q.meets(m):
-		c.why = lacking
-	case tooLarge(q.v, m, s):
-		c.why = oversized
-	case !resident(s) && m.Size > q.ceiling(m) || stuck(s) && !q.manual:
-		c.why = unavailable
-	case q.req.Deadline > 0:
-		if c.expected = q.snapshot().expected(c); c.expected > q.req.Deadline {
-			c.why = late
-		}
-	}
-	return c
+// candidate returns a model that may serve for all that was asked so far.
+func (q *query) candidate(p pick) candidate {
+	return candidate{pick: p, m: q.v.Library.At(int(p.model)), state: &q.v.States[p.model], why: eligible}
 }
 
-// rate adds the score, in a query that was generalized.
-func (q *query) rate(c *candidate) {
+// match sets what depends on the model and a question that was generalized alone,
+// the part of the score among it: whatever changes in a library, it stays.
+func (q *query) match(c *candidate) {
+	if !q.meets(c.m) {
+		c.why = lacking
+	}
 	for _, r := range q.required {
 		if overlap(c.m.Capabilities, r.names) {
 			c.shared++
@@ -85,7 +72,33 @@ func (q *query) rate(c *candidate) {
 			c.liked++
 		}
 	}
-	c.score, c.ready = onGrid(q.snapshot().score(q.req.Priority, c)), readinessOf(c.state)
+	w := &q.p.options.Weights
+	if c.score = w.Capability * float64(c.liked); !q.adaptive {
+		c.score = onGrid(w.Capability*float64(c.shared+c.liked) + w.bonus(q.req.Priority, c.m))
+	}
+}
+
+// admit says whether a model that meets the question may serve it now and, if there is
+// a deadline, when. It allocates nothing unless it makes a snapshot.
+func (q *query) admit(m *tier.Model, s *tier.State) (why eligibility, expected time.Duration) {
+	switch {
+	case tooLarge(q.v, m, s):
+		return oversized, 0
+	case !resident(s) && m.Size > q.ceiling(m) || stuck(s) && !q.manual:
+		return unavailable, 0
+	case q.req.Deadline > 0:
+		if expected = q.snapshot().expected(m, s); expected > q.req.Deadline {
+			return late, expected
+		}
+	}
+	return eligible, expected
+}
+
+// rate completes the score.
+func (q *query) rate(c *candidate) {
+	if c.ready = readinessOf(c.state); q.adaptive {
+		c.score = onGrid(q.snapshot().score(q.req.Priority, c))
+	}
 }
 
 // generalize makes the query about the whole library: one that requires no
@@ -155,27 +168,26 @@ func (q *query) ceiling(m *tier.Model) tier.Bytes {
 	if mem.Available == 0 && mem.Total == 0 && mem.SwapTotal == 0 && mem.SwapFree == 0 && mem.At.IsZero() {
 		return tier.Unlimited
 	}
-	ram, total := share(mem.Available, q.p.safeRAM), share(mem.Available.Plus(q.v.FreeSwap), q.p.safeTotal)
-	switch m.Home {
-	case tier.RAM:
-		return ram
-	case tier.Swap:
-		return total
+	var most tier.Bytes
+	if m.Home != tier.Swap {
+		most = share(mem.Available, q.p.safeRAM)
 	}
-	return max(ram, total)
+	if m.Home != tier.RAM {
+		most = max(most, share(mem.Available.Plus(q.v.FreeSwap), q.p.safeTotal))
+	}
+	return most
 }
 
 const million = 1_000_000
 
 // millionths makes thresholds exact integers, the same on every machine: 0.7 of 10
 // GiB admits 7 GiB, which in float64 it does not.
-func millionths(fraction float64) uint64 { return uint64(math.Round(fraction * million)) }
+func millionths(fraction float64) tier.Bytes { return tier.Bytes(math.Round(fraction * million)) }
 
-// share returns that many millionths of b, rounded down.
-func share(b tier.Bytes, millionths uint64) tier.Bytes {
-	hi, lo := bits.Mul64(uint64(max(b, 0)), millionths)
-	q, _ := bits.Div64(hi, lo, million) // fits: there are a million of them at most
-	return tier.Bytes(q)
+// share returns that many millionths of b, a million of them at most, rounded down.
+func share(b, millionths tier.Bytes) tier.Bytes {
+	b = max(b, 0)
+	return b/million*millionths + b%million*millionths/million
 }
 
 // overlap reports whether two short lists have an element in common.

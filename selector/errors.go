@@ -33,13 +33,12 @@ func (q *query) refusal(c *candidate, who string) error {
 // noModel is why no model may serve: that none has what is required, or what keeps
 // the one from it that comes nearest, by the best way out: more time, more memory,
 // higher limits.
-func (q *query) noModel() error {
+func (q *query) noModel(question []byte) error {
+	q.generalize()
 	err, nearest := &tier.NoCapableModelError{Capabilities: q.requirements()}, candidate{why: lacking}
-	var c candidate
-	for i := range q.v.Library.Len() {
-		if q.consider(i, &c).why == lacking {
-			continue
-		}
+	for _, p := range q.matches(question) {
+		c := q.candidate(p)
+		c.why, c.expected = q.admit(c.m, c.state)
 		q.rate(&c)
 		order := cmp.Or(cmp.Compare(c.why, nearest.why), cmp.Compare(c.expected, nearest.expected))
 		if order < 0 || order == 0 && c.better(nearest.pick) {

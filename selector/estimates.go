@@ -56,25 +56,25 @@ type prospect struct {
 	avoided              bool // it keeps failing and is not to be tried yet
 }
 
-func (st *snapshot) prospect(c *candidate) prospect {
-	r, size := st.stats.of(c.m.Name), max(c.m.Size, 0)
+func (st *snapshot) prospect(m *tier.Model, s *tier.State) prospect {
+	r, size := st.stats.of(m.Name), max(m.Size, 0)
 	x := prospect{
-		latency: r.FirstUseSeconds, worth: worth(c.m) * r.Esteem,
+		latency: r.FirstUseSeconds, worth: worth(m) * r.Esteem,
 		reliability: r.reliability(st.now), avoided: st.now.Before(r.AvoidUntil),
 	}
-	switch gone, from := missing(size, c.state); {
+	switch gone, from := missing(size, s); {
 	case gone > 0 && from == tier.Swap:
 		x.load = gone.GB() * st.swap
 	case gone > 0:
 		x.load = r.wait.or(gone.GB() * st.storage)
 	}
-	if x.load > 0 && !c.state.Moving {
+	if x.load > 0 && !s.Moving {
 		x.load += st.inFlight.GB() * st.storage
 	}
 	if x.latency == 0 {
 		x.latency = size.GB() * st.latency
 	}
-	if ahead := int(c.state.Leases) + int(c.state.Waiters); st.adaptive && ahead >= st.Learning.Slots {
+	if ahead := int(s.Leases) + int(s.Waiters); st.adaptive && ahead >= st.Learning.Slots {
 		served := x.latency
 		if r.served.count > 0 {
 			served = r.served.value
@@ -86,16 +86,16 @@ func (st *snapshot) prospect(c *candidate) prospect {
 
 func (x *prospect) seconds() float64 { return x.queue + x.load + x.latency }
 
-// expected is the predicted time until the candidate can be used. That of the recorded
+// expected is the predicted time until the model can be used. That of the recorded
 // policy is exact, rounded down: each byte costs what the tier does that it is in.
-func (st *snapshot) expected(c *candidate) time.Duration {
+func (st *snapshot) expected(m *tier.Model, s *tier.State) time.Duration {
 	const longest = math.MaxInt64 / 2
 	if st.adaptive {
-		x := st.prospect(c)
+		x := st.prospect(m, s)
 		return time.Duration(min(x.seconds()*float64(time.Second), longest))
 	}
-	size, rate := max(c.m.Size, 0), st.Costs.Storage
-	gone, from := missing(size, c.state)
+	size, rate := max(m.Size, 0), st.Costs.Storage
+	gone, from := missing(size, s)
 	if from == tier.Swap {
 		rate = st.Costs.Swap
 	}
@@ -114,13 +114,10 @@ func perGB(b tier.Bytes, rate time.Duration) time.Duration {
 // avoidance is more than any score.
 const avoidance = 1e6
 
-// score is better if it is higher. It is rounded to the grid before it is compared.
+// score is that of the adaptive policy; c has the part of it that match sets.
 func (st *snapshot) score(p tier.Priority, c *candidate) float64 {
-	if !st.adaptive {
-		return st.Weights.Capability*float64(c.shared+c.liked) + st.Weights.bonus(p, c.m)
-	}
-	x := st.prospect(c)
-	score, worth, wait := st.Weights.Capability*float64(c.liked), x.worth*x.reliability, x.seconds()/x.reliability
+	x := st.prospect(c.m, c.state)
+	score, worth, wait := c.score, x.worth*x.reliability, x.seconds()/x.reliability
 	switch p {
 	case tier.Quality:
 		score += st.Weights.QualityPerGB * worth
@@ -138,7 +135,7 @@ func (st *snapshot) score(p tier.Priority, c *candidate) float64 {
 // factors are the parts of the score, for a person.
 func (st *snapshot) factors(p tier.Priority, c *candidate) (f []tier.Factor) {
 	add := func(name string, value float64) { f = append(f, tier.Factor{Name: name, Value: value}) }
-	x := st.prospect(c)
+	x := st.prospect(c.m, c.state)
 	if st.adaptive {
 		add("queue seconds", x.queue)
 		add("load seconds", x.load)

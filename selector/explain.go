@@ -18,9 +18,13 @@ func (q *query) explain(by string, c *tier.Choice, err error) *tier.Explanation 
 	q.generalize()
 	all := make([]candidate, q.v.Library.Len())
 	for i := range all {
-		q.rate(q.consider(i, &all[i]))
-		if err == nil && i == c.Index {
-			all[i].why = chosen
+		this := &all[i]
+		*this = q.candidate(pick{model: int32(i)})
+		if q.match(this); this.why == eligible {
+			this.why, this.expected = q.admit(this.m, this.state)
+		}
+		if q.rate(this); err == nil && i == c.Index {
+			this.why = chosen
 		}
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
@@ -34,7 +38,7 @@ func (q *query) explain(by string, c *tier.Choice, err error) *tier.Explanation 
 	named := err == nil && c.Mode != tier.Auto && !c.FellBack
 	for i := range all[:len(all)-x.Omitted] {
 		this := &all[i]
-		this.expected = q.st.expected(this)
+		this.expected = q.snapshot().expected(this.m, this.state)
 		x.Candidates = append(x.Candidates, tier.Candidate{
 			Model: this.m.Name, Index: int(this.model), Eligible: this.why <= eligible, Verdict: q.verdict(this, &all[0], named),
 			Score: this.score, Factors: q.st.factors(q.req.Priority, this), Expected: this.expected,
@@ -63,7 +67,7 @@ func (q *query) verdict(c, first *candidate, named bool) string {
 		return "as good as " + first.m.Name + ", which can be served sooner"
 	case c.score == first.score:
 		return "as good as " + first.m.Name + ", which is listed first"
-	case q.st.prospect(c).avoided && !q.st.prospect(first).avoided:
+	case q.st.prospect(c.m, c.state).avoided && !q.st.prospect(first.m, first.state).avoided:
 		return "avoided for now: it kept failing"
 	}
 	return fmt.Sprintf("scored %.3g less than %s", first.score-c.score, first.m.Name)

@@ -71,26 +71,57 @@ type step struct {
 	pick
 }
 
-// best returns the best model that can be used within that time.
+// best returns the best model that can be used within that time; 0: any.
 func (r ranking) best(within time.Duration) (best pick, ok bool) {
-	n := sort.Search(len(r), func(i int) bool { return r[i].expected > within })
+	n := len(r)
+	if n > 0 && r[n-1].expected > within { // mostly not
+		n = sort.Search(n, func(i int) bool { return r[i].expected > within })
+	}
 	if n == 0 {
 		return pick{}, false
 	}
 	return r[n-1].pick, true
 }
 
-// rank makes the ranking of a query that was generalized, in time in proportion to
-// the library. It leaves deadlines to ranking.best.
-func (q *query) rank() ranking {
+// answer is what is kept for a question.
+type answer struct {
+	matches []pick // the models that meet it, with what match sets: good as long as the library is the same
+	ranking ranking
+	of      uint64 // the number of the snapshot that the ranking is of
+}
+
+// matches returns those of a question.
+func (q *query) matches(question []byte) []pick {
+	if a, ok := q.snapshot().answers[string(question)]; ok {
+		return a.matches
+	}
+	q.generalize()
+	all := make([]pick, 0, q.v.Library.Len())
+	for i := range cap(all) {
+		c := q.candidate(pick{model: int32(i)})
+		if q.match(&c); c.why == eligible {
+			all = append(all, c.pick)
+		}
+	}
+	return slices.Clone(all)
+}
+
+// rank answers a question, in time in proportion to the matches, and keeps the answer
+// if there is one. It leaves deadlines to ranking.best.
+func (q *query) rank(question []byte) *answer {
 	var all []step
-	var c candidate
-	for i := range q.v.Library.Len() {
-		if q.consider(i, &c).why > late {
+	a := &answer{matches: q.matches(question), of: q.st.number}
+	for _, p := range a.matches {
+		last := len(all) - 1
+		if last >= 0 && p.score < all[last].score && !q.adaptive && q.req.Deadline == 0 {
+			continue // the score is all that counts, and is known
+		}
+		c := q.candidate(p)
+		if c.why, c.expected = q.admit(c.m, c.state); c.why > late {
 			continue
 		}
 		q.rate(&c)
-		switch last := len(all) - 1; {
+		switch {
 		case last < 0 || all[last].expected != c.expected:
 			all = append(all, step{c.expected, c.pick})
 		case c.better(all[last].pick):
@@ -109,20 +140,19 @@ func (q *query) rank() ranking {
 			r = append(r, this)
 		}
 	}
-	return slices.Clone(r)
+	if a.ranking = slices.Clone(r); len(r) > 0 {
+		q.keep(question, a)
+	}
+	return a
 }
 
 // question appends what a ranking depends on beside the snapshot, so that different
 // questions differ. The order of names counts, which costs a second ranking and no
 // sort.
 func question(b []byte, req *tier.Request) []byte {
-	timed := byte(0)
-	if req.Deadline > 0 {
-		timed = 1
-	}
-	b = append(b, byte(req.Priority), timed)
+	b = append(b, byte(req.Priority), byte(cmp.Compare(req.Deadline, 0)))
 	for _, names := range [...][]string{req.Capabilities, req.Preferences} {
-		b = binary.AppendUvarint(b, uint64(len(names)))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(names)))
 		for _, s := range names {
 			b = text(b, s)
 		}
@@ -135,7 +165,7 @@ func question(b []byte, req *tier.Request) []byte {
 }
 
 func text(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+	return append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
 }
 
 // snapshot is one policy on one view: what scores and times depend on beside the
@@ -156,8 +186,10 @@ type snapshot struct {
 	// Seconds per GB of loads, and until first use of a model that was not measured.
 	swap, storage, latency float64
 
-	rankings map[string]ranking // by question
-	kept     int                // see maxKept
+	library weak.Pointer[tier.Library]
+	number  uint64            // tells the answers of this snapshot from those of earlier ones, from 1
+	answers map[string]*answer // by question
+	kept    int               // see maxKept
 }
 
 // snapshot returns the policy's snapshot of the view; it is the same for as long as
@@ -166,34 +198,38 @@ func (q *query) snapshot() *snapshot {
 	if q.st != nil {
 		return q.st
 	}
-	know := q.p.untold
-	if q.adaptive {
-		know = q.p.stats.Load()
-	}
-	if q.st = q.slot.Load(); q.st == nil || q.st.stats != know || q.st.view.Value() != q.v {
-		q.st = &snapshot{view: weak.Make(q.v), now: q.v.Now, adaptive: q.adaptive, stats: know, Options: &q.p.options}
+	last, know := q.by.last.Load(), q.by.stats.Load()
+	if q.st = last; last == nil || last.stats != know || last.view.Value() != q.v {
+		q.st = &snapshot{
+			view: weak.Make(q.v), library: weak.Make(q.v.Library), number: 1, now: q.v.Now, adaptive: q.adaptive, stats: know, Options: &q.p.options,
+		}
+		if last != nil && last.library == q.st.library {
+			q.st.number, q.st.answers, q.st.kept = last.number+1, last.answers, last.kept
+		}
 		q.st.measure(q.v)
-		q.slot.Store(q.st)
+		q.by.last.Store(q.st)
 	}
 	return q.st
 }
 
-// Bounds on the rankings that are kept: requests come from outside and may ask new
-// questions without end. Beyond them, all are dropped.
-const (
-	maxRankings = 1024
-	maxKept     = 1 << 16 // steps of rankings, and bytes of questions
-)
+// maxKept bounds what is kept: requests come from outside and may ask new questions
+// without end. It counts the models of answers twice, the bytes of questions, and 64
+// for each. Beyond it, all are dropped.
+const maxKept = 1 << 16
 
-// keep keeps the ranking of a question. If another is kept at the same time, this
-// one may be lost, and is made again.
-func (q *query) keep(question []byte, r ranking) {
+// keep keeps the answer to a question. If another is kept at the same time, this one
+// may be lost, and is made again.
+func (q *query) keep(question []byte, a *answer) {
 	next := *q.st
-	next.rankings, next.kept = make(map[string]ranking, 1), len(question)+len(r)
-	if len(q.st.rankings) < maxRankings && q.st.kept+next.kept <= maxKept {
-		maps.Copy(next.rankings, q.st.rankings)
-		next.kept += q.st.kept
+	next.answers = make(map[string]*answer, len(q.st.answers)+1)
+	if _, known := q.st.answers[string(question)]; !known {
+		next.kept += 64 + len(question) + 2*len(a.matches)
 	}
-	next.rankings[string(question)] = r
-	q.slot.CompareAndSwap(q.st, &next)
+	if next.kept <= maxKept+8*q.v.Library.Len() {
+		maps.Copy(next.answers, q.st.answers)
+	} else {
+		next.kept = 0
+	}
+	next.answers[string(question)] = a
+	q.by.last.CompareAndSwap(q.st, &next)
 }

@@ -78,13 +78,13 @@ func TestSelect_ViewsChangeAndNewsComeIn_EveryAnswerFitsItsView(t *testing.T) {
 func TestQuery_NewsComeInMeanwhile_OneSnapshotFromFirstToLast(t *testing.T) {
 	s := NewAdaptive()
 	v := viewOf(newLibrary(t, recordedModels()...))
-	first := query{p: s, req: &tier.Request{}, v: v, adaptive: true, slot: &s.adaptive}
+	first := query{p: s, req: &tier.Request{}, v: v, by: &s.adaptive, adaptive: true}
 	st := first.snapshot()
 	s.Reported([]tier.Outcome{good("gpt2-small", time.Second)})
 	if first.snapshot() != st {
 		t.Error("what was learned in between changed the answer under way")
 	}
-	next := query{p: s, req: &tier.Request{}, v: v, adaptive: true, slot: &s.adaptive}
+	next := query{p: s, req: &tier.Request{}, v: v, by: &s.adaptive, adaptive: true}
 	if next.snapshot() == st {
 		t.Error("what was learned does not count for the next request")
 	}
@@ -92,7 +92,7 @@ func TestQuery_NewsComeInMeanwhile_OneSnapshotFromFirstToLast(t *testing.T) {
 
 func TestCosts_WhereTheWeightsAre_DecidesOnTheTime(t *testing.T) {
 	s := New()
-	q := query{p: s, v: &tier.View{Library: newLibrary(t)}, slot: &s.recorded}
+	q := query{p: s, by: &s.recorded, v: &tier.View{Library: newLibrary(t)}}
 	st := q.snapshot()
 	for _, x := range []struct {
 		name string
@@ -108,11 +108,31 @@ func TestCosts_WhereTheWeightsAre_DecidesOnTheTime(t *testing.T) {
 		{"on its way to storage", tier.State{Tier: tier.RAM, Moving: true, To: tier.Storage}, 6 * time.Second},
 		{"on its way to swap", tier.State{Tier: tier.RAM, Moving: true, To: tier.Swap}, 2 * time.Second},
 	} {
-		if got := st.expected(&candidate{m: &tier.Model{Size: 4 * tier.GiB}, state: &x.s}); got != x.want {
+		if got := st.expected(&tier.Model{Size: 4 * tier.GiB}, &x.s); got != x.want {
 			t.Errorf("%s: %v, want %v", x.name, got, x.want)
 		}
 	}
-	if got := st.expected(&candidate{m: &tier.Model{Size: tier.Unlimited}, state: &tier.State{}}); got <= 0 {
+	if got := st.expected(&tier.Model{Size: tier.Unlimited}, &tier.State{}); got <= 0 {
 		t.Errorf("of more than there is: %v", got)
+	}
+}
+
+func TestMatches_TheViewChanges_AreMadeOncePerLibrary(t *testing.T) {
+	s := New()
+	v := viewOf(newLibrary(t, recordedModels()...))
+	matches := func(v *tier.View) *pick {
+		mustSelect(t, s, v, tier.Request{})
+		return &s.recorded.last.Load().answers[string(question(nil, &tier.Request{}))].matches[0]
+	}
+	first := matches(v)
+	next := again(v)
+	if matches(next) != first {
+		t.Error("made again for other states")
+	}
+	next = again(next)
+	next.Library = next.Library.Without("gpt2-small")
+	next.States = next.States[1:]
+	if matches(next) == first {
+		t.Error("those of another library were used")
 	}
 }

@@ -505,7 +505,7 @@ func TestSelect_ViewIsLetGo(t *testing.T) {
 func TestRankcache_QuestionsWithoutEnd_IsBounded(t *testing.T) {
 	s := New()
 	v := viewOf(newLibrary(t, recordedModels()...))
-	for i := range 3 * maxRankings {
+	for i := range 3 * maxKept / 64 {
 		mustSelect(t, s, v, tier.Request{Preferences: []string{fmt.Sprint("p", i)}})
 		if i%10 == 0 {
 			if _, err := s.Select(&tier.Request{Capabilities: []string{fmt.Sprint("c", i)}}, v); err == nil {
@@ -513,7 +513,7 @@ func TestRankcache_QuestionsWithoutEnd_IsBounded(t *testing.T) {
 			}
 		}
 	}
-	if n := len(s.recorded.Load().rankings); n > maxRankings {
+	if n := len(s.recorded.last.Load().answers); n > maxKept/64 {
 		t.Errorf("%d rankings are kept", n)
 	}
 }
@@ -579,7 +579,7 @@ func TestPartStatus_CountsAndWhatWasLearned_MarshalsWhileAsked(t *testing.T) {
 	wg.Wait()
 	s.Moved([]tier.Moved{{Move: tier.Move{To: tier.RAM}, Bytes: tier.GiB, Took: 11 * time.Second}})
 	s.Reported([]tier.Outcome{good("gpt2-small", time.Second), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour))})
-	_, storage := s.stats.Load().rates(&s.options.Costs)
+	_, storage := s.adaptive.stats.Load().rates(&s.options.Costs)
 	want := Status{
 		Policy:  PolicyRecorded,
 		Refused: map[string]uint64{"not_found": 1000, "no_capable_model": 1000},

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -22,14 +23,17 @@ type Policies struct {
 	options  Options
 	taxonomy taxonomy
 	// Safety, counted in millionths.
-	safeRAM, safeTotal uint64
-	// The last snapshot of each policy.
-	recorded, adaptive atomic.Pointer[snapshot]
+	safeRAM, safeTotal tier.Bytes
+	recorded, adaptive policy
 
-	mu      sync.Mutex            // of refused, and of the writers of stats
-	refused map[string]uint64     // by code
-	stats   atomic.Pointer[stats] // what was learned so far
-	untold  *stats                // those of the recorded policy, which learns nothing
+	mu      sync.Mutex        // of refused, and of the writers of stats
+	refused map[string]uint64 // by code
+}
+
+// policy is what changes of a policy.
+type policy struct {
+	last  atomic.Pointer[snapshot]
+	stats atomic.Pointer[stats] // what was learned so far; nothing by the recorded one
 }
 
 var (
@@ -64,9 +68,10 @@ func NewWith(o Options) (*Policies, error) {
 	}
 	p := &Policies{
 		policies: []string{PolicyRecorded, PolicyAdaptive}, options: o, taxonomy: names,
-		safeRAM: millionths(o.Safety.RAM), safeTotal: millionths(o.Safety.Total), refused: make(map[string]uint64), untold: newStats(),
+		safeRAM: millionths(o.Safety.RAM), safeTotal: millionths(o.Safety.Total), refused: make(map[string]uint64),
 	}
-	p.stats.Store(newStats())
+	p.recorded.stats.Store(newStats())
+	p.adaptive.stats.Store(newStats())
 	if o.Policy == PolicyAdaptive {
 		slices.Reverse(p.policies)
 	}
@@ -96,9 +101,10 @@ func (q *query) answer(c *tier.Choice) error {
 	} else if !slices.Contains(q.p.policies, by) {
 		return &tier.InvalidError{Field: "policy", Value: strconv.Quote(by[:min(len(by), 64)]), Rule: "must be " + strings.Join(q.p.policies, " or ")}
 	}
-	// The question that a request in auto asks is validated when it is new.
-	if q.req.Model != "" || q.req.Preferred != "" || q.req.Deadline != 0 || q.req.Explain {
-		if err := q.req.Validate(); err != nil {
+	// The lists of a request in auto are validated when they are new.
+	if r := q.req; r.Explain || r.Priority > tier.Quality || r.Deadline < 0 || r.Deadline > tier.MaxDeadline || r.Model != "" && r.Preferred != "" ||
+		len(r.Model)+len(r.Preferred) > 0 && len(r.Capabilities)+len(r.Preferences)+len(r.Constraints) > 0 {
+		if err := r.Validate(); err != nil {
 			return err
 		}
 	}
@@ -108,8 +114,8 @@ func (q *query) answer(c *tier.Choice) error {
 	if len(q.v.States) < q.v.Library.Len() {
 		return errStates
 	}
-	if q.slot = &q.p.recorded; by == PolicyAdaptive {
-		q.adaptive, q.slot = true, &q.p.adaptive
+	if q.by = &q.p.recorded; by == PolicyAdaptive {
+		q.adaptive, q.by = true, &q.p.adaptive
 	}
 	err := q.decide(c)
 	if q.req.Explain {
@@ -132,11 +138,13 @@ func (q *query) decide(c *tier.Choice) error {
 		// A stuck model that is asked for by name is the Manager's to refuse, which knows
 		// since when it is stuck.
 		q.manual = !hybrid
-		var named candidate
-		q.consider(i, &named)
+		m, s, why, expected := q.v.Library.At(i), &q.v.States[i], lacking, time.Duration(0)
+		if len(q.asked)+len(q.req.Constraints) == 0 || q.meets(m) {
+			why, expected = q.admit(m, s)
+		}
 		q.manual = false
-		if named.why == eligible {
-			c.Model, c.Index, c.Score = named.m.Name, i, math.NaN()
+		if why == eligible {
+			c.Model, c.Index, c.Score = m.Name, i, math.NaN()
 			if hybrid {
 				c.Mode = tier.Hybrid
 			}
@@ -146,7 +154,7 @@ func (q *query) decide(c *tier.Choice) error {
 		if hybrid {
 			who = "Preferred model"
 		}
-		refused = q.refusal(&named, who)
+		refused = q.refusal(&candidate{m: m, state: s, why: why, expected: expected}, who)
 	} else {
 		refused = &tier.NotFoundError{What: "model", Name: name}
 	}
@@ -164,24 +172,16 @@ func (q *query) auto(c *tier.Choice) error {
 	st := q.snapshot()
 	var room [64]byte // longer questions allocate
 	key := question(room[:0], q.req)
-	r := st.rankings[string(key)]
-	if r == nil {
+	a := st.answers[string(key)]
+	if a == nil || a.of != st.number {
 		if err := q.req.Validate(); err != nil {
 			return err
 		}
-		q.generalize()
-		if r = q.rank(); len(r) > 0 {
-			q.keep(key, r)
-		}
+		a = q.rank(key)
 	}
-	within := q.req.Deadline
-	if within == 0 {
-		within = math.MaxInt64
-	}
-	best, ok := r.best(within)
+	best, ok := a.ranking.best(q.req.Deadline)
 	if !ok {
-		q.generalize()
-		return q.noModel()
+		return q.noModel(key)
 	}
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = q.v.Library.At(c.Index).Name
@@ -203,7 +203,7 @@ func (p *Policies) Reported(outcomes []tier.Outcome) { p.learn(outcomes, nil) }
 func (p *Policies) learn(outcomes []tier.Outcome, moves []tier.Moved) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stats.Store(p.stats.Load().moved(moves).reported(outcomes, &p.options.Learning))
+	p.adaptive.stats.Store(p.adaptive.stats.Load().moved(moves).reported(outcomes, &p.options.Learning))
 }
 
 // Status is what PartStatus returns.
@@ -221,5 +221,5 @@ func (p *Policies) PartStatus() any {
 	p.mu.Lock()
 	refused := maps.Clone(p.refused)
 	p.mu.Unlock()
-	return Status{Policy: p.policies[0], Refused: refused, Learned: p.stats.Load().learned(&p.options.Costs)}
+	return Status{Policy: p.policies[0], Refused: refused, Learned: p.adaptive.stats.Load().learned(&p.options.Costs)}
 }
