@@ -79,7 +79,7 @@ func (l linear) Select(req *tier.Request, v *tier.View) (tier.Choice, error) {
 			continue
 		}
 		score := weights.Capability*float64(len(required)) + weights.bonus(req.Priority, m)
-		if p := (pick{onGrid(score), int32(i), readinessOf(s)}); best.model < 0 || p.better(best) {
+		if p := (pick{onGrid(score), int32(i), readinessOf(s)}); best.model < 0 || p.compare(best) < 0 {
 			best = p
 		}
 	}

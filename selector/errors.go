@@ -3,6 +3,7 @@ package selector
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -33,15 +34,14 @@ func (q *query) refusal(c *candidate, who string) error {
 // noModel is why no model may serve: that none has what is required, or what keeps
 // the one from it that comes nearest, by the best way out: more time, more memory,
 // higher limits.
-func (q *query) noModel(question []byte) error {
+func (q *query) noModel(matches []pick) error {
 	q.generalize()
 	err, nearest := &tier.NoCapableModelError{Capabilities: q.requirements()}, candidate{why: lacking}
-	for _, p := range q.matches(question) {
+	for _, p := range matches {
 		c := q.candidate(p)
 		c.why, c.expected = q.admit(c.m, c.state)
 		q.rate(&c)
-		order := cmp.Or(cmp.Compare(c.why, nearest.why), cmp.Compare(c.expected, nearest.expected))
-		if order < 0 || order == 0 && c.better(nearest.pick) {
+		if cmp.Or(cmp.Compare(c.why, nearest.why), cmp.Compare(c.expected, nearest.expected), c.compare(nearest.pick)) < 0 {
 			nearest = c
 		}
 	}
@@ -154,35 +154,31 @@ func holders(v *tier.View) []tier.Holder {
 // capabilities that look like the unknown ones, and values of the labels that
 // constraints speak of; else any capabilities.
 func (q *query) nearest() []string {
-	var known, near []string
-	seen := make(map[string]bool)
-	note := func(list []string, s string) []string {
-		if !seen[s] && len(list) < maxKnown {
-			seen[s] = true
-			list = append(list, s)
-		}
-		return list
-	}
+	known, near := make(map[string]bool), make(map[string]bool)
 	for _, m := range q.v.Library.All() {
+		if len(known)+len(near) >= maxKnown {
+			break
+		}
 		for _, c := range m.Capabilities {
-			known = note(known, c)
+			known[c] = true
 		}
 		for i := range q.req.Constraints {
 			c := &q.req.Constraints[i]
 			if value, ok := m.Labels[c.Label]; ok && !c.Met(m) {
-				near = note(near, c.Label+" = "+value)
+				near[c.Label+" = "+value] = true
 			}
 		}
 	}
 	for _, c := range q.req.Capabilities {
-		if !slices.Contains(known, c) {
-			near = append(near, tier.Nearest(c, known)...)
+		if !known[c] {
+			for _, name := range tier.Nearest(c, slices.Sorted(maps.Keys(known))) {
+				near[name] = true
+			}
 		}
 	}
 	if len(near) == 0 {
 		near = known
 	}
-	slices.Sort(near)
-	near = slices.Compact(near)
-	return near[:min(len(near), maxNear)]
+	names := slices.Sorted(maps.Keys(near))
+	return names[:min(len(names), maxNear)]
 }

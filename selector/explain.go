@@ -28,11 +28,7 @@ func (q *query) explain(by string, c *tier.Choice, err error) *tier.Explanation 
 		}
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
-		order := cmp.Compare(min(a.why, late), min(b.why, late))
-		if order == 0 && a.better(b.pick) {
-			return -1
-		}
-		return cmp.Or(order, 1)
+		return cmp.Or(cmp.Compare(min(a.why, late), min(b.why, late)), a.compare(b.pick))
 	})
 	x := &tier.Explanation{Policy: by, Priority: q.req.Priority, Omitted: max(0, len(all)-maxCandidates)}
 	named := err == nil && c.Mode != tier.Auto && !c.FellBack

@@ -20,16 +20,10 @@ type pick struct {
 	ready readiness
 }
 
-// better reports whether p goes before q: the higher score, then the model that can
+// compare is negative if p goes before q: the higher score, then the model that can
 // be served sooner, then the one that is listed first.
-func (p pick) better(q pick) bool {
-	switch {
-	case p.score != q.score:
-		return p.score > q.score
-	case p.ready != q.ready:
-		return p.ready < q.ready
-	}
-	return p.model < q.model
+func (p pick) compare(q pick) int {
+	return cmp.Or(cmp.Compare(q.score, p.score), cmp.Compare(p.ready, q.ready), cmp.Compare(p.model, q.model))
 }
 
 // readiness orders models of one score.
@@ -61,19 +55,26 @@ func onGrid(score float64) float64 {
 	return math.RoundToEven(score*steps) / steps
 }
 
-// ranking holds the models that can win among those that can be used within any
-// time, by ascending time and rank: a model that is not in it is beaten by one that
-// can be used as soon. Without regard to time it is the best model alone.
-type ranking []step
-
 type step struct {
 	expected time.Duration
 	pick
 }
 
+// answer is what is kept for a question.
+type answer struct {
+	// matches are the models that meet the question, with what match sets. They stay
+	// the same as long as the library does.
+	matches []pick
+	// ranking holds the models that can win among those that can be used within any
+	// time, by ascending time and rank: a model that is not in it is beaten by one that
+	// can be used as soon. Without regard to time it is the best model alone.
+	ranking []step
+	of      uint64 // the number of the snapshot of the ranking
+}
+
 // best returns the best model that can be used within that time; 0: any.
-func (r ranking) best(within time.Duration) (best pick, ok bool) {
-	n := len(r)
+func (a *answer) best(within time.Duration) (best pick, ok bool) {
+	r, n := a.ranking, len(a.ranking)
 	if n > 0 && r[n-1].expected > within { // mostly not
 		n = sort.Search(n, func(i int) bool { return r[i].expected > within })
 	}
@@ -83,34 +84,25 @@ func (r ranking) best(within time.Duration) (best pick, ok bool) {
 	return r[n-1].pick, true
 }
 
-// answer is what is kept for a question.
-type answer struct {
-	matches []pick // the models that meet it, with what match sets: good as long as the library is the same
-	ranking ranking
-	of      uint64 // the number of the snapshot that the ranking is of
-}
-
-// matches returns those of a question.
-func (q *query) matches(question []byte) []pick {
-	if a, ok := q.snapshot().answers[string(question)]; ok {
-		return a.matches
-	}
-	q.generalize()
-	all := make([]pick, 0, q.v.Library.Len())
-	for i := range cap(all) {
-		c := q.candidate(pick{model: int32(i)})
-		if q.match(&c); c.why == eligible {
-			all = append(all, c.pick)
+// rank makes and keeps the answer to a question, in time in proportion to the library
+// or, if there was one for the same library, to its matches. It leaves deadlines to
+// answer.best.
+func (q *query) rank(question []byte, before *answer) *answer {
+	a := &answer{of: q.st.number}
+	if before != nil {
+		a.matches = before.matches
+	} else {
+		q.generalize()
+		all := make([]pick, 0, q.v.Library.Len())
+		for i := range cap(all) {
+			c := q.candidate(pick{model: int32(i)})
+			if q.match(&c); c.why == eligible {
+				all = append(all, c.pick)
+			}
 		}
+		a.matches = slices.Clone(all)
 	}
-	return slices.Clone(all)
-}
-
-// rank answers a question, in time in proportion to the matches, and keeps the answer
-// if there is one. It leaves deadlines to ranking.best.
-func (q *query) rank(question []byte) *answer {
 	var all []step
-	a := &answer{matches: q.matches(question), of: q.st.number}
 	for _, p := range a.matches {
 		last := len(all) - 1
 		if last >= 0 && p.score < all[last].score && !q.adaptive && q.req.Deadline == 0 {
@@ -124,25 +116,21 @@ func (q *query) rank(question []byte) *answer {
 		switch {
 		case last < 0 || all[last].expected != c.expected:
 			all = append(all, step{c.expected, c.pick})
-		case c.better(all[last].pick):
+		case c.compare(all[last].pick) < 0:
 			all[last].pick = c.pick
 		}
 	}
 	slices.SortFunc(all, func(a, b step) int {
-		if a.expected == b.expected && a.better(b.pick) {
-			return -1
-		}
-		return cmp.Or(cmp.Compare(a.expected, b.expected), 1)
+		return cmp.Or(cmp.Compare(a.expected, b.expected), a.compare(b.pick))
 	})
 	r := all[:0]
 	for _, this := range all {
-		if len(r) == 0 || this.better(r[len(r)-1].pick) {
+		if len(r) == 0 || this.compare(r[len(r)-1].pick) < 0 {
 			r = append(r, this)
 		}
 	}
-	if a.ranking = slices.Clone(r); len(r) > 0 {
-		q.keep(question, a)
-	}
+	a.ranking = slices.Clone(r)
+	q.keep(question, a, before == nil)
 	return a
 }
 
@@ -187,9 +175,9 @@ type snapshot struct {
 	swap, storage, latency float64
 
 	library weak.Pointer[tier.Library]
-	number  uint64            // tells the answers of this snapshot from those of earlier ones, from 1
+	number  uint64             // tells the answers of this snapshot from those of earlier ones, from 1
 	answers map[string]*answer // by question
-	kept    int               // see maxKept
+	kept    int                // see maxKept
 }
 
 // snapshot returns the policy's snapshot of the view; it is the same for as long as
@@ -213,19 +201,19 @@ func (q *query) snapshot() *snapshot {
 }
 
 // maxKept bounds what is kept: requests come from outside and may ask new questions
-// without end. It counts the models of answers twice, the bytes of questions, and 64
-// for each. Beyond it, all are dropped.
+// without end. It counts matches, the bytes of questions, and 64 for each; a library
+// adds 32 of its size. Beyond it, all are dropped.
 const maxKept = 1 << 16
 
 // keep keeps the answer to a question. If another is kept at the same time, this one
 // may be lost, and is made again.
-func (q *query) keep(question []byte, a *answer) {
+func (q *query) keep(question []byte, a *answer, fresh bool) {
 	next := *q.st
 	next.answers = make(map[string]*answer, len(q.st.answers)+1)
-	if _, known := q.st.answers[string(question)]; !known {
-		next.kept += 64 + len(question) + 2*len(a.matches)
+	if fresh {
+		next.kept += 64 + len(question) + len(a.matches)
 	}
-	if next.kept <= maxKept+8*q.v.Library.Len() {
+	if next.kept <= maxKept+32*q.v.Library.Len() {
 		maps.Copy(next.answers, q.st.answers)
 	} else {
 		next.kept = 0

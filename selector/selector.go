@@ -177,11 +177,11 @@ func (q *query) auto(c *tier.Choice) error {
 		if err := q.req.Validate(); err != nil {
 			return err
 		}
-		a = q.rank(key)
+		a = q.rank(key, a)
 	}
-	best, ok := a.ranking.best(q.req.Deadline)
+	best, ok := a.best(q.req.Deadline)
 	if !ok {
-		return q.noModel(key)
+		return q.noModel(a.matches)
 	}
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = q.v.Library.At(c.Index).Name
