@@ -18,7 +18,6 @@ type query struct {
 	v        *tier.View
 	by       *policy
 	adaptive bool
-	manual   bool      // the model is asked for by name, without another to fall back to
 	asked    []string  // capabilities that are required
 	st       *snapshot // see snapshot
 	// Each capability once; set by generalize.
@@ -79,12 +78,13 @@ func (q *query) match(c *candidate) {
 }
 
 // admit says whether a model that meets the question may serve it now and, if there is
-// a deadline, when. It allocates nothing unless it makes a snapshot.
-func (q *query) admit(m *tier.Model, s *tier.State) (why eligibility, expected time.Duration) {
+// a deadline, when. A stuck model that is asked for by name is the Manager's to refuse,
+// which knows since when it is stuck. admit allocates nothing unless it makes a snapshot.
+func (q *query) admit(m *tier.Model, s *tier.State, byName bool) (why eligibility, expected time.Duration) {
 	switch {
 	case tooLarge(q.v, m, s):
 		return oversized, 0
-	case !resident(s) && m.Size > q.ceiling(m) || stuck(s) && !q.manual:
+	case !resident(s) && m.Size > q.ceiling(m) || stuck(s) && !byName:
 		return unavailable, 0
 	case q.req.Deadline > 0:
 		if expected = q.snapshot().expected(m, s); expected > q.req.Deadline {

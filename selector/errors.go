@@ -39,7 +39,7 @@ func (q *query) noModel(matches []pick) error {
 	err, nearest := &tier.NoCapableModelError{Capabilities: q.requirements()}, candidate{why: lacking}
 	for _, p := range matches {
 		c := q.candidate(p)
-		c.why, c.expected = q.admit(c.m, c.state)
+		c.why, c.expected = q.admit(c.m, c.state, false)
 		q.rate(&c)
 		if cmp.Or(cmp.Compare(c.why, nearest.why), cmp.Compare(c.expected, nearest.expected), c.compare(nearest.pick)) < 0 {
 			nearest = c
@@ -162,8 +162,7 @@ func (q *query) nearest() []string {
 		for _, c := range m.Capabilities {
 			known[c] = true
 		}
-		for i := range q.req.Constraints {
-			c := &q.req.Constraints[i]
+		for _, c := range q.req.Constraints {
 			if value, ok := m.Labels[c.Label]; ok && !c.Met(m) {
 				near[c.Label+" = "+value] = true
 			}

@@ -21,7 +21,7 @@ func (q *query) explain(by string, c *tier.Choice, err error) *tier.Explanation 
 		this := &all[i]
 		*this = q.candidate(pick{model: int32(i)})
 		if q.match(this); this.why == eligible {
-			this.why, this.expected = q.admit(this.m, this.state)
+			this.why, this.expected = q.admit(this.m, this.state, false)
 		}
 		if q.rate(this); err == nil && i == c.Index {
 			this.why = chosen

@@ -156,9 +156,6 @@ func (o *Options) validate() error {
 	weight := func(field string, w float64) {
 		check(math.Abs(w) <= 1000, "weight "+field, w, "must be between -1000 and 1000")
 	}
-	fraction := func(field string, f float64) {
-		check(f >= 1.0/million && f <= 1, "safety "+field, f, "must be above 0 and at most 1")
-	}
 	w, c, l := &o.Weights, &o.Costs, &o.Learning
 	check(o.Policy == PolicyRecorded || o.Policy == PolicyAdaptive, "policy", strconv.Quote(o.Policy), "must be recorded or adaptive")
 	weight("capability", w.Capability)
@@ -168,8 +165,8 @@ func (o *Options) validate() error {
 	weight("balanced ram", w.BalancedRAM)
 	weight("balanced elsewhere", w.BalancedElsewhere)
 	weight("balanced per GB", w.BalancedPerGB)
-	fraction("ram", o.Safety.RAM)
-	fraction("total", o.Safety.Total)
+	check(o.Safety.RAM >= 1.0/million && o.Safety.RAM <= 1, "safety ram", o.Safety.RAM, "must be above 0 and at most 1")
+	check(o.Safety.Total >= 1.0/million && o.Safety.Total <= 1, "safety total", o.Safety.Total, "must be above 0 and at most 1")
 	check(0 <= c.RAM && c.RAM <= c.Swap && c.Swap <= c.Storage && c.Storage <= time.Hour, "costs", fmt.Sprintf("%v, %v, %v", c.RAM, c.Swap, c.Storage),
 		"must not be negative, must grow from ram to storage, and must be 1h per GB at most")
 	check(l.Patience >= 1, "patience", l.Patience, "must be positive")

@@ -72,21 +72,19 @@ type answer struct {
 	of      uint64 // the number of the snapshot of the ranking
 }
 
-// best returns the best model that can be used within that time; 0: any.
-func (a *answer) best(within time.Duration) (best pick, ok bool) {
-	r, n := a.ranking, len(a.ranking)
-	if n > 0 && r[n-1].expected > within { // mostly not
-		n = sort.Search(n, func(i int) bool { return r[i].expected > within })
+// usable is how many steps of the ranking can be used within that time, the last of
+// which is the best; 0: any.
+func (a *answer) usable(within time.Duration) int {
+	n := len(a.ranking)
+	if n > 0 && a.ranking[n-1].expected > within { // mostly not
+		n = sort.Search(n, func(i int) bool { return a.ranking[i].expected > within })
 	}
-	if n == 0 {
-		return pick{}, false
-	}
-	return r[n-1].pick, true
+	return n
 }
 
 // rank makes and keeps the answer to a question, in time in proportion to the library
 // or, if there was one for the same library, to its matches. It leaves deadlines to
-// answer.best.
+// answer.usable.
 func (q *query) rank(question []byte, before *answer) *answer {
 	a := &answer{of: q.st.number}
 	if before != nil {
@@ -109,7 +107,7 @@ func (q *query) rank(question []byte, before *answer) *answer {
 			continue // the score is all that counts, and is known
 		}
 		c := q.candidate(p)
-		if c.why, c.expected = q.admit(c.m, c.state); c.why > late {
+		if c.why, c.expected = q.admit(c.m, c.state, false); c.why > late {
 			continue
 		}
 		q.rate(&c)
@@ -123,13 +121,11 @@ func (q *query) rank(question []byte, before *answer) *answer {
 	slices.SortFunc(all, func(a, b step) int {
 		return cmp.Or(cmp.Compare(a.expected, b.expected), a.compare(b.pick))
 	})
-	r := all[:0]
 	for _, this := range all {
-		if len(r) == 0 || this.compare(r[len(r)-1].pick) < 0 {
-			r = append(r, this)
+		if n := len(a.ranking); n == 0 || this.compare(a.ranking[n-1].pick) < 0 {
+			a.ranking = append(a.ranking, this)
 		}
 	}
-	a.ranking = slices.Clone(r)
 	q.keep(question, a, before == nil)
 	return a
 }
@@ -188,9 +184,7 @@ func (q *query) snapshot() *snapshot {
 	}
 	last, know := q.by.last.Load(), q.by.stats.Load()
 	if q.st = last; last == nil || last.stats != know || last.view.Value() != q.v {
-		q.st = &snapshot{
-			view: weak.Make(q.v), library: weak.Make(q.v.Library), number: 1, now: q.v.Now, adaptive: q.adaptive, stats: know, Options: &q.p.options,
-		}
+		q.st = &snapshot{view: weak.Make(q.v), library: weak.Make(q.v.Library), number: 1, now: q.v.Now, adaptive: q.adaptive, stats: know, Options: &q.p.options}
 		if last != nil && last.library == q.st.library {
 			q.st.number, q.st.answers, q.st.kept = last.number+1, last.answers, last.kept
 		}

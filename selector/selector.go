@@ -135,14 +135,10 @@ func (q *query) decide(c *tier.Choice) error {
 	var refused error
 	i, ok := q.v.Library.Find(name)
 	if ok {
-		// A stuck model that is asked for by name is the Manager's to refuse, which knows
-		// since when it is stuck.
-		q.manual = !hybrid
 		m, s, why, expected := q.v.Library.At(i), &q.v.States[i], lacking, time.Duration(0)
 		if len(q.asked)+len(q.req.Constraints) == 0 || q.meets(m) {
-			why, expected = q.admit(m, s)
+			why, expected = q.admit(m, s, !hybrid)
 		}
-		q.manual = false
 		if why == eligible {
 			c.Model, c.Index, c.Score = m.Name, i, math.NaN()
 			if hybrid {
@@ -179,10 +175,11 @@ func (q *query) auto(c *tier.Choice) error {
 		}
 		a = q.rank(key, a)
 	}
-	best, ok := a.best(q.req.Deadline)
-	if !ok {
+	n := a.usable(q.req.Deadline)
+	if n == 0 {
 		return q.noModel(a.matches)
 	}
+	best := &a.ranking[n-1]
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = q.v.Library.At(c.Index).Name
 	return nil

@@ -83,11 +83,9 @@ func (r *Request) Validate() error {
 	if r.Priority > Quality {
 		f.add("priority", r.Priority.String(), "must be one of balanced, speed, quality")
 	}
-	if len(r.Capabilities)+len(r.Preferences) > 0 { // a request by name alone is checked in no time
-		f.names("capabilities", "capability", r.Capabilities)
-		f.names("preferences", "preference", r.Preferences)
-	}
-	if len(r.Constraints) > 0 && f.count("constraints", len(r.Constraints), MaxConstraints) {
+	f.names("capabilities", "capability", r.Capabilities)
+	f.names("preferences", "preference", r.Preferences)
+	if f.count("constraints", len(r.Constraints), MaxConstraints) {
 		for i, c := range r.Constraints {
 			if err := c.Validate(); err != nil {
 				f.errs = append(f.errs, err)
