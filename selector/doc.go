@@ -29,7 +29,8 @@
 // combination of capabilities, preferences, constraints and priority that is asked
 // for. Rankings are kept for as long as the view is the same, which the Manager
 // replaces after every change; those of the adaptive policy also until something is
-// learned. A view is the same if its address is: it must not change once a Select
+// learned. The models that a ranking is made of are kept for as long as the library is
+// the same. A view is the same if its address is: it must not change once a Select
 // has seen it.
 //
 // # What it does not promise
