@@ -209,7 +209,7 @@ func (lib *library) withEngine(e engineConfig, runtime tier.Bytes) {
 }
 
 // llamacpp is the -engine that is made here: a small one over llama.cpp, from the
-// module integrations/llamacpp of a checkout.
+// module integrations/llama of a checkout.
 const llamacpp = "llamacpp"
 
 // makeLlamacpp builds the engine, has it fetch llama.cpp, and returns it.
@@ -229,9 +229,9 @@ func makeLlamacpp(ctx context.Context, stderr io.Writer) (engineConfig, error) {
 	}
 	source, ok := checkout(here)
 	if !ok {
-		return engineConfig{}, fmt.Errorf("it is built from integrations/llamacpp of a checkout of modeltier, and there is none at or above %s: start the server in one, or %s", here, other)
+		return engineConfig{}, fmt.Errorf("it is built from integrations/llama of a checkout of modeltier, and there is none at or above %s: start the server in one, or %s", here, other)
 	}
-	cache, err := cacheFolder(llamacpp)
+	cache, err := cacheFolder("llama")
 	if err != nil {
 		return engineConfig{}, err
 	}
@@ -256,8 +256,8 @@ func makeLlamacpp(ctx context.Context, stderr io.Writer) (engineConfig, error) {
 // lies in.
 func checkout(dir string) (source string, ok bool) {
 	for {
-		source = filepath.Join(dir, "integrations", llamacpp)
-		if b, err := os.ReadFile(filepath.Join(source, "go.mod")); err == nil && bytes.HasPrefix(b, []byte("module github.com/modeltier/modeltier/integrations/llamacpp\n")) {
+		source = filepath.Join(dir, "integrations", "llama")
+		if b, err := os.ReadFile(filepath.Join(source, "go.mod")); err == nil && bytes.HasPrefix(b, []byte("module github.com/modeltier/modeltier/integrations/llama\n")) {
 			return source, true
 		}
 		up := filepath.Dir(dir)

@@ -108,7 +108,7 @@ func TestCheckout_IsFoundFromWithin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if source, ok := checkout(here); !ok || source != filepath.Join(here, "..", "..", "integrations", llamacpp) {
+	if source, ok := checkout(here); !ok || source != filepath.Join(here, "..", "..", "integrations", "llama") {
 		t.Errorf("found %q, %v", source, ok)
 	}
 }

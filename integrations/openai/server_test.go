@@ -146,14 +146,14 @@ func cache(t *testing.T) string {
 	if err != nil {
 		return dir
 	}
-	libs := filepath.Join(user, "modeltier", "llamacpp")
+	libs := filepath.Join(user, "modeltier", "llama")
 	if err := os.MkdirAll(libs, 0o755); err != nil {
 		return dir
 	}
 	if err := os.Mkdir(filepath.Join(dir, "modeltier"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(libs, filepath.Join(dir, "modeltier", "llamacpp")); err != nil {
+	if err := os.Symlink(libs, filepath.Join(dir, "modeltier", "llama")); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -1,4 +1,4 @@
-package llamacpp
+package llama
 
 import (
 	"context"
@@ -25,7 +25,7 @@ func fetched(t testing.TB) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	libs, err := Fetch(ctx, filepath.Join(cache, "modeltier", "llamacpp"))
+	libs, err := Fetch(ctx, filepath.Join(cache, "modeltier", "llama"))
 	if err != nil {
 		t.Skip("llama.cpp cannot be had here: ", err)
 	}

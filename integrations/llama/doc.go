@@ -1,4 +1,4 @@
-// Package llamacpp loads a released build of llama.cpp into this process, without
+// Package llama loads a released build of llama.cpp into this process, without
 // cgo, and generates text with it. It is here to hold modeltier against a real
 // engine: its tests tier the weights of a live one, in this process by
 // tier/mapped and in a child by tier/process.
@@ -11,7 +11,7 @@
 // What it does not promise: to be a binding. It knows a dozen functions of one
 // release, on linux/amd64 and linux/arm64 with glibc 2.34 or later; elsewhere Open
 // returns an error that says so.
-package llamacpp
+package llama
 
 import "errors"
 

@@ -9,12 +9,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/modeltier/modeltier/integrations/llamacpp"
+	"github.com/modeltier/modeltier/integrations/llama"
 )
 
 // engine is the HTTP half: it serves a model once that is loaded.
 type engine struct {
-	model atomic.Pointer[llamacpp.Model] // nil: it loads
+	model atomic.Pointer[llama.Model] // nil: it loads
 }
 
 func (e *engine) routes() http.Handler {
@@ -67,9 +67,9 @@ func refuse(w http.ResponseWriter, err error) {
 	status, kind := http.StatusInternalServerError, "server_error"
 	_, unread := errors.AsType[*unreadable](err)
 	switch {
-	case errors.Is(err, errLoading) || errors.Is(err, llamacpp.ErrClosed):
+	case errors.Is(err, errLoading) || errors.Is(err, llama.ErrClosed):
 		status = http.StatusServiceUnavailable
-	case unread || errors.Is(err, llamacpp.ErrTooLong):
+	case unread || errors.Is(err, llama.ErrTooLong):
 		status, kind = http.StatusBadRequest, "invalid_request_error"
 	}
 	send(w, status, map[string]any{"error": map[string]any{"message": err.Error(), "type": kind}})
@@ -82,7 +82,7 @@ func send(w http.ResponseWriter, status int, v any) {
 }
 
 // understand reads a request, and returns the model that answers it.
-func (e *engine) understand(w http.ResponseWriter, r *http.Request) (question, *llamacpp.Model, error) {
+func (e *engine) understand(w http.ResponseWriter, r *http.Request) (question, *llama.Model, error) {
 	var q question
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxQuestion)).Decode(&q); err != nil {
 		return q, nil, &unreadable{err}

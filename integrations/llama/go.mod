@@ -1,4 +1,4 @@
-module github.com/modeltier/modeltier/integrations/llamacpp
+module github.com/modeltier/modeltier/integrations/llama
 
 go 1.26.0
 

@@ -24,7 +24,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/modeltier/modeltier/integrations/llamacpp"
+	"github.com/modeltier/modeltier/integrations/llama"
 )
 
 func main() {
@@ -52,7 +52,7 @@ func run(ctx context.Context) error {
 	}
 	if *fetch {
 		fmt.Println(*libs)
-		_, err := llamacpp.Open(*libs)
+		_, err := llama.Open(*libs)
 		return err
 	}
 	if *path == "" {
@@ -66,7 +66,7 @@ func run(ctx context.Context) error {
 	srv := &http.Server{Handler: e.routes(), ReadHeaderTimeout: 5 * time.Second}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ln) }()
-	library, err := llamacpp.Open(*libs)
+	library, err := llama.Open(*libs)
 	if err != nil {
 		return err
 	}
@@ -92,5 +92,5 @@ func fetched(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: set it, or name a folder with -libs", err)
 	}
-	return llamacpp.Fetch(ctx, filepath.Join(cache, "modeltier", "llamacpp"))
+	return llama.Fetch(ctx, filepath.Join(cache, "modeltier", "llama"))
 }
