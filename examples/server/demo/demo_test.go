@@ -230,6 +230,28 @@ func TestFitted_AsLargeAsItMayBe(t *testing.T) {
 	}
 }
 
+func TestLlama_OfFourBits_IsValidAndAboutHalfAsLarge(t *testing.T) {
+	shape := Llama{Name: "x", Width: 64, Inner: 192, Layers: 2}
+	eights := shape.Size()
+	shape.Q4 = true
+	header := tier.Bytes(len(shape.header()))
+	path := filepath.Join(t.TempDir(), "x.gguf")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(shape.Write(t.Context(), f, nil), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	info, err := hotload.Inspect(path)
+	if err != nil || info.Size != shape.Size() || info.Quantisation != "Q4_0" || info.TensorBytes != info.Size-header {
+		t.Errorf("%+v with a header of %v, %v", info, header, err)
+	}
+	if shape.Size() > eights-(eights-header)*4/10 {
+		t.Errorf("%v, and %v of eight bits", shape.Size(), eights)
+	}
+}
+
 func TestVocabulary_NoTokenTwice_RowsInSixteens(t *testing.T) {
 	all, others := vocabulary()
 	seen := map[string]bool{}

@@ -24,6 +24,9 @@ type Llama struct {
 	// Width is that of an embedding, Inner that of a feed-forward layer: multiples of
 	// 32. A layer takes about 4 × Width² + 3 × Width × Inner bytes.
 	Width, Inner, Layers int
+	// Q4 makes weights of four bits (Q4_0) and not of eight (Q8_0), in half the bytes.
+	// On nearly all processors llama.cpp copies such weights when it loads them.
+	Q4 bool
 }
 
 // Bounds of a shape, and the tokens of context that a model says it has.
@@ -64,7 +67,7 @@ func fitted(name string, size tier.Bytes) Llama {
 		m.Width = width
 	}
 	// What is left is for layers, each of about 3 times the width within.
-	each := func(inner int) tier.Bytes { return block(4*m.Width*m.Width + 3*m.Width*inner) }
+	each := func(inner int) tier.Bytes { return tier.Bytes(m.blocks().of(4*m.Width*m.Width + 3*m.Width*inner)) }
 	left := size - m.Size() + each(m.Inner)
 	m.Layers = min(max(int(left/each(3*m.Width)), 1), 4+m.Width/64)
 	for step := 1 << 15; step >= 32; step /= 2 {
@@ -76,8 +79,7 @@ func fitted(name string, size tier.Bytes) Llama {
 	return m
 }
 
-// The kinds of GGUF values and tensors that are used here. Source: docs/gguf.md
-// and the struct block_q8_0 in ggml.
+// The kinds of GGUF values and tensors that are used here. Source: docs/gguf.md.
 const (
 	ggufVersion = 3
 	ggufUint32  = 4
@@ -88,25 +90,44 @@ const (
 	alignment   = 32 // of tensors, the format's default
 
 	float32s     = 0
-	q8s          = 8  // blocks of 32 numbers: a scale of 16 bits, and a byte for each
-	blockNumbers = 32 //
-	blockBytes   = 34 //
+	blockNumbers = 32 // in a block of weights
 )
 
-// block is the bytes of that many numbers in blocks.
-func block(numbers int) tier.Bytes { return tier.Bytes(numbers / blockNumbers * blockBytes) }
+// blocks are a way to store weights: blocks of 32, each a scale of 16 bits and the
+// numbers that it scales. Source: the structs block_q8_0 and block_q4_0 in ggml.
+type blocks struct {
+	kind, fileType uint32
+	bytes          int
+	scale          byte // the upper byte of one that makes weights of at most 1/16
+}
+
+var (
+	eights = blocks{kind: 8, fileType: 7, bytes: 34, scale: 0x0c} // 1/4096 to 1/2048
+	fours  = blocks{kind: 2, fileType: 2, bytes: 18, scale: 0x1c} // 1/256 to 1/128
+)
+
+func (m *Llama) blocks() blocks {
+	if m.Q4 {
+		return fours
+	}
+	return eights
+}
+
+// of returns the bytes of that many weights.
+func (b blocks) of(numbers int) int64 { return int64(numbers) / blockNumbers * int64(b.bytes) }
 
 type tensor struct {
 	name string
 	dims []int // one: a norm, of 32-bit floats; two: weights, in blocks
 	mute int   // of its rows, the first so many are as good as zero
+	in   blocks
 }
 
 func (t *tensor) kind() uint32 {
 	if len(t.dims) == 1 {
 		return float32s
 	}
-	return q8s
+	return t.in.kind
 }
 
 // bytes is a multiple of the alignment for any shape, so none needs padding.
@@ -114,7 +135,7 @@ func (t *tensor) bytes() int64 {
 	if len(t.dims) == 1 {
 		return 4 * int64(t.dims[0])
 	}
-	return int64(t.dims[0]) * int64(t.dims[1]) / blockNumbers * blockBytes
+	return t.in.of(t.dims[0] * t.dims[1])
 }
 
 // tensors are those of the architecture. The model's last layer is mute about
@@ -122,7 +143,7 @@ func (t *tensor) bytes() int64 {
 func (m *Llama) tensors() (all []tensor) {
 	tokens, n := vocabulary()
 	add := func(mute int, name string, dims ...int) {
-		all = append(all, tensor{name + ".weight", dims, mute})
+		all = append(all, tensor{name + ".weight", dims, mute, m.blocks()})
 	}
 	add(0, "token_embd", m.Width, len(tokens))
 	for i := range m.Layers {
@@ -166,7 +187,7 @@ func (m *Llama) header() []byte {
 	}
 	pair("general.architecture", ggufString, text(nil, "llama"))
 	pair("general.name", ggufString, text(nil, m.title()))
-	number("general.file_type", 7) // mostly Q8_0
+	number("general.file_type", int(m.blocks().fileType))
 	number("llama.context_length", maxTokens)
 	number("llama.embedding_length", m.Width)
 	number("llama.block_count", m.Layers)
@@ -182,6 +203,7 @@ func (m *Llama) header() []byte {
 	list("tokenizer.ggml.token_type", ggufInt32, func(b []byte, i int) []byte { return le.AppendUint32(b, tokens[i].kind) })
 	number("tokenizer.ggml.bos_token_id", 1)
 	number("tokenizer.ggml.eos_token_id", 2)
+	pair("tokenizer.chat_template", ggufString, text(nil, chatTemplate))
 
 	all := m.tensors()
 	b := le.AppendUint32([]byte("GGUF"), ggufVersion)
@@ -200,11 +222,14 @@ func (m *Llama) header() []byte {
 	return append(b, make([]byte, (alignment-len(b)%alignment)%alignment)...)
 }
 
+// chatTemplate is of the plainest kind.
+const chatTemplate = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+
 // title is what the file says it is, by which it is known again.
 func (m *Llama) title() string { return "modeltier demo of " + m.Name + ", random weights" }
 
-// chunk is how much is written between two looks at the context, in blocks.
-const chunk = 1 << 15 * blockBytes
+// chunk is how many blocks are written between two looks at the context.
+const chunk = 1 << 15
 
 // Write writes the file, and calls wrote, if it is not nil, with the bytes of
 // each piece of it.
@@ -227,16 +252,16 @@ func (m *Llama) Write(ctx context.Context, to io.Writer, wrote func(n int)) erro
 		return err
 	}
 	noise := rand.NewChaCha8(sha256.Sum256([]byte(m.Name)))
-	buf := make([]byte, chunk)
+	buf := make([]byte, chunk*m.blocks().bytes)
 	for _, t := range m.tensors() {
-		mute := block(t.mute * t.dims[0])
+		mute := t.in.of(t.mute * t.dims[0])
 		for at, size := int64(0), t.bytes(); at < size; {
-			b := buf[:min(size-at, chunk)]
+			b := buf[:min(size-at, int64(len(buf)))]
 			if t.kind() == float32s {
 				ones(b)
 			} else {
 				noise.Read(b) // it has no error to give
-				scale(b, int(max(int64(mute)-at, 0)))
+				t.in.rescale(b, int(max(mute-at, 0)))
 			}
 			if err := put(b); err != nil {
 				return err
@@ -254,13 +279,13 @@ func ones(b []byte) {
 	}
 }
 
-// scale makes weights of at most 1/16 of noise in blocks: it gives each its scale,
-// of 1/4096 to 1/2048, and next to none up to mute.
-func scale(b []byte, mute int) {
-	for i := 0; i < len(b); i += blockBytes {
-		b[i+1] = 0x0c | b[i+1]&3 // the lower byte stays noise
+// rescale makes weights of at most 1/16 of noise in blocks: it gives each its scale,
+// and next to none up to mute.
+func (b blocks) rescale(noise []byte, mute int) {
+	for i := 0; i < len(noise); i += b.bytes {
+		noise[i+1] = b.scale | noise[i+1]&3 // the lower byte stays noise
 		if i < mute {
-			b[i], b[i+1] = 1, 0
+			noise[i], noise[i+1] = 1, 0
 		}
 	}
 }
