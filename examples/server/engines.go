@@ -244,7 +244,8 @@ func makeLlamacpp(ctx context.Context, stderr io.Writer) (engineConfig, error) {
 		return engineConfig{}, fmt.Errorf("llama.cpp cannot be fetched: %w", err)
 	}
 	return engineConfig{
-		Command: []string{program, "-m", "{path}", "-port", "{port}", "-libs", libs, "-c", "{context}", "-t", "{threads}"},
+		// Copies of weights, which llama.cpp makes on some processors, cannot be paged out.
+		Command: []string{program, "-m", "{path}", "--port", "{port}", "-libs", libs, "-c", "{context}", "-t", "{threads}", "--no-repack"},
 		Context: 512,
 		// With more than one thread llama.cpp waits in a spin for each to have done its
 		// share, which takes long where others want the processors too.

@@ -18,6 +18,8 @@ import (
 	"strings"
 )
 
+var errElsewhere = errors.New("llama.cpp is fetched for linux/amd64 and linux/arm64 only")
+
 // released returns the package that the libraries for a platform come in, and its
 // hash as the registry lists it.
 func released(platform string) (release, integrity string, err error) {
@@ -27,7 +29,7 @@ func released(platform string) (release, integrity string, err error) {
 	case "linux/arm64":
 		return "@node-llama-cpp/linux-arm64@3.22.1", "W+7naKCXX9/eEjjFmRS8vvx91QyLXDbeFxexZc3bh/PtQABZgmRL3C0AtYYXn4YGTj/3Qor4lWZn2tpjZFPLdQ==", nil
 	}
-	return "", "", errElsewhere
+	return "", "", fmt.Errorf("%w: there is none for %s", errElsewhere, platform)
 }
 
 // Bounds on what is taken from the package, well above what it holds.
@@ -36,6 +38,10 @@ const (
 	maxLibrary = 32 << 20
 	maxFiles   = 64
 )
+
+// linked are the names that the binding opens libraries by, beside those that they
+// have in the package.
+var linked = map[string]string{"libllama.so": "libllama.v0.5.0.so", "libggml.so": "libggml.v0.5.0.so"}
 
 // Fetch returns a folder with the libraries of llama.cpp for this platform, below
 // dir. They are fetched with "npm pack" the first time, up to 10 MB, and kept if
@@ -90,7 +96,8 @@ func Fetch(ctx context.Context, dir string) (libs string, err error) {
 	return libs, nil
 }
 
-// unpack takes the shared libraries out of a package, by their last name.
+// unpack takes the shared libraries out of a package, by their last name, and links
+// them by the names that the binding opens.
 func unpack(b []byte, to string) error {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
@@ -125,6 +132,11 @@ func unpack(b []byte, to string) error {
 	}
 	if n == 0 {
 		return errors.New("no libraries in it")
+	}
+	for name, of := range linked {
+		if err := os.Symlink(of, filepath.Join(to, name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package llama
+package llama_test
 
 import (
 	"errors"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/integrations/llama/internal/llamatest"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
 	"github.com/modeltier/modeltier/tier/tiertest"
@@ -32,7 +33,7 @@ func fleet(t testing.TB, dir string, n int, shape demo.Llama) (models []tier.Mod
 		shape.Name = fmt.Sprintf("m%02d", i)
 		path := filepath.Join(dir, fmt.Sprintf("%s-%d-%d-%d.gguf", shape.Name, shape.Width, shape.Inner, shape.Layers))
 		if info, err := os.Stat(path); err != nil || tier.Bytes(info.Size()) != shape.Size() {
-			write(t, shape, path)
+			llamatest.Write(t, shape, path)
 		}
 		m := sized(t, path)
 		m.Name, m.Runtime = shape.Name, perModel
@@ -141,7 +142,7 @@ func memoryLimit(b *testing.B, limit tier.Bytes) (end func()) {
 // each way from an empty page cache and within the budget and half a GB for all
 // else. MODELTIER_FLEET is a folder that keeps the models from run to run.
 func BenchmarkFleet(b *testing.B) {
-	engine := engineCommand(b, fetched(b))
+	engine := mapping(b)
 	dir := os.Getenv("MODELTIER_FLEET")
 	if dir == "" {
 		dir = b.TempDir()
@@ -200,7 +201,7 @@ func chill(b *testing.B, path string) {
 // with the weights in the page cache, and with it emptied before each change.
 // "hot" is a first token without a change.
 func BenchmarkSwitch(b *testing.B) {
-	engine := engineCommand(b, fetched(b))
+	engine := mapping(b)
 	models := fleet(b, b.TempDir(), 2, demo.Llama{Width: 2048, Inner: 6144, Layers: 17})
 	b.ReportMetric(float64(models[0].Size)/1e6, "MB")
 	room := models[0].Size + 2*perModel

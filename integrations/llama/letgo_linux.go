@@ -1,5 +1,3 @@
-//go:build amd64 || arm64
-
 package llama
 
 import (
@@ -14,11 +12,11 @@ import (
 // LetGo takes the weights out of this process's page tables. They stay mapped and
 // in the page cache, and the next token faults in what it needs. The kernel evicts
 // no page that two mappings have, so a mover can page the file out only once the
-// engine has let go of it. It waits for a Generate that runs.
+// engine has let go of it. It waits for the token that is computed.
 func (m *Model) LetGo() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.context == 0 {
+	if m.closed {
 		return nil
 	}
 	path, err := filepath.EvalSymlinks(m.path)

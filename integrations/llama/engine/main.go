@@ -1,13 +1,23 @@
-// Command engine serves one GGUF model over HTTP with llama.cpp, as small as an
-// engine can be: a health page, and completions, chat and embeddings in the shape
-// of OpenAI's, streams included. It is what modeltier's tests and its example
-// server run where there is no llama-server.
+// Command engine is a test engine: it serves one GGUF model over HTTP with
+// llama.cpp, for modeltier's tests, its demo and first steps. For anything else there
+// is llama-server, whose flags and answers it takes over as far as it has them.
 //
-//	engine -m model.gguf -port 8081
+//	engine -m model.gguf --port 8081
 //
-// Its answers are greedy, and its chat is the messages one after the other. The
-// libraries of llama.cpp are fetched with npm where they are not there yet; with
-// -fetch that is all it does.
+// It has OpenAI's completions, chat and embeddings, streams included; llama-server's
+// /tokenize, /health, /slots and the saving and restoring of slots
+// (--slot-save-path). Chat is by the template in the file. An answer is greedy unless
+// its request has a temperature, and the same prompt in the same state gives the same
+// tokens. Requests wait in a queue for one of -np slots, which take turns, a token
+// each.
+//
+// With --no-repack, llama.cpp makes no copies of weights, which it does on some
+// processors for some kinds of weights, and what it maps is all there is; with
+// --no-mmap nothing is mapped. A folder of libraries (-libs) without the libggml-cpu
+// of a processor has llama.cpp run as on the next lesser one.
+//
+// The libraries of llama.cpp are fetched with npm if they are not there yet; with
+// -fetch that is all it does. It needs libffi.so.8 (Debian: libffi8).
 package main
 
 import (
@@ -15,6 +25,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -30,47 +41,106 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	o, err := parse(os.Args[1:], os.Stderr)
+	if err == nil {
+		err = run(ctx, o)
+	}
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "engine:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
-	path := flag.String("m", "", "the GGUF `FILE`")
-	port := flag.Int("port", 8081, "listen on this `PORT` of the loopback address")
-	libs := flag.String("libs", "", "the `FOLDER` of llama.cpp's libraries (default one in the user's cache, where they are put)")
-	fetch := flag.Bool("fetch", false, "fetch the libraries, say where they are, and end")
-	size := flag.Int("c", 512, "context, in `TOKENS`")
-	threads := flag.Int("t", 0, "this many `THREADS` generate (default one for each CPU)")
-	flag.Parse()
-	if *libs == "" {
+// options are what the flags say.
+type options struct {
+	path, host, libs string
+	port             int
+	fetch            bool
+	load             llama.Options
+	serve            serving
+}
+
+// serving is how requests are served.
+type serving struct {
+	saves     string // the folder that slots are saved in; "": they are not
+	maxTokens int    // of an answer whose request does not say
+}
+
+// parse reads the flags. Those of llama-server have its names, with one dash or two.
+func parse(args []string, stderr io.Writer) (o options, err error) {
+	fs := flag.NewFlagSet("engine", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintln(stderr, "A test engine: it serves one GGUF model with llama.cpp, for tests and first steps.")
+		fs.PrintDefaults()
+	}
+	text := func(to *string, value, usage string, names ...string) {
+		for _, name := range names {
+			fs.StringVar(to, name, value, usage)
+			usage = "the same as -" + names[0] + " `...`"
+		}
+	}
+	number := func(to *int, value int, usage string, names ...string) {
+		for _, name := range names {
+			fs.IntVar(to, name, value, usage)
+			usage = "the same as -" + names[0] + " `...`"
+		}
+	}
+	text(&o.path, "", "the GGUF `FILE`", "m", "model")
+	text(&o.host, "127.0.0.1", "listen on this `ADDRESS`", "host")
+	number(&o.port, 8081, "listen on this `PORT`", "port")
+	number(&o.load.Context, 512, "context in `TOKENS`, which the slots share; 0: the model's own", "c", "ctx-size")
+	number(&o.load.Threads, 0, "this many `THREADS` compute; 0: one for each CPU", "t", "threads")
+	number(&o.load.Slots, 1, "answer this `MANY` requests at once, in slots", "np", "parallel")
+	number(&o.serve.maxTokens, 64, "the most `TOKENS` of an answer whose request does not say; negative: until its slot is full", "n", "predict")
+	fs.BoolVar(&o.load.NoMmap, "no-mmap", false, "read the weights into memory, and do not map the file")
+	fs.BoolVar(&o.load.NoRepack, "no-repack", false, "make no copies of weights in another order for this processor")
+	text(&o.serve.saves, "", "the `FOLDER` that slots are saved in and restored from; without it they are not", "slot-save-path")
+	text(&o.libs, "", "the `FOLDER` of llama.cpp's libraries (default one in the user's cache, where they are put)", "libs")
+	fs.BoolVar(&o.fetch, "fetch", false, "fetch the libraries, say where they are, and end")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	o.load.Threads, o.load.Slots = max(o.load.Threads, 0), max(o.load.Slots, 0) // llama-server's -1 is its default
+	switch info, err := os.Stat(o.serve.saves); {
+	case fs.NArg() > 0:
+		return o, fmt.Errorf("%q is no flag", fs.Arg(0))
+	case o.path == "" && !o.fetch:
+		return o, errors.New("-m is needed: the GGUF file to serve")
+	case o.serve.saves != "" && (err != nil || !info.IsDir()):
+		return o, fmt.Errorf("--slot-save-path: %s is no folder", o.serve.saves)
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, o options) error {
+	if o.libs == "" {
 		var err error
-		if *libs, err = fetched(ctx); err != nil {
+		if o.libs, err = fetched(ctx); err != nil {
 			return err
 		}
 	}
-	if *fetch {
-		fmt.Println(*libs)
-		_, err := llama.Open(*libs)
+	if o.fetch {
+		fmt.Println(o.libs)
+		_, err := llama.Open(o.libs)
 		return err
 	}
-	if *path == "" {
-		return errors.New("-m is needed: the GGUF file to serve")
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(*port))
+	ln, err := net.Listen("tcp", net.JoinHostPort(o.host, strconv.Itoa(o.port)))
 	if err != nil {
 		return err
 	}
-	e := &engine{}
+	fmt.Fprintf(os.Stderr, "engine: a test engine for %s, on http://%s\n", o.path, ln.Addr())
+	e := &engine{path: o.path, serving: o.serve}
 	srv := &http.Server{Handler: e.routes(), ReadHeaderTimeout: 5 * time.Second}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ln) }()
-	library, err := llama.Open(*libs)
+	library, err := llama.Open(o.libs)
 	if err != nil {
 		return err
 	}
-	model, err := library.Load(*path, *size, *threads)
+	model, err := library.Load(o.path, o.load)
 	if err != nil {
 		return err
 	}
