@@ -336,7 +336,7 @@ func (m *Model) check(prompt []int32) ([]yzma.Token, error) {
 
 // begin makes a slot hold the beginning of a prompt, what it has of it already or
 // nothing, and returns how many tokens that is. At least one is left, for what
-// follows it has to be computed.
+// follows it has to be computed. What a computation that was ended has left goes.
 func (m *Model) begin(s *slot, prompt []yzma.Token, fresh bool) (cached int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -400,7 +400,6 @@ func (m *Model) step(ctx context.Context, s *slot, tokens []yzma.Token, embed bo
 	r, err := yzma.Decode(m.context, m.batch)
 	m.asking = nil
 	if err != nil || r != 0 {
-		m.cut(s, len(s.tokens)) // a part may have been done
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -1,6 +1,7 @@
 package llama_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -276,7 +277,7 @@ func TestGenerate_ManyAtOnce_EachItsOwn(t *testing.T) {
 	}
 	all.Wait()
 	for _, s := range m.Slots() {
-		if s.Busy || s.Tokens == 0 {
+		if s.Busy {
 			t.Errorf("at the end: %+v", s)
 		}
 	}
@@ -364,9 +365,33 @@ func TestRestore_FileThatDoesNotFit_IsRefused(t *testing.T) {
 }
 
 func TestChat_TemplateOfTheFile(t *testing.T) {
-	m := llamatest.Load(t, small, llama.Options{Context: 256, Threads: 1})
-	got, err := m.Chat([]map[string]any{{"role": "system", "content": "be short"}, {"role": "user", "content": "who?"}})
-	if want := "system: be short\nuser: who?\nassistant:"; err != nil || got != want {
-		t.Errorf("%q, %v", got, err)
+	l := llamatest.Open(t)
+	path := llamatest.File(t, small)
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		old, new   string // what is changed in the file
+		want, says string
+	}{
+		// The token that begins a text is in the template, and Tokenize adds it.
+		{"", "", "system: be short\nuser: who?\nassistant:", ""},
+		{"tokenizer.chat_template", "tokenizer.chat_templat_", "<|im_start|>system\nbe short<|im_end|>\n<|im_start|>user\nwho?<|im_end|>\n<|im_start|>assistant\n", ""},
+		{"{{ bos_token }}", "{% if broken %}", "", "template"},
+		{"{{ bos_token }}", "{{ missing() }}", "", "template"},
+	} {
+		if err := os.WriteFile(path, bytes.Replace(file, []byte(c.old), []byte(c.new), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, err := l.Load(path, llama.Options{Context: 256, Threads: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := m.Chat([]map[string]any{{"role": "system", "content": "be short"}, {"role": "user", "content": "who?"}})
+		if got != c.want || (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%q as %q: %q, %v", c.old, c.new, got, err)
+		}
+		m.Close()
 	}
 }

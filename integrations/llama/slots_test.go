@@ -78,6 +78,27 @@ func TestQueue_GivenUp_LosesNoSlot(t *testing.T) {
 	})
 }
 
+// A slot may be granted in the moment that its waiter gives up.
+func TestQueue_GrantedToWhoHasGivenUp_IsFreeAgain(t *testing.T) {
+	q := newQueue(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	refused := 0
+	for range 100 {
+		s, err := q.take(ctx, AnySlot, nil)
+		if err == nil {
+			q.give(s)
+			continue
+		}
+		if refused++; q.slots[0].busy {
+			t.Fatal("the slot is lost")
+		}
+	}
+	if refused == 0 {
+		t.Error("it was never given up")
+	}
+}
+
 func TestQueue_Number_WaitsForThatSlotAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(2)

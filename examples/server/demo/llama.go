@@ -223,7 +223,7 @@ func (m *Llama) header() []byte {
 }
 
 // chatTemplate is of the plainest kind.
-const chatTemplate = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+const chatTemplate = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 
 // title is what the file says it is, by which it is known again.
 func (m *Llama) title() string { return "modeltier demo of " + m.Name + ", random weights" }
