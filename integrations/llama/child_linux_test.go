@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/integrations/llama/internal/llamatest"
 	"github.com/modeltier/modeltier/tier"
@@ -103,6 +101,9 @@ func TestChildEngine_FrozenPagedOutAndThawed_SameAnswer(t *testing.T) {
 	}
 	for range 2 {
 		moved(t, mover, model, tier.RAM, tier.Swap)
+		if err := mover.Uncache(t.Context(), model.Name, model.Size); err != nil {
+			t.Error(err)
+		}
 		state := mover.Status().Engines[0]
 		if state.State == process.Frozen && state.Cached > model.Size/8 {
 			t.Logf("frozen, %v of its weights stay: %s", state.Cached, state.Note)
@@ -197,23 +198,20 @@ func BenchmarkChange(b *testing.B) {
 	engine := mapping(b)
 	path := llamatest.File(b, demo.Llama{Width: 2048, Inner: 6144, Layers: 9})
 	model := sized(b, path)
-	f, err := os.Open(path)
+	took := map[string]time.Duration{}
+	m, err := process.New(process.Options{Engine: engine})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer f.Close()
-	took := map[string]time.Duration{}
-	open := func(cached bool) *process.Mover {
-		m, err := process.New(process.Options{Engine: engine, LeaveCached: cached})
-		if err != nil {
+	defer m.Close()
+	drop := func() {
+		began := time.Now()
+		if err := m.Uncache(b.Context(), model.Name, tier.Unlimited); err != nil {
 			b.Fatal(err)
 		}
-		return m
+		took["uncache"] += time.Since(began)
 	}
-	warm, cold := open(true), open(false)
-	defer warm.Close()
-	defer cold.Close()
-	ready := func(name string, m *process.Mover, from tier.Tier) {
+	ready := func(name string, from tier.Tier) {
 		d := moved(b, m, model, from, tier.RAM)
 		url, _ := m.URL(model.Name)
 		began := time.Now()
@@ -222,21 +220,20 @@ func BenchmarkChange(b *testing.B) {
 		took[name+"-token"] += time.Since(began)
 	}
 	for b.Loop() {
-		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil { // nobody maps it now
-			b.Fatal(err)
-		}
-		ready("start-cold", cold, tier.Storage)
-		took["freeze"] += moved(b, cold, model, tier.RAM, tier.Swap)
-		ready("thaw-cold", cold, tier.Swap)
-		moved(b, cold, model, tier.RAM, tier.Storage)
-		ready("start-warm", warm, tier.Storage)
-		moved(b, warm, model, tier.RAM, tier.Swap)
-		ready("thaw-warm", warm, tier.Swap)
-		url, _ := warm.URL(model.Name)
+		chill(b, path)
+		ready("start-cold", tier.Storage)
+		took["freeze"] += moved(b, m, model, tier.RAM, tier.Swap)
+		drop()
+		ready("thaw-cold", tier.Swap)
+		moved(b, m, model, tier.RAM, tier.Storage)
+		ready("start-warm", tier.Storage)
+		moved(b, m, model, tier.RAM, tier.Swap)
+		ready("thaw-warm", tier.Swap)
+		url, _ := m.URL(model.Name)
 		began := time.Now()
 		said(b, url, 1)
 		took["hot-token"] += time.Since(began)
-		moved(b, warm, model, tier.RAM, tier.Storage)
+		moved(b, m, model, tier.RAM, tier.Storage)
 	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(model.Size.GB(), "GiB")

@@ -1,6 +1,7 @@
 package llama_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -17,9 +18,9 @@ import (
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/integrations/llama/internal/llamatest"
+	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
-	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
 // perModel is what an engine with a context of 256 takes beside its weights.
@@ -43,22 +44,60 @@ func fleet(t testing.TB, dir string, n int, shape demo.Llama) (models []tier.Mod
 }
 
 // serving starts a Manager over real engines that keeps those which give way as
-// standby says.
-func serving(t testing.TB, engine process.Engine, ram tier.Bytes, models []tier.Model, standby process.Standby, leave bool) (*modeltier.Manager, *process.Mover) {
+// standby says. If keep is false, nothing stays in the page cache.
+func serving(t testing.TB, engine process.Engine, ram tier.Bytes, models []tier.Model, way fleetWay) (*modeltier.Manager, *process.Mover) {
 	t.Helper()
-	engine.Standby = standby
-	mover, err := process.New(process.Options{Engine: engine, LeaveCached: leave})
+	engine.Standby = way.standby
+	mover, err := process.New(process.Options{Engine: engine})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := modeltier.New(modeltier.Config{
-		Models: models, Mover: mover, Limits: tier.Limits{RAM: ram, Swap: 32 * tier.GiB, Reserved: tier.MiB},
-		Probe: tiertest.NewProbe(tier.Memory{Total: 64 * tier.GiB, Available: 60 * tier.GiB}), // what is measured is the budget
-	})
+	cfg := modeltier.Config{
+		Models: models, Mover: mover, Placement: way.placement,
+		Limits: tier.Limits{RAM: ram, Swap: 32 * tier.GiB, Reserved: tier.MiB},
+	}
+	if way.drop {
+		cfg.Mover = dropping{mover}
+	}
+	m, err := modeltier.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m, mover
+}
+
+// fleetWay is a way to serve more engines than fit.
+type fleetWay struct {
+	name      string
+	standby   process.Standby
+	drop      bool           // what gives way leaves nothing in the page cache
+	placement tier.Placement // nil: the default
+}
+
+// dropping is a Mover that drops the pages of what gives way at once.
+type dropping struct{ *process.Mover }
+
+func (d dropping) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	err := d.Mover.Move(ctx, mv, progress)
+	if err == nil && mv.To < tier.RAM {
+		err = d.Uncache(ctx, mv.Model.Name, tier.Unlimited)
+	}
+	return err
+}
+
+// diskReads returns the bytes that the machine has read from its disks.
+func diskReads(b *testing.B) tier.Bytes {
+	b.Helper()
+	text, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\npgpgin ")
+	var kib tier.Bytes
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		b.Fatal(err)
+	}
+	return kib * tier.KiB
 }
 
 // first asks a model for one token, and returns how long it took from the asking to
@@ -136,11 +175,13 @@ func memoryLimit(b *testing.B, limit tier.Bytes) (end func()) {
 }
 
 // BenchmarkFleet asks 20 models of 300 MB under a budget of 2 GB for a first token,
-// b.N times, by Zipf's law (s = 1.1): of engines that are frozen where they give
-// way, with their weights paged out or left to the kernel, and of engines that are
-// stopped then, and started again. All see the same requests, one after the other,
-// each way from an empty page cache and within the budget and half a GB for all
-// else. MODELTIER_FLEET is a folder that keeps the models from run to run.
+// b.N times, by Zipf's law (s = 1.1): of engines that are frozen where they give way,
+// with their pages cached until the room is needed and with them dropped at once, by
+// the default placement and by LRU, and of engines that are stopped then, and started
+// again. All see the same requests, one after the other, each way from an empty page
+// cache and within the budget and half a GB for all else. "read" is what the machine
+// read from its disks. MODELTIER_FLEET is a folder that keeps the models from run to
+// run.
 func BenchmarkFleet(b *testing.B) {
 	engine := mapping(b)
 	dir := os.Getenv("MODELTIER_FLEET")
@@ -155,15 +196,15 @@ func BenchmarkFleet(b *testing.B) {
 	for i := range requests {
 		requests[i] = models[zipf.Uint64()].Name
 	}
-	for _, way := range []struct {
-		name    string
-		standby process.Standby
-		leave   bool
-	}{{"started", process.StandbyStop, false}, {"paged-out", process.StandbyAuto, false}, {"left", process.StandbyAuto, true}} {
+	for _, way := range []fleetWay{
+		{name: "started", standby: process.StandbyStop}, {name: "dropped", drop: true},
+		{name: "cached-lru", placement: new(optimizer.LRU)}, {name: "cached"},
+	} {
 		for _, model := range models {
 			chill(b, model.Path)
 		}
-		m, mover := serving(b, engine, budget, models, way.standby, way.leave)
+		read := diskReads(b)
+		m, mover := serving(b, engine, budget, models, way)
 		var leases, tokens []time.Duration
 		for _, name := range requests {
 			ready, token := first(b, m, mover, name)
@@ -175,6 +216,7 @@ func BenchmarkFleet(b *testing.B) {
 		if err := m.Close(); err != nil {
 			b.Fatal(err)
 		}
+		b.ReportMetric(float64(diskReads(b)-read)/1e9, way.name+"-read-GB")
 		summary(b, way.name+"-lease", leases)
 		summary(b, way.name+"-token", tokens)
 	}
@@ -193,48 +235,4 @@ func chill(b *testing.B, path string) {
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		b.Fatal(err)
 	}
-}
-
-// BenchmarkSwitch changes between two models of 1 GB of which one fits: A, B, A, and
-// so on until the lease and until the first token, by a Manager whose engines are frozen with their
-// weights left to the kernel, against one whose engines are stopped and started;
-// with the weights in the page cache, and with it emptied before each change.
-// "hot" is a first token without a change.
-func BenchmarkSwitch(b *testing.B) {
-	engine := mapping(b)
-	models := fleet(b, b.TempDir(), 2, demo.Llama{Width: 2048, Inner: 6144, Layers: 17})
-	b.ReportMetric(float64(models[0].Size)/1e6, "MB")
-	room := models[0].Size + 2*perModel
-	took := map[string][]time.Duration{}
-	for _, way := range []struct {
-		name    string
-		standby process.Standby
-	}{{"started", process.StandbyStop}, {"frozen", process.StandbyAuto}} {
-		m, mover := serving(b, engine, room, models, way.standby, true)
-		for _, model := range models { // all there is to learn and to cache
-			first(b, m, mover, model.Name)
-		}
-		change := func(how, name string) {
-			ready, token := first(b, m, mover, name)
-			took[how+"-lease"] = append(took[how+"-lease"], ready)
-			took[how+"-token"] = append(took[how+"-token"], token)
-		}
-		for i := range b.N {
-			name := models[i%2].Name
-			change(way.name+"-warm", name)
-			change("hot", name)
-			if way.standby == process.StandbyStop { // the other is not mapped now
-				chill(b, models[(i+1)%2].Path)
-				change(way.name+"-cold", models[(i+1)%2].Name)
-				first(b, m, mover, name)
-			}
-		}
-		if err := m.Close(); err != nil {
-			b.Fatal(err)
-		}
-	}
-	for name, d := range took {
-		summary(b, name, d)
-	}
-	b.ReportMetric(0, "ns/op")
 }
