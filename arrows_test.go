@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"jetson":           {"tier"},
 	"tier":             {},
 	"tier/mapped":      {"tier", "internal/regular"},
-	"tier/process":     {"tier", "internal/outbox"},
+	"tier/process":     {"tier", "internal/outbox", "internal/regular"},
 	"tier/tiertest":    {"tier"},
 }
 

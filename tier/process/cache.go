@@ -32,15 +32,18 @@ func (m *Mover) Cached(ctx context.Context, model string) (tier.Bytes, error) {
 	return max(n-locked, 0), nil
 }
 
-// spare returns the files of a slot that no running engine serves. m.mu is held.
+// spare returns the files of a slot that no engine holds: one that is frozen does not,
+// nor one that sleeps and has unmapped them. m.mu is held.
 func (m *Mover) spare(s *slot) []weightFile {
-	serves := func(s *slot) bool { return s.child != nil && s.state != Frozen && s.state != Asleep }
-	if serves(s) {
+	holds := func(s *slot) bool {
+		return s.child != nil && s.state != Frozen && (s.state != Asleep || s.seen.maps())
+	}
+	if holds(s) {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(s.files), func(f weightFile) bool {
 		for _, other := range m.slots {
-			if other != s && serves(other) && slices.Contains(other.files, f) {
+			if other != s && holds(other) && slices.Contains(other.files, f) {
 				return true
 			}
 		}
@@ -53,21 +56,17 @@ func (m *Mover) spare(s *slot) []weightFile {
 func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 	m.mu.Lock()
 	s := m.slots[model]
-	if s == nil || m.closed || s.cancel != nil || n <= 0 {
-		m.mu.Unlock()
-		return nil
+	for ; s != nil && s.uncaching != nil && ctx.Err() == nil; s = m.slots[model] {
+		m.await(ctx, s.uncaching)
 	}
-	ctx, done := m.take(ctx, s), make(chan struct{})
-	s.uncaching = done
-	files := m.spare(s)
-	m.mu.Unlock()
-	defer func() {
-		m.mu.Lock()
-		s.uncaching = nil
+	if s == nil || m.closed || s.cancel != nil || n <= 0 || ctx.Err() != nil {
 		m.mu.Unlock()
-		m.release(s)
-		close(done)
-	}()
+		return context.Cause(ctx)
+	}
+	ctx, files := m.take(ctx, s), m.spare(s)
+	s.uncaching = make(chan struct{})
+	m.mu.Unlock()
+	defer m.release(s)
 	err := m.uncache(ctx, s, files, n)
 	if err == nil || ctx.Err() != nil || s.state != Frozen || s.child.hasExited() {
 		return err
@@ -84,7 +83,9 @@ func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 	return m.uncache(ctx, s, files, n)
 }
 
-// uncachePiece is how much is dropped before it is measured how much went.
+// uncachePiece is how much is dropped before it is measured how much went, and before a
+// move may end it. Its multiples are where pieces begin: the kernel keeps the pages that
+// are only in part in the range.
 const uncachePiece = 256 << 20
 
 // uncache drops about n bytes of files from the page cache, from their end.
@@ -103,16 +104,17 @@ func (m *Mover) uncache(ctx context.Context, s *slot, files []weightFile, n tier
 		m.note(s, WayPagedOut, "the room was needed")
 	}
 	for i, file := range slices.Backward(files) {
-		for end := file.size; end > 0; {
-			from := max(end-uncachePiece, 0)
-			if all {
-				from = 0
+		for end := file.size; end > 0; end = (end - 1) / uncachePiece * uncachePiece {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-			if err := m.dropRange(ctx, s, pids, files, i, from, end); err != nil {
+			if err := m.dropRange(ctx, s, pids, files, i, (end-1)/uncachePiece*uncachePiece, end); err != nil {
 				return err
 			}
-			end = from
-			if now, sure := m.sys.cachedOf(files); !all && (!sure || before-now >= n) {
+			if all {
+				continue
+			}
+			if now, sure := m.sys.cachedOf(files); !sure || before-now >= n {
 				return nil
 			}
 		}

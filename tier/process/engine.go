@@ -189,12 +189,13 @@ type Options struct {
 	Engine Engine
 	// EngineOf returns the engine of one model, by its labels for example; it may
 	// start from Engine. It is called at every start, and its error is that of the
-	// move. Nil: Engine for all.
+	// move, and by Mover.Forecast at any time. Nil: Engine for all.
 	EngineOf func(m *tier.Model) (Engine, error)
 
 	// StateDir is a folder, created if missing, that records every running engine, so
-	// that New can end those that a killed process left behind. Several Movers and
-	// processes may share it. "": nothing is recorded.
+	// that New can end those that a killed process left behind, and what engines were
+	// measured to take (Mover.Forecast). Several Movers and processes may share it; of
+	// what they measured, the last to write wins. "": nothing is recorded.
 	StateDir string
 	// Cgroup is the folder of a cgroup v2 that was delegated to this process; engines
 	// get cgroups of their own in it. "": the cgroup that this process is in.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -36,6 +38,8 @@ type measure struct {
 	Start  time.Duration `json:"start_ns"`
 	Starts int           `json:"starts"` // how often it became ready
 	At     time.Time     `json:"at"`
+
+	written tier.Bytes // Peak as the file has it
 }
 
 // of reports whether it is about that engine and model.
@@ -62,10 +66,11 @@ const (
 // measures is what was measured of all engines. It outlives the process in a file,
 // which several processes may share: the last to write wins.
 type measures struct {
-	file string // "": nothing is kept
+	file    string     // "": nothing is kept
+	writing sync.Mutex // held while the file is written; mu is not
 
-	mu   sync.Mutex // guards the rest, and the file
-	list []measure
+	mu   sync.Mutex // guards the rest, what the measures hold included
+	list []*measure
 }
 
 // load reads what earlier processes have measured.
@@ -73,63 +78,81 @@ func (ms *measures) load() error {
 	if ms.file == "" {
 		return nil
 	}
-	info, err := os.Stat(ms.file)
+	f, info, err := regular.Open(ms.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxMeasuresFile) {
-		err = fmt.Errorf("%s is no file of at most %d MiB", ms.file, maxMeasuresFile>>20)
-	}
 	if err != nil {
 		return err
 	}
-	b, err := os.ReadFile(ms.file)
-	if err != nil {
-		return err
+	defer f.Close()
+	if info.Size() > maxMeasuresFile {
+		return fmt.Errorf("%s has more than %d MiB", ms.file, maxMeasuresFile>>20)
 	}
 	var list []measure
-	if err := json.Unmarshal(b, &list); err != nil {
+	if err := json.NewDecoder(io.LimitReader(f, maxMeasuresFile)).Decode(&list); err != nil {
 		return fmt.Errorf("%s is damaged: %w", ms.file, err)
 	}
-	ms.list = slices.DeleteFunc(list, func(x measure) bool { return x.Steady < 0 || x.Peak < x.Steady || x.Size < 0 || x.Starts < 0 })
+	for _, x := range list {
+		if x.Steady >= 0 && x.Peak >= x.Steady && x.Size >= 0 && x.Starts >= 0 {
+			x.written = x.Peak
+			ms.list = append(ms.list, &x)
+		}
+	}
 	return nil
 }
 
-// index returns where the measure of the same engine and model is, or -1. ms.mu is held.
-func (ms *measures) index(like *measure) int {
-	return slices.IndexFunc(ms.list, func(x measure) bool { return x.of(like) })
-}
-
-// known returns what was measured of an engine with a model.
-func (ms *measures) known(like *measure) (measure, bool) {
+// of returns the measure of an engine with a model, without figures if there are none yet.
+func (ms *measures) of(like measure) *measure {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if i := ms.index(like); i >= 0 {
-		return ms.list[i], true
-	}
-	return measure{}, false
-}
-
-// keep records a measure, and writes the file if that says something new.
-func (ms *measures) keep(now measure) error {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	i := ms.index(&now)
-	if i < 0 {
-		ms.list = append(ms.list, now)
-	} else {
-		was := ms.list[i]
-		ms.list[i] = now
-		if now.Starts == was.Starts && now.Copies == was.Copies && now.Peak-was.Peak <= was.Peak/100 {
-			return nil
+	for _, x := range ms.list {
+		if x.of(&like) {
+			return x
 		}
 	}
-	slices.SortStableFunc(ms.list, func(a, b measure) int { return b.At.Compare(a.At) })
+	like.At = time.Now()
+	ms.list = append(ms.list, &like)
+	slices.SortStableFunc(ms.list, func(a, b *measure) int { return b.At.Compare(a.At) })
 	ms.list = ms.list[:min(len(ms.list), maxMeasures)]
-	if ms.file == "" {
+	return &like
+}
+
+// get returns a copy.
+func (ms *measures) get(x *measure) measure {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return *x
+}
+
+// learn records in x what was seen of an engine that serves, and writes the file if that
+// says something new. started: it has become ready in that time; 0: it was ready before.
+func (ms *measures) learn(x *measure, takes tier.Bytes, copies bool, started time.Duration) error {
+	ms.mu.Lock()
+	x.Steady, x.Peak, x.At = takes, max(x.Peak, takes), time.Now()
+	// Without an engine, it serves another model by now, as far as the Manager knows.
+	news := x.Engine != "" && (started > 0 || x.Copies != copies || x.Peak-x.written > x.written/100)
+	x.Copies = copies
+	if started > 0 {
+		x.Start = started
+		x.Starts++
+	}
+	ms.mu.Unlock()
+	if !news || ms.file == "" {
 		return nil
 	}
+	return ms.write()
+}
+
+func (ms *measures) write() error {
+	ms.writing.Lock()
+	defer ms.writing.Unlock()
+	ms.mu.Lock()
+	for _, x := range ms.list {
+		x.written = x.Peak
+	}
 	b, err := json.MarshalIndent(ms.list, "", "\t")
+	ms.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -153,22 +176,21 @@ func (ms *measures) keep(now measure) error {
 func unknownRuntime(size tier.Bytes) tier.Bytes { return 256*tier.MiB + size/8 }
 
 // forecast returns what an engine should take with a model: what it took and a twentieth,
-// as buffers grow with what is asked for, else its size
-// times what the same engine took for a byte of others with the same quantisation,
-// else what is assumed of any; and what it was seen to take.
+// as buffers grow with what is asked for, else its size times what the same engine took
+// for a byte of others with the same quantisation, else what is assumed of any; and what
+// it was seen to take.
 func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
 	unknown := like.Size.Plus(unknownRuntime(like.Size))
-	if own, ok := ms.known(like); ok && own.Peak > 0 {
-		if own.Starts < provenStarts {
-			return max(unknown, own.Peak), own.Peak
-		}
-		return own.Peak.Plus(own.Peak / 20), own.Peak
-	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	perByte := 0.0
-	for i := range ms.list {
-		if x := &ms.list[i]; x.Engine == like.Engine && x.Quantisation == like.Quantisation && x.Size >= minScaled {
+	for _, x := range ms.list {
+		switch {
+		case x.of(like) && x.Peak > 0 && x.Starts < provenStarts:
+			return max(unknown, x.Peak), x.Peak
+		case x.of(like) && x.Peak > 0:
+			return x.Peak.Plus(x.Peak / 20), x.Peak
+		case x.Engine == like.Engine && x.Quantisation == like.Quantisation && x.Size >= minScaled:
 			perByte = max(perByte, float64(x.Peak)/float64(x.Size))
 		}
 	}
@@ -220,28 +242,19 @@ func (m *Mover) Forecast(model *tier.Model) (takes, seen tier.Bytes) {
 	return m.measures.forecast(&like)
 }
 
-// learn records what a running engine takes, and returns it. started: it has become
-// ready in that time; 0: it was ready before.
-func (m *Mover) learn(s *slot, seen *sight, started time.Duration) tier.Bytes {
+// learn records what a running engine takes, and returns it; see measures.learn.
+func (m *Mover) learn(s *slot, c *child, seen *sight, started time.Duration) tier.Bytes {
 	m.mu.Lock()
-	l := &s.learned
-	l.Steady = seen.needs()
-	l.Peak = max(l.Peak, l.Steady)
-	l.Copies = seen.weights > 0 && !seen.maps()
-	l.At = time.Now()
-	if started > 0 {
-		l.Start = started
-		l.Starts++
-	}
-	now := *l
+	x, gone := s.learned, s.child != c
 	m.mu.Unlock()
-	if now.Engine == "" { // it serves another model by now, as far as the Manager knows
-		return now.Steady
+	takes := seen.needs()
+	if gone || seen.usage.own() == 0 { // what has just exited has nothing; or nothing is seen here
+		return takes
 	}
-	if err := m.measures.keep(now); err != nil {
+	if err := m.measures.learn(x, takes, seen.weights > 0 && !seen.maps(), started); err != nil {
 		m.log.Warn("what an engine takes cannot be kept for the next start", "model", s.name, "err", err)
 	}
-	return now.Steady
+	return takes
 }
 
 // recall takes up what is known of the engine and model of a slot, if it does not know
@@ -249,22 +262,14 @@ func (m *Mover) learn(s *slot, seen *sight, started time.Duration) tier.Bytes {
 func (m *Mover) recall(s *slot) {
 	like := measureOf(&s.engine, &s.model)
 	m.mu.Lock()
-	same := s.learned.of(&like)
-	m.mu.Unlock()
-	if same {
-		return
-	}
-	known, ok := m.measures.known(&like)
-	if !ok {
-		known = like
-	}
-	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.learned = known
+	if !s.learned.of(&like) {
+		s.learned = m.measures.of(like)
+	}
 }
 
 func (m *Mover) learnedOf(s *slot) measure {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return s.learned
+	return m.measures.get(s.learned)
 }

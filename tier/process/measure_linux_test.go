@@ -58,10 +58,10 @@ func TestForecast_AfterARestart_WhatTheEngineTookIsKnown(t *testing.T) {
 }
 
 func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing.T) {
-	seen := func(engine string, size, peak tier.Bytes, quantisation string) measure {
-		return measure{Engine: engine, Path: quantisation + size.String(), Size: size, Quantisation: quantisation, Steady: peak, Peak: peak, Starts: 1}
+	seen := func(engine string, size, peak tier.Bytes, quantisation string) *measure {
+		return &measure{Engine: engine, Path: quantisation + size.String(), Size: size, Quantisation: quantisation, Steady: peak, Peak: peak, Starts: 1}
 	}
-	ms := measures{list: []measure{
+	ms := measures{list: []*measure{
 		seen("a", tier.GiB, 2*tier.GiB, "Q8_0"), seen("a", tier.GiB, tier.GiB+tier.GiB/8, "Q3_K"),
 		seen("a", tier.MiB, tier.GiB, "Q8_0"), seen("b", tier.GiB, 3*tier.GiB, "Q8_0"),
 	}}
@@ -85,12 +85,12 @@ func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing
 // it was seen several times.
 func TestForecast_OwnPeak_UpAtOnceAndDownLater(t *testing.T) {
 	for starts, want := range map[int]tier.Bytes{1: tier.GiB + unknownRuntime(tier.GiB), provenStarts: tier.GiB + 1 + tier.GiB/20} {
-		ms := measures{list: []measure{{Path: "m", Size: tier.GiB, Peak: tier.GiB + 1, Starts: starts}}}
+		ms := measures{list: []*measure{{Path: "m", Size: tier.GiB, Peak: tier.GiB + 1, Starts: starts}}}
 		if takes, seen := ms.forecast(&measure{Path: "m", Size: tier.GiB}); takes != want || seen != tier.GiB+1 {
 			t.Errorf("after %d starts: %v, %v; want %v", starts, takes, seen, want)
 		}
 	}
-	ms := measures{list: []measure{{Path: "m", Size: tier.GiB, Peak: 4 * tier.GiB, Starts: 1}}}
+	ms := measures{list: []*measure{{Path: "m", Size: tier.GiB, Peak: 4 * tier.GiB, Starts: 1}}}
 	if takes, _ := ms.forecast(&measure{Path: "m", Size: tier.GiB}); takes != 4*tier.GiB {
 		t.Errorf("%v", takes)
 	}
@@ -110,7 +110,7 @@ func TestMeasures_FileDamagedOrOutOfBounds_StartsEmptyAndIsReplaced(t *testing.T
 			if err := ms.load(); (err != nil) != (name == "NoJSON") || len(ms.list) != 0 {
 				t.Errorf("%v, %v", ms.list, err)
 			}
-			if err := ms.keep(measure{Path: "m", Size: 1, Steady: 1, Peak: 1, Starts: 1}); err != nil {
+			if err := ms.learn(ms.of(measure{Engine: "e", Path: "m", Size: 1}), 1, false, time.Second); err != nil {
 				t.Fatal(err)
 			}
 			again := measures{file: file}
@@ -128,10 +128,79 @@ func TestMeasures_FileDamagedOrOutOfBounds_StartsEmptyAndIsReplaced(t *testing.T
 func TestMeasures_MoreThanTheyHold_TheOldestGo(t *testing.T) {
 	var ms measures
 	for i := range maxMeasures + 10 {
-		ms.keep(measure{Size: tier.Bytes(i), At: time.Unix(int64(i), 0)})
+		ms.of(measure{Size: tier.Bytes(i)})
 	}
 	if n := len(ms.list); n != maxMeasures || ms.list[0].Size != maxMeasures+9 || ms.list[n-1].Size != 10 {
 		t.Errorf("%d are kept, from %v to %v", n, ms.list[0].Size, ms.list[n-1].Size)
+	}
+}
+
+// saved returns the measures that a file holds.
+func saved(t *testing.T, file string) []*measure {
+	t.Helper()
+	ms := measures{file: file}
+	if err := ms.load(); err != nil {
+		t.Fatal(err)
+	}
+	return ms.list
+}
+
+func TestMeasures_PeakCreepsUp_FileFollows(t *testing.T) {
+	ms := measures{file: filepath.Join(t.TempDir(), measuresFile)}
+	x := ms.of(measure{Engine: "e", Path: "m", Size: 1})
+	takes := tier.GiB
+	for range 200 {
+		takes += takes / 200
+		if err := ms.learn(x, takes, false, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := saved(t, ms.file); len(got) != 1 || got[0].Peak < takes-takes/50 {
+		t.Errorf("it took up to %v, and the file says %v", takes, got[0].Peak)
+	}
+}
+
+// Two models of one file and engine are one measure: none undoes what the other was seen
+// to take, and what both take is written once.
+func TestMeasures_TwoModelsOfOneFile_LearnTogether(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine(), StateDir: dir})
+	a := modelOf(t, "a", 1<<20)
+	b := a
+	b.Name = "b"
+	r.move(a, tier.Storage, tier.RAM)
+	r.move(b, tier.Storage, tier.RAM)
+	r.get("a", "/eat") // 64 MiB
+	_, peak, _ := r.Footprint("a")
+	r.Footprint("b")
+	file := filepath.Join(dir, measuresFile)
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "a"} {
+		if _, p, _ := r.Footprint(name); p < peak {
+			t.Errorf("%s took up to %v, the same engine with the same file %v", name, p, peak)
+		}
+	}
+	after, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := saved(t, file); !os.SameFile(before, after) || len(got) != 1 || got[0].Starts != 2 || got[0].Peak < 64<<20 {
+		t.Errorf("written again: %v; %+v", !os.SameFile(before, after), got)
+	}
+}
+
+// An engine that exits is seen without memory for a moment, and maps nothing any more.
+func TestLearn_EngineHasJustExited_NothingIsLearned(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
+	c, _ := r.engineOf("m")
+	was := r.learnedOf(r.slots["m"])
+	r.learn(r.slots["m"], c, &sight{weights: 1 << 20}, time.Second)
+	if now := r.learnedOf(r.slots["m"]); now != was || was.Copies || was.Starts != 1 {
+		t.Errorf("%+v, before %+v", now, was)
 	}
 }
 

@@ -51,11 +51,11 @@ type slot struct {
 	engine Engine
 	files  []weightFile
 
-	way     Way     // what swap is
-	note    string  // why
-	failure string  // the last error of its engine
-	learned measure // what is known of its engine with its model
-	seen    sight   // what the last look has seen of its engine
+	way     Way      // what swap is
+	note    string   // why
+	failure string   // the last error of its engine
+	learned *measure // what is known of its engine with its model; measures.mu guards it
+	seen    sight    // what the last look has seen of its engine
 }
 
 // transition sets what the engine does and its process, nil for none; the note was about
@@ -91,19 +91,23 @@ func (s *slot) shutdown() Request {
 	return Request{}
 }
 
-// claim reserves a model for a move. It ends an Uncache of the model.
+// claim reserves a model for a move. It ends an Uncache of the model. A call of Crashed
+// that is under way has callLimit to return, so that the Manager learns of things in order.
 func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, *slot, error) {
-	m.awaitReport(ctx, model.Name)
+	report, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.slots[model.Name]
-	for s != nil && s.uncaching != nil {
-		uncaching := s.uncaching
-		s.cancel(errMoves)
-		m.mu.Unlock()
-		<-uncaching
-		m.mu.Lock()
-		s = m.slots[model.Name]
+	for ; s != nil; s = m.slots[model.Name] {
+		if s.uncaching != nil && ctx.Err() == nil {
+			s.cancel(errMoves)
+			m.await(ctx, s.uncaching)
+		} else if s.reported != nil && report.Err() == nil {
+			m.await(report, s.reported)
+		} else {
+			break
+		}
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -113,14 +117,24 @@ func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, 
 	case s != nil && s.cancel != nil:
 		return nil, nil, &tier.InUseError{Model: model.Name, Reason: "Model '" + model.Name + "' is moving already"}
 	case s == nil:
-		s = &slot{name: model.Name, state: Stopped, since: time.Now()}
+		s = &slot{name: model.Name, state: Stopped, since: time.Now(), learned: new(measure)}
 		m.slots[model.Name] = s
 	}
 	if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
-		s.learned = measure{} // another model by that name, or another engine
+		s.learned = new(measure) // another model by that name, or another engine
 	}
 	s.model = *model
 	return m.take(ctx, s), s, nil
+}
+
+// await waits without m.mu, which is held, until ch is closed or ctx ends.
+func (m *Mover) await(ctx context.Context, ch <-chan struct{}) {
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	select {
+	case <-ch:
+	case <-ctx.Done():
+	}
 }
 
 // errMoves is the cause of an Uncache that a move ends.
@@ -133,36 +147,22 @@ func (m *Mover) take(ctx context.Context, s *slot) context.Context {
 	return ctx
 }
 
-// awaitReport waits for a call of Crashed for a model that is under way, so that the
-// Manager learns of things in order, for callLimit at most.
-func (m *Mover) awaitReport(ctx context.Context, model string) {
-	m.mu.Lock()
-	var reported chan struct{}
-	if s := m.slots[model]; s != nil {
-		reported = s.reported
-	}
-	m.mu.Unlock()
-	if reported == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	select {
-	case <-reported:
-	case <-ctx.Done():
-	}
-}
-
-// release gives a model back after a move.
+// release gives a model back after a move or an Uncache.
 func (m *Mover) release(s *slot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.cancel(nil)
-	s.cancel, s.last = nil, time.Now()
+	s.cancel = nil
+	if s.uncaching != nil {
+		close(s.uncaching)
+		s.uncaching = nil
+	} else {
+		s.last = time.Now()
+	}
 	if c := s.child; c != nil && closed(c.done) { // too late for the move to see
 		m.engines.Go(func() { m.afterExit(c) })
 	}
-	if s.child == nil && s.tier == tier.Storage && s.learned.Peak == 0 && s.failure == "" {
+	if s.child == nil && s.tier == tier.Storage && m.measures.get(s.learned).Peak == 0 && s.failure == "" {
 		delete(m.slots, s.name)
 	}
 	m.forgetOldest()

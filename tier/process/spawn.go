@@ -111,7 +111,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	if err != nil {
 		return m.abandon(s, c.fail(Crashed, c.began, err))
 	}
-	m.learn(s, &seen, time.Since(c.began))
+	m.learn(s, c, &seen, time.Since(c.began))
 	if excess := m.checkExcess(s, c, seen.needs()); excess != nil {
 		return m.abandon(s, excess)
 	}
@@ -144,9 +144,9 @@ func (m *Mover) sample(s *slot, c *child, ahead *filling, rep *report) error {
 		return nil // it has exited, which awaitReady returns
 	}
 	took := u.own().Plus(min(u.File, sizeOf(s.files)))
-	m.mu.Lock()
+	m.measures.mu.Lock()
 	s.learned.Peak = max(s.learned.Peak, took)
-	m.mu.Unlock()
+	m.measures.mu.Unlock()
 	rep.at(took)
 	return m.checkExcess(s, c, took)
 }

@@ -62,11 +62,12 @@ func (m *Mover) freeze(ctx context.Context, s *slot) (err error) {
 		return err
 	}
 	if s.engine.Standby != StandbyFreeze {
-		switch own := seen.usage.own(); {
+		keeps := seen.usage.own().Plus(seen.usage.Locked)
+		switch frees := max(seen.mapped-seen.usage.Locked, 0); {
 		case !seen.maps():
 			return fmt.Errorf("freezing would free nothing, as it maps %v of %v of weights", seen.mapped, seen.weights)
-		case own > seen.mapped.Plus(ownFloor):
-			return fmt.Errorf("freezing would free less than it keeps: it has %v of its own beside %v of mapped weights", own, seen.mapped)
+		case keeps > frees.Plus(ownFloor):
+			return fmt.Errorf("freezing would free less than it keeps: it has %v of its own or locked, beside %v of mapped weights", keeps, frees)
 		}
 	}
 	frozen := false
@@ -140,6 +141,7 @@ func (m *Mover) sleep(ctx context.Context, s *slot) error {
 	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Sleep)
 	if err == nil {
 		m.set(s, Asleep, c)
+		m.look(c, false) // whether it still maps its weights
 		return nil
 	}
 	err = fmt.Errorf("its Sleeper: %w", err)

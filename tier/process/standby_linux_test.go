@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +34,7 @@ func TestStandby_EachFallback(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		fake    fake
+		size    int64 // of its weights; 0: 8 MiB
 		standby Standby
 		sleeper Sleeper
 		change  func(*system)
@@ -51,7 +54,8 @@ func TestStandby_EachFallback(t *testing.T) {
 		{name: "CopiesButSleeper", fake: fake{Copy: true}, sleeper: sleeper(), state: Asleep, says: "free nothing"},
 		{name: "CopiesButInsists", fake: fake{Copy: true}, standby: StandbyFreeze, state: Frozen},
 		{name: "HasMoreOfItsOwn", fake: fake{Eat: 128 << 20}, state: Stopped, says: "less than it keeps"},
-		{name: "Locked", fake: fake{Lock: true, Touch: true}, state: Frozen, stays: true},
+		{name: "Locked", fake: fake{Lock: true, Touch: true}, size: 96 << 20, state: Stopped, says: "less than it keeps"},
+		{name: "LockedButInsists", fake: fake{Lock: true, Touch: true}, standby: StandbyFreeze, state: Frozen, stays: true},
 		{name: "Sleep", standby: StandbySleep, sleeper: sleeper(), state: Asleep, says: "Standby", stays: true},
 		{name: "SleepFails", fake: fake{NoSleep: true}, standby: StandbySleep, sleeper: sleeper(), state: Stopped, says: "no such thing"},
 		{name: "Stop", standby: StandbyStop, sleeper: sleeper(), state: Stopped, says: "Standby"},
@@ -59,6 +63,9 @@ func TestStandby_EachFallback(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			if c.state == Frozen && c.then == "" {
 				needsPageOut(t)
+			}
+			if limit := new(unix.Rlimit); c.fake.Lock && os.Geteuid() != 0 && unix.Getrlimit(unix.RLIMIT_MEMLOCK, limit) == nil && limit.Cur < uint64(c.size) {
+				t.Skip("so much memory may not be locked here: ", limit.Cur)
 			}
 			os.Remove(trace)
 			c.fake.Trace = trace
@@ -69,7 +76,7 @@ func TestStandby_EachFallback(t *testing.T) {
 			engine := c.fake.engine()
 			engine.Standby, engine.Sleeper = c.standby, c.sleeper
 			r := newRig(t, sys, Options{Engine: engine})
-			m := modelOf(t, "m", 8<<20)
+			m := modelOf(t, "m", cmp.Or(c.size, 8<<20))
 			r.move(m, tier.Storage, tier.RAM)
 			pid := r.engine("m").Pid
 			r.move(m, tier.RAM, tier.Swap)
@@ -169,6 +176,161 @@ func TestUncache_MoveComesMeanwhile_MoveGoesFirst(t *testing.T) {
 	r.get("m", "/sum")
 }
 
+func TestUncache_DoesNotEnd_MoveWaitsNoLongerThanItsContext(t *testing.T) {
+	sys, asked, release := withoutCgroups(), make(chan struct{}), make(chan struct{})
+	cause := errors.New("no request waits")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	sys.pageOut = func(uncache context.Context, _ int, _ []region) error {
+		close(asked)
+		<-uncache.Done() // the move has come
+		cancel(cause)
+		<-release
+		return nil
+	}
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	t.Cleanup(func() { close(release) })
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	go r.Uncache(context.Background(), "m", m.Size)
+	<-asked
+	err := within(t, "the move", func() error { return r.Move(ctx, tier.Move{Model: m, From: tier.Swap, To: tier.RAM}, nil) })
+	if !errors.Is(err, cause) {
+		t.Errorf("the move returned %v", err)
+	}
+}
+
+// withFiles returns a rig that knows a model which was never started, and the model.
+func withFiles(t *testing.T, sys *system, size int64) (*rig, tier.Model) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "weights.gguf")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+		t.Fatal(err)
+	}
+	r, m := newRig(t, sys, Options{Engine: fake{}.engine()}), tier.Model{Name: "m", Path: path, Size: tier.Bytes(size)}
+	r.move(m, tier.Storage, tier.Swap)
+	return r, m
+}
+
+// A move comes between any two steps of an Uncache, its last included.
+func TestUncache_EndsAsAMoveComes_MoveIsNotRefused(t *testing.T) {
+	sys := newSystem()
+	sys.cached = func(*os.File, int64, int64) (int64, error) { return 0, nil }
+	r, m := withFiles(t, sys, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() {
+		for ctx.Err() == nil {
+			r.Uncache(ctx, "m", m.Size)
+		}
+	})
+	for range 500 {
+		if err := r.try(m, tier.Storage, tier.Swap); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	cancel()
+	all.Wait()
+}
+
+func TestUncache_LargeFile_InPiecesUntilAMoveComes(t *testing.T) {
+	const size = 2*uncachePiece + oddSize
+	for _, n := range []tier.Bytes{size / 2, tier.Unlimited} {
+		type piece struct{ off, n int64 }
+		var dropped []piece
+		var meanwhile func()
+		sys := newSystem()
+		sys.cached = func(_ *os.File, _, n int64) (int64, error) { return n, nil }
+		sys.drop = func(_ *os.File, off, n int64) error {
+			dropped = append(dropped, piece{off, n})
+			if meanwhile != nil {
+				meanwhile()
+			}
+			return nil
+		}
+		r, _ := withFiles(t, sys, size)
+		if err := r.Uncache(t.Context(), "m", n); err != nil {
+			t.Error(err)
+		}
+		want := []piece{{2 * uncachePiece, oddSize}, {uncachePiece, uncachePiece}, {0, uncachePiece}}
+		if !slices.Equal(dropped, want) {
+			t.Errorf("of %v it dropped %v, want %v", n, dropped, want)
+		}
+		dropped, meanwhile = nil, func() {
+			meanwhile = nil
+			r.Mover.mu.Lock()
+			uncaching := r.slots["m"].cancel
+			r.Mover.mu.Unlock()
+			uncaching(errMoves) // as a move does
+		}
+		if err := r.Uncache(t.Context(), "m", n); !errors.Is(err, errMoves) || len(dropped) != 1 {
+			t.Errorf("of %v it dropped %v when a move came, %v", n, dropped, err)
+		}
+	}
+}
+
+// What is asked of a model while another Uncache of it is under way is dropped as well.
+func TestUncache_AnotherIsUnderWay_BothDrop(t *testing.T) {
+	sys, asked, release := newSystem(), make(chan struct{}, 16), make(chan struct{})
+	sys.cached = func(_ *os.File, _, n int64) (int64, error) { return n, nil }
+	sys.drop = func(*os.File, int64, int64) error {
+		asked <- struct{}{}
+		<-release
+		return nil
+	}
+	r, m := withFiles(t, sys, 1<<20)
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			if err := r.Uncache(context.Background(), "m", m.Size); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-asked
+	close(release)
+	all.Wait()
+	if n := len(asked) + 1; n != 4 { // what stays is dropped twice
+		t.Errorf("both together have dropped %d times", n)
+	}
+}
+
+// An engine that dies while its weights are dropped has crashed.
+func TestUncache_EngineCrashesMeanwhile_IsReported(t *testing.T) {
+	sys := withoutCgroups()
+	var r *rig
+	sys.pageOut = func(context.Context, int, []region) error {
+		c, _ := r.engineOf("m")
+		unix.Kill(c.pid, unix.SIGKILL)
+		<-c.done
+		return nil
+	}
+	r = newRig(t, sys, Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	r.uncache(m)
+	within(t, "the report", func() error { <-r.crashed; return nil })
+	if e := r.engine("m"); e.State != Stopped || e.Tier != tier.Storage || len(r.crashed) > 0 {
+		t.Errorf("it is %s in %v", e.State, e.Tier)
+	}
+}
+
+// An engine whose sleep frees something other than its weights holds them.
+func TestCached_AsleepWithItsWeightsMapped_CountsThemOnce(t *testing.T) {
+	engine := fake{Touch: true}.engine()
+	engine.Standby, engine.Sleeper = StandbySleep, HTTPSleeper{}
+	r := newRig(t, newSystem(), Options{Engine: engine})
+	m := modelOf(t, "m", 8<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	present, _, err := r.Resident(t.Context(), "m")
+	if n := r.cached(m); r.engine("m").State != Asleep || present != m.Size || n != 0 || err != nil {
+		t.Errorf("it is %s, %v are present, and %v cached beside that, %v", r.engine("m").State, present, n, err)
+	}
+}
+
 func TestUncache_OfUnknownModelOrAfterClose_DoesNothing(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	for range 2 {
@@ -200,9 +362,9 @@ func TestUncache_FileThatAnotherEngineServes_Stays(t *testing.T) {
 	}
 }
 
-func TestUncache_PageOutMissing_TriedOnceAndShows(t *testing.T) {
-	sys, tries := withoutCgroups(), 0
-	sys.pageOut = func(context.Context, int, []region) error { tries++; return unix.ENOSYS }
+func TestUncache_PageOutMissing_EngineStopsAndItShows(t *testing.T) {
+	sys := withoutCgroups()
+	sys.pageOut = func(context.Context, int, []region) error { return unix.ENOSYS }
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	if s := r.Status(); s.Freeze != "SIGSTOP" || s.PageOut != "process_madvise" {
@@ -213,8 +375,8 @@ func TestUncache_PageOutMissing_TriedOnceAndShows(t *testing.T) {
 		r.move(m, tier.RAM, tier.Swap)
 		r.uncache(m)
 	}
-	if s := r.Status(); tries != 1 || s.PageOut != "none" || s.Lacks[lackPageOut] == "" {
-		t.Errorf("after %d tries Status says %s, %v", tries, s.PageOut, s.Lacks)
+	if s := r.Status(); s.Engines[0].State != Stopped || s.PageOut != "none" || s.Lacks[lackPageOut] == "" {
+		t.Errorf("it is %s, by %s, %v", s.Engines[0].State, s.PageOut, s.Lacks)
 	}
 }
 

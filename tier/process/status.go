@@ -132,9 +132,9 @@ func (m *Mover) engineOf(model string) (c *child, size tier.Bytes) {
 
 // Footprint implements tier.Footprinter: what the engine of a model takes now, and the
 // most that it was ever seen to take, both to be compared with Model.Size +
-// Model.Runtime. While it serves, mapped weights count as a whole, and otherwise as far
-// as they are in the page cache; its own memory counts in any state, and while it
-// serves also if it is on a swap device. ok is false if it has never run or nothing can
+// Model.Runtime. While it serves, mapped weights count as a whole, while it is frozen
+// only as far as it has locked them, and otherwise as far as they are in the page cache;
+// its own memory counts in any state, and while it serves also if it is on a swap device. ok is false if it has never run or nothing can
 // be seen. Memory of a GPU is not seen.
 //
 // It reads a few files of procfs for each process of the engine, and one for each
@@ -154,7 +154,7 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	if c != nil {
 		if seen, err := m.look(c, false); err == nil && !c.hasExited() {
 			if now, _ = seen.present(); running {
-				now = m.learn(s, &seen, 0)
+				now = m.learn(s, c, &seen, 0)
 			}
 		}
 	}
@@ -270,12 +270,12 @@ func (m *Mover) status() Status {
 		if slot.idle() && time.Since(slot.last) > listedFor {
 			continue
 		}
-		seen := &slot.seen
+		seen, learned := &slot.seen, m.measures.get(slot.learned)
 		e := ModelStatus{
 			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Standby: slot.way, Note: slot.note, Failure: slot.failure,
 			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
-			Steady: slot.learned.Steady, Peak: slot.learned.Peak, Copies: slot.learned.Copies,
-			Start: slot.learned.Start, Starts: slot.learned.Starts, Others: max(len(seen.pids)-1, 0),
+			Steady: learned.Steady, Peak: learned.Peak, Copies: learned.Copies,
+			Start: learned.Start, Starts: learned.Starts, Others: max(len(seen.pids)-1, 0),
 		}
 		if c := slot.child; c != nil {
 			e.Pid, e.URL, e.Command, e.Cgroup = c.pid, c.url, slices.Clone(c.command), c.cgroupPath()
