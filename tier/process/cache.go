@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/modeltier/modeltier/tier"
@@ -127,7 +126,7 @@ const smallRest = 4 << 20
 
 // dropRange drops a range of one of the files.
 func (m *Mover) dropRange(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64) error {
-	f, sees, err := m.sys.open(files[i])
+	f, err := m.sys.open(files[i])
 	if err != nil {
 		return nil // it is gone, and what is cached of it with it
 	}
@@ -138,28 +137,21 @@ func (m *Mover) dropRange(ctx context.Context, s *slot, pids []int, files []weig
 				return err
 			}
 		}
-		m.sys.drop(f, from, end-from) // what stays is mapped or locked
+		m.sys.drop(f.File, from, end-from) // what stays is mapped or locked
 		// The kernel passes over pages that a processor touched a moment ago and keeps on a
 		// list of its own. Dropping what can be dropped makes it drain that list.
-		if left, err := m.left(f, sees, from, end); err != nil || left == 0 || left > smallRest {
+		if left, _ := f.cached(from, end-from); left == 0 || left > smallRest {
 			break
 		}
 	}
 	return nil
 }
 
-func (m *Mover) left(f *os.File, sees bool, from, end int64) (int64, error) {
-	if !sees {
-		return 0, nil
-	}
-	return m.sys.cached(f, from, end-from)
-}
-
 // pageOut takes a range of a file from the processes of a frozen engine. What fails is
-// tried again for the next engine, unless this system does not have it.
+// tried again for the next engine.
 func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64) error {
 	c, err := s.child, errors.New("this system has no process_madvise")
-	if m.sys.pageOut != nil && !m.lacks.forGood(lackPageOut) {
+	if m.sys.pageOut != nil {
 		err = m.advise(ctx, c, pids, files, i, from, end)
 		switch {
 		case ctx.Err() != nil:

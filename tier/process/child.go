@@ -234,8 +234,7 @@ type logtail struct {
 	log   *slog.Logger
 
 	mu    sync.Mutex // guards the rest
-	lines []string   // a ring once it is full
-	next  int
+	lines []string
 }
 
 // read takes lines from r until its end. A line that is too long is cut.
@@ -259,17 +258,13 @@ func (t *logtail) add(line string) {
 	line = strings.ToValidUTF8(line, "�")
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.lines) < maxLines {
-		t.lines = append(t.lines, line)
-		return
-	}
-	t.lines[t.next] = line
-	t.next = (t.next + 1) % maxLines
+	t.lines = append(t.lines, line)
+	t.lines = t.lines[max(len(t.lines)-maxLines, 0):]
 }
 
 // last returns the kept lines, oldest first.
 func (t *logtail) last() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.Concat(t.lines[t.next:], t.lines[:t.next])
+	return slices.Clone(t.lines)
 }

@@ -293,12 +293,10 @@ func guarded(ctx context.Context, part string, call func() error) error {
 		return err
 	case <-ctx.Done():
 	}
-	limit := time.NewTimer(callLimit)
-	defer limit.Stop()
 	select {
 	case err := <-result:
 		return err
-	case <-limit.C:
+	case <-time.After(callLimit):
 		return fmt.Errorf("%s has not returned %v after it was cancelled: %w", part, callLimit, context.Cause(ctx))
 	}
 }

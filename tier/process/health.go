@@ -44,8 +44,7 @@ var (
 // nil, is called at least every maxPoll, also while an answer is on its way.
 func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit time.Duration, fault Fault, between func() error) error {
 	began := time.Now()
-	late := time.NewTimer(limit)
-	defer late.Stop()
+	late := time.After(limit)
 	life, cancel := c.while(ctx)
 	answers, asking := make(chan error, 1), false
 	defer func() {
@@ -81,7 +80,7 @@ func (m *Mover) awaitReady(ctx context.Context, c *child, engine *Engine, limit 
 			continue
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-late.C:
+		case <-late:
 			err := c.fail(fault, began, nil)
 			err.Health = last.Error()
 			return err

@@ -77,8 +77,6 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 			logs.close()
 			return nil, err
 		}
-	}
-	if opts.StateDir != "" {
 		m.measures.file = filepath.Join(opts.StateDir, measuresFile)
 	}
 	if err := m.measures.load(); err != nil {
@@ -248,36 +246,30 @@ func (m *Mover) shutDown() error {
 	m.mu.Unlock()
 	m.moves.Wait()
 
-	var (
-		errs []error
-		mu   sync.Mutex
-		all  sync.WaitGroup
-	)
+	var all sync.WaitGroup
 	m.mu.Lock()
+	errs := make([]error, len(m.slots))
+	i := 0
 	for _, s := range m.slots {
 		if c := s.child; c != nil {
-			shutdown := s.shutdown()
+			shutdown, err := s.shutdown(), &errs[i]
 			s.transition(Stopping, c)
-			all.Go(func() {
-				if err := m.stop(context.Background(), c, shutdown); err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					errs = append(errs, err)
-				}
-			})
+			all.Go(func() { *err = m.stop(context.Background(), c, shutdown) })
+			i++
 		}
 	}
 	m.mu.Unlock()
 	all.Wait()
 	close(m.givenUp)
-	if len(errs) == 0 { // else one of them cannot be reaped
+	err := errors.Join(errs...)
+	if err == nil { // else one of them cannot be reaped
 		m.engines.Wait()
 	}
 	now, cancel := context.WithCancel(context.Background())
 	cancel() // so that the calls of Crashed have callLimit from now on
 	guarded(now, "Options.Crashed", func() error { m.reports.Wait(); return nil })
 	m.logs.close()
-	return errors.Join(errs...)
+	return err
 }
 
 // logs delivers to the user's logger. Lines of engines have a queue of their own, so

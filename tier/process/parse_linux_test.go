@@ -56,11 +56,11 @@ Locked:                0 kB
 
 func TestParseRollup(t *testing.T) {
 	u, told := parseRollup([]byte(rollup))
-	if diff := cmp.Diff(Memory{Anon: 116 << 10, Swap: 30 << 10, Share: 537 << 10}, u); diff != "" || !told {
+	if diff := cmp.Diff(Memory{Anon: 116 << 10, Swap: 30 << 10}, u); diff != "" || !told {
 		t.Error(told, diff)
 	}
 	old := strings.ReplaceAll(rollup, "Pss_", "No_")
-	if u, told := parseRollup([]byte(old)); told || u.Share != 537<<10 {
+	if u, told := parseRollup([]byte(old)); told {
 		t.Errorf("of an older kernel: %+v, %v", u, told)
 	}
 }
@@ -69,7 +69,7 @@ func FuzzParseRollup(f *testing.F) {
 	f.Add([]byte(rollup))
 	f.Add([]byte("Pss: 18446744073709551615 kB\nPss_Anon: -1 kB\nPss_Shmem: 4503599627370495 kB\nSwapPss: kB\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if u, _ := parseRollup(b); u.Anon < 0 || u.Share < 0 || u.Swap < 0 {
+		if u, _ := parseRollup(b); u.Anon < 0 || u.Swap < 0 {
 			t.Errorf("%+v", u)
 		}
 	})
@@ -107,7 +107,7 @@ func TestUsage_SeveralProcesses(t *testing.T) {
 		"OldKernel":   {fake(90*mib, "Pss: 5 kB\n", of(50, 0, 0)), 190, 0},
 		"NotOurs":     {fake(90*mib, of(60, 0, 0)), 190, 0},
 	} {
-		u, err := c.p.usage([]int{10, 11, 12}, false) // 12 has ended
+		u, err := c.p.usage([]int{10, 11, 12}) // 12 has ended
 		if want := (Memory{Anon: tier.Bytes(c.anon) * tier.MiB, Swap: tier.Bytes(c.swap) * tier.MiB}); err != nil || u.Anon != want.Anon || u.Swap != want.Swap {
 			t.Errorf("%s: %+v, %v; want %+v", name, u, err, want)
 		}

@@ -111,13 +111,10 @@ const maxCountedTwice = 16 * tier.MiB
 
 // usage implements system.usage by the counters of /proc/pid/status. They cost some tens
 // of microseconds and lag by less than a MiB on a small machine. smaps_rollup walks
-// page tables for milliseconds; it is read only if exact is set, for shared memory, and
-// if an engine has forked workers, which share most of their memory: at most what all
-// but the largest have is counted more than once.
-func (p proc) usage(pids []int, exact bool) (u Memory, err error) {
-	if len(pids) == 0 {
-		return u, nil
-	}
+// page tables for milliseconds; it is read only if an engine has forked workers, which
+// share most of their memory: at most what all but the largest have is counted more than
+// once.
+func (p proc) usage(pids []int) (u Memory, err error) {
 	var largest tier.Bytes // memory of its own that one process has
 	for _, pid := range pids {
 		one, err := p.of(pid)
@@ -138,12 +135,10 @@ func (p proc) usage(pids []int, exact bool) (u Memory, err error) {
 		u.Swap = u.Swap.Plus(swap)
 		u.Locked = u.Locked.Plus(bytesOf(s.VmLck))
 	}
-	if !exact && u.own()-largest <= maxCountedTwice {
+	if u.own()-largest <= maxCountedTwice {
 		return u, nil
 	}
-	share, all := p.share(pids)
-	u.Share = share.Share
-	if all {
+	if share, all := p.share(pids); all {
 		u.Anon, u.Swap = share.Anon, share.Swap
 	}
 	return u, nil
@@ -164,7 +159,7 @@ func (p proc) share(pids []int) (u Memory, all bool) {
 		}
 		one, told := parseRollup(b)
 		all = all && told
-		u.Anon, u.Swap, u.Share = u.Anon.Plus(one.Anon), u.Swap.Plus(one.Swap), u.Share.Plus(one.Share)
+		u.Anon, u.Swap = u.Anon.Plus(one.Anon), u.Swap.Plus(one.Swap)
 	}
 	return u, all
 }
@@ -181,9 +176,7 @@ func parseRollup(b []byte) (u Memory, told bool) {
 		}
 	}
 	_, told = figures["Pss_Shmem:"]
-	return Memory{
-		Anon: figures["Pss_Anon:"].Plus(figures["Pss_Shmem:"]), Swap: figures["SwapPss:"], Share: figures["Pss:"],
-	}, told
+	return Memory{Anon: figures["Pss_Anon:"].Plus(figures["Pss_Shmem:"]), Swap: figures["SwapPss:"]}, told
 }
 
 // regions implements system.regions. A mapping is identified by the inode of its file

@@ -287,13 +287,11 @@ func (m *Mover) kill(c *child) error {
 	c.told.Store(true)
 	began := time.Now()
 	c.killAll()
-	limit := time.NewTimer(m.killLimit)
-	defer limit.Stop()
 	select {
 	case <-c.done:
 		return nil
-	case <-limit.C:
-		seen, _ := m.look(c, false)
+	case <-time.After(m.killLimit):
+		seen, _ := m.look(c)
 		present, _ := seen.present()
 		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: present}
 	}

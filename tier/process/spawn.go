@@ -107,7 +107,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	if err != nil {
 		return m.abandon(s, err)
 	}
-	seen, err := m.look(c, false)
+	seen, err := m.look(c)
 	if err != nil {
 		return m.abandon(s, c.fail(Crashed, c.began, err))
 	}
@@ -138,7 +138,7 @@ func (m *Mover) sample(s *slot, c *child, ahead *filling, rep *report) error {
 	if m.sys.usage == nil || now.Before(rep.next) {
 		return nil
 	}
-	u, err := m.sys.usage(c.members(), false)
+	u, err := m.sys.usage(c.members())
 	rep.next = now.Add(max(20*time.Since(now), 20*time.Millisecond))
 	if err != nil {
 		return nil // it has exited, which awaitReady returns
@@ -164,8 +164,7 @@ func (m *Mover) checkExcess(s *slot, c *child, took tier.Bytes) error {
 // awaitFill waits until the weights are read, and reports progress. Errors of the
 // reading are not errors of the engine.
 func (m *Mover) awaitFill(ctx context.Context, c *child, f *filling, rep *report) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
+	tick := time.Tick(10 * time.Millisecond)
 	for {
 		rep.at(tier.Bytes(f.bytes.Load()))
 		select {
@@ -178,7 +177,7 @@ func (m *Mover) awaitFill(ctx context.Context, c *child, f *filling, rep *report
 			return m.exitOf(c, Crashed, c.began)
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-tick.C:
+		case <-tick:
 		}
 	}
 }

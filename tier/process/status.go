@@ -48,9 +48,9 @@ func (s *sight) needs() tier.Bytes {
 	return own
 }
 
-// look measures the engine of a slot, and keeps what it sees for PartStatus. exact: with
-// the share of its memory, which takes longer. One that is done has nothing.
-func (m *Mover) look(c *child, exact bool) (sight, error) {
+// look measures the engine of a slot, and keeps what it sees for PartStatus. One that is
+// done has nothing.
+func (m *Mover) look(c *child) (sight, error) {
 	m.mu.Lock()
 	slot := m.slots[c.model]
 	if slot == nil || slot.child != c {
@@ -67,7 +67,7 @@ func (m *Mover) look(c *child, exact bool) (sight, error) {
 	if s.pids, err = c.list(); err != nil {
 		return sight{}, err
 	}
-	if s.usage, err = m.sys.usage(s.pids, exact); err != nil {
+	if s.usage, err = m.sys.usage(s.pids); err != nil {
 		return sight{}, err
 	}
 	for _, pid := range s.pids { // workers that share a mapping count once
@@ -112,7 +112,7 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	if c == nil {
 		return 0, 0, nil
 	}
-	s, err := m.look(c, false)
+	s, err := m.look(c)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -152,7 +152,7 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 	c, running := s.child, s.state == Running
 	m.mu.Unlock()
 	if c != nil {
-		if seen, err := m.look(c, false); err == nil && !c.hasExited() {
+		if seen, err := m.look(c); err == nil && !c.hasExited() {
 			if now, _ = seen.present(); running {
 				now = m.learn(s, c, &seen, 0)
 			}
@@ -172,8 +172,7 @@ type Status struct {
 	// try; before the first one, that which will be tried.
 	Freeze  string `json:"freeze"`
 	PageOut string `json:"page_out"`
-	// Lacks is what does not work here, and why. Each is tried again for the next
-	// engine, unless this system does not have it.
+	// Lacks is what does not work here, and why. Each is tried again for the next engine.
 	Lacks map[string]string `json:"lacks,omitempty"`
 	// DroppedRecords counts the log records, lines of engines included, that
 	// Options.Logger did not take in time.
@@ -229,8 +228,8 @@ type ModelStatus struct {
 // listedFor is how long the model of a stopped engine stays in Status.
 const listedFor = time.Hour
 
-// Status returns the state of the Mover, measured now. It reads procfs, which takes
-// some milliseconds for each GiB that engines have in memory.
+// Status returns the state of the Mover, measured now; for each engine that costs what
+// Footprint does.
 func (m *Mover) Status() Status {
 	m.mu.Lock()
 	var engines []*child
@@ -241,7 +240,7 @@ func (m *Mover) Status() Status {
 	}
 	m.mu.Unlock()
 	for _, c := range engines {
-		m.look(c, true) // what fails shows what was seen last
+		m.look(c) // what fails shows what was seen last
 	}
 	return m.status()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -195,7 +196,7 @@ func TestPartStatus_WhileEverythingElseIsBusy_ReturnsACopyAtOnce(t *testing.T) {
 	sys := newSystem()
 	var measured atomic.Int64
 	kernels := sys.usage
-	sys.usage = func(pids []int, exact bool) (Memory, error) { measured.Add(1); return kernels(pids, exact) }
+	sys.usage = func(pids []int) (Memory, error) { measured.Add(1); return kernels(pids) }
 	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
@@ -217,7 +218,7 @@ func TestPartStatus_WhileEverythingElseIsBusy_ReturnsACopyAtOnce(t *testing.T) {
 	}
 }
 
-func TestPartStatus_DuringMovesAndCrashes_NoRace(t *testing.T) {
+func TestMover_EverythingDuringMovesAndCrashes_NoRaceAndNoMoveIsRefused(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
@@ -232,6 +233,18 @@ func TestPartStatus_DuringMovesAndCrashes_NoRace(t *testing.T) {
 	}
 	for _, name := range []string{"a", "b"} {
 		m := modelOf(t, name, 1<<20)
+		all.Go(func() {
+			for ctx.Err() == nil {
+				_, err := r.Cached(ctx, name)
+				r.Uncache(ctx, name, tier.Bytes(rand.N(int64(2*m.Size)))) // which a move or a crash may end
+				_, _, e := r.Resident(ctx, name)
+				r.Footprint(name)
+				r.Forecast(&m)
+				if err := errors.Join(err, e); err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
 		all.Go(func() {
 			for range 3 {
 				for _, to := range []tier.Tier{tier.RAM, tier.Swap, tier.RAM} {

@@ -59,7 +59,7 @@ type system struct {
 
 	// usage returns the sum of the memory of processes; what several of them share
 	// counts once if the system tells, but for File and Locked.
-	usage func(pids []int, exact bool) (Memory, error)
+	usage func(pids []int) (Memory, error)
 	// regions returns where a process maps the files.
 	regions func(pid int, files []weightFile) ([]region, error)
 	// pageOut pushes regions of a process out of memory, unless another process maps
@@ -105,9 +105,6 @@ type Memory struct {
 	File   tier.Bytes `json:"file"` // present pages of files in their page tables
 	Swap   tier.Bytes `json:"swap"` // on a swap device
 	Locked tier.Bytes `json:"locked"`
-	// Share is what is present, with what other processes have too divided among them.
-	// It is measured by Mover.Status only.
-	Share tier.Bytes `json:"share"`
 }
 
 // own returns the memory that the file system cannot give back.
@@ -165,13 +162,6 @@ func (l *lacks) note(what string, err error) {
 	}
 }
 
-// forGood reports whether this system does not have it, so that no try can succeed.
-func (l *lacks) forGood(what string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return errors.Is(l.why[what], errors.ErrUnsupported)
-}
-
 func (l *lacks) reasons() map[string]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,10 +179,8 @@ type backoff struct{ next time.Duration }
 // false when stop is closed.
 func (b *backoff) sleep(stop <-chan struct{}) bool {
 	b.next = min(max(2*b.next, 500*time.Microsecond), 50*time.Millisecond)
-	timer := time.NewTimer(b.next)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(b.next):
 		return true
 	case <-stop:
 		return false
