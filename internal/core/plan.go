@@ -217,7 +217,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		x.blocked, x.denied, x.seen = true, err, q.progress
 		return
 	case err != nil:
-		if errors.Is(err, tier.ErrNoCapacity) {
+		if errors.Is(err, tier.ErrNoCapacity) && (x.patient || !c.roomComes(now)) {
 			c.stopOneFrozen(x.e, now)
 		}
 		c.block(x, err, now)
@@ -581,9 +581,17 @@ func (c *Core) abandon(p *plan) {
 	c.mark(progressed)
 }
 
+// roomComes reports whether models are on their way out of memory, or stay only for a
+// moment longer.
+func (c *Core) roomComes(now time.Time) bool {
+	leaves := func(m *Move) bool { return m.To < m.From && m.returns() }
+	return slices.ContainsFunc(c.moves, leaves) || !c.heldUntil(now).IsZero()
+}
+
 // stopOneFrozen stops the frozen engine that was used least recently, for the
 // memory that it has, where a placement finds no room without, and there would be
-// room if all idle models left.
+// room if all idle models left. Starting it again costs far more than its thaw, so a
+// demand that is not patient yet waits for room that comes anyway.
 func (c *Core) stopOneFrozen(wanted *Entry, now time.Time) {
 	var victim *Entry
 	room := c.promise(tier.Footprint{}).Free[tier.RAM]

@@ -84,6 +84,35 @@ func TestStopOneFrozen_UnloadFails_NotTriedAgainAtOnce(t *testing.T) {
 	}
 }
 
+// What leaves, or is kept for the load that it just had, makes room soon: a frozen
+// engine is stopped for its few bytes only if that was not enough.
+func TestStopOneFrozen_OthersMakeRoomSoon_FrozenStaysMeanwhile(t *testing.T) {
+	b := newBench(t, 14, 20, sized("f", 6), sized("r", 6), sized("x", 8))
+	b.traits(Traits{Leaves: true, InPlace: true})
+	toSwap := func(name string) {
+		t.Helper()
+		if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry(name), To: tier.Swap}, b.now); err != nil {
+			t.Fatal(err)
+		}
+		b.step()
+	}
+	b.load("f")
+	toSwap("f")
+	b.finish(seen(2))
+	b.step()
+	b.load("r")
+	toSwap("r")
+	b.plan = func(*tier.View, *tier.Need) tier.Plan { return tier.Plan{Err: &tier.CapacityError{}} }
+	b.join("x")
+	if b.step(); b.entry("f").move != nil {
+		t.Error("a frozen engine is stopped while a model leaves")
+	}
+	b.finish(seen(0)) // r's
+	if b.step(); b.entry("f").move == nil {
+		t.Error("nothing leaves any more, and the frozen engine stays")
+	}
+}
+
 // The residue of a removed model of the same name is not the new model's charge. If
 // it counted, a load would be planned that its move then refuses, again and again.
 func TestServeUnderPressure_ResidueOfAnotherOfItsName_IsNotTheModelsOwn(t *testing.T) {
