@@ -1,11 +1,13 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -31,6 +33,8 @@ func TestMain(m *testing.M) {
 		os.Exit(fakeEngine(os.Args[1:]))
 	case "manager":
 		os.Exit(fakeManager(os.Args[1:]))
+	case "hog":
+		os.Exit(fakeHog())
 	case "idle":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGHUP)
 		select {}
@@ -265,6 +269,8 @@ func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case "/sum":
 		fmt.Fprint(w, e.sum())
+	case "/weights": // or the range that the request names
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(e.weights))
 	case "/eat": // 64 MiB, in addition if the query says "more"
 		e.extra = make([]byte, 64<<20)
 		for i := 0; i < len(e.extra); i += 4096 {
@@ -303,6 +309,48 @@ func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	default:
 		http.NotFound(w, r)
+	}
+}
+
+// A hog takes hogMost at most, in steps.
+const (
+	hogStep = 10 * tier.MiB
+	hogMost = 12 * hogStep
+)
+
+// fakeHog is a program that allocates and frees memory at the pace of ordinary ones,
+// until its standard input ends.
+func fakeHog() int {
+	end := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(end)
+	}()
+	pace := time.NewTicker(50 * time.Millisecond)
+	var held [][]byte
+	for grown, want, stay := 0, 0, 0; ; {
+		select {
+		case <-end:
+			fmt.Println("the hog took", tier.Bytes(grown)*hogStep, "in all")
+			return 0
+		case <-pace.C:
+		}
+		switch {
+		case len(held) < want:
+			b, err := unix.Mmap(-1, 0, int(hogStep), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+			if err != nil {
+				fmt.Println("the hog:", err)
+				return 1
+			}
+			held, grown = append(held, b), grown+1
+		case len(held) > want:
+			unix.Munmap(held[len(held)-1])
+			held = held[:len(held)-1]
+		case stay > 0:
+			stay--
+		default:
+			want, stay = rand.IntN(int(hogMost/hogStep)+1), 10
+		}
 	}
 }
 
