@@ -37,6 +37,9 @@ const (
 	fleetRuntime = 24 * tier.MiB // what an engine has beside its weights: 14 were seen
 	fleetClients = 64
 	fleetTime    = 75 * time.Second
+	// maxFleetStarts is how often an engine that maps its weights may be started: 2 to 4
+	// times were seen, and 27 where frozen engines were stopped for room that came anyway.
+	maxFleetStarts = 12
 	// fleetOwn is for what is in the cgroup beside engines and what the hog takes: 27
 	// MiB of the server, 3 of the hog's program, 1 of the shells that watch engines and
 	// 6 of the kernel were seen.
@@ -308,6 +311,9 @@ func (f *fleet) report() {
 			}
 		}
 		e := engines[fmt.Sprint(i)]
+		if i < fleetMapped && e.Starts > maxFleetStarts {
+			f.t.Errorf("the engine of model %d was started %d times: it is to be frozen and thawed", i, e.Starts)
+		}
 		f.t.Logf("model %d: %d answers, %d clients left; %d starts, took %v at most, now %s %s %s", i, thirds, f.left[i].Load(), e.Starts, e.Peak, e.State, e.Standby, e.Note)
 	}
 	f.refused.Range(func(why, n any) bool {
