@@ -301,6 +301,23 @@ func TestReading_OlderThanACharge_ChargeStaysUnseen(t *testing.T) {
 	}
 }
 
+// Kept bytes are locked in ram. A reading from before counts them as available still.
+func TestReading_OlderThanALock_LockedBytesStayUnseen(t *testing.T) {
+	b := newBench(t, 10, 20, tier.Model{Name: "a", Size: 4})
+	b.entry("a").Reclaimable = 3
+	b.join("a")
+	b.step()
+	b.finish(Outcome{Observed: true, Seen: Seen{Present: 4}})
+	b.step()
+	if got := b.c.unseen[tier.RAM]; got != 7 {
+		t.Errorf("%d unseen, want 4 charged and 3 locked", got)
+	}
+	b.c.Reading(tier.Memory{At: b.now, Available: tier.Unlimited}, nil, nil, b.now)
+	if got := b.c.unseen[tier.RAM]; got != 0 {
+		t.Errorf("%d unseen after a reading", got)
+	}
+}
+
 // Bytes that were to be gone and are seen a moment longer are waited for.
 func TestSetLimits_ResidueOfWhatLeftIsSeenForAMoment_NotRefused(t *testing.T) {
 	for _, stays := range []bool{false, true} {

@@ -386,6 +386,10 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	c.moveTo(m, moveEnded)
 	c.transition(e, resting, nil, nil)
 	if out.Observed {
+		if locked := e.Reclaimable - out.Reclaimable; locked > 0 && m.To == tier.RAM && out.Err == nil {
+			// The reading counts them as available still.
+			c.unseen, c.unseenAt = c.unseen.Plus(tier.Footprint{tier.RAM: locked}), now
+		}
 		e.Reclaimable = out.Reclaimable
 	}
 	if out.Traits != nil {
