@@ -7,10 +7,14 @@
 //     may lock memory. Unlocked pages are checked at intervals and read again if
 //     the kernel reclaimed them.
 //   - swap: mapped and usable at once. The first Move.Keep bytes, rounded down to
-//     whole pages, stay present until the kernel needs the memory. The rest is
-//     dropped, and read from the file on a fault. Nothing is written to a swap
-//     device.
-//   - storage: not mapped, and dropped from the page cache.
+//     whole pages, stay present until the kernel needs the memory. The rest is read
+//     from the file on a fault. Nothing is written to a swap device.
+//   - storage: not mapped.
+//
+// What a model that gives way does not keep stays in the page cache, charged to no
+// model and the first that the kernel takes, so that moves down drop nothing and the
+// next load reads only what is gone. [Mover.Cached] counts such bytes, and
+// [Mover.Uncache] drops them when the memory is needed.
 //
 // The three names that matter: [Mover] moves models, [Mover.Bytes] returns the
 // weights of a leased model, and [Mover.Status] tells which calls are in use and
@@ -21,9 +25,9 @@
 // before 5.14, cachestat before 6.5) have fallbacks.
 //
 // Not promised: that pages go if another process maps them, or on filesystems that
-// keep them (tmpfs, some network and FUSE filesystems). What stays is counted by
-// [Mover.Resident] and remains charged. For files that the process neither owns
-// nor may write, the kernel does not tell what is cached; Status says so. Outside
-// Linux pages can be neither dropped, locked nor counted: the package maps files,
-// reads them, and leaves the rest to the operating system.
+// keep them. Files of tmpfs are memory in any tier: [Mover.Resident] counts them and
+// they remain charged. For files that the process neither owns nor may write, the
+// kernel does not tell what is cached; Status says so. Outside Linux pages can be
+// neither dropped, locked nor counted: the package maps files, reads them, and leaves
+// the rest to the operating system.
 package mapped

@@ -49,58 +49,6 @@ func TestOpen_MappingFails_ClosesEverything(t *testing.T) {
 	}
 }
 
-// Resident reads the entry of a model that is being loaded; before it answers, the
-// load fails and leaves pages behind.
-func TestResident_LoadFailsMeanwhile_IsNoPanic(t *testing.T) {
-	mod := model(t, "m", tier.MiB)
-	m := newTestMover(t, newSystem(), Options{})
-	w, err := openWeights(m.sys, &mod)
-	must(t, err)
-	e := &entry{name: "m", left: w.shards, before: w.noPages()}
-	must(t, w.close())
-	m.mu.Lock()
-	m.entries["m"] = e
-	m.mu.Unlock()
-	if present, _, err := m.dropResidue(t.Context(), e, nil, nil); present != 0 || err != nil {
-		t.Errorf("settle = %d, %v", present, err)
-	}
-	if n := len(m.Status().Models); n != 1 {
-		t.Errorf("Status knows of %d models, want the one that left pages", n)
-	}
-	seen(t, m, mod)
-	if n := len(m.Status().Models); n != 0 {
-		t.Errorf("%d models are remembered after their pages are gone", n)
-	}
-}
-
-// A second load fails while Resident drops what the first one left: what the
-// second one left is still to be dropped by the next call.
-func TestResident_AnotherLoadFailsMeanwhile_ItsPagesAreNotForgotten(t *testing.T) {
-	mod := model(t, "m", tier.MiB)
-	sys := needPopulate(t)
-	m := newTestMover(t, sys, Options{})
-	mustMove(t, m, mod, tier.Swap, 0)
-	e := m.entries["m"]
-	first, second := []bitset{newBitset(256)}, []bitset{newBitset(256)}
-	e.before = first
-	dropMapped := sys.dropMapped
-	sys.dropMapped = func(b []byte) error {
-		m.mu.Lock()
-		e.before = second
-		m.mu.Unlock()
-		return dropMapped(b)
-	}
-	seen(t, m, mod)
-	if !same(e.before, second) {
-		t.Error("what the second load left is forgotten")
-	}
-	sys.dropMapped = dropMapped
-	seen(t, m, mod)
-	if e.before != nil {
-		t.Error("what is gone is still to be dropped")
-	}
-}
-
 // Files that change while they are loaded, read and demoted give errors of the
 // package, whatever the kernel offers, and never end the process.
 func TestMover_FilesChangeAllTheTime_OnlyErrors(t *testing.T) {
@@ -168,6 +116,8 @@ func storm(t *testing.T, take func(*system)) {
 			if r, ok := any(m).(tier.Resident); ok {
 				_, _, _ = r.Resident(context.Background(), "m")
 			}
+			_, _ = m.Cached(context.Background(), "m")
+			_ = m.Uncache(context.Background(), "m", size)
 		})
 	}
 	moved, changed := 0, 0

@@ -35,6 +35,16 @@ func seen(t testing.TB, m *Mover, mod tier.Model) (present, reclaimable tier.Byt
 	return present, reclaimable
 }
 
+// cached returns what Cached says of the model.
+func cached(t testing.TB, m *Mover, mod tier.Model) tier.Bytes {
+	t.Helper()
+	n, err := m.Cached(t.Context(), mod.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // cachedPages returns which pages of the file are in the page cache, by a mapping
 // of its own.
 func cachedPages(t testing.TB, path string) []byte {

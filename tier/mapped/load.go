@@ -60,7 +60,7 @@ func (w *weights) fill(ctx context.Context, all *devices, locks *mlockAccount, e
 		if err != nil {
 			return err
 		}
-		if sets, err = w.snapshot(ctx, false); err != nil {
+		if sets, err = w.snapshot(ctx, end, false); err != nil {
 			return err
 		}
 		missing := w.missing(end, sets)

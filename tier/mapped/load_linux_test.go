@@ -1,7 +1,6 @@
 package mapped
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -125,41 +124,43 @@ func needPopulate(t testing.TB) *system {
 	return sys
 }
 
-func TestLoad_CancelledHalfWay_LeavesTheCacheAsItWas(t *testing.T) {
+// What a cancelled load brought is charged to no model, and the next one reads the rest.
+func TestLoad_CancelledHalfWay_WhatItBroughtIsCached(t *testing.T) {
 	mod := model(t, "m", 64*tier.MiB+odd)
 	m := newTestMover(t, needPopulate(t), Options{})
-	f, err := os.Open(mod.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	warm := make([]byte, 4<<20)
-	m.sys.setReadahead(f, readaheadOff)
-	if _, err := f.ReadAt(warm, 20<<20); err != nil { // another process's pages
-		t.Fatal(err)
-	}
-	before := cachedPages(t, mod.Path)
-	for _, after := range []tier.Bytes{1, 8 * tier.MiB, 40 * tier.MiB} {
-		cause := errors.New("cancelled")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		var at time.Time
-		err := m.Move(ctx, tier.Move{Model: mod, To: tier.RAM}, func(done tier.Bytes) {
-			if done >= after && at.IsZero() {
-				at = time.Now()
-				cancel(cause)
+	for _, from := range []tier.Tier{tier.Storage, tier.Swap} {
+		const keep = tier.MiB
+		for _, after := range []tier.Bytes{1, 8 * tier.MiB, 40 * tier.MiB} {
+			mustMove(t, m, mod, tier.Swap, keep)
+			mustMove(t, m, mod, from, keep)
+			must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+			cause := errors.New("cancelled")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			var at time.Time
+			err := m.Move(ctx, tier.Move{Model: mod, To: tier.RAM}, func(done tier.Bytes) {
+				if done >= after && at.IsZero() {
+					at = time.Now()
+					cancel(cause)
+				}
+			})
+			took := time.Since(at)
+			if err != cause { // exactly the cause
+				t.Fatalf("Move = %v, want %v", err, cause)
 			}
-		})
-		took := time.Since(at)
-		if err != cause { // exactly the cause
-			t.Fatalf("Move = %v, want %v", err, cause)
-		}
-		t.Logf("cancelled after %v: returned within %v", after, took)
-		seen(t, m, mod) // drops what the device delivered late
-		if now := cachedPages(t, mod.Path); !bytes.Equal(before, now) {
-			t.Errorf("cancelled after %v: %d pages are cached, were %d", after, bytes.Count(now, []byte{1}), bytes.Count(before, []byte{1}))
-		}
-		if n := len(m.Status().Models); n != 0 {
-			t.Errorf("%d models are mapped", n)
+			t.Logf("cancelled after %v: returned within %v", after, took)
+			want := tier.Bytes(0)
+			if from == tier.Swap {
+				want = keep
+			}
+			if present, _ := seen(t, m, mod); present != want {
+				t.Errorf("in %v %v are present, want %v", from, present, want)
+			}
+			if n := cached(t, m, mod); n < after-keep || n > mod.Size-want {
+				t.Errorf("cancelled after %v: %v are cached", after, n)
+			}
+			if s := modelStatus(t, m, "m"); s.Tier != from || s.Locked != 0 {
+				t.Errorf("Status says %+v", s)
+			}
 		}
 	}
 	mustMove(t, m, mod, tier.RAM, 0)
@@ -180,9 +181,8 @@ func TestLoad_ProgressPanicsOrExits_LeavesNothing(t *testing.T) {
 				_ = m.Move(context.Background(), tier.Move{Model: mod, To: tier.RAM}, func(tier.Bytes) { tt.do() })
 			})
 			group.Wait()
-			seen(t, m, mod) // drops what the device delivered late
-			if n := len(m.Status().Models); n != 0 {
-				t.Errorf("%d models are mapped", n)
+			if present, _ := seen(t, m, mod); present != 0 || m.entries["m"].weights != nil {
+				t.Errorf("it is mapped, and %v are present", present)
 			}
 			mustMove(t, m, mod, tier.RAM, 0)
 			mustMove(t, m, mod, tier.Storage, 0)
@@ -208,8 +208,8 @@ func TestLoad_PagesDoNotStay_IsACapacityErrorAndUndone(t *testing.T) {
 	if !ok || !errors.Is(err, tier.ErrNoCapacity) || ce.Need != 2*tier.MiB || ce.Free != 1536*tier.KiB {
 		t.Errorf("Move = %v", err)
 	}
-	if n := len(m.Status().Models); n != 0 {
-		t.Errorf("%d models are mapped", n)
+	if present, _ := seen(t, m, mod); present != 0 || m.entries["m"].weights != nil {
+		t.Errorf("it is mapped, and %v are present", present)
 	}
 }
 

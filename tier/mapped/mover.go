@@ -55,7 +55,7 @@ type Mover struct {
 
 	mu      sync.Mutex // guards the rest; held for moments
 	closed  bool
-	entries map[string]*entry // of models that are mapped, moving, or left pages behind
+	entries map[string]*entry // of models that are mapped, moving, or may have cached bytes
 }
 
 var _ interface {
@@ -64,6 +64,7 @@ var _ interface {
 	tier.Leaver
 	tier.InPlacer
 	tier.FileBacker
+	tier.Cacher
 	tier.ModelChecker
 	tier.PartStatuser
 	tier.Closer
@@ -76,23 +77,22 @@ type entry struct {
 	weights *weights // nil: in storage
 	tier    tier.Tier
 	held    int64 // bytes to be present: all of them in ram, those kept in swap
-	stayed  int64 // bytes that the last move could not drop
-	// left are, in storage, the files that pages may be left of; they are not mapped.
-	left []*shard
-	// before are the pages that are not to be dropped, as long as others may be left:
-	// those that were present before a load that failed.
-	before []bitset
+	cached  int64 // cached bytes, as last seen
+	// left are, in storage, the files that may have pages in the page cache since left
+	// at leftAt; they are not mapped.
+	left   []*shard
+	leftAt time.Time
 
 	recheck *time.Timer // of the next recheck, or nil
 	pause   int         // recheck intervals until then; doubles while pages are lost
 	reread  int64       // bytes read again so far
 }
 
-// run is a move, or a recheck, which is preempted by any move.
+// run is what is done with a model.
 type run struct {
-	recheck bool
-	cancel  context.CancelCauseFunc
-	done    chan struct{}
+	yields bool // a move preempts it: it is none itself
+	cancel context.CancelCauseFunc
+	done   chan struct{}
 }
 
 // New returns a Mover. The error unwraps to tier.ErrInvalid.
@@ -132,11 +132,11 @@ func (m *Mover) FileBacked() bool { return true }
 // checked when they are mapped.
 func (m *Mover) CheckModel(mod *tier.Model) error { return checkPath(mod.Name, mod.Path) }
 
-var errPreempted = errors.New("a move preempts a recheck")
+var errPreempted = errors.New("a move goes first")
 
-// begin claims the model for a move or a recheck. A recheck that has it is
-// cancelled and awaited.
-func (m *Mover) begin(ctx context.Context, name string, recheck bool) (context.Context, *entry, error) {
+// begin claims the model for a move, or for something that yields to moves. Such a run
+// that has it is awaited, and cancelled first by a move.
+func (m *Mover) begin(ctx context.Context, name string, yields bool) (context.Context, *entry, error) {
 	for {
 		m.mu.Lock()
 		if m.closed {
@@ -151,7 +151,7 @@ func (m *Mover) begin(ctx context.Context, name string, recheck bool) (context.C
 		other := e.run
 		if other == nil {
 			ctx, cancel := context.WithCancelCause(ctx)
-			e.run = &run{recheck: recheck, cancel: cancel, done: make(chan struct{})}
+			e.run = &run{yields: yields, cancel: cancel, done: make(chan struct{})}
 			if e.recheck != nil {
 				e.recheck.Stop()
 			}
@@ -160,10 +160,12 @@ func (m *Mover) begin(ctx context.Context, name string, recheck bool) (context.C
 			return ctx, e, nil
 		}
 		m.mu.Unlock()
-		if !other.recheck {
+		if !other.yields {
 			return nil, nil, &tier.InUseError{Model: name, Reason: "Model '" + name + "' is moving already"}
 		}
-		other.cancel(errPreempted)
+		if !yields {
+			other.cancel(errPreempted)
+		}
 		select {
 		case <-other.done:
 		case <-ctx.Done():
@@ -185,6 +187,27 @@ func (m *Mover) end(e *entry) {
 		m.scheduleRecheck(e)
 	case len(e.left) == 0:
 		delete(m.entries, e.name)
+	default:
+		m.forgetOldest()
+	}
+}
+
+// leave remembers the files of a model that is in storage. Mover.mu is held.
+func (e *entry) leave(files []*shard) { e.left, e.leftAt = files, time.Now() }
+
+// forgetOldest keeps the number of models in storage that are remembered within
+// maxUnmapped. What is in memory as long as it exists is not forgotten. Mover.mu is
+// held.
+func (m *Mover) forgetOldest() {
+	var all []*entry
+	for _, e := range m.entries {
+		if e.run == nil && e.weights == nil && !slices.ContainsFunc(e.left, func(s *shard) bool { return s.fs.inMemory }) {
+			all = append(all, e)
+		}
+	}
+	if len(all) > maxUnmapped {
+		oldest := slices.MinFunc(all, func(a, b *entry) int { return a.leftAt.Compare(b.leftAt) })
+		delete(m.entries, oldest.name)
 	}
 }
 
@@ -220,10 +243,6 @@ func (m *Mover) Close() error {
 	return errors.Join(errs...)
 }
 
-// undoWait is how long a load that failed waits for pages that the kernel reads
-// ahead. Resident drops those that arrive later.
-const undoWait = 20 * time.Millisecond
-
 // Move implements tier.Mover. The Mover knows where the model is; mv.From is not
 // used.
 //
@@ -236,10 +255,9 @@ const undoWait = 20 * time.Millisecond
 // swap, Resident tells how many stayed.
 //
 // Progress counts the bytes that had to move, including those that were in the
-// page cache already. A cancelled load drops what it brought and leaves what it
-// found. A move down, some milliseconds per GiB, is not cancelled once it has
-// begun. Its error is nil even if pages did not go, because another process maps
-// them: Resident goes on counting them.
+// page cache already. A move down reads nothing and drops nothing: what is not kept
+// becomes cached bytes, and so does what a load brought that failed or was cancelled
+// (see Cached and Uncache).
 func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.Bytes)) error {
 	if err := checkMove(&mv); err != nil {
 		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: err}
@@ -260,7 +278,7 @@ func (m *Mover) Move(ctx context.Context, mv tier.Move, progress func(done tier.
 	_, changed := errors.AsType[*ChangedError](err)
 	lost := changed && e.weights != nil
 	if lost {
-		m.unload(ctx, e, nil)
+		m.unload(e, nil)
 	}
 	return &tier.MoveError{Model: mv.Model.Name, From: from, To: mv.To, Lost: lost, Err: err}
 }
@@ -280,7 +298,7 @@ func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func
 	w := e.weights
 	switch {
 	case mv.To == tier.Storage:
-		m.unload(ctx, e, progress)
+		m.unload(e, progress)
 		return nil
 	case w == nil:
 		w, err = openWeights(m.sys, &mv.Model)
@@ -296,78 +314,76 @@ func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func
 }
 
 // reach makes w what tier to asks for, and only then the entry's weights. If it
-// fails, everything is as before.
-func (m *Mover) reach(ctx context.Context, e *entry, w *weights, to tier.Tier, keep tier.Bytes, progress func(tier.Bytes)) (err error) {
-	var before []bitset
-	loaded := false
+// fails, the model is where it was.
+func (m *Mover) reach(ctx context.Context, e *entry, w *weights, to tier.Tier, keep tier.Bytes, progress func(tier.Bytes)) error {
+	reached := false
 	defer func() { // also if progress panics
-		if !loaded {
-			m.undo(ctx, e, w, before)
+		if !reached {
+			m.turnBack(e, w)
 		}
 	}()
-	if before, err = w.snapshot(ctx, true); err != nil {
-		return err
-	}
 	end, locks := w.size, &m.locks
 	if to == tier.Swap {
 		end, locks = min(max(int64(keep), 0), w.size), nil
 	}
+	present, err := w.snapshot(ctx, end, true)
+	if err != nil {
+		return err
+	}
 	r := &report{fn: progress, base: e.held, total: max(end-e.held, e.held-end)}
-	justRead := w.missing(end, before) > 0
-	if err := w.fill(ctx, &m.devices, locks, end, before, r); err != nil {
+	if err := w.fill(ctx, &m.devices, locks, end, present, r); err != nil {
 		return err
 	}
 	if err := w.check(); err != nil { // changed during the load
 		return err
 	}
-	loaded = true
-	var stayed int64
 	if to == tier.Swap {
-		m.locks.unlock(w)
-		stayed = w.evict(ctx, end, justRead, r)
-		w.markCold(end)
+		r.add(r.total)
+		m.giveWay(w, end)
 	}
+	reached = true
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.weights, e.tier, e.held, e.stayed, e.left, e.before = w, to, end, stayed, nil, nil
+	e.weights, e.tier, e.held, e.left, e.cached = w, to, end, nil, 0
 	e.pause, e.reread = 0, 0
 	return nil
 }
 
-// undo drops what a failed load of w brought beyond before (nil: it has not
-// begun). What arrives too late is left to Resident.
-func (m *Mover) undo(ctx context.Context, e *entry, w *weights, before []bitset) {
-	if e.tier != tier.RAM {
-		m.locks.unlock(w)
+// giveWay unlocks w and takes its pages beyond end out of our page tables.
+func (m *Mover) giveWay(w *weights, end int64) {
+	m.locks.unlock(w)
+	w.markCold(end)
+	for _, s := range w.shards {
+		s.letGo(s.prefix(end), s.pages())
 	}
-	if before != nil && w.restore(ctx, before, undoWait) > 0 {
-		m.mu.Lock()
-		if len(e.left) == 0 { // else more is to be dropped than this load brought
-			e.before = before
-			if e.weights == nil {
-				e.left = w.shards
-			}
-		}
-		m.mu.Unlock()
+}
+
+// turnBack leaves w as it was before a move that failed. What that brought is cached.
+func (m *Mover) turnBack(e *entry, w *weights) {
+	if e.tier == tier.RAM {
+		return
 	}
+	m.giveWay(w, e.held)
 	if e.weights == nil {
+		m.mu.Lock()
+		e.leave(w.shards)
+		m.mu.Unlock()
 		_ = w.close()
 	}
 }
 
-// unload drops the model's pages and unmaps it.
-func (m *Mover) unload(ctx context.Context, e *entry, progress func(tier.Bytes)) {
+// unload unmaps the model. Its pages stay in the page cache.
+func (m *Mover) unload(e *entry, progress func(tier.Bytes)) {
 	w := e.weights
 	if w == nil {
 		return
 	}
-	m.locks.unlock(w)
-	stayed := w.evict(ctx, 0, false, &report{fn: progress, total: e.held})
+	r := &report{fn: progress, total: e.held}
+	r.add(r.total)
+	m.giveWay(w, 0)
 	m.mu.Lock()
-	e.weights, e.tier, e.held, e.stayed, e.before = nil, tier.Storage, 0, stayed, nil
-	if stayed > 0 {
-		e.left, e.before = w.shards, w.noPages()
-	}
+	e.weights, e.tier, e.held = nil, tier.Storage, 0
+	e.leave(w.shards)
 	m.mu.Unlock()
 	_ = w.close() // cannot fail: it is mapped and open
 }
@@ -405,7 +421,7 @@ func (m *Mover) recheckModel(name string) {
 	if w == nil || e.tier != tier.RAM || w.check() != nil {
 		return // the next move or reader reports a change
 	}
-	sets, err := w.snapshot(ctx, false)
+	sets, err := w.snapshot(ctx, w.size, false)
 	if err != nil {
 		return
 	}
@@ -437,16 +453,16 @@ type Status struct {
 	Models    []ModelStatus  `json:"models"`  // by name
 }
 
-// ModelStatus is what is known of one model that is mapped, or that left pages
-// behind when it was unmapped.
+// ModelStatus is what is known of one model that is mapped, or that has cached bytes.
 type ModelStatus struct {
 	Name   string     `json:"name"`
 	Tier   tier.Tier  `json:"tier"`
 	Size   tier.Bytes `json:"size"`
 	Keep   tier.Bytes `json:"keep"` // bytes to be kept present in swap
 	Locked tier.Bytes `json:"locked"`
-	// Stayed is what the last move could not drop.
-	Stayed tier.Bytes `json:"stayed,omitempty"`
+	// Cached is what of the rest is in the page cache, charged to no model, as Cached
+	// or Uncache last saw.
+	Cached tier.Bytes `json:"cached,omitempty"`
 	// Again is how many bytes were read again because the kernel reclaimed them
 	// while the model was in ram.
 	Again tier.Bytes `json:"read_again,omitempty"`
@@ -468,7 +484,7 @@ func (m *Mover) Status() Status {
 		Devices: m.devices.status(), Models: make([]ModelStatus, 0, len(m.entries)),
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.entries)) {
-		if e := m.entries[name]; e.weights != nil || len(e.left) > 0 {
+		if e := m.entries[name]; e.weights != nil || e.cached > 0 {
 			s.Models = append(s.Models, e.status(s.LockLimit))
 		}
 	}
@@ -481,13 +497,10 @@ func (m *Mover) PartStatus() any { return m.Status() }
 // status is called with Mover.mu held.
 func (e *entry) status(lockLimit tier.Bytes) ModelStatus {
 	s := ModelStatus{
-		Name: e.name, Tier: e.tier, Stayed: tier.Bytes(e.stayed), Again: tier.Bytes(e.reread), Shards: len(e.left),
+		Name: e.name, Tier: e.tier, Cached: tier.Bytes(e.cached), Again: tier.Bytes(e.reread), Shards: len(e.left),
 	}
 	note := func(format string, args ...any) {
 		s.Notes = append(s.Notes, fmt.Sprintf(format, args...))
-	}
-	if e.stayed > 0 {
-		note("%v would not go: another process maps the files, they are still being written, or the filesystem keeps them.", s.Stayed)
 	}
 	if e.weights == nil {
 		return s

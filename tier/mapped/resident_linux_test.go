@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -22,7 +23,7 @@ import (
 )
 
 // After any moves, some of them cancelled, what is present is exactly what the tier
-// promises, and what is in ram is mlocked.
+// promises, the rest of what is in memory is cached, and what is in ram is mlocked.
 func TestMove_AnySequence_PresentIsWhatWasPromised(t *testing.T) {
 	mod := sharded(t, "m", 3<<20+odd, 1, 1<<20)
 	m := newTestMover(t, needPopulate(t), Options{})
@@ -62,6 +63,19 @@ func TestMove_AnySequence_PresentIsWhatWasPromised(t *testing.T) {
 			}
 			if present != want {
 				t.Fatalf("%d bytes are present in %v, keep %d, want %d", present, at, kept, want)
+			}
+			rest, err := m.Cached(context.Background(), mod.Name)
+			if err != nil || present+rest > mod.Size {
+				t.Fatalf("%d bytes are present and %d cached in %v, keep %d, %v", present, rest, at, kept, err)
+			}
+			if n := tier.Bytes(rapid.Int64Range(0, int64(mod.Size)).Draw(t, "uncache")); n > 0 {
+				if err := m.Uncache(context.Background(), mod.Name, n); err != nil {
+					t.Fatal(err)
+				}
+				left, _ := m.Cached(context.Background(), mod.Name)
+				if again, _, _ := m.Resident(context.Background(), mod.Name); again != present || rest-left < min(n, rest) {
+					t.Fatalf("in %v, keep %d, %d bytes were to be dropped of %d, %d are left; %d are present", at, kept, n, rest, left, again)
+				}
 			}
 			fixed := tier.Bytes(0)
 			if at == tier.RAM && mayLock {
@@ -154,7 +168,165 @@ func holder(path string) {
 	runtime.KeepAlive(b)
 }
 
-func TestResident_AnotherProcessMapsTheFile_IsSeenUntilItLeaves(t *testing.T) {
+func TestCached_ModelGivesWay_ItsPagesStayAndAreNotPresent(t *testing.T) {
+	mod := sharded(t, "m", 5<<20+odd, 1, 3<<20)
+	m := newTestMover(t, needPopulate(t), Options{})
+	page := tier.Bytes(os.Getpagesize())
+	for _, step := range []struct {
+		to   tier.Tier
+		keep tier.Bytes
+	}{{tier.Swap, 0}, {tier.Swap, tier.MiB}, {tier.Swap, 6*tier.MiB + 5}, {tier.Storage, 0}} {
+		mustMove(t, m, mod, tier.RAM, 0)
+		if n := cached(t, m, mod); n != 0 {
+			t.Errorf("in ram %v are cached", n)
+		}
+		mustMove(t, m, mod, step.to, step.keep)
+		kept := promised(mod, step.keep, page)
+		present, _ := seen(t, m, mod)
+		if n := cached(t, m, mod); present != kept || n != mod.Size-kept {
+			t.Errorf("in %v, keep %d: %d bytes are present and %d cached of %d", step.to, step.keep, present, n, mod.Size)
+		}
+		if s := modelStatus(t, m, "m"); s.Cached != mod.Size-kept {
+			t.Errorf("Status says that %d bytes are cached", s.Cached)
+		}
+		if mapped := mappedBytes(t, "mapped-test-"); mapped > kept+2*page {
+			t.Errorf("%v of the files are in our page tables, with %v kept", mapped, kept)
+		}
+		must(t, m.Uncache(t.Context(), "m", tier.MiB))
+		if n := mod.Size - kept - cached(t, m, mod); n < tier.MiB || n > 3*tier.MiB {
+			t.Errorf("in %v, keep %d: %v were dropped, want 1 MiB", step.to, step.keep, n)
+		}
+		must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+		present, _ = seen(t, m, mod)
+		if n := cached(t, m, mod); present != kept || n != 0 {
+			t.Errorf("in %v, keep %d: %d bytes are present and %d cached after all was dropped", step.to, step.keep, present, n)
+		}
+	}
+	if n := len(m.Status().Models); n != 0 {
+		t.Errorf("Status lists %d models without a page in memory", n)
+	}
+}
+
+// mappedBytes returns how much of files with such a path our page tables hold.
+func mappedBytes(t *testing.T, path string) (sum tier.Bytes) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps")
+	must(t, err)
+	ours := false
+	for line := range strings.Lines(string(b)) {
+		var kB tier.Bytes
+		if n, _ := fmt.Sscanf(line, "Rss: %d kB", &kB); n == 1 && ours {
+			sum += kB * tier.KiB
+		} else if first, _, _ := strings.Cut(line, " "); strings.Contains(first, "-") {
+			ours = strings.Contains(line, path)
+		}
+	}
+	return sum
+}
+
+// A model in storage is mapped again to be looked at.
+func TestCached_FileIsReplaced_TheNewOneIsLeftAlone(t *testing.T) {
+	mod := model(t, "m", tier.MiB)
+	m := newTestMover(t, needPopulate(t), Options{})
+	mustMove(t, m, mod, tier.RAM, 0)
+	mustMove(t, m, mod, tier.Storage, 0)
+	must(t, os.WriteFile(mod.Path+".new", content(int(tier.MiB)), 0o644))
+	must(t, os.Rename(mod.Path+".new", mod.Path))
+	must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+	if n, on := cached(t, m, mod), cachedBytes(t, mod.Path); n != 0 || on != tier.MiB {
+		t.Errorf("%v are told to be cached, %v of the new file are", n, on)
+	}
+}
+
+// Pages that a reader of a model in swap faults in are cached bytes.
+func TestCached_ServedFromSwap_WhatIsReadIsCached(t *testing.T) {
+	mod := model(t, "m", 4*tier.MiB)
+	m := newTestMover(t, needPopulate(t), Options{})
+	mustMove(t, m, mod, tier.Swap, tier.MiB)
+	must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+	sameWeights(t, m, mod)
+	if present, _ := seen(t, m, mod); present != tier.MiB || cached(t, m, mod) != 3*tier.MiB {
+		t.Errorf("%v are present and %v cached", present, cached(t, m, mod))
+	}
+	must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+	if n := cached(t, m, mod); n != 0 {
+		t.Errorf("%v are cached after all was dropped", n)
+	}
+}
+
+func TestCached_ManyModelsInStorage_TheOldestIsForgotten(t *testing.T) {
+	mod := model(t, "m", 1)
+	m := newTestMover(t, needPopulate(t), Options{})
+	for i := range maxUnmapped + 1 {
+		mod.Name = fmt.Sprint(i)
+		mustMove(t, m, mod, tier.Swap, 1)
+		mustMove(t, m, mod, tier.Storage, 0)
+	}
+	for name, want := range map[string]tier.Bytes{"0": 0, "1": 1, mod.Name: 1} {
+		mod.Name = name
+		if n := cached(t, m, mod); n != want {
+			t.Errorf("of model %s %d bytes are cached, want %d", name, n, want)
+		}
+	}
+}
+
+// A move ends an Uncache that is under way, and is not refused.
+func TestUncache_AMoveComes_GoesFirst(t *testing.T) {
+	mod := model(t, "m", 16*tier.MiB)
+	sys := needPopulate(t)
+	drop := sys.dropCached
+	dropping, goOn := make(chan struct{}, 16), make(chan struct{})
+	sys.dropCached = func(f *os.File, off, n int64) error {
+		dropping <- struct{}{}
+		<-goOn
+		return drop(f, off, n)
+	}
+	m := newTestMover(t, sys, Options{})
+	mustMove(t, m, mod, tier.RAM, 0)
+	mustMove(t, m, mod, tier.Swap, 0)
+	uncached := make(chan error)
+	go func() { uncached <- m.Uncache(context.Background(), "m", tier.Unlimited) }()
+	<-dropping
+	m.mu.Lock()
+	r := m.entries["m"].run
+	cancel, called := r.cancel, make(chan struct{})
+	off := sync.OnceFunc(func() { close(called) })
+	r.cancel = func(err error) { cancel(err); off() }
+	m.mu.Unlock()
+	moved := make(chan error)
+	go func() { moved <- m.Move(context.Background(), tier.Move{Model: mod, To: tier.RAM}, nil) }()
+	<-called
+	close(goOn)
+	must(t, <-uncached)
+	must(t, <-moved)
+	if n := len(dropping); n > 1 {
+		t.Errorf("%d pieces were dropped after the move came", n)
+	}
+	if present, _ := seen(t, m, mod); present != mod.Size {
+		t.Errorf("%v are present of %v", present, mod.Size)
+	}
+	must(t, m.Uncache(context.Background(), "m", tier.Unlimited))
+	if present, _ := seen(t, m, mod); present != mod.Size {
+		t.Errorf("Uncache took %v from a model in ram", mod.Size-present)
+	}
+}
+
+func TestUncache_DuringAMove_ReturnsAtOnce(t *testing.T) {
+	mod := model(t, "m", tier.MiB)
+	m := newTestMover(t, needPopulate(t), Options{})
+	must(t, m.Move(t.Context(), tier.Move{Model: mod, To: tier.RAM}, func(tier.Bytes) {
+		must(t, m.Uncache(context.Background(), "m", tier.Unlimited))
+	}))
+	must(t, m.Uncache(t.Context(), "unknown", tier.Unlimited))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("cancelled")
+	cancel(cause)
+	if err := m.Uncache(ctx, "m", tier.Unlimited); err != cause {
+		t.Errorf("Uncache = %v", err)
+	}
+}
+
+func TestUncache_AnotherProcessMapsTheFile_StaysUntilItLeaves(t *testing.T) {
 	for _, to := range []tier.Tier{tier.Storage, tier.Swap} {
 		t.Run(to.String(), func(t *testing.T) {
 			mod := model(t, "m", 8*tier.MiB)
@@ -165,23 +337,15 @@ func TestResident_AnotherProcessMapsTheFile_IsSeenUntilItLeaves(t *testing.T) {
 				t.Fatal(line, err)
 			}
 			mustMove(t, m, mod, to, 0)
-			present, reclaimable := seen(t, m, mod)
-			if present != mod.Size || reclaimable != mod.Size {
-				t.Errorf("%d bytes are told to be present and %d reclaimable, with %d mapped elsewhere", present, reclaimable, mod.Size)
-			}
-			if s := modelStatus(t, m, "m"); s.Stayed != mod.Size || !strings.Contains(strings.Join(s.Notes, " "), "another process") {
-				t.Errorf("Status does not tell: %+v", s)
+			must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+			if present, _ := seen(t, m, mod); present != 0 || cached(t, m, mod) != mod.Size {
+				t.Errorf("%v are told to be present and %v cached, with %v mapped elsewhere", present, cached(t, m, mod), mod.Size)
 			}
 			must(t, in.Close())
 			must(t, cmd.Wait())
-			if to == tier.Swap {
-				mustMove(t, m, mod, tier.Swap, 0)
-			}
-			if present, _ := seen(t, m, mod); present != 0 {
-				t.Errorf("%d bytes are present after it ended", present)
-			}
-			if n := len(m.Status().Models); to == tier.Storage && n != 0 {
-				t.Errorf("%d models are remembered that are gone", n)
+			must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+			if n := cached(t, m, mod); n != 0 {
+				t.Errorf("%v are cached after it ended", n)
 			}
 		})
 	}
@@ -191,6 +355,7 @@ func TestResident_AnotherProcessMapsTheFile_IsSeenUntilItLeaves(t *testing.T) {
 type foreignReport struct {
 	Err              []string
 	Hot, Swap, Gone  tier.Bytes
+	Cached           tier.Bytes
 	Status           ModelStatus
 	WhatMincoreClaim tier.Bytes
 }
@@ -222,6 +387,9 @@ func foreigner(path string) {
 	note(m.sys.mincore(s.data, vec))
 	r.WhatMincoreClaim = tier.Bytes(bytes.Count(vec, []byte{1})) * tier.Bytes(m.sys.page)
 	r.Gone = step(tier.Storage)
+	r.Cached, err = m.Cached(context.Background(), "m")
+	note(err)
+	note(m.Uncache(context.Background(), "m", 1)) // all, as none is seen
 	note(m.Close())
 	_ = json.NewEncoder(os.Stdout).Encode(r)
 }
@@ -241,8 +409,8 @@ func TestResident_FilesOfAnotherUser_NeverBelievesMincore(t *testing.T) {
 	if r.Err != nil {
 		t.Errorf("errors: %q", r.Err)
 	}
-	if r.Hot != mod.Size || r.Swap != 0 || r.Gone != 0 {
-		t.Errorf("present in ram %d, in swap %d, in storage %d", r.Hot, r.Swap, r.Gone)
+	if r.Hot != mod.Size || r.Swap != 0 || r.Gone != 0 || r.Cached != 0 {
+		t.Errorf("present in ram %d, in swap %d, in storage %d, cached %d", r.Hot, r.Swap, r.Gone, r.Cached)
 	}
 	if r.Status.Seen != "pagemap" || !strings.Contains(strings.Join(r.Status.Notes, " "), "neither owns") {
 		t.Errorf("Status does not tell: %+v", r.Status)
@@ -270,6 +438,10 @@ func TestResident_Tmpfs_FreesNothingAndSaysSo(t *testing.T) {
 		if present, reclaimable := seen(t, m, mod); present != mod.Size || reclaimable != 0 {
 			t.Errorf("in %v %d bytes are present and %d reclaimable, want all and none", to, present, reclaimable)
 		}
+		must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+		if n := cached(t, m, mod); n != 0 {
+			t.Errorf("in %v %d bytes are cached", to, n)
+		}
 	}
 	mustMove(t, m, mod, tier.RAM, 0)
 	sameWeights(t, m, mod)
@@ -278,7 +450,7 @@ func TestResident_Tmpfs_FreesNothingAndSaysSo(t *testing.T) {
 	}
 }
 
-func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
+func TestUncache_Overlay_DropsOnTheLayerBelow(t *testing.T) {
 	dir := onDisk(t)
 	at := func(name string) string { return filepath.Join(dir, name) }
 	for _, d := range []string{"lower", "upper", "work", "merged"} {
@@ -300,24 +472,11 @@ func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
 	if n, _ := seen(t, m, mod); n != mod.Size {
 		t.Errorf("in ram, %d bytes are told to be present", n)
 	}
-	in, out, cmd := role(t, "holder", at("lower/m.gguf"), nil)
-	if line, err := out.ReadString('\n'); line != "held\n" {
-		t.Fatal(line, err)
-	}
-	mustMove(t, m, mod, tier.Storage, 0)
-	if n, _ := seen(t, m, mod); n != mod.Size {
-		t.Errorf("mapped below by another process, %d bytes are told to be present", n)
-	}
-	must(t, in.Close())
-	must(t, cmd.Wait())
-	if n, _ := seen(t, m, mod); n != 0 {
-		t.Errorf("%d bytes are told to be present after it ended", n)
-	}
-	mustMove(t, m, mod, tier.RAM, 0)
 	mustMove(t, m, mod, tier.Swap, 2*tier.MiB)
-	if n, _ := seen(t, m, mod); n != 2*tier.MiB {
-		t.Errorf("in swap, %d bytes are told to be present", n)
+	if n, _ := seen(t, m, mod); n != 2*tier.MiB || cached(t, m, mod) != 6*tier.MiB {
+		t.Errorf("in swap, %d bytes are told to be present and %d cached", n, cached(t, m, mod))
 	}
+	must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
 	if n := cachedBytes(t, at("lower/m.gguf")); n != 2*tier.MiB {
 		t.Errorf("%d bytes of the layer below are cached, want 2 MiB", n)
 	}
@@ -325,6 +484,7 @@ func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
 		t.Errorf("Status does not tell: %+v", s)
 	}
 	mustMove(t, m, mod, tier.Storage, 0)
+	must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
 	if n := cachedBytes(t, at("lower/m.gguf")); n != 0 {
 		t.Errorf("%d bytes of the layer below are cached", n)
 	}
@@ -332,28 +492,34 @@ func TestResident_Overlay_DropsOnTheLayerBelow(t *testing.T) {
 
 // A file that was written just now is dirty: its pages can be dropped only
 // when they are on the device.
-func TestResident_FileJustWritten_GoesAllTheSame(t *testing.T) {
+func TestUncache_FileJustWritten_GoesAllTheSame(t *testing.T) {
 	path := filepath.Join(onDisk(t), "m.gguf")
 	must(t, os.WriteFile(path, content(16<<20), 0o644)) // no fsync
 	mod := tier.Model{Name: "m", Path: path, Size: 16 * tier.MiB}
 	m := newTestMover(t, needPopulate(t), Options{})
 	mustMove(t, m, mod, tier.RAM, 0)
 	mustMove(t, m, mod, tier.Swap, 5*tier.MiB)
-	if present, _ := seen(t, m, mod); present != 5*tier.MiB {
-		t.Errorf("%d bytes are present, want 5 MiB", present)
+	must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+	if present, _ := seen(t, m, mod); present != 5*tier.MiB || cached(t, m, mod) != 0 {
+		t.Errorf("%d bytes are present, want 5 MiB, and %d cached", present, cached(t, m, mod))
 	}
 	sameWeights(t, m, mod)
 }
 
 // Pages are dropped in steps, and folios that lie across a step go too.
-func TestResident_KeptPartOfALargeFile_IsExact(t *testing.T) {
+func TestUncache_KeptPartOfALargeFile_IsExact(t *testing.T) {
 	mod := model(t, "m", 150*tier.MiB+odd)
 	m := newTestMover(t, needPopulate(t), Options{})
 	keep := tier.MiB + 3*tier.Bytes(m.sys.page)
 	mustMove(t, m, mod, tier.RAM, 0)
 	mustMove(t, m, mod, tier.Swap, keep)
-	if present, _ := seen(t, m, mod); present != keep {
-		t.Errorf("%d bytes are present, want %d", present, keep)
+	must(t, m.Uncache(t.Context(), "m", 50*tier.MiB))
+	if gone := mod.Size - keep - cached(t, m, mod); gone < 50*tier.MiB || gone > 54*tier.MiB {
+		t.Errorf("%v were dropped, want 50 MiB", gone)
+	}
+	must(t, m.Uncache(t.Context(), "m", tier.Unlimited))
+	if present, _ := seen(t, m, mod); present != keep || cached(t, m, mod) != 0 {
+		t.Errorf("%d bytes are present, want %d, and %d cached", present, keep, cached(t, m, mod))
 	}
 	sameWeights(t, m, mod)
 }

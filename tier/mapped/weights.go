@@ -303,16 +303,18 @@ func (s *shard) cached(ctx context.Context, from, to int) (int64, error) {
 	return n, nil
 }
 
-// snapshot returns, by shard, which pages are present: none if that cannot be
-// seen. With guess, a stretch that is wholly in the page cache counts as present
-// though some of it may still be on its way; that is fast.
-func (w *weights) snapshot(ctx context.Context, guess bool) ([]bitset, error) {
-	sets := w.noPages()
+// snapshot returns, by shard, which pages of bytes [0, end) are present: none if that
+// cannot be seen. With guess, a stretch that is wholly in the page cache counts as
+// present though some of it may still be on its way; that is fast.
+func (w *weights) snapshot(ctx context.Context, end int64, guess bool) ([]bitset, error) {
+	sets := make([]bitset, len(w.shards))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(scanWorkers)
 	for i, s := range w.shards {
-		for from := 0; from < s.pages(); from += scanPages {
-			to := min(from+scanPages, s.pages())
+		pages := s.prefix(end)
+		sets[i] = newBitset(pages)
+		for from := 0; from < pages; from += scanPages {
+			to := min(from+scanPages, pages)
 			group.Go(func() error { return s.addPresent(ctx, from, to, guess, sets[i][from/64:(to+63)/64]) })
 		}
 	}
@@ -322,13 +324,21 @@ func (w *weights) snapshot(ctx context.Context, guess bool) ([]bitset, error) {
 	return sets, nil
 }
 
-// noPages returns an empty set by shard.
-func (w *weights) noPages() []bitset {
-	sets := make([]bitset, len(w.shards))
-	for i, s := range w.shards {
-		sets[i] = newBitset(s.pages())
+// markCold makes all pages the first that the kernel reclaims, those beyond the first
+// end bytes before the others. It leaves out shards seen by pagemap: the kernel takes
+// large folios out of our page tables on the way, and they would seem to be gone.
+func (w *weights) markCold(end int64) {
+	if w.sys.markCold == nil {
+		return
 	}
-	return sets
+	for _, s := range w.shards {
+		kept := s.prefix(end)
+		for _, p := range []span{{s, kept, s.pages()}, {s, 0, kept}} {
+			if p.from < p.to && s.method == byMincore {
+				_ = w.sys.markCold(p.mem()) // a hint
+			}
+		}
+	}
 }
 
 // addPresent adds to set, whose first page is from, the pages of [from, to) that

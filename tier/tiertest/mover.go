@@ -66,6 +66,7 @@ var moverChecks = []moverCheck{
 	{"BadModel_IsATypedErrorAndLeavesNothing", (*moverSuite).refuses},
 	{"Resident_TellsWhatIsThere", (*moverSuite).resident},
 	{"Footprint_IsNothingInStorageAndNoMoreThanItsPeak", (*moverSuite).footprint},
+	{"Cached_IsNotPresentAndIsDroppedOnDemand", (*moverSuite).cacher},
 	{"Keep_IsKept", (*moverSuite).keep},
 	{"Leave_IsKeptToo", (*moverSuite).leave},
 	{"OptionalAnswers_DoNotChange", (*moverSuite).answers},
@@ -401,6 +402,84 @@ func (s *moverSuite) footprint() error {
 		most = peak
 		return nil
 	})
+}
+
+// cacher checks what a Mover that leaves pages of models in the page cache says of
+// them, and that they are dropped on demand.
+func (s *moverSuite) cacher() error {
+	c, ok := s.mover.(tier.Cacher)
+	if !ok {
+		return nil
+	}
+	ctx, m := context.Background(), s.models[0]
+	const unknown = "a model that the Mover never moved"
+	if n, err := c.Cached(ctx, unknown); n != 0 || err != nil {
+		return fmt.Errorf("tier.Cacher: Cached(%q) is %d, %v; want 0 and no error", unknown, n, err)
+	}
+	if err := c.Uncache(ctx, unknown, tier.Unlimited); err != nil {
+		return fmt.Errorf("tier.Cacher: Uncache(%q) failed, though there is nothing to drop: %w", unknown, err)
+	}
+	for i := 1; i < len(tour); i++ {
+		if err := s.move(m, tour[i-1], tour[i], 0); err != nil {
+			return err
+		}
+		before, err := c.Cached(ctx, m.Name)
+		if err != nil {
+			return fmt.Errorf("tier.Cacher: in %v Cached(%q) failed: %w", tour[i], m.Name, err)
+		}
+		most := m.Size - before
+		if d, ok := s.mover.(tier.Divider); tour[i] == tier.Swap && !(ok && d.Divisible(&m)) {
+			most = tier.Unlimited // an engine in swap may keep memory of its own
+		}
+		if err := s.seen(m, 0, most); err != nil {
+			return fmt.Errorf("tier.Cacher: in %v Cached(%q) says that %d of %d bytes are cached; such bytes are not present as well: %w", tour[i], m.Name, before, m.Size, err)
+		}
+		if err := c.Uncache(ctx, m.Name, tier.Unlimited); err != nil {
+			return fmt.Errorf("tier.Cacher: in %v Uncache(%q) failed: %w", tour[i], m.Name, err)
+		}
+		switch after, err := c.Cached(ctx, m.Name); {
+		case err != nil:
+			return fmt.Errorf("tier.Cacher: in %v Cached(%q) failed: %w", tour[i], m.Name, err)
+		case after > 0 && after >= before:
+			return fmt.Errorf("tier.Cacher: in %v Uncache(%q) was to drop all that is cached; Cached said %d bytes before and says %d after", tour[i], m.Name, before, after)
+		}
+		if tour[i] == tier.RAM {
+			if err := s.seen(m, m.Size, m.Size); err != nil {
+				return fmt.Errorf("tier.Cacher: after Uncache(%q) in ram, where nothing is cached: %w", m.Name, err)
+			}
+		}
+	}
+	return s.uncacheGivesWay(c)
+}
+
+// uncacheGivesWay has the model moved while its cached bytes are being dropped, often
+// enough that a move comes while Uncache is under way.
+func (s *moverSuite) uncacheGivesWay(c tier.Cacher) error {
+	m := s.models[0]
+	for range 5 {
+		for i, to := range []tier.Tier{tier.RAM, tier.Storage} {
+			ctx, cancel := context.WithCancel(context.Background())
+			calling, ended := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(ended)
+				close(calling)
+				_ = c.Uncache(ctx, m.Name, tier.Unlimited) // that it was ended may be an error
+			}()
+			<-calling
+			err := s.move(m, [...]tier.Tier{tier.Storage, tier.RAM}[i], to, 0)
+			late := time.AfterFunc(s.Patience, cancel)
+			<-ended
+			inTime := late.Stop()
+			cancel()
+			switch {
+			case err != nil:
+				return fmt.Errorf("tier.Cacher: a move was not carried out while Uncache(%q) was under way; a move goes first: %w", m.Name, err)
+			case !inTime:
+				return fmt.Errorf("tier.Cacher: Uncache(%q) went on for %v after a move of the model, which ends it", m.Name, s.Patience)
+			}
+		}
+	}
+	return nil
 }
 
 // part is one move to Swap that leaves parts of the model elsewhere.

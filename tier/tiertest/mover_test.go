@@ -22,6 +22,9 @@ type honest struct {
 	mu    sync.Mutex
 	there map[string]tier.Bytes
 	most  map[string]tier.Bytes
+	size  map[string]tier.Bytes // of those that were moved
+	gone  map[string]tier.Bytes // dropped from the page cache
+	drops bool                  // Uncache is under way
 	late  sync.WaitGroup
 	quit  chan struct{}
 }
@@ -36,6 +39,8 @@ type faults struct {
 	changesMind, leaksGoroutine, failsClose, failsReturn       bool
 	dividesNone, failsLeaving, dropsInRAM                      bool
 	refusesGood, refusesPlainly, saysChannel                   bool
+	cachesUnknown, failsUnknown, countsTwice, keepsCached      bool
+	dropsHot, refusesMoves, dropsOn, hidesCached               bool
 }
 
 func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
@@ -44,6 +49,12 @@ func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Byte
 			return errors.New("bad")
 		}
 		return &tier.InvalidError{Model: mv.Model.Name, Field: "path", Value: "bad", Rule: "must be good"}
+	}
+	h.mu.Lock()
+	refused := h.refusesMoves && h.drops
+	h.mu.Unlock()
+	if refused {
+		return &tier.InUseError{Model: mv.Model.Name, Reason: "its cached bytes are being dropped"}
 	}
 	if h.failsReturn && mv.From == tier.RAM && mv.To == tier.Swap {
 		return &tier.MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: tier.ErrInvalid}
@@ -91,6 +102,52 @@ func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Byte
 		h.late.Go(func() { <-h.quit; progress(mv.Model.Size) })
 	}
 	h.put(mv.Model.Name, want)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.size[mv.Model.Name] = mv.Model.Size
+	if mv.To == tier.RAM {
+		h.gone[mv.Model.Name] = 0
+	}
+	return nil
+}
+
+// Cached says that what is not present is cached, unless it was dropped.
+func (h *honest) Cached(_ context.Context, name string) (tier.Bytes, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := max(h.size[name]-h.there[name]-h.gone[name], 0)
+	switch {
+	case h.cachesUnknown && h.size[name] == 0:
+		n = 1
+	case h.countsTwice:
+		n = h.size[name]
+	case h.hidesCached && h.size[name] > 0:
+		return 0, errors.New("will not tell")
+	}
+	return n, nil
+}
+
+func (h *honest) Uncache(ctx context.Context, name string, n tier.Bytes) error {
+	h.mu.Lock()
+	if h.failsUnknown && h.size[name] == 0 {
+		h.mu.Unlock()
+		return tier.ErrNotFound
+	}
+	if !h.keepsCached {
+		h.gone[name] = min(h.gone[name].Plus(n), h.size[name]-h.there[name])
+	}
+	if h.dropsHot {
+		h.there[name] = 0
+	}
+	waits := (h.refusesMoves || h.dropsOn) && ctx.Done() != nil
+	h.drops = waits
+	h.mu.Unlock()
+	if waits {
+		<-ctx.Done()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.drops = false
 	return nil
 }
 
@@ -175,7 +232,10 @@ func (h *honest) Close() error {
 func honestOptions(f faults) MoverOptions {
 	return MoverOptions{
 		New: func(t testing.TB) tier.Mover {
-			h := &honest{faults: f, there: map[string]tier.Bytes{}, most: map[string]tier.Bytes{}, quit: make(chan struct{})}
+			h := &honest{
+				faults: f, there: map[string]tier.Bytes{}, most: map[string]tier.Bytes{},
+				size: map[string]tier.Bytes{}, gone: map[string]tier.Bytes{}, quit: make(chan struct{}),
+			}
 			if f.leaksGoroutine {
 				go func() { <-h.quit }()
 				t.Cleanup(func() { close(h.quit) })
@@ -196,7 +256,7 @@ func TestTestMover_HonestMover_Passes(t *testing.T) {
 // optional is the interface that a check is about; its error names it.
 var optional = map[string]string{
 	"Resident": "tier.Resident", "Footprint": "tier.Footprinter", "Keep": "tier.Divider", "Leave": "tier.Leaver",
-	"OptionalAnswers": "tier.InPlacer", "CheckModel": "tier.ModelChecker", "PartStatus": "tier.PartStatuser",
+	"OptionalAnswers": "tier.InPlacer", "CheckModel": "tier.ModelChecker", "PartStatus": "tier.PartStatuser", "Cached": "tier.Cacher",
 }
 
 // Each fault is found, and by the check that is meant to find it.
@@ -223,6 +283,14 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 		{"a peak is forgotten", faults{forgetsPeak: true}, "Footprint"},
 		{"more is taken than the peak", faults{takesBeyondPeak: true}, "Footprint"},
 		{"an unknown model has a footprint", faults{knowsAll: true}, "Footprint"},
+		{"an unknown model is cached", faults{cachesUnknown: true}, "Cached"},
+		{"an unknown model cannot be dropped", faults{failsUnknown: true}, "Cached"},
+		{"what is present is cached as well", faults{countsTwice: true}, "Cached"},
+		{"what is cached is not told", faults{hidesCached: true}, "Cached"},
+		{"nothing is dropped", faults{keepsCached: true}, "Cached"},
+		{"what is in use is dropped", faults{dropsHot: true}, "Cached"},
+		{"a move is refused", faults{refusesMoves: true}, "Cached"},
+		{"dropping goes on during a move", faults{dropsOn: true}, "Cached"},
 		{"keep is ignored", faults{ignoresKeep: true}, "Keep"},
 		{"a part is missing in ram", faults{dropsInRAM: true}, "Keep"},
 		{"what leaves is not divisible", faults{dividesNone: true}, "Leave"},

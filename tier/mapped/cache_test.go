@@ -1,6 +1,8 @@
 package mapped
 
 import (
+	"bytes"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,18 +58,19 @@ const acrossTheEnd = minFolio/4096 + 100
 
 // No waiting drops a folio that lies across the end of what is kept: the kernel
 // drops it only whole, so that it is split at once.
-func TestFinishDrop_FolioAcrossTheEnd_IsNotWaitedFor(t *testing.T) {
-	s, _ := cachedFile(t)
+func TestUncache_FolioAcrossTheEnd_IsNotWaitedFor(t *testing.T) {
+	s, reads := cachedFile(t)
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		left := s.finishDrop(t.Context(), acrossTheEnd, began.Add(readaheadWait))
-		if took := time.Since(began); left != 0 || took > 10*pollInterval {
-			t.Errorf("%d bytes are left after %v", left, took)
+		gone := s.uncache(t.Context(), acrossTheEnd, math.MaxInt64, began.Add(readaheadWait))
+		left := span{s, acrossTheEnd, s.pages()}.cached(t.Context())
+		if took := time.Since(began); left != 0 || gone != s.bytes(acrossTheEnd, s.pages()) || took > 10*pollInterval || *reads != 1 {
+			t.Errorf("%d bytes are gone and %d left after %v, the kept part of the folio was read %d times", gone, left, took, *reads)
 		}
 	})
 }
 
-func TestFinishDrop_FolioAcrossTheEndIsDirty_GoesWhenItIsWritten(t *testing.T) {
+func TestUncache_FolioAcrossTheEndIsDirty_GoesWhenItIsWritten(t *testing.T) {
 	s, _ := cachedFile(t)
 	drop, written := s.sys.dropCached, false
 	s.sys.dropCached = func(f *os.File, off, n int64) error {
@@ -77,16 +80,64 @@ func TestFinishDrop_FolioAcrossTheEndIsDirty_GoesWhenItIsWritten(t *testing.T) {
 		return drop(f, off, n)
 	}
 	s.sys.writeBack = func(*os.File, int64, int64) error { written = true; return nil }
-	if left := s.finishDrop(t.Context(), acrossTheEnd, time.Now()); left != 0 {
+	s.uncache(t.Context(), acrossTheEnd, math.MaxInt64, time.Now())
+	if left := (span{s, acrossTheEnd, s.pages()}).cached(t.Context()); left != 0 {
 		t.Errorf("%d bytes are left", left)
 	}
 }
 
-func TestFinishDrop_NothingIsSeen_NothingIsReadAgain(t *testing.T) {
+func TestUncache_NothingIsSeen_AllIsDroppedAndNothingReadAgain(t *testing.T) {
 	s, reads := cachedFile(t)
 	s.method = noMethod
-	if s.finishDrop(t.Context(), acrossTheEnd, time.Now()); *reads != 0 {
-		t.Errorf("read %d times", *reads)
+	s.uncache(t.Context(), acrossTheEnd, math.MaxInt64, time.Now())
+	s.uncache(t.Context(), minFolio/4096, math.MaxInt64, time.Now())
+	s.method = byMincore
+	if left := (span{s, 0, s.pages()}).cached(t.Context()); left != minFolio || *reads != 0 {
+		t.Errorf("%d bytes are left, read %d times", left, *reads)
+	}
+}
+
+// What the device delivers late is waited for, if the kernel tells that it will come.
+func TestUncache_PagesArriveLater_AreDroppedToo(t *testing.T) {
+	s, _ := cachedFile(t)
+	synctest.Test(t, func(t *testing.T) {
+		mincore, began := s.sys.mincore, time.Now()
+		arrived := func() bool { return time.Since(began) > 10*pollInterval }
+		drop := s.sys.dropCached
+		s.sys.dropCached = func(f *os.File, off, n int64) error {
+			if !arrived() {
+				return nil
+			}
+			return drop(f, off, n)
+		}
+		s.sys.mincore = func(b, vec []byte) error {
+			err := mincore(b, vec)
+			if !arrived() {
+				clear(vec)
+			}
+			return err
+		}
+		s.cachestat = func(f *os.File, off, n int64) (int64, error) {
+			vec := make([]byte, n/4096)
+			err := mincore(s.data[off:off+n], vec)
+			return int64(bytes.Count(vec, []byte{1})) * 4096, err
+		}
+		if gone := s.uncache(t.Context(), 0, math.MaxInt64, began.Add(readaheadWait)); gone != s.size() {
+			t.Errorf("%d bytes of %d are gone", gone, s.size())
+		}
+	})
+}
+
+// About as much is dropped as is asked for: whole folios, from the end.
+func TestUncache_APart_TheRestStays(t *testing.T) {
+	s, _ := cachedFile(t)
+	for i, n := range []int64{1, minFolio} {
+		if gone := s.uncache(t.Context(), 0, n, time.Now()); gone != minFolio {
+			t.Errorf("%d bytes are gone, want a folio", gone)
+		}
+		if left := (span{s, 0, s.pages()}).cached(t.Context()); left != int64(1-i)*minFolio {
+			t.Errorf("%d bytes are left", left)
+		}
 	}
 }
 
