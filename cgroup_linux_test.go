@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/safety"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/mapped"
 )
@@ -342,6 +343,99 @@ func lockedBytes(t *testing.T) tier.Bytes {
 		t.Fatal(err)
 	}
 	return tier.Bytes(kb) * tier.KiB
+}
+
+// oneAtATime is a container that has room for one of two models: the pages of the
+// one that gave way are still in it when the other is loaded.
+const (
+	oneAtATime  = 288 * tier.MiB
+	singleModel = 160 * tier.MiB
+)
+
+func TestManager_OneModelAtATime_CachedPagesAreNoKillAndNoRefusal(t *testing.T) {
+	leavesNothing(t)
+	c := newCage(t, oneAtATime)
+	dir := t.TempDir()
+	for i := range 2 {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		chunk := make([]byte, 4<<20)
+		rand.NewChaCha8([32]byte{byte(i)}).Read(chunk)
+		for range singleModel / tier.Bytes(len(chunk)) {
+			if _, err := f.Write(chunk); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.wait(c.start("TestOneAtATimeChild", cageModels+"="+dir))
+	c.check(oneAtATime)
+}
+
+// TestOneAtATimeChild is no test: it is the server in the cgroup.
+func TestOneAtATimeChild(t *testing.T) {
+	caged(t)
+	mover, err := mapped.New(mapped.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe := safety.NewProbe()
+	m, err := modeltier.New(modeltier.Config{
+		Mover: mover,
+		Probe: tier.MemoryProbeFunc(func(ctx context.Context) (tier.Memory, error) {
+			seen, err := probe.Memory(ctx)
+			seen.Pressure = tier.Pressure{} // other processes cause it, too
+			return seen, err
+		}),
+		Limits: tier.Limits{RAM: tier.GiB, Swap: tier.GiB, Reserved: 32 * tier.MiB, MaxModel: tier.GiB},
+		Models: []tier.Model{
+			{Name: "0", Path: filepath.Join(os.Getenv(cageModels), "0"), Capabilities: []string{"text-generation"}},
+			{Name: "1", Path: filepath.Join(os.Getenv(cageModels), "1"), Capabilities: []string{"text-generation"}},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	cached := 0 // changes after which pages of a model that gave way were left
+	for i := range 20 {
+		name := fmt.Sprint(i % 2)
+		l, err := m.Acquire(t.Context(), modeltier.Request{Model: name})
+		if err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+		parts, err := mover.Bytes(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		touched := 0
+		for at := 0; at < len(parts[0]); at += os.Getpagesize() { // engines read all weights
+			touched += int(parts[0][at])
+		}
+		if touched == 0 {
+			t.Fatal("the weights are empty")
+		}
+		l.Release()
+		s := m.Status()
+		if s.Cached > 0 {
+			cached++
+		}
+		if s.RAM.Used > oneAtATime {
+			t.Errorf("change %d: %v are charged in a container of %v", i, s.RAM.Used, oneAtATime)
+		}
+	}
+	if cached == 0 {
+		t.Errorf("no page of a model that gave way was kept: %+v", m.Status().Models)
+	}
+	t.Logf("after %d of 20 changes pages of the other model were cached; moves %v", cached, m.Status().Moved)
 }
 
 // cageProcs names the file by which a child enters its cgroup.
