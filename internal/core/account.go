@@ -201,6 +201,7 @@ func (c *Core) forecast(e *Entry) {
 	m := e.Model
 	m.Runtime = runtime
 	c.describe(e, m)
+	c.overdrawn = c.overdrawn || e.Overdraft() > 0 // of one that is served from swap
 }
 
 // Overdraft returns the bytes that models were seen to take and that could not be

@@ -345,3 +345,20 @@ func TestSetLimits_ResidueOfWhatLeftIsSeenForAMoment_NotRefused(t *testing.T) {
 		}
 	}
 }
+
+// What a move tells of a model that is served from swap may be more than is charged.
+func TestMoveEnded_ServedFromSwapTakesMoreThanDeclared_IsCharged(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 4))
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan {
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: *v.Library.At(need.Model), To: tier.Swap}}}}
+	}
+	b.join("a")
+	b.step()
+	told := all
+	told.Seen = 7
+	b.finish(Outcome{Traits: &told})
+	b.step()
+	if charged, _ := b.ram(); charged != 3 || b.c.Overdraft() != 0 {
+		t.Errorf("%v are charged, %v could not be, want the 3 beyond its weights", charged, b.c.Overdraft())
+	}
+}
