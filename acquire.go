@@ -89,8 +89,12 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 		began := time.Now()
 		lease, err := m.await(ctx, req, e)
 		*waited += time.Since(began)
+		if lease != nil {
+			m.keepAlive(e, req.KeepAlive)
+		}
 		return lease, err
 	}
+	m.keepAlive(e, req.KeepAlive)
 	at := time.Since(m.start)
 	if e.gate.notable(cell, at) && m.accesses.add(cell, e, at) {
 		m.kick()

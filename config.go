@@ -70,6 +70,10 @@ type Config struct {
 	// that grow up to it, and no more two hours after the last request. 0: 30 s;
 	// negative: never by itself.
 	OptimizeEvery time.Duration
+	// KeepAlive is how long a model may be idle in ram before it goes to swap by itself,
+	// if it says nothing of its own, see tier.Model.KeepAlive. StandbyFor is how long any
+	// model may be idle in swap before it goes to storage. 0: never by idleness.
+	KeepAlive, StandbyFor time.Duration
 	// MaxBody is the largest JSON request, in bytes. 0: 1 MiB.
 	MaxBody int64
 
@@ -117,6 +121,9 @@ func (cfg *Config) fill() error {
 		positive("ProbeEvery", &cfg.ProbeEvery, time.Second),
 		positive("MaxBody", &cfg.MaxBody, 1<<20),
 		cfg.Limits.Validate(), cfg.validateAccounts(),
+	}
+	if cfg.StandbyFor < 0 {
+		errs = append(errs, &tier.InvalidError{Field: "StandbyFor", Value: cfg.StandbyFor.String(), Rule: "must be positive, or zero for never"})
 	}
 	cfg.Limits = cfg.Limits.Settled()
 

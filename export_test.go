@@ -2,6 +2,7 @@ package modeltier
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -9,8 +10,8 @@ import (
 
 // Check runs the whole-structure validator of the state machine on the loop.
 func (m *Manager) Check() error {
-	_, err := ask(context.Background(), m, func(_ time.Time, reply func(struct{}, error)) {
-		reply(struct{}{}, m.ctl.core.Check())
+	_, err := ask(context.Background(), m, func(now time.Time, reply func(struct{}, error)) {
+		reply(struct{}{}, errors.Join(m.ctl.core.Check(), m.ctl.core.CheckIdle(now)))
 	})
 	return err
 }

@@ -14,7 +14,7 @@ import (
 // The order makes it safe: to enter is to count first and look second, to close is
 // to close first and count second, so that one of the two sees the other.
 type gate struct {
-	state atomic.Uint32 // gateOpen, gateWatched
+	state atomic.Uint32 // gateOpen, gateWatched, gateTimed
 	cells []cell        // a power of two of them, so that cores do not meet in one
 	// stay is that of the leases which enter. A lease takes it once it is counted,
 	// and it changes only while no request can enter, or for one of the same loss.
@@ -42,6 +42,7 @@ func (g *gate) lose() {
 const (
 	gateOpen = 1 << iota
 	gateWatched
+	gateTimed
 )
 
 // cell is a part of the count, alone on its cache line.
@@ -49,7 +50,8 @@ type cell struct {
 	leases atomic.Int64
 	uses   atomic.Uint64
 	noteAt atomic.Int64 // from then on a use is worth noting
-	_      [40]byte
+	ended  atomic.Int64 // when a lease last ended, while that is timed
+	_      [32]byte
 }
 
 // stripes is how many cells a gate has: a power of two, more than there are
@@ -109,7 +111,11 @@ func (g *gate) notable(i uint8, at time.Duration) bool {
 
 // leave gives a lease back, and reports whether the loop has to be told.
 func (g *gate) leave(i uint8) bool {
-	return g.cells[i].leases.Add(-1) == 0 && g.state.Load() != gateOpen
+	c := &g.cells[i]
+	if g.state.Load()&gateTimed != 0 { // before the count falls: see core.Gate
+		c.ended.Store(int64(time.Since(g.m.start)))
+	}
+	return c.leases.Add(-1) == 0 && g.state.Load()&(gateOpen|gateWatched) != gateOpen
 }
 
 // The rest is core.Gate, called by the loop.
@@ -137,12 +143,28 @@ func (g *gate) Grant() {
 	g.cells[0].uses.Add(1)
 }
 
-func (g *gate) Watch(on bool) {
+func (g *gate) Watch(on bool) { g.set(gateWatched, on) }
+
+func (g *gate) Time(on bool) { g.set(gateTimed, on) }
+
+func (g *gate) set(bit uint32, on bool) {
 	if on {
-		g.state.Or(gateWatched)
+		g.state.Or(bit)
 	} else {
-		g.state.And(^uint32(gateWatched))
+		g.state.And(^bit)
 	}
+}
+
+// Ended may be called by any goroutine.
+func (g *gate) Ended() time.Time {
+	last := int64(0)
+	for i := range g.cells {
+		last = max(last, g.cells[i].ended.Load())
+	}
+	if last == 0 {
+		return time.Time{}
+	}
+	return g.m.start.Add(time.Duration(last))
 }
 
 func (g *gate) Uses() uint64 {
@@ -151,6 +173,21 @@ func (g *gate) Uses() uint64 {
 		n += g.cells[i].uses.Load()
 	}
 	return n
+}
+
+// keepAlive takes note of the KeepAlive of a request that got a lease, and tells the
+// loop if it is another than before.
+func (m *Manager) keepAlive(e *entry, d time.Duration) {
+	if e.keepAlive.Load() == int64(d) {
+		return
+	}
+	e.keepAlive.Store(int64(d))
+	if !e.keepAliveTold.Swap(true) {
+		m.post(func(now time.Time) {
+			e.keepAliveTold.Store(false)
+			m.ctl.core.Wish(e.core, time.Duration(e.keepAlive.Load()), now)
+		})
+	}
 }
 
 // leasesEnded tells the loop that the last lease of a cell of e's gate ended

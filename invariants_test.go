@@ -139,11 +139,11 @@ func (w *world) lies(_ string, present tier.Bytes) (tier.Bytes, error) {
 }
 
 var worldModels = []tier.Model{
-	{Name: "a", Size: 1 * tier.GiB, Capabilities: []string{"text-generation"}, Home: tier.RAM},
-	{Name: "b", Size: 2 * tier.GiB, Capabilities: []string{"text-generation", "chat"}},
+	{Name: "a", Size: 1 * tier.GiB, Capabilities: []string{"text-generation"}, Home: tier.RAM, KeepAlive: 10 * time.Second},
+	{Name: "b", Size: 2 * tier.GiB, Capabilities: []string{"text-generation", "chat"}, KeepAlive: tier.AtOnce},
 	{Name: "c", Size: 3 * tier.GiB, Runtime: tier.GiB / 2, Capabilities: []string{"embeddings"}, Home: tier.Swap},
-	{Name: "d", Size: 4 * tier.GiB, Capabilities: []string{"text-generation", "vision"}},
-	{Name: "e", Size: 7 * tier.GiB, Capabilities: []string{"text-generation"}},
+	{Name: "d", Size: 4 * tier.GiB, Capabilities: []string{"text-generation", "vision"}, KeepAlive: 50 * time.Millisecond},
+	{Name: "e", Size: 7 * tier.GiB, Capabilities: []string{"text-generation"}, KeepAlive: -1},
 	{Name: "p", Size: tier.GiB / 2, Capabilities: []string{"text-generation"}, Pinned: true, Home: tier.RAM},
 }
 
@@ -406,6 +406,8 @@ func anything(t *rapid.T) {
 		defer os.RemoveAll(dir)
 		w.cfg.StateDir = dir
 	}
+	w.cfg.KeepAlive = rapid.SampledFrom([]time.Duration{0, 0, tier.AtOnce, time.Second, time.Minute}).Draw(t, "keep alive")
+	w.cfg.StandbyFor = rapid.SampledFrom([]time.Duration{0, 0, tier.AtOnce, 2 * time.Second, time.Minute}).Draw(t, "standby for")
 	w.fake = &tiertest.Mover{
 		OnlyRAM: rapid.Bool().Draw(t, "only ram"),
 		Parts:   rapid.Bool().Draw(t, "divisible"),
@@ -435,6 +437,9 @@ func anything(t *rapid.T) {
 		"": func(*rapid.T) { w.check() },
 		"acquire": func(t *rapid.T) {
 			req := modeltier.Request{Background: rapid.Bool().Draw(t, "background")}
+			if rapid.IntRange(0, 3).Draw(t, "says for how long") == 3 {
+				req.KeepAlive = rapid.SampledFrom([]time.Duration{-1, tier.AtOnce, 10 * time.Millisecond, 5 * time.Second, hour}).Draw(t, "keep alive")
+			}
 			switch rapid.IntRange(0, 3).Draw(t, "mode") {
 			case 0:
 				req.Capabilities = []string{rapid.SampledFrom([]string{"text-generation", "chat", "embeddings", "vision", "flying"}).Draw(t, "capability")}
@@ -465,6 +470,9 @@ func anything(t *rapid.T) {
 				Name: rapid.SampledFrom([]string{"x", "y", "a", "b", "c"}).Draw(t, "name"),
 				Size: tier.Bytes(rapid.IntRange(0, 12).Draw(t, "GiB")) * tier.GiB,
 				Home: tier.Tier(rapid.IntRange(0, 2).Draw(t, "home")),
+			}
+			if rapid.Bool().Draw(t, "keeps") {
+				model.KeepAlive = rapid.SampledFrom([]time.Duration{tier.AtOnce, 3 * time.Second}).Draw(t, "keep alive")
 			}
 			for i := range grown { // sizes only grow, see "reconfigure"
 				if m := &grown[i]; m.Name == model.Name {
@@ -522,7 +530,9 @@ func anything(t *rapid.T) {
 			models := slices.Clone(grown)
 			for range rapid.IntRange(0, 3).Draw(t, "changes") {
 				i := rapid.IntRange(0, len(models)-1).Draw(t, "which")
-				switch rapid.IntRange(0, 2).Draw(t, "change") {
+				switch rapid.IntRange(0, 3).Draw(t, "change") {
+				case 3:
+					models[i].KeepAlive = rapid.SampledFrom([]time.Duration{0, -1, tier.AtOnce, time.Second}).Draw(t, "keep alive")
 				case 0:
 					models = slices.Delete(models, i, i+1)
 				case 1:

@@ -84,6 +84,7 @@ func (c *control) init(m *Manager, kept restored) error {
 	opt := core.Options{
 		Protection: cfg.protection(), Loads: cfg.Loads, MaxQueueModel: cfg.MaxQueueModel, Fresh: fresh, Stale: stale,
 		StallAfter: cfg.StallAfter, StuckAfter: cfg.StuckAfter, OptimizeEvery: cfg.OptimizeEvery,
+		KeepAlive: cfg.KeepAlive, StandbyFor: cfg.StandbyFor,
 		Room: func(p core.Promise) tier.Footprint { return safety.Room(promise(p, false), p.Memory) },
 		Admit: func(p core.Promise, model *tier.Model, need tier.Footprint, background bool) error {
 			return safety.Admit(promise(p, background), p.Memory, model, need)
@@ -232,6 +233,12 @@ func (c *control) publish() {
 		}
 	}
 	s.entries = c.gates
+	if c.core.KeepAlives() {
+		s.idle = make([]core.IdleTerm, len(s.entries))
+		for i, e := range c.core.Entries() {
+			s.idle[i] = c.core.IdleTerm(e)
+		}
+	}
 	c.m.snap.Store(s)
 }
 

@@ -76,6 +76,10 @@ type entry struct {
 	core *core.Entry
 	// told: the loop has been told that leases ended and has not looked yet.
 	told atomic.Bool
+	// keepAlive is that of the last request that got a lease, in nanoseconds;
+	// keepAliveTold: the loop has been told that it is another and has not looked yet.
+	keepAlive     atomic.Int64
+	keepAliveTold atomic.Bool
 	// observing: it is being looked at. seenUses is how often it had been used
 	// when it was last looked at. The loop's.
 	observing bool
@@ -93,6 +97,8 @@ type snapshot struct {
 	// inUse is memory that models have, which the machine counts as taken and which
 	// could be had if they left; 0 where that cannot be told.
 	inUse tier.Bytes
+	// idle says when models leave by idleness, by the view's index; nil: none does.
+	idle []core.IdleTerm
 }
 
 // emptied returns the snapshot as it would be if models had left.

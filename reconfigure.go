@@ -17,7 +17,7 @@ type Reconfiguration struct {
 	Added, Removed []string
 	// Replaced are models whose weights, sizes or labels are others: they leave
 	// memory and are loaded again. Changed are those that only have other
-	// capabilities, another quality or home, or are pinned or not.
+	// capabilities, another quality, home or KeepAlive, or are pinned or not.
 	Replaced, Changed []string
 	// Limits are others.
 	Limits bool

@@ -119,6 +119,9 @@ type ModelStatus struct {
 	Accesses uint64     `json:"accesses"` // leases ever granted
 	Since    time.Time  `json:"since,omitzero"`
 	LastUse  time.Time  `json:"last_use,omitzero"`
+	// IdleUntil is when the model leaves its tier if it is not used until then, see
+	// tier.Model.KeepAlive; zero: never, or not as long as it is in use.
+	IdleUntil time.Time `json:"idle_until,omitzero"`
 	// ChargedRAM and ChargedSwap are the ledger's belief; Present is the kernel's
 	// answer, -1 where the mover cannot ask or it was not asked. Leftover is bytes
 	// that were to be gone and were still seen, and so stay charged.
@@ -204,13 +207,17 @@ func (s *snapshot) status(i int) ModelStatus {
 	v := &s.view
 	model, st, g := v.Library.At(i), &v.States[i], s.entries[i].gate
 	charged := v.Footprint(i)
-	return ModelStatus{
+	ms := ModelStatus{
 		Name: model.Name, Path: model.Path, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Pinned: model.Pinned, Home: model.Home,
 		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
 		ChargedRAM: charged[tier.RAM], ChargedSwap: charged[tier.Swap], Present: -1,
 	}
+	if s.idle != nil && ms.Leases == 0 && ms.Waiters == 0 {
+		ms.IdleUntil = s.idle[i].Until(g.Ended())
+	}
+	return ms
 }
 
 // whole is what a snapshot tells of Status.

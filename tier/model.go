@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -20,6 +21,9 @@ const (
 	MaxCapabilities = 256
 	MaxLabels       = 256
 )
+
+// AtOnce is the KeepAlive of a model that leaves ram when its last lease ends.
+const AtOnce time.Duration = 1
 
 // Model is a named artefact that can be served. It is a value: neither modeltier nor
 // the receiver of one changes the slices and maps inside. A Manager keeps a copy of
@@ -44,6 +48,12 @@ type Model struct {
 	Quality float64
 	// Pinned: only its owner demotes it.
 	Pinned bool
+	// KeepAlive is how long the model may be idle in ram before it goes to swap by
+	// itself, counted from its arrival or the end of its last lease; to storage if swap has
+	// no room for it. 0: Config.KeepAlive. AtOnce: when its last lease ends; brought there
+	// for no request, it stays until it was used once. Negative: it never leaves by
+	// idleness, swap neither, which is no pin: it still gives way. Its Home stays.
+	KeepAlive time.Duration
 	// Labels are the owner's own; only the Constraints of a Request look at them.
 	Labels map[string]string
 }

@@ -69,6 +69,9 @@ type Request struct {
 	Fallback bool
 	// Background: the caller can wait. Interactive requests go first.
 	Background bool
+	// KeepAlive is that of the model that is leased, from this request on until the next
+	// one for it. 0: the model's own. See Model.KeepAlive.
+	KeepAlive time.Duration
 	// Explain asks for Choice.Explanation, which costs time and memory in
 	// proportion to the library.
 	Explain bool

@@ -192,6 +192,8 @@ const (
 	ReasonCrashed Reason = "crashed"
 	// ReasonHome: it goes to its home tier.
 	ReasonHome Reason = "home"
+	// ReasonIdle: no request used it for its KeepAlive, or for Config.StandbyFor.
+	ReasonIdle Reason = "idle"
 	// ReasonRebalance: by what was learned of use, it is worth more elsewhere.
 	ReasonRebalance Reason = "rebalance"
 	// ReasonPrefetch: it is expected to be asked for.

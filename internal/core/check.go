@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -65,6 +66,25 @@ func (c *Core) Check() error {
 	}
 	if c.library != nil && c.library.Len() != len(c.entries) {
 		fault("the library has %d models, there are %d entries", c.library.Len(), len(c.entries))
+	}
+	return errors.Join(errs...)
+}
+
+// CheckIdle returns an error if a model should have left by idleness before now. It is
+// for tests, which call it when the core is at rest.
+func (c *Core) CheckIdle(now time.Time) error {
+	if c.stopped {
+		return nil
+	}
+	var errs []error
+	for _, e := range c.entries {
+		limit := c.idleTime(e)
+		if e.idle.timed != (limit > 0) || e.idle.prompt != (limit > 0 && limit < soon) {
+			errs = append(errs, fmt.Errorf("%s may be idle for %v, and its gate does not know", e.Model.Name, limit))
+		}
+		if at := c.IdleTerm(e).Until(e.Gate.Ended()); !at.IsZero() && at.Before(now) && e.Gate.Leases() == 0 {
+			errs = append(errs, fmt.Errorf("%s is in %v still, which it was to leave %v ago", e.Model.Name, e.tier, now.Sub(at)))
+		}
 	}
 	return errors.Join(errs...)
 }

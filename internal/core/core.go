@@ -24,6 +24,9 @@ type Options struct {
 	// OptimizeEvery is the longest pause between two idle questions; zero or less:
 	// none is asked by itself.
 	OptimizeEvery time.Duration
+	// KeepAlive is how long a model may be idle in ram that says nothing of its own,
+	// StandbyFor how long in swap; zero or less: for good.
+	KeepAlive, StandbyFor time.Duration
 	// FileBacked: swap-tier weights need no swap device.
 	FileBacked bool
 	// Further are the accounts beyond ram and swap, from tier.FurtherAccount on.
@@ -61,6 +64,11 @@ type Core struct {
 	limiting *limitsChange
 	asked    *Question // a question is out
 	idle     idlePlanning
+	// keepAlives: some model may leave by idleness. None may before idleNext, unless
+	// progress differs from idleSeen.
+	keepAlives bool
+	idleNext   time.Time
+	idleSeen   uint64
 
 	// configured is what the configuration says, by name; see Reconfigure.
 	configured map[string]tier.Model
@@ -97,7 +105,7 @@ func New(limits tier.Limits, opt Options) *Core {
 	for i, a := range opt.Further {
 		further[i] = a.Limit
 	}
-	c := &Core{opt: opt, ledger: tier.NewLedger(limits, further...), byName: map[string]*Entry{}, configured: map[string]tier.Model{}, background: true}
+	c := &Core{opt: opt, ledger: tier.NewLedger(limits, further...), byName: map[string]*Entry{}, configured: map[string]tier.Model{}, background: true, keepAlives: opt.KeepAlive > 0 || opt.StandbyFor > 0}
 	for a := range further {
 		c.further[int(tier.FurtherAccount)+a] = tier.Unlimited
 	}
@@ -218,6 +226,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 		c.serveAll(now)
 		c.advanceAll(now)
 		c.changeLimits(now)
+		c.sendIdle(now)
 		c.bringHome(now)
 		c.schedule(now)
 		c.watchGates()
@@ -240,15 +249,15 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 }
 
 // watchGates has open gates tell when leases end for as long as a demand is
-// blocked or waits for a drain, and only then, because telling costs the requests
-// that pass.
+// blocked or waits for a drain, and else only those of models that are to leave soon
+// after, because telling costs the requests that pass.
 func (c *Core) watchGates() {
 	blocked := slices.ContainsFunc(c.demands, func(x *demand) bool { return x.blocked || x.plan != nil && x.plan.drains() })
 	if !blocked && !c.watching {
 		return
 	}
 	for _, e := range c.entries {
-		e.Gate.Watch(blocked)
+		e.Gate.Watch(blocked || e.idle.prompt)
 	}
 	if blocked && !c.watching {
 		c.mark(progressed) // leases that ended until now were not told
@@ -286,6 +295,7 @@ func (c *Core) wake(now time.Time) time.Time {
 			sooner(e.LastUse.Add(c.opt.Protection.Fairness))
 		}
 	}
+	sooner(c.idleNext)
 	if c.quiet() {
 		sooner(c.idle.at)
 	}

@@ -60,7 +60,7 @@ func (c *Core) Join(w *Waiter, now time.Time) {
 		c.refuse(w, &tier.BusyError{Model: e.Model.Name, Queued: n, RetryAfter: c.opt.Protection.Fairness})
 		return
 	}
-	e.ordered = false
+	e.sent = false
 	x := c.demandOf(e, now)
 	x.waiters = append(x.waiters, w)
 	if m := e.move; m != nil && m.To > m.From {

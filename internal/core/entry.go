@@ -25,6 +25,10 @@ type Gate interface {
 	// Watch asks to be told (Core.Released) when leases end though the gate is
 	// open. A closed gate always tells.
 	Watch(on bool)
+	// Time asks to note when leases end. Ended returns when the last one did that was
+	// noted; zero: none was. A lease that is not counted any more has been noted.
+	Time(on bool)
+	Ended() time.Time
 	// Uses returns how many leases were ever taken.
 	Uses() uint64
 }
@@ -127,7 +131,7 @@ type Entry struct {
 
 	demand   *demand // who waits for it
 	homeward bool    // it is to be brought to its home tier
-	ordered  bool    // its owner sent it where it is, and no request came since
+	sent     bool    // its owner, or idleness, sent it where it is, and no request came since
 	hotAdded bool    // it came by a hot load, and not from the configuration
 
 	failures  int       // loads that failed in a row
@@ -140,6 +144,8 @@ type Entry struct {
 	// turn is the model's place among those that pressure keeps out (Core.turns), see
 	// demand.age. Zero: it is not one of them.
 	turn time.Time
+
+	idle idleness
 
 	usesAtLoad uint64        // uses when it came to its tier, the load's own waiters included
 	loadTook   time.Duration // how long its last load took

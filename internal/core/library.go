@@ -44,6 +44,7 @@ func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate,
 		e.Gate = gate(e)
 		c.renew(e, traits[i])
 		c.forecast(e)
+		c.keepAlives = c.keepAlives || e.Model.KeepAlive > 0
 		c.inheritResidue(e)
 		c.byName[e.Model.Name] = e
 		c.entries = append(c.entries, e)
@@ -67,6 +68,7 @@ func (c *Core) renew(e *Entry, t Traits) {
 func (c *Core) describe(e *Entry, m tier.Model) {
 	e.Model = m
 	c.library = nil
+	c.keepAlives = c.keepAlives || m.KeepAlive > 0
 	c.reopen(e) // who enters from now on gets the new one
 	c.mark(changed | progressed)
 }

@@ -49,7 +49,7 @@ func (c *Core) Replace(e *Entry, next *tier.Model, t Traits, now time.Time) {
 	m := e.Model
 	m.Capabilities = nil
 	if next != nil {
-		m.Capabilities, m.Quality, m.Pinned, m.Home = next.Capabilities, next.Quality, next.Pinned, next.Home
+		copyDescription(&m, next)
 	}
 	c.describe(e, m)
 	if next == nil && e.demand != nil && e.demand.order == nil {
@@ -66,7 +66,7 @@ func (c *Core) Amend(e *Entry, m tier.Model) {
 	c.describe(e, m)
 	if e.fate == replaced && e.successor != nil {
 		n := *e.successor
-		n.Capabilities, n.Quality, n.Pinned, n.Home = m.Capabilities, m.Quality, m.Pinned, m.Home
+		copyDescription(&n, &m)
 		e.successor = &n
 	}
 }
@@ -149,7 +149,7 @@ func (c *Core) become(e *Entry, now time.Time) {
 		x.blocked, x.tries, x.denied = false, 0, nil
 	}
 	e.fate, e.successor, e.exit = stays, nil, nil
-	e.failures, e.lastErr, e.coolUntil, e.ordered = 0, nil, time.Time{}, false
+	e.failures, e.lastErr, e.coolUntil, e.sent = 0, nil, time.Time{}, false
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
 	e.foreign, e.hotAdded = true, false
 	e.since = now // what was looked at before was the other
@@ -219,7 +219,7 @@ func (c *Core) reconfigureOne(e *Entry, said tier.Model, before bool, next tier.
 		d.Replaced = append(d.Replaced, m.Name)
 	case otherDescription(&said, &next):
 		was := e.Model
-		was.Capabilities, was.Quality, was.Pinned, was.Home = m.Capabilities, m.Quality, m.Pinned, m.Home
+		copyDescription(&was, &m)
 		c.Amend(e, was)
 		d.Changed = append(d.Changed, m.Name)
 	}
@@ -231,7 +231,12 @@ func otherWeights(a, b *tier.Model) bool {
 	return a.Path != b.Path || a.Size != b.Size || a.Runtime != b.Runtime || !maps.Equal(a.Labels, b.Labels)
 }
 
+// copyDescription copies what models of the same weights may differ in.
+func copyDescription(to, from *tier.Model) {
+	to.Capabilities, to.Quality, to.Pinned, to.Home, to.KeepAlive = from.Capabilities, from.Quality, from.Pinned, from.Home, from.KeepAlive
+}
+
 // otherDescription reports whether two models of the same weights differ.
 func otherDescription(a, b *tier.Model) bool {
-	return a.Home != b.Home || a.Quality != b.Quality || a.Pinned != b.Pinned || !slices.Equal(a.Capabilities, b.Capabilities)
+	return a.Home != b.Home || a.KeepAlive != b.KeepAlive || a.Quality != b.Quality || a.Pinned != b.Pinned || !slices.Equal(a.Capabilities, b.Capabilities)
 }

@@ -414,6 +414,9 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	if m.To >= m.From {
 		e.loadEnded(m, out, now)
 	}
+	if m.purpose == forStandby && out.Err != nil {
+		c.staysIdle(e, out.Short, now)
+	}
 	if m.purpose == forHome && out.CalledOff && e.fate != replaced {
 		c.bringHomeLater(e) // when it is quiet again
 	}
@@ -500,6 +503,9 @@ func (c *Core) arrive(m *Move, out Outcome, now time.Time) {
 	e.sticky = out.Observed && m.From == tier.Swap && m.To == tier.Swap && m.Keep < e.kept && at.kept >= e.kept
 	if at.tier != tier.Swap {
 		at.kept, at.left = 0, 0
+	}
+	if at.tier != e.tier {
+		e.idle.arrived(m, now)
 	}
 	e.residence, e.since = at, now
 	e.foreign = e.foreign && m.To == tier.Storage

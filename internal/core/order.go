@@ -154,7 +154,7 @@ func (c *Core) endOrder(o *Order, err error) {
 		m := e.Model
 		m.Home = o.To
 		c.Amend(e, m)
-		e.ordered = true
+		e.sent = true
 	case gone && e.fate == replaced && (o.Kind == HotLoad && err != nil || o.Kind == Remove && err == nil && e.successor != nil):
 		// carryFates goes on with it.
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && gone:

@@ -35,9 +35,10 @@ type Question struct {
 type purpose uint8
 
 const (
-	forNeed purpose = iota // a request, an order or a limit waits, or memory is short
-	forHome                // its home tier
-	forIdle                // the placement found it worth moving
+	forNeed    purpose = iota // a request, an order or a limit waits, or memory is short
+	forHome                   // its home tier
+	forIdle                   // the placement found it worth moving
+	forStandby                // it was idle for too long where it is
 )
 
 // plan is a tier.Plan that is being carried out.
@@ -637,8 +638,8 @@ func (c *Core) retryAlone(m *Move, out Outcome) bool {
 }
 
 // plannedIdle begins to carry out a plan for whose end no request waits. Unless
-// their owner asked for it, models that the owner sent down, and that no request
-// came for since, stay there.
+// their owner asked for it, models that the owner or idleness sent down, and that no
+// request came for since, stay there.
 func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
 	if len(c.demands) > 0 || c.planned() || !c.background {
 		return nil
@@ -647,7 +648,7 @@ func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
 	if !q.ordered {
 		steps = slices.DeleteFunc(slices.Clone(steps), func(s tier.Step) bool {
 			e, ok := c.Find(s.Model.Name)
-			return ok && e.ordered && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
+			return ok && e.sent && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
 		})
 	}
 	return c.carryOut(q, steps)

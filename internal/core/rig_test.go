@@ -13,6 +13,8 @@ type fakeGate struct {
 	open, watched bool
 	leases        int
 	uses          uint64
+	timed         bool
+	ended         time.Time
 }
 
 func (g *fakeGate) Open()         { g.open = true }
@@ -21,6 +23,9 @@ func (g *fakeGate) Leases() int   { return g.leases }
 func (g *fakeGate) Grant()        { g.leases++; g.uses++ }
 func (g *fakeGate) Watch(on bool) { g.watched = on }
 func (g *fakeGate) Uses() uint64  { return g.uses }
+func (g *fakeGate) Time(on bool)  { g.timed = on }
+
+func (g *fakeGate) Ended() time.Time { return g.ended }
 
 // reporter is a *testing.T or a *rapid.T.
 type reporter interface {
@@ -170,8 +175,16 @@ func (b *bench) finish(out Outcome) *Move {
 
 func (b *bench) release(name string) {
 	e := b.entry(name)
-	e.Gate.(*fakeGate).leases--
+	b.end(e)
 	b.c.Released(e)
+}
+
+// end ends a lease. The core hears of it only by way of the gate.
+func (b *bench) end(e *Entry) {
+	g := e.Gate.(*fakeGate)
+	if g.leases--; g.timed {
+		g.ended = b.now
+	}
 }
 
 // load brings a model to ram and leaves it idle.

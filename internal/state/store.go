@@ -258,6 +258,7 @@ type modelRecord struct {
 	Capabilities []string          `json:"capabilities,omitempty"`
 	Quality      float64           `json:"quality,omitempty"`
 	Pinned       bool              `json:"pinned,omitempty"`
+	KeepAlive    time.Duration     `json:"keep_alive_ns,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
 }
 

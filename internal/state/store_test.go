@@ -73,6 +73,7 @@ func drawState(t *rapid.T) State {
 			Capabilities: rapid.SliceOfN(name, 0, 3).Draw(t, "capabilities"),
 			Quality:      rapid.Float64Range(0, 1e300).Draw(t, "quality"),
 			Pinned:       rapid.Bool().Draw(t, "pinned"),
+			KeepAlive:    time.Duration(rapid.Int64().Draw(t, "keep alive")),
 			Labels:       rapid.MapOfN(anyText, anyText, 0, 3).Draw(t, "labels"),
 		}
 	})

@@ -1,0 +1,143 @@
+package core
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// keeping returns the model with that KeepAlive.
+func keeping(m tier.Model, d time.Duration) tier.Model { m.KeepAlive = d; return m }
+
+// pass lets time pass: whenever the core wants to look again, it does.
+func (b *bench) pass(d time.Duration) (looks int) {
+	b.t.Helper()
+	end := b.now.Add(d)
+	for wake := b.step(); !wake.IsZero() && !wake.After(end); wake = b.step() {
+		b.now = wake
+		looks++
+	}
+	b.now = end
+	b.step()
+	if err := b.c.CheckIdle(b.now); err != nil {
+		b.t.Fatal(err)
+	}
+	return looks
+}
+
+func (b *bench) wantLog(want ...string) {
+	b.t.Helper()
+	if !slices.Equal(b.log, want) {
+		b.t.Fatalf("moves %q, want %q", b.log, want)
+	}
+}
+
+func TestKeepAlive_LeaseEndsUnheard_LeavesInTime(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), time.Minute))
+	e := b.entry("a")
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.pass(150 * time.Second)
+	b.end(e) // the core is not told
+	if looks := b.pass(time.Minute - 1); looks > 3 {
+		t.Errorf("it looked %d times within a minute", looks)
+	}
+	b.wantLog("a storage→ram keep 0")
+	b.pass(1)
+	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0")
+	if e.Gate.(*fakeGate).open || e.Gate.(*fakeGate).watched {
+		t.Error("its gate is open, or tells of each lease")
+	}
+	b.finish(Outcome{})
+	if wake := b.step(); !wake.IsZero() {
+		t.Errorf("the core wants to look again at %v", wake)
+	}
+}
+
+// Telling costs the requests that pass: only a model that leaves at once is worth it.
+func TestKeepAlive_ModelsWithoutIt_AreNotTimed(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 2), time.Minute), keeping(sized("b", 2), tier.AtOnce), sized("c", 2))
+	b.load("a", "c")
+	b.join("b")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	for name, want := range map[string][2]bool{"a": {true, false}, "b": {true, true}, "c": {false, false}} {
+		if g := b.entry(name).Gate.(*fakeGate); g.timed != want[0] || g.watched != want[1] {
+			t.Errorf("%s: timed %v, watched %v, want %v", name, g.timed, g.watched, want)
+		}
+	}
+	b.c.Wish(b.entry("b"), -1, b.now)
+	b.step()
+	if g := b.entry("b").Gate.(*fakeGate); g.timed || g.watched {
+		t.Error("b is timed or watched though it never leaves by idleness")
+	}
+}
+
+func TestKeepAlive_ADemandIsBlockedMeanwhile_TheGateGoesOnTelling(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), tier.AtOnce), sized("b", 8)).wholes()
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	w := b.join("b")
+	b.step()
+	b.c.Leave(w)
+	b.step()
+	if !b.entry("a").Gate.(*fakeGate).watched {
+		t.Fatal("its gate does not tell any more")
+	}
+	b.release("a")
+	b.step()
+	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0")
+}
+
+func TestKeepAlive_MoveIsCalledOff_IsTriedAgainAndLeavesNoMark(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), time.Minute))
+	b.load("a")
+	b.pass(time.Minute)
+	b.c.CancelMove(b.started[0], errors.New("its job was cancelled"), b.now)
+	b.step()
+	b.finish(Outcome{Err: errors.New("its job was cancelled")})
+	b.step()
+	if e := b.entry("a"); e.sent || !e.Gate.(*fakeGate).open {
+		t.Errorf("sent away %v, open %v", e.sent, e.Gate.(*fakeGate).open)
+	}
+	b.pass(backOffFirst)
+	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0", "a ram→swap keep 0")
+}
+
+func TestKeepAlive_WhileItDrainsOrARequestWaits_NothingHappens(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), time.Minute), sized("b", 8)).wholes()
+	b.load("a")
+	b.pass(50 * time.Second)
+	b.join("b") // a has to leave for it
+	b.step()
+	b.pass(time.Minute)
+	b.wantLog("a storage→ram keep 0", "a ram→storage keep 0")
+	if b.evicted != 1 {
+		t.Errorf("%d evictions, want the one for b", b.evicted)
+	}
+}
+
+func TestKeepAlive_InTheQueueForItsHome_StaysAway(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), time.Minute))
+	e := b.entry("a")
+	e.Model.Home = tier.RAM
+	b.c.opt.StandbyFor = time.Minute
+	b.load("a")
+	b.pass(time.Minute)
+	b.finish(Outcome{})
+	b.step()
+	b.c.background = false // pressure: nothing comes home
+	b.c.bringHomeLater(e)
+	b.pass(time.Minute)
+	b.finish(Outcome{})
+	b.c.background = true
+	b.pass(time.Hour)
+	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0", "a swap→storage keep 0")
+}
