@@ -1,7 +1,6 @@
 package optimizer
 
 import (
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,8 +107,11 @@ func (l *Learned) Hint(model string, probability float64, within time.Duration, 
 }
 
 // Predict returns how long moving bytes of a model between two tiers will take,
-// and the bounds within which nine in ten such moves should stay. It knows moves
-// of the model itself and of others; before any, it goes by recorded figures.
+// and the bounds within which nine in ten such moves should stay. A move takes a
+// fixed time, such as the start of an engine, and a time for each byte: it learns the
+// two apart from moves of different sizes, from those whose bytes are cached, and from
+// movers that report when all bytes are read. It knows moves of the model itself and
+// of others; before any, it goes by recorded figures.
 func (l *Learned) Predict(model *tier.Model, from, to tier.Tier, bytes tier.Bytes) (took, lo, hi time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -208,7 +210,7 @@ func (l *learner) hint(model string, probability float64, within time.Duration, 
 func (l *learner) moved(m *tier.Moved) {
 	u := l.est.use(m.Move.Model.Name) // may be new: an ordered move of a model never asked for
 	if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
-		l.device.note(&u.Paces, wayOf(from, to), m.Bytes, m.Took)
+		l.device.note(&u.Paces, wayOf(from, to), m)
 	}
 }
 
@@ -220,13 +222,15 @@ func (l *learner) observe(v *tier.View) (now float64) {
 	return now
 }
 
-// save returns the seconds of waiting that a byte of a model saves at a request
-// in ram instead of swap, and in swap instead of storage.
-func (l *learner) save(own *paces) (hot, warm float64) {
-	promote, _ := l.device.pace(own, wayPromote)
-	load, _ := l.device.pace(own, wayLoad)
-	hot = math.Exp(promote) * 1e-9
-	whole := math.Exp(load) * 1e-9
+// save returns the seconds of waiting that a byte of a model of that size saves at a
+// request in ram instead of swap, and in swap instead of storage.
+func (l *learner) save(own *paces, size tier.Bytes) (hot, warm float64) {
+	each := func(w way) float64 {
+		bytes := float64(max(size, 1))
+		return l.device.expect(own, w).at(bytes) / bytes * 1e-9
+	}
+	hot = each(wayPromote)
+	whole := each(wayLoad)
 	// If a load is no slower than a promotion, it was measured wrongly or swap is of no
 	// use. Bytes in swap are then worth a little, so that they still have an order.
 	return hot, max(whole-hot, whole/20)
@@ -266,7 +270,7 @@ func (l *learner) value(it *item, now float64) {
 	u := l.est.byIndex[it.index]
 	it.rate, it.hinted = l.intensity(u, now+lead)
 	it.rate = finite(it.rate)
-	it.saveHot, it.saveWarm = l.save(&u.Paces)
+	it.saveHot, it.saveWarm = l.save(&u.Paces, it.model.Size)
 	// What is in the page cache is not read: to bring it up saves next to nothing. A little
 	// is left, so that such bytes still have an order.
 	read := max(1-it.cached, 1.0/20)

@@ -18,7 +18,7 @@ import (
 // the end.
 const (
 	// stateMagic changes with the format. A state of another version is not read.
-	stateMagic = "mtl4"
+	stateMagic = "mtl5"
 	// maxState bounds what is read: four times the models that a plan has a budget for.
 	maxState = 64 << 20
 )
@@ -163,10 +163,8 @@ func (p *paces) sane() bool {
 		if s.Count > sampled || s.Next >= sampled {
 			return false
 		}
-		for _, x := range s.Log {
-			if !(math.Abs(float64(x)) < 100) {
-				return false
-			}
+		if !sane(s.Bytes[:]...) || !sane(s.Took[:]...) || !sane(s.Rest[:]...) || !sane(s.Line.Fixed, s.Line.Each) {
+			return false
 		}
 	}
 	return true

@@ -273,8 +273,11 @@ type Access struct {
 // Moved is one move that was carried out.
 type Moved struct {
 	Move  Move
-	Bytes Bytes // bytes that had to move
+	Bytes Bytes // that had to move; of a load, those that were not cached
 	Took  time.Duration
+	// Read is how long it took until the mover reported all bytes: what came after, such
+	// as an engine that starts, takes as long with few bytes. 0: it did not tell.
+	Read time.Duration
 }
 
 // Reporter is offered by a Selector or a Placement that learns from how leases
