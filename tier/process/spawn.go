@@ -147,7 +147,9 @@ func (m *Mover) sample(s *slot, c *child, ahead *filling, rep *report) error {
 	m.measures.mu.Lock()
 	s.learned.Peak = max(s.learned.Peak, took)
 	m.measures.mu.Unlock()
-	rep.at(took)
+	// The weights are in the one or in the other: the sum would count what else the
+	// engine takes as weights, and be all of them before they are read.
+	rep.at(max(u.own(), min(u.File, rep.size)))
 	return m.checkExcess(s, c, took)
 }
 
