@@ -1,6 +1,7 @@
 package modeltier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"runtime/debug"
@@ -17,7 +18,7 @@ import (
 // I/O; else it waits for the load, which it shares with everyone who waits for
 // the same model. The end of ctx ends this wait, with context.Cause(ctx), and
 // nothing else. Other errors unwrap to the sentinels of this package. The caller
-// releases the lease.
+// releases the lease. While it waits, req.Progress is told how far that is.
 //
 // Under high memory pressure nothing is loaded that takes memory. If the mover can
 // serve without it (mapped files), the lease is one from swap; else the error is
@@ -25,14 +26,16 @@ import (
 // place: when pressure falls, models are loaded in the order in which requests for
 // them were first refused.
 func (m *Manager) Acquire(ctx context.Context, req Request) (*Lease, error) {
-	var waited time.Duration
+	var waited wait
 	lease, _, err := m.acquire(ctx, &req, &waited)
+	waited.end()
 	return lease, err
 }
 
 // acquire also returns the choice, where one was made, and adds to waited what was
-// neither choosing nor leasing: waiting for a reading, or for the model.
-func (m *Manager) acquire(ctx context.Context, req *Request, waited *time.Duration) (*Lease, Choice, error) {
+// neither choosing nor leasing: waiting for a reading, or for the model. The caller
+// ends the wait.
+func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lease, Choice, error) {
 	if ctx.Err() != nil {
 		return nil, Choice{}, context.Cause(ctx)
 	}
@@ -83,12 +86,13 @@ func outdated(l *Lease, chosen *tier.Model, err error) bool {
 }
 
 // take takes a lease on the model that was chosen, at once or when it is ready.
-func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice *Choice, cell uint8, waited *time.Duration) (*Lease, error) {
+func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice *Choice, cell uint8, waited *wait) (*Lease, error) {
 	e := snap.entries[choice.Index]
 	if !e.gate.enter(cell) {
 		began := time.Now()
+		waited.begin(m, req, e)
 		lease, err := m.await(ctx, req, e)
-		*waited += time.Since(began)
+		waited.took += time.Since(began)
 		if lease != nil {
 			m.keepAlive(e, req.KeepAlive)
 		}
@@ -111,8 +115,8 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 func (m *Manager) Select(req Request) (Choice, error) {
 	choice, _, err := m.choose(&req, m.snap.Load())
 	if err != nil {
-		var waited time.Duration
-		_, choice, err = m.chooseAgain(m.ctx, &req, err, &waited)
+		req.Progress = nil
+		_, choice, err = m.chooseAgain(m.ctx, &req, err, new(wait))
 	}
 	return choice, err
 }
@@ -160,22 +164,23 @@ func (m *Manager) choose(req *Request, snap *snapshot) (choice Choice, cell uint
 // chooseAgain asks a second time, with a fresh reading, where the answer was that
 // memory is short: it may have been so at the last reading only. If it is so
 // still, models may leave for it. The wait for the reading is added to waited.
-func (m *Manager) chooseAgain(ctx context.Context, req *Request, err error, waited *time.Duration) (*snapshot, Choice, error) {
+func (m *Manager) chooseAgain(ctx context.Context, req *Request, err error, waited *wait) (*snapshot, Choice, error) {
 	if !errors.Is(err, tier.ErrNoCapacity) {
 		return nil, Choice{}, err
 	}
 	fresh, began := make(chan struct{}), time.Now()
+	waited.begin(m, req, nil)
 	if m.post(func(now time.Time) { m.ctl.refresh(now, fresh) }) {
 		select {
 		case <-fresh:
 		case <-m.loopDone:
 			return nil, Choice{}, tier.ErrClosed
 		case <-ctx.Done():
-			*waited += time.Since(began)
+			waited.took += time.Since(began)
 			return nil, Choice{}, context.Cause(ctx)
 		}
 	}
-	*waited += time.Since(began)
+	waited.took += time.Since(began)
 	snap := m.snap.Load()
 	choice, err := m.chooseMakingRoom(req, snap)
 	return snap, choice, err
@@ -219,7 +224,7 @@ func (m *Manager) await(ctx context.Context, req *Request, e *entry) (*Lease, er
 	if n := m.waiting.Add(1); n > int64(m.cfg.MaxQueue) {
 		m.waiting.Add(-1)
 		m.kick() // for a moment the gate counted this one: a look at it then is repeated
-		return nil, &tier.BusyError{Queued: int(n - 1), RetryAfter: m.cfg.Fairness}
+		return nil, &tier.BusyError{Queued: int(n - 1), RetryAfter: cmp.Or(e.standing.Load().left(), m.cfg.Fairness)}
 	}
 	defer m.waiting.Add(-1)
 	began := time.Now()

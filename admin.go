@@ -199,7 +199,7 @@ func (m *Manager) order(ctx context.Context, name string, move func(*ModelStatus
 	if s, ok := m.Model(name); ok {
 		mv := move(&s)
 		mv.Model = m.snap.Load().model(name)
-		estimate = m.predict(mv, s.Size)
+		estimate = m.predict(mv, toRead(&s, mv.To))
 	}
 	job, err := ask(ctx, m, func(_ time.Time, reply func(*Job, error)) {
 		c := &m.ctl
@@ -244,6 +244,18 @@ func (m *Manager) order(ctx context.Context, name string, move func(*ModelStatus
 		err = m.unknown(name)
 	}
 	return job, err
+}
+
+// toRead returns how many bytes a move of the model there has to read or, down, to
+// take out.
+func toRead(s *ModelStatus, to tier.Tier) tier.Bytes {
+	switch {
+	case to <= s.Tier:
+		return s.Size
+	case s.Tier == tier.Swap:
+		return max(s.Size-s.Kept-s.Cached, 0)
+	}
+	return max(s.Size-s.Cached, 0)
 }
 
 var errUnknown = errors.New("unknown model")

@@ -297,7 +297,7 @@ var hostileMethods = []string{
 	"placement.Predict", "placement.MarshalBinary", "placement.UnmarshalBinary", "placement.PartStatus", "placement.Close",
 	"logger.Enabled", "logger.Handle",
 	"event.MoveStarted", "event.MoveEnded", "event.Granted", "event.Released", "event.JobEnded", "event.Evicted", "event.Refused",
-	"event.LimitsChanged", "event.PressureChanged",
+	"event.LimitsChanged", "event.PressureChanged", "request.Progress",
 }
 
 // hostileConfig configures six models with parts that do what v decides.
@@ -371,7 +371,9 @@ func abuse(t *testing.T, v *villain, stateDir string) {
 	for i := range 8 {
 		client("Acquire", 3*hostileWait, func(ctx context.Context) {
 			for j := range 3 {
-				l, err := m.Acquire(ctx, modeltier.Request{Model: string("abcd"[(i+j)%4]), Background: i%3 == 0})
+				l, err := m.Acquire(ctx, modeltier.Request{
+					Model: string("abcd"[(i+j)%4]), Background: i%3 == 0, Progress: func(tier.Waiting) { v.act("request.Progress") },
+				})
 				if err == nil {
 					l.Report(tier.Outcome{Scored: true, Score: math.NaN()})
 					time.Sleep(time.Duration(100*i) * time.Millisecond)
@@ -475,6 +477,43 @@ func TestHostile_AnyMethodAtRandom_EverythingEnds(t *testing.T) {
 					return misdeeds[dice.IntN(len(misdeeds))]
 				}}
 				abuse(t, v, "")
+			})
+		})
+	}
+}
+
+// Each misdeed of a progress function harms its own reports alone.
+func TestHostile_ProgressFunction_OthersAreServedAndTold(t *testing.T) {
+	for _, d := range []misdeed{blocks, panics, exits, callsBack} {
+		t.Run(string(d), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, mover := newStarterRig(t, modeltier.Config{Models: []tier.Model{model("a", 2), model("b", 1), model("c", 1)}})
+				const odd = 7 * time.Millisecond // so that no wait ends at a report
+				mover.fixed += odd
+				v := &villain{misdeed: func(string) misdeed { return d }, free: make(chan struct{})}
+				v.m.Store(r.Manager)
+				defer close(v.free)
+				calls := 0
+				var l audience
+				good := r.beginWith(modeltier.Request{Model: "a", Progress: l.hear})
+				bad := r.beginWith(modeltier.Request{Model: "a", Progress: func(tier.Waiting) { calls++; v.act("progress") }})
+				left := r.beginWith(modeltier.Request{Model: "a", Progress: func(tier.Waiting) { v.act("progress") }})
+				time.Sleep(3*time.Second + odd)
+				left.leave()
+				left.refused(errLeft, 3*time.Second+odd)
+				good.served(5*time.Second + odd).Release()
+				bad.served(5*time.Second + odd).Release()
+				truthful(t, l.told(), time.Now())
+				if n := len(l.told()); n < 40 {
+					t.Errorf("the other request was told %d times", n)
+				}
+				if calls == 0 || calls > 1 && d != callsBack {
+					t.Errorf("it was called %d times", calls)
+				}
+				began := time.Now()
+				if err := r.Close(); err != nil || time.Since(began) > time.Second {
+					t.Errorf("Close took %v: %v", time.Since(began), err)
+				}
 			})
 		})
 	}

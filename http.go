@@ -41,9 +41,9 @@ func (m *Manager) HandleRequest(ctx context.Context, request []byte) (answer []b
 
 func (m *Manager) answerSelect(ctx context.Context, req *Request) []byte {
 	began := time.Now()
-	var waited time.Duration
+	var waited wait
 	lease, choice, err := m.acquire(ctx, req, &waited)
-	took := max(time.Since(began)-waited, 0)
+	took := max(time.Since(began)-waited.took, 0)
 	if err != nil {
 		return wire.NotSelected(err, &choice, took, m.view())
 	}

@@ -43,6 +43,10 @@ type control struct {
 	shared  map[*core.Entry]*entry
 	library *tier.Library // that gates is of
 	gates   []*entry
+	awaited []*entry // that have a standing
+	spare   []*entry // for the next of these
+
+	publication uint64 // of standings
 
 	uses     []tier.Access
 	moved    []tier.Moved
@@ -119,7 +123,7 @@ func promise(p core.Promise, background bool) safety.Promise {
 
 // newGate makes the shared half of an entry.
 func (c *control) newGate(e *core.Entry) core.Gate {
-	s := &entry{core: e}
+	s := &entry{core: e, name: e.Model.Name}
 	s.gate = newGate(c.m, s)
 	c.shared[e] = s
 	return s.gate
@@ -199,6 +203,7 @@ func (c *control) turn() (wake time.Time) {
 	if c.core.Changed() {
 		c.publish()
 	}
+	c.publishStandings()
 	for len(c.after) > 0 {
 		after := c.after
 		c.after = nil
@@ -303,6 +308,12 @@ func (c *control) answer(w *waiter, e *entry, err error) {
 	if err != nil {
 		if errors.Is(err, tier.ErrMove) {
 			c.reported(tier.Outcome{Model: e.core.Model.Name, At: c.now, Waited: c.now.Sub(w.Since), Err: err})
+		}
+		if busy, ok := err.(*tier.BusyError); ok && e.standing.Load().left() > 0 {
+			// The core knows of the load that is under way, not how long it takes.
+			later := *busy
+			later.RetryAfter = e.standing.Load().left()
+			err = &later
 		}
 		c.after = append(c.after, func() { w.answer <- answer{err: err} })
 		return

@@ -74,6 +74,11 @@ type Manager struct {
 type entry struct {
 	gate *gate
 	core *core.Entry
+	name string
+	// standing is what those who wait for the model wait for, or how far its load is;
+	// nil: neither. publication is when it was last set, in the loop's count.
+	standing    atomic.Pointer[standing]
+	publication uint64
 	// told: the loop has been told that leases ended and has not looked yet.
 	told atomic.Bool
 	// keepAlive is that of the last request that got a lease, in nanoseconds;

@@ -18,6 +18,7 @@ type moving struct {
 	ordered bool // the work is an order's, which ends it
 	began   time.Time
 	urge    func()       // tells the mover that a request waits for it now
+	read    atomic.Int64 // how long it took until all bytes were reported; 0: they were not
 	touched atomic.Int64 // when progress was last made, since the Manager's start: no wall clock, which may be set
 	// returned: the mover has; a crash from then on the move's end does not tell.
 	returned atomic.Bool
@@ -43,10 +44,11 @@ func (c *control) startMove(mv *core.Move, drop core.Drop) {
 		}
 		g.work = m.jobs.Start(m.ctx, hotload.Spec{
 			Kind: kind, Model: mv.Model.Name, From: mv.From, To: mv.To,
-			Total: bytes, Estimate: recordedEstimate(&mv.Move, reads),
+			Total: bytes,
 		})
-		m.predictLater(mv.Move, reads, g.work)
 	}
+	g.work.Begun(g.work.Job().Estimate()) // as was predicted for an order, or unknown
+	m.predictLater(mv.Move, reads, g.work, c.now)
 	c.moves[mv] = g
 	job := g.work.Context()
 	context.AfterFunc(job, func() { // called off, by whomever
@@ -90,6 +92,9 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	out := core.Outcome{Err: m.call("mover", func() error {
 		err := m.cfg.Mover.Move(ctx, move, func(done tier.Bytes) {
 			g.touched.Store(int64(time.Since(m.start)))
+			if done >= bytes {
+				g.read.CompareAndSwap(0, int64(time.Since(g.began)))
+			}
 			g.work.Progressed(done)
 		})
 		if err == nil {
@@ -122,7 +127,9 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	if fn := m.cfg.Events.MoveEnded; fn != nil {
 		m.events.Post(func() { fn(ev) })
 	}
-	if !m.post(func(time.Time) { m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: reads, Took: took}) }) {
+	if !m.post(func(time.Time) {
+		m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: reads, Took: took, Read: time.Duration(g.read.Load())})
+	}) {
 		finish(g.work, errors.Join(out.Err, tier.ErrClosed))
 	}
 }
@@ -212,8 +219,11 @@ func recordedEstimate(mv *tier.Move, bytes tier.Bytes) time.Duration {
 	if mv.From == tier.Storage {
 		perGB = 1.5
 	}
-	return time.Duration(min(perGB*bytes.GB()*float64(time.Second), float64(time.Hour*24*365)))
+	return time.Duration(min(perGB*bytes.GB()*float64(time.Second), float64(maxEstimate)))
 }
+
+// maxEstimate bounds what is believed of a move.
+const maxEstimate = 365 * 24 * time.Hour
 
 // predict returns how long a move should take, by what the placement has learned;
 // without that, or where it does not say so in time, as recorded. It is not for
@@ -224,11 +234,11 @@ func (m *Manager) predict(mv tier.Move, bytes tier.Bytes) time.Duration {
 	return <-answer
 }
 
-// predictLater corrects the estimate of a job when the prediction is there.
-func (m *Manager) predictLater(mv tier.Move, bytes tier.Bytes, work *hotload.Work) {
-	if _, ok := m.cfg.Placement.(tier.Predictor); ok {
-		m.askPrediction(mv, bytes, work.Estimate)
-	}
+// predictLater sets the estimate of a job whose move began at that time when the
+// prediction is there.
+func (m *Manager) predictLater(mv tier.Move, bytes tier.Bytes, work *hotload.Work, began time.Time) {
+	before := max(began.Sub(work.Job().Started()), 0)
+	m.askPrediction(mv, bytes, func(d time.Duration) { work.Estimate(before + min(d, maxEstimate)) })
 }
 
 func (m *Manager) askPrediction(mv tier.Move, bytes tier.Bytes, done func(time.Duration)) {

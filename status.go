@@ -117,8 +117,10 @@ type ModelStatus struct {
 	Leases   int        `json:"leases"`
 	Waiters  int        `json:"waiters"`
 	Accesses uint64     `json:"accesses"` // leases ever granted
-	Since    time.Time  `json:"since,omitzero"`
-	LastUse  time.Time  `json:"last_use,omitzero"`
+	// Waiting is how far its load is, or the requests for it that wait; nil: neither.
+	Waiting *tier.Waiting `json:"waiting,omitempty"`
+	Since   time.Time     `json:"since,omitzero"`
+	LastUse time.Time     `json:"last_use,omitzero"`
 	// IdleUntil is when the model leaves its tier if it is not used until then, see
 	// tier.Model.KeepAlive; zero: never, or not as long as it is in use.
 	IdleUntil time.Time `json:"idle_until,omitzero"`
@@ -149,8 +151,10 @@ type MoveStatus struct {
 	Why      string        `json:"why"`
 	Started  bool          `json:"started"`
 	Stuck    bool          `json:"stuck,omitempty"`
+	Phase    tier.Phase    `json:"phase"` // see Job.Phase
 	Progress Progress      `json:"progress"`
 	Elapsed  time.Duration `json:"elapsed_ns"`
+	Left     time.Duration `json:"left_ns,omitempty"` // expected; 0: unknown
 }
 
 // statusLimit is how long Status waits for the loop, and how long for the mover's
@@ -216,6 +220,10 @@ func (s *snapshot) status(i int) ModelStatus {
 	}
 	if s.idle != nil && ms.Leases == 0 && ms.Waiters == 0 {
 		ms.IdleUntil = s.idle[i].Until(g.Ended())
+	}
+	if at := s.entries[i].standing.Load(); at != nil {
+		w := at.waiting(model.Name)
+		ms.Waiting = &w
 	}
 	return ms
 }
@@ -297,7 +305,9 @@ func (c *control) status() Status {
 			Reason: mv.Reason, Why: mv.Why, Started: mv.Started(), Stuck: mv.Stuck(),
 		}
 		if g := c.moves[mv]; g != nil {
-			ms.Job, ms.Progress, ms.Elapsed = g.work.Job().ID(), g.work.Job().Progress(), c.now.Sub(g.began)
+			job := g.work.Job()
+			ms.Job, ms.Phase, ms.Progress = job.ID(), job.Phase(), job.Progress()
+			ms.Elapsed, ms.Left = c.now.Sub(g.began), job.Left()
 		}
 		s.Moves = append(s.Moves, ms)
 	}

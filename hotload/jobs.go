@@ -39,7 +39,7 @@ func (k Kind) prefix() string {
 	return k.String() + "_"
 }
 
-// JobState is the phase of a job. It leaves Running once and then stays.
+// JobState is whether a job runs, or how it ended. It leaves Running once and then stays.
 type JobState uint8
 
 const (
@@ -60,15 +60,19 @@ type Progress struct {
 	// once it is known.
 	Done, Total tier.Bytes
 	// Fraction is between 0 and 1, and 1 for every job that succeeded, even if no
-	// byte had to move.
+	// byte had to move. It is 0.99 at most while the job runs: with all its bytes read
+	// a model may still have to start, see Job.Phase.
 	Fraction float64
 }
+
+// maxRunning is the greatest Fraction of a job that runs.
+const maxRunning = 0.99
 
 func (p *Progress) advance(done tier.Bytes) {
 	p.Done = max(p.Done, done)
 	if p.Total > 0 {
 		p.Done = min(p.Done, p.Total)
-		p.Fraction = max(p.Fraction, float64(p.Done)/float64(p.Total))
+		p.Fraction = max(p.Fraction, min(float64(p.Done)/float64(p.Total), maxRunning))
 	}
 }
 
@@ -98,6 +102,7 @@ type Job struct {
 // standing is what of a job changes.
 type standing struct {
 	estimate time.Duration
+	phase    tier.Phase
 	progress Progress
 	state    JobState
 	err      error
@@ -143,7 +148,21 @@ func (j *Job) Elapsed() time.Duration {
 // Progress returns how far the job is.
 func (j *Job) Progress() Progress { return j.standing().progress }
 
-// State returns the phase of the job.
+// Phase returns what the job does while it runs: it waits for its turn or for room, or
+// its bytes move, or all of them have and what serves the model is not ready yet.
+func (j *Job) Phase() tier.Phase { return j.standing().phase }
+
+// Left returns how long the job will go on, by its Estimate; 0: unknown. It is known
+// once bytes move, and until the estimate is exceeded.
+func (j *Job) Left() time.Duration {
+	s := j.standing()
+	if s.state != Running || s.phase < tier.Loading {
+		return 0
+	}
+	return max(s.estimate-time.Since(j.started), 0)
+}
+
+// State returns whether the job runs, or how it ended.
 func (j *Job) State() JobState { return j.standing().state }
 
 // Done returns a channel that is closed when the job has ended.
@@ -213,9 +232,30 @@ func (w *Work) Estimate(d time.Duration) {
 }
 
 // Progressed reports the bytes done so far. Reports may come out of order: one that
-// is lower than an earlier one changes nothing.
+// is lower than an earlier one changes nothing. Once all are done the job is in its
+// last phase, tier.Starting.
 func (w *Work) Progressed(done tier.Bytes) {
-	w.update(func(s *standing) { s.progress.advance(done) })
+	w.update(func(s *standing) {
+		s.progress.advance(done)
+		if s.phase == tier.Loading && s.progress.Total > 0 && s.progress.Done == s.progress.Total {
+			s.phase = tier.Starting
+		}
+	})
+}
+
+// Phase tells what the job does. A job begins as tier.Queued.
+func (w *Work) Phase(p tier.Phase) { w.update(func(s *standing) { s.phase = p }) }
+
+// Begun tells that bytes move from now on, and that this is expected to take as long
+// as left; 0: unknown.
+func (w *Work) Begun(left time.Duration) {
+	w.update(func(s *standing) {
+		s.phase = tier.Loading
+		if left = max(left, 0); left > 0 {
+			left += time.Since(w.job.started)
+		}
+		s.estimate = left
+	})
 }
 
 // Finish ends the job: as Success if err is nil, as Cancelled if the job's context

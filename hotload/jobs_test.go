@@ -349,6 +349,36 @@ func TestProgress_AnyReports_NeverFalls(t *testing.T) {
 	})
 }
 
+func TestJob_Phases_TimeLeftIsKnownWhileBytesMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewJobs(0).Start(t.Context(), Spec{Total: 100, Estimate: 10 * time.Second})
+		want := func(phase tier.Phase, left time.Duration, fraction float64) {
+			t.Helper()
+			if j := w.Job(); j.Phase() != phase || j.Left() != left || j.Progress().Fraction != fraction {
+				t.Errorf("%v, %v left, %v done; want %v, %v, %v", j.Phase(), j.Left(), j.Progress().Fraction, phase, left, fraction)
+			}
+		}
+		want(tier.Queued, 0, 0)
+		w.Phase(tier.MakingRoom)
+		time.Sleep(time.Minute)
+		want(tier.MakingRoom, 0, 0)
+		w.Begun(w.Job().Estimate())
+		want(tier.Loading, 10*time.Second, 0)
+		if got := w.Job().Estimate(); got != 70*time.Second {
+			t.Errorf("with the time that it waited it takes %v, want 1m10s", got)
+		}
+		w.Progressed(50)
+		time.Sleep(4 * time.Second)
+		want(tier.Loading, 6*time.Second, 0.5)
+		w.Progressed(100)
+		want(tier.Starting, 6*time.Second, maxRunning)
+		time.Sleep(time.Minute) // it takes longer than was expected
+		want(tier.Starting, 0, maxRunning)
+		w.Finish(nil)
+		want(tier.Starting, 0, 1)
+	})
+}
+
 func TestProgress_JobFails_StaysWhereItWas(t *testing.T) {
 	w := NewJobs(0).Start(t.Context(), Spec{Total: 100})
 	w.Progressed(40)

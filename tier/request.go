@@ -75,6 +75,63 @@ type Request struct {
 	// Explain asks for Choice.Explanation, which costs time and memory in
 	// proportion to the library.
 	Explain bool
+	// Progress, if not nil, is called while the request waits: each 100 ms, the first
+	// time 100 ms after it began to wait. Calls come one at a time on a goroutine of their
+	// own. One that takes longer delays those after it and nothing else; after one that
+	// panics or ends its goroutine there are no more. No call begins after Acquire has
+	// returned; one that is under way then may go on. The Waiting is the function's own.
+	Progress func(Waiting)
+}
+
+// Phase is what a request waits for, in the order of a load.
+type Phase uint8
+
+const (
+	// Queued: others go first, see Waiting.Behind.
+	Queued Phase = iota
+	// MakingRoom: models leave for it.
+	MakingRoom
+	// Loading: its bytes are on their way.
+	Loading
+	// Starting: all its bytes are there, and what serves it is not ready yet.
+	Starting
+)
+
+var phaseNames = []string{"queued", "making room", "loading", "starting"}
+
+// String returns "queued", "making room", "loading" or "starting".
+func (p Phase) String() string { return nameOf(p, "phase", phaseNames) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Phase) UnmarshalText(text []byte) error {
+	return setText(p, text, func(name string) (Phase, error) { return valueOf[Phase](name, "phase", phaseNames) })
+}
+
+// MaxBehind bounds the names in Waiting.Behind.
+const MaxBehind = 8
+
+// Waiting says how far a request is that waits for a model.
+type Waiting struct {
+	// Model is the name of the model that it waits for; "" while none is chosen.
+	Model string `json:"model"`
+	Phase Phase  `json:"phase"`
+	// Position is its model's place among those that wait for their turn: 1 is next, 0
+	// it waits for none. All requests for a model are served at once.
+	Position int `json:"position,omitempty"`
+	// Behind are the names of the models that go first, or that have the room it needs;
+	// while room is made, of those that leave. MaxBehind of them at most.
+	Behind []string `json:"behind,omitempty"`
+	// Job is the ID of the job that loads the model; "" before.
+	Job string `json:"job,omitempty"`
+	// Done of Total bytes are there. Both are 0 before the load has begun.
+	Done  Bytes `json:"bytes_done"`
+	Total Bytes `json:"bytes_total"`
+	// Left is the time until the model can be used; 0: unknown. In one phase it never
+	// rises, unless the load is expected to take longer than was first assumed.
+	Left time.Duration `json:"left_ns,omitempty"`
 }
 
 // Validate returns every fault at once, each an *InvalidError, or nil.
