@@ -23,8 +23,12 @@
 // A client that streams and sends the header X-Load-Progress is told how far its
 // model is while that loads, in comments of the event stream:
 //
-//	: loading {"model":"llama-7b","job_id":"…","progress":0.42,"bytes_done":…,"bytes_total":…}
-//	: waiting {"model":"llama-7b",…}
+//	: waiting {"model":"llama-7b","phase":"queued","position":1,"behind":["gpt2-large"],…}
+//	: loading {"model":"llama-7b","phase":"loading","job_id":"…","progress":0.42,"bytes_done":…,"bytes_total":…,"time_left":3.1}
+//	: ready {"model":"llama-7b","phase":"ready",…}
+//
+// The phases are queued, making room, loading and starting: all bytes are read, and
+// the engine is not ready yet.
 //
 // The answer has begun with the first of these, so what goes wrong from then on, up
 // to the engine's answer, is an event of OpenAI's error object. When an engine ends

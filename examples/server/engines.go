@@ -144,7 +144,7 @@ func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
 }
 
 // newEngines returns a Manager over the engines of a library. It closes them.
-func newEngines(lib *library, events modeltier.Events, log *slog.Logger) (*modeltier.Manager, *process.Mover, *registry, error) {
+func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *process.Mover, *registry, error) {
 	var manager atomic.Pointer[modeltier.Manager]
 	known := &registry{}
 	known.admit(lib.engines)
@@ -169,7 +169,7 @@ func newEngines(lib *library, events modeltier.Events, log *slog.Logger) (*model
 	}
 	m, err := modeltier.New(modeltier.Config{
 		Models: lib.models, Limits: lib.limits, Mover: engines, Probe: lib.probe,
-		StateDir: lib.state, ModelDir: lib.dir, Logger: log, Events: events,
+		StateDir: lib.state, ModelDir: lib.dir, Logger: log,
 	})
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, engines.Close())

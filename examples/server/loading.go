@@ -2,62 +2,39 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"mime"
 	"net/http"
-	"sync"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 )
-
-// loads knows which models are on their way into memory.
-type loads struct {
-	mu   sync.Mutex // guards the rest
-	jobs map[string]string
-}
-
-// events are what a Manager has to be made with, so that loads knows.
-func (l *loads) events() modeltier.Events {
-	l.jobs = make(map[string]string)
-	return modeltier.Events{
-		MoveStarted: func(e modeltier.MoveEvent) {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			if e.To == tier.RAM {
-				l.jobs[e.Model] = e.Job
-			}
-		},
-		MoveEnded: func(e modeltier.MoveEvent) {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			if l.jobs[e.Model] == e.Job {
-				delete(l.jobs, e.Model)
-			}
-		},
-	}
-}
 
 // loading is how far a model is on its way into memory.
 type loading struct {
 	Model string `json:"model"`
-	// JobID is for the contract's tier_job_status; "": the model waits for its turn,
-	// or for the room that others have.
+	// Phase is one of tier.Phase, or "ready".
+	Phase string `json:"phase"`
+	// Position is the model's place among those that are queued, from 1; Behind are
+	// those that go first or that have the room, or, while room is made, that leave.
+	Position int      `json:"position,omitempty"`
+	Behind   []string `json:"behind,omitempty"`
+	// JobID is for the contract's tier_job_status; "": the load has not begun.
 	JobID    string     `json:"job_id,omitempty"`
-	Progress float64    `json:"progress"` // 0 to 1
+	Progress float64    `json:"progress"` // 0 to 1, which is only told when the model is ready
 	Done     tier.Bytes `json:"bytes_done"`
 	Total    tier.Bytes `json:"bytes_total"`
+	Left     float64    `json:"time_left,omitempty"` // seconds; none: unknown
 }
 
-// of returns how far the model is.
-func (l *loads) of(m *modeltier.Manager, model string) loading {
-	l.mu.Lock()
-	job := l.jobs[model]
-	l.mu.Unlock()
-	at := loading{Model: model}
-	if j, ok := m.Job(job); ok && j.State() == hotload.Running {
-		p := j.Progress()
-		at.JobID, at.Progress, at.Done, at.Total = job, p.Fraction, p.Done, p.Total
+// loadingAt says how far a request is that waits.
+func loadingAt(w tier.Waiting) loading {
+	at := loading{
+		Model: w.Model, Phase: w.Phase.String(), Position: w.Position, Behind: w.Behind, JobID: w.Job, Done: w.Done, Total: w.Total,
+		Left: math.Round(w.Left.Seconds()*10) / 10,
+	}
+	if w.Total > 0 {
+		at.Progress = min(float64(w.Done)/float64(w.Total), 0.99)
 	}
 	return at
 }
@@ -78,7 +55,8 @@ func (p *proxy) serveModel(w http.ResponseWriter, r *http.Request) {
 			Resident     tier.Tier `json:"resident_tier"`
 			Loading      *loading  `json:"loading,omitempty"`
 		}{s.Name, "model", "modeltier", append([]string{}, s.Capabilities...), s.Tier, nil}
-		if at := p.loads.of(p.m, name); at.JobID != "" || s.Waiters > 0 {
+		if s.Waiting != nil {
+			at := loadingAt(*s.Waiting)
 			entry.Loading = &at
 		}
 		writeJSON(w, http.StatusOK, &entry)
@@ -113,13 +91,9 @@ func begin(w http.ResponseWriter) *begun {
 	return &begun{ResponseWriter: w, header: http.Header{}}
 }
 
-// comment tells where the load is.
-func (b *begun) comment(at loading) {
-	what := ": loading "
-	if at.JobID == "" {
-		what = ": waiting "
-	}
-	b.ResponseWriter.Write([]byte(what + text(at) + "\n\n"))
+// comment tells where the load is: whether the model is waiting, loading or ready.
+func (b *begun) comment(what string, at loading) {
+	b.ResponseWriter.Write([]byte(": " + what + " " + text(at) + "\n\n"))
 	b.FlushError()
 }
 

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/modeltier/modeltier/tier"
 )
 
 // gated is a front end whose engines are not ready before open is called.
@@ -59,7 +57,7 @@ func TestProgress_ClientThatAsks_IsToldInComments(t *testing.T) {
 	}
 	lines := bufio.NewReader(res.Body)
 	at := told(t, lines, "loading")
-	if at.Model != "small" || at.JobID == "" || at.Total != 1<<20 || at.Progress < 0 || at.Progress > 1 {
+	if at.Model != "small" || at.JobID == "" || at.Total != 1<<20 || at.Progress < 0 || at.Progress >= 1 || at.Phase != "loading" && at.Phase != "starting" {
 		t.Errorf("told of %+v", at)
 	}
 	if _, known := f.m.Job(at.JobID); !known {
@@ -69,6 +67,9 @@ func TestProgress_ClientThatAsks_IsToldInComments(t *testing.T) {
 	var rest strings.Builder
 	if _, err := lines.WriteTo(&rest); err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(rest.String(), `: ready {"model":"small","phase":"ready","job_id":"`+at.JobID+`","progress":1,`) {
+		t.Errorf("it was not told that the model is ready: %s", rest.String())
 	}
 	var events []string
 	for line := range strings.Lines(rest.String()) {
@@ -199,21 +200,5 @@ func TestModelPage_SaysHowFarItsLoadIs(t *testing.T) {
 	<-answer
 	if status, v := page("smal"); status != http.StatusNotFound || v["error"] == nil {
 		t.Errorf("%d %v", status, v)
-	}
-}
-
-// The end of a job is seen before its event is.
-func TestLoads_JobThatHasEnded_IsNotLoading(t *testing.T) {
-	f := newFront(t)
-	job, err := f.m.MoveTier(t.Context(), "small", tier.RAM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := job.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	l := &loads{jobs: map[string]string{"small": job.ID()}}
-	if at := l.of(f.m, "small"); at.JobID != "" {
-		t.Errorf("told of %+v", at)
 	}
 }

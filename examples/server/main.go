@@ -142,8 +142,7 @@ func startFiles(stop, now context.Context, lib *library, opts *options, ln net.L
 
 // startEngines returns what serves models with engines that are programs.
 func startEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout, stderr io.Writer) (func() error, error) {
-	loads := &loads{}
-	manager, engines, known, err := newEngines(lib, loads.events(), log)
+	manager, engines, known, err := newEngines(lib, log)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +159,7 @@ func startEngines(stop, now context.Context, lib *library, opts *options, ln net
 			defer reloads.Wait()
 			defer cancel()
 		}
-		p := newProxy(manager, loads, engines.URL, log)
+		p := newProxy(manager, engines.URL, log)
 		return serve(stop, now, ln, guard(opts.token, p.handler()), manager, log)
 	}, nil
 }

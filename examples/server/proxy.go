@@ -29,8 +29,7 @@ const embeddingsPath = "/v1/embeddings"
 // proxy passes OpenAI's requests on to the engine of their model, once that is
 // ready. It holds a lease until the answer has ended, or its client has left.
 type proxy struct {
-	m     *modeltier.Manager
-	loads *loads
+	m *modeltier.Manager
 	// url tells where the engine of a leased model is.
 	url func(model string) (string, bool)
 	out *httputil.ReverseProxy
@@ -38,8 +37,8 @@ type proxy struct {
 	bodies *semaphore.Weighted
 }
 
-func newProxy(m *modeltier.Manager, loads *loads, url func(model string) (string, bool), log *slog.Logger) *proxy {
-	p := &proxy{m: m, loads: loads, url: url, bodies: semaphore.NewWeighted(maxPrompts)}
+func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *slog.Logger) *proxy {
+	p := &proxy{m: m, url: url, bodies: semaphore.NewWeighted(maxPrompts)}
 	p.out = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.Header.Del("Authorization") // is between the client and us
@@ -147,12 +146,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.out.ServeHTTP(w, out)
 }
 
-// Where telling begins: a model that is ready sooner is not worth a word, and how
-// far a load is is told so often.
-const (
-	tellAfter = 100 * time.Millisecond
-	tellEvery = 500 * time.Millisecond
-)
+// tellEvery is how often a client is told how far a load is while its phase stays.
+const tellEvery = 500 * time.Millisecond
 
 // acquireTelling acquires a model, and tells the client how far it is while it
 // waits. Where that has begun the answer has, too.
@@ -161,37 +156,40 @@ func (p *proxy) acquireTelling(w http.ResponseWriter, r *http.Request, req model
 		lease *modeltier.Lease
 		err   error
 		b     *begun
+		last  tier.Waiting
+		at    time.Time // when the client was last told
 	)
-	ready := make(chan struct{})
+	ready, waits := make(chan struct{}), make(chan tier.Waiting, 1)
+	req.Progress = func(w tier.Waiting) { // not for the answer itself: it may run yet when Acquire has returned
+		select {
+		case waits <- w:
+		default:
+		}
+	}
 	go func() {
 		defer close(ready)
 		lease, err = p.m.Acquire(r.Context(), req)
 	}()
-	tell := time.NewTimer(tellAfter)
-	defer tell.Stop()
 	for {
 		select {
 		case <-ready:
-			return lease, b, err
-		case <-tell.C:
-			select {
-			case <-ready:
-				continue // there is nothing left to tell
-			default:
+			if b != nil && err == nil {
+				b.comment("ready", loading{Model: lease.Model().Name, Phase: "ready", JobID: last.Job, Progress: 1, Done: last.Total, Total: last.Total})
 			}
-			tell.Reset(tellEvery)
-			model := req.Model
-			if model == "" {
-				choice, err := p.m.Select(req)
-				if err != nil {
-					continue // the answer says so
-				}
-				model = choice.Model
+			return lease, b, err
+		case now := <-waits:
+			if now.Model == "" || now.Phase == last.Phase && now.Job == last.Job && time.Since(at) < tellEvery {
+				continue
 			}
 			if b == nil {
 				b = begin(w)
 			}
-			b.comment(p.loads.of(p.m, model))
+			what := "loading"
+			if now.Job == "" {
+				what = "waiting"
+			}
+			b.comment(what, loadingAt(now))
+			last, at = now, time.Now()
 		}
 	}
 }

@@ -115,13 +115,12 @@ func serveFront(t *testing.T, o *options) *front {
 	}
 	lib.probe = plenty()
 	log := slog.New(slog.DiscardHandler)
-	loads := &loads{}
-	m, engines, known, err := newEngines(lib, loads.events(), log)
+	m, engines, known, err := newEngines(lib, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &front{m: m, engines: engines, again: &reloader{open: lib.again, manager: m, engines: known}}
-	f.Server = httptest.NewServer(guard("", newProxy(m, loads, engines.URL, log).handler()))
+	f.Server = httptest.NewServer(guard("", newProxy(m, engines.URL, log).handler()))
 	t.Cleanup(func() {
 		f.Close()
 		if err := m.Close(); err != nil {
@@ -389,7 +388,7 @@ func servedBy(tb testing.TB, answer http.HandlerFunc) (m *modeltier.Manager, eng
 func BenchmarkProxy(b *testing.B) {
 	m, engine := servedBy(b, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") })
 	log := slog.New(slog.DiscardHandler)
-	through := httptest.NewServer(newProxy(m, &loads{}, func(string) (string, bool) { return engine, true }, log).handler())
+	through := httptest.NewServer(newProxy(m, func(string) (string, bool) { return engine, true }, log).handler())
 	defer through.Close()
 	body := []byte(`{"model":"m","prompt":"` + strings.Repeat("word ", 200) + `"}`)
 	ask := func(url string) time.Duration {
@@ -434,7 +433,7 @@ func TestProxy_BodiesOfAllRequests_HeldWithinABound(t *testing.T) {
 		io.WriteString(w, "{}")
 	})
 	const room = 1000
-	p := newProxy(m, &loads{}, func(string) (string, bool) { return engine, true }, slog.New(slog.DiscardHandler))
+	p := newProxy(m, func(string) (string, bool) { return engine, true }, slog.New(slog.DiscardHandler))
 	p.bodies = semaphore.NewWeighted(room)
 	h := p.handler()
 	ask := func(prompt string, length int, body io.Reader) *httptest.ResponseRecorder {
