@@ -184,7 +184,7 @@ func (c *Core) weigh(e *Entry, s Seen) {
 	}
 }
 
-// forecast has a model that is not being served charged, when it comes to ram, for what it was
+// forecast has a model that is not in ram charged, when it comes there, for what it was
 // seen to take, and, if its owner declared nothing, for what the mover expects. An
 // expectation does not refuse a model for good: it is charged for no more than the limit,
 // and measured when it is there.
@@ -195,7 +195,7 @@ func (c *Core) forecast(e *Entry) {
 	if e.declared == 0 {
 		runtime = max(runtime, min(t.Takes, c.ledger.Limits().RAM)-e.Model.Size)
 	}
-	if t.Takes == 0 && t.Seen == 0 || runtime == e.Model.Runtime || e.tier == tier.RAM || e.serving || e.phase == removed {
+	if t.Takes == 0 && t.Seen == 0 || runtime == e.Model.Runtime || e.tier == tier.RAM || e.phase == removed {
 		return
 	}
 	m := e.Model

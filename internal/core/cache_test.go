@@ -198,31 +198,6 @@ func TestForecast_AssumedBeyondTheLimit_TakesTheLimit(t *testing.T) {
 	}
 }
 
-// What is served from swap has its runtime bytes charged: they do not change under it.
-func TestForecast_ServedFromSwap_StaysAsItIs(t *testing.T) {
-	b := newBench(t, 40, 100)
-	m := sized("a", 60)
-	m.Runtime = 10
-	if err := b.c.Add([]tier.Model{m}, []Traits{all}, newGate, false); err != nil {
-		t.Fatal(err)
-	}
-	b.plan = func(v *tier.View, need *tier.Need) tier.Plan {
-		if need == nil || v.States[0].Tier == tier.Swap {
-			return tier.Plan{}
-		}
-		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: m, To: tier.Swap, Keep: 20}}}}
-	}
-	b.join("a")
-	b.step()
-	more := all
-	more.Takes, more.Seen = 90, 90
-	b.finish(Outcome{Traits: &more})
-	b.step()
-	if e := b.entry("a"); e.Overdraft() != 0 || e.Model.Runtime != 10 {
-		t.Errorf("%d are overdrawn, with %d of runtime", e.Overdraft(), e.Model.Runtime)
-	}
-}
-
 // After several loads the mover may know that less is enough.
 func TestForecast_FallsOnceTheModelHasLeft(t *testing.T) {
 	b := newBench(t, 100, 100)

@@ -85,7 +85,8 @@ func TestStandby_EachFallback(t *testing.T) {
 			if e.State != c.state || e.Tier != tier.Swap || e.Standby != ways[c.state] || !strings.Contains(e.Note, c.says) {
 				t.Fatalf("in swap it is %s (%s: %q), want %s (%q)", e.State, e.Standby, e.Note, c.state, c.says)
 			}
-			if n := r.cached(m); n < m.Size*9/10 && !c.fake.Lock {
+			// Without figures of the engine the start has not waited until they were read.
+			if n := r.cached(m); n < m.Size*9/10 && !c.fake.Lock && c.name != "NothingSeen" {
 				t.Errorf("%v of its weights are cached", n)
 			}
 			present, _, err := r.Resident(t.Context(), "m")
