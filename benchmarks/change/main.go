@@ -196,10 +196,10 @@ func firstToken(ctx context.Context, url, model string, began time.Time) (time.D
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	body, _ := json.Marshal(map[string]any{
-		"model": model, "stream": true, "max_tokens": 1, "temperature": 0,
-		"messages": []map[string]string{{"role": "user", "content": "one two three four"}},
+		"model": model, "stream": true, "max_tokens": 1, "temperature": 0, "prompt": "one two three",
+		"cache_prompt": false, // or a hot token would be one of an answer that is known
 	})
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/chat/completions", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/completions", bytes.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
@@ -216,7 +216,7 @@ func firstToken(ctx context.Context, url, model string, began time.Time) (time.D
 	first := time.Duration(0)
 	lines := bufio.NewScanner(res.Body)
 	for lines.Scan() {
-		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok && first == 0 && strings.Contains(data, `"content":"`) && !strings.Contains(data, `"content":""`) {
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok && first == 0 && strings.Contains(data, `"text":"`) && !strings.Contains(data, `"text":""`) {
 			first = time.Since(began)
 		}
 	}

@@ -224,7 +224,8 @@ type Options struct {
 	// killed. Up to half of it is for the answer to Engine.Shutdown, the rest begins
 	// with SIGTERM. 0: 5 s.
 	StopTimeout time.Duration
-	// Excess is how many bytes more than Model.Size + Model.Runtime an engine may
+	// Excess is how many bytes more than Model.Size + Model.Runtime (or, if that is 0, 256
+	// MiB and an eighth of Model.Size) an engine may
 	// take while it starts; beyond that it is killed and the error says so. What it
 	// takes within that is charged, and reserved for its next load: see
 	// Mover.Footprint. 0: as many as declared, at least 1 GiB. tier.Unlimited: no
@@ -303,7 +304,7 @@ func guarded(ctx context.Context, part string, call func() error) error {
 
 // allowed returns how many bytes an engine may take while it starts.
 func (o *Options) allowed(model *tier.Model) tier.Bytes {
-	declared := model.Size.Plus(model.Runtime)
+	declared := model.Size.Plus(cmp.Or(model.Runtime, unknownRuntime(model.Size)))
 	return declared.Plus(cmp.Or(o.Excess, max(declared, tier.GiB)))
 }
 

@@ -96,6 +96,10 @@ func TestOptions_Excess(t *testing.T) {
 			t.Errorf("%v declared, excess %v: %v are allowed, want %v", c.size, c.excess, got, c.want)
 		}
 	}
+	// An engine that copies its weights takes more than twice their size.
+	if o, size := (Options{}), tier.GiB; o.allowed(&tier.Model{Size: size}) < 2*size+256*tier.MiB {
+		t.Errorf("where nothing is declared, %v are allowed for weights of %v", o.allowed(&tier.Model{Size: size}), size)
+	}
 }
 
 func TestPollAfter_SoonAtFirstThenRarely(t *testing.T) {

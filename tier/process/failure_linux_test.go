@@ -38,7 +38,7 @@ func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
 		{"NeverHealthy", fake{Sick: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"not ready in time", "503", "Loading model"}, "engine starts on"},
 		{"Garbage", fake{Garbage: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"malformed HTTP"}, "engine starts on"},
 		{"Deaf", fake{Deaf: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"not ready in time"}, "engine starts on"},
-		{"EatsDouble", fake{Eat: 256 << 20}.engine(), Options{Excess: 128 << 20}, TookTooMuch, []string{"takes more memory"}, "engine starts on"},
+		{"EatsDouble", fake{Eat: 512 << 20}.engine(), Options{Excess: 128 << 20}, TookTooMuch, []string{"takes more memory"}, "engine starts on"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // some take their time to fail

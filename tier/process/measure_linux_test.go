@@ -43,7 +43,7 @@ func TestForecast_AfterARestart_WhatTheEngineTookIsKnown(t *testing.T) {
 	r.Close()
 
 	r = begin()
-	if takes, seen := r.Forecast(&m); takes < peak || seen != peak {
+	if takes, seen := r.Forecast(&m); takes < peak-peak/100 || seen < peak-peak/100 || seen > peak {
 		t.Errorf("it is expected to take %v (seen: %v), and took %v", takes, seen, peak)
 	}
 	other := m

@@ -291,7 +291,7 @@ func (m *Mover) kill(c *child) error {
 	case <-c.done:
 		return nil
 	case <-time.After(m.killLimit):
-		seen, _ := m.look(c)
+		seen, _ := m.look(c, true)
 		present, _ := seen.present()
 		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: present}
 	}

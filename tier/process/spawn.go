@@ -107,7 +107,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	if err != nil {
 		return m.abandon(s, err)
 	}
-	seen, err := m.look(c)
+	seen, err := m.look(c, true)
 	if err != nil {
 		return m.abandon(s, c.fail(Crashed, c.began, err))
 	}

@@ -57,7 +57,7 @@ func (m *Mover) freeze(ctx context.Context, s *slot) (err error) {
 	if m.sys.suspend == nil {
 		return errors.New("processes cannot be frozen here")
 	}
-	seen, err := m.look(c)
+	seen, err := m.look(c, false)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (m *Mover) sleep(ctx context.Context, s *slot) error {
 	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Sleep)
 	if err == nil {
 		m.set(s, Asleep, c)
-		m.look(c) // whether it still maps its weights
+		m.look(c, false) // whether it still maps its weights
 		return nil
 	}
 	err = fmt.Errorf("its Sleeper: %w", err)

@@ -49,8 +49,10 @@ func (s *sight) needs() tier.Bytes {
 }
 
 // look measures the engine of a slot, and keeps what it sees for PartStatus. One that is
-// done has nothing.
-func (m *Mover) look(c *child) (sight, error) {
+// done has nothing. To count what is cached takes milliseconds for a GiB that the kernel
+// keeps in small pages: without pages it is as it was last counted, unless the engine is
+// frozen and has locked memory.
+func (m *Mover) look(c *child, pages bool) (sight, error) {
 	m.mu.Lock()
 	slot := m.slots[c.model]
 	if slot == nil || slot.child != c {
@@ -58,7 +60,7 @@ func (m *Mover) look(c *child) (sight, error) {
 		return sight{}, nil
 	}
 	files := slot.files
-	s := sight{weights: sizeOf(files), frozen: slot.state == Frozen}
+	s := sight{weights: sizeOf(files), frozen: slot.state == Frozen, cached: slot.seen.cached}
 	m.mu.Unlock()
 	if m.sys.usage == nil {
 		return s, nil
@@ -81,7 +83,9 @@ func (m *Mover) look(c *child) (sight, error) {
 		}
 		s.mapped = max(s.mapped, min(n, s.weights))
 	}
-	if s.mapped > 0 {
+	if s.mapped == 0 {
+		s.cached = 0
+	} else if pages || s.frozen && s.usage.Locked > 0 {
 		sure := false
 		if s.cached, sure = m.sys.cachedOf(files); !sure {
 			s.cached = min(s.usage.File, s.weights) // at least what is in its page tables
@@ -112,7 +116,7 @@ func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimabl
 	if c == nil {
 		return 0, 0, nil
 	}
-	s, err := m.look(c)
+	s, err := m.look(c, !m.isFrozen(c))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -130,12 +134,19 @@ func (m *Mover) engineOf(model string) (c *child, size tier.Bytes) {
 	return nil, 0
 }
 
+func (m *Mover) isFrozen(c *child) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.slots[c.model]
+	return s != nil && s.child == c && s.state == Frozen
+}
+
 // Footprint implements tier.Footprinter: what the engine of a model takes now, and the
 // most that it was ever seen to take, both to be compared with Model.Size +
 // Model.Runtime. While it serves, mapped weights count as a whole, while it is frozen
 // only as far as it has locked them, and otherwise as far as they are in the page cache;
-// its own memory counts in any state, and while it serves also if it is on a swap device. ok is false if it has never run or nothing can
-// be seen. Memory of a GPU is not seen.
+// its own memory counts in any state, and while it serves also if it is on a swap device.
+// ok is false if it has never run or nothing can be seen. Memory of a GPU is not seen.
 //
 // It reads a few files of procfs for each process of the engine, and one for each
 // process of the machine if engines have no cgroups of their own: less than a
@@ -149,10 +160,10 @@ func (m *Mover) Footprint(model string) (now, peak tier.Bytes, ok bool) {
 		m.mu.Unlock()
 		return 0, 0, false
 	}
-	c, running := s.child, s.state == Running
+	c, running, frozen := s.child, s.state == Running, s.state == Frozen
 	m.mu.Unlock()
 	if c != nil {
-		if seen, err := m.look(c); err == nil && !c.hasExited() {
+		if seen, err := m.look(c, !running && !frozen); err == nil && !c.hasExited() {
 			if now, _ = seen.present(); running {
 				now = m.learn(s, c, &seen, 0)
 			}
@@ -240,7 +251,7 @@ func (m *Mover) Status() Status {
 	}
 	m.mu.Unlock()
 	for _, c := range engines {
-		m.look(c) // what fails shows what was seen last
+		m.look(c, true) // what fails shows what was seen last
 	}
 	return m.status()
 }
