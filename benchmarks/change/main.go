@@ -165,6 +165,12 @@ func (o *options) measure(ctx context.Context, w way, models []model, round int,
 		defer func() { err = errors.Join(err, g.remove()) }()
 		run.group = g.dir
 	}
+	// What is cached already is charged to whom read it, and would be free for the group.
+	for _, m := range models {
+		if err := dropCached(m.path); err != nil {
+			return err
+		}
+	}
 	defer w.stop()
 	if err := w.start(ctx, run); err != nil {
 		return err
@@ -357,6 +363,16 @@ func (r *restart) stop() {
 		r.program.stop()
 	}
 	r.program = nil
+}
+
+// dropCached empties the page cache of a file that no process maps.
+func dropCached(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return fadvise(f)
 }
 
 // group is a memory cgroup of version 1.

@@ -36,7 +36,8 @@ type measure struct {
 	Peak   tier.Bytes    `json:"peak"`   // the most, on its way to serve or serving
 	Copies bool          `json:"copies"` // its weights are not mapped files
 	Start  time.Duration `json:"start_ns"`
-	Starts int           `json:"starts"` // how often it became ready
+	Starts int           `json:"starts"` // how often it was started and became ready
+	Served int           `json:"served"` // how often it left ram, started or thawed before
 	At     time.Time     `json:"at"`
 
 	written tier.Bytes // Peak as the file has it
@@ -57,10 +58,10 @@ const (
 	// minScaled is the size from which on what an engine took tells what it takes for a
 	// byte: with less, most of it is the engine itself.
 	minScaled = 256 * tier.MiB
-	// provenStarts is how many starts have to be seen before a model is taken to need
-	// less than an unknown one would: an engine that is ready has not yet touched all
-	// of its memory.
-	provenStarts = 3
+	// provenServed is how often a model has to have left ram before it is taken to need
+	// less than an unknown one would: an engine that is ready has not yet touched all of
+	// its memory.
+	provenServed = 3
 )
 
 // measures is what was measured of all engines. It outlives the process in a file,
@@ -94,7 +95,7 @@ func (ms *measures) load() error {
 		return fmt.Errorf("%s is damaged: %w", ms.file, err)
 	}
 	for _, x := range list {
-		if x.Steady >= 0 && x.Peak >= x.Steady && x.Size >= 0 && x.Starts >= 0 {
+		if x.Steady >= 0 && x.Peak >= x.Steady && x.Size >= 0 && x.Starts >= 0 && x.Served >= 0 {
 			x.written = x.Peak
 			ms.list = append(ms.list, &x)
 		}
@@ -144,6 +145,18 @@ func (ms *measures) learn(x *measure, takes tier.Bytes, copies bool, started tim
 	return ms.write()
 }
 
+// served records that an engine leaves ram.
+func (ms *measures) served(x *measure) error {
+	ms.mu.Lock()
+	x.Served++
+	news := x.Engine != "" && x.Served == provenServed
+	ms.mu.Unlock()
+	if !news || ms.file == "" {
+		return nil
+	}
+	return ms.write()
+}
+
 func (ms *measures) write() error {
 	ms.writing.Lock()
 	defer ms.writing.Unlock()
@@ -186,7 +199,7 @@ func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
 	perByte := 0.0
 	for _, x := range ms.list {
 		switch {
-		case x.of(like) && x.Peak > 0 && x.Starts < provenStarts:
+		case x.of(like) && x.Peak > 0 && x.Served < provenServed:
 			return max(unknown, x.Peak), x.Peak
 		case x.of(like) && x.Peak > 0:
 			return x.Peak.Plus(x.Peak / 20), x.Peak
@@ -252,9 +265,13 @@ func (m *Mover) learn(s *slot, c *child, seen *sight, started time.Duration) tie
 		return takes
 	}
 	if err := m.measures.learn(x, takes, seen.weights > 0 && !seen.maps(), started); err != nil {
-		m.log.Warn("what an engine takes cannot be kept for the next start", "model", s.name, "err", err)
+		m.notKept(s, err)
 	}
 	return takes
+}
+
+func (m *Mover) notKept(s *slot, err error) {
+	m.log.Warn("what an engine takes cannot be kept for the next start", "model", s.name, "err", err)
 }
 
 // recall takes up what is known of the engine and model of a slot, if it does not know

@@ -84,10 +84,10 @@ func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing
 // What was seen once is reserved at once; less than was assumed is believed only when
 // it was seen several times.
 func TestForecast_OwnPeak_UpAtOnceAndDownLater(t *testing.T) {
-	for starts, want := range map[int]tier.Bytes{1: tier.GiB + unknownRuntime(tier.GiB), provenStarts: tier.GiB + 1 + tier.GiB/20} {
-		ms := measures{list: []*measure{{Path: "m", Size: tier.GiB, Peak: tier.GiB + 1, Starts: starts}}}
+	for served, want := range map[int]tier.Bytes{1: tier.GiB + unknownRuntime(tier.GiB), provenServed: tier.GiB + 1 + tier.GiB/20} {
+		ms := measures{list: []*measure{{Path: "m", Size: tier.GiB, Peak: tier.GiB + 1, Served: served}}}
 		if takes, seen := ms.forecast(&measure{Path: "m", Size: tier.GiB}); takes != want || seen != tier.GiB+1 {
-			t.Errorf("after %d starts: %v, %v; want %v", starts, takes, seen, want)
+			t.Errorf("after it served %d times: %v, %v; want %v", served, takes, seen, want)
 		}
 	}
 	ms := measures{list: []*measure{{Path: "m", Size: tier.GiB, Peak: 4 * tier.GiB, Starts: 1}}}
@@ -218,5 +218,23 @@ func TestEngineID_ProgramReplaced_IsAnother(t *testing.T) {
 	}
 	if engineID(&Engine{Command: []string{program, "--no-mmap", "{port}"}}) == engineID(&Engine{Command: []string{program, "{port}"}}) {
 		t.Error("another way to load is taken for the same")
+	}
+}
+
+// A frozen engine that is thawed again and again was seen to serve as often.
+func TestForecast_ThawedSeveralTimes_TheAssumptionIsGivenUp(t *testing.T) {
+	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
+	m := modelOf(t, "m", 4<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	for range provenServed {
+		takes, seen := r.Forecast(&m)
+		if takes <= 2*seen {
+			t.Errorf("it is expected to take %v, and was seen to take %v", takes, seen)
+		}
+		r.move(m, tier.RAM, tier.Swap)
+		r.move(m, tier.Swap, tier.RAM)
+	}
+	if takes, seen := r.Forecast(&m); takes > seen+seen/10 {
+		t.Errorf("after it served %d times it is expected to take %v, and took %v", provenServed, takes, seen)
 	}
 }

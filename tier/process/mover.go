@@ -149,6 +149,11 @@ func (m *Mover) carryOut(ctx context.Context, s *slot, mv *tier.Move, rep *repor
 			return err
 		}
 	}
+	if s.state == Running && mv.To < tier.RAM {
+		if err := m.measures.served(s.learned); err != nil {
+			m.notKept(s, err)
+		}
+	}
 	switch mv.To {
 	case tier.RAM:
 		return m.toRAM(ctx, s, rep)
