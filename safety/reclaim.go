@@ -80,8 +80,9 @@ type Decision struct {
 // Observe takes one reading into account. Readings come in the order of now; p is
 // as of the reading.
 //
-// The reading's level counts, with two exceptions. While the reserve is not whole
-// the level is what stalls alone mean (m.Pressure.Stalled), and while our own loads
+// The reading's level counts, with two exceptions. While the reserve is seen not to be
+// whole, whatever was promised, the level is what stalls alone mean
+// (m.Pressure.Stalled), and while our own loads
 // explain what was read (m.Pressure.Reading), it is low: to read weights back is the
 // price of a change of model.
 //
@@ -90,11 +91,13 @@ type Decision struct {
 // memory when it begins, and again every ten seconds until it has fallen to half.
 func (g Governor) Observe(now time.Time, m tier.Memory, p Promise) (Governor, Decision) {
 	before := g.level
-	lack := max(tier.Bytes(0).Minus(beyondReserve(&p, &m).Plus(max(m.Dirty, 0))), 0)
+	spare := beyondReserve(&p, &m).Plus(max(m.Dirty, 0))
+	lack := max(tier.Bytes(0).Minus(spare), 0)
+	short := spare.Plus(max(p.Unseen, 0)) < 0 // what was promised and is not there yet is no pressure
 	g = g.account(now, m.Pressure.Refault, p.Loaded)
 	seen := min(m.Pressure.Level, tier.PressureHigh)
 	switch {
-	case lack > 0:
+	case short:
 		seen = max(seen, min(m.Pressure.Stalled, tier.PressureHigh))
 	case m.Pressure.Reading && g.loadsExplain():
 		seen = tier.PressureLow

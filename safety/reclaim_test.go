@@ -252,6 +252,18 @@ func TestGovernor_ReserveIsNotWhole_StallsCount(t *testing.T) {
 	}
 }
 
+// A load that is promised and has not come yet leaves the reserve whole for now: stalls of
+// the machine are those of others.
+func TestGovernor_ReserveIsOnlyPromised_StallsOfOthersDoNotCount(t *testing.T) {
+	m := tier.Memory{Total: 2400 * tier.MiB, Available: 2300 * tier.MiB}
+	m.Pressure = tier.Pressure{HasPSI: true, Some10: 90, Full10: 80, Stalled: tier.PressureHigh}
+	p := Promise{Limits: tier.Limits{RAM: 2 * tier.GiB, Reserved: tier.GiB}, Unseen: 1400 * tier.MiB}
+	_, d := Governor{}.Observe(time.Now(), m, p)
+	if d.Level != tier.PressureLow || d.GiveBack == 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestGovernor_ReserveIsWhole_NothingAskedAndBackgroundRuns(t *testing.T) {
 	m, p := board()
 	m.Available = tier.GiB
