@@ -51,7 +51,8 @@ func (m *Mover) spare(s *slot) []weightFile {
 }
 
 // Uncache implements tier.Cacher. The end of the weights goes first. A frozen engine
-// whose weights cannot be taken from it is stopped, unless its Standby is StandbyFreeze.
+// whose weights cannot be taken from it, be it for want of a right or because another
+// process maps them too, is stopped, unless its Standby is StandbyFreeze.
 func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 	m.mu.Lock()
 	s := m.slots[model]
@@ -117,6 +118,23 @@ func (m *Mover) uncache(ctx context.Context, s *slot, files []weightFile, n tier
 				return nil
 			}
 		}
+	}
+	if s.state != Frozen || !sure {
+		return nil
+	}
+	return m.checkGone(s, files, min(n, before), before)
+}
+
+// checkGone returns an error if most of the n bytes that were to be taken from a frozen
+// engine stay: the kernel does not say so when it is asked to take them. before is what
+// was cached then.
+func (m *Mover) checkGone(s *slot, files []weightFile, n, before tier.Bytes) error {
+	m.mu.Lock()
+	n = min(n, max(before-s.seen.usage.Locked, 0)) // what it has locked is known to stay
+	m.mu.Unlock()
+	now, sure := m.sys.cachedOf(files)
+	if stays := n - (before - now); sure && stays > max(n/2, smallRest) {
+		return fmt.Errorf("%v of its weights stay: another process maps them, or they are charged to another cgroup", stays)
 	}
 	return nil
 }

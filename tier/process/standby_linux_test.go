@@ -363,6 +363,43 @@ func TestUncache_FileThatAnotherEngineServes_Stays(t *testing.T) {
 	}
 }
 
+// What two frozen engines map, the kernel takes from neither and does not say so. One
+// of them has to go before the other's can be paged out.
+func TestUncache_FileThatAnotherFrozenEngineMaps_OneStopsAndItGoes(t *testing.T) {
+	needsPageOut(t)
+	r := newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine()})
+	a := modelOf(t, "a", 16<<20)
+	b := a
+	b.Name = "b"
+	for _, m := range []tier.Model{a, b} {
+		r.move(m, tier.Storage, tier.RAM)
+		r.move(m, tier.RAM, tier.Swap)
+	}
+	r.uncache(a)
+	if e := r.engine("a"); e.State != Stopped || e.Standby != WayStopped || !strings.Contains(e.Note, "another process maps them") {
+		t.Errorf("the first is %s (%s: %q)", e.State, e.Standby, e.Note)
+	}
+	r.uncache(b)
+	if e, n := r.engine("b"), r.cached(b); e.State != Frozen || e.Standby != WayPagedOut || n > smallRest {
+		t.Errorf("the second is %s (%s), and %v are cached", e.State, e.Standby, n)
+	}
+}
+
+// A cgroup's memory.reclaim that finds nothing to take is no error of the kernel's: the
+// weights may be charged to the cgroup of who has read them.
+func TestUncache_CgroupReclaimsNothing_EngineIsStopped(t *testing.T) {
+	var asked tier.Bytes
+	sys := reclaimingSystem(t, &asked)
+	r := newRig(t, sys, Options{Engine: fake{Touch: true}.engine()})
+	m := modelOf(t, "m", 16<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	r.uncache(m)
+	if e, n := r.engine("m"), r.cached(m); e.State != Stopped || asked == 0 || n > smallRest {
+		t.Errorf("it is %s, %v were asked for and %v are cached", e.State, asked, n)
+	}
+}
+
 func TestUncache_PageOutMissing_EngineStopsAndItShows(t *testing.T) {
 	sys := withoutCgroups()
 	sys.pageOut = func(context.Context, int, []region) error { return unix.ENOSYS }
@@ -417,18 +454,24 @@ type reclaiming struct {
 
 func (c reclaiming) reclaim(n tier.Bytes) error { *c.asked = n; return nil }
 
-func TestUncache_PageOutForbidden_CgroupReclaims(t *testing.T) {
+// reclaimingSystem has such cgroups, and no right to use process_madvise.
+func reclaimingSystem(t *testing.T, asked *tier.Bytes) *system {
 	sys := newSystem()
 	cgroups := sys.cgroup
-	var asked tier.Bytes
 	sys.cgroup = func(parent, mark string) (cgroup, error) {
 		g, err := cgroups(parent, mark)
 		if err != nil {
 			t.Skip("no cgroup v2 here: ", err)
 		}
-		return reclaiming{g, &asked}, nil
+		return reclaiming{g, asked}, nil
 	}
 	sys.pageOut = forbidden
+	return sys
+}
+
+func TestUncache_PageOutForbidden_CgroupReclaims(t *testing.T) {
+	var asked tier.Bytes
+	sys := reclaimingSystem(t, &asked)
 	r := newRig(t, sys, Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)
 	r.move(m, tier.Storage, tier.RAM)
