@@ -43,9 +43,9 @@
 //
 // A kill by the kernel, or an allocation that failed at a cgroup's limit, means high
 // for a minute; in limited cgroups only theirs count, and else kills after direct
-// reclaim on the machine, as others are at a neighbour's limit. A cgroup that runs into its
-// limit and has less than a 16th of it left without its file pages means high as
-// well. Running into the limit alone means nothing: reading files does that.
+// reclaim on the machine, as others are at a neighbour's limit. A cgroup that runs
+// into its limit and has less than a 16th of it left without its file pages means high
+// as well. Running into the limit alone means nothing: reading files does that.
 //
 // Whatever the kernel's files hold, a reading has figures that are possible, or is
 // an error that names the file. The probe never panics, and reads at most 1 MiB of
