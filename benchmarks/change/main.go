@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -351,7 +352,8 @@ func (r *restart) start(context.Context, runner) error { return nil }
 
 func (r *restart) to(ctx context.Context, m model, run runner) (url string, err error) {
 	r.stop()
-	replace := map[string]string{"{path}": m.path, "{name}": m.name, "{threads}": "1", "{context}": "512"}
+	// The numbers are what the server gives an engine that says nothing.
+	replace := map[string]string{"{path}": m.path, "{name}": m.name, "{threads}": strconv.Itoa(runtime.NumCPU()), "{context}": "4096"}
 	if r.program, err = run.start(ctx, r.command, replace, "/health"); err != nil {
 		return "", err
 	}
