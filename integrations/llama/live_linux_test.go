@@ -1,9 +1,12 @@
 package llama_test
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,5 +131,33 @@ func BenchmarkLoad(b *testing.B) {
 	b.ReportMetric(model.Size.GB(), "GiB")
 	for name, d := range took {
 		b.ReportMetric(float64(d.Microseconds())/1000/float64(b.N), name+"-ms")
+	}
+}
+
+// Who waits for the other end of a pipe would hold up all slots.
+func TestRestore_Pipe_IsRefusedAtOnce(t *testing.T) {
+	m := llamatest.Load(t, small, llama.Options{Context: 256, Threads: 1})
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan error, 1)
+	go func() {
+		_, err := m.Restore(t.Context(), 0, pipe)
+		refused <- err
+	}()
+	select {
+	case err := <-refused:
+		if !errors.Is(err, llama.ErrNoRestore) {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for the other end")
+		f, err := os.OpenFile(pipe, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-refused
+		f.Close()
 	}
 }

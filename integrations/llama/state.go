@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	yzma "github.com/hybridgroup/yzma/pkg/llama"
+
+	"github.com/modeltier/modeltier/internal/regular"
 )
 
 // SlotStatus is what a slot is at.
@@ -75,18 +77,14 @@ func (m *Model) Save(ctx context.Context, id int, path string) (st State, err er
 // whole returns the size of a file that Save wrote, and an error if it is not as it
 // was then.
 func whole(path string) (size int64, err error) {
-	f, err := os.Open(path)
+	f, info, err := regular.Open(path) // a pipe would be waited for, with the model's lock
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
 	const end = sha256.Size + len(sealed)
 	state := info.Size() - int64(end)
-	if !info.Mode().IsRegular() || state < 0 {
+	if state < 0 {
 		return 0, errors.New("it is none that was saved")
 	}
 	sum, want := sha256.New(), make([]byte, end)
