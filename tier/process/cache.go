@@ -134,7 +134,7 @@ func (m *Mover) checkGone(s *slot, files []weightFile, n, before tier.Bytes) err
 	m.mu.Unlock()
 	now, sure := m.sys.cachedOf(files)
 	if stays := n - (before - now); sure && stays > max(n/2, smallRest) {
-		return fmt.Errorf("%v of its weights stay: another process maps them, or they are charged to another cgroup", stays)
+		return fmt.Errorf("%v of its weights stay: another process maps them, or they are charged to another cgroup or not written yet", stays)
 	}
 	return nil
 }

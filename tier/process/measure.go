@@ -203,7 +203,7 @@ func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
 			return max(unknown, x.Peak), x.Peak
 		case x.of(like) && x.Peak > 0:
 			return x.Peak.Plus(x.Peak / 20), x.Peak
-		case x.Engine == like.Engine && x.Quantisation == like.Quantisation && x.Size >= minScaled:
+		case x.Engine == like.Engine && x.Quantisation == like.Quantisation && x.Size >= minScaled && x.Starts > 0:
 			perByte = max(perByte, float64(x.Peak)/float64(x.Size))
 		}
 	}

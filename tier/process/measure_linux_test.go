@@ -81,6 +81,15 @@ func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing
 	}
 }
 
+// What was seen of a start that was called off is a part of what the engine takes, and
+// tells nothing of other models.
+func TestForecast_OtherModelNeverBecameReady_TellsNothing(t *testing.T) {
+	ms := measures{list: []*measure{{Path: "m", Size: 4 * tier.GiB, Peak: tier.GiB / 2}}}
+	if takes, _ := ms.forecast(&measure{Path: "new", Size: 4 * tier.GiB}); takes != 4*tier.GiB+unknownRuntime(4*tier.GiB) {
+		t.Errorf("4 GiB are expected to take %v", takes)
+	}
+}
+
 // What was seen once is reserved at once; less than was assumed is believed only when
 // it was seen several times.
 func TestForecast_OwnPeak_UpAtOnceAndDownLater(t *testing.T) {
