@@ -440,7 +440,7 @@ func (s *moverSuite) cacher() error {
 		switch after, err := c.Cached(ctx, m.Name); {
 		case err != nil:
 			return fmt.Errorf("tier.Cacher: in %v Cached(%q) failed: %w", tour[i], m.Name, err)
-		case after > 0 && after >= before:
+		case after > before/2: // the kernel may keep a few pages
 			return fmt.Errorf("tier.Cacher: in %v Uncache(%q) was to drop all that is cached; Cached said %d bytes before and says %d after", tour[i], m.Name, before, after)
 		}
 		if tour[i] == tier.RAM {

@@ -41,6 +41,7 @@ type faults struct {
 	refusesGood, refusesPlainly, saysChannel                   bool
 	cachesUnknown, failsUnknown, countsTwice, keepsCached      bool
 	dropsHot, refusesMoves, dropsOn, hidesCached               bool
+	dropsAByte                                                 bool
 }
 
 func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
@@ -132,6 +133,9 @@ func (h *honest) Uncache(ctx context.Context, name string, n tier.Bytes) error {
 	if h.failsUnknown && h.size[name] == 0 {
 		h.mu.Unlock()
 		return tier.ErrNotFound
+	}
+	if h.dropsAByte {
+		n = 1
 	}
 	if !h.keepsCached {
 		h.gone[name] = min(h.gone[name].Plus(n), h.size[name]-h.there[name])
@@ -288,6 +292,7 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 		{"what is present is cached as well", faults{countsTwice: true}, "Cached"},
 		{"what is cached is not told", faults{hidesCached: true}, "Cached"},
 		{"nothing is dropped", faults{keepsCached: true}, "Cached"},
+		{"a byte is dropped", faults{dropsAByte: true}, "Cached"},
 		{"what is in use is dropped", faults{dropsHot: true}, "Cached"},
 		{"a move is refused", faults{refusesMoves: true}, "Cached"},
 		{"dropping goes on during a move", faults{dropsOn: true}, "Cached"},
