@@ -74,7 +74,7 @@ type measures struct {
 	list []*measure
 }
 
-// load reads what earlier processes have measured.
+// load reads what earlier processes have measured. New calls it.
 func (ms *measures) load() error {
 	if ms.file == "" {
 		return nil
@@ -100,7 +100,14 @@ func (ms *measures) load() error {
 			ms.list = append(ms.list, &x)
 		}
 	}
+	ms.forgetOldest()
 	return nil
+}
+
+// forgetOldest keeps the latest maxMeasures. ms.mu is held, or there is no one else yet.
+func (ms *measures) forgetOldest() {
+	slices.SortStableFunc(ms.list, func(a, b *measure) int { return b.At.Compare(a.At) })
+	ms.list = ms.list[:min(len(ms.list), maxMeasures)]
 }
 
 // of returns the measure of an engine with a model, without figures if there are none yet.
@@ -114,8 +121,7 @@ func (ms *measures) of(like measure) *measure {
 	}
 	like.At = time.Now()
 	ms.list = append(ms.list, &like)
-	slices.SortStableFunc(ms.list, func(a, b *measure) int { return b.At.Compare(a.At) })
-	ms.list = ms.list[:min(len(ms.list), maxMeasures)]
+	ms.forgetOldest()
 	return &like
 }
 

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -141,6 +142,24 @@ func TestMeasures_MoreThanTheyHold_TheOldestGo(t *testing.T) {
 	}
 	if n := len(ms.list); n != maxMeasures || ms.list[0].Size != maxMeasures+9 || ms.list[n-1].Size != 10 {
 		t.Errorf("%d are kept, from %v to %v", n, ms.list[0].Size, ms.list[n-1].Size)
+	}
+}
+
+func TestMeasures_FileHasMoreThanTheyHold_TheLatestAreLoaded(t *testing.T) {
+	var all []measure
+	for i := range maxMeasures + 10 {
+		all = append(all, measure{Size: tier.Bytes(i), At: time.Unix(int64(i), 0)})
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), measuresFile)
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if list := saved(t, file); len(list) != maxMeasures || list[0].Size != maxMeasures+9 {
+		t.Errorf("%d are loaded, the first of %v", len(list), list[0].Size)
 	}
 }
 
