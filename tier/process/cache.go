@@ -86,7 +86,7 @@ func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 // uncachePiece is how much is dropped before it is measured how much went, and before a
 // move may end it. Its multiples are where pieces begin: the kernel keeps the pages that
 // are only in part in the range.
-const uncachePiece = 256 << 20
+const uncachePiece = 64 << 20
 
 // uncache drops about n bytes of files from the page cache, from their end.
 func (m *Mover) uncache(ctx context.Context, s *slot, files []weightFile, n tier.Bytes) error {
@@ -97,7 +97,7 @@ func (m *Mover) uncache(ctx context.Context, s *slot, files []weightFile, n tier
 	if sure && before == 0 {
 		return nil
 	}
-	all := !sure || n >= before
+	all, dropped := !sure || n >= before, tier.Bytes(0)
 	var pids []int
 	if s.state == Frozen {
 		pids = s.child.members()
@@ -108,13 +108,11 @@ func (m *Mover) uncache(ctx context.Context, s *slot, files []weightFile, n tier
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			if err := m.dropRange(ctx, s, pids, files, i, (end-1)/uncachePiece*uncachePiece, end); err != nil {
+			went, err := m.dropRange(ctx, s, pids, files, i, (end-1)/uncachePiece*uncachePiece, end)
+			if err != nil {
 				return err
 			}
-			if all {
-				continue
-			}
-			if now, sure := m.sys.cachedOf(files); !sure || before-now >= n {
+			if dropped = dropped.Plus(went); !all && dropped >= n {
 				return nil
 			}
 		}
@@ -142,27 +140,29 @@ func (m *Mover) checkGone(s *slot, files []weightFile, n, before tier.Bytes) err
 // smallRest is how much of a range paging out may leave for a second try.
 const smallRest = 4 << 20
 
-// dropRange drops a range of one of the files.
-func (m *Mover) dropRange(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64) error {
+// dropRange drops a range of one of the files, and returns how much of it went.
+func (m *Mover) dropRange(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64) (tier.Bytes, error) {
 	f, err := m.sys.open(files[i])
 	if err != nil {
-		return nil // it is gone, and what is cached of it with it
+		return 0, nil // it is gone, and what is cached of it with it
 	}
 	defer f.Close()
+	before, _ := f.cached(from, end-from)
+	left := before
 	for range 2 {
 		if len(pids) > 0 {
 			if err := m.pageOut(ctx, s, pids, files, i, from, end); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		m.sys.drop(f.File, from, end-from) // what stays is mapped or locked
 		// The kernel passes over pages that a processor touched a moment ago and keeps on a
 		// list of its own. Dropping what can be dropped makes it drain that list.
-		if left, _ := f.cached(from, end-from); left == 0 || left > smallRest {
+		if left, _ = f.cached(from, end-from); left == 0 || left > smallRest {
 			break
 		}
 	}
-	return nil
+	return tier.Bytes(before - left), nil
 }
 
 // pageOut takes a range of a file from the processes of a frozen engine. What fails is
