@@ -91,7 +91,8 @@ type idleness struct {
 
 // arrived takes note that the entry is in another tier.
 func (i *idleness) arrived(m *Move, now time.Time) {
-	i.since, i.unasked = now, m.purpose != forNeed || m.Order != nil || m.Entry.HotLoad() != nil
+	asked := m.purpose == forNeed && m.Order == nil && m.Entry.HotLoad() == nil
+	i.since, i.unasked = now, !asked && m.Entry.Waiters() == 0
 	i.refused, i.retryAt, i.swapless = 0, time.Time{}, false
 }
 

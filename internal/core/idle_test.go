@@ -141,3 +141,19 @@ func TestKeepAlive_InTheQueueForItsHome_StaysAway(t *testing.T) {
 	b.pass(time.Hour)
 	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0", "a swap→storage keep 0")
 }
+
+// A request that comes while a model is brought home has asked for it.
+func TestKeepAlive_AtOnce_ARequestJoinsItsWayHome_LeavesAfterThat(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), tier.AtOnce))
+	e := b.entry("a")
+	e.Model.Home = tier.RAM
+	b.c.bringHomeLater(e)
+	b.step()
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	b.release("a")
+	b.step()
+	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0")
+}
