@@ -472,3 +472,23 @@ func TestKeepAlive_MoveOfIdleness_SaysSo(t *testing.T) {
 		}
 	})
 }
+
+// The placement would bring it back by what it has learned: it stays away, and no
+// other makes room for it in vain.
+func TestKeepAlive_PlacementWantsItBack_NoOtherLeavesForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := standby(kept(model("a", 3), time.Minute), model("b", 3))
+		cfg.OptimizeEvery = 0
+		r := newRig(t, cfg)
+		for range 100 { // it is worth far more than b
+			r.use("a")
+			time.Sleep(30 * time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		r.wantAt("a", tier.Swap)
+		r.use("b")
+		time.Sleep(time.Hour)
+		r.wantAt("b", tier.RAM)
+		r.wantMoves("load a", "demote a", "load b")
+	})
+}

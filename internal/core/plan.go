@@ -140,10 +140,16 @@ func (c *Core) ask(q *Question, now time.Time) {
 	}
 	q.View, q.epoch, q.progress = c.view(own, now), c.Epoch(), c.progress
 	for i := range q.View.States {
+		s := &q.View.States[i]
 		// What a whole model has in memory while it is in swap, such as a frozen engine,
 		// no move within swap gives back: it is not to be planned with.
-		if s := &q.View.States[i]; s.Tier == tier.Swap && !s.Divisible {
+		if s.Tier == tier.Swap && !s.Divisible {
 			s.Kept = 0
+		}
+		// One that was sent where it is stays there while no request comes for it: no other
+		// is to make room for it.
+		if q.Idle && !q.ordered && c.entries[i].sent && s.Tier < tier.RAM {
+			s.Moving, s.To = true, s.Tier
 		}
 	}
 	if q.demand != nil {
