@@ -186,14 +186,14 @@ func (c *Core) weigh(e *Entry, s Seen) {
 
 // forecast has a model that is not in ram charged, when it comes there, for what it was
 // seen to take, and, if its owner declared nothing, for what the mover expects. An
-// expectation does not refuse a model for good: it is charged for no more than the limit,
-// and measured when it is there.
+// expectation does not refuse a model for good: it is charged for no more than there can
+// be, and measured when it is there.
 func (c *Core) forecast(e *Entry) {
 	t := e.traits
 	e.peak = max(e.peak, t.Seen)
 	runtime := max(e.declared, t.Seen-e.Model.Size)
 	if e.declared == 0 {
-		runtime = max(runtime, min(t.Takes, c.ledger.Limits().RAM)-e.Model.Size)
+		runtime = max(runtime, min(t.Takes, c.mostRAM())-e.Model.Size)
 	}
 	if t.Takes == 0 && t.Seen == 0 || runtime == e.Model.Runtime || e.tier == tier.RAM || e.phase == removed {
 		return
@@ -202,6 +202,25 @@ func (c *Core) forecast(e *Entry) {
 	m.Runtime = runtime
 	c.describe(e, m)
 	c.overdrawn = c.overdrawn || e.Overdraft() > 0 // of one that is served from swap
+}
+
+// forecastAgain does so for all models, because mostRAM is another. Those that move are
+// forecast when they arrive, those that are served from swap when they have moved.
+func (c *Core) forecastAgain() {
+	for _, e := range c.entries {
+		if e.move == nil && !e.serving {
+			c.forecast(e)
+		}
+	}
+}
+
+// mostRAM is the most that can ever be promised to one model.
+func (c *Core) mostRAM() tier.Bytes {
+	l := c.ledger.Limits()
+	if c.memory.Total == 0 {
+		return l.RAM // not known
+	}
+	return min(l.RAM, c.memory.Total-max(l.Reserved, 0))
 }
 
 // Overdraft returns the bytes that models were seen to take and that could not be

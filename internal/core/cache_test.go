@@ -217,3 +217,34 @@ func TestForecast_FallsOnceTheModelHasLeft(t *testing.T) {
 		t.Errorf("%d are charged", charged)
 	}
 }
+
+// What is assumed follows the limit, and what the machine has beyond the reserve: a lower
+// one does not refuse the model for good, nor does it stay low when that rises again.
+func TestForecast_LimitsOrMemoryChange_AssumptionFollows(t *testing.T) {
+	b := newBench(t, 100, 100)
+	if err := b.c.Add([]tier.Model{sized("a", 30)}, []Traits{{Takes: 90}}, newGate, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ limit, total, want tier.Bytes }{{50, 0, 50}, {100, 0, 90}, {100, 61, 60}, {100, 101, 90}} {
+		if n := b.c.Limits(); n.RAM != c.limit {
+			n.RAM = c.limit
+			if err := b.c.SetLimits(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.step()
+		b.memory.Total = c.total
+		b.c.Reading(b.memory, nil, nil, b.now)
+		b.step()
+		b.load("a")
+		if charged, _ := b.ram(); charged != c.want {
+			t.Errorf("limit %d, %d of memory: %d are charged, want %d", c.limit, c.total, charged, c.want)
+		}
+		if err := b.c.MoveTo(&Order{Entry: b.entry("a"), To: tier.Storage}, b.now); err != nil {
+			t.Fatal(err)
+		}
+		b.step()
+		b.finish(Outcome{})
+		b.step()
+	}
+}

@@ -182,6 +182,9 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 		c.mark(changed)
 	}
 	c.memory, c.readAt, c.dirty = m, now, false
+	if m.Total != was.Total {
+		c.forecastAgain()
+	}
 	if m.At.IsZero() || !m.At.Before(c.unseenAt) { // a probe may go by an older look
 		c.unseen = tier.Footprint{}
 	}

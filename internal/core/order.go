@@ -267,6 +267,7 @@ func (c *Core) endLimits(l *limitsChange, err error) {
 	}
 	c.mark(changed | progressed)
 	if err == nil {
+		c.forecastAgain()
 		c.emit(LimitsDone{Old: l.old, Now: l.now})
 		return
 	}
