@@ -3,6 +3,7 @@ package modeltier
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -21,17 +22,10 @@ func (c *control) observeCached() {
 		return
 	}
 	c.cacheSeen = c.now
-	var entries []*core.Entry
-	for _, e := range c.core.Entries() {
-		if e.Cached() > 0 {
-			entries = append(entries, e)
-		}
+	if all := c.core.CachedNow(); len(all.From) > 0 {
+		c.cacheAsked = true
+		c.dropCached(all, func() { c.cacheAsked = false })
 	}
-	if len(entries) == 0 {
-		return
-	}
-	c.cacheAsked = true
-	c.dropCached(core.Drop{From: entries}, func() { c.cacheAsked = false })
 }
 
 // cached is a model whose cached bytes are asked for or dropped.
@@ -40,8 +34,7 @@ type cached struct {
 	name  string
 	epoch core.Epoch
 	since time.Time
-	bytes tier.Bytes // that it has, as the mover says
-	told  bool       // the mover has said so
+	bytes tier.Bytes // that it has, as the mover says; if it does not, as it said before
 }
 
 // dropping is what is dropped, least valuable first.
@@ -55,7 +48,7 @@ type dropping struct {
 func (c *control) toDrop(d core.Drop) *dropping {
 	out := &dropping{bytes: d.Bytes, from: make([]*cached, len(d.From))}
 	for i, e := range d.From {
-		out.from[i] = &cached{entry: e, name: e.Model.Name, epoch: e.Epoch(), since: e.Since()}
+		out.from[i] = &cached{entry: e, name: e.Model.Name, epoch: e.Epoch(), since: e.Since(), bytes: d.Had[i]}
 	}
 	if d.Bytes > 0 && len(d.From) > 1 {
 		v := c.core.View(c.now)
@@ -80,7 +73,7 @@ func (c *control) dropCached(d core.Drop, done func()) {
 // uncached tells the core how much is cached of models now.
 func (c *control) uncached(d *dropping) {
 	for _, x := range d.from {
-		if x.told && x.entry.Epoch() == x.epoch && x.entry.Since().Equal(x.since) {
+		if x.entry.Epoch() == x.epoch && x.entry.Since().Equal(x.since) {
 			c.core.ObservedCached(x.entry, x.bytes)
 		}
 	}
@@ -101,23 +94,25 @@ func (m *Manager) uncache(ctx context.Context, d *dropping) {
 	missing := d.bytes
 	gaveUp, err := m.callFor(ctx, "mover", observeLimit, func(ctx context.Context) error {
 		defer func() { seen <- from }()
+		var faults []error
 		for i := range from {
 			x := &from[i]
 			n, err := m.cacher.Cached(ctx, x.name)
-			if err != nil {
-				return err
-			}
-			if missing > 0 && n > 0 {
-				before := n
-				err := m.cacher.Uncache(ctx, x.name, missing)
-				if n, _ = m.cacher.Cached(ctx, x.name); err != nil {
+			if before := n; err == nil && missing > 0 && n > 0 {
+				if err := m.cacher.Uncache(ctx, x.name, missing); err != nil {
 					m.log.Info("cached bytes stay", "model", x.name, "err", seal(err))
 				}
-				missing -= max(before-n, 0)
+				if n, err = m.cacher.Cached(ctx, x.name); err == nil {
+					missing -= max(before-n, 0)
+				}
 			}
-			x.bytes, x.told = n, true
+			if err != nil {
+				faults = append(faults, err)
+				continue
+			}
+			x.bytes = n
 		}
-		return nil
+		return errors.Join(faults...)
 	}, func() { m.stuckLooks.Add(-1) })
 	if gaveUp {
 		m.stuckLooks.Add(1)

@@ -2,6 +2,7 @@ package modeltier_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ type cachingMover struct {
 
 	mu     sync.Mutex // guards the rest
 	cached map[string]tier.Bytes
+	blind  string   // of that model it cannot tell
 	log    []string // of drops and moves
 }
 
@@ -51,6 +53,9 @@ func (m *cachingMover) Resident(_ context.Context, model string) (present, recla
 func (m *cachingMover) Cached(_ context.Context, model string) (tier.Bytes, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if model == m.blind {
+		return 0, errors.New("cannot be told")
+	}
 	return m.cached[model], nil
 }
 
@@ -145,6 +150,60 @@ func TestCache_KernelTakesIt_SeenWithinSeconds(t *testing.T) {
 		r.use("a")
 		time.Sleep(time.Minute)
 		r.use("b")
+		m.mu.Lock()
+		m.cached["a"] = tier.GiB
+		m.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if got := r.model("a").Cached; got != tier.GiB {
+			t.Errorf("%v are said to be cached", got)
+		}
+	})
+}
+
+// What the mover cannot tell of one model is not lost, nor are those after it spared.
+func TestCache_OneCannotBeTold_OthersAreDroppedAndItIsAskedAgain(t *testing.T) {
+	withCache(t, 5*tier.GiB, func(r *rig, m *cachingMover) {
+		for _, name := range []string{"a", "b"} {
+			r.use(name)
+			time.Sleep(time.Minute)
+		}
+		m.mu.Lock()
+		m.blind, m.log = "a", nil
+		m.mu.Unlock()
+		r.use("c")
+		m.wantLog(t, "unload b", "drop 1.0 GiB of b", "load c")
+		if a, b := r.model("a").Cached, r.model("b").Cached; a != 2*tier.GiB || b != tier.GiB {
+			t.Errorf("%v of a and %v of b are said to be cached", a, b)
+		}
+		m.mu.Lock()
+		m.blind, m.cached["a"] = "", tier.GiB
+		m.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if got := r.model("a").Cached; got != tier.GiB {
+			t.Errorf("%v of a are said to be cached", got)
+		}
+	})
+}
+
+// A mover that tells what is cached, and not what is present, is asked again as well.
+func TestCache_MoverIsNoResident_KernelTakesIt_SeenWithinSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &cachingMover{Mover: &tiertest.Mover{OnlyRAM: true}}
+		cfg := onlyRAM(model("a", 3), model("b", 3))
+		cfg.Mover = struct {
+			tier.Mover
+			tier.Cacher
+		}{m, m}
+		r := newRig(t, cfg)
+		r.use("a")
+		time.Sleep(time.Minute)
+		r.use("b")
+		synctest.Wait()
+		if got := r.model("a").Cached; got != 3*tier.GiB {
+			t.Errorf("%v are said to be cached", got)
+		}
 		m.mu.Lock()
 		m.cached["a"] = tier.GiB
 		m.mu.Unlock()

@@ -105,16 +105,17 @@ func (m *Manager) traits(ctx context.Context, models []tier.Model, fileBacked fu
 	return out, nil
 }
 
-// observeAgain looks again at models whose bytes were to be gone and were still
-// seen, and at those that were used and may take more than before.
+// observeAgain looks again at models that have cached bytes, at those whose bytes were
+// to be gone and were still seen, and at those that were used and may take more than
+// before.
 func (c *control) observeAgain() {
+	c.observeCached()
 	if c.m.resident == nil && c.m.footprinter == nil {
 		return
 	}
 	for _, e := range c.core.Residues() {
 		c.observe(e)
 	}
-	c.observeCached()
 	if c.m.footprinter == nil {
 		return
 	}

@@ -12,8 +12,9 @@ import (
 
 // Drop is cached bytes to be dropped.
 type Drop struct {
-	Bytes tier.Bytes // in all
-	From  []*Entry   // who has cached bytes, least recently used first
+	Bytes tier.Bytes   // in all
+	From  []*Entry     // who has cached bytes, least recently used first
+	Had   []tier.Bytes // what each of them has by what was last observed
 }
 
 // Cached returns the bytes of the model that are in the page cache and charged to no
@@ -39,6 +40,16 @@ func (c *Core) dropFor(m *Move) Drop {
 	return c.dropSome(m.Entry, func(others tier.Bytes) tier.Bytes { return held - spare + others })
 }
 
+// CachedNow returns all that is cached, none of it to be dropped.
+func (c *Core) CachedNow() (d Drop) {
+	for _, e := range c.entries {
+		if e.cached > 0 {
+			d.From, d.Had = append(d.From, e), append(d.Had, e.cached)
+		}
+	}
+	return d
+}
+
 // DropCached returns up to that many cached bytes to be dropped.
 func (c *Core) DropCached(bytes tier.Bytes) Drop {
 	return c.dropSome(nil, func(tier.Bytes) tier.Bytes { return bytes })
@@ -60,6 +71,7 @@ func (c *Core) dropSome(but *Entry, want func(all tier.Bytes) tier.Bytes) (d Dro
 	slices.SortStableFunc(d.From, func(a, b *Entry) int { return a.LastUse.Compare(b.LastUse) })
 	left := d.Bytes
 	for _, e := range d.From { // until it is observed: so that two loads do not count on the same bytes
+		d.Had = append(d.Had, e.cached)
 		n := min(left, e.cached)
 		e.cached -= n
 		left -= n
