@@ -107,7 +107,8 @@ func (c *Core) Wish(e *Entry, keepAlive time.Duration, now time.Time) {
 		e.idle.wish = keepAlive
 		c.keepAlives = c.keepAlives || keepAlive > 0
 		c.timeIdle(e, now)
-		c.mark(changed | progressed)
+		c.idleNext = now
+		c.mark(changed)
 	}
 }
 

@@ -157,3 +157,31 @@ func TestKeepAlive_AtOnce_ARequestJoinsItsWayHome_LeavesAfterThat(t *testing.T) 
 	b.step()
 	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0")
 }
+
+// Requests that differ in their KeepAlive come at any rate: they change nothing for
+// those who wait for room.
+func TestKeepAlive_OtherWishes_BlockedDemandIsNotPlannedAgain(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 8), sized("b", 8), sized("c", 1)).wholes()
+	b.load("c")
+	b.join("a")
+	b.step()
+	b.finish(Outcome{})
+	b.step()
+	asked, plan := 0, b.plan
+	b.plan = func(v *tier.View, need *tier.Need) tier.Plan { asked++; return plan(v, need) }
+	b.join("b")
+	b.step()
+	before := asked
+	for i := range 10 {
+		b.c.Wish(b.entry("c"), time.Hour+time.Duration(i%2), b.now)
+		b.step()
+	}
+	if asked != before {
+		t.Errorf("the placement was asked %d times more", asked-before)
+	}
+	b.c.Wish(b.entry("c"), tier.AtOnce, b.now)
+	b.step()
+	if got := b.log[len(b.log)-1]; got != "c ram→swap keep 0" {
+		t.Errorf("the last move is %q", got)
+	}
+}
