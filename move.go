@@ -51,7 +51,7 @@ func (c *control) startMove(mv *core.Move, drop core.Drop) {
 	m.predictLater(mv.Move, reads, g.work, c.now)
 	c.moves[mv] = g
 	job := g.work.Context()
-	context.AfterFunc(job, func() { // called off, by whomever
+	context.AfterFunc(job, func() { // called off, by the core or by the job's owner
 		cause := seal(context.Cause(job))
 		m.post(func(now time.Time) {
 			if c.moves[mv] == g && !mv.CalledOff() {

@@ -23,7 +23,7 @@ func (e *Entry) Cached() tier.Bytes { return e.cached }
 
 // keepFreeShare of the memory, or the reserve if that is less, stays free when a load
 // has come: the kernel keeps some pages free, and works to get them. The rest of the
-// reserve is there as long as cached bytes are, which anybody may have.
+// reserve is there as long as cached bytes are, which any program may have.
 const keepFreeShare = 32
 
 // dropFor returns what has to be dropped so that the bytes that a load has set aside

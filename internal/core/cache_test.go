@@ -248,3 +248,22 @@ func TestForecast_LimitsOrMemoryChange_AssumptionFollows(t *testing.T) {
 		b.step()
 	}
 }
+
+// A load that is called off before its turn has read nothing, and was not looked at.
+func TestMoveEnded_CalledOffInTheQueue_WhatIsCachedStays(t *testing.T) {
+	b := newBench(t, 100, 100, sized("a", 30), sized("b", 30))
+	b.c.ObservedCached(b.entry("b"), 20)
+	b.join("a")
+	w := b.join("b")
+	b.step()
+	m := b.entry("b").move
+	if m == nil || m.Started() {
+		t.Fatal("its load does not wait for its turn")
+	}
+	b.c.Leave(w)
+	b.c.CancelMove(m, errCalledOff, b.now)
+	b.step()
+	if got := b.entry("b").Cached(); b.entry("b").move != nil || got != 20 {
+		t.Errorf("%d are said to be cached", got)
+	}
+}

@@ -400,7 +400,9 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 			c.setCached(e, 0)
 			return
 		}
-		c.setCached(e, out.Cached)
+		if !m.startedAt.IsZero() { // else it was not looked at
+			c.setCached(e, out.Cached)
+		}
 		c.forecast(e)
 	}()
 	if out.Err == nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // Press says whether moves that no request waits for may start. With a cause,
-// loads that are under way, for whomever, are called off where they take memory.
+// loads that are under way, whatever for, are called off if they take memory.
 // Requests for them go on waiting: what can be had without memory is tried next.
 func (c *Core) Press(background bool, cause error, now time.Time) {
 	if c.background != background {
