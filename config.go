@@ -72,7 +72,8 @@ type Config struct {
 	OptimizeEvery time.Duration
 	// KeepAlive is how long a model may be idle in ram before it goes to swap by itself,
 	// if it says nothing of its own, see tier.Model.KeepAlive. StandbyFor is how long any
-	// model may be idle in swap before it goes to storage. 0: never by idleness.
+	// model may be idle in swap before it goes to storage. 0: never by idleness; a negative
+	// KeepAlive is as 0.
 	KeepAlive, StandbyFor time.Duration
 	// MaxBody is the largest JSON request, in bytes. 0: 1 MiB.
 	MaxBody int64

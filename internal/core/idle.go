@@ -114,7 +114,7 @@ func (c *Core) Wish(e *Entry, keepAlive time.Duration, now time.Time) {
 
 // idleTime is how long the entry may be idle where it is; 0: for good.
 func (c *Core) idleTime(e *Entry) time.Duration {
-	keep := cmp.Or(e.idle.wish, e.Model.KeepAlive, c.opt.KeepAlive)
+	keep := cmp.Or(e.idle.wish, e.Model.KeepAlive, max(c.opt.KeepAlive, 0))
 	switch {
 	case e.Model.Pinned || keep < 0:
 	case e.tier == tier.RAM:

@@ -185,3 +185,20 @@ func TestKeepAlive_OtherWishes_BlockedDemandIsNotPlannedAgain(t *testing.T) {
 		t.Errorf("the last move is %q", got)
 	}
 }
+
+// No idle time in ram is none in swap: that is StandbyFor's.
+func TestStandbyFor_NoKeepAliveForAll_LeavesSwap(t *testing.T) {
+	for _, keep := range []time.Duration{0, -1} {
+		b := newBench(t, 10, 10)
+		b.c.opt.KeepAlive, b.c.opt.StandbyFor, b.c.keepAlives = keep, time.Minute, true
+		b.add(sized("a", 4))
+		b.load("a")
+		if err := b.c.MoveTo(&Order{Entry: b.entry("a"), To: tier.Swap}, b.now); err != nil {
+			t.Fatal(err)
+		}
+		b.step()
+		b.finish(Outcome{})
+		b.pass(time.Minute)
+		b.wantLog("a storage→ram keep 0", "a ram→swap keep 0", "a swap→storage keep 0")
+	}
+}
