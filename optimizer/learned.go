@@ -223,11 +223,15 @@ func (l *learner) observe(v *tier.View) (now float64) {
 }
 
 // save returns the seconds of waiting that a byte of a model of that size saves at a
-// request in ram instead of swap, and in swap instead of storage.
-func (l *learner) save(own *paces, size tier.Bytes) (hot, warm float64) {
+// request in ram instead of swap, and in swap instead of storage. cached is the share of
+// what it has below ram that is in the page cache.
+func (l *learner) save(own *paces, size tier.Bytes, cached float64) (hot, warm float64) {
+	// What is in the page cache is not read. A little is left, so that such bytes still
+	// have an order.
+	read := max(1-cached, 1.0/20)
 	each := func(w way) float64 {
 		bytes := float64(max(size, 1))
-		return l.device.expect(own, w).at(bytes) / bytes * 1e-9
+		return l.device.expect(own, w).at(bytes*read) / bytes * 1e-9
 	}
 	hot = each(wayPromote)
 	whole := each(wayLoad)
@@ -270,11 +274,7 @@ func (l *learner) value(it *item, now float64) {
 	u := l.est.byIndex[it.index]
 	it.rate, it.hinted = l.intensity(u, now+lead)
 	it.rate = finite(it.rate)
-	it.saveHot, it.saveWarm = l.save(&u.Paces, it.model.Size)
-	// What is in the page cache is not read: to bring it up saves next to nothing. A little
-	// is left, so that such bytes still have an order.
-	read := max(1-it.cached, 1.0/20)
-	it.saveHot, it.saveWarm = it.saveHot*read, it.saveWarm*read
+	it.saveHot, it.saveWarm = l.save(&u.Paces, it.model.Size, it.cached)
 	hot, warm := it.rate, it.rate
 	if it.model.Home >= tier.Swap {
 		warm = max(warm, homely)

@@ -253,3 +253,30 @@ func TestUnmarshalBinary_WhatItCannotRead_IsRefusedAndChangesNothing(t *testing.
 		t.Errorf("something changed: %v", err)
 	}
 }
+
+// What is in the page cache is not read, but an engine takes as long to start: of two
+// frozen ones, the one that is due later is stopped.
+func TestPlan_FrozenEngineIsCached_ItsStartIsWorthAsMuch(t *testing.T) {
+	lib := gigabytes(t, 3)
+	l := New()
+	for range 3 {
+		for i := range 2 {
+			l.Moved([]tier.Moved{
+				{Move: tier.Move{Model: *lib.At(i), To: tier.RAM}, Bytes: 1e9, Took: 6 * time.Second, Read: time.Second},
+				{Move: tier.Move{Model: *lib.At(i), From: tier.Swap, To: tier.RAM}, Bytes: 1e9, Took: time.Second},
+			})
+		}
+	}
+	used(l, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0) // m1 is due
+	v := viewOf(lib, 0, 2)
+	for i := range v.States {
+		v.States[i] = tier.State{Tier: v.States[i].Tier}
+	}
+	for _, cached := range []tier.Bytes{0, 1e9} {
+		v.States[1].Cached = cached
+		p := l.Plan(v, &tier.Need{Model: 2, To: tier.Swap})
+		if p.Err != nil || len(p.Steps) == 0 || p.Steps[0].Model.Name != "m0" {
+			t.Errorf("%d cached: %+v, want m0 to leave first", cached, p)
+		}
+	}
+}
