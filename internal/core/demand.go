@@ -63,8 +63,8 @@ func (c *Core) Join(w *Waiter, now time.Time) {
 	e.sent = false
 	x := c.demandOf(e, now)
 	x.waiters = append(x.waiters, w)
-	if m := e.move; m != nil && m.To > m.From {
-		c.urge(m)
+	if e.move != nil { // whichever way: it waits for the end of one that goes down, too
+		c.urge(e.move)
 	}
 	c.mark(progressed)
 }

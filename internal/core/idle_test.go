@@ -202,3 +202,20 @@ func TestStandbyFor_NoKeepAliveForAll_LeavesSwap(t *testing.T) {
 		b.wantLog("a storage→ram keep 0", "a ram→swap keep 0", "a swap→storage keep 0")
 	}
 }
+
+// It leaves in the background, where it gives way to others, until a request waits for
+// the end of that.
+func TestKeepAlive_ARequestComesAsItLeaves_TheMoveIsUrged(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), time.Minute))
+	b.load("a")
+	b.pass(time.Minute)
+	m := b.started[0]
+	if !m.Background() {
+		t.Error("it leaves in the foreground though no request waits")
+	}
+	b.join("a")
+	b.step()
+	if m.Background() || len(b.urged) != 1 || b.urged[0] != m {
+		t.Errorf("background %v, %d moves urged", m.Background(), len(b.urged))
+	}
+}

@@ -48,6 +48,7 @@ type bench struct {
 	ended   map[*Order]error
 	limits  []LimitsDone
 	cancels []*Move
+	urged   []*Move
 	evicted int
 	log     []string
 	drop    Drop // of the last move
@@ -124,6 +125,8 @@ func (b *bench) step() time.Time {
 				b.log = append(b.log, fmt.Sprintf("%s %v→%v keep %d", a.Move.Model.Name, a.Move.From, a.Move.To, a.Move.Keep))
 			case Cancel:
 				b.cancels = append(b.cancels, a.Move)
+			case Urge:
+				b.urged = append(b.urged, a.Move)
 			case Evicted:
 				b.evicted++
 			case Granted:
