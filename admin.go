@@ -160,6 +160,10 @@ func (c *control) orderDone(o *core.Order, err error) {
 		c.finish(j.work, err)
 		return
 	}
+	if o.Kind == core.Remove && o.Entry.Cached() > 0 { // it was in storage, and not moved
+		name := o.Entry.Model.Name
+		c.m.goroutines.Go(func() { c.m.forget(c.m.ctx, name) })
+	}
 	c.keep(func() { j.work.Finish(nil) })
 }
 

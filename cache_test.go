@@ -145,6 +145,23 @@ func TestCache_OrderToStorage_NothingStays(t *testing.T) {
 	})
 }
 
+func TestCache_RemovedFromStorage_NothingStays(t *testing.T) {
+	withCache(t, 32*tier.GiB, func(r *rig, m *cachingMover) {
+		r.use("a")
+		time.Sleep(time.Minute)
+		r.use("b")
+		m.wantLog(t, "load a", "unload a", "load b")
+		j, err := r.Remove(r.t.Context(), "a")
+		if err == nil {
+			err = j.Wait(r.t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.wantLog(t, "drop 2.0 GiB of a")
+	})
+}
+
 func TestCache_KernelTakesIt_SeenWithinSeconds(t *testing.T) {
 	withCache(t, 32*tier.GiB, func(r *rig, m *cachingMover) {
 		r.use("a")

@@ -88,12 +88,12 @@ func (c *control) startMove(mv *core.Move, drop core.Drop) {
 
 // carry runs a move, looks at what is resident after it, and tells the loop.
 func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier.Move, ev MoveEvent, bytes, reads tier.Bytes) {
-	var calledOff bool
+	calledOff, began := false, time.Now() // what was dropped for it is not its own time
 	out := core.Outcome{Err: m.call("mover", func() error {
 		err := m.cfg.Mover.Move(ctx, move, func(done tier.Bytes) {
 			g.touched.Store(int64(time.Since(m.start)))
 			if done >= bytes {
-				g.read.CompareAndSwap(0, int64(time.Since(g.began)))
+				g.read.CompareAndSwap(0, int64(time.Since(began)))
 			}
 			g.work.Progressed(done)
 		})
@@ -112,7 +112,7 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 		out.Lost, out.Short, out.CalledOff = me.Lost, errors.Is(out.Err, tier.ErrNoCapacity), calledOff
 	}
 	g.returned.Store(true)
-	took := time.Since(g.began)
+	took := time.Since(began)
 	if out.Err == nil && move.To == tier.Storage && (mv.Reason == tier.ReasonOrder || mv.Reason == tier.ReasonRemoved) {
 		m.forget(ctx, move.Model.Name)
 	}

@@ -78,8 +78,8 @@ type Request struct {
 	// Progress, if not nil, is called while the request waits: each 100 ms, the first
 	// time 100 ms after it began to wait. Calls come one at a time on a goroutine of their
 	// own. One that takes longer delays those after it and nothing else; after one that
-	// panics or ends its goroutine there are no more. No call begins after Acquire has
-	// returned; one that is under way then may go on. The Waiting is the function's own.
+	// panics or ends its goroutine there are no more. When Acquire returns, no more calls
+	// follow; one that is under way or just begins may go on. The Waiting is the function's own.
 	Progress func(Waiting)
 }
 
