@@ -463,18 +463,19 @@ func TestResidue_WeightsStayInMemory_TheirOwnModelFitsAllTheSame(t *testing.T) {
 func TestFootprint_ModelGrowsBitByBit_ToldOnce(t *testing.T) {
 	var log bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
-		takes := 2 * tier.GiB
+		var takes atomic.Int64
+		takes.Store(int64(2 * tier.GiB))
 		m := tier.Model{Name: "a", Size: tier.GiB, Runtime: tier.MiB}
 		mover := hungryMover{&tiertest.Mover{OnlyRAM: true}, func(string) (now, peak tier.Bytes, ok bool) {
-			takes += tier.KiB
-			return takes, takes, true
+			now = tier.Bytes(takes.Add(int64(tier.KiB)))
+			return now, now, true
 		}}
 		r := newRig(t, modeltier.Config{Models: []tier.Model{m}, Mover: mover, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		for range 20 {
 			r.use("a")
 			time.Sleep(5 * time.Second)
 		}
-		takes = 3 * tier.GiB
+		takes.Store(int64(3 * tier.GiB))
 		r.use("a")
 		time.Sleep(5 * time.Second)
 		if err := r.Close(); err != nil {
