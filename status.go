@@ -306,8 +306,8 @@ func (c *control) status() Status {
 		}
 		if g := c.moves[mv]; g != nil {
 			job := g.work.Job()
-			ms.Job, ms.Phase, ms.Progress = job.ID(), job.Phase(), job.Progress()
-			ms.Elapsed, ms.Left = c.now.Sub(g.began), job.Left()
+			ms.Job, ms.Elapsed = job.ID(), c.now.Sub(g.began)
+			ms.Phase, ms.Progress, ms.Left = job.Now()
 		}
 		s.Moves = append(s.Moves, ms)
 	}

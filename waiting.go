@@ -58,9 +58,9 @@ func (c *control) publishStandings() {
 func (s *standing) waiting(model string) tier.Waiting {
 	w := tier.Waiting{Model: model, Phase: s.Phase, Position: s.Position, Behind: slices.Clone(s.Behind)}
 	if s.job != nil {
-		p := s.job.Progress()
-		w.Job, w.Phase, w.Left = s.job.ID(), max(s.job.Phase(), tier.Loading), s.job.Left()
-		w.Done, w.Total = p.Done, p.Total
+		phase, progress, left := s.job.Now()
+		w.Job, w.Phase, w.Left = s.job.ID(), max(phase, tier.Loading), left
+		w.Done, w.Total = progress.Done, progress.Total
 	}
 	return w
 }

@@ -155,11 +155,17 @@ func (j *Job) Phase() tier.Phase { return j.standing().phase }
 // Left returns how long the job will go on, by its Estimate; 0: unknown. It is known
 // once bytes move, and until the estimate is exceeded.
 func (j *Job) Left() time.Duration {
+	_, _, left := j.Now()
+	return left
+}
+
+// Now returns Phase, Progress and Left as of one moment.
+func (j *Job) Now() (phase tier.Phase, progress Progress, left time.Duration) {
 	s := j.standing()
 	if s.state != Running || s.phase < tier.Loading {
-		return 0
+		return s.phase, s.progress, 0
 	}
-	return max(s.estimate-time.Since(j.started), 0)
+	return s.phase, s.progress, max(s.estimate-time.Since(j.started), 0)
 }
 
 // State returns whether the job runs, or how it ended.
