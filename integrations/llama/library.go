@@ -134,13 +134,15 @@ func (l *Library) abort(number uintptr) uintptr {
 
 // ErrClosed: the model was closed. ErrTooLong: a prompt leaves no room in the
 // context of a slot. ErrNoSlot: the model has no slot of that number.
-// ErrNoRestore: a file is no state of a slot that this model can take.
+// ErrNoRestore: a file is no state of a slot that this model can take. ErrNoRoom: what a
+// slot holds is more than may be saved.
 // ErrNoText: a text cannot be made into tokens, or a token is none of the model's.
 var (
 	ErrClosed    = errors.New("the model is closed")
 	ErrTooLong   = errors.New("the prompt is too long")
 	ErrNoSlot    = errors.New("no such slot")
 	ErrNoRestore = errors.New("the slot cannot be restored")
+	ErrNoRoom    = errors.New("no room to save the slot")
 	ErrNoText    = errors.New("no text for a model")
 )
 

@@ -2,6 +2,7 @@ package llama
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
@@ -34,7 +35,8 @@ type Options struct {
 type Model struct {
 	l      *Library
 	path   string
-	number uintptr // by which abort finds it
+	print  [sha256.Size]byte // the fingerprint of its file
+	number uintptr           // by which abort finds it
 	queue  *queue
 
 	model   yzma.Model
@@ -81,6 +83,9 @@ func (l *Library) Load(path string, o Options) (*Model, error) {
 		p.UseExtraBufts = 0
 	}
 	var err error
+	if m.print, err = fingerprint(path); err != nil {
+		return nil, fmt.Errorf("cannot load %s: %w", path, err)
+	}
 	if m.model, err = yzma.ModelLoadFromFile(path, p); err != nil {
 		return nil, errors.Join(l.fail("cannot load "+path), err)
 	}

@@ -40,14 +40,64 @@ type State struct {
 	Bytes  int64
 }
 
-// sealed ends a file of a state, after the sum of all before it. llama.cpp ends the
-// process if a file is not as it wrote it, so it is given no other.
-const sealed = "modeltier slot 1"
+// sealed ends a file of a state, after the fingerprint of the model's file and the sum
+// of all before. llama.cpp ends the process if a file is not as it wrote it, and takes
+// one of any model of the same shape, so it is given no other.
+const sealed = "modeltier slot 2"
+
+// sealSize is what Save adds to what llama.cpp writes.
+const sealSize = 2*sha256.Size + len(sealed)
+
+const (
+	// printed is how much of a model's file goes into its fingerprint from its beginning:
+	// all that describes it, but for the largest vocabularies.
+	printed = 8 << 20
+	// samples, of sampleSize bytes, are taken of the rest at equal distances.
+	samples, sampleSize = 256, 4 << 10
+)
+
+// fingerprint tells the file of one model from that of another, by its size, its
+// beginning and samples of its weights: to read all of it would take as long as to load
+// it.
+func fingerprint(path string) (sum [sha256.Size]byte, err error) {
+	f, info, err := regular.Open(path)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	h, size := sha256.New(), info.Size()
+	fmt.Fprintln(h, size)
+	add := func(at, n int64) error {
+		_, err := io.Copy(h, io.NewSectionReader(f, at, n))
+		return err
+	}
+	err = add(0, printed)
+	for i := range int64(samples) {
+		at := printed + (size-printed-sampleSize)/(samples-1)*i
+		if err == nil && at >= printed {
+			err = add(at, sampleSize)
+		}
+	}
+	return [sha256.Size]byte(h.Sum(nil)), err
+}
 
 // Save writes what a slot holds into a file, which is there as a whole or as it was
-// before. It waits until the slot is free.
-func (m *Model) Save(ctx context.Context, id int, path string) (st State, err error) {
+// before. It waits until the slot is free. room, unless it is nil, then returns how many
+// bytes the file may have, and is called for one save at a time; what would be larger is
+// an ErrNoRoom.
+func (m *Model) Save(ctx context.Context, id int, path string, room func() (int64, error)) (st State, err error) {
 	err = m.withSlot(ctx, id, func(s *slot) error {
+		if room != nil {
+			left, err := room()
+			if err != nil {
+				return err
+			}
+			// The file has the tokens and a few numbers beside the state.
+			const about = 1 << 10
+			if need := yzma.StateSeqGetSize(m.context, s.id) + uint64(4*len(s.tokens)+sealSize+about); need > uint64(max(left, 0)) {
+				return fmt.Errorf("%w: it takes %d bytes, and %d are left", ErrNoRoom, need, max(left, 0))
+			}
+		}
 		f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.part")
 		if err != nil {
 			return err
@@ -62,40 +112,45 @@ func (m *Model) Save(ctx context.Context, id int, path string) (st State, err er
 		if err != nil {
 			return err
 		}
-		if _, err := f.Write(append(sum.Sum(nil), sealed...)); err != nil {
+		sum.Write(m.print[:])
+		if _, err := f.Write(append(sum.Sum(m.print[:]), sealed...)); err != nil {
 			return err
 		}
 		if err := f.Close(); err != nil {
 			return err
 		}
-		st = State{Tokens: len(s.tokens), Bytes: n + int64(sum.Size()+len(sealed))}
+		st = State{Tokens: len(s.tokens), Bytes: n + int64(sealSize)}
 		return os.Rename(f.Name(), path)
 	})
 	return st, err
 }
 
-// whole returns the size of a file that Save wrote, and an error if it is not as it
-// was then.
-func whole(path string) (size int64, err error) {
+// whole returns the size of a file that Save wrote for the model of a fingerprint, and
+// an error if it is not as it was then, or is of another model.
+func whole(path string, print [sha256.Size]byte) (size int64, err error) {
 	f, info, err := regular.Open(path) // a pipe would be waited for, with the model's lock
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	const end = sha256.Size + len(sealed)
-	state := info.Size() - int64(end)
+	state := info.Size() - int64(sealSize)
 	if state < 0 {
 		return 0, errors.New("it is none that was saved")
 	}
-	sum, want := sha256.New(), make([]byte, end)
+	sum, end := sha256.New(), make([]byte, sealSize)
 	if _, err := io.CopyN(sum, f, state); err != nil {
 		return 0, err
 	}
-	if _, err := io.ReadFull(f, want); err != nil {
+	if _, err := io.ReadFull(f, end); err != nil {
 		return 0, err
 	}
-	if string(want) != string(sum.Sum(nil))+sealed {
+	of, rest := end[:sha256.Size], end[sha256.Size:]
+	sum.Write(of)
+	switch {
+	case string(rest) != string(sum.Sum(nil))+sealed:
 		return 0, errors.New("it is not as it was saved")
+	case [sha256.Size]byte(of) != print:
+		return 0, errors.New("it was saved of another model")
 	}
 	return info.Size(), nil
 }
@@ -105,7 +160,7 @@ func whole(path string) (size int64, err error) {
 // slot is free.
 func (m *Model) Restore(ctx context.Context, id int, path string) (st State, err error) {
 	err = m.withSlot(ctx, id, func(s *slot) error {
-		size, err := whole(path)
+		size, err := whole(path, m.print)
 		if err != nil {
 			return errors.Join(ErrNoRestore, err)
 		}

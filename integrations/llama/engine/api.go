@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -103,7 +104,7 @@ func problem(err error) (status int, body any) {
 	} else if long, ok := errors.AsType[*llama.TooLongError](err); ok {
 		status, of["type"] = http.StatusBadRequest, "exceed_context_size_error"
 		of["n_prompt_tokens"], of["n_ctx"] = long.Tokens, long.Context
-	} else if errors.Is(err, llama.ErrNoText) || errors.Is(err, llama.ErrNoSlot) || errors.Is(err, llama.ErrNoRestore) {
+	} else if errors.Is(err, llama.ErrNoText) || errors.Is(err, llama.ErrNoSlot) || errors.Is(err, llama.ErrNoRestore) || errors.Is(err, llama.ErrNoRoom) {
 		status, of["type"] = http.StatusBadRequest, "invalid_request_error"
 	} else if errors.Is(err, llama.ErrClosed) {
 		status, of["type"] = http.StatusServiceUnavailable, "unavailable_error"
@@ -278,11 +279,27 @@ func (e *engine) slot(m *llama.Model, r *http.Request, body []byte) (any, error)
 	}
 	path := filepath.Join(e.saves, q.Filename)
 	if action == "save" {
-		st, err := m.Save(r.Context(), id, path)
+		st, err := m.Save(r.Context(), id, path, func() (int64, error) { return e.room(q.Filename) })
 		return map[string]any{"id_slot": id, "filename": q.Filename, "n_saved": st.Tokens, "n_written": st.Bytes, "timings": took("save_ms")}, err
 	}
 	st, err := m.Restore(r.Context(), id, path)
 	return map[string]any{"id_slot": id, "filename": q.Filename, "n_restored": st.Tokens, "n_read": st.Bytes, "timings": took("restore_ms")}, err
+}
+
+// room returns how many bytes may be saved under a name, beside the other files of the
+// folder.
+func (e *engine) room(name string) (int64, error) {
+	entries, err := os.ReadDir(e.saves)
+	if err != nil {
+		return 0, err
+	}
+	room := int64(e.savesMiB) << 20
+	for _, entry := range entries {
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() && entry.Name() != name {
+			room -= info.Size()
+		}
+	}
+	return room, nil
 }
 
 // plain reports whether a name is one of a file in a folder, and of no other.

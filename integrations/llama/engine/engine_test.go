@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/integrations/llama"
@@ -35,7 +37,7 @@ func serve(t *testing.T, o llama.Options) *served {
 	o.Threads = 1
 	s := &served{T: t, saves: t.TempDir(), left: make(chan struct{}, 100)}
 	s.model = llamatest.Load(t, demo.Llama{Name: "x", Width: 256, Inner: 768, Layers: 2}, o)
-	e := &engine{path: "/models/random.gguf", serving: serving{saves: s.saves, maxTokens: 8}}
+	e := &engine{path: "/models/random.gguf", serving: serving{saves: s.saves, savesMiB: 1, maxTokens: 8}}
 	e.model.Store(s.model)
 	routes := e.routes()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -345,6 +347,58 @@ func TestHealth_WhileItLoads_IsUnavailable(t *testing.T) {
 	}
 }
 
+// Whatever clients save, the folder does not grow beyond its bound, and what is saved
+// again takes the place of what was there.
+func TestSlots_SavedBeyondTheBound_AreRefused(t *testing.T) {
+	s := serve(t, llama.Options{Context: 512})
+	s.ok("/v1/completions", `{"prompt":"`+strings.Repeat("water ", 400)+`","max_tokens":0}`)
+	refused := 0
+	for i := range 6 {
+		status, raw := s.post("/slots/0?action=save", fmt.Sprintf(`{"filename":"%d"}`, i))
+		if status == http.StatusBadRequest && strings.Contains(string(raw), "no room") {
+			refused++
+		} else if status != http.StatusOK {
+			t.Fatalf("%d %s", status, raw)
+		}
+	}
+	size := int64(0)
+	entries, err := os.ReadDir(s.saves)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			size += info.Size()
+		}
+	}
+	if err != nil || refused == 0 || len(entries) != 6-refused || size > 1<<20 || size < 1<<18 {
+		t.Errorf("%d were refused, and %d files have %d bytes: %v", refused, len(entries), size, err)
+	}
+	if status, raw := s.post("/slots/0?action=save", `{"filename":"0"}`); status != http.StatusOK {
+		t.Errorf("saved again: %d %s", status, raw)
+	}
+}
+
+// Loads take minutes: an engine that is told to end while it loads ends then.
+func TestRun_ToldToEndWhileItLoads_Ends(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	never := make(chan struct{})
+	defer close(never)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, options{host: "127.0.0.1", libs: "-"}, func(options) (*llama.Model, error) {
+			cancel()
+			<-never
+			return nil, errors.New("the end of the test")
+		})
+	}()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it does not end")
+	}
+}
+
 func TestSlots_WithoutAFolder_AreNotSupported(t *testing.T) {
 	s := serve(t, llama.Options{Context: 256})
 	e := &engine{}
@@ -402,7 +456,7 @@ func TestClientGoesAway_DecodingStops(t *testing.T) {
 
 func TestParse_NamesOfLlamaServer(t *testing.T) {
 	dir := t.TempDir()
-	want := options{path: "x.gguf", host: "::1", port: 9, load: llama.Options{Context: 1024, Threads: 2, Slots: 3, NoMmap: true, NoRepack: true}, serve: serving{saves: dir, maxTokens: -1}}
+	want := options{path: "x.gguf", host: "::1", port: 9, load: llama.Options{Context: 1024, Threads: 2, Slots: 3, NoMmap: true, NoRepack: true}, serve: serving{saves: dir, savesMiB: 8192, maxTokens: -1}}
 	for _, line := range []string{
 		"-m x.gguf --port 9 --host ::1 -c 1024 -t 2 -np 3 --no-mmap --no-repack --slot-save-path " + dir + " -n -1",
 		"--model x.gguf -port 9 -host ::1 --ctx-size 1024 --threads 2 --parallel 3 -no-mmap -no-repack -slot-save-path " + dir + " --predict -1",
@@ -411,7 +465,7 @@ func TestParse_NamesOfLlamaServer(t *testing.T) {
 			t.Errorf("%s: %+v, %v", line, got, err)
 		}
 	}
-	for _, line := range []string{"", "-m x extra", "-m x --slot-save-path /nowhere/at/all", "-m x --no-such-flag"} {
+	for _, line := range []string{"", "-m x extra", "-m x --slot-save-path /nowhere/at/all", "-m x --slot-save-max -1", "-m x --no-such-flag"} {
 		if got, err := parse(strings.Fields(line), io.Discard); err == nil {
 			t.Errorf("%q: %+v", line, got)
 		}

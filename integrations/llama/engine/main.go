@@ -43,7 +43,7 @@ func main() {
 	defer stop()
 	o, err := parse(os.Args[1:], os.Stderr)
 	if err == nil {
-		err = run(ctx, o)
+		err = run(ctx, o, load)
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -65,6 +65,7 @@ type options struct {
 // serving is how requests are served.
 type serving struct {
 	saves     string // the folder that slots are saved in; "": they are not
+	savesMiB  int    // how much may be in there
 	maxTokens int    // of an answer whose request does not say
 }
 
@@ -98,6 +99,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	fs.BoolVar(&o.load.NoMmap, "no-mmap", false, "read the weights into memory, and do not map the file")
 	fs.BoolVar(&o.load.NoRepack, "no-repack", false, "make no copies of weights in another order for this processor")
 	text(&o.serve.saves, "", "the `FOLDER` that slots are saved in and restored from; without it they are not", "slot-save-path")
+	number(&o.serve.savesMiB, 8<<10, "save no slot that makes the files of its folder more than `MIB` together", "slot-save-max")
 	text(&o.libs, "", "the `FOLDER` of llama.cpp's libraries (default one in the user's cache, where they are put)", "libs")
 	fs.BoolVar(&o.fetch, "fetch", false, "fetch the libraries, say where they are, and end")
 	if err := fs.Parse(args); err != nil {
@@ -111,11 +113,14 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		return o, errors.New("-m is needed: the GGUF file to serve")
 	case o.serve.saves != "" && (err != nil || !info.IsDir()):
 		return o, fmt.Errorf("--slot-save-path: %s is no folder", o.serve.saves)
+	case o.serve.savesMiB < 0:
+		return o, fmt.Errorf("--slot-save-max: %d is no number of MiB", o.serve.savesMiB)
 	}
 	return o, nil
 }
 
-func run(ctx context.Context, o options) error {
+// run serves what load returns, until ctx ends.
+func run(ctx context.Context, o options, load func(o options) (*llama.Model, error)) error {
 	if o.libs == "" {
 		var err error
 		if o.libs, err = fetched(ctx); err != nil {
@@ -134,18 +139,26 @@ func run(ctx context.Context, o options) error {
 	fmt.Fprintf(os.Stderr, "engine: a test engine for %s, on http://%s\n", o.path, ln.Addr())
 	e := &engine{path: o.path, serving: o.serve}
 	srv := &http.Server{Handler: e.routes(), ReadHeaderTimeout: 5 * time.Second}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- srv.Serve(ln) }()
-	library, err := llama.Open(o.libs)
-	if err != nil {
+	// Nothing ends llama.cpp while it loads, so that the end of the process has to.
+	loaded := make(chan *llama.Model, 1)
+	go func() {
+		if model, err := load(o); err != nil {
+			failed <- err
+		} else {
+			loaded <- model
+		}
+	}()
+	select {
+	case err := <-failed:
 		return err
+	case <-ctx.Done():
+		return srv.Close()
+	case model := <-loaded:
+		defer model.Close()
+		e.model.Store(model)
 	}
-	model, err := library.Load(o.path, o.load)
-	if err != nil {
-		return err
-	}
-	defer model.Close()
-	e.model.Store(model)
 	select {
 	case err := <-failed:
 		return err
@@ -154,6 +167,14 @@ func run(ctx context.Context, o options) error {
 	grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	return errors.Join(srv.Shutdown(grace), srv.Close())
+}
+
+func load(o options) (*llama.Model, error) {
+	library, err := llama.Open(o.libs)
+	if err != nil {
+		return nil, err
+	}
+	return library.Load(o.path, o.load)
 }
 
 // fetched returns the folder of the libraries in the user's cache.
