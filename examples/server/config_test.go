@@ -4,15 +4,16 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestConfig_Faults_AllAreNamed(t *testing.T) {
-	_, err := parseConfig([]byte(`{"engines":{"e":{"standby":"nap"}},"limits":{"ram_gb":-1},
+	_, err := parseConfig([]byte(`{"engines":{"e":{"standby":"nap","start_timeout_s":-3}},"limits":{"ram_gb":-1},
 		"models":[{"name":"a","engine":"f"},{"name":"a"},{"name":"auto","size_gb":-2}]}`), "/")
 	if err == nil {
 		t.Fatal("it is taken")
 	}
-	for _, want := range []string{`"nap"`, "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
+	for _, want := range []string{`"nap"`, "start_timeout_s -3", "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in %q", want, err)
 		}
@@ -44,6 +45,17 @@ func TestConfig_Example_IsValid(t *testing.T) {
 	}
 	if engine, err := known.engineOf(&lib.models[0]); err != nil || engine.Context != 4096 {
 		t.Errorf("%+v, %v", engine, err)
+	}
+}
+
+func TestConfig_StartTimeout_IsTheEngines(t *testing.T) {
+	c, err := parseConfig([]byte(`{"engines":{"e":{"command":["e","{port}"],"start_timeout_s":1.5}}}`), "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := c.Engines["e"]
+	if got := e.engine().StartTimeout; got != 1500*time.Millisecond {
+		t.Error(got)
 	}
 }
 

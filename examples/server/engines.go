@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
@@ -35,6 +36,21 @@ type engineConfig struct {
 	Threads  int      `json:"threads"`
 	Context  int      `json:"context"`
 	Standby  string   `json:"standby"` // "auto", "freeze" or "stop"
+	// StartTimeout bounds a start until the engine is ready. 0: five minutes.
+	StartTimeout seconds `json:"start_timeout_s,omitempty"`
+}
+
+// seconds is a time in the configuration, in seconds.
+type seconds float64
+
+// isTime reports whether it is one, of up to thirty years.
+func (s seconds) isTime() bool { return s >= 0 && s <= 1e9 }
+
+func (s seconds) duration() time.Duration {
+	if !s.isTime() {
+		return 0
+	}
+	return time.Duration(float64(s) * float64(time.Second))
 }
 
 // engine returns what the configuration says.
@@ -46,7 +62,7 @@ func (e *engineConfig) engine() process.Engine {
 	return process.Engine{
 		Command: e.Command, Env: e.Env, Dir: e.Dir, Health: e.Health,
 		Shutdown: process.Request{Path: e.Shutdown}, Threads: e.Threads, Context: e.Context,
-		Standby: standby[e.Standby],
+		Standby: standby[e.Standby], StartTimeout: e.StartTimeout.duration(),
 	}
 }
 
@@ -65,6 +81,9 @@ func (e *engineConfig) settle(dir string) {
 func (e *engineConfig) validate() error {
 	engine := e.engine()
 	errs := []error{engine.Validate()}
+	if !e.StartTimeout.isTime() {
+		errs = append(errs, fmt.Errorf("start_timeout_s %v must be seconds, or 0 for five minutes", float64(e.StartTimeout)))
+	}
 	switch e.Standby {
 	case "", process.StandbyAuto.String(), process.StandbyFreeze.String(), process.StandbyStop.String():
 	default:

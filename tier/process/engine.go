@@ -52,6 +52,9 @@ type Engine struct {
 	// Threads and Context are for the command. 0: one for each CPU; 4096.
 	Threads, Context int
 
+	// StartTimeout is Options.StartTimeout for this engine. 0: that one.
+	StartTimeout time.Duration
+
 	// Standby is what the swap tier means for this engine.
 	Standby Standby
 	// Sleeper is the engine's own sleep mode, if it has one.
@@ -140,6 +143,9 @@ func (e *Engine) validate(model string) error {
 	if e.Context < 0 {
 		fault("Engine.Context", strconv.Itoa(e.Context), "must not be negative")
 	}
+	if e.StartTimeout < 0 {
+		fault("Engine.StartTimeout", e.StartTimeout.String(), "must be positive, or zero for Options.StartTimeout")
+	}
 	switch {
 	case int(e.Standby) >= len(standbys):
 		fault("Engine.Standby", e.Standby.String(), "must be one of the Standby constants")
@@ -217,8 +223,8 @@ type Options struct {
 	// once Close was called. Nil: crashes show in Status and in the log only.
 	Crashed func(model string, err error)
 
-	// StartTimeout bounds a start, until the health page says ready, and a wake-up.
-	// 0: 5 min.
+	// StartTimeout bounds a start, until the health page says ready, and a wake-up, of
+	// engines that have none of their own. 0: 5 min.
 	StartTimeout time.Duration
 	// StopTimeout is how long an engine may take to exit when asked to, before it is
 	// killed. Up to half of it is for the answer to Engine.Shutdown, the rest begins
@@ -266,6 +272,11 @@ func (o *Options) engineOf(ctx context.Context, model tier.Model) (Engine, error
 		}
 	}
 	return engine, engine.validate(model.Name)
+}
+
+// startTimeout returns how long an engine may take to be ready.
+func (o *Options) startTimeout(e *Engine) time.Duration {
+	return cmp.Or(e.StartTimeout, o.StartTimeout)
 }
 
 // callLimit is how long the user's code may go on after it should have returned.
@@ -378,7 +389,7 @@ func (e *EngineError) Suggestions() []string {
 	case NeverReady:
 		return []string{
 			"Check that it listens on 127.0.0.1 at {port}, and that Engine.Health names a page that answers 2xx once it is ready.",
-			"A large model on a slow device may need a longer Options.StartTimeout.",
+			"A large model on a slow device may need a longer StartTimeout, of the Engine or in Options.",
 		}
 	case TookTooMuch:
 		return []string{

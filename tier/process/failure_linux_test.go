@@ -25,6 +25,8 @@ const toListen = 10 * time.Second
 func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
 	noProgram := fake{}.engine()
 	noProgram.Command = []string{"no-such-program-anywhere", "{port}"}
+	deaf := fake{Deaf: true}.engine()
+	deaf.StartTimeout = toListen
 	for _, c := range []struct {
 		name   string
 		engine Engine
@@ -37,7 +39,7 @@ func TestMove_BadEngine_TypedErrorWithItsLastWordsAndAWayOut(t *testing.T) {
 		{"Exits", fake{Exit: 3}.engine(), Options{}, ExitedEarly, []string{"before it was ready", "exit status 3", "cannot load the model"}, "error: cannot load the model"},
 		{"NeverHealthy", fake{Sick: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"not ready in time", "503", "Loading model"}, "engine starts on"},
 		{"Garbage", fake{Garbage: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"malformed HTTP"}, "engine starts on"},
-		{"Deaf", fake{Deaf: true}.engine(), Options{StartTimeout: toListen}, NeverReady, []string{"not ready in time"}, "engine starts on"},
+		{"Deaf", deaf, Options{StartTimeout: time.Hour}, NeverReady, []string{"not ready in time"}, "engine starts on"},
 		{"EatsDouble", fake{Eat: 512 << 20}.engine(), Options{Excess: 128 << 20}, TookTooMuch, []string{"takes more memory"}, "engine starts on"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

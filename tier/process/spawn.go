@@ -103,7 +103,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 		ahead = m.fill(ctx, s)
 		defer ahead.stop()
 	}
-	err = m.awaitReady(ctx, c, &s.engine, m.opts.StartTimeout, NeverReady, func() error { return m.sample(s, c, ahead, rep) })
+	err = m.awaitReady(ctx, c, &s.engine, m.opts.startTimeout(&s.engine), NeverReady, func() error { return m.sample(s, c, ahead, rep) })
 	if err != nil {
 		return m.abandon(s, err)
 	}

@@ -113,7 +113,7 @@ func (m *Mover) thaw(ctx context.Context, s *slot, rep *report) error {
 // that is taken to run. If ctx ends before, undo makes the engine what it was; if that
 // fails, or the engine does, it is killed.
 func (m *Mover) ready(ctx context.Context, s *slot, limit time.Duration, rep *report, undo func(context.Context) error) error {
-	err := m.awaitReady(ctx, s.child, &s.engine, min(m.opts.StartTimeout, limit), Unresponsive, nil)
+	err := m.awaitReady(ctx, s.child, &s.engine, min(m.opts.startTimeout(&s.engine), limit), Unresponsive, nil)
 	if err == nil {
 		rep.at(rep.size)
 		m.set(s, Running, s.child)
@@ -138,7 +138,7 @@ func (m *Mover) undo(ctx context.Context, s *slot, err error, undo func(context.
 // sleep puts the engine to sleep by its Sleeper.
 func (m *Mover) sleep(ctx context.Context, s *slot) error {
 	c := s.child
-	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Sleep)
+	err := m.callSleeper(ctx, c, m.opts.startTimeout(&s.engine), s.engine.Sleeper.Sleep)
 	if err == nil {
 		m.set(s, Asleep, c)
 		m.look(c, false) // whether it still maps its weights
@@ -160,9 +160,9 @@ func (m *Mover) sleep(ctx context.Context, s *slot) error {
 func (m *Mover) wake(ctx context.Context, s *slot, rep *report) error {
 	c, began := s.child, time.Now()
 	sleep := func(ctx context.Context) error { return m.callSleeper(ctx, c, undoLimit, s.engine.Sleeper.Sleep) }
-	err := m.callSleeper(ctx, c, m.opts.StartTimeout, s.engine.Sleeper.Wake)
+	err := m.callSleeper(ctx, c, m.opts.startTimeout(&s.engine), s.engine.Sleeper.Wake)
 	if err == nil {
-		return m.ready(ctx, s, m.opts.StartTimeout, rep, sleep)
+		return m.ready(ctx, s, m.opts.startTimeout(&s.engine), rep, sleep)
 	}
 	if ctx.Err() == nil {
 		err = c.fail(Unresponsive, began, err)
