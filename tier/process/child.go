@@ -228,6 +228,16 @@ const (
 	maxLine  = 512
 )
 
+// outputRate bounds how many bytes of an engine's output are read a second, so that a
+// flood of it costs us a few hundredths of a processor. What prints more waits for its
+// pipe. A line costs as much as lineCost bytes more, for its record. It is checked
+// every outputPart bytes, which is more than an engine prints when it starts.
+const (
+	outputRate = 4 << 20
+	lineCost   = 256
+	outputPart = 512 << 10
+)
+
 // logtail keeps the last lines that an engine printed, and logs all of them.
 type logtail struct {
 	model string
@@ -237,13 +247,25 @@ type logtail struct {
 	lines []string
 }
 
-// read takes lines from r until its end. A line that is too long is cut.
-func (t *logtail) read(r io.Reader) {
+// read takes lines from r until its end, no faster than outputRate until the engine has
+// exited. A line that is too long is cut.
+func (t *logtail) read(r io.Reader, exited <-chan struct{}) {
 	in := bufio.NewReaderSize(r, 4096)
+	began, took := time.Now(), 0
 	for rest := false; ; {
 		b, more, err := in.ReadLine()
 		if err != nil {
 			return
+		}
+		if took += len(b); !rest {
+			took += lineCost
+		}
+		if took >= outputPart {
+			select {
+			case <-time.After(time.Duration(took)*time.Second/outputRate - time.Since(began)):
+			case <-exited:
+			}
+			began, took = time.Now(), 0
 		}
 		line := strings.TrimRight(string(b[:min(len(b), maxLine)]), "\r")
 		if !rest && strings.TrimSpace(line) != "" {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -133,9 +134,41 @@ func FuzzOutput(f *testing.F) {
 			r = iotest.OneByteReader(r)
 		}
 		o := logtail{log: slog.New(slog.DiscardHandler)}
-		o.read(r)
+		o.read(r, nil)
 		if got := o.last(); !slices.Equal(got, want) {
 			t.Errorf("kept %q, want %q", got, want)
 		}
 	})
+}
+
+// A flood costs what its bound says, and the end of the engine is not kept waiting.
+func TestLogtail_Flood_ReadAtABoundedRateUntilTheEngineExits(t *testing.T) {
+	const size = 32 << 20
+	exited := make(chan struct{})
+	close(exited)
+	for _, c := range []struct {
+		name   string
+		text   string
+		exited chan struct{}
+		costs  int // bytes
+	}{
+		{"OneLine", strings.Repeat("x", size), nil, size},
+		{"Lines", strings.Repeat("x\n", size/lineCost), nil, size},
+		{"EmptyLines", strings.Repeat("\n", size/lineCost), nil, size},
+		{"AfterTheExit", strings.Repeat("x\n", size/lineCost), exited, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o, began := logtail{log: slog.New(slog.DiscardHandler)}, time.Now()
+				o.read(strings.NewReader(c.text), c.exited)
+				want := time.Duration(c.costs) * time.Second / outputRate
+				if took := time.Since(began); took < want-want/10 || took > want+want/10 {
+					t.Errorf("it took %v, want %v", took, want)
+				}
+				if n := len(o.last()); n > maxLines {
+					t.Errorf("%d lines are kept", n)
+				}
+			})
+		})
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -60,6 +61,7 @@ type fake struct {
 	Forks    int    // workers that have all of its memory too
 	Eat      int64  // bytes of memory beyond its weights
 	Noise    int    // lines that it prints
+	Flood    string // that it prints again and again without end
 	NoSleep  bool   // refuses to sleep
 	NoWake   bool   // refuses to wake
 	Trace    string // a file that gets a line for each thing done
@@ -99,6 +101,13 @@ func fakeEngine(args []string) int {
 	}
 	for i := range f.Noise {
 		fmt.Printf("line %d\n", i)
+	}
+	if f.Flood != "" {
+		go func() {
+			for b := []byte(strings.Repeat(f.Flood, 1<<10)); ; {
+				os.Stdout.Write(b)
+			}
+		}()
 	}
 	fmt.Println("engine starts on", *path)
 	if f.Exit != 0 {

@@ -124,6 +124,9 @@ func exchange(conn net.Conn, req *http.Request, quiet time.Duration) error {
 		case res.StatusCode/100 == 2:
 			return nil
 		}
+		if quiet > 0 { // a body that trickles must not keep the next query
+			defer time.AfterFunc(quiet, func() { conn.Close() }).Stop()
+		}
 		excerpt, _ := io.ReadAll(io.LimitReader(res.Body, maxExcerpt)) // as much as arrives
 		return fmt.Errorf("%d %s", res.StatusCode, quote(string(excerpt)))
 	}

@@ -58,6 +58,7 @@ func TestHealth_SaneAnswer_Ready(t *testing.T) {
 		"Dribbled":       strings.Split(okAnswer, ""),
 		"NoContent":      {"HTTP/1.1 204 No Content\r\n\r\n"},
 		"NoLength":       {"HTTP/1.0 200 OK\r\n\r\nok"},
+		"EndlessBody":    {"HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("y", 1<<20)},
 		"Chunked":        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -83,6 +84,21 @@ func TestHealth_AnyOtherAnswer_NotReadyAndSaysWhy(t *testing.T) {
 			took, err := askPipe(t, 0, c.answer)
 			if err == nil || !strings.Contains(err.Error(), c.says) || took > quietLimit {
 				t.Errorf("after %v: %v, want %q", took, err, c.says)
+			}
+		})
+	}
+}
+
+func TestHealth_RefusalWithABodyWithoutEnd_NotReadyInTime(t *testing.T) {
+	head := "HTTP/1.1 503 Service Unavailable\r\n\r\n"
+	for name, pieces := range map[string][]string{
+		"Trickles": append([]string{head}, strings.Split(strings.Repeat("y", 1000), "")...),
+		"Floods":   {head + strings.Repeat("y", 10<<20)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			took, err := askPipe(t, quietLimit/4, pieces...)
+			if err == nil || !strings.Contains(err.Error(), "503") || len(err.Error()) > 1000 || took > 2*quietLimit {
+				t.Errorf("after %v: %v", took, err)
 			}
 		})
 	}

@@ -85,6 +85,37 @@ func TestLogger_PanicsBlocksOrIsSlow_EnginesDoNotNotice(t *testing.T) {
 	}
 }
 
+// An engine that floods its output takes little of our time, and serves, freezes and
+// stops as any other.
+func TestLogger_EndlessFlood_CostsLittleAndTheEngineServes(t *testing.T) {
+	for name, text := range map[string]string{"Lines": "it is so\n", "NoNewline": "it is so, "} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, newSystem(), Options{Engine: fake{Flood: text}.engine(), Logger: slog.New(slog.DiscardHandler)})
+			m := modelOf(t, "m", 1<<20)
+			cpu := func() time.Duration {
+				var u unix.Rusage
+				if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+					t.Fatal(err)
+				}
+				return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+			}
+			r.move(m, tier.Storage, tier.RAM)
+			began, before := time.Now(), cpu()
+			for time.Since(began) < time.Second {
+				r.get("m", "/health")
+				<-time.After(50 * time.Millisecond)
+			}
+			if used, wall := cpu()-before, time.Since(began); used > wall/2 { // much less without the race detector
+				t.Errorf("in %v of the flood we used a processor for %v", wall, used)
+			}
+			r.move(m, tier.RAM, tier.Swap)
+			r.move(m, tier.Swap, tier.RAM)
+			r.get("m", "/health")
+			r.move(m, tier.RAM, tier.Storage)
+		})
+	}
+}
+
 func TestCrashed_Hostile_NextMoveAndCloseReturn(t *testing.T) {
 	ways := hostile(t)
 	var mover *Mover

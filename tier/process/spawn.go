@@ -215,7 +215,7 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, erro
 	printed := make(chan struct{})
 	go func() {
 		defer close(printed)
-		c.tail.read(r)
+		c.tail.read(r, c.exited)
 	}()
 	started := make(chan error)
 	m.engines.Go(func() {
