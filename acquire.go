@@ -186,12 +186,12 @@ func (m *Manager) chooseAgain(ctx context.Context, req *Request, err error, wait
 	return snap, choice, err
 }
 
-// chooseMakingRoom asks the selector, and where memory is short once more, as if
-// the models that have it had left: whether they will is the placement's decision
+// chooseMakingRoom asks the selector, and where memory or swap is short once more, as
+// if the models that have it had left: whether they will is the placement's decision
 // and the guard's.
 func (m *Manager) chooseMakingRoom(req *Request, snap *snapshot) (Choice, error) {
 	choice, _, err := m.choose(req, snap)
-	if snap.inUse > 0 && errors.Is(err, tier.ErrNoCapacity) {
+	if snap.inUse != (tier.Footprint{}) && errors.Is(err, tier.ErrNoCapacity) {
 		if other, _, fault := m.choose(req, snap.emptied()); fault == nil {
 			return other, nil
 		}

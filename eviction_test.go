@@ -177,6 +177,20 @@ func TestEviction_MemoryTakenByIdleModels_TheyLeaveInsteadOfARefusal(t *testing.
 	})
 }
 
+func TestEviction_SwapIsFullOfIdleModels_LargeModelIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{
+			Models: []tier.Model{model("a", 3), model("b", 3), model("c", 3), model("large", 4.5)},
+			Limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 6 * tier.GiB, Reserved: tier.GiB, MaxModel: tier.Unlimited},
+			Mover:  &tiertest.Mover{Files: true},
+			Probe:  tiertest.NewProbe(tier.Memory{Total: 6 * tier.GiB, Available: 6 * tier.GiB}),
+		})
+		for _, name := range []string{"a", "b", "c", "large", "a", "large"} {
+			r.use(name)
+		}
+	})
+}
+
 // Pain point 16.
 func TestEviction_ModelThatGaveWay_WakesFromSwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -247,13 +247,14 @@ func (c *control) publish() {
 	c.m.snap.Store(s)
 }
 
-// inUse is memory that models have, which the machine counts as taken and which
-// could be had if they left. It takes a mover that can tell what is present.
-func (c *control) inUse() tier.Bytes {
+// inUse is what could be had if models left; of memory, if the mover can tell what is
+// present.
+func (c *control) inUse() tier.Footprint {
+	b := c.core.InUse()
 	if c.m.resident == nil {
-		return 0
+		b[tier.RAM] = 0
 	}
-	return c.core.InUse()
+	return b
 }
 
 // do carries out one action of the core.

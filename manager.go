@@ -99,9 +99,9 @@ type snapshot struct {
 	// limits are those in force; the view's are lower while models have yet to leave
 	// for lower ones, as nothing more is admitted.
 	limits tier.Limits
-	// inUse is memory that models have, which the machine counts as taken and which
+	// inUse is memory that models have, which the machine counts as taken, and swap, which
 	// could be had if they left; 0 where that cannot be told.
-	inUse tier.Bytes
+	inUse tier.Footprint
 	// idle says when models leave by idleness, by the view's index; nil: none does.
 	idle []core.IdleTerm
 }
@@ -109,7 +109,9 @@ type snapshot struct {
 // emptied returns the snapshot as it would be if models had left.
 func (s *snapshot) emptied() *snapshot {
 	e := *s
-	e.view.Memory.Available = min(e.view.Memory.Available.Plus(s.inUse), max(e.view.Memory.Total, e.view.Memory.Available))
+	mem := &e.view.Memory
+	mem.Available = min(mem.Available.Plus(s.inUse[tier.RAM]), max(mem.Total, mem.Available))
+	e.view.FreeSwap = e.view.FreeSwap.Plus(s.inUse[tier.Swap])
 	return &e
 }
 

@@ -66,16 +66,22 @@ func (c *Core) PressurePromise(arrived tier.Bytes) Promise {
 	return p
 }
 
-// InUse is memory that models have, which the machine counts as taken and which
-// could be had if they left.
-func (c *Core) InUse() (b tier.Bytes) {
+// InUse is what could be had if models left: the memory that they have and the machine
+// counts as taken, and what they charge to swap, where that is their own files.
+func (c *Core) InUse() (b tier.Footprint) {
 	for _, e := range c.entries {
 		if !e.Model.Pinned {
-			b = b.Plus(max(e.charge[tier.RAM]-e.Reclaimable, 0))
+			b[tier.RAM] = b[tier.RAM].Plus(max(e.charge[tier.RAM]-e.Reclaimable, 0))
+			b[tier.Swap] = b[tier.Swap].Plus(e.charge[tier.Swap])
 		}
 	}
 	for _, m := range c.moves {
-		b = b.Plus(m.Held()[tier.RAM])
+		held := m.Held()
+		b[tier.RAM] = b[tier.RAM].Plus(held[tier.RAM])
+		b[tier.Swap] = b[tier.Swap].Plus(held[tier.Swap])
+	}
+	if !c.opt.FileBacked {
+		b[tier.Swap] = 0
 	}
 	return b
 }
