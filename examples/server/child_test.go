@@ -54,9 +54,9 @@ func command(ctx context.Context, bin, cache string, args ...string) *exec.Cmd {
 }
 
 // launch starts the server and waits until it says where it listens.
-func launch(t *testing.T, bin, cache string) *child {
+func launch(t *testing.T, cmd *exec.Cmd) *child {
 	t.Helper()
-	c := &child{cmd: command(t.Context(), bin, cache, "-addr", "127.0.0.1:0", "-scale", "4096"), read: make(chan struct{})}
+	c := &child{cmd: cmd, read: make(chan struct{})}
 	c.cmd.Stderr = &c.stderr
 	stdout, err := c.cmd.StdoutPipe()
 	if err != nil {
@@ -145,7 +145,8 @@ func (c *child) homes(t *testing.T) map[string]any {
 // The life of a server: made, used, killed, started again, ended in order.
 func TestChild_KilledAndRestarted_KnowsWhatItAcknowledged(t *testing.T) {
 	bin, cache := build(t), t.TempDir()
-	c := launch(t, bin, cache)
+	served := func() *exec.Cmd { return command(t.Context(), bin, cache, "-addr", "127.0.0.1:0", "-scale", "4096") }
+	c := launch(t, served())
 	// Served, it has come home: a move that runs is not to be overtaken.
 	if a := c.do(t, "GET", "/v1/models/gpt2-small/digest", ""); a["status"] != "success" {
 		t.Fatal(a)
@@ -165,7 +166,7 @@ func TestChild_KilledAndRestarted_KnowsWhatItAcknowledged(t *testing.T) {
 	}
 	c.wait()
 
-	c = launch(t, bin, cache)
+	c = launch(t, served())
 	homes := c.homes(t)
 	if len(homes) != 7 || homes["custom-model"] != "ram" || homes["gpt2-small"] != "storage" || homes["gpt2-medium"] != "ram" {
 		t.Errorf("after the restart: %v", homes)

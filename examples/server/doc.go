@@ -18,7 +18,12 @@
 //
 // With -config a file says which models there are, and which engine each has; see
 // config.example.json. The server reloads it, by difference, when it changes, and on
-// SIGHUP, which looks for new files in the folder of -models and -engine, too.
+// SIGHUP, which looks for new files in the folder of -models, too, and never ends a
+// server. SIGINT and SIGTERM end it in order, a second one at once.
+//
+// A service of systemd may have Type=notify: the server tells when it is ready, reloads
+// and stops. As the first process of a container it starts itself once more, passes
+// signals on to that process, and reaps what engines leave behind.
 //
 // A client that streams and sends the header X-Load-Progress is told how far its
 // model is while that loads, in comments of the event stream:

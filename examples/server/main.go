@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 	"time"
 
@@ -20,8 +19,11 @@ import (
 )
 
 func main() {
-	stop, now := signals()
-	err := run(stop, now, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	if os.Getpid() == 1 {
+		os.Exit(runAsInit())
+	}
+	stop, now, again := signals()
+	err := run(stop, now, again, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
@@ -37,13 +39,14 @@ func main() {
 // it to the process and to its group.
 const echo = 250 * time.Millisecond
 
-// signals returns a context that ends with the first SIGINT or SIGTERM, and one
-// that ends with the second.
-func signals() (stop, now context.Context) {
+// signals returns a context that ends with the first SIGINT or SIGTERM, one that ends
+// with the second, and what receives SIGHUP: from here on that ends the server no more.
+func signals() (stop, now context.Context, again <-chan os.Signal) {
 	stop, ended := context.WithCancelCause(context.Background())
 	now, hurried := context.WithCancelCause(context.Background())
-	caught := make(chan os.Signal, 2)
+	caught, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
 	signal.Notify(caught, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(hangups, syscall.SIGHUP)
 	go func() {
 		ended(fmt.Errorf("ended by %v", <-caught))
 		time.Sleep(echo)
@@ -52,7 +55,7 @@ func signals() (stop, now context.Context) {
 		}
 		hurried(fmt.Errorf("ended at once by a second %v", <-caught))
 	}()
-	return stop, now
+	return stop, now, hangups
 }
 
 // startLimit is how long a start-up may go on once the server was told to end. It may
@@ -60,13 +63,16 @@ func signals() (stop, now context.Context) {
 const startLimit = 5 * time.Second
 
 // run is the server from its arguments to its end: in order when stop ends, at
-// once when now does.
-func run(stop, now context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
+// once when now does. It reloads what it serves for each value of again.
+func run(stop, now context.Context, again <-chan os.Signal, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
 	opts, err := parse(args, env, stderr)
 	if err != nil {
 		return err
 	}
-	os.Unsetenv(tokenVariable) // engines get what is left of the environment
+	boss := newSupervisor(env)
+	// Engines get what is left of the environment.
+	os.Unsetenv(tokenVariable)
+	os.Unsetenv(notifyVariable)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: opts.level()}))
 	ln, err := listen(opts.addr, opts.token)
 	if err != nil {
@@ -78,14 +84,27 @@ func run(stop, now context.Context, args []string, env func(string) (string, boo
 		if err != nil {
 			return nil, err
 		}
+		r := &reloader{open: lib.again, state: lib.state, boss: boss, said: stdout, told: stderr}
+		answering := startFiles
 		if lib.engines != nil {
-			return startEngines(stop, now, lib, opts, ln, log, stdout, stderr)
+			answering = startEngines
 		}
-		return startFiles(stop, now, lib, opts, ln, log, stdout)
+		h, err := answering(lib, r, log)
+		if err != nil {
+			return nil, err
+		}
+		lib.introduce(stdout, r.manager.Status(), ln.Addr(), opts.token != "")
+		return func() error {
+			end := r.start(stop, again, opts.config)
+			defer end()
+			return serve(stop, now, ln, guard(opts.token, h), r.manager, log)
+		}, nil
 	})
 	if err != nil {
 		return err
 	}
+	boss.tell(ready)
+	defer context.AfterFunc(stop, func() { boss.tell(stopping) })()
 	return serving()
 }
 
@@ -115,15 +134,15 @@ func startWithin(limit time.Duration, stop, now context.Context, start func() (f
 	return nil, fmt.Errorf("%w while it was starting", context.Cause(stop))
 }
 
-// startFiles returns what serves files, and the digests of their contents.
-func startFiles(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout io.Writer) (func() error, error) {
+// startFiles returns what answers for files, and gives digests of their contents.
+func startFiles(lib *library, r *reloader, log *slog.Logger) (http.Handler, error) {
 	// The mover is made here, and not left to the Manager, because the holder of a
 	// lease gets the weights from it.
 	weights, err := mapped.New(mapped.Options{})
 	if err != nil {
 		return nil, err
 	}
-	manager, err := modeltier.New(modeltier.Config{
+	r.manager, err = modeltier.New(modeltier.Config{
 		Models:   lib.models,
 		Limits:   lib.limits,
 		Mover:    weights,
@@ -134,34 +153,17 @@ func startFiles(stop, now context.Context, lib *library, opts *options, ln net.L
 	if err != nil {
 		return nil, err
 	}
-	lib.introduce(stdout, manager.Status(), ln.Addr(), opts.token != "")
-	return func() error {
-		return serve(stop, now, ln, guard(opts.token, handler(manager, weights)), manager, log)
-	}, nil
+	return handler(r.manager, weights), nil
 }
 
-// startEngines returns what serves models with engines that are programs.
-func startEngines(stop, now context.Context, lib *library, opts *options, ln net.Listener, log *slog.Logger, stdout, stderr io.Writer) (func() error, error) {
+// startEngines returns what answers with engines that are programs.
+func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, error) {
 	manager, engines, known, err := newEngines(lib, log)
 	if err != nil {
 		return nil, err
 	}
-	lib.introduce(stdout, manager.Status(), ln.Addr(), opts.token != "")
-	return func() error {
-		if lib.again != nil {
-			again := make(chan os.Signal, 1)
-			signal.Notify(again, syscall.SIGHUP)
-			defer signal.Stop(again)
-			ctx, cancel := context.WithCancel(stop)
-			r := &reloader{open: lib.again, manager: manager, engines: known, state: lib.state, said: stdout, told: stderr}
-			var reloads sync.WaitGroup
-			reloads.Go(func() { r.run(ctx, again, opts.config) })
-			defer reloads.Wait()
-			defer cancel()
-		}
-		p := newProxy(manager, engines.URL, log)
-		return serve(stop, now, ln, guard(opts.token, p.handler()), manager, log)
-	}, nil
+	r.manager, r.engines = manager, known
+	return newProxy(manager, engines.URL, log).handler(), nil
 }
 
 // grace is how long requests have to end once the server is told to stop.

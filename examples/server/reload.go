@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/modeltier/modeltier"
@@ -15,12 +16,25 @@ import (
 
 // reloader has the Manager go by what the library is now, by difference.
 type reloader struct {
+	// open is library.again.
 	open    func(ctx context.Context, known []tier.Model) (*library, error)
 	manager *modeltier.Manager
-	engines *registry
+	engines *registry // nil: files are served
 	state   string
+	boss    *supervisor
 	// said gets a line about each time, told what went wrong.
 	said, told io.Writer
+}
+
+// start runs it in the background until ctx ends or end is called, which waits for it.
+func (r *reloader) start(ctx context.Context, signals <-chan os.Signal, path string) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { r.run(ctx, signals, path) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
 }
 
 // run reloads at each signal, and when the file of that path, if it is not empty,
@@ -52,6 +66,12 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, path strin
 // reload takes up what there is now. Where anything is wrong with it, it changes
 // nothing and says so.
 func (r *reloader) reload(ctx context.Context) {
+	r.boss.tell(reloading)
+	defer r.boss.tell(ready)
+	if r.open == nil {
+		fmt.Fprintln(r.told, "not reloaded: the demo library is always the same")
+		return
+	}
 	done, err := r.difference(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -89,6 +109,9 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 	}
 	if lib.state != r.state {
 		return modeltier.Reconfiguration{}, fmt.Errorf("the state folder was %q and cannot become %q while the server runs", r.state, lib.state)
+	}
+	if r.engines == nil {
+		return r.manager.Reconfigure(ctx, lib.models, lib.limits)
 	}
 	r.engines.admit(lib.engines)
 	done, err := r.manager.Reconfigure(ctx, lib.models, lib.limits)

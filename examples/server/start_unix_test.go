@@ -40,7 +40,7 @@ func TestRun_PathOfTheWrongKind_IsNamedAtOnce(t *testing.T) {
 			if c.flag == "-state" {
 				args = append(args, "-models", dir)
 			}
-			ended <- run(t.Context(), t.Context(), args, noEnv, io.Discard, io.Discard)
+			ended <- run(t.Context(), t.Context(), nil, args, noEnv, io.Discard, io.Discard)
 		}()
 		select {
 		case err := <-ended:
