@@ -231,10 +231,10 @@ func (c *Core) serve(x *demand, now time.Time) {
 		// It waits for its turn.
 	case x.blocked && x.seen == c.progress && (x.till.IsZero() || now.Before(x.till)) && (x.patient || now.Sub(x.since) < c.opt.Protection.Fairness):
 	default:
-		if x.blocked && now.Sub(x.since) >= c.opt.Protection.Fairness {
-			x.patient = true
+		if !x.patient && now.Sub(x.since) >= c.opt.Protection.Fairness {
+			x.patient, x.attempts = true, 0 // what it may do now was not attempted yet
 		}
-		x.attempt(now)
+		c.attempt(x, now)
 		c.ask(&Question{demand: x, Need: c.need(x)}, now)
 	}
 }
@@ -247,10 +247,15 @@ const (
 	attemptPause   = 50 * time.Millisecond
 )
 
-// attempt counts an attempt to plan.
-func (x *demand) attempt(now time.Time) {
-	if x.attempts++; x.attempts >= attemptsAtOnce {
-		x.notBefore = now.Add(attemptPause)
+// attempt counts an attempt to plan. No pause outlasts the fairness bound: the models
+// in use, which are drained from then on, would give leases during the rest of it.
+func (c *Core) attempt(x *demand, now time.Time) {
+	if x.attempts++; x.attempts < attemptsAtOnce {
+		return
+	}
+	x.notBefore = now.Add(attemptPause)
+	if bound := x.since.Add(c.opt.Protection.Fairness); bound.After(now) {
+		x.notBefore = earlier(x.notBefore, bound)
 	}
 }
 

@@ -74,6 +74,59 @@ func TestServe_AttemptsThatChangeNothing_AreSpacedOut(t *testing.T) {
 	}
 }
 
+// Whatever its attempts before came to, a model in use gives no more leases from the
+// instant on at which another has waited for as long as fairness asks.
+func TestServe_ManyAttemptsBeforeFairnessEnds_DrainsAtThatInstant(t *testing.T) {
+	for name, last := range map[string]struct {
+		at    time.Duration
+		taken bool // between the last plan and its first step
+	}{
+		"the pause after the last would outlast it": {at: 980 * time.Millisecond},
+		"the last plan names what is in use again":  {at: 950 * time.Millisecond, taken: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 10, 0, sized("a", 6), sized("b", 6))
+			b.load("a")
+			gate := b.entry("a").Gate.(*fakeGate)
+			gate.Grant()
+			gate.Grant()
+			w := b.join("b")
+			b.step()
+			next := func(at time.Duration) { // a lease ends, and another begins
+				b.now = w.Since.Add(at)
+				b.release("a")
+				gate.Grant()
+				b.step()
+			}
+			for range 40 {
+				next(100 * time.Millisecond)
+			}
+			b.now = w.Since.Add(last.at)
+			if last.taken {
+				gate.leases = 0
+				b.plan = func(v *tier.View, need *tier.Need) tier.Plan {
+					p := b.toRAM(v, need)
+					gate.leases = 2
+					return p
+				}
+			}
+			b.c.Released(b.entry("a"))
+			wake := b.step()
+			b.plan = b.toRAM
+			if bound := w.Since.Add(time.Second); wake.After(bound) {
+				t.Fatalf("it rests until %v after fairness", wake.Sub(bound))
+			}
+			if !gate.open {
+				t.Fatal("a drains too early")
+			}
+			next(time.Second)
+			if gate.open {
+				t.Error("a still gives leases")
+			}
+		})
+	}
+}
+
 // Whatever happens, a Step does a bounded amount of work.
 func TestStep_PlansThatAlwaysBreak_ReturnsAndEndsInTheEnd(t *testing.T) {
 	b := newBench(t, 10, 10, sized("a", 4), sized("b", 4), sized("c", 4))

@@ -73,7 +73,7 @@ func (c *Core) serveUnderPressure(x *demand, now time.Time) bool {
 		c.serveInPlace(x, now)
 		return true
 	}
-	x.attempt(now)
+	c.attempt(x, now)
 	c.pursue(x, &plan{demand: x, steps: []*step{c.stepOf(e, there, tier.ReasonDemand, "was asked for, and memory is short")}}, now)
 	return true
 }
