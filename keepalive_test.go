@@ -223,6 +223,7 @@ func TestStandbyFor_IdleInSwap_GoesToStorage(t *testing.T) {
 		cfg := standby(kept(model("a", 2), time.Minute), home(model("b", 1), tier.Swap))
 		cfg.StandbyFor = time.Hour
 		r := newRig(t, cfg)
+		synctest.Wait() // b is on its way home
 		r.use("a")
 		r.wantLeaves("a", tier.Swap, time.Minute)
 		r.wantLeaves("a", tier.Storage, time.Hour-time.Millisecond)
@@ -230,7 +231,7 @@ func TestStandbyFor_IdleInSwap_GoesToStorage(t *testing.T) {
 		r.wantLeaves("a", tier.Swap, time.Minute)
 		r.wantLeaves("a", tier.Storage, time.Hour-time.Millisecond)
 		r.wantAt("b", tier.Storage)
-		r.wantMoves("load a", "load b", "demote a", "unload b", "unload a", "load a", "demote a", "unload a")
+		r.wantMoves("load b", "load a", "demote a", "unload b", "unload a", "load a", "demote a", "unload a")
 	})
 }
 
