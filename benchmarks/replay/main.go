@@ -40,6 +40,7 @@ type options struct {
 	policies   []string
 	real       bool
 	hints      float64
+	cached     float64
 	json       bool
 	seed       uint64
 	without    optimizer.Part
@@ -53,6 +54,7 @@ func main() {
 	flag.StringVar(&names, "policies", "lru,lfu,gdsf,learned", "placements to play")
 	flag.StringVar(&clock, "clock", "trace", "trace: time stands still while a request is served; real: it does not")
 	flag.Float64Var(&o.hints, "hints", 0, "share of the requests that are announced when the one before arrives, 0 to 1")
+	flag.Float64Var(&o.cached, "cached", 0, "GB beside the limit of ram that cached bytes may take; 0: nothing is cached")
 	flag.StringVar(&without, "without", "", "parts that the learned placement lacks: interarrival, logit, prefetch")
 	flag.BoolVar(&o.json, "json", false, "print one object a line")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the workloads of its own making")
@@ -100,6 +102,9 @@ func (o *options) parse(capacities, names, clock, without string) error {
 	if !(o.hints >= 0 && o.hints <= 1) {
 		return fmt.Errorf("hints %v must be from 0 to 1", o.hints)
 	}
+	if !(o.cached >= 0 && o.cached <= 1e9) {
+		return fmt.Errorf("cached %v must be GB, from 0 to 1e9", o.cached)
+	}
 	return nil
 }
 
@@ -120,7 +125,7 @@ func replay(o *options, bubble func(string, func(*testing.T))) error {
 				if !o.plays(p.name) {
 					continue
 				}
-				r := &run{trace: t, capacity: c, policy: p.name, make: func() tier.Placement { return p.make(o.without) }, real: o.real, hints: o.hints}
+				r := &run{trace: t, capacity: c, policy: p.name, make: func() tier.Placement { return p.make(o.without) }, real: o.real, hints: o.hints, cached: o.cached}
 				var f figures
 				var err error
 				began := time.Now()
@@ -131,7 +136,7 @@ func replay(o *options, bubble func(string, func(*testing.T))) error {
 				f.Took = time.Since(began)
 				rows = append(rows, row{run: r, figures: f})
 			}
-			rep.add(t, c, rows, bound(t, c))
+			rep.add(t, c, rows, bound(t, c, o.cached))
 		}
 	}
 	return rep.close()

@@ -109,6 +109,9 @@ func TestTransfer_PlusUseInTheNewPlace_IsTheCostOfTheOld(t *testing.T) {
 		{where{}, where{ram: gb, swap: gb}},
 		{where{swap: size}, where{ram: size}},
 		{where{swap: 2 * gb}, where{ram: size}},
+		{where{cached: gb}, where{ram: size}},
+		{where{cached: gb}, where{ram: gb, swap: gb}},
+		{where{swap: size, cached: gb}, where{ram: 2 * gb, swap: 2 * gb}},
 		{where{ram: gb, swap: gb}, where{ram: 2 * gb, swap: 2 * gb}},
 	} {
 		_, took := transfer(c.from, c.to)
@@ -146,10 +149,36 @@ func TestPlay_HalfIsAnnounced_PeopleWaitLess(t *testing.T) {
 	}
 }
 
+func TestPlay_PageCache_PeopleWaitLessAndTheBoundHolds(t *testing.T) {
+	c := capacity{5, 10}
+	r := &run{trace: quick(), capacity: c, make: func() tier.Placement { return optimizer.New() }}
+	without := playIn(t, r)
+	r.cached = 1.2
+	with := playIn(t, r)
+	if least := bound(r.trace, c, r.cached); with.Mean >= without.Mean || with.Mean < least.Mean {
+		t.Errorf("with 1.2 GB of cached bytes the mean wait is %v s, without %v s; the bound is %v s", with.Mean, without.Mean, least.Mean)
+	}
+}
+
+func TestMover_PageCacheIsFull_KernelTakesWhatWasNotTouchedForLongest(t *testing.T) {
+	const gb = tier.Bytes(1e9)
+	m := &mover{at: make(map[string]where), room: 5 * gb}
+	for _, name := range []string{"a", "b"} {
+		m.use(&tier.Model{Name: name, Size: 2 * gb})
+	}
+	m.use(&tier.Model{Name: "a", Size: 2 * gb})
+	if err := m.Move(t.Context(), tier.Move{Model: tier.Model{Name: "c", Size: 2 * gb}, To: tier.RAM}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if a, b, c := m.where("a"), m.where("b"), m.where("c"); a.cached != 2*gb || b.cached != gb || c.ram != 2*gb {
+		t.Errorf("a %+v, b %+v, c %+v; want b to have lost a GB", a, b, c)
+	}
+}
+
 func TestPlay_EveryPolicy_NoneBeatsTheBound(t *testing.T) {
 	tr := quick()
 	c := capacity{5, 10}
-	least := bound(tr, c)
+	least := bound(tr, c, 0)
 	for _, p := range placements {
 		f := playIn(t, &run{trace: tr, capacity: c, policy: p.name, make: func() tier.Placement { return p.make(0) }})
 		if f.Mean < least.Mean || f.Mean <= 0 || f.P99 < f.P50 || f.Warm <= 0 || f.Warm > 1 {
@@ -213,7 +242,7 @@ func TestProgram_EveryClockAndHints_ALineForEachPolicyAndTheBound(t *testing.T) 
 		fmt.Fprintf(&models, "%s,%g,-\n", tr.models[i].Name, gb(tr.models[i].Size))
 	}
 	writeTrace(t, dir, "quick", rows.String(), models.String(), models.String())
-	for _, args := range [][]string{nil, {"-clock", "real"}, {"-hints", "0.5"}} {
+	for _, args := range [][]string{nil, {"-clock", "real"}, {"-hints", "0.5"}, {"-cached", "1.2"}} {
 		c := exec.CommandContext(t.Context(), os.Args[0], append([]string{"-traces", dir, "-json", "-capacities", "5/10,16/32"}, args...)...)
 		c.Env = append(os.Environ(), asProgram+"=1")
 		c.Stderr = os.Stderr
@@ -271,7 +300,7 @@ func benchReplay(b *testing.B, tr *trace) {
 		play(func() tier.Placement { return optimizer.New() }, &learned)
 	}
 	b.ReportMetric(learned.Mean/lru.Mean, "x-lru")
-	b.ReportMetric(learned.Mean/bound(tr, c).Mean, "x-bound")
+	b.ReportMetric(learned.Mean/bound(tr, c, 0).Mean, "x-bound")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(2*len(tr.at)), "ns/request")
 }
 

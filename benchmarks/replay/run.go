@@ -27,13 +27,14 @@ type run struct {
 	make     func() tier.Placement
 	real     bool    // the clock
 	hints    float64 // share of requests that are announced
+	cached   float64 // GB beside the limit of ram that the page cache may take
 }
 
 // figures are what a run comes to.
 type figures struct {
 	Mean, P50, P99 float64 // seconds that a request waited
 	Moved          float64 // GB read from a colder place, by request
-	Warm           float64 // share of the bytes asked for that were in ram
+	Warm           float64 // share of the bytes asked for that were in ram, or cached
 	Took           time.Duration
 }
 
@@ -41,15 +42,21 @@ type figures struct {
 func (r *run) play(ctx context.Context) (figures, error) {
 	mv := &mover{real: r.real, at: make(map[string]where)}
 	const endless = 1 << 60
+	probe := func(context.Context) (tier.Memory, error) {
+		return tier.Memory{Total: endless, Available: endless}, nil
+	}
+	var moves tier.Mover = mv
+	if r.cached > 0 {
+		mv.room = tier.Bytes((r.capacity.ram + r.cached) * 1e9)
+		probe, moves = mv.memory, cacher{mv}
+	}
 	m, err := modeltier.New(modeltier.Config{
 		Models:    slices.Clone(r.trace.library(r.capacity.ram)),
 		Limits:    tier.Limits{RAM: tier.Bytes(r.capacity.ram * 1e9), Swap: tier.Bytes(r.capacity.swap * 1e9), MaxModel: tier.Unlimited},
-		Mover:     mv,
+		Mover:     moves,
 		Placement: r.make(),
-		Probe: tier.MemoryProbeFunc(func(context.Context) (tier.Memory, error) {
-			return tier.Memory{Total: endless, Available: endless}, nil
-		}),
-		MaxWait: 24 * time.Hour, MaxQueue: 1 << 20, MaxQueueModel: 1 << 20, // no request gives up
+		Probe:     tier.MemoryProbeFunc(probe),
+		MaxWait:   24 * time.Hour, MaxQueue: 1 << 20, MaxQueueModel: 1 << 20, // no request gives up
 		ProbeEvery: 30 * time.Second,
 	})
 	if err != nil {
@@ -79,6 +86,7 @@ func (r *run) playTrace(ctx context.Context, m *modeltier.Manager, mv *mover) (f
 		if err != nil {
 			return figures{}, fmt.Errorf("request %d for %s: %w", i, model.Name, err)
 		}
+		mv.use(model)
 		lease.Release()
 		announce(i)
 		synctest.Wait() // what can be done at this moment is
@@ -108,6 +116,7 @@ func (r *run) playReal(ctx context.Context, m *modeltier.Manager, mv *mover) (fi
 			if err == nil {
 				use, _ := mv.where(model.Name).cost(model.Size)
 				time.Sleep(use)
+				mv.use(model)
 				lease.Release()
 			}
 			mu.Lock()
@@ -178,8 +187,12 @@ const (
 )
 
 // where is the place of a model's bytes: what is in ram, and in swap. The rest is
-// in storage.
-type where struct{ ram, swap tier.Bytes }
+// in storage. What of those two is cached costs what ram does; it is taken to be in
+// swap first.
+type where struct{ ram, swap, cached tier.Bytes }
+
+// paid returns the place that costs the same without cached bytes.
+func (w where) paid() where { return where{ram: w.ram + w.cached, swap: max(w.swap-w.cached, 0)} }
 
 // at returns the place of a model that a move has brought.
 func at(mv *tier.Move) where {
@@ -194,6 +207,7 @@ func at(mv *tier.Move) where {
 
 // cost is what a request pays for a model in that place.
 func (w where) cost(size tier.Bytes) (wait time.Duration, warm tier.Bytes) {
+	w = w.paid()
 	return seconds(secondsRAM*gb(w.ram) + secondsSwap*gb(w.swap) + secondsStorage*gb(size-w.ram-w.swap)), w.ram
 }
 
@@ -204,20 +218,22 @@ func gb(b tier.Bytes) float64 { return float64(b) / 1e9 }
 // that were not announced do.
 type mover struct {
 	real bool
+	room tier.Bytes // of the page cache and ram together; 0: what gives way is not cached
 
 	mu        sync.Mutex // guards the rest
 	at        map[string]where
+	touched   []string   // models that have cached bytes, longest untouched first
 	announced string     // the model that is asked for next, if that was said
 	moved     tier.Bytes // read from a colder place
 }
 
 // Move implements tier.Mover.
 func (m *mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	name := mv.Model.Name
 	m.mu.Lock()
-	from, announced := m.at[mv.Model.Name], m.announced == mv.Model.Name
+	_, took := transfer(m.at[name], m.after(m.at[name], &mv))
+	announced := m.announced == name
 	m.mu.Unlock()
-	to := at(&mv)
-	bytes, took := transfer(from, to)
 	if took > 0 && (m.real || !announced && tier.InBackground(ctx)()) {
 		t := time.NewTimer(took)
 		defer t.Stop()
@@ -229,19 +245,104 @@ func (m *mover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.at[mv.Model.Name] = to
+	to := m.after(m.at[name], &mv)
+	bytes, _ := transfer(m.at[name], to)
 	m.moved += bytes
+	m.put(name, to)
 	return nil
+}
+
+// after returns the place of a model after a move. What leaves ram stays cached.
+func (m *mover) after(from where, mv *tier.Move) where {
+	to := at(mv)
+	if m.room > 0 {
+		to.cached = max(from.ram+from.cached-to.ram, 0)
+	}
+	return to
+}
+
+// use has a model used in its place: its bytes pass through the page cache.
+func (m *mover) use(model *tier.Model) {
+	if m.room == 0 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.at[model.Name]
+	w.cached = model.Size - w.ram
+	m.put(model.Name, w)
+}
+
+// put records the place of a model. For what the page cache has no room for then, the
+// kernel takes what was not touched for longest. m.mu is held.
+func (m *mover) put(name string, w where) {
+	m.at[name] = w
+	if m.room == 0 {
+		return
+	}
+	m.touched = slices.DeleteFunc(m.touched, func(other string) bool { return other == name })
+	if w.cached > 0 {
+		m.touched = append(m.touched, name)
+	}
+	var over tier.Bytes = -m.room
+	for _, w := range m.at {
+		over += w.ram + w.cached
+	}
+	for _, name := range m.touched {
+		if over <= 0 {
+			break
+		}
+		w := m.at[name]
+		n := min(over, w.cached)
+		w.cached -= n
+		over -= n
+		m.at[name] = w
+	}
 }
 
 // transfer returns the bytes that a move reads, and how long that takes. Together
 // with what the request pays to use the model in its new place, that is what the
 // place it was found in costs.
 func transfer(from, to where) (bytes tier.Bytes, took time.Duration) {
+	from, to = from.paid(), to.paid()
 	out := max(to.ram+to.swap-from.ram-from.swap, 0) // of storage
 	up := max(to.ram-from.ram, 0)                    // into ram
 	through := max(up-from.swap, 0)                  // both at once
 	return out + up - through, seconds((secondsStorage-secondsSwap)*gb(out) + (secondsSwap-secondsRAM)*gb(up))
+}
+
+// memory implements tier.MemoryProbe: cached bytes are available.
+func (m *mover) memory(context.Context) (tier.Memory, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	free := m.room
+	for _, w := range m.at {
+		free -= w.ram
+	}
+	return tier.Memory{Total: m.room, Available: free}, nil
+}
+
+// cacher is a mover that leaves what gives way in the page cache.
+type cacher struct{ *mover }
+
+// Cached implements tier.Cacher.
+func (m cacher) Cached(_ context.Context, model string) (tier.Bytes, error) {
+	return m.where(model).cached, nil
+}
+
+// Resident implements tier.Residenter.
+func (m cacher) Resident(_ context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	return m.where(model).ram, 0, nil
+}
+
+// Uncache implements tier.Cacher.
+func (m cacher) Uncache(_ context.Context, model string, n tier.Bytes) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.at[model]
+	w.cached = max(w.cached-n, 0)
+	m.at[model] = w
+	return nil
 }
 
 // Divisible implements tier.Divider.
@@ -279,7 +380,8 @@ func (m *mover) read() tier.Bytes {
 // bound plays a trace on a machine as if the future were known, byte by byte and
 // moving nothing up that is not asked for. What a request waits for does not
 // depend on the clock: the bound knows no queues.
-func bound(t *trace, c capacity) figures {
+// Cached bytes cost what ram does: they are room in it.
+func bound(t *trace, c capacity, cached float64) figures {
 	began := time.Now()
 	models := t.library(c.ram)
 	sizes := make([]tier.Bytes, len(models))
@@ -289,7 +391,7 @@ func bound(t *trace, c capacity) figures {
 	var tally tally
 	var moved tier.Bytes
 	k := 0
-	for f := range policies.Belady(sizes, t.who, tier.Bytes(c.ram*1e9), tier.Bytes(c.swap*1e9)) {
+	for f := range policies.Belady(sizes, t.who, tier.Bytes((c.ram+cached)*1e9), tier.Bytes(c.swap*1e9)) {
 		wait := f.Wait(secondsRAM/1e9, secondsSwap/1e9, secondsStorage/1e9)
 		tally.add(seconds(wait), f.RAM, sizes[t.who[k]])
 		moved += f.Swap + f.Storage // all of it is read for use
