@@ -24,6 +24,11 @@
 // processes from hiding. The freezer of cgroup v1 is not used: it would keep a killed
 // engine alive.
 //
+// An engine counts as ready once its health page says so and the socket that answers is
+// seen to be one of its processes': a program that took the port first does not pass for
+// it. Where that cannot be seen (outside Linux, or processes of another user),
+// Status.Lacks says so, and who answers is believed.
+//
 // The package does not promise to see memory of a GPU, which procfs does not show
 // (declare it in Model.Runtime); to freeze or page out without the right to
 // (CAP_SYS_NICE for paging out); to preserve requests in flight across a move (a

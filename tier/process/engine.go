@@ -323,12 +323,13 @@ func (o *Options) allowed(model *tier.Model) tier.Bytes {
 type Fault string
 
 const (
-	CannotStart  Fault = "cannot be started"                 // no such program, no right to run it
-	ExitedEarly  Fault = "exited before it was ready"        //
-	NeverReady   Fault = "was not ready in time"             // its health page did not answer 2xx
-	TookTooMuch  Fault = "takes more memory than it may"     // see Options.Excess
-	Unresponsive Fault = "does not answer after its standby" // thawed or woken, but not ready
-	Crashed      Fault = "crashed"                           // exited, though it was not told to, while ready or in standby
+	CannotStart  Fault = "cannot be started"                    // no such program, no right to run it
+	ExitedEarly  Fault = "exited before it was ready"           //
+	NeverReady   Fault = "was not ready in time"                // its health page did not answer 2xx
+	PortTaken    Fault = "has lost its port to another program" // which took it before the engine could listen, three times
+	TookTooMuch  Fault = "takes more memory than it may"        // see Options.Excess
+	Unresponsive Fault = "does not answer after its standby"    // thawed or woken, but not ready
+	Crashed      Fault = "crashed"                              // exited, though it was not told to, while ready or in standby
 )
 
 // EngineError is an engine that failed. It unwraps to tier.ErrMove and to Err.
@@ -390,6 +391,11 @@ func (e *EngineError) Suggestions() []string {
 		return []string{
 			"Check that it listens on 127.0.0.1 at {port}, and that Engine.Health names a page that answers 2xx once it is ready.",
 			"A large model on a slow device may need a longer StartTimeout, of the Engine or in Options.",
+		}
+	case PortTaken:
+		return []string{
+			"Try again: each start has another port.",
+			"If the command hands the engine to a daemon, as docker run does, run the engine itself: who answers has to be one of the processes that the command starts.",
 		}
 	case TookTooMuch:
 		return []string{

@@ -53,6 +53,7 @@ type fake struct {
 	Deaf     bool   // its port takes connections and never answers
 	Exit     int    // ends at once with this status
 	Taken    bool   // its port is taken by another process the first time
+	Yields   string // a file; it does not listen before that names a port, nor on that
 	Stubborn bool   // ignores SIGTERM
 	Mute     bool   // never answers when asked to shut down
 	Lingers  bool   // takes a moment to end when terminated
@@ -156,6 +157,12 @@ func fakeEngine(args []string) int {
 			}
 			return 1
 		}
+	}
+	for f.Yields != "" {
+		if b, _ := os.ReadFile(f.Yields); len(b) > 0 && string(b) != fmt.Sprint(*port) {
+			break
+		}
+		time.Sleep(time.Millisecond)
 	}
 	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", *port))
 	if err != nil {

@@ -28,7 +28,7 @@ func (m *Mover) start(ctx context.Context, s *slot, rep *report) error {
 			return &EngineError{Model: s.name, Fault: CannotStart, Command: s.engine.Command, Err: err}
 		}
 		err = m.startOn(ctx, s, port, rep)
-		if ee, ok := errors.AsType[*EngineError](err); !ok || ee.Fault != ExitedEarly || try == maxStarts || !portTaken(port) {
+		if err == nil || try == maxStarts || !lostPort(err, port) {
 			return err
 		}
 		m.log.Info("the port of an engine was taken, it gets another", "model", s.name, "port", port)
@@ -105,6 +105,9 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	}
 	err = m.awaitReady(ctx, c, &s.engine, m.opts.startTimeout(&s.engine), NeverReady, func() error { return m.sample(s, c, ahead, rep) })
 	if err != nil {
+		return m.abandon(s, err)
+	}
+	if err := m.checkListener(c); err != nil {
 		return m.abandon(s, err)
 	}
 	seen, err := m.look(c, true)

@@ -44,6 +44,11 @@ type system struct {
 	// cannot be listed now, as when we have too many open files.
 	members func(pid int, mark string) ([]int, error)
 
+	// listener returns a process that is none of the engine's and gets connections to
+	// a port of 127.0.0.1, or 0 if the engine gets them. An error means that it cannot
+	// be seen.
+	listener func(port, leader int, members []int) (stranger int, err error)
+
 	// cgroup makes the cgroup of one engine under parent, "" for the cgroup that this
 	// process is in.
 	cgroup func(parent, mark string) (cgroup, error)
@@ -127,10 +132,11 @@ type cgroup interface {
 
 // What may be found not to work here, as Status names it.
 const (
-	lackCgroup  = "cgroup"
-	lackReaper  = "reaper"
-	lackPageOut = "process_madvise"
-	lackReclaim = "memory.reclaim"
+	lackCgroup   = "cgroup"
+	lackReaper   = "reaper"
+	lackPageOut  = "process_madvise"
+	lackReclaim  = "memory.reclaim"
+	lackListener = "listener"
 )
 
 // lacks is what was found not to work here.

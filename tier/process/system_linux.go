@@ -23,6 +23,7 @@ func newSystem() *system {
 	s.isolate, s.dies = isolate, true
 	s.awaitExit = awaitExit
 	s.members, s.suspended = p.members, p.suspended
+	s.listener = p.listener
 	s.usage, s.regions = p.usage, p.regions
 	s.cgroup = newCgroup
 	s.register, s.endOrphans = register, p.endOrphans
