@@ -1,6 +1,7 @@
 package hotload
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -21,7 +22,9 @@ const (
 	ggufMaxDimensions = 4
 	ggufMaxNesting    = 4 // arrays in arrays
 	ggufMaxText       = 1 << 10
-	ggufMaxKept       = 64
+	ggufMaxTemplate   = 1 << 20 // of a chat template that is searched; real ones have some 10 KiB
+	ggufMaxKept       = 128     // values that are kept of keys that look wanted
+	ggufMaxList       = 512     // elements of an array that is kept: one for each layer, of which llama.cpp has no more
 	ggufMaxShards     = 1 << 16
 )
 
@@ -46,14 +49,17 @@ func ReadGGUF(r io.ReaderAt, size int64) (Info, error) {
 // ggufReader reads one header from start to end.
 type ggufReader struct {
 	bufReader
-	info Info
-	kept map[string]ggufValue // the metadata that is used
+	info  Info
+	kept  map[string]ggufValue // the metadata that is used
+	tally *weightTally         // of the tensors; nil: it is not wanted
 }
 
-// ggufValue is one scalar of the metadata.
+// ggufValue is one value of the metadata.
 type ggufValue struct {
 	text   string
-	number uint64 // of an unsigned integer, a positive integer or a bool
+	number uint64   // of an unsigned integer, a positive integer or a bool
+	list   []uint64 // of an array of those, if it is kept
+	count  uint64   // of the elements of an array, kept or not
 }
 
 func (g *ggufReader) read() (Info, error) {
@@ -81,16 +87,21 @@ func (g *ggufReader) read() (Info, error) {
 }
 
 // keeps reports whether the value of the key is used. Some keys begin with the name
-// of the architecture, which may follow later in the file: a number of those that
-// end like them are kept.
+// of the architecture, which may follow later in the file: until then a number of those
+// that end like them are kept.
 func (g *ggufReader) keeps(key string) bool {
 	switch key {
 	case "general.architecture", "general.name", "general.type", "general.file_type", "general.alignment",
-		"split.no", "split.count", "tokenizer.chat_template", "tokenizer.ggml.model",
+		"general.license", "general.author", "general.organization",
+		"split.no", "split.count", "tokenizer.ggml.model", "tokenizer.ggml.tokens",
 		"clip.has_vision_encoder", "clip.has_audio_encoder":
 		return true
 	}
-	return len(g.kept) < ggufMaxKept && (strings.HasSuffix(key, ".context_length") || strings.HasSuffix(key, ".pooling_type"))
+	prefix, rest, _ := strings.Cut(key, ".")
+	if a, known := g.kept["general.architecture"]; known && a.text != prefix {
+		return false
+	}
+	return len(g.kept) < ggufMaxKept && shapeKeys[rest]
 }
 
 func (g *ggufReader) readMetadata(pairs uint64) {
@@ -101,11 +112,41 @@ func (g *ggufReader) readMetadata(pairs uint64) {
 	for i := uint64(0); i < pairs && g.err == nil; i++ {
 		key := g.name("metadata key", 1, ggufMaxKey)
 		g.fail(keys.add("metadata key", key))
-		if kind := g.uint32(); kind == ggufArray || !g.keeps(key) {
+		switch kind := g.uint32(); {
+		case strings.HasPrefix(key, chatTemplateKey) && kind == ggufString:
+			g.readTemplate(key)
+		case !g.keeps(key):
 			g.skipValue(kind, 0)
-		} else {
+		case kind == ggufArray:
+			g.kept[key] = g.readList()
+		default:
 			g.kept[key] = g.readScalar(kind)
 		}
+	}
+}
+
+// chatTemplateKey is the key of the template, and begins those of further ones, such as
+// tokenizer.chat_template.tool_use.
+const chatTemplateKey = "tokenizer.chat_template"
+
+// readTemplate notes that there is a chat template, and whether it mentions tools.
+func (g *ggufReader) readTemplate(key string) {
+	n := g.uint64()
+	if !g.expect("bytes of a text", n, 1) {
+		return
+	}
+	end := g.pos + int64(n)
+	g.info.ChatTemplate = g.info.ChatTemplate || key == chatTemplateKey
+	var tail []byte // of the piece before: a word may lie across
+	for left := min(n, ggufMaxTemplate); left > 0 && g.err == nil && !g.info.Tools; {
+		piece := min(left, bufferBytes/2)
+		tail = append(tail, g.take(int(piece))...)
+		g.info.Tools = mentionsTools(tail)
+		tail = append(tail[:0], tail[max(len(tail)-maxToolsWord, 0):]...)
+		left -= piece
+	}
+	if g.err == nil {
+		g.pos = end
 	}
 }
 
@@ -128,9 +169,13 @@ func (g *ggufReader) describe(tensors uint64) {
 	info.Architecture = text("general.architecture")
 	info.Title = text("general.name")
 	info.Quantisation = fileTypeName(g.kept)
-	if n := number(info.Architecture + ".context_length"); n <= math.MaxInt32 {
-		info.ContextLength = int64(n)
+	for key, to := range map[string]*int64{".context_length": &info.ContextLength, ".block_count": &info.Layers, ".embedding_length": &info.Width} {
+		if n := number(info.Architecture + key); n <= math.MaxInt32 {
+			*to = int64(n)
+		}
 	}
+	info.Maker = cmp.Or(text("general.organization"), text("general.author"))
+	info.Licence = text("general.license")
 	if count, no := number("split.count"), number("split.no"); count > ggufMaxShards || count > 1 && no >= count {
 		g.fault("says that it is shard %d of %d", no+1, count)
 	} else if count > 1 {
@@ -171,7 +216,7 @@ func (g *ggufReader) capabilities() []string {
 	if !known && (g.info.ContextLength > 0 || has("tokenizer.ggml.model")) {
 		what = textGeneration
 	}
-	return withChat(what, has("tokenizer.chat_template"))
+	return generating(what, g.info.ChatTemplate, g.info.Tools, g.kept[g.info.Architecture+".vision.block_count"].number > 0)
 }
 
 // readTensors reads the tensor descriptions and checks that the file holds the
@@ -236,7 +281,8 @@ func (g *ggufReader) readTensor(alignment uint64, names *uniqueNames) (t ggufTen
 	if !ok {
 		fault("of more elements than can be counted")
 	}
-	t.elements, t.kind = elements, ggmlTypeOf(g.uint32())
+	number := g.uint32()
+	t.elements, t.kind = elements, ggmlTypeOf(number)
 	offset := g.uint64()
 	if offset%alignment != 0 {
 		fault("at offset %d, which is no multiple of %d", offset, alignment)
@@ -253,6 +299,9 @@ func (g *ggufReader) readTensor(alignment uint64, names *uniqueNames) (t ggufTen
 	}
 	if t.end = offset + t.bytes; max(offset, t.end) > math.MaxInt64 {
 		fault("beyond the end of any file")
+	}
+	if g.tally != nil {
+		g.tally.add(name, number, shape, t.bytes)
 	}
 	return t
 }
@@ -306,6 +355,10 @@ func (g *ggufReader) skipArray(depth int) {
 		return
 	}
 	kind, count := g.uint32(), g.uint64()
+	g.skipElements(kind, count, depth)
+}
+
+func (g *ggufReader) skipElements(kind uint32, count uint64, depth int) {
 	if width := g.width(kind); width > 0 {
 		g.skip("bytes of an array", min(count, math.MaxInt64/8)*uint64(width)) // still longer than any file
 		return
@@ -318,6 +371,24 @@ func (g *ggufReader) skipArray(depth int) {
 	for i := uint64(0); i < count && g.err == nil; i++ {
 		g.skipValue(kind, depth)
 	}
+}
+
+// readList reads an array of integers or truth values, if it is short, and else counts
+// its elements. A negative element reads as zero.
+func (g *ggufReader) readList() (v ggufValue) {
+	kind, count := g.uint32(), g.uint64()
+	v.count = count
+	switch kind {
+	case ggufUint8, ggufInt8, ggufUint16, ggufInt16, ggufUint32, ggufInt32, ggufUint64, ggufInt64, ggufBool:
+		if count <= ggufMaxList {
+			for i := uint64(0); i < count && g.err == nil; i++ {
+				v.list = append(v.list, g.readScalar(kind).number)
+			}
+			return v
+		}
+	}
+	g.skipElements(kind, count, 1)
+	return v
 }
 
 // readScalar reads a value that is not an array. A text that is too long, a negative

@@ -29,7 +29,7 @@ func TestReadGGUF_ChatModel_SaysWhatItIs(t *testing.T) {
 		want := Info{
 			Format: FormatGGUF, Title: "Small Llama", Architecture: "llama",
 			TensorBytes: 4*144 + 1024, Tensors: 2, Parameters: 1024 + 256, ContextLength: 4096,
-			Quantisation: "Q4_K_M", Capabilities: []string{"text-generation", "chat"},
+			Quantisation: "Q4_K_M", Capabilities: []string{"text-generation", "chat"}, ChatTemplate: true,
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("version %d (-want +got):\n%s", version, diff)
@@ -84,6 +84,52 @@ func TestReadGGUF_KindsOfModels_CapabilitiesAndRoles(t *testing.T) {
 	vocabulary := newGGUF("llama").set("tokenizer.ggml.model", "gpt2")
 	if info, err := readGGUF(vocabulary.bytes()); err != nil || info.Role != RoleAuxiliary || info.Capabilities != nil {
 		t.Errorf("a vocabulary is %+v, %v", info, err)
+	}
+}
+
+func TestReadGGUF_Inspection_WhatIsThere(t *testing.T) {
+	g := newGGUF("qwen3").set("general.organization", "Qwen").set("general.author", "A. Person").set("general.license", "apache-2.0").
+		set("qwen3.block_count", uint32(28)).set("qwen3.embedding_length", uint32(1024)).set("qwen3.context_length", uint32(4096)).
+		set("llama.block_count", uint32(5)).set("qwen3.vision.block_count", uint32(12)).
+		set("tokenizer.chat_template", strings.Repeat(" ", 100_000)+"{% if tools %}{{ tools }}{% endif %}").tensor("t", 0, 8)
+	info, err := readGGUF(g.bytes())
+	if err != nil || info.Layers != 28 || info.Width != 1024 || info.Maker != "Qwen" || info.Licence != "apache-2.0" || !info.ChatTemplate || !info.Tools {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if diff := cmp.Diff([]string{"text-generation", "chat", "tools", "vision"}, info.Capabilities); diff != "" {
+		t.Errorf("capabilities (-want +got):\n%s", diff)
+	}
+	labels := info.Model("/m").Labels
+	if labels["layers"] != "28" || labels["maker"] != "Qwen" || labels["licence"] != "apache-2.0" {
+		t.Errorf("labels: %v", labels)
+	}
+	if info, err := readGGUF(newGGUF("llama").set("general.author", "A. Person").tensor("t", 0, 8).bytes()); err != nil || info.Maker != "A. Person" {
+		t.Errorf("without an organisation: %+v, %v", info, err)
+	}
+}
+
+func TestReadGGUF_ChatTemplate_MentionsToolsOrNot(t *testing.T) {
+	for _, tt := range []struct {
+		templates []string // by key, from tokenizer.chat_template on
+		tools     bool
+	}{
+		{[]string{"{{ messages }}"}, false},
+		{[]string{"{%- if tools is defined %}"}, true},
+		{[]string{"{{ message.tool_calls }}"}, true},
+		{[]string{"{{ message['tool_call'] }}"}, true},
+		{[]string{"stools and toolset, tools_of_trade, mytools"}, false},
+		{[]string{strings.Repeat("x", bufferBytes/2-3) + " tools "}, true}, // across two pieces
+		{[]string{strings.Repeat(" ", ggufMaxTemplate) + "tools"}, false},  // beyond what is searched
+		{[]string{"plain", "{{ tools }}"}, true},                           // a template of its own for that
+	} {
+		g := newGGUF("llama")
+		for i, text := range tt.templates {
+			g.set("tokenizer.chat_template"+[]string{"", ".tool_use"}[i], text)
+		}
+		info, err := readGGUF(g.set("llama.context_length", uint32(7)).tensor("t", 0, 8).bytes())
+		if err != nil || info.Tools != tt.tools || !info.ChatTemplate || info.ContextLength != 7 {
+			t.Errorf("%.60q: %+v, %v", tt.templates, info, err)
+		}
 	}
 }
 

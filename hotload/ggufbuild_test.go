@@ -57,6 +57,10 @@ func ggufEncode(value any) (kind uint32, raw []byte) {
 		raw = binary.LittleEndian.AppendUint32(nil, ggufInt32)
 		raw = binary.LittleEndian.AppendUint64(raw, uint64(len(v)))
 		return ggufArray, append(raw, ggufFixed(v)...)
+	case []bool:
+		raw = binary.LittleEndian.AppendUint32(nil, ggufBool)
+		raw = binary.LittleEndian.AppendUint64(raw, uint64(len(v)))
+		return ggufArray, append(raw, ggufFixed(v)...)
 	case [][]string:
 		raw = binary.LittleEndian.AppendUint32(nil, ggufArray)
 		raw = binary.LittleEndian.AppendUint64(raw, uint64(len(v)))

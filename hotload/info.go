@@ -1,6 +1,7 @@
 package hotload
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -70,12 +71,18 @@ type Info struct {
 	TensorBytes tier.Bytes
 	Tensors     int64
 	Parameters  int64
-	// ContextLength is in tokens.
-	ContextLength int64
+	// ContextLength is in tokens, Layers counts transformer or other blocks, and Width is
+	// that of an embedding.
+	ContextLength, Layers, Width int64
 	// Quantisation is the number format of most weights: "Q4_K_M", "BF16".
 	Quantisation string
-	// Capabilities is a guess from the architecture and the rest of the header; empty
-	// if nothing indicates one.
+	// ChatTemplate: there is one. Tools: it mentions tools.
+	ChatTemplate, Tools bool
+	// Maker is who made the model, and Licence that which it is under, as the file says.
+	// They are printable.
+	Maker, Licence string
+	// Capabilities follow from the architecture, the pooling type, the chat template and
+	// the encoders that are there, and never from the name; empty if nothing indicates one.
 	Capabilities []string
 	// Shard of Shards, counted from 1, if the file is one of several of a model. Both
 	// are 0 for a single file and for a whole folder.
@@ -86,19 +93,20 @@ type Info struct {
 
 // Model returns the model that the Info describes. What tier.Model has no field for
 // becomes a label: format, architecture, quantisation, context_length, parameters,
-// title.
+// title, layers, maker, licence.
 func (i *Info) Model(path string) tier.Model {
 	labels := map[string]string{
 		"format":       i.Format.String(),
 		"architecture": i.Architecture,
 		"quantisation": i.Quantisation,
 		"title":        i.Title,
+		"maker":        i.Maker,
+		"licence":      i.Licence,
 	}
-	if i.ContextLength > 0 {
-		labels["context_length"] = strconv.FormatInt(i.ContextLength, 10)
-	}
-	if i.Parameters > 0 {
-		labels["parameters"] = strconv.FormatInt(i.Parameters, 10)
+	for key, n := range map[string]int64{"context_length": i.ContextLength, "parameters": i.Parameters, "layers": i.Layers} {
+		if n > 0 {
+			labels[key] = strconv.FormatInt(n, 10)
+		}
 	}
 	maps.DeleteFunc(labels, func(_, v string) bool { return v == "" })
 	return tier.Model{Name: i.Name, Path: path, Size: i.Size, Capabilities: slices.Clone(i.Capabilities), Labels: labels}
@@ -117,6 +125,7 @@ func printable(s string) string {
 const (
 	textGeneration      = "text-generation"
 	chat                = "chat"
+	toolUse             = "tools"
 	embeddings          = "embeddings"
 	reranking           = "reranking"
 	textClassification  = "text-classification"
@@ -127,16 +136,53 @@ const (
 	imageClassification = "image-classification"
 )
 
-// withChat returns what a model does: to chat as well, if it generates text and has a
-// template for that.
-func withChat(what string, template bool) []string {
-	switch {
-	case what == "":
+// withChat is generating of what has neither tools nor an encoder.
+func withChat(what string, template bool) []string { return generating(what, template, false, false) }
+
+// generating returns what a model does whose architecture does what: it also sees if it
+// has an encoder for that, and if it generates text, it chats and calls tools by its
+// template.
+func generating(what string, template, tools, sees bool) []string {
+	if what == "" {
 		return nil
-	case what == textGeneration && template:
-		return []string{what, chat}
 	}
-	return []string{what}
+	all := []string{what}
+	if what == textGeneration && template {
+		if all = append(all, chat); tools {
+			all = append(all, toolUse)
+		}
+	}
+	if sees {
+		all = append(all, vision)
+	}
+	return all
+}
+
+// toolsWords are what chat templates of models that call tools have in them: the list of
+// tools that they are given, or the calls in an answer. Source: the variables that
+// transformers passes to apply_chat_template, and OpenAI's message format.
+var toolsWords = []string{"tools", "tool_calls", "tool_call"}
+
+const maxToolsWord = 16 // bytes, with what is beside it
+
+// mentionsTools reports whether a part of a chat template has one of the words, not as a
+// part of another.
+func mentionsTools(template []byte) bool {
+	letter := func(at int) bool {
+		return at >= 0 && at < len(template) && (template[at] == '_' || template[at]|0x20 >= 'a' && template[at]|0x20 <= 'z')
+	}
+	for _, word := range toolsWords {
+		for at := 0; ; at += len(word) {
+			next := bytes.Index(template[at:], []byte(word))
+			if next < 0 {
+				break
+			}
+			if at += next; !letter(at-1) && !letter(at+len(word)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ggufArchitectures are values of general.architecture that indicate a capability.
