@@ -14,6 +14,7 @@ import (
 // the folders below. What is not listed may import none.
 var arrows = map[string][]string{
 	".":                {"tier", "internal/core", "internal/wire", "internal/state", "internal/outbox", "selector", "safety", "hotload", "optimizer", "tier/mapped"},
+	"internal/asuser":  {},
 	"internal/core":    {"tier"},
 	"internal/wire":    {"tier"},
 	"internal/state":   {"tier", "internal/regular"},

@@ -195,6 +195,18 @@ func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, files []weight
 	return nil
 }
 
+// checkPageOut finds out whether the weights of an engine can be paged out, so that Status
+// says so before the room is needed.
+func (m *Mover) checkPageOut(c *child) {
+	if m.sys.mayPageOut == nil {
+		return
+	}
+	err := m.sys.mayPageOut(c.pid)
+	if m.lacks.note(lackPageOut, err); err != nil && c.cgroup != nil {
+		m.lacks.note(lackReclaim, c.cgroup.reclaim(0))
+	}
+}
+
 func (m *Mover) advise(ctx context.Context, c *child, pids []int, files []weightFile, i int, from, end int64) error {
 	for _, pid := range pids {
 		regions, err := m.sys.regions(pid, files)

@@ -63,6 +63,7 @@ type fake struct {
 	Eat      int64  // bytes of memory beyond its weights
 	Noise    int    // lines that it prints
 	Flood    string // that it prints again and again without end
+	Private  bool   // lets no other process without privileges look into its memory
 	NoSleep  bool   // refuses to sleep
 	NoWake   bool   // refuses to wake
 	Trace    string // a file that gets a line for each thing done
@@ -109,6 +110,12 @@ func fakeEngine(args []string) int {
 				os.Stdout.Write(b)
 			}
 		}()
+	}
+	if f.Private {
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+			fmt.Println(err)
+			return 2
+		}
 	}
 	fmt.Println("engine starts on", *path)
 	if f.Exit != 0 {

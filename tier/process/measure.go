@@ -270,7 +270,7 @@ func (m *Mover) learn(s *slot, c *child, seen *sight, started time.Duration) tie
 	if gone || seen.usage.own() == 0 { // what has just exited has nothing; or nothing is seen here
 		return takes
 	}
-	if err := m.measures.learn(x, takes, seen.weights > 0 && !seen.maps(), started); err != nil {
+	if err := m.measures.learn(x, takes, seen.weights > 0 && !seen.maps() && seen.hidden == nil, started); err != nil {
 		m.notKept(s, err)
 	}
 	return takes

@@ -272,13 +272,13 @@ func needsCgroups(t *testing.T) {
 // needsPageOut skips what needs engines whose weights can be paged out.
 func needsPageOut(t *testing.T) {
 	t.Helper()
-	if err := mayPageOut(); err != nil {
+	if err := permitted(); err != nil {
 		t.Skip("process_madvise is not permitted here, which takes CAP_SYS_NICE: ", err)
 	}
 }
 
-// mayPageOut tries it on a process that has nothing at that address.
-var mayPageOut = sync.OnceValue(func() error {
+// permitted returns why this process may page out nothing of another.
+var permitted = sync.OnceValue(func() error {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), role+"=idle")
 	if err := cmd.Start(); err != nil {
@@ -286,7 +286,7 @@ var mayPageOut = sync.OnceValue(func() error {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	return pageOut(context.Background(), cmd.Process.Pid, []region{{size: 1 << 12}})
+	return mayPageOut(cmd.Process.Pid)
 })
 
 // eachFreezer runs a test with every way to find what is to be frozen.

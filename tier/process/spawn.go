@@ -115,6 +115,7 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 		return m.abandon(s, c.fail(Crashed, c.began, err))
 	}
 	m.learn(s, c, &seen, time.Since(c.began))
+	m.checkPageOut(c)
 	if excess := m.checkExcess(s, c, seen.needs()); excess != nil {
 		return m.abandon(s, excess)
 	}

@@ -64,6 +64,8 @@ func (m *Mover) freeze(ctx context.Context, s *slot) (err error) {
 	if s.engine.Standby != StandbyFreeze {
 		keeps := seen.usage.own().Plus(seen.usage.Locked)
 		switch frees := max(seen.mapped-seen.usage.Locked, 0); {
+		case seen.hidden != nil:
+			return fmt.Errorf("whether freezing would free anything cannot be seen: %w", seen.hidden)
 		case !seen.maps():
 			return fmt.Errorf("freezing would free nothing, as it maps %v of %v of weights", seen.mapped, seen.weights)
 		case keeps > frees.Plus(ownFloor):

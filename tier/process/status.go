@@ -3,6 +3,8 @@ package process
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -16,8 +18,17 @@ type sight struct {
 	weights tier.Bytes // the size of the files
 	mapped  tier.Bytes // of that in its address space
 	cached  tier.Bytes // of that in memory
+	by      string     // what tells mapped and cached; see ModelStatus.Seen
+	hidden  error      // why mapped is not known; nil: it is
 	frozen  bool
 }
+
+// Values of ModelStatus.Seen.
+const (
+	byPageCache  = "page cache"
+	byPageTables = "page tables"
+	byNothing    = "nothing"
+)
 
 // maps reports whether most of the weights are mapped files: some engines copy a few
 // tensors.
@@ -60,7 +71,7 @@ func (m *Mover) look(c *child, pages bool) (sight, error) {
 		return sight{}, nil
 	}
 	files := slot.files
-	s := sight{weights: sizeOf(files), frozen: slot.state == Frozen, cached: slot.seen.cached}
+	s := sight{weights: sizeOf(files), frozen: slot.state == Frozen, cached: slot.seen.cached, by: slot.seen.by}
 	m.mu.Unlock()
 	if m.sys.usage == nil {
 		return s, nil
@@ -74,8 +85,11 @@ func (m *Mover) look(c *child, pages bool) (sight, error) {
 	}
 	for _, pid := range s.pids { // workers that share a mapping count once
 		regions, err := m.sys.regions(pid, files)
+		if errors.Is(err, fs.ErrPermission) {
+			s.hidden, s.by = err, byNothing
+		}
 		if err != nil {
-			continue // it has exited, or we may not look into it
+			continue // else it has exited
 		}
 		var n tier.Bytes
 		for _, r := range regions {
@@ -87,8 +101,9 @@ func (m *Mover) look(c *child, pages bool) (sight, error) {
 		s.cached = 0
 	} else if pages || s.frozen && s.usage.Locked > 0 {
 		sure := false
+		s.by = byPageCache
 		if s.cached, sure = m.sys.cachedOf(files); !sure {
-			s.cached = min(s.usage.File, s.weights) // at least what is in its page tables
+			s.cached, s.by = min(s.usage.File, s.weights), byPageTables // at least what is there
 		}
 	}
 	if closed(c.done) {
@@ -180,7 +195,7 @@ type Status struct {
 	// Freeze is how engines are frozen: "SIGSTOP" or "none". PageOut is how the weights
 	// of a frozen engine leave memory when the room is needed: "process_madvise",
 	// "memory.reclaim", or "none": the engine is then stopped. It is that of the last
-	// try; before the first one, that which will be tried.
+	// try or engine's start; before the first one, that which will be tried.
 	Freeze  string `json:"freeze"`
 	PageOut string `json:"page_out"`
 	// Lacks is what does not work here, and why. Each is tried again for the next engine.
@@ -226,6 +241,11 @@ type ModelStatus struct {
 	Weights tier.Bytes `json:"weights"`
 	Mapped  tier.Bytes `json:"mapped"`
 	Cached  tier.Bytes `json:"cached"`
+	// Seen is what tells Mapped and Cached: "page cache"; "page tables", which is what
+	// the engine has touched, if this process neither owns nor may write the files; or
+	// "nothing", if it may not look into the engine's memory, as that has rights of its
+	// own. "": it is not known yet, or the engine maps no weights.
+	Seen string `json:"seen,omitempty"`
 	// Steady and Peak are what it was seen to take; see Mover.Footprint. Copies: its
 	// weights are memory of its own, not mapped files. Start is the time from its last
 	// start until it was ready, Starts the number of those, also by earlier processes.
@@ -283,7 +303,7 @@ func (m *Mover) status() Status {
 		seen, learned := &slot.seen, m.measures.get(slot.learned)
 		e := ModelStatus{
 			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Standby: slot.way, Note: slot.note, Failure: slot.failure,
-			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached,
+			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached, Seen: seen.by,
 			Steady: learned.Steady, Peak: learned.Peak, Copies: learned.Copies,
 			Start: learned.Start, Starts: learned.Starts, Others: max(len(seen.pids)-1, 0),
 		}

@@ -70,6 +70,8 @@ type system struct {
 	// pageOut pushes regions of a process out of memory, unless another process maps
 	// them too.
 	pageOut func(ctx context.Context, pid int, regions []region) error
+	// mayPageOut returns the error that pageOut would have, without doing anything.
+	mayPageOut func(pid int) error
 	// owned reports whether the kernel tells us, and lets us decide, what is cached
 	// of the file.
 	owned func(f *os.File) bool

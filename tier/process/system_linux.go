@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
@@ -28,7 +29,7 @@ func newSystem() *system {
 	s.cgroup = newCgroup
 	s.register, s.endOrphans = register, p.endOrphans
 	s.owned, s.cached, s.drop = owned, cachestat, drop
-	s.pageOut = pageOut
+	s.pageOut, s.mayPageOut = pageOut, mayPageOut
 	return s
 }
 
@@ -156,11 +157,26 @@ func pageOut(ctx context.Context, pid int, regions []region) error {
 	return nil
 }
 
+// mayPageOut has the kernel check what it checks before it looks at the regions, of which
+// there are none.
+func mayPageOut(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return unless(unix.ESRCH, err)
+	}
+	defer unix.Close(fd)
+	_, err = madvise(fd, remoteRange{})
+	return unless(unix.ESRCH, err)
+}
+
 func madvise(pidfd int, r remoteRange) (int, error) {
 	n, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(pidfd), uintptr(unsafe.Pointer(&r)), 1, unix.MADV_PAGEOUT, 0, 0)
 	runtime.KeepAlive(&r)
-	if errno != 0 {
-		return 0, errno
+	switch errno {
+	case 0:
+		return int(n), nil
+	case unix.EPERM:
+		return 0, fmt.Errorf("CAP_SYS_NICE is needed, before Linux 5.12 CAP_SYS_ADMIN: %w", errno)
 	}
-	return int(n), nil
+	return 0, errno
 }
