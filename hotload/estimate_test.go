@@ -151,7 +151,7 @@ func TestEstimate_ByHand_ComputeBuffer(t *testing.T) {
 		{"experts", "qwen3moe", keys{"block_count": 2, "embedding_length": 1024, "feed_forward_length": 1024, "attention.head_count": 16, "expert_used_count": 8, "expert_feed_forward_length": 768},
 			EstimateOptions{Context: 4096, Slots: 1}, 4*512*2*8*(1024+768) + 2*512*4096},
 		{"encoder", "bert", keys{"block_count": 2, "embedding_length": 384, "feed_forward_length": 1536, "attention.head_count": 12}, EstimateOptions{Context: 4096, Engine: LlamaLibrary},
-			4*512*(3*1536+4*384) + 2*512*512},
+			4*512*(1536+4*384) + 2*512*512},
 		{"recurrent, of 3", "mamba2", keys{"block_count": 2, "embedding_length": 64, "ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 1, "ssm.time_step_rank": 8},
 			EstimateOptions{Context: 4096, Slots: 3}, 4*512*4*(2*128+2*16+8) + 3*4*(3*(128+32)+16*128)},
 	} {

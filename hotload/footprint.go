@@ -87,13 +87,19 @@ func (s *shape) stateBytes() (each tier.Bytes, layers uint64) {
 }
 
 // floats returns how many numbers of a token are in use at once, at most, while a layer
-// is computed. See computeBytes.
+// is computed: by a feed-forward layer, by attention, by experts, by a scan of states, or
+// by attention to latents. See computeBytes.
 func (s *shape) floats() uint64 {
-	attention := 3*s.inner + 3*s.width + max(s.width, s.heads*s.key)
-	if s.arch == "gemma3n" {
-		attention += 10 * s.width
+	forward := 3 * s.inner
+	if s.ungated {
+		forward = s.inner
 	}
-	most := max(attention, 2*s.experts*(s.width+s.expert), s.scan)
+	query, kept := s.heads*s.key, uint64(0)
+	for _, l := range s.layers {
+		kept = max(kept, l.keys+l.values)
+	}
+	most := max(forward+3*s.width+max(s.width, query), 3*s.width+query+kept) + s.wider*s.width
+	most = max(most, 2*s.experts*(s.width+s.expert), s.scan)
 	if s.mla {
 		most = max(most, s.heads*(2*s.key+s.value))
 	}

@@ -47,28 +47,53 @@ type family struct {
 	recurrent, parallel bool
 	// cacheless: nothing is kept from token to token. encoder: there are no logits either.
 	cacheless, encoder bool
+	// ungated: feed-forward layers have no gate. wider is how many embeddings of a token
+	// more than in a llama are in use at once.
+	ungated bool
+	wider   uint64
 }
 
+// families are those whose buffers were compared with what llama.cpp reports, and others
+// that need a word, of which one embedding more is assumed.
 var families = map[string]family{
-	"gemma2": {period: 2, window: 4096}, "gemma3": {period: 6}, "gemma3n": {period: 5, cached: 20},
-	"gpt-oss": {period: 2}, "llama4": {period: 4, window: 8192}, "cohere2": {period: 4}, "cohere2moe": {period: 4},
-	"olmo2": {period: 4}, "exaone4": {period: 4}, "exaone-moe": {period: 4}, "afmoe": {period: 4},
-	"smallthinker": {period: 4, denseFirst: true}, "plamo3": {period: 8},
+	"llama": {}, "qwen2": {}, "qwen3": {}, "qwen3moe": {}, "olmoe": {}, "phi3": {}, "deepseek2": {}, "lfm2": {}, "granitehybrid": {},
+	"glm4": {}, "minicpm3": {}, "stablelm": {}, "nomic-bert": encoder, "gpt2": {ungated: true}, "falcon": {ungated: true}, "starcoder2": {ungated: true},
+
+	"gemma2": {period: 2, window: 4096}, "gemma3": {period: 6}, "gemma3n": {period: 5, cached: 20, wider: 10},
+	"gpt-oss": {period: 2}, "exaone4": {period: 4}, "cohere2": {period: 4, wider: 1}, "olmo2": {period: 4, wider: 1},
+	"cohere2moe": {period: 4, wider: 1}, "llama4": {period: 4, window: 8192, wider: 1}, "exaone-moe": {period: 4, wider: 1},
+	"afmoe": {period: 4, wider: 1}, "smallthinker": {period: 4, denseFirst: true, wider: 1}, "plamo3": {period: 8, wider: 1},
 
 	"qwen3next": {full: 4, trunk: true}, "qwen35": {full: 4, trunk: true}, "qwen35moe": {full: 4, trunk: true},
-	"step35": {trunk: true}, "hy-v3": {trunk: true}, "glm-dsa": {trunk: true}, "mimo2": {trunk: true}, "deepseek32": {trunk: true},
+	"step35": {trunk: true, wider: 1}, "hy-v3": {trunk: true, wider: 1}, "glm-dsa": {trunk: true, wider: 1},
+	"mimo2": {trunk: true, wider: 1}, "deepseek32": {trunk: true, wider: 1},
 
-	"mamba": {recurrent: true}, "mamba2": {recurrent: true}, "rwkv6": {recurrent: true}, "rwkv6qwen2": {recurrent: true},
-	"rwkv7": {recurrent: true}, "arwkv7": {recurrent: true}, "falcon-h1": {parallel: true},
+	"mamba": {recurrent: true}, "mamba2": {recurrent: true}, "falcon-h1": {parallel: true},
+	"rwkv6": {recurrent: true, wider: 1}, "rwkv6qwen2": {recurrent: true, wider: 1},
+	"rwkv7": {recurrent: true, wider: 1}, "arwkv7": {recurrent: true, wider: 1},
 
-	"dream": {cacheless: true}, "llada": {cacheless: true}, "llada-moe": {cacheless: true}, "rnd1": {cacheless: true},
-	"bert": encoder, "jina-bert-v2": encoder, "jina-bert-v3": encoder, "nomic-bert": encoder, "nomic-bert-moe": encoder,
-	"neo-bert": encoder, "eurobert": encoder, "t5encoder": encoder, "llama-embed": encoder, "wavtokenizer-dec": encoder,
+	"gptneox": {ungated: true, wider: 1}, "starcoder": {ungated: true, wider: 1}, "mpt": {ungated: true, wider: 1},
+	"bloom": {ungated: true, wider: 1}, "phi2": {ungated: true, wider: 1}, "codeshell": {ungated: true, wider: 1},
+	"nemotron": {ungated: true, wider: 1}, "arcee": {ungated: true, wider: 1}, "apertus": {ungated: true, wider: 1},
+
+	"dream": {cacheless: true, wider: 1}, "llada": {cacheless: true, wider: 1}, "llada-moe": {cacheless: true, wider: 1}, "rnd1": {cacheless: true, wider: 1},
+	"bert": {cacheless: true, encoder: true, ungated: true}, "jina-bert-v3": {cacheless: true, encoder: true, ungated: true},
+	"jina-bert-v2": encoder, "nomic-bert-moe": encoder, "neo-bert": encoder, "eurobert": encoder, "t5encoder": encoder,
+	"llama-embed": encoder, "wavtokenizer-dec": encoder,
 	"modern-bert":     {period: 3, denseFirst: true, cacheless: true, encoder: true},
 	"gemma-embedding": {period: 6, cacheless: true, encoder: true},
 }
 
 var encoder = family{cacheless: true, encoder: true}
+
+// familyOf returns what is known of an architecture.
+func familyOf(arch string) family {
+	f, known := families[arch]
+	if !known {
+		f.wider = 1 // as command-r, where attention and feed-forward are side by side
+	}
+	return f
+}
 
 // Bounds on what a header claims: the layers are LLAMA_MAX_LAYERS, no other size of a
 // real model comes near. Products of three dimensions fit 63 bits.
@@ -153,7 +178,7 @@ func (m *metadata) perLayer(key string, n int, otherwise uint64) []uint64 {
 // newShape returns the shape that the metadata tells.
 func newShape(kept map[string]ggufValue) (*shape, error) {
 	m := &metadata{arch: kept["general.architecture"].text, kept: kept}
-	s := &shape{arch: m.arch, family: families[m.arch]}
+	s := &shape{arch: m.arch, family: familyOf(m.arch)}
 	blocks, width := m.number("block_count", 0), m.number("embedding_length", 0)
 	switch {
 	case blocks == 0 || width == 0:
