@@ -24,7 +24,7 @@ func (c *control) observeCached() {
 	c.cacheSeen = c.now
 	if all := c.core.CachedNow(); len(all.From) > 0 {
 		c.cacheAsked = true
-		c.dropCached(all, func() { c.cacheAsked = false })
+		c.lookAtCached(all, func() { c.cacheAsked = false })
 	}
 }
 
@@ -57,15 +57,16 @@ func (c *control) toDrop(d core.Drop) *dropping {
 	return out
 }
 
-// dropCached drops cached bytes, on a goroutine of its own. The loop hears how much is
-// left, and then calls done.
-func (c *control) dropCached(d core.Drop, done func()) {
+// lookAtCached has the mover asked how much is cached of models, and drop what is to be
+// dropped of it, on a goroutine of its own. The loop hears how much is left, and then
+// calls done.
+func (c *control) lookAtCached(d core.Drop, done func()) {
 	if len(d.From) == 0 {
 		return
 	}
 	drop := c.toDrop(d)
 	c.m.goroutines.Go(func() {
-		c.m.uncache(c.m.ctx, drop)
+		c.m.lookAtCached(c.m.ctx, drop)
 		c.m.post(func(time.Time) { c.uncached(drop); done() })
 	})
 }
@@ -79,12 +80,10 @@ func (c *control) uncached(d *dropping) {
 	}
 }
 
-// uncache drops cached bytes and finds out how many are left. It waits for the mover
-// for a stated time; what it does not drop in time, the kernel takes when it has to.
-func (m *Manager) uncache(ctx context.Context, d *dropping) {
-	if m.stuckLooks.Load() >= maxStuckObservations {
-		return
-	}
+// lookAtCached asks how much is cached of models, and drops what is to be dropped of it,
+// if anything. It waits for the mover for a stated time; what it does not drop in time,
+// the kernel takes when it has to.
+func (m *Manager) lookAtCached(ctx context.Context, d *dropping) {
 	m.sortByWorth(ctx, d)
 	seen := make(chan []cached, 1) // a mover that is stuck may answer much later
 	from := make([]cached, len(d.from))
@@ -92,7 +91,7 @@ func (m *Manager) uncache(ctx context.Context, d *dropping) {
 		from[i] = *x
 	}
 	missing := d.bytes
-	gaveUp, err := m.callFor(ctx, "mover", observeLimit, func(ctx context.Context) error {
+	gaveUp, err := m.askMover(ctx, observeLimit, func(ctx context.Context) error {
 		defer func() { seen <- from }()
 		var faults []error
 		for i := range from {
@@ -113,10 +112,7 @@ func (m *Manager) uncache(ctx context.Context, d *dropping) {
 			x.bytes = n
 		}
 		return errors.Join(faults...)
-	}, func() { m.stuckLooks.Add(-1) })
-	if gaveUp {
-		m.stuckLooks.Add(1)
-	}
+	})
 	if err != nil {
 		m.log.Warn("what is cached cannot be told", "err", err)
 	}
@@ -151,12 +147,9 @@ func (m *Manager) forget(ctx context.Context, model string) {
 	if m.cacher == nil {
 		return
 	}
-	gaveUp, err := m.callFor(context.WithoutCancel(ctx), "mover", observeLimit, func(ctx context.Context) error {
+	_, err := m.askMover(context.WithoutCancel(ctx), observeLimit, func(ctx context.Context) error {
 		return m.cacher.Uncache(ctx, model, tier.Unlimited)
-	}, func() { m.stuckLooks.Add(-1) })
-	if gaveUp {
-		m.stuckLooks.Add(1)
-	}
+	})
 	if err != nil {
 		m.log.Warn("cached bytes of a model that was sent away stay", "model", model, "err", err)
 	}

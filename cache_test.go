@@ -204,6 +204,29 @@ func TestCache_OneCannotBeTold_OthersAreDroppedAndItIsAskedAgain(t *testing.T) {
 	})
 }
 
+// A look at a model after its own move is no different.
+func TestCache_CannotBeToldAfterAMove_WhatWasKnownStays(t *testing.T) {
+	withCache(t, 32*tier.GiB, func(r *rig, m *cachingMover) {
+		r.use("a")
+		time.Sleep(time.Minute)
+		r.use("b")
+		m.Mover.Fault = func(mv tier.Move) error {
+			if mv.Model.Name == "a" {
+				return errors.New("it cannot be read")
+			}
+			return nil
+		}
+		m.mu.Lock()
+		m.blind = "a"
+		m.mu.Unlock()
+		<-r.begin("a").done
+		synctest.Wait()
+		if got := r.model("a").Cached; got != 2*tier.GiB {
+			t.Errorf("%v of a are said to be cached", got)
+		}
+	})
+}
+
 // A mover that tells what is cached, and not what is present, is asked again as well.
 func TestCache_MoverIsNoResident_KernelTakesIt_SeenWithinSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -79,7 +79,7 @@ func (c *control) startMove(mv *core.Move, drop core.Drop) {
 	}
 	m.goroutines.Go(func() {
 		if first != nil {
-			m.uncache(ctx, first)
+			m.lookAtCached(ctx, first)
 			m.post(func(time.Time) { c.uncached(first) })
 		}
 		m.carry(ctx, mv, g, move, ev, bytes, reads)

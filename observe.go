@@ -14,6 +14,20 @@ import (
 // more the mover is not asked again until one returns: each holds a goroutine.
 const maxStuckObservations = 16
 
+// askMover has the mover asked what it sees, or told to drop what is cached, which ends
+// as callFor does. It is not asked where maxStuckObservations are stuck: gaveUp is true
+// then, too.
+func (m *Manager) askMover(ctx context.Context, limit time.Duration, fn func(context.Context) error) (gaveUp bool, err error) {
+	if m.stuckLooks.Load() >= maxStuckObservations {
+		return true, &tier.StuckError{What: "An observation of the mover's"}
+	}
+	gaveUp, err = m.callFor(ctx, "mover", limit, fn, func() { m.stuckLooks.Add(-1) })
+	if gaveUp {
+		m.stuckLooks.Add(1)
+	}
+	return gaveUp, err
+}
+
 // look is what a mover says of a model.
 type look struct {
 	seen   core.Seen
@@ -24,11 +38,8 @@ type look struct {
 // can do with it. It waits for twice limit at most. A model that was moved is
 // looked at though the Manager is being closed.
 func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
-	if m.stuckLooks.Load() >= maxStuckObservations {
-		return look{}, &tier.StuckError{What: "An observation of the mover's"}
-	}
 	told := make(chan look, 1) // a mover that is stuck may answer much later
-	gaveUp, err := m.callFor(context.WithoutCancel(m.ctx), "mover", limit, func(ctx context.Context) (err error) {
+	gaveUp, err := m.askMover(context.WithoutCancel(m.ctx), limit, func(ctx context.Context) (err error) {
 		l := look{traits: m.traitsOf(model)}
 		if m.footprinter != nil {
 			l.seen.Taken, l.seen.Peak, _ = m.footprinter.Footprint(model.Name)
@@ -39,13 +50,14 @@ func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
 			}
 		}
 		if m.cacher != nil {
-			l.seen.Cached, _ = m.cacher.Cached(ctx, model.Name) // 0 if it cannot tell
+			var fault error
+			l.seen.Cached, fault = m.cacher.Cached(ctx, model.Name)
+			l.seen.CachedTold = fault == nil
 		}
 		told <- l
 		return err
-	}, func() { m.stuckLooks.Add(-1) })
+	})
 	if gaveUp {
-		m.stuckLooks.Add(1)
 		return look{}, err
 	}
 	select {

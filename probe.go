@@ -137,7 +137,7 @@ func (c *control) read(r reading) {
 	c.core.Press(d.Background, cause, c.now)
 	if d.GiveBack > 0 {
 		if d.Level > tier.PressureLow { // else nothing works for pages, and what is cached is available
-			c.dropCached(c.core.DropCached(d.GiveBack), func() {})
+			c.lookAtCached(c.core.DropCached(d.GiveBack), func() {})
 		}
 		c.reclaim(d.GiveBack, tier.ReasonPressure, d.Why)
 	}

@@ -129,14 +129,19 @@ type Seen struct {
 	// Taken is all that the model takes where it is, whatever was declared; Peak is
 	// the most that it was ever seen to take.
 	Taken, Peak tier.Bytes
-	// Cached bytes of weights are in the page cache and not present.
-	Cached tier.Bytes
+	// Cached bytes of weights are in the page cache and not present; CachedTold: that is
+	// known.
+	Cached     tier.Bytes
+	CachedTold bool
 }
 
 // Believable returns s with every number within bounds: movers are not ours.
 func (s Seen) Believable() Seen {
 	bound := func(b tier.Bytes) tier.Bytes { return min(max(b, 0), MaxSeen) }
-	return Seen{Present: bound(s.Present), Reclaimable: bound(s.Reclaimable), Taken: bound(s.Taken), Peak: bound(s.Peak), Cached: bound(s.Cached)}
+	return Seen{
+		Present: bound(s.Present), Reclaimable: bound(s.Reclaimable), Taken: bound(s.Taken), Peak: bound(s.Peak),
+		Cached: bound(s.Cached), CachedTold: s.CachedTold,
+	}
 }
 
 // Observed tells what was seen of an entry that is not moving. Residue that is
@@ -148,7 +153,9 @@ func (c *Core) Observed(e *Entry, s Seen) {
 	if e.move != nil {
 		return
 	}
-	c.ObservedCached(e, s.Cached)
+	if s.CachedTold {
+		c.ObservedCached(e, s.Cached)
+	}
 	c.weigh(e, s)
 	left := e.Residue()
 	if gone := left - max(max(s.Present, s.Taken)-e.expected(), 0); gone > 0 {

@@ -400,7 +400,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 			c.setCached(e, 0)
 			return
 		}
-		if !m.startedAt.IsZero() { // else it was not looked at
+		if out.CachedTold { // else it was not looked at, or in vain
 			c.setCached(e, out.Cached)
 		}
 		c.forecast(e)
