@@ -511,6 +511,8 @@ func anything(t *rapid.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
 			_, now, err := w.m.UpdateLimits(ctx, l)
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			switch {
 			case err == nil:
 				w.memoir.Limits, w.unclear = now, false
