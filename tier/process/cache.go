@@ -151,7 +151,7 @@ func (m *Mover) dropRange(ctx context.Context, s *slot, pids []int, files []weig
 	left := before
 	for range 2 {
 		if len(pids) > 0 {
-			if err := m.pageOut(ctx, s, pids, files, i, from, end); err != nil {
+			if err := m.pageOut(ctx, s, pids, files, i, from, end, f.sees); err != nil {
 				return 0, err
 			}
 		}
@@ -166,10 +166,14 @@ func (m *Mover) dropRange(ctx context.Context, s *slot, pids []int, files []weig
 }
 
 // pageOut takes a range of a file from the processes of a frozen engine. What fails is
-// tried again for the next engine.
-func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64) error {
+// tried again for the next engine. Of a file that this process neither owns nor may write,
+// process_madvise leaves all pages where they are, and does not say so.
+func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, files []weightFile, i int, from, end int64, owned bool) error {
 	c, err := s.child, errors.New("this system has no process_madvise")
-	if m.sys.pageOut != nil {
+	switch {
+	case m.sys.pageOut != nil && !owned:
+		err = errors.New("the server neither owns nor may write the file")
+	case m.sys.pageOut != nil:
 		err = m.advise(ctx, c, pids, files, i, from, end)
 		switch {
 		case ctx.Err() != nil:

@@ -64,6 +64,22 @@ func TestOrdinaryUser_WeightsAreAnothers_SeenByPageTablesAndDropped(t *testing.T
 	r.uncache(m)
 }
 
+// Of another's file the kernel takes no page from an engine, and does not say so.
+func TestOrdinaryUser_WithCapSysNiceAndAnothersWeights_StoppedForTheRoom(t *testing.T) {
+	foreign, inside := asuser.Run(t, "^"+t.Name()+"$", weightsOf(t, oddSize), unix.CAP_SYS_NICE)
+	if !inside {
+		return
+	}
+	r := newRig(t, newSystem(), Options{Engine: fake{Touch: true}.engine()})
+	m := tier.Model{Name: "m", Path: foreign, Size: oddSize}
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	r.uncache(m)
+	if e := r.Status().Engines[0]; e.State != Stopped || !strings.Contains(e.Note, "neither owns nor may write") {
+		t.Errorf("without its pages it is %s, as %q", e.State, e.Note)
+	}
+}
+
 // A program with rights of its own hides its memory, and takes signals all the same.
 func TestOrdinaryUser_EngineHidesItsMemory_ToldAndStoppedForSwap(t *testing.T) {
 	if !asOrdinaryUser(t, "^"+t.Name()+"$") {
