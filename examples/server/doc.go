@@ -37,7 +37,8 @@
 //
 // The answer has begun with the first of these, so what goes wrong from then on, up
 // to the engine's answer, is an event of OpenAI's error object. When an engine ends
-// in the middle of its answer the stream is cut, without one. A model that is ready
+// in the middle of its answer the stream is cut, with such an event before it unless the
+// engine's own last event is not whole. A model that is ready
 // at once, or an answer that is no stream, is as without. GET /v1/models/NAME says
 // the same to any client.
 //

@@ -47,9 +47,10 @@ func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *
 		},
 		// Engines are on this machine, and asked directly. Connections are kept: an
 		// engine that was frozen goes on with them.
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true},
-		FlushInterval: -1, // a token is passed on when it comes
-		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Transport:      &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true},
+		FlushInterval:  -1, // a token is passed on when it comes
+		ModifyResponse: lastWord,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() != nil {
 				return // the client has left

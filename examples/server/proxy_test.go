@@ -288,8 +288,13 @@ func TestProxy_ManyStreamsWhileModelsChange_NoneIsBroken(t *testing.T) {
 func TestProxy_EngineDiesInAStream_ClientSeesItAndTheNextIsServed(t *testing.T) {
 	f := newFront(t)
 	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","messages":"die"}`)
-	if b, err := io.ReadAll(res.Body); err == nil {
+	b, err := io.ReadAll(res.Body)
+	if err == nil {
 		t.Errorf("a cut stream looks whole: %q", b)
+	}
+	events := strings.Split(strings.TrimSuffix(string(b), "\n\n"), "\n\n")
+	if last := events[len(events)-1]; !strings.HasPrefix(last, `data: {"error":{`) || !strings.Contains(last, "engine_failed") {
+		t.Errorf("its last event is %q", last)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+)
+
+// lastWord makes the event stream of an engine that ends in the middle of its answer say
+// so, in an event of OpenAI's error object, before it is cut.
+func lastWord(res *http.Response) error {
+	if isStream(res.Header) {
+		res.Body = &stream{ReadCloser: res.Body, ctx: res.Request.Context()}
+	}
+	return nil
+}
+
+// stream reads an event stream.
+type stream struct {
+	io.ReadCloser
+	ctx  context.Context // of its client
+	tail []byte          // the last bytes that were read, at most four
+	word []byte          // what is left to say of err
+	err  error           // that ended it
+}
+
+// Read implements io.Reader.
+func (s *stream) Read(p []byte) (n int, err error) {
+	if s.err == nil {
+		n, err = s.ReadCloser.Read(p)
+		s.tail = append(s.tail, p[:n]...)
+		s.tail = s.tail[max(len(s.tail)-4, 0):]
+		if err == nil || errors.Is(err, io.EOF) || s.ctx.Err() != nil || !s.between() {
+			return n, err
+		}
+		var last problem
+		last.Error.Message = "The engine ended in the middle of its answer: " + err.Error()
+		last.Error.Type, last.Error.Code = "server_error", "engine_failed"
+		last.Error.Suggestions = []string{"Try again: it is being restarted."}
+		s.word, s.err = []byte("data: "+text(&last)+"\n\n"), err
+		if n > 0 {
+			return n, nil
+		}
+	}
+	if len(s.word) == 0 {
+		return 0, s.err
+	}
+	n = copy(p, s.word)
+	s.word = s.word[n:]
+	return n, nil
+}
+
+// between reports whether no event has begun: one that is cut must not be ended.
+func (s *stream) between() bool {
+	return len(s.tail) == 0 || bytes.HasSuffix(s.tail, []byte("\n\n")) || bytes.HasSuffix(s.tail, []byte("\r\n\r\n"))
+}
