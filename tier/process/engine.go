@@ -30,6 +30,7 @@ type Engine struct {
 	//	{name}    Model.Name
 	//	{threads} Threads
 	//	{context} Context
+	//	{state}   the folder that Save saves in
 	//
 	// Any other word of lower-case letters in braces is an error. {port} must occur,
 	// here or in Env. An argument that begins with a dash only after the replacement
@@ -48,6 +49,32 @@ type Engine struct {
 	// Shutdown, if its Path is set, is sent before the engine is terminated; see
 	// Options.StopTimeout.
 	Shutdown Request
+
+	// Save and Restore, if their Paths are set, preserve the conversations of an engine
+	// that has to stop, be it for the swap tier, for storage or by Close: Save is sent
+	// before, if URL was asked for since the engine started, and Restore after the next
+	// start, before the model counts as ready. Each has to be answered with 2xx, within
+	// Options.Conversations.Timeout. A failure is logged and shows in Status; without its
+	// conversation the engine stops and starts as any other. These words are replaced in
+	// Path and Body:
+	//
+	//	{slot}  0 to Slots - 1: a request for each
+	//	{file}  the name of the file, which is another one each time
+	//	{state} the folder that it is in
+	//	{name}  Model.Name
+	//
+	// What is saved is kept in Options.StateDir, which is required, by what it depends
+	// on: the command and environment, the program's file, the weights, and every other
+	// file that the command names. So an engine is never given what another one, or one
+	// with another model, has saved; nor what is damaged, which is removed. Libraries that
+	// the program loads are not known. For llama-server, with "--slot-save-path", "{state}"
+	// in its Command:
+	//
+	//	Save:    Request{Path: "/slots/{slot}?action=save", Body: `{"filename":"{file}"}`},
+	//	Restore: Request{Path: "/slots/{slot}?action=restore", Body: `{"filename":"{file}"}`},
+	Save, Restore Request
+	// Slots is how many conversations the engine holds, if Save has {slot}. 0: 1.
+	Slots int
 
 	// Threads and Context are for the command. 0: one for each CPU; 4096.
 	Threads, Context int
@@ -91,7 +118,7 @@ func (s Standby) String() string {
 }
 
 // words are what a command may contain.
-var words = []string{"{path}", "{port}", "{name}", "{threads}", "{context}"}
+var words = []string{"{path}", "{port}", "{name}", "{threads}", "{context}", "{state}"}
 
 var word = regexp.MustCompile(`\{[a-z]+\}`)
 
@@ -137,6 +164,7 @@ func (e *Engine) validate(model string) error {
 	if path := e.Shutdown.Path; path != "" && path[0] != '/' {
 		fault("Engine.Shutdown", path, "must begin with a slash")
 	}
+	e.validateConversations(fault)
 	if e.Threads < 0 {
 		fault("Engine.Threads", strconv.Itoa(e.Threads), "must not be negative")
 	}
@@ -155,8 +183,9 @@ func (e *Engine) validate(model string) error {
 	return errors.Join(errs...)
 }
 
-// expand returns the command and the additions to the environment for a model.
-func (e *Engine) expand(model *tier.Model, port int) (argv, env []string, err error) {
+// expand returns the command and the additions to the environment for a model; state is
+// the folder of its conversations.
+func (e *Engine) expand(model *tier.Model, port int, state string) (argv, env []string, err error) {
 	path := model.Path
 	if exists(path) {
 		if path, err = filepath.Abs(path); err != nil {
@@ -166,7 +195,7 @@ func (e *Engine) expand(model *tier.Model, port int) (argv, env []string, err er
 	replace := strings.NewReplacer(
 		"{path}", path, "{port}", strconv.Itoa(port), "{name}", model.Name,
 		"{threads}", strconv.Itoa(cmp.Or(e.Threads, runtime.NumCPU())),
-		"{context}", strconv.Itoa(cmp.Or(e.Context, 4096)),
+		"{context}", strconv.Itoa(cmp.Or(e.Context, 4096)), "{state}", state,
 	)
 	for _, arg := range e.Command {
 		full := replace.Replace(arg)
@@ -199,8 +228,8 @@ type Options struct {
 	EngineOf func(m *tier.Model) (Engine, error)
 
 	// StateDir is a folder, created if missing, that records every running engine, so
-	// that New can end those that a killed process left behind, and what engines were
-	// measured to take (Mover.Forecast). Several Movers and processes may share it; of
+	// that New can end those that a killed process left behind, what engines were
+	// measured to take (Mover.Forecast), and their conversations (Engine.Save). Several Movers and processes may share it; of
 	// what they measured, the last to write wins. "": nothing is recorded.
 	StateDir string
 	// Cgroup is the folder of a cgroup v2 that was delegated to this process; engines
@@ -237,11 +266,17 @@ type Options struct {
 	// Mover.Footprint. 0: as many as declared, at least 1 GiB. tier.Unlimited: no
 	// bound.
 	Excess tier.Bytes
+	// Conversations bounds what Engine.Save saves.
+	Conversations Conversations
 }
 
 func (o Options) withDefaults() (Options, error) {
 	o.StartTimeout = cmp.Or(o.StartTimeout, 5*time.Minute)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 5*time.Second)
+	talks := &o.Conversations
+	talks.MaxBytes = cmp.Or(talks.MaxBytes, 8*tier.GiB)
+	talks.MaxAge = cmp.Or(talks.MaxAge, 7*24*time.Hour)
+	talks.Timeout = cmp.Or(talks.Timeout, 30*time.Second)
 	var errs []error
 	positive := func(field string, value time.Duration) {
 		if value < 0 {
@@ -250,11 +285,16 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	positive("StartTimeout", o.StartTimeout)
 	positive("StopTimeout", o.StopTimeout)
+	positive("Conversations.MaxAge", talks.MaxAge)
+	positive("Conversations.Timeout", talks.Timeout)
+	if talks.MaxBytes < 0 {
+		errs = append(errs, &tier.InvalidError{Field: "Conversations.MaxBytes", Value: fmt.Sprint(int64(talks.MaxBytes)), Rule: "must be bytes, or 0 for the default"})
+	}
 	if o.Excess < 0 {
 		errs = append(errs, &tier.InvalidError{Field: "Excess", Value: fmt.Sprint(int64(o.Excess)), Rule: "must be bytes, 0 for the default, or tier.Unlimited"})
 	}
 	if len(o.Engine.Command) > 0 || o.EngineOf == nil {
-		errs = append(errs, o.Engine.validate(""))
+		errs = append(errs, o.Engine.validate(""), o.needsState(&o.Engine, ""))
 	}
 	return o, errors.Join(errs...)
 }
@@ -271,7 +311,7 @@ func (o *Options) engineOf(ctx context.Context, model tier.Model) (Engine, error
 			return Engine{}, fmt.Errorf("the engine of model %q: %w", model.Name, err)
 		}
 	}
-	return engine, engine.validate(model.Name)
+	return engine, errors.Join(engine.validate(model.Name), o.needsState(&engine, model.Name))
 }
 
 // startTimeout returns how long an engine may take to be ready.

@@ -22,7 +22,7 @@ func TestExpand_EveryWord(t *testing.T) {
 		Command: []string{"srv", "-m", "{path}", "--port={port}", "{name}:{port}", "-t{threads}", "-c", "{context}", `{"json":{"a":1}}`, "{UPPER}"},
 		Env:     []string{"PORT={port}"}, Threads: 3,
 	}
-	argv, env, err := e.expand(&tier.Model{Name: "n", Path: "hub/it"}, 8080)
+	argv, env, err := e.expand(&tier.Model{Name: "n", Path: "hub/it"}, 8080, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestExpand_AnyModel_NoArgumentMoreAndNoOptionMore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := Engine{Command: []string{"srv", "{name}", "-m", "{path}", "{port}"}}
 		m := tier.Model{Name: rapid.String().Draw(t, "name"), Path: rapid.StringMatching(`[-/a-z{} ;$]{0,12}`).Draw(t, "path")}
-		argv, _, err := e.expand(&m, 1)
+		argv, _, err := e.expand(&m, 1, "")
 		if err != nil {
 			if !errors.Is(err, tier.ErrInvalid) {
 				t.Fatal(err)

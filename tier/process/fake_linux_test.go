@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 		os.Exit(fakeEngine(os.Args[1:]))
 	case "manager":
 		os.Exit(fakeManager(os.Args[1:]))
+	case "talker":
+		os.Exit(fakeTalker(os.Args[1:]))
 	case "hog":
 		os.Exit(fakeHog())
 	case "idle":
@@ -67,6 +69,11 @@ type fake struct {
 	NoSleep  bool   // refuses to sleep
 	NoWake   bool   // refuses to wake
 	Trace    string // a file that gets a line for each thing done
+
+	Talk     int           // bytes of a conversation that it saves; 0: it has none
+	Save     string        // how that fails: "refuse", "lie", "hang", "die", "empty"
+	Restore  string        // the same, but "lie" and "empty"
+	SavePace time.Duration // between two blocks of a conversation that it writes or reads
 }
 
 // command returns the template that starts a fake engine.
@@ -75,7 +82,11 @@ func (f fake) command() []string {
 	if err != nil {
 		panic(err)
 	}
-	return []string{os.Args[0], "-port={port}", "-path={path}", "-name={name}", "-fake=" + string(b)}
+	command := []string{os.Args[0], "-port={port}", "-path={path}", "-name={name}", "-fake=" + string(b)}
+	if f.Talk > 0 {
+		command = append(command, "-saves={state}")
+	}
+	return command
 }
 
 // noLinger spares a program that was built with the race detector the second that
@@ -83,7 +94,12 @@ func (f fake) command() []string {
 const noLinger = "GORACE=atexit_sleep_ms=0"
 
 func (f fake) engine() Engine {
-	return Engine{Command: f.command(), Env: []string{role + "=engine", noLinger}, Health: "/health"}
+	e := Engine{Command: f.command(), Env: []string{role + "=engine", noLinger}, Health: "/health"}
+	if f.Talk > 0 {
+		e.Save = Request{Path: "/slots/{slot}?action=save", Body: `{"filename":"{file}"}`}
+		e.Restore = Request{Path: "/slots/{slot}?action=restore", Body: `{"filename":"{file}"}`}
+	}
+	return e
 }
 
 // fakeEngine is the program.
@@ -94,8 +110,9 @@ func fakeEngine(args []string) int {
 		port  = flags.Int("port", 0, "")
 		path  = flags.String("path", "", "")
 		how   = flags.String("fake", "{}", "")
+		saves = flags.String("saves", "", "")
+		name  = flags.String("name", "", "")
 	)
-	flags.String("name", "", "")
 	flags.Parse(args)
 	if err := json.Unmarshal([]byte(*how), &f); err != nil {
 		fmt.Println(err)
@@ -189,7 +206,7 @@ func fakeEngine(args []string) int {
 			}
 		}
 	}
-	e := &fakeServer{fake: f, path: *path}
+	e := &fakeServer{fake: f, path: *path, name: *name, saves: *saves, talks: make(map[string]string)}
 	if err := e.load(); err != nil {
 		fmt.Println(err)
 		return 1
@@ -226,6 +243,9 @@ func forkIdle() bool {
 type fakeServer struct {
 	fake
 	path  string
+	name  string
+	saves string            // the folder of conversations
+	talks map[string]string // by slot
 	extra []byte
 	more  [][]byte
 
@@ -331,6 +351,10 @@ func (e *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	default:
+		if slot, ok := strings.CutPrefix(r.URL.Path, "/slots/"); ok && e.Talk > 0 {
+			e.slot(w, r, slot)
+			return
+		}
 		http.NotFound(w, r)
 	}
 }

@@ -128,9 +128,17 @@ func exchange(conn net.Conn, req *http.Request, quiet time.Duration) error {
 			defer time.AfterFunc(quiet, func() { conn.Close() }).Stop()
 		}
 		excerpt, _ := io.ReadAll(io.LimitReader(res.Body, maxExcerpt)) // as much as arrives
-		return fmt.Errorf("%d %s", res.StatusCode, quote(string(excerpt)))
+		return &statusError{res.StatusCode, string(excerpt)}
 	}
 }
+
+// statusError is an answer that is not 2xx.
+type statusError struct {
+	status int
+	body   string // its beginning
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("%d %s", e.status, quote(e.body)) }
 
 // answer reads what an engine sends, with a bound on its pauses.
 type answer struct {

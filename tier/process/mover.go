@@ -24,6 +24,7 @@ type Mover struct {
 	reading   chan struct{} // a token: one model at a time is read into the page cache
 	orphans   []string      // what New ended
 	measures  measures
+	archive   archive
 	killLimit time.Duration
 	refill    func(ctx context.Context, files []weightFile, done func(int64)) error // read, unless a test replaces it
 
@@ -82,6 +83,11 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 	if err := m.measures.load(); err != nil {
 		m.log.Warn("what engines took is not known from before", "err", err)
 	}
+	m.archive = archive{bounds: opts.Conversations, writes: func(mark string) bool { return sys.recorded == nil || sys.recorded(opts.StateDir, mark) }}
+	if opts.StateDir != "" {
+		m.archive.dir = filepath.Join(opts.StateDir, conversationsDir)
+	}
+	m.archive.sweep(m.log)
 	m.refill, m.close = m.read, sync.OnceValue(m.shutDown)
 	return m, nil
 }
@@ -104,6 +110,7 @@ func (m *Mover) URL(model string) (string, bool) {
 	if s == nil || s.state != Running {
 		return "", false
 	}
+	s.talk.used = true
 	return s.child.url, true
 }
 
@@ -236,7 +243,7 @@ func (m *Mover) breakOff(s *slot, had bool) {
 }
 
 // Close cancels the moves under way, stops all engines at the same time, as a move to
-// storage does, and returns when none of them is left. It is idempotent. An engine
+// storage does, conversations saved, and returns when none of them is left. It is idempotent. An engine
 // that cannot be killed makes the error, which unwraps to tier.ErrStuck.
 func (m *Mover) Close() error { return m.close() }
 
@@ -257,9 +264,14 @@ func (m *Mover) shutDown() error {
 	i := 0
 	for _, s := range m.slots {
 		if c := s.child; c != nil {
-			shutdown, err := s.shutdown(), &errs[i]
+			shutdown, was, err := s.shutdown(), s.state, &errs[i]
 			s.transition(Stopping, c)
-			all.Go(func() { *err = m.stop(context.Background(), c, shutdown) })
+			all.Go(func() {
+				m.saveConversations(context.Background(), s, was)
+				if *err = m.stop(context.Background(), c, shutdown); *err == nil {
+					m.sweep(s)
+				}
+			})
 			i++
 		}
 	}

@@ -52,6 +52,11 @@ func register(dir string, id identity) (remove func() error, err error) {
 	return nil, errors.New("other processes remove it again and again")
 }
 
+// recorded implements system.recorded.
+func recorded(dir, mark string) bool {
+	return exists(filepath.Join(dir, recordPrefix+mark+recordSuffix))
+}
+
 // lockNamed takes the lock of a file, and reports whether it got it and the file still
 // has its name: its owner may have removed it before it was locked.
 func lockNamed(f *os.File) (bool, error) {

@@ -54,6 +54,7 @@ type slot struct {
 	way     Way      // what swap is
 	note    string   // why
 	failure string   // the last error of its engine
+	talk    talk     // its conversations
 	learned *measure // what is known of its engine with its model; measures.mu guards it
 	seen    sight    // what the last look has seen of its engine
 }

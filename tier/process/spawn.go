@@ -28,6 +28,10 @@ func (m *Mover) start(ctx context.Context, s *slot, rep *report) error {
 			return &EngineError{Model: s.name, Fault: CannotStart, Command: s.engine.Command, Err: err}
 		}
 		err = m.startOn(ctx, s, port, rep)
+		if errors.Is(err, errSpoilt) && s.child == nil && try < maxStarts {
+			m.log.Warn("an engine is started again without its conversation", "model", s.name)
+			continue
+		}
 		if err == nil || try == maxStarts || !lostPort(err, port) {
 			return err
 		}
@@ -41,15 +45,19 @@ func (m *Mover) prepare(ctx context.Context, s *slot) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := engine.expand(&s.model, 0); err != nil {
+	if _, _, err := engine.expand(&s.model, 0, ""); err != nil {
 		return err
 	}
 	files, err := weightFiles(&s.model)
 	if err != nil {
 		return err
 	}
+	folder, err := m.folderOf(&engine, &s.model, files)
+	if err != nil {
+		return err
+	}
 	m.mu.Lock()
-	s.engine, s.files = engine, files
+	s.engine, s.files, s.talk.folder = engine, files, folder
 	m.mu.Unlock()
 	m.recall(s)
 	return nil
@@ -89,7 +97,7 @@ func portTaken(port int) bool {
 }
 
 func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) error {
-	c, err := m.spawn(&s.engine, &s.model, port)
+	c, err := m.spawn(&s.engine, &s.model, port, s.talk.folder)
 	if err != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -118,6 +126,9 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	m.checkPageOut(c)
 	if excess := m.checkExcess(s, c, seen.needs()); excess != nil {
 		return m.abandon(s, excess)
+	}
+	if err := m.restoreConversations(ctx, s, c); err != nil {
+		return m.abandon(s, err)
 	}
 	// An engine that copies its weights has read all of them; one that maps them may
 	// have touched none yet.
@@ -188,11 +199,17 @@ func (m *Mover) awaitFill(ctx context.Context, c *child, f *filling, rep *report
 	}
 }
 
-// spawn starts a process that serves a model on a port.
-func (m *Mover) spawn(engine *Engine, model *tier.Model, port int) (*child, error) {
-	argv, env, err := engine.expand(model, port)
+// spawn starts a process that serves a model on a port, and saves conversations in a
+// folder, "" for none.
+func (m *Mover) spawn(engine *Engine, model *tier.Model, port int, folder string) (*child, error) {
+	argv, env, err := engine.expand(model, port, folder)
 	if err != nil {
 		return nil, err
+	}
+	if folder != "" {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return nil, fmt.Errorf("the folder of its conversations: %w", err)
+		}
 	}
 	c := newChild(m.sys, model.Name, argv, port, m.logs)
 	err = errors.New("this system has no cgroups")

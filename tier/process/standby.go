@@ -183,12 +183,14 @@ func (m *Mover) callSleeper(ctx context.Context, c *child, limit time.Duration, 
 
 // halt stops the engine of a slot.
 func (m *Mover) halt(ctx context.Context, s *slot) error {
-	shutdown := s.shutdown()
+	shutdown, was := s.shutdown(), s.state
 	m.set(s, Stopping, s.child)
+	m.saveConversations(ctx, s, was)
 	if err := m.stop(ctx, s.child, shutdown); err != nil {
 		return err
 	}
 	m.set(s, Stopped, nil)
+	m.sweep(s)
 	return nil
 }
 

@@ -205,6 +205,8 @@ type Status struct {
 	DroppedRecords int64 `json:"dropped_records,omitempty"`
 	// Orphans is what keeps engines from outliving this process.
 	Orphans OrphanStatus `json:"orphans"`
+	// Conversations is what is kept of those that Engine.Save saved.
+	Conversations ArchiveStatus `json:"conversations"`
 	// Engines are by name: those of models above storage, and for an hour after its
 	// last move those of models in storage, of which Failure may be of interest. What
 	// they took is remembered longer, for 1024 models.
@@ -254,6 +256,9 @@ type ModelStatus struct {
 	Copies bool          `json:"copies,omitempty"`
 	Start  time.Duration `json:"start_ns,omitempty"`
 	Starts int           `json:"starts,omitempty"`
+	// Conversation is nil if the engine cannot save any. A frozen engine keeps them in
+	// memory all the same.
+	Conversation *ConversationStatus `json:"conversation,omitempty"`
 }
 
 // listedFor is how long the model of a stopped engine stays in Status.
@@ -286,7 +291,8 @@ func (m *Mover) status() Status {
 		Orphans: OrphanStatus{
 			Kernel: m.sys.dies, Ended: slices.Clone(m.orphans),
 		},
-		Engines: []ModelStatus{},
+		Conversations: m.archive.status(),
+		Engines:       []ModelStatus{},
 	}
 	if m.sys.register != nil {
 		s.Orphans.Records = m.opts.StateDir
@@ -306,6 +312,9 @@ func (m *Mover) status() Status {
 			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached, Seen: seen.by,
 			Steady: learned.Steady, Peak: learned.Peak, Copies: learned.Copies,
 			Start: learned.Start, Starts: learned.Starts, Others: max(len(seen.pids)-1, 0),
+		}
+		if t := &slot.talk; t.folder != "" {
+			e.Conversation = &ConversationStatus{Bytes: t.bytes, At: t.at, Trouble: t.trouble}
 		}
 		if c := slot.child; c != nil {
 			e.Pid, e.URL, e.Command, e.Cgroup = c.pid, c.url, slices.Clone(c.command), c.cgroupPath()

@@ -62,6 +62,11 @@ type system struct {
 	// ended.
 	endOrphans func(ctx context.Context, dir string) (ended []string, err error)
 
+	// recorded reports whether the engine of a mark has a record in dir.
+	recorded func(dir, mark string) bool
+	// room returns how much an ordinary user may still write to the disk of a folder.
+	room func(dir string) (tier.Bytes, error)
+
 	// usage returns the sum of the memory of processes; what several of them share
 	// counts once if the system tells, but for File and Locked.
 	usage func(pids []int) (Memory, error)

@@ -27,7 +27,7 @@ func newSystem() *system {
 	s.listener = p.listener
 	s.usage, s.regions = p.usage, p.regions
 	s.cgroup = newCgroup
-	s.register, s.endOrphans = register, p.endOrphans
+	s.register, s.endOrphans, s.recorded = register, p.endOrphans, recorded
 	s.owned, s.cached, s.drop = owned, cachestat, drop
 	s.pageOut, s.mayPageOut = pageOut, mayPageOut
 	return s

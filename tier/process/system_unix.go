@@ -18,7 +18,7 @@ func unixSystem() *system {
 		// A stopped process is killed by SIGKILL as any other is.
 		terminate: sending(syscall.SIGTERM), kill: sending(syscall.SIGKILL),
 		suspend: sending(syscall.SIGSTOP), resume: sending(syscall.SIGCONT),
-		reaper: reaperCommand,
+		reaper: reaperCommand, room: room,
 	}
 }
 
