@@ -1,10 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/modeltier/modeltier/tier/process"
 )
 
 func TestConfig_Faults_AllAreNamed(t *testing.T) {
@@ -56,6 +61,51 @@ func TestConfig_StartTimeout_IsTheEngines(t *testing.T) {
 	e := c.Engines["e"]
 	if got := e.engine().StartTimeout; got != 1500*time.Millisecond {
 		t.Error(got)
+	}
+}
+
+func TestConfig_SaveAndRestore_AreTheEngines(t *testing.T) {
+	const save = `{"path":"/slots/{slot}?action=save","body":{"filename": "{file}"}}`
+	parse := func(save, restore string) (*config, error) {
+		return parseConfig([]byte(`{"engines":{"e":{"command":["e","{port}","{state}"],"slots":4,"save":`+save+`,"restore":`+restore+`}}}`), "/")
+	}
+	c, err := parse(save, `{"method":"PUT","path":"/back/{slot}","body":"{file}"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := c.Engines["e"]
+	got := e.engine()
+	want := process.Engine{
+		Command: []string{"e", "{port}", "{state}"}, Slots: 4,
+		Save:    process.Request{Path: "/slots/{slot}?action=save", Body: `{"filename": "{file}"}`},
+		Restore: process.Request{Method: "PUT", Path: "/back/{slot}", Body: "{file}"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
+	}
+	for says, bad := range map[string][2]string{
+		"Engine.Restore": {save, `{"path":"back/{slot}/{file}"}`},
+		"{file}":         {save, `{"path":"/back/{slot}"}`},
+		"{port}":         {`{"path":"/save/{slot}/{file}/{port}"}`, save},
+		"unknown field":  {`{"path":"/save/{slot}/{file}","head":1}`, save},
+	} {
+		if _, err := parse(bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v: %v, want an error that says %q", bad, err, says)
+		}
+	}
+}
+
+// Without a folder nothing can be saved, which the server says before it starts.
+func TestConfig_SaveWithoutAState_IsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.json")
+	text := `{"engines":{"e":{"command":["sh","{port}"],"save":{"path":"/s/{file}"},"restore":{"path":"/r/{file}"}}}%s}`
+	for state, wants := range map[string]bool{"": true, `,"state":"x"`: false} {
+		if err := os.WriteFile(path, fmt.Appendf(nil, text, state), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openConfig(&options{config: path}); (err != nil) != wants || wants && !strings.Contains(err.Error(), `engine "e": save needs`) {
+			t.Errorf("%q: %v", state, err)
+		}
 	}
 }
 

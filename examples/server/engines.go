@@ -38,6 +38,29 @@ type engineConfig struct {
 	Standby  string   `json:"standby"` // "auto", "freeze" or "stop"
 	// StartTimeout bounds a start until the engine is ready. 0: five minutes.
 	StartTimeout seconds `json:"start_timeout_s,omitempty"`
+	// Save and Restore preserve conversations, of which the engine holds that many slots.
+	Save    *requestConfig `json:"save,omitempty"`
+	Restore *requestConfig `json:"restore,omitempty"`
+	Slots   int            `json:"slots,omitempty"`
+}
+
+// requestConfig is a process.Request. A body that is a string is sent as it is, any other
+// as JSON.
+type requestConfig struct {
+	Method string          `json:"method,omitempty"`
+	Path   string          `json:"path"`
+	Body   json.RawMessage `json:"body,omitempty"`
+}
+
+func (r *requestConfig) request() process.Request {
+	if r == nil {
+		return process.Request{}
+	}
+	body := string(r.Body)
+	if len(r.Body) > 0 && r.Body[0] == '"' {
+		json.Unmarshal(r.Body, &body) // the decoder has found it to be JSON
+	}
+	return process.Request{Method: r.Method, Path: r.Path, Body: body}
 }
 
 // seconds is a time in the configuration, in seconds.
@@ -63,6 +86,7 @@ func (e *engineConfig) engine() process.Engine {
 		Command: e.Command, Env: e.Env, Dir: e.Dir, Health: e.Health,
 		Shutdown: process.Request{Path: e.Shutdown}, Threads: e.Threads, Context: e.Context,
 		Standby: standby[e.Standby], StartTimeout: e.StartTimeout.duration(),
+		Save: e.Save.request(), Restore: e.Restore.request(), Slots: e.Slots,
 	}
 }
 
@@ -231,8 +255,9 @@ func (lib *library) withEngine(e engineConfig, runtime tier.Bytes) {
 // module integrations/llama of a checkout.
 const llamacpp = "llamacpp"
 
-// makeLlamacpp builds the engine, has it fetch llama.cpp, and returns it.
-func makeLlamacpp(ctx context.Context, stderr io.Writer) (engineConfig, error) {
+// makeLlamacpp builds the engine, has it fetch llama.cpp, and returns it. saves: it saves
+// its conversations.
+func makeLlamacpp(ctx context.Context, saves bool, stderr io.Writer) (engineConfig, error) {
 	const other = "name a command instead, such as -engine 'llama-server -m {path} --port {port}'"
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		return engineConfig{}, fmt.Errorf("it runs on linux/amd64 and linux/arm64 only: %s", other)
@@ -262,14 +287,22 @@ func makeLlamacpp(ctx context.Context, stderr io.Writer) (engineConfig, error) {
 	if err != nil {
 		return engineConfig{}, fmt.Errorf("llama.cpp cannot be fetched: %w", err)
 	}
-	return engineConfig{
+	e := engineConfig{
 		// Copies of weights, which llama.cpp makes on some processors, cannot be paged out.
 		Command: []string{program, "-m", "{path}", "--port", "{port}", "-libs", libs, "-c", "{context}", "-t", "{threads}", "--no-repack"},
 		Context: 512,
 		// With more than one thread llama.cpp waits in a spin for each to have done its
 		// share, which takes long where others want the processors too.
 		Threads: 1,
-	}, nil
+	}
+	if saves {
+		e.Command = append(e.Command, "--slot-save-path", "{state}")
+		act := func(action string) *requestConfig {
+			return &requestConfig{Path: "/slots/{slot}?action=" + action, Body: json.RawMessage(`{"filename":"{file}"}`)}
+		}
+		e.Save, e.Restore = act("save"), act("restore")
+	}
+	return e, nil
 }
 
 // checkout returns the folder of the engine's module in the checkout that a folder

@@ -50,7 +50,7 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	var engine *engineConfig
 	switch {
 	case o.engine == llamacpp:
-		e, err := makeLlamacpp(ctx, stderr)
+		e, err := makeLlamacpp(ctx, !o.stated || o.state != "", stderr)
 		if err != nil {
 			return nil, fmt.Errorf("-engine %s: %w", llamacpp, err)
 		}
@@ -100,13 +100,18 @@ func openConfig(o *options) (*library, error) {
 			missing = append(missing, fmt.Errorf("%s: model %q: there is no %s in %s; if it is a name that the engine knows, size_gb is needed", o.config, m.Name, m.Path, lib.dir))
 		}
 	}
+	if o.stated {
+		lib.state = o.state
+	}
+	for name, e := range lib.engines {
+		if e.Save != nil && lib.state == "" {
+			missing = append(missing, fmt.Errorf("%s: engine %q: save needs a folder: name one in \"state\", or with -state", o.config, name))
+		}
+	}
 	if err := errors.Join(missing...); err != nil {
 		return nil, err
 	}
 	lib.limits = fill(o.limits.OrElse(lib.limits), tier.DefaultLimits())
-	if o.stated {
-		lib.state = o.state
-	}
 	return lib, nil
 }
 

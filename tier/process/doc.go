@@ -14,6 +14,10 @@
 // default. An engine that copies its weights frees nothing when it is frozen; that is
 // detected, and it is put to sleep or stopped.
 //
+// A frozen engine keeps its conversations, the KV cache of its prompts, in its memory.
+// One that has to stop saves and restores them by requests of its own, if it has such:
+// see Engine.Save.
+//
 // The three names that matter: [Mover] moves models, [Engine] says how a model is
 // served, [Mover.URL] tells the holder of a lease where to send requests.
 //
