@@ -51,11 +51,15 @@ func impatient(next http.Handler) http.Handler {
 	})
 }
 
-// bearer wants the token on every path but /healthz, which tells nothing.
+// isProbe reports whether a path is one that supervisors and load balancers ask, without
+// a token. The answer tells no more than whether the server takes requests.
+func isProbe(path string) bool { return path == "/healthz" || path == "/readyz" }
+
+// bearer wants the token on every path but those of probes.
 func bearer(token string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if strings.EqualFold(scheme, "Bearer") && same(given, token) || r.URL.Path == "/healthz" {
+		if strings.EqualFold(scheme, "Bearer") && same(given, token) || isProbe(r.URL.Path) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -84,7 +88,7 @@ func same(a, b string) bool {
 // sends its visitor's browser here says in the request where it comes from, and
 // one whose name was made to resolve to this machine asks for a host of that
 // name. That is so for a GET as well: what a page shows as a picture can be the
-// digest of a model, which others make room for. /healthz tells nothing.
+// digest of a model, which others make room for.
 func local(next http.Handler) http.Handler {
 	pages := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -94,7 +98,7 @@ func local(next http.Handler) http.Handler {
 		}
 		changing := r.WithContext(r.Context()) // a copy
 		changing.Method = http.MethodPost      // a GET would be let by unseen
-		if r.URL.Path != "/healthz" && pages.Check(changing) != nil {
+		if !isProbe(r.URL.Path) && pages.Check(changing) != nil {
 			deny(w, r, http.StatusForbidden, "forbidden", "A web page may not send requests here", "Start the server with a token, and have the page's own server ask.")
 			return
 		}

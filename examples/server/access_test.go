@@ -107,7 +107,7 @@ func TestBearer_OnlyTheTokenComesIn(t *testing.T) {
 		{"Bearer  the-secret", 401},
 		{"Basic the-secret", 401},
 	} {
-		for _, path := range []string{"/status", "/readyz", "/v1/models", "/v1/models/gpt2-small/digest"} {
+		for _, path := range []string{"/status", "/v1/models", "/v1/models/gpt2-small/digest"} {
 			req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+path, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -135,10 +135,10 @@ func TestBearer_OnlyTheTokenComesIn(t *testing.T) {
 	}
 }
 
-func TestBearer_OnlyHealthzIsFree(t *testing.T) {
+func TestBearer_OnlyProbesAreFree(t *testing.T) {
 	h := bearer("secret", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	for path, want := range map[string]int{
-		"/healthz": 200, "/healthz/": 401, "//healthz": 401, "/healthz/../status": 401, "/healthz%2F..%2Fstatus": 401, "/HEALTHZ": 401, "/": 401,
+		"/healthz": 200, "/readyz": 200, "/readyz/": 401, "/readyzz": 401, "/healthz/": 401, "//healthz": 401, "/healthz/../status": 401, "/healthz%2F..%2Fstatus": 401, "/HEALTHZ": 401, "/": 401,
 	} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))

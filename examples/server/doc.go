@@ -43,7 +43,8 @@
 // the same to any client.
 //
 // It listens on the loopback interface; on any other it wants a token from its
-// clients, and does not start without one.
+// clients, and does not start without one. /healthz and /readyz, which supervisors ask,
+// want none.
 //
 // To read the code, begin with main.go. For a server of your own take its serve, and
 // handler.go or proxy.go; the rest is flags and demo.
