@@ -186,6 +186,7 @@ func (m *Manager) keepAlive(e *entry, d time.Duration) {
 		m.post(func(now time.Time) {
 			e.keepAliveTold.Store(false)
 			m.ctl.core.Wish(e.core, time.Duration(e.keepAlive.Load()), now)
+			m.ctl.publishIdle(e)
 		})
 	}
 }

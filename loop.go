@@ -239,12 +239,21 @@ func (c *control) publish() {
 	}
 	s.entries = c.gates
 	if c.core.KeepAlives() {
-		s.idle = make([]core.IdleTerm, len(s.entries))
-		for i, e := range c.core.Entries() {
-			s.idle[i] = c.core.IdleTerm(e)
+		for _, e := range s.entries {
+			c.publishIdle(e)
 		}
 	}
 	c.m.snap.Store(s)
+}
+
+// publishIdle makes known when a model leaves by idleness.
+func (c *control) publishIdle(e *entry) {
+	term := c.core.IdleTerm(e.core)
+	if term == (core.IdleTerm{}) {
+		e.idle.Store(nil)
+	} else if was := e.idle.Load(); was == nil || *was != term {
+		e.idle.Store(&term)
+	}
 }
 
 // inUse is what could be had if models left; of memory, if the mover can tell what is

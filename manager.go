@@ -85,6 +85,8 @@ type entry struct {
 	// keepAliveTold: the loop has been told that it is another and has not looked yet.
 	keepAlive     atomic.Int64
 	keepAliveTold atomic.Bool
+	// idle says when the model leaves by idleness; nil: it does not.
+	idle atomic.Pointer[core.IdleTerm]
 	// observing: it is being looked at. seenUses is how often it had been used
 	// when it was last looked at. The loop's.
 	observing bool
@@ -102,8 +104,6 @@ type snapshot struct {
 	// inUse is memory that models have, which the machine counts as taken, and swap, which
 	// could be had if they left; 0 where that cannot be told.
 	inUse tier.Footprint
-	// idle says when models leave by idleness, by the view's index; nil: none does.
-	idle []core.IdleTerm
 }
 
 // emptied returns the snapshot as it would be if models had left.

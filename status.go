@@ -218,8 +218,8 @@ func (s *snapshot) status(i int) ModelStatus {
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
 		ChargedRAM: charged[tier.RAM], ChargedSwap: charged[tier.Swap], Present: -1,
 	}
-	if s.idle != nil && ms.Leases == 0 && ms.Waiters == 0 {
-		ms.IdleUntil = s.idle[i].Until(g.Ended())
+	if term := s.entries[i].idle.Load(); term != nil && ms.Leases == 0 && ms.Waiters == 0 {
+		ms.IdleUntil = term.Until(g.Ended())
 	}
 	if at := s.entries[i].standing.Load(); at != nil {
 		w := at.waiting(model.Name)

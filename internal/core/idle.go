@@ -101,14 +101,14 @@ func (i *idleness) arrived(m *Move, now time.Time) {
 // again.
 const soon = time.Second
 
-// Wish tells the KeepAlive of the last request for a model; 0: the model's own.
+// Wish tells the KeepAlive of the last request for a model; 0: the model's own. Its
+// IdleTerm may be another then, but no View is: requests of many wishes are to be cheap.
 func (c *Core) Wish(e *Entry, keepAlive time.Duration, now time.Time) {
 	if e.idle.wish != keepAlive {
 		e.idle.wish = keepAlive
 		c.keepAlives = c.keepAlives || keepAlive > 0
 		c.timeIdle(e, now)
-		c.idleNext = now
-		c.mark(changed)
+		c.idleNext = earlier(c.idleNext, c.idleUntil(e, now))
 	}
 }
 
@@ -186,7 +186,6 @@ func (c *Core) timeIdle(e *Entry, now time.Time) {
 		i.timed = timed
 		e.Gate.Time(timed)
 		i.since = later(i.since, now) // leases that ended until now were not noted
-		c.mark(changed)
 	}
 	if prompt := limit > 0 && limit < soon; prompt != i.prompt {
 		i.prompt = prompt

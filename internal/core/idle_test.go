@@ -58,6 +58,25 @@ func TestKeepAlive_LeaseEndsUnheard_LeavesInTime(t *testing.T) {
 	}
 }
 
+// Requests of many wishes for one model would else have all of the library described.
+func TestWish_Another_LeavesEarlierAndChangesNoView(t *testing.T) {
+	b := newBench(t, 10, 10, keeping(sized("a", 4), time.Hour))
+	b.load("a")
+	e := b.entry("a")
+	b.c.Changed()
+	for _, wish := range []time.Duration{2 * time.Hour, 0, -1, time.Minute} {
+		b.c.Wish(e, wish, b.now)
+		b.step()
+		if b.c.Changed() {
+			t.Errorf("a view is another by a wish for %v", wish)
+		}
+	}
+	b.pass(time.Minute - 1)
+	b.wantLog("a storage→ram keep 0")
+	b.pass(1)
+	b.wantLog("a storage→ram keep 0", "a ram→swap keep 0")
+}
+
 // Telling costs the requests that pass: only a model that leaves at once is worth it.
 func TestKeepAlive_ModelsWithoutIt_AreNotTimed(t *testing.T) {
 	b := newBench(t, 10, 10, keeping(sized("a", 2), time.Minute), keeping(sized("b", 2), tier.AtOnce), sized("c", 2))
