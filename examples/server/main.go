@@ -47,6 +47,9 @@ func signals() (stop, now context.Context, again <-chan os.Signal) {
 	caught, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
 	signal.Notify(caught, os.Interrupt, syscall.SIGTERM)
 	signal.Notify(hangups, syscall.SIGHUP)
+	// Nothing takes these: who read our output may have left. To ignore them would have
+	// engines ignore them, too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		ended(fmt.Errorf("ended by %v", <-caught))
 		time.Sleep(echo)

@@ -103,6 +103,40 @@ func TestChild_Hangup_ReloadsAndNeverEnds(t *testing.T) {
 	}
 }
 
+// A program that starts a server may read the line that says where it listens, and leave.
+func TestChild_ReaderOfItsOutputLeaves_GoesOn(t *testing.T) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	supervisor, socket := newBoss(t)
+	cmd := command(t.Context(), build(t), t.TempDir(), "-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir)
+	cmd.Env = append(cmd.Env, notifyVariable+"="+socket)
+	cmd.Stdout, cmd.Stderr = in, in
+	err = cmd.Start()
+	in.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	supervisor.wants(t, ready)
+	out.Close()
+	for range 2 { // each says that nothing has changed
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		supervisor.wants(t, reloading, ready)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	supervisor.wants(t, stopping)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // await waits until something is so, and says what is if it takes too long.
 func await(t *testing.T, is func() (string, bool)) {
 	t.Helper()
