@@ -16,12 +16,15 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
 )
@@ -42,6 +45,8 @@ type engineConfig struct {
 	Save    *requestConfig `json:"save,omitempty"`
 	Restore *requestConfig `json:"restore,omitempty"`
 	Slots   int            `json:"slots,omitempty"`
+
+	kind hotload.EngineKind // "": by the program; see estimate
 }
 
 // requestConfig is a process.Request. A body that is a string is sent as it is, any other
@@ -127,6 +132,24 @@ func (e *engineConfig) find() error {
 	return nil
 }
 
+// estimate returns how to estimate what the engine takes; ok is false if it is none of
+// llama.cpp's.
+func (e *engineConfig) estimate() (o hotload.EstimateOptions, ok bool) {
+	for i, word := range e.Command {
+		program := strings.TrimSuffix(filepath.Base(word), ".exe")
+		if i == 0 && e.kind != "" || program == string(hotload.LlamaServer) {
+			args := slices.Clone(e.Command[i+1:])
+			for j := range args {
+				args[j] = strings.ReplaceAll(args[j], "{context}", strconv.Itoa(cmp.Or(e.Context, 4096)))
+			}
+			o.Engine = cmp.Or(e.kind, hotload.LlamaServer)
+			o, err := o.LlamaFlags(args)
+			return o, err == nil
+		}
+	}
+	return o, false
+}
+
 // engineLabel is the label of a model that names its engine.
 const engineLabel = "engine"
 
@@ -140,9 +163,11 @@ func (e *engineConfig) id(name string) string {
 // registry knows the engines. Those that a reload has replaced stay known: until
 // its turn has come, a model has the one that it had.
 type registry struct {
+	estimator hotload.Estimator
+
 	mu     sync.Mutex // guards the rest
-	byName map[string]process.Engine
-	byID   map[string]process.Engine
+	byName map[string]engineConfig
+	byID   map[string]engineConfig
 }
 
 // admit makes engines known to the models that are labelled with them.
@@ -150,10 +175,10 @@ func (r *registry) admit(engines map[string]engineConfig) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byID == nil {
-		r.byID = make(map[string]process.Engine)
+		r.byID = make(map[string]engineConfig)
 	}
 	for name, e := range engines {
-		r.byID[e.id(name)] = e.engine()
+		r.byID[e.id(name)] = e
 	}
 }
 
@@ -161,15 +186,29 @@ func (r *registry) admit(engines map[string]engineConfig) {
 func (r *registry) name(engines map[string]engineConfig) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.byName = make(map[string]process.Engine, len(engines))
-	for name, e := range engines {
-		r.byName[name] = e.engine()
-	}
+	r.byName = maps.Clone(engines)
 }
 
-// engineOf is process.Options.EngineOf. A model that was hot loaded may name an
-// engine, and has the only one where it does not.
+// engineOf is process.Options.EngineOf. What the engine takes beyond the weights is
+// estimated by its flags and the model's header, if the one is llama.cpp's and the other
+// tells enough.
 func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
+	e, err := r.configOf(m)
+	if err != nil {
+		return process.Engine{}, err
+	}
+	engine := e.engine()
+	if o, ok := e.estimate(); ok && m.Runtime == 0 {
+		if estimated, err := r.estimator.Estimate(m.Path, o); err == nil {
+			engine.Runtime = estimated.Runtime()
+		}
+	}
+	return engine, nil
+}
+
+// configOf returns the engine of a model. One that was hot loaded may name an engine,
+// and has the only one if it does not.
+func (r *registry) configOf(m *tier.Model) (engineConfig, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	label, labelled := m.Labels[engineLabel]
@@ -177,13 +216,13 @@ func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
 		for label = range maps.Keys(r.byName) {
 		}
 	}
-	for _, known := range []map[string]process.Engine{r.byID, r.byName} {
+	for _, known := range []map[string]engineConfig{r.byID, r.byName} {
 		if e, ok := known[label]; ok {
 			return e, nil
 		}
 	}
 	name, _, _ := strings.Cut(label, "#")
-	return process.Engine{}, fmt.Errorf("there is no engine %q", name)
+	return engineConfig{}, fmt.Errorf("there is no engine %q", name)
 }
 
 // newEngines returns a Manager over the engines of a library. It closes them.
@@ -291,6 +330,7 @@ func makeLlamacpp(ctx context.Context, saves bool, stderr io.Writer) (engineConf
 		// Copies of weights, which llama.cpp makes on some processors, cannot be paged out.
 		Command: []string{program, "-m", "{path}", "--port", "{port}", "-libs", libs, "-c", "{context}", "-t", "{threads}", "--no-repack"},
 		Context: 512,
+		kind:    hotload.LlamaLibrary,
 		// With more than one thread llama.cpp waits in a spin for each to have done its
 		// share, which takes long where others want the processors too.
 		Threads: 1,

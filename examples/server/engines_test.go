@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -139,5 +141,63 @@ func TestCommanded_Assignments_GoToTheEnvironment(t *testing.T) {
 	}
 	if e := commanded([]string{"./a=b", "x"}); len(e.Env) > 0 {
 		t.Errorf("%+v", e)
+	}
+}
+
+func TestEngine_Estimate_ByItsFlags(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		e    engineConfig
+		want hotload.EstimateOptions
+		ok   bool
+	}{
+		{"llama-server", engineConfig{Command: []string{"/usr/bin/llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}", "-np", "2"}, Context: 8192},
+			hotload.EstimateOptions{Engine: hotload.LlamaServer, Context: 8192, Slots: 2}, true},
+		{"without a context of its own", engineConfig{Command: []string{"llama-server", "--ctx-size", "{context}"}}, hotload.EstimateOptions{Engine: hotload.LlamaServer, Context: 4096}, true},
+		{"behind another program", engineConfig{Command: []string{"nice", "-n", "5", "llama-server", "-ctk", "q8_0"}}, hotload.EstimateOptions{Engine: hotload.LlamaServer, CacheTypeK: "q8_0"}, true},
+		{"the test engine", engineConfig{Command: []string{"/cache/engine", "--no-repack", "-c", "512"}, kind: hotload.LlamaLibrary}, hotload.EstimateOptions{Engine: hotload.LlamaLibrary, Context: 512, NoRepack: true}, true},
+		{"any other", engineConfig{Command: []string{"vllm", "serve", "-c", "512"}}, hotload.EstimateOptions{}, false},
+		{"flags that it will refuse", engineConfig{Command: []string{"llama-server", "-c", "much"}}, hotload.EstimateOptions{}, false},
+	} {
+		if got, ok := c.e.estimate(); ok != c.ok || ok && got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", c.name, got, ok, c.want)
+		}
+	}
+}
+
+// What an engine needs beyond the weights is estimated where its owner has not declared
+// it; what is not known has no estimate.
+func TestRegistry_EngineOf_EstimatesWhatIsNotDeclared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	llama := demo.Llama{Name: "m", Width: 64, Inner: 64, Layers: 2}
+	if err := errors.Join(llama.Write(t.Context(), f, nil), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var r registry
+	r.name(map[string]engineConfig{
+		"small": {Command: []string{"llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}"}, Context: 512},
+		"large": {Command: []string{"llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}"}, Context: 1 << 20},
+		"other": {Command: []string{"vllm", "{port}"}},
+	})
+	runtimeOf := func(engine, path string, declared tier.Bytes) tier.Bytes {
+		e, err := r.engineOf(&tier.Model{Name: "m", Path: path, Runtime: declared, Labels: map[string]string{engineLabel: engine}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Runtime
+	}
+	// A token takes 2 × 64 numbers of 2 bytes in each of the 2 layers.
+	small, large := runtimeOf("small", path, 0), runtimeOf("large", path, 0)
+	if cache := tier.Bytes(1<<20-512) * 2 * 64 * 2 * 2; small <= 0 || large-small < cache || large-small > 4*cache {
+		t.Errorf("%v and %v, of which %v for the cache", small, large, cache)
+	}
+	for what, got := range map[string]tier.Bytes{"declared": runtimeOf("small", path, 5), "another engine": runtimeOf("other", path, 0), "no file": runtimeOf("small", path+"x", 0)} {
+		if got != 0 {
+			t.Errorf("%s: %v", what, got)
+		}
 	}
 }

@@ -79,6 +79,12 @@ type Engine struct {
 	// Threads and Context are for the command. 0: one for each CPU; 4096.
 	Threads, Context int
 
+	// Runtime is the bytes that it is estimated to need beyond the weights of its model,
+	// for which hotload.Estimate can be asked. It counts until the model was measured,
+	// unless Model.Runtime declares them. 0: 256 MiB and an eighth of the weights, or what
+	// other models of the engine took for a byte.
+	Runtime tier.Bytes
+
 	// StartTimeout is Options.StartTimeout for this engine. 0: that one.
 	StartTimeout time.Duration
 
@@ -157,6 +163,9 @@ func (e *Engine) validate(model string) error {
 	}
 	if !port {
 		fault("Engine.Command", strings.Join(e.Command, " "), "must hold {port}, the port to listen on")
+	}
+	if e.Runtime < 0 {
+		fault("Engine.Runtime", fmt.Sprint(int64(e.Runtime)), "must be bytes, or 0 if it is not known")
 	}
 	if e.Health != "" && e.Health[0] != '/' {
 		fault("Engine.Health", e.Health, "must begin with a slash")
@@ -259,9 +268,9 @@ type Options struct {
 	// killed. Up to half of it is for the answer to Engine.Shutdown, the rest begins
 	// with SIGTERM. 0: 5 s.
 	StopTimeout time.Duration
-	// Excess is how many bytes more than Model.Size + Model.Runtime (or, if that is 0, 256
-	// MiB and an eighth of Model.Size) an engine may
-	// take while it starts; beyond that it is killed and the error says so. What it
+	// Excess is how many bytes more than Model.Size + Model.Runtime (or, if that is 0,
+	// Engine.Runtime, or 256 MiB and an eighth of Model.Size) an engine may take while it
+	// starts; beyond that it is killed and the error says so. What it
 	// takes within that is charged, and reserved for its next load: see
 	// Mover.Footprint. 0: as many as declared, at least 1 GiB. tier.Unlimited: no
 	// bound.
@@ -354,8 +363,8 @@ func guarded(ctx context.Context, part string, call func() error) error {
 }
 
 // allowed returns how many bytes an engine may take while it starts.
-func (o *Options) allowed(model *tier.Model) tier.Bytes {
-	declared := model.Size.Plus(cmp.Or(model.Runtime, unknownRuntime(model.Size)))
+func (o *Options) allowed(model *tier.Model, e *Engine) tier.Bytes {
+	declared := model.Size.Plus(cmp.Or(model.Runtime, e.Runtime, unknownRuntime(model.Size)))
 	return declared.Plus(cmp.Or(o.Excess, max(declared, tier.GiB)))
 }
 

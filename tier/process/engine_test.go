@@ -63,14 +63,14 @@ func TestOptions_EveryFaultAtOnce(t *testing.T) {
 	_, err := New(Options{
 		Engine: Engine{
 			Command: []string{"", "{nonsense}"}, Env: []string{"novalue"}, Health: "health", Threads: -1,
-			Standby: 9, Shutdown: Request{Path: "x"}, StartTimeout: -time.Minute,
+			Standby: 9, Shutdown: Request{Path: "x"}, StartTimeout: -time.Minute, Runtime: -1,
 		},
 		StartTimeout: -time.Second, Excess: -1,
 	})
 	if !errors.Is(err, tier.ErrInvalid) {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"Command", "{nonsense}", "{port}", "novalue", "Health", "Shutdown", "Threads", "Standby", "Engine.StartTimeout", "StartTimeout", "Excess"} {
+	for _, field := range []string{"Command", "{nonsense}", "{port}", "novalue", "Health", "Shutdown", "Threads", "Standby", "Engine.StartTimeout", "Engine.Runtime", "StartTimeout", "Excess"} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("the error does not name %s:\n%v", field, err)
 		}
@@ -93,13 +93,16 @@ func TestOptions_Excess(t *testing.T) {
 		{100, 0, 100 + tier.GiB}, {3 * tier.GiB, 0, 6 * tier.GiB}, {100, 5, 105}, {100, tier.Unlimited, tier.Unlimited},
 	} {
 		o := Options{Excess: c.excess}
-		if got := o.allowed(&tier.Model{Size: c.size - 10, Runtime: 10}); got != c.want {
+		if got := o.allowed(&tier.Model{Size: c.size - 10, Runtime: 10}, &Engine{Runtime: 7}); got != c.want {
 			t.Errorf("%v declared, excess %v: %v are allowed, want %v", c.size, c.excess, got, c.want)
 		}
 	}
 	// An engine that copies its weights takes more than twice their size.
-	if o, size := (Options{}), tier.GiB; o.allowed(&tier.Model{Size: size}) < 2*size+256*tier.MiB {
-		t.Errorf("where nothing is declared, %v are allowed for weights of %v", o.allowed(&tier.Model{Size: size}), size)
+	if o, size := (Options{}), tier.GiB; o.allowed(&tier.Model{Size: size}, &Engine{}) < 2*size+256*tier.MiB {
+		t.Errorf("where nothing is declared, %v are allowed for weights of %v", o.allowed(&tier.Model{Size: size}, &Engine{}), size)
+	}
+	if got := (&Options{Excess: 1}).allowed(&tier.Model{Size: 10}, &Engine{Runtime: 7}); got != 18 {
+		t.Errorf("where nothing is declared and 17 are estimated, %d are allowed", got)
 	}
 }
 

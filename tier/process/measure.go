@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -31,6 +32,10 @@ type measure struct {
 	Path         string     `json:"path"`
 	Size         tier.Bytes `json:"size"`
 	Quantisation string     `json:"quantisation,omitempty"`
+
+	// Expected is what the engine was estimated to take with it, weights included
+	// (Engine.Runtime); 0: it was not.
+	Expected tier.Bytes `json:"expected,omitempty"`
 
 	Steady tier.Bytes    `json:"steady"` // bytes when last seen to serve
 	Peak   tier.Bytes    `json:"peak"`   // the most, on its way to serve or serving
@@ -95,7 +100,7 @@ func (ms *measures) load() error {
 		return fmt.Errorf("%s is damaged: %w", ms.file, err)
 	}
 	for _, x := range list {
-		if x.Steady >= 0 && x.Peak >= x.Steady && x.Size >= 0 && x.Starts >= 0 && x.Served >= 0 {
+		if x.Expected >= 0 && x.Steady >= 0 && x.Peak >= x.Steady && x.Size >= 0 && x.Starts >= 0 && x.Served >= 0 {
 			x.written = x.Peak
 			ms.list = append(ms.list, &x)
 		}
@@ -116,6 +121,7 @@ func (ms *measures) of(like measure) *measure {
 	defer ms.mu.Unlock()
 	for _, x := range ms.list {
 		if x.of(&like) {
+			x.Expected = like.Expected
 			return x
 		}
 	}
@@ -194,15 +200,16 @@ func (ms *measures) write() error {
 // (the cache of a context of 4096 tokens takes about that, with grouped attention).
 func unknownRuntime(size tier.Bytes) tier.Bytes { return 256*tier.MiB + size/8 }
 
-// forecast returns what an engine should take with a model: what it took and a twentieth,
-// as buffers grow with what is asked for, else its size times what the same engine took
-// for a byte of others with the same quantisation, else what is assumed of any; and what
-// it was seen to take.
+// forecast returns what an engine should take with a model, and what it was seen to take.
+// The first is what it took and a twentieth, as buffers grow with what is asked for; else
+// what was estimated, or as many times that as the same engine took with others of the
+// same quantisation, if it took more; else, without an estimate, its size times what the
+// engine took for a byte of those; else what is assumed of any.
 func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
-	unknown := like.Size.Plus(unknownRuntime(like.Size))
+	unknown := cmp.Or(like.Expected, like.Size.Plus(unknownRuntime(like.Size)))
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	perByte := 0.0
+	perByte, perExpected := 0.0, 1.0
 	for _, x := range ms.list {
 		switch {
 		case x.of(like) && x.Peak > 0 && x.Served < provenServed:
@@ -211,9 +218,17 @@ func (ms *measures) forecast(like *measure) (takes, seen tier.Bytes) {
 			return x.Peak.Plus(x.Peak / 20), x.Peak
 		case x.Engine == like.Engine && x.Quantisation == like.Quantisation && x.Size >= minScaled && x.Starts > 0:
 			perByte = max(perByte, float64(x.Peak)/float64(x.Size))
+			if x.Expected > 0 {
+				perExpected = max(perExpected, float64(x.Peak)/float64(x.Expected))
+			}
 		}
 	}
-	if perByte > 0 && like.Size >= minScaled {
+	switch {
+	case like.Size < minScaled:
+		return unknown, 0
+	case like.Expected > 0:
+		return tier.Bytes(min(float64(unknown)*perExpected, 1<<60)), 0
+	case perByte > 0:
 		return tier.Bytes(min(float64(like.Size)*perByte, 1<<60)), 0
 	}
 	return unknown, 0
@@ -242,14 +257,19 @@ func engineID(e *Engine) string {
 
 // measureOf returns the measure of an engine with a model, without figures.
 func measureOf(e *Engine, model *tier.Model) measure {
-	return measure{Engine: engineID(e), Path: model.Path, Size: model.Size, Quantisation: model.Labels[QuantisationLabel]}
+	like := measure{Engine: engineID(e), Path: model.Path, Size: model.Size, Quantisation: model.Labels[QuantisationLabel]}
+	if e.Runtime > 0 {
+		like.Expected = model.Size.Plus(e.Runtime)
+	}
+	return like
 }
 
 // Forecast implements tier.Forecaster. What an engine takes is measured whenever it
 // becomes ready and while it serves, and kept in Options.StateDir by engine, its
-// program, and model. Of a model that it never served, it is what the same engine took
-// for a byte of others of the same quantisation (see QuantisationLabel), and without
-// those 256 MiB and an eighth of the weights beyond the weights.
+// program, and model. Of a model that it never served, it is Engine.Runtime beyond the
+// weights, or more if the engine took more than that with others of the same quantisation
+// (see QuantisationLabel); without an estimate, what it took for a byte of those, or 256
+// MiB and an eighth of the weights beyond the weights.
 func (m *Mover) Forecast(model *tier.Model) (takes, seen tier.Bytes) {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()

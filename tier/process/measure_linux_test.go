@@ -82,6 +82,42 @@ func TestForecast_OtherModelsOfTheEngine_TellByTheByteAndQuantisation(t *testing
 	}
 }
 
+// An estimate counts until the model was measured, and is raised by what the engine took
+// with others, never lowered.
+func TestForecast_Estimated_UntilMeasured(t *testing.T) {
+	engine := fake{}.engine()
+	engine.Runtime = 3 * tier.GiB
+	m, err := New(Options{Engine: engine})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if takes, seen := m.Forecast(&tier.Model{Name: "m", Path: "m", Size: tier.GiB}); takes != 4*tier.GiB || seen != 0 {
+		t.Errorf("%v, %v", takes, seen)
+	}
+	for _, c := range []struct {
+		name                 string
+		peak, expected, want tier.Bytes // of another model, and what this one is then taken to need
+		quantisation         string
+	}{
+		{"took twice of it", 4 * tier.GiB, 2 * tier.GiB, 6 * tier.GiB, "Q8_0"},
+		{"took less", tier.GiB, 2 * tier.GiB, 3 * tier.GiB, "Q8_0"},
+		{"was not estimated", 4 * tier.GiB, 0, 3 * tier.GiB, "Q8_0"},
+		{"another quantisation", 4 * tier.GiB, 2 * tier.GiB, 3 * tier.GiB, "Q4_0"},
+	} {
+		ms := measures{list: []*measure{{Path: "other", Size: tier.GiB, Quantisation: c.quantisation, Expected: c.expected, Steady: c.peak, Peak: c.peak, Starts: 1}}}
+		if takes, seen := ms.forecast(&measure{Path: "m", Size: tier.GiB, Quantisation: "Q8_0", Expected: 3 * tier.GiB}); takes != c.want || seen != 0 {
+			t.Errorf("the other %s: %v, %v; want %v", c.name, takes, seen, c.want)
+		}
+	}
+	for served, want := range map[int]tier.Bytes{1: 3 * tier.GiB, provenServed: tier.GiB + tier.GiB/20} {
+		ms := measures{list: []*measure{{Path: "m", Size: tier.GiB / 2, Peak: tier.GiB, Served: served}}}
+		if takes, seen := ms.forecast(&measure{Path: "m", Size: tier.GiB / 2, Expected: 3 * tier.GiB}); takes != want || seen != tier.GiB {
+			t.Errorf("after it served %d times: %v, %v; want %v", served, takes, seen, want)
+		}
+	}
+}
+
 // What was seen of a start that was called off is a part of what the engine takes, and
 // tells nothing of other models.
 func TestForecast_OtherModelNeverBecameReady_TellsNothing(t *testing.T) {

@@ -169,7 +169,7 @@ func (m *Mover) sample(s *slot, c *child, ahead *filling, rep *report) error {
 }
 
 func (m *Mover) checkExcess(s *slot, c *child, took tier.Bytes) error {
-	allowed := m.opts.allowed(&s.model)
+	allowed := m.opts.allowed(&s.model, &s.engine)
 	if took <= allowed {
 		return nil
 	}
