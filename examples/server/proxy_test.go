@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -57,7 +58,13 @@ func fakeEngine(port string) error {
 			return
 		}
 		w.Header().Set("Content-Type", "text/event-stream")
-		for i := 0; i < 3 || !bytes.Contains(b, []byte("short")); i++ {
+		chunks := math.MaxInt
+		for prompt, n := range map[string]int{"short": 3, "long": 500} {
+			if bytes.Contains(b, []byte(prompt)) {
+				chunks = n
+			}
+		}
+		for i := range chunks {
 			fmt.Fprintf(w, "data: %d\n\n", i)
 			http.NewResponseController(w).Flush()
 			if i == 3 && bytes.Contains(b, []byte("die")) {

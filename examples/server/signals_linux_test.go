@@ -103,6 +103,29 @@ func TestChild_Hangup_ReloadsAndNeverEnds(t *testing.T) {
 	}
 }
 
+// A terminal, or a supervisor, may signal the whole process group.
+func TestChild_GroupIsTerminated_StreamEndsInOrder(t *testing.T) {
+	cmd := command(t.Context(), build(t), t.TempDir(), "-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir, "-engine", fakeCommand())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c := launch(t, cmd)
+	resp, err := http.Post(c.url+"/v1/chat/completions", "application/json", strings.NewReader(`{"model":"gpt2-small","stream":true,"messages":"long"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
+		if err := syscall.Kill(-cmd.Process.Pid, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := io.ReadAll(resp.Body); err != nil || !strings.HasSuffix(string(b), "data: 499\n\ndata: [DONE]\n\n") {
+		t.Errorf("the stream ends with %q, %v", b[max(len(b)-50, 0):], err)
+	}
+	if c.wait(); cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("it ends with %v: %s", cmd.ProcessState, &c.stderr)
+	}
+}
+
 // A program that starts a server may read the line that says where it listens, and leave.
 func TestChild_ReaderOfItsOutputLeaves_GoesOn(t *testing.T) {
 	out, in, err := os.Pipe()
