@@ -103,14 +103,16 @@ type ModelStatus struct {
 	Runtime      tier.Bytes `json:"runtime,omitempty"`
 	Declared     tier.Bytes `json:"runtime_declared,omitempty"`
 	Capabilities []string   `json:"capabilities,omitempty"`
-	Pinned       bool       `json:"pinned,omitempty"`
-	Home         tier.Tier  `json:"home"`
-	Tier         tier.Tier  `json:"tier"` // resident tier
-	Moving       bool       `json:"moving,omitempty"`
-	To           tier.Tier  `json:"to,omitempty"` // while moving
-	Stuck        bool       `json:"stuck,omitempty"`
-	Kept         tier.Bytes `json:"kept,omitempty"` // present, while in swap
-	Left         tier.Bytes `json:"left,omitempty"` // in storage, while in swap
+	// Labels are the model's, shared with it: not to be changed.
+	Labels map[string]string `json:"labels,omitempty"`
+	Pinned bool              `json:"pinned,omitempty"`
+	Home   tier.Tier         `json:"home"`
+	Tier   tier.Tier         `json:"tier"` // resident tier
+	Moving bool              `json:"moving,omitempty"`
+	To     tier.Tier         `json:"to,omitempty"` // while moving
+	Stuck  bool              `json:"stuck,omitempty"`
+	Kept   tier.Bytes        `json:"kept,omitempty"` // present, while in swap
+	Left   tier.Bytes        `json:"left,omitempty"` // in storage, while in swap
 	// Cached is bytes in the page cache beyond those that are kept, as last asked, at
 	// most some ten seconds ago. They are charged nowhere.
 	Cached   tier.Bytes `json:"cached,omitempty"`
@@ -213,7 +215,7 @@ func (s *snapshot) status(i int) ModelStatus {
 	charged := v.Footprint(i)
 	ms := ModelStatus{
 		Name: model.Name, Path: model.Path, Size: model.Size, Runtime: model.Runtime,
-		Capabilities: model.Capabilities, Pinned: model.Pinned, Home: model.Home,
+		Capabilities: model.Capabilities, Labels: model.Labels, Pinned: model.Pinned, Home: model.Home,
 		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
 		ChargedRAM: charged[tier.RAM], ChargedSwap: charged[tier.Swap], Present: -1,

@@ -48,13 +48,14 @@ func (p *proxy) serveModel(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		entry := struct {
-			ID           string    `json:"id"`
-			Object       string    `json:"object"`
-			OwnedBy      string    `json:"owned_by"`
-			Capabilities []string  `json:"capabilities"`
-			Resident     tier.Tier `json:"resident_tier"`
-			Loading      *loading  `json:"loading,omitempty"`
-		}{s.Name, "model", "modeltier", append([]string{}, s.Capabilities...), s.Tier, nil}
+			ID           string            `json:"id"`
+			Object       string            `json:"object"`
+			OwnedBy      string            `json:"owned_by"`
+			Capabilities []string          `json:"capabilities"`
+			Resident     tier.Tier         `json:"resident_tier"`
+			Labels       map[string]string `json:"labels,omitempty"`
+			Loading      *loading          `json:"loading,omitempty"`
+		}{s.Name, "model", "modeltier", append([]string{}, s.Capabilities...), s.Tier, s.Labels, nil}
 		if s.Waiting != nil {
 			at := loadingAt(*s.Waiting)
 			entry.Loading = &at

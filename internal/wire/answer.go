@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -255,7 +257,7 @@ func Models(v *tier.View, loads int64) []byte {
 	library := object("{")
 	for i, m := range v.Library.All() {
 		library = library.object(m.Name, object(nil).gb("size_gb", m.Size).tier("tier", m.Home).
-			list("capabilities", m.Capabilities).tier("resident_tier", v.States[i].Tier).end())
+			list("capabilities", m.Capabilities).tier("resident_tier", v.States[i].Tier).labels(m.Labels).end())
 	}
 	return object(nil).text("status", "success").object("models", library.end()).
 		whole("total_models", int64(v.Library.Len())).whole("active_hot_loads", loads).end()
@@ -266,7 +268,7 @@ func OpenAIModels(v *tier.View) []byte {
 	entries := []json.RawMessage{}
 	for i, m := range v.Library.All() {
 		entries = append(entries, json.RawMessage(object(nil).text("id", m.Name).text("object", "model").text("owned_by", "modeltier").
-			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).end()))
+			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).labels(m.Labels).end()))
 	}
 	return object(nil).value("data", entries).text("object", "list").end()
 }
@@ -321,6 +323,19 @@ func (o object) gb(key string, b tier.Bytes) object {
 func (o object) seconds(key string, d time.Duration) object { return o.number(key, d.Seconds()) }
 
 func (o object) tier(key string, t tier.Tier) object { return o.text(key, t.String()) }
+
+// labels adds a model's labels, if it has some: its owner's, and of a model file what the
+// file says.
+func (o object) labels(labels map[string]string) object {
+	if len(labels) == 0 {
+		return o
+	}
+	all := object("{")
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		all = all.text(key, labels[key])
+	}
+	return o.object("labels", all.end())
+}
 
 // list adds a list of strings, which is never null.
 func (o object) list(key string, list []string) object {

@@ -22,6 +22,7 @@ func view(t *testing.T, models ...tier.Model) *tier.View {
 
 func TestAnswers_ToTheByte(t *testing.T) {
 	v := view(t, tier.Model{Name: `a"<b>`, Size: 3 * tier.GiB / 2, Home: tier.Swap, Capabilities: []string{"é"}}, tier.Model{Name: "b", Size: 1})
+	labelled := view(t, tier.Model{Name: "a", Size: tier.GiB, Labels: map[string]string{"format": "gguf", "b<": `"`}})
 	v.States[0].Tier = tier.RAM
 	v.Charged[tier.RAM], v.Reserved[tier.RAM] = tier.GiB, tier.GiB
 	v.Memory.Available, v.FreeSwap = 3*tier.GiB/2, tier.GiB
@@ -46,6 +47,8 @@ func TestAnswers_ToTheByte(t *testing.T) {
 		{"hint", HintTaken("a"), `{"status":"hint_taken","model_name":"a"}`},
 		{"tiers", Tiers(v, v.Limits), `{"status":"success","tiers":{"ram":{"used_gb":2,"available_gb":1.5,"limit_gb":5,"utilization":0.4,"models":1},"swap":{"used_gb":0,"available_gb":1,"limit_gb":10,"utilization":0,"models":0}}}`},
 		{"models", Models(v, 2), `{"status":"success","models":{"a\"<b>":{"size_gb":1.5,"tier":"swap","capabilities":["é"],"resident_tier":"ram"},"b":{"size_gb":0,"tier":"storage","capabilities":[],"resident_tier":"storage"}},"total_models":2,"active_hot_loads":2}`},
+		{"models with labels", Models(labelled, 0), `{"status":"success","models":{"a":{"size_gb":1,"tier":"storage","capabilities":[],"resident_tier":"storage","labels":{"b<":"\"","format":"gguf"}}},"total_models":1,"active_hot_loads":0}`},
+		{"OpenAI with labels", OpenAIModels(labelled), `{"data":[{"id":"a","object":"model","owned_by":"modeltier","size_gb":1,"capabilities":[],"tier":"storage","resident_tier":"storage","labels":{"b<":"\"","format":"gguf"}}],"object":"list"}`},
 		{"no models", Models(view(t), 0), `{"status":"success","models":{},"total_models":0,"active_hot_loads":0}`},
 		{"OpenAI", OpenAIModels(v), `{"data":[{"id":"a\"<b>","object":"model","owned_by":"modeltier","size_gb":1.5,"capabilities":["é"],"tier":"swap","resident_tier":"ram"},{"id":"b","object":"model","owned_by":"modeltier","size_gb":0,"capabilities":[],"tier":"storage","resident_tier":"storage"}],"object":"list"}`},
 		{"no OpenAI", OpenAIModels(view(t)), `{"data":[],"object":"list"}`},
