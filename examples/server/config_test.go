@@ -13,12 +13,12 @@ import (
 )
 
 func TestConfig_Faults_AllAreNamed(t *testing.T) {
-	_, err := parseConfig([]byte(`{"engines":{"e":{"standby":"nap","start_timeout_s":-3}},"limits":{"ram_gb":-1},
+	_, err := parseConfig([]byte(`{"engines":{"e":{"standby":"nap","start_timeout_s":-3,"idle_check_s":-4,"silence_limit_s":-5,"slow_factor":0.5}},"limits":{"ram_gb":-1},
 		"models":[{"name":"a","engine":"f"},{"name":"a"},{"name":"auto","size_gb":-2}]}`), "/")
 	if err == nil {
 		t.Fatal("it is taken")
 	}
-	for _, want := range []string{`"nap"`, "start_timeout_s -3", "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
+	for _, want := range []string{`"nap"`, "start_timeout_s -3", "idle_check_s -4", "silence_limit_s -5", "SlowFactor", "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in %q", want, err)
 		}
@@ -53,14 +53,24 @@ func TestConfig_Example_IsValid(t *testing.T) {
 	}
 }
 
-func TestConfig_StartTimeout_IsTheEngines(t *testing.T) {
-	c, err := parseConfig([]byte(`{"engines":{"e":{"command":["e","{port}"],"start_timeout_s":1.5}}}`), "/")
+func TestConfig_TimesOfAnEngine(t *testing.T) {
+	c, err := parseConfig([]byte(`{"engines":{
+		"plain":{"command":["e","{port}"]},
+		"set":{"command":["e","{port}"],"start_timeout_s":1.5,"idle_check_s":2,"silence_limit_s":3,"slow_factor":4},
+		"off":{"command":["e","{port}"],"idle_check_s":0}}}`), "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := c.Engines["e"]
-	if got := e.engine().StartTimeout; got != 1500*time.Millisecond {
-		t.Error(got)
+	for name, want := range map[string]process.Engine{
+		"plain": {IdleCheck: time.Minute},
+		"set":   {StartTimeout: 1500 * time.Millisecond, IdleCheck: 2 * time.Second, SilenceLimit: 3 * time.Second, SlowFactor: 4},
+		"off":   {},
+	} {
+		e := c.Engines[name]
+		got := e.engine()
+		if got.StartTimeout != want.StartTimeout || got.IdleCheck != want.IdleCheck || got.SilenceLimit != want.SilenceLimit || got.SlowFactor != want.SlowFactor {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }
 
@@ -76,7 +86,7 @@ func TestConfig_SaveAndRestore_AreTheEngines(t *testing.T) {
 	e := c.Engines["e"]
 	got := e.engine()
 	want := process.Engine{
-		Command: []string{"e", "{port}", "{state}"}, Slots: 4,
+		Command: []string{"e", "{port}", "{state}"}, Slots: 4, IdleCheck: time.Minute,
 		Save:    process.Request{Path: "/slots/{slot}?action=save", Body: `{"filename": "{file}"}`},
 		Restore: process.Request{Method: "PUT", Path: "/back/{slot}", Body: "{file}"},
 	}

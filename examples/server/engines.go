@@ -41,6 +41,10 @@ type engineConfig struct {
 	Standby  string   `json:"standby"` // "auto", "freeze" or "stop"
 	// StartTimeout bounds a start until the engine is ready. 0: five minutes.
 	StartTimeout seconds `json:"start_timeout_s,omitempty"`
+	// When an engine that runs is renewed; see process.Engine.IdleCheck. 0: never.
+	IdleCheck    *seconds `json:"idle_check_s,omitempty"` // nil: idleCheck
+	SilenceLimit seconds  `json:"silence_limit_s,omitempty"`
+	SlowFactor   float64  `json:"slow_factor,omitempty"`
 	// Save and Restore preserve conversations, of which the engine holds that many slots.
 	Save    *requestConfig `json:"save,omitempty"`
 	Restore *requestConfig `json:"restore,omitempty"`
@@ -68,6 +72,9 @@ func (r *requestConfig) request() process.Request {
 	return process.Request{Method: r.Method, Path: r.Path, Body: body}
 }
 
+// idleCheck is how long an engine that no request uses may not answer its health page.
+const idleCheck seconds = 60
+
 // seconds is a time in the configuration, in seconds.
 type seconds float64
 
@@ -92,6 +99,7 @@ func (e *engineConfig) engine() process.Engine {
 		Shutdown: process.Request{Path: e.Shutdown}, Threads: e.Threads, Context: e.Context,
 		Standby: standby[e.Standby], StartTimeout: e.StartTimeout.duration(),
 		Save: e.Save.request(), Restore: e.Restore.request(), Slots: e.Slots,
+		IdleCheck: cmp.Or(e.IdleCheck, new(idleCheck)).duration(), SilenceLimit: e.SilenceLimit.duration(), SlowFactor: e.SlowFactor,
 	}
 }
 
@@ -110,9 +118,14 @@ func (e *engineConfig) settle(dir string) {
 func (e *engineConfig) validate() error {
 	engine := e.engine()
 	errs := []error{engine.Validate()}
-	if !e.StartTimeout.isTime() {
-		errs = append(errs, fmt.Errorf("start_timeout_s %v must be seconds, or 0 for five minutes", float64(e.StartTimeout)))
+	check := func(field string, s seconds, zero string) {
+		if !s.isTime() {
+			errs = append(errs, fmt.Errorf("%s %v must be seconds, or 0 for %s", field, float64(s), zero))
+		}
 	}
+	check("start_timeout_s", e.StartTimeout, "five minutes")
+	check("idle_check_s", *cmp.Or(e.IdleCheck, new(idleCheck)), "off")
+	check("silence_limit_s", e.SilenceLimit, "off")
 	switch e.Standby {
 	case "", process.StandbyAuto.String(), process.StandbyFreeze.String(), process.StandbyStop.String():
 	default:

@@ -166,7 +166,7 @@ func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, er
 		return nil, err
 	}
 	r.manager, r.engines = manager, known
-	return newProxy(manager, engines.URL, log).handler(), nil
+	return newProxy(manager, useOf(engines), log).handler(), nil
 }
 
 // grace is how long requests have to end once the server is told to stop.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,12 +10,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/process"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -30,15 +31,15 @@ const embeddingsPath = "/v1/embeddings"
 // ready. It holds a lease until the answer has ended, or its client has left.
 type proxy struct {
 	m *modeltier.Manager
-	// url tells where the engine of a leased model is.
-	url func(model string) (string, bool)
+	// use begins a request to the engine of a leased model.
+	use func(model string) (engineUse, bool)
 	out *httputil.ReverseProxy
 	// bodies is the room for those of all requests.
 	bodies *semaphore.Weighted
 }
 
-func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *slog.Logger) *proxy {
-	p := &proxy{m: m, url: url, bodies: semaphore.NewWeighted(maxPrompts)}
+func newProxy(m *modeltier.Manager, use func(model string) (engineUse, bool), log *slog.Logger) *proxy {
+	p := &proxy{m: m, use: use, bodies: semaphore.NewWeighted(maxPrompts)}
 	p.out = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.Header.Del("Authorization") // is between the client and us
@@ -47,10 +48,15 @@ func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *
 		},
 		// Engines are on this machine, and asked directly. Connections are kept: an
 		// engine that was frozen goes on with them.
-		Transport:      &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true},
-		FlushInterval:  -1, // a token is passed on when it comes
-		ModifyResponse: lastWord,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true},
+		FlushInterval: -1, // a token is passed on when it comes
+		ModifyResponse: func(r *http.Response) error {
+			if r.StatusCode != http.StatusSwitchingProtocols {
+				r.Body = r.Request.Context().Value(useKey{}).(engineUse).Body(r.Body)
+			}
+			return lastWord(r)
+		},
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() != nil {
 				return // the client has left
@@ -61,6 +67,24 @@ func newProxy(m *modeltier.Manager, url func(model string) (string, bool), log *
 	}
 	return p
 }
+
+// engineUse is a *process.Use.
+type engineUse interface {
+	URL() string
+	Body(io.ReadCloser) io.ReadCloser
+	End()
+}
+
+// useOf returns what begins a request to an engine.
+func useOf(engines *process.Mover) func(model string) (engineUse, bool) {
+	return func(model string) (engineUse, bool) {
+		u, ok := engines.Use(model)
+		return u, ok
+	}
+}
+
+// useKey is the key of a request's engineUse in its context.
+type useKey struct{}
 
 // handler answers what the Manager's own Handler does, and passes on the rest of
 // OpenAI's API.
@@ -127,19 +151,20 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer lease.Release()
 	model := lease.Model().Name
-	at, ok := p.url(model)
-	to, err := url.Parse(at)
-	if !ok || err != nil { // it crashed in this very moment
+	use, ok := p.use(model)
+	if !ok { // it crashed in this very moment
 		w.Header().Set("Retry-After", "1")
 		writeProblem(w, http.StatusServiceUnavailable, "engine_failed", "The engine of '"+model+"' has just ended", "Try again: it is being restarted.")
 		return
 	}
+	defer use.End()
 	if req.Model == "" {
 		body = renamed(body, model)
 	}
 	w.Header().Set("X-Model", model)
-	out := r.Clone(r.Context())
-	out.URL.Scheme, out.URL.Host, out.Host = to.Scheme, to.Host, to.Host
+	out := r.Clone(context.WithValue(r.Context(), useKey{}, use))
+	out.URL.Scheme, out.URL.Host = "http", strings.TrimPrefix(use.URL(), "http://")
+	out.Host = out.URL.Host
 	// With GetBody it is sent again where a kept connection turns out to be dead.
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body, _ = out.GetBody()

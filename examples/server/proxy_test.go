@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -81,6 +82,13 @@ func fakeEngine(port string) error {
 	return http.ListenAndServe("127.0.0.1:"+port, mux)
 }
 
+// fakeUse is a use of an engine at a URL.
+type fakeUse string
+
+func (u fakeUse) URL() string                         { return string(u) }
+func (u fakeUse) Body(of io.ReadCloser) io.ReadCloser { return of }
+func (u fakeUse) End()                                {}
+
 // front is the front end of two models of which one fits into memory.
 type front struct {
 	*httptest.Server
@@ -91,7 +99,8 @@ type front struct {
 	config  map[string]any
 }
 
-func newFront(t *testing.T) *front {
+// newFront has an engine with these further settings.
+func newFront(t *testing.T, settings ...map[string]any) *front {
 	t.Helper()
 	dir := t.TempDir()
 	var models []map[string]any
@@ -102,8 +111,12 @@ func newFront(t *testing.T) *front {
 		}
 		models = append(models, map[string]any{"name": name, "path": name + ".bin", "runtime_gb": 0.1, "capabilities": []string{"text-generation", name}})
 	}
+	engine := map[string]any{"command": []string{os.Args[0]}, "env": []string{fakePort + "={port}", "GORACE=atexit_sleep_ms=0"}}
+	for _, more := range settings {
+		maps.Copy(engine, more)
+	}
 	f := &front{path: filepath.Join(dir, "config.json"), config: map[string]any{
-		"engines": map[string]any{"fake": map[string]any{"command": []string{os.Args[0]}, "env": []string{fakePort + "={port}", "GORACE=atexit_sleep_ms=0"}}},
+		"engines": map[string]any{"fake": engine},
 		"models":  models,
 		"limits":  map[string]any{"ram_gb": 0.15, "swap_gb": 1, "reserved_gb": 0.01},
 	}}
@@ -127,7 +140,7 @@ func serveFront(t *testing.T, o *options) *front {
 		t.Fatal(err)
 	}
 	f := &front{m: m, engines: engines, again: &reloader{open: lib.again, manager: m, engines: known}}
-	f.Server = httptest.NewServer(guard("", newProxy(m, engines.URL, log).handler()))
+	f.Server = httptest.NewServer(guard("", newProxy(m, useOf(engines), log).handler()))
 	t.Cleanup(func() {
 		f.Close()
 		if err := m.Close(); err != nil {
@@ -400,7 +413,7 @@ func servedBy(tb testing.TB, answer http.HandlerFunc) (m *modeltier.Manager, eng
 func BenchmarkProxy(b *testing.B) {
 	m, engine := servedBy(b, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") })
 	log := slog.New(slog.DiscardHandler)
-	through := httptest.NewServer(newProxy(m, func(string) (string, bool) { return engine, true }, log).handler())
+	through := httptest.NewServer(newProxy(m, func(string) (engineUse, bool) { return fakeUse(engine), true }, log).handler())
 	defer through.Close()
 	body := []byte(`{"model":"m","prompt":"` + strings.Repeat("word ", 200) + `"}`)
 	ask := func(url string) time.Duration {
@@ -445,7 +458,7 @@ func TestProxy_BodiesOfAllRequests_HeldWithinABound(t *testing.T) {
 		io.WriteString(w, "{}")
 	})
 	const room = 1000
-	p := newProxy(m, func(string) (string, bool) { return engine, true }, slog.New(slog.DiscardHandler))
+	p := newProxy(m, func(string) (engineUse, bool) { return fakeUse(engine), true }, slog.New(slog.DiscardHandler))
 	p.bodies = semaphore.NewWeighted(room)
 	h := p.handler()
 	ask := func(prompt string, length int, body io.Reader) *httptest.ResponseRecorder {

@@ -56,15 +56,15 @@ func (m *Mover) spare(s *slot) []weightFile {
 func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 	m.mu.Lock()
 	s := m.slots[model]
-	for ; s != nil && s.uncaching != nil && ctx.Err() == nil; s = m.slots[model] {
-		m.await(ctx, s.uncaching)
+	for ; s != nil && s.aside != nil && ctx.Err() == nil; s = m.slots[model] {
+		m.await(ctx, s.aside)
 	}
 	if s == nil || m.closed || s.cancel != nil || n <= 0 || ctx.Err() != nil {
 		m.mu.Unlock()
 		return context.Cause(ctx)
 	}
 	ctx, files := m.take(ctx, s), m.spare(s)
-	s.uncaching = make(chan struct{})
+	s.aside = make(chan struct{})
 	m.mu.Unlock()
 	defer m.release(s)
 	err := m.uncache(ctx, s, files, n)

@@ -37,6 +37,7 @@ type child struct {
 	forget  func() error // removes its record; nil: it is not recorded
 	reaper  *reaper
 	tail    *logtail
+	traffic traffic
 
 	told   atomic.Bool   // to exit
 	exited chan struct{} // closed when the leader has exited

@@ -33,12 +33,16 @@
 // it. Where that cannot be seen (outside Linux, or processes of another user),
 // Status.Lacks says so, and who answers is believed.
 //
+// An engine that runs and answers nobody, or has become slow by its own history, is
+// renewed if Engine.IdleCheck, Engine.SilenceLimit or Engine.SlowFactor says so. The
+// Mover does not see requests: the holders of leases tell them with [Mover.Use].
+//
 // The package does not promise to see memory of a GPU, which procfs does not show
 // (declare it in Model.Runtime); to freeze or page out without the right to
 // (CAP_SYS_NICE for paging out); to preserve requests in flight across a move (a
 // request needs a lease); to reach an engine in a container of its own, as "docker
-// run" starts it; or to notice an engine that runs but no longer answers: only its
-// user can tell that from a long answer, and reports it with Manager.ReportCrash.
+// run" starts it; or to tell an engine that spins for ever, and answers its health page,
+// from one that works on a long answer: its user reports that with Manager.ReportCrash.
 // Outside Linux, engines are started, put to sleep, stopped and, on Unix, frozen;
 // nothing is paged out, measured or recorded.
 package process

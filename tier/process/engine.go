@@ -88,6 +88,28 @@ type Engine struct {
 	// StartTimeout is Options.StartTimeout for this engine. 0: that one.
 	StartTimeout time.Duration
 
+	// IdleCheck, SilenceLimit and SlowFactor notice engines that run and are of no use.
+	// Such an engine is renewed: it is ended as if it had crashed, with the fault Silent or
+	// Slow, and starts with the next request for its model. Each is off if it is 0.
+	//
+	// IdleCheck is how long an engine that no Use uses may not answer its health page
+	// with 2xx. Only for those who tell their requests by Mover.Use: an engine that is busy
+	// with others may be unable to answer.
+	IdleCheck time.Duration
+	// SilenceLimit is how long an engine may send nothing to any Use that waits for it,
+	// if all that time its health page does not answer at all either, or its processes do
+	// nothing (they use less than a hundredth of a processor and read nothing from a disk;
+	// Linux only). So an engine that works on a long answer is not silent, unless it answers
+	// no health page while it works: then this has to be longer than the longest answer that
+	// is not streamed. One that spins, and answers its page, is not told from a busy one.
+	SilenceLimit time.Duration
+	// SlowFactor is by how much an engine may become slower than it was at first: in the
+	// time that its health page takes while no Use uses it (at least 10 ms count), or in
+	// how often it waits for a disk in a second of work (at least 100 times; Linux only), each
+	// as the median of eight looks at intervals of 15 s or a quarter of the limits above.
+	// It is renewed while no Use uses it, and then not for an hour. At least 1.
+	SlowFactor float64
+
 	// Standby is what the swap tier means for this engine.
 	Standby Standby
 	// Sleeper is the engine's own sleep mode, if it has one.
@@ -182,6 +204,16 @@ func (e *Engine) validate(model string) error {
 	}
 	if e.StartTimeout < 0 {
 		fault("Engine.StartTimeout", e.StartTimeout.String(), "must be positive, or zero for Options.StartTimeout")
+	}
+	limit := func(field string, d time.Duration) {
+		if d != 0 && d < minLimit {
+			fault(field, d.String(), fmt.Sprintf("must be at least %v, or zero for off", minLimit))
+		}
+	}
+	limit("Engine.IdleCheck", e.IdleCheck)
+	limit("Engine.SilenceLimit", e.SilenceLimit)
+	if e.SlowFactor != 0 && !(e.SlowFactor >= 1) {
+		fault("Engine.SlowFactor", fmt.Sprint(e.SlowFactor), "must be at least 1, or zero for off")
 	}
 	switch {
 	case int(e.Standby) >= len(standbys):
@@ -378,6 +410,8 @@ const (
 	PortTaken    Fault = "has lost its port to another program" // which took it before the engine could listen, three times
 	TookTooMuch  Fault = "takes more memory than it may"        // see Options.Excess
 	Unresponsive Fault = "does not answer after its standby"    // thawed or woken, but not ready
+	Silent       Fault = "answers nobody"                       // see Engine.IdleCheck, Engine.SilenceLimit
+	Slow         Fault = "has become slow"                      // see Engine.SlowFactor
 	Crashed      Fault = "crashed"                              // exited, though it was not told to, while ready or in standby
 )
 
@@ -451,6 +485,8 @@ func (e *EngineError) Suggestions() []string {
 			fmt.Sprintf("Declare what it needs: Model.Size and Model.Runtime together should be %v.", e.Took),
 			"Or make it take less: a smaller context, fewer slots. Options.Excess bounds what is tolerated.",
 		}
+	case Silent, Slow:
+		return []string{"It starts again with the next request for the model. If this repeats while it works, raise Engine.IdleCheck, SilenceLimit or SlowFactor, or set it to 0."}
 	case Unresponsive:
 		return []string{"It starts again with the next request for the model. If this repeats, set Engine.Standby to StandbyStop."}
 	}

@@ -63,14 +63,14 @@ func TestOptions_EveryFaultAtOnce(t *testing.T) {
 	_, err := New(Options{
 		Engine: Engine{
 			Command: []string{"", "{nonsense}"}, Env: []string{"novalue"}, Health: "health", Threads: -1,
-			Standby: 9, Shutdown: Request{Path: "x"}, StartTimeout: -time.Minute, Runtime: -1,
+			Standby: 9, Shutdown: Request{Path: "x"}, StartTimeout: -time.Minute, Runtime: -1, IdleCheck: -1, SilenceLimit: time.Millisecond, SlowFactor: 0.5,
 		},
 		StartTimeout: -time.Second, Excess: -1,
 	})
 	if !errors.Is(err, tier.ErrInvalid) {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"Command", "{nonsense}", "{port}", "novalue", "Health", "Shutdown", "Threads", "Standby", "Engine.StartTimeout", "Engine.Runtime", "StartTimeout", "Excess"} {
+	for _, field := range []string{"Command", "{nonsense}", "{port}", "novalue", "Health", "Shutdown", "Threads", "Standby", "Engine.StartTimeout", "Engine.Runtime", "IdleCheck", "SilenceLimit", "SlowFactor", "StartTimeout", "Excess"} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("the error does not name %s:\n%v", field, err)
 		}

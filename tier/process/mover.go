@@ -106,12 +106,21 @@ func (m *Mover) FileBacked() bool { return true }
 func (m *Mover) URL(model string) (string, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if c := m.serving(model); c != nil {
+		return c.url, true
+	}
+	return "", false
+}
+
+// serving returns the engine that a request is about to be sent to, or nil if that does
+// not run. m.mu is held.
+func (m *Mover) serving(model string) *child {
 	s := m.slots[model]
 	if s == nil || s.state != Running {
-		return "", false
+		return nil
 	}
 	s.talk.used = true
-	return s.child.url, true
+	return s.child
 }
 
 // Move implements tier.Mover. What it does follows from the target tier and from what

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/procfs"
 
@@ -103,6 +104,32 @@ func (p proc) suspended(pids []int) bool {
 		}
 	}
 	return true
+}
+
+// effort implements system.effort by /proc/pid/stat and, as far as we may read it,
+// /proc/pid/io.
+func (p proc) effort(pids []int) (*effort, error) {
+	const tick = time.Second / 100 // USER_HZ, the same on all of Go's architectures
+	e := &effort{}
+	for _, pid := range pids {
+		one, err := p.of(pid)
+		if err != nil {
+			continue // it has exited
+		}
+		s, err := one.Stat()
+		if tooManyFiles(err) {
+			return nil, err
+		}
+		if err != nil {
+			continue
+		}
+		e.cpu += tick * time.Duration(s.UTime+s.STime+uint(max(s.CUTime+s.CSTime, 0)))
+		e.faults += uint64(s.MajFlt + s.CMajFlt)
+		if io, err := one.IO(); err == nil {
+			e.read += io.ReadBytes
+		}
+	}
+	return e, nil
 }
 
 // maxCountedTwice is how much of an engine's memory may be counted once for each of its

@@ -39,7 +39,7 @@ type slot struct {
 	reported chan struct{}           // closed when the call of Crashed under way has returned; nil: none
 	last     time.Time               // end of the last move, or of the engine
 
-	uncaching chan struct{} // closed at the end of the Uncache under way; nil: none
+	aside chan struct{} // closed at the end of the Uncache or renewal under way, which a move ends; nil: none
 
 	tier  tier.Tier
 	state State // transition alone writes state, child and since
@@ -51,12 +51,15 @@ type slot struct {
 	engine Engine
 	files  []weightFile
 
-	way     Way      // what swap is
-	note    string   // why
-	failure string   // the last error of its engine
-	talk    talk     // its conversations
-	learned *measure // what is known of its engine with its model; measures.mu guards it
-	seen    sight    // what the last look has seen of its engine
+	way      Way    // what swap is
+	note     string // why
+	failure  string // the last error of its engine
+	renewal  string // why its engine was last renewed
+	renewals int
+	slowAt   time.Time // when it last was because it was slow
+	talk     talk      // its conversations
+	learned  *measure  // what is known of its engine with its model; measures.mu guards it
+	seen     sight     // what the last look has seen of its engine
 }
 
 // transition sets what the engine does and its process, nil for none; the note was about
@@ -101,9 +104,9 @@ func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, 
 	defer m.mu.Unlock()
 	s := m.slots[model.Name]
 	for ; s != nil; s = m.slots[model.Name] {
-		if s.uncaching != nil && ctx.Err() == nil {
+		if s.aside != nil && ctx.Err() == nil {
 			s.cancel(errMoves)
-			m.await(ctx, s.uncaching)
+			m.await(ctx, s.aside)
 		} else if s.reported != nil && report.Err() == nil {
 			m.await(report, s.reported)
 		} else {
@@ -154,9 +157,9 @@ func (m *Mover) release(s *slot) {
 	defer m.mu.Unlock()
 	s.cancel(nil)
 	s.cancel = nil
-	if s.uncaching != nil {
-		close(s.uncaching)
-		s.uncaching = nil
+	if s.aside != nil {
+		close(s.aside)
+		s.aside = nil
 	} else {
 		s.last = time.Now()
 	}
@@ -208,21 +211,26 @@ func (m *Mover) afterExit(c *child) {
 	}
 	s.transition(Stopped, nil)
 	s.tier, s.last = tier.Storage, s.since
-	if c.told.Load() { // it was stuck, and its move has returned that
+	if c.told.Load() { // it was stuck, and who told it has returned that
 		return
 	}
 	err := c.fail(Crashed, c.began, c.exitError())
 	s.failure = err.Error()
 	m.log.Error("an engine crashed", "model", c.model, "err", err)
+	m.reportCrash(s, err)
+}
+
+// reportCrash calls Options.Crashed. m.mu is held.
+func (m *Mover) reportCrash(s *slot, err error) {
 	if m.opts.Crashed == nil {
 		return
 	}
 	reported := make(chan struct{})
 	s.reported = reported
 	m.reports.Go(func() { // nothing waits for it longer than callLimit
-		e := guarded(context.Background(), "Options.Crashed", func() error { m.opts.Crashed(c.model, err); return nil })
+		e := guarded(context.Background(), "Options.Crashed", func() error { m.opts.Crashed(s.name, err); return nil })
 		if e != nil {
-			m.log.Error("a crash was not reported", "model", c.model, "err", e)
+			m.log.Error("a crash was not reported", "model", s.name, "err", e)
 		}
 		m.mu.Lock()
 		if s.reported == reported {

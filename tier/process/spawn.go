@@ -140,6 +140,9 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 	rep.at(rep.size)
 	m.set(s, Running, c)
 	m.log.Info("an engine is ready", "model", s.name, "took", time.Since(c.began))
+	if e := s.engine; e.IdleCheck > 0 || e.SilenceLimit > 0 || e.SlowFactor > 0 {
+		m.engines.Go(func() { m.attend(s, c, e) })
+	}
 	return nil
 }
 

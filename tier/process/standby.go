@@ -185,6 +185,11 @@ func (m *Mover) callSleeper(ctx context.Context, c *child, limit time.Duration, 
 func (m *Mover) halt(ctx context.Context, s *slot) error {
 	shutdown, was := s.shutdown(), s.state
 	m.set(s, Stopping, s.child)
+	return m.finish(ctx, s, was, shutdown)
+}
+
+// finish stops an engine that is Stopping by now and was in another state before.
+func (m *Mover) finish(ctx context.Context, s *slot, was State, shutdown Request) error {
 	m.saveConversations(ctx, s, was)
 	if err := m.stop(ctx, s.child, shutdown); err != nil {
 		return err

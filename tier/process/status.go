@@ -228,14 +228,18 @@ type ModelStatus struct {
 	State State     `json:"state"`
 	Since time.Time `json:"since"`
 	// Standby is what the swap tier is to the engine, and Note says why.
-	Standby Way      `json:"standby,omitempty"`
-	Note    string   `json:"note,omitempty"`
-	Failure string   `json:"failure,omitempty"` // the last error of its engine
-	Pid     int      `json:"pid,omitempty"`
-	Others  int      `json:"others,omitempty"` // processes that it has started
-	URL     string   `json:"url,omitempty"`
-	Command []string `json:"command,omitempty"`
-	Cgroup  string   `json:"cgroup,omitempty"` // its folder, if it has one of its own
+	Standby Way    `json:"standby,omitempty"`
+	Note    string `json:"note,omitempty"`
+	Failure string `json:"failure,omitempty"` // the last error of its engine
+	// Renewals is how often its engine was renewed, and Renewed why last: see
+	// Engine.IdleCheck.
+	Renewals int      `json:"renewals,omitempty"`
+	Renewed  string   `json:"renewed,omitempty"`
+	Pid      int      `json:"pid,omitempty"`
+	Others   int      `json:"others,omitempty"` // processes that it has started
+	URL      string   `json:"url,omitempty"`
+	Command  []string `json:"command,omitempty"`
+	Cgroup   string   `json:"cgroup,omitempty"` // its folder, if it has one of its own
 	// Memory is that of all its processes. Weights is the size of its files, Mapped how
 	// much of that is in its address space, Cached how much is in memory, whichever
 	// process maps it.
@@ -309,6 +313,7 @@ func (m *Mover) status() Status {
 		seen, learned := &slot.seen, m.measures.get(slot.learned)
 		e := ModelStatus{
 			Name: slot.name, Tier: slot.tier, State: slot.state, Since: slot.since, Standby: slot.way, Note: slot.note, Failure: slot.failure,
+			Renewals: slot.renewals, Renewed: slot.renewal,
 			Memory: seen.usage, Weights: seen.weights, Mapped: seen.mapped, Cached: seen.cached, Seen: seen.by,
 			Steady: learned.Steady, Peak: learned.Peak, Copies: learned.Copies,
 			Start: learned.Start, Starts: learned.Starts, Others: max(len(seen.pids)-1, 0),

@@ -70,6 +70,9 @@ type system struct {
 	// usage returns the sum of the memory of processes; what several of them share
 	// counts once if the system tells, but for File and Locked.
 	usage func(pids []int) (Memory, error)
+	// effort returns what processes have done since their starts, those that they have
+	// reaped included.
+	effort func(pids []int) (*effort, error)
 	// regions returns where a process maps the files.
 	regions func(pid int, files []weightFile) ([]region, error)
 	// pageOut pushes regions of a process out of memory, unless another process maps

@@ -25,7 +25,7 @@ func newSystem() *system {
 	s.awaitExit = awaitExit
 	s.members, s.suspended = p.members, p.suspended
 	s.listener = p.listener
-	s.usage, s.regions = p.usage, p.regions
+	s.usage, s.effort, s.regions = p.usage, p.effort, p.regions
 	s.cgroup = newCgroup
 	s.register, s.endOrphans, s.recorded = register, p.endOrphans, recorded
 	s.owned, s.cached, s.drop = owned, cachestat, drop
