@@ -258,15 +258,14 @@ func TestHotLoad_MemoryCannotBeReadAnyMore_EndsAllTheSame(t *testing.T) {
 // Pain point 18.
 func TestHotLoad_ModelsComeAndGo_TheOthersAreNotTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, onlyRAM(model("a", 2), model("b", 1)))
+		r := newRig(t, slowUnload(onlyRAM(model("a", 2), model("b", 1)), time.Second))
 		l := r.get("a")
 		r.use("b")
 		c := model("c", 1)
 		c.Home = tier.RAM
-		for _, j := range []*modeltier.Job{
-			order(t)(r.Remove(t.Context(), "b")),
-			order(t)(r.HotLoad(t.Context(), c)),
-		} {
+		removal := order(t)(r.Remove(t.Context(), "b"))
+		synctest.Wait() // b is on its way out
+		for _, j := range []*modeltier.Job{removal, order(t)(r.HotLoad(t.Context(), c))} {
 			if err := j.Wait(t.Context()); err != nil {
 				t.Error(err)
 			}

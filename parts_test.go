@@ -234,6 +234,7 @@ func TestEvents_TextOfAPanicEndsItsGoroutine_NextAreDelivered(t *testing.T) {
 			r.use("a")
 			time.Sleep(time.Second)
 		}
+		synctest.Wait()
 		if n < 10 {
 			t.Errorf("%d events", n)
 		}
