@@ -43,6 +43,10 @@
 // request needs a lease); to reach an engine in a container of its own, as "docker
 // run" starts it; or to tell an engine that spins for ever, and answers its health page,
 // from one that works on a long answer: its user reports that with Manager.ReportCrash.
+// Where this process is the first of a container, what engines leave behind stays a zombie
+// unless the program reaps it: to wait for any child would take exit statuses from others
+// in this process.
+//
 // Outside Linux, engines are started, put to sleep, stopped and, on Unix, frozen;
 // nothing is paged out, measured or recorded.
 package process
