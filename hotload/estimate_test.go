@@ -147,6 +147,7 @@ func TestEstimate_ByHand_ComputeBuffer(t *testing.T) {
 		{"dense, few at once", "llama", llama, EstimateOptions{Context: 4096, Slots: 1, BatchTokens: 64}, 4*64*(3*4096+4*1024) + 2*64*4096},
 		{"context shorter than a batch", "llama", llama, EstimateOptions{Context: 256, Slots: 1}, 4*256*(3*4096+4*1024) + 2*256*256},
 		{"no flash attention", "llama", llama, EstimateOptions{Context: 4096, Slots: 1, FlashAttention: "off"}, 4*512*(3*4096+4*1024) + 4*512*4096*17},
+		{"8 bits", "llama", llama, EstimateOptions{Context: 4096, Slots: 1, CacheTypeK: "q8_0"}, 4*512*(3*4096+5*1024) + 2*512*4096},
 		{"all outputs", "llama", llama, EstimateOptions{Context: 4096, Slots: 1, AllOutputs: true}, 4*512*100_000 + 2*512*(3*4096+4*1024)},
 		{"experts", "qwen3moe", keys{"block_count": 2, "embedding_length": 1024, "feed_forward_length": 1024, "attention.head_count": 16, "expert_used_count": 8, "expert_feed_forward_length": 768},
 			EstimateOptions{Context: 4096, Slots: 1}, 4*512*2*8*(1024+768) + 2*512*4096},

@@ -88,8 +88,9 @@ func (s *shape) stateBytes() (each tier.Bytes, layers uint64) {
 
 // floats returns how many numbers of a token are in use at once, at most, while a layer
 // is computed: by a feed-forward layer, by attention, by experts, by a scan of states, or
-// by attention to latents. See computeBytes.
-func (s *shape) floats() uint64 {
+// by attention to latents. With a cache of fewer bits queries are rotated, into as many
+// more. See computeBytes.
+func (s *shape) floats(o *EstimateOptions) uint64 {
 	forward := 3 * s.inner
 	if s.ungated {
 		forward = s.inner
@@ -99,6 +100,9 @@ func (s *shape) floats() uint64 {
 		kept = max(kept, l.keys+l.values)
 	}
 	most := max(forward+3*s.width+max(s.width, query), 3*s.width+query+kept) + s.wider*s.width
+	if cacheTypes[o.CacheTypeK].quantised() || cacheTypes[o.CacheTypeV].quantised() {
+		most += query
+	}
 	most = max(most, 2*s.experts*(s.width+s.expert), s.scan)
 	if s.mla {
 		most = max(most, s.heads*(2*s.key+s.value))
@@ -111,7 +115,7 @@ func (s *shape) floats() uint64 {
 // logits if those of all tokens are wanted.
 func (s *shape) computeBytes(o *EstimateOptions, c cells) tier.Bytes {
 	each, _ := s.stateBytes()
-	base := times(4, c.batch, s.floats()).Plus(times(uint64(o.Slots), uint64(each)))
+	base := times(4, c.batch, s.floats(o)).Plus(times(uint64(o.Slots), uint64(each)))
 	attends := func(windowed bool) bool {
 		return slices.ContainsFunc(s.layers, func(l layer) bool {
 			return l.windowed == windowed && (l.keys > 0 || s.cacheless)

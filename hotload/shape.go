@@ -12,7 +12,7 @@ var shapeKeys = func() map[string]bool {
 	for _, k := range []string{
 		"context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size", "pooling_type",
 		"decoder_block_count", "nextn_predict_layers", "embedding_length_per_layer_input",
-		"expert_count", "expert_used_count", "expert_feed_forward_length",
+		"expert_count", "expert_used_count", "expert_feed_forward_length", "interleave_moe_layer_step",
 		"attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
 		"attention.key_length_swa", "attention.value_length_swa", "attention.key_length_mla", "attention.value_length_mla",
 		"attention.sliding_window", "attention.sliding_window_pattern", "attention.shared_kv_layers",
@@ -197,6 +197,9 @@ func newShape(kept map[string]ggufValue) (*shape, error) {
 	s.inner, s.heads = m.number("feed_forward_length", 0), m.number("attention.head_count", 0)
 	if s.experts = m.number("expert_used_count", 0); s.experts > 0 {
 		s.expert = m.number("expert_feed_forward_length", s.inner)
+		if m.number("interleave_moe_layer_step", 0) == 1 { // llama4: no layer is without experts
+			s.inner = s.expert
+		}
 	}
 	s.perLayer = m.number("embedding_length_per_layer_input", 0)
 	if m.arch == "t5" {

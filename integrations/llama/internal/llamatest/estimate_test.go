@@ -128,6 +128,15 @@ var shapes = []shape{
 		layer: "attn_norm.weight:E attn_norm.bias:E attn_qkv.weight:E,P attn_qkv.bias:P attn_output.weight:E,E attn_output.bias:E ffn_norm.weight:E ffn_norm.bias:E ffn_up.weight:E,F ffn_up.bias:F ffn_down.weight:F,E ffn_down.bias:E "},
 	{name: "stablelm, side by side", arch: "stablelm", keys: with(dense(12, 2048, 5632, 32, 32, 64), map[string]any{"use_parallel_residual": true}), model: untied + "output_norm.bias:E ",
 		layer: attention + "attn_norm.bias:E ffn_gate.weight:E,F ffn_up.weight:E,F ffn_down.weight:F,E "},
+	{name: "llama4, chunks", arch: "llama4", keys: with(dense(12, 5120, 16384, 40, 8, 128), map[string]any{"expert_count": 16, "expert_used_count": 1, "expert_feed_forward_length": 8192, "interleave_moe_layer_step": 1}),
+		sizes: map[string]int{"N": 16, "G": 8192}, model: untied, layer: attention + experts + "ffn_gate_shexp.weight:E,G ffn_up_shexp.weight:E,G ffn_down_shexp.weight:G,E "},
+	{name: "smallthinker, the first of four is full", arch: "smallthinker", keys: with(dense(12, 2560, 768, 28, 4, 128), map[string]any{"expert_count": 64, "expert_used_count": 6, "expert_feed_forward_length": 768, "attention.sliding_window": 4096, "expert_gating_func": 2}),
+		sizes: map[string]int{"N": 64, "G": 768}, model: untied, layer: attention + experts},
+	{name: "nemotron_h, three kinds of layers", arch: "nemotron_h", keys: with(dense(8, 3072, 0, 32, 8, 128), map[string]any{"attention.head_count_kv": []int32{0, 0, 0, 8, 0, 0, 0, 0}, "feed_forward_length": []int32{0, 12288, 0, 0, 0, 12288, 0, 12288},
+		"ssm.conv_kernel": 4, "ssm.inner_size": 6144, "ssm.state_size": 128, "ssm.group_count": 8, "ssm.time_step_rank": 96}),
+		sizes: map[string]int{"F": 12288, "C": 4, "I": 6144, "J": 2*6144 + 2*8*128 + 96, "X": 6144 + 2*8*128, "T": 96, "1": 1, "a": 6144 / 8, "b": 8}, model: untied,
+		layer: attention + "ffn_up.weight:E,F ffn_down.weight:F,E ssm_in.weight:E,J ssm_conv1d.weight:C,X ssm_conv1d.bias:X ssm_dt.bias:T ssm_a:1,T ssm_d:1,T ssm_norm.weight:a,b ssm_out.weight:I,E ",
+		of:    map[string]func(int) bool{"attn_norm": func(int) bool { return true }, "attn_": func(i int) bool { return i == 3 }, "ffn_": func(i int) bool { return i == 1 || i == 5 || i == 7 }, "ssm_": func(i int) bool { return i%2 == 0 }}},
 	{name: "gemma4, layers that share", arch: "gemma4", keys: with(dense(12, 1536, 6144, 8, 1, 512), map[string]any{"attention.key_length_swa": 256, "attention.value_length_swa": 256, "attention.sliding_window": 512, "attention.shared_kv_layers": 4,
 		"attention.sliding_window_pattern": []bool{true, true, true, false, true, true, true, false, true, true, true, false}, "embedding_length_per_layer_input": 256, "rope.dimension_count_swa": 256}),
 		sized: func(i int) map[string]int {
@@ -296,6 +305,9 @@ func allocated(t *testing.T, path string, o hotload.EstimateOptions) map[string]
 	if o.Unified {
 		c.KVUnified = 1
 	}
+	if o.CacheTypeK == "q8_0" {
+		c.TypeK, c.TypeV = yzma.GGMLTypeQ8_0, yzma.GGMLTypeQ8_0
+	}
 	c.FlashAttentionType = yzma.FlashAttentionTypeEnabled
 	if o.FlashAttention == "off" {
 		c.FlashAttentionType = yzma.FlashAttentionTypeDisabled
@@ -334,6 +346,7 @@ func TestEstimate_RealLlamaCpp_SaysTheSame(t *testing.T) {
 			"four apart":         {Context: 16384, Slots: 4},
 			"no flash attention": {Context: 8192, Slots: 1, FlashAttention: "off"},
 			"as the library":     {Context: 4096, Engine: hotload.LlamaLibrary},
+			"8 bits":             {Context: 8192, Slots: 1, CacheTypeK: "q8_0", CacheTypeV: "q8_0"},
 		} {
 			t.Run(s.name+"/"+what, func(t *testing.T) {
 				path := filepath.Join(t.TempDir(), "shape.gguf")
