@@ -62,10 +62,11 @@ func ask[T any](ctx context.Context, m *Manager, fn func(now time.Time, reply fu
 // Placement or Selector that does not answer delays the call by two seconds each at
 // most; then it goes on without the prediction, or fails with ErrStuck.
 func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
-	model, err := measure(model)
-	if err != nil {
-		return nil, err
+	gathered, errs := m.cfg.gather([]tier.Model{model})
+	if errs[0] != nil {
+		return nil, errs[0]
 	}
+	model = gathered[0]
 	if err := errors.Join(model.Validate(), inspect(&model)); err != nil {
 		return nil, err
 	}

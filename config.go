@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -19,7 +17,9 @@ import (
 // models with the defaults of an 8 GB board.
 type Config struct {
 	// Models is the library to begin with. The first listed wins a tie. A model
-	// whose Size is zero, or smaller than what its Path holds, is measured.
+	// whose Size is zero, or smaller than what its files hold, is measured. Where it names
+	// no Parts, its Path may be any shard of a set, its index or its folder: it becomes the
+	// entry of the set (hotload.Gather).
 	Models []tier.Model
 	// Limits of the tiers; every zero field is that of tier.DefaultLimits.
 	Limits tier.Limits
@@ -39,6 +39,9 @@ type Config struct {
 	// a path that leads out of it is refused. "": any path, as the callers of
 	// HandleRequest are trusted.
 	ModelDir string
+	// Follow are folders that links in ModelDir may lead to, and below: models on another
+	// drive.
+	Follow []string
 	// Logger gets what an operator should know. nil: silent.
 	Logger *slog.Logger
 	// Events are called as things happen.
@@ -128,15 +131,9 @@ func (cfg *Config) fill() error {
 	}
 	cfg.Limits = cfg.Limits.Settled()
 
-	models := make([]tier.Model, len(cfg.Models))
-	for i, m := range cfg.Models {
-		measured, err := measure(m)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		models[i] = measured
-	}
+	models, faults := cfg.gather(cfg.Models)
 	cfg.Models = models
+	errs = append(errs, faults...)
 	if _, err := tier.NewLibrary(models); err != nil {
 		errs = append(errs, err)
 	}
@@ -158,24 +155,20 @@ func (cfg *Config) validateAccounts() error {
 	return nil
 }
 
-// measure returns a copy of the model that shares nothing with the caller's, with
-// its size as it is on disk, if that is more than what was declared. A path that
-// cannot be measured is an error only if nothing was declared: it may come to be,
-// and its load says what is wrong.
-func measure(m tier.Model) (tier.Model, error) {
-	m.Capabilities, m.Labels = slices.Clone(m.Capabilities), maps.Clone(m.Labels)
-	if m.Path == "" {
-		return m, nil
+// gather returns copies of the models that share nothing with the caller's, with
+// their parts, and their sizes as they are on disk if that is more than what was
+// declared. A path that cannot be measured is an error only if nothing was declared: it
+// may come to be, and its load says what is wrong.
+func (cfg *Config) gather(models []tier.Model) ([]tier.Model, []error) {
+	models, errs := hotload.Gather(models, cfg.ModelDir, cfg.Follow...)
+	for i := range models {
+		if m := &models[i]; errs[i] != nil && m.Size == 0 {
+			errs[i] = fmt.Errorf("model %q has no size and its path cannot be measured: %w", m.Name, errs[i])
+		} else {
+			errs[i] = nil
+		}
 	}
-	size, err := hotload.Measure(m.Path)
-	switch {
-	case err == nil:
-		m.Size = max(m.Size, size)
-		return m, nil
-	case m.Size != 0:
-		return m, nil
-	}
-	return m, fmt.Errorf("model %q has no size and its path cannot be measured: %w", m.Name, err)
+	return models, errs
 }
 
 // inspect looks into the file of a model that is to be added: what is there and is

@@ -58,11 +58,13 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 	switch op := op.(type) {
 	case *wire.HotLoad:
 		if m.cfg.ModelDir != "" && op.Path != "" {
-			path, err := hotload.Resolve(m.cfg.ModelDir, op.Path)
-			if err != nil {
-				return nil, err
+			for _, path := range append([]*string{&op.Path}, pointers(op.Parts)...) {
+				resolved, err := hotload.Resolve(m.cfg.ModelDir, *path, m.cfg.Follow...)
+				if err != nil {
+					return nil, err
+				}
+				*path = resolved
 			}
-			op.Path = path
 		}
 		job, err := m.HotLoad(ctx, op.Model)
 		if err != nil {
@@ -98,6 +100,13 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 		}
 	}
 	panic("an operation that is not known")
+}
+
+func pointers(list []string) (out []*string) {
+	for i := range list {
+		out = append(out, &list[i])
+	}
+	return out
 }
 
 func wireJob(j *Job) *wire.Job {

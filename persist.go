@@ -78,15 +78,15 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 			model.Home = home
 		}
 	}
+	var hotAdded []tier.Model
 	for _, model := range st.Models {
 		if _, known := r.configured[model.Name]; !known || removed[model.Name] {
 			r.hotAdded = append(r.hotAdded, model.Name)
-			if measured, err := measure(model); err == nil {
-				model = measured
-			}
-			cfg.Models = append(cfg.Models, model)
+			hotAdded = append(hotAdded, model)
 		}
 	}
+	hotAdded, _ = cfg.gather(hotAdded) // one that cannot be measured now keeps the size that it had
+	cfg.Models = append(cfg.Models, hotAdded...)
 	r.placement = st.Blobs[blobPlacement]
 	return r, nil
 }

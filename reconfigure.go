@@ -3,7 +3,6 @@ package modeltier
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/internal/core"
@@ -40,7 +39,7 @@ type Reconfiguration struct {
 // It does wait for the limits, which come first: where they are refused
 // (ErrLimits), or anything else of the configuration is wrong, nothing has changed.
 func (m *Manager) Reconfigure(ctx context.Context, models []tier.Model, limits tier.Limits) (Reconfiguration, error) {
-	cfg := Config{Models: slices.Clone(models), Limits: limits}
+	cfg := Config{Models: models, Limits: limits, ModelDir: m.cfg.ModelDir, Follow: m.cfg.Follow}
 	if err := cfg.fill(); err != nil {
 		return Reconfiguration{}, fmt.Errorf("modeltier: %w", err)
 	}

@@ -1,6 +1,7 @@
 package hotload
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,26 +9,34 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Bounds far above any real model folder: a path that leads to a whole disk must not
-// be walked to its end.
+// Bounds far above any real model folder: of a path that leads to a whole disk the
+// rest is left out, and said to be.
 const (
-	maxDepth   = 8
-	maxEntries = 100_000
+	maxDepth   = 12
+	maxEntries = 2_000_000
 	maxPath    = 4096 // PATH_MAX of Linux
 )
 
 // tree reads folders, within a boundary if it has one.
 type tree struct {
-	dir      string   // where a walk starts, as given
-	boundary string   // the same without links; "": links may lead anywhere
-	root     *os.Root // the boundary, to open files without leaving it
-	entries  int      // seen so far
-	skipped  []Skipped
+	dir     string // where a walk starts, as given
+	real    string // the same without links
+	within  []area // where links may lead; none: anywhere
+	entries int    // seen so far
+	most    int    // entries; 0: maxEntries
+	skipped []Skipped
+
+	listed  map[string]*folder // by path, so that none is read twice
+	claimed map[string]bool    // files that belong to a model in a folder above theirs
+	paired  map[string]bool    // projectors that belong to a model
+
+	manifests []*folder // with manifests of Ollama's stores
 
 	// headers are those of this walk, before those of the one before, by path; nil: they
 	// are not remembered.
@@ -42,24 +51,57 @@ type header struct {
 	err  error
 }
 
-// openTree returns a tree whose boundary is the folder. It is to be closed.
-func openTree(dir string) (*tree, error) {
+// area is a folder that may be read, without links in its path.
+type area struct {
+	dir  string
+	root *os.Root // to open files without leaving it
+}
+
+// openTree returns a tree whose boundary is the folder and those that links may lead
+// to. It is to be closed. Of a snapshot in the cache of Hugging Face the boundary is
+// its repository, where its files are links to.
+func openTree(dir string, follow ...string) (*tree, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, unlisted(dir, err)
 	}
-	real, err := filepath.EvalSymlinks(abs)
-	if err != nil {
-		return nil, unlisted(dir, err)
+	t := newTree()
+	t.dir = abs
+	for i, dir := range append([]string{abs}, follow...) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err == nil {
+			real, err = filepath.Abs(real)
+		}
+		if err == nil && i == 0 {
+			t.real = real
+			real = cmp.Or(hubRepository(real), real)
+		}
+		var root *os.Root
+		if err == nil {
+			root, err = os.OpenRoot(real)
+		}
+		switch {
+		case err == nil:
+			t.within = append(t.within, area{real, root})
+		case i > 0 && errors.Is(err, fs.ErrNotExist): // a drive that is not there now
+		default:
+			t.close()
+			return nil, unlisted(dir, err)
+		}
 	}
-	root, err := os.OpenRoot(real)
-	if err != nil {
-		return nil, unlisted(dir, err)
-	}
-	return &tree{dir: abs, boundary: real, root: root}, nil
+	return t, nil
 }
 
-func (t *tree) close() { t.root.Close() }
+// newTree returns a tree without a boundary.
+func newTree() *tree {
+	return &tree{listed: make(map[string]*folder), claimed: make(map[string]bool), paired: make(map[string]bool)}
+}
+
+func (t *tree) close() {
+	for _, a := range t.within {
+		a.root.Close()
+	}
+}
 
 func unlisted(dir string, err error) error {
 	return &FileError{Path: dir, Reason: "cannot be listed", Err: err}
@@ -73,6 +115,24 @@ type folder struct {
 	others  []file // other regular files, by name
 	subs    []string
 	skipped []Skipped
+
+	grouped    bool
+	groups     []*group
+	projectors []*group        // nil: not looked for
+	bases      map[string]bool // what its models are called without their quantisation
+	pipeline   *group          // that its subfolders are parts of
+
+	times     map[string]time.Time // of the subfolders
+	manifests bool                 // its files are those of Ollama's store
+}
+
+// has returns the other file of that name; nil: there is none.
+func (f *folder) has(name string) *file {
+	i, ok := slices.BinarySearchFunc(f.others, name, func(o file, name string) int { return strings.Compare(o.name(), name) })
+	if !ok {
+		return nil
+	}
+	return &f.others[i]
 }
 
 // file is a regular file, or a link to one.
@@ -84,8 +144,20 @@ type file struct {
 
 func (f *file) name() string { return filepath.Base(f.path) }
 
-// list reads a folder. Its error is a *FileError.
+// list returns a folder, which it reads the first time. Its error is a *FileError.
 func (t *tree) list(dir string) (*folder, error) {
+	f := t.listed[dir]
+	if f != nil {
+		return f, nil
+	}
+	f, err := t.readFolder(dir)
+	if err == nil {
+		t.listed[dir] = f
+	}
+	return f, err
+}
+
+func (t *tree) readFolder(dir string) (*folder, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return nil, unlisted(dir, err)
@@ -97,7 +169,13 @@ func (t *tree) list(dir string) (*folder, error) {
 	if err != nil {
 		return nil, unlisted(dir, err)
 	}
-	f := &folder{dir: dir, real: real}
+	f := &folder{dir: dir, real: real, times: make(map[string]time.Time)}
+	names := make(map[string]bool) // of files that have another beside them
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), beside) {
+			names[strings.TrimSuffix(e.Name(), beside)] = true
+		}
+	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		skip := func(reason string, special bool) {
@@ -114,12 +192,25 @@ func (t *tree) list(dir string) (*folder, error) {
 			skip("has a name that cannot be shown", true)
 			continue
 		}
+		if keptByOthers[strings.ToLower(e.Name())] && e.IsDir() {
+			skip("is a folder that a file server, a desktop or a file system keeps for itself", false)
+			continue
+		}
+		if why := unfinished(e.Name()); why != "" {
+			skip(why, false)
+			continue
+		}
+		if names[e.Name()] && formatOf(path) != FormatUnknown {
+			skip(unfinishedReason+": "+e.Name()+beside+" is beside it", false)
+			continue
+		}
 		real, stat, err := t.look(f.real, e)
 		switch {
 		case err != nil:
 			skip(err.Error(), true)
 		case stat.IsDir():
 			f.subs = append(f.subs, path)
+			f.times[path] = stat.ModTime()
 		case !stat.Mode().IsRegular():
 			skip("is no regular file", true)
 		case formatOf(path) != FormatUnknown:
@@ -163,17 +254,21 @@ func (f *folder) fault() error {
 
 // readDir returns the entries by name, and an error if there are too many.
 func (t *tree) readDir(dir string) ([]fs.DirEntry, error) {
-	entries, err := regular.List(dir, maxEntries-t.entries+1)
+	most := cmp.Or(t.most, maxEntries)
+	entries, err := regular.List(dir, most-t.entries+1)
 	if err != nil {
 		return nil, err
 	}
-	if t.entries += len(entries); t.entries > maxEntries {
-		return nil, fmt.Errorf("more than %d files", maxEntries)
+	if t.entries += len(entries); t.entries > most {
+		return nil, errTooMany
 	}
 	return entries, nil
 }
 
-var errOutside = errors.New("is a link that leads out of the folder")
+var (
+	errOutside = errors.New("is a link that leads out of the folder")
+	errTooMany = fmt.Errorf("more than %d files were found until here", maxEntries)
+)
 
 // look returns what an entry is, following links. Its error is in words that follow
 // the entry's path.
@@ -201,24 +296,31 @@ func (t *tree) look(dir string, e fs.DirEntry) (real string, stat fs.FileInfo, e
 
 // holds reports whether the real path is within the boundary.
 func (t *tree) holds(real string) bool {
-	if t.boundary == "" {
-		return true
+	_, _, ok := t.area(real)
+	return ok || len(t.within) == 0
+}
+
+// area returns the area that a real path is in, and the path relative to it.
+func (t *tree) area(real string) (a area, rel string, ok bool) {
+	for _, a := range t.within {
+		if rel, err := filepath.Rel(a.dir, real); err == nil && filepath.IsLocal(rel) {
+			return a, rel, true
+		}
 	}
-	rel, err := filepath.Rel(t.boundary, real)
-	return err == nil && filepath.IsLocal(rel)
+	return area{}, "", false
 }
 
 // open opens a file by its real path. Within a boundary the operating system makes
 // sure that it is not left, even by a link that was put there since.
 func (t *tree) open(real string) (*os.File, fs.FileInfo, error) {
-	if t.root == nil {
+	if len(t.within) == 0 {
 		return regular.Open(real)
 	}
-	rel, err := filepath.Rel(t.boundary, real)
-	if err != nil {
-		return nil, nil, err
+	a, rel, ok := t.area(real)
+	if !ok {
+		return nil, nil, errOutside
 	}
-	return regular.OpenIn(t.root, rel)
+	return regular.OpenIn(a.root, rel)
 }
 
 // read is inspect for files whose headers are remembered: it reads a file again only
@@ -245,8 +347,9 @@ func same(a, b fs.FileInfo) bool {
 // Resolve returns the absolute form of a path from a client, which is relative to
 // root or within it. It refuses a path with "..", one that leads out of root by
 // itself or by a symbolic link, one that does not exist, and a folder with a link in
-// it that leads out of root. The error unwraps to tier.ErrInvalid.
-func Resolve(root, path string) (string, error) {
+// it that leads out of root. Links may lead to the folders in follow as well. The
+// error unwraps to tier.ErrInvalid.
+func Resolve(root, path string, follow ...string) (string, error) {
 	fault := func(rule string) error {
 		return &tier.InvalidError{Field: "path", Value: fmt.Sprintf("%.100q", path), Rule: rule,
 			Help: []string{"Give the path of a file or folder within the model folder, relative to it."}}
@@ -260,7 +363,7 @@ func Resolve(root, path string) (string, error) {
 	case slices.Contains(strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == filepath.Separator }), ".."):
 		return "", fault(`must not hold ".."`)
 	}
-	t, err := openTree(root)
+	t, err := openTree(root, follow...)
 	if err != nil {
 		return "", err
 	}
@@ -299,7 +402,7 @@ func Resolve(root, path string) (string, error) {
 // relative returns an absolute path relative to the folder, whether it is written
 // with the folder's links or without, or "" if it is not below it.
 func (t *tree) relative(path string) string {
-	for _, base := range []string{t.dir, t.boundary} {
+	for _, base := range []string{t.dir, t.real} {
 		if rel, err := filepath.Rel(base, path); err == nil && filepath.IsLocal(rel) {
 			return rel
 		}

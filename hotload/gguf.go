@@ -186,11 +186,18 @@ func (g *ggufReader) describe(tensors uint64) {
 		info.Role = RoleAdapter
 	case kind == "mmproj" || info.Architecture == "clip":
 		info.Role = RoleProjector
+	case info.Architecture == "controlvector":
+		info.Role = RoleControlVector
+	case drafts[info.Architecture]:
+		info.Role = RoleDraft
 	case kind == "imatrix" || tensors == 0 && info.Shards == 0:
 		info.Role = RoleAuxiliary
 	}
 	info.Capabilities = g.capabilities()
 }
+
+// drafts are architectures that only propose tokens for another model.
+var drafts = map[string]bool{"eagle3": true, "eagle": true, "dflash": true, "dspark": true, "medusa": true}
 
 // capabilities derives them from the role and the metadata.
 func (g *ggufReader) capabilities() []string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,11 +47,16 @@ const (
 	RoleAdapter
 	// RoleAuxiliary: no weights to serve, as a vocabulary or an importance matrix.
 	RoleAuxiliary
+	// RoleDraft proposes tokens for a larger model.
+	RoleDraft
+	// RoleControlVector steers another model.
+	RoleControlVector
 )
 
-// String returns "model", "projector", "adapter" or "auxiliary".
+// String returns "model", "projector", "adapter", "auxiliary", "draft" or "control
+// vector".
 func (r Role) String() string {
-	return nameIn("role", r, "model", "projector", "adapter", "auxiliary")
+	return nameIn("role", r, "model", "projector", "adapter", "auxiliary", "draft", "control vector")
 }
 
 // Info describes a model file, or a folder of shards. ReadGGUF and ReadSafetensors
@@ -89,12 +95,20 @@ type Info struct {
 	Shard, Shards int
 	// Files are the weight files, in order.
 	Files []string
+	// Entry is what an engine is given: the first of the Files, or the folder of a model
+	// hub. Projector is the one of the Files that lets the model see or hear. Both are
+	// left to Inspect.
+	Entry, Projector string
 }
 
-// Model returns the model that the Info describes. What tier.Model has no field for
-// becomes a label: format, architecture, quantisation, context_length, parameters,
-// title, layers, maker, licence.
+// Model returns the model that the Info describes, at a path. If that is one of its
+// files or their folder, the model's path is the Entry. What tier.Model has no field
+// for becomes a label: format, architecture, quantisation, context_length, parameters,
+// title, layers, maker, licence, and tier.ProjectorLabel.
 func (i *Info) Model(path string) tier.Model {
+	if i.Entry != "" && (slices.Contains(i.Files, path) || filepath.Dir(i.Entry) == path) {
+		path = i.Entry
+	}
 	labels := map[string]string{
 		"format":       i.Format.String(),
 		"architecture": i.Architecture,
@@ -102,6 +116,8 @@ func (i *Info) Model(path string) tier.Model {
 		"title":        i.Title,
 		"maker":        i.Maker,
 		"licence":      i.Licence,
+
+		tier.ProjectorLabel: i.Projector,
 	}
 	for key, n := range map[string]int64{"context_length": i.ContextLength, "parameters": i.Parameters, "layers": i.Layers} {
 		if n > 0 {
@@ -109,7 +125,20 @@ func (i *Info) Model(path string) tier.Model {
 		}
 	}
 	maps.DeleteFunc(labels, func(_, v string) bool { return v == "" })
-	return tier.Model{Name: i.Name, Path: path, Size: i.Size, Capabilities: slices.Clone(i.Capabilities), Labels: labels}
+	return tier.Model{Name: i.Name, Path: path, Parts: i.parts(path), Size: i.Size, Capabilities: slices.Clone(i.Capabilities), Labels: labels}
+}
+
+// parts returns the files that belong to a model at the path, beside that; nil if it
+// is one file, or files that only the path as a folder tells.
+func (i *Info) parts(path string) []string {
+	if i.Format == FormatUnknown {
+		return nil
+	}
+	parts := slices.DeleteFunc(slices.Clone(i.Files), func(f string) bool { return f == path })
+	if len(parts) == 0 || len(i.Files) == 1 && i.Entry == i.Files[0] {
+		return nil
+	}
+	return parts
 }
 
 // printable returns s if it is valid as a label, else "".

@@ -3,6 +3,7 @@ package hotload
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -70,11 +71,12 @@ func fileError(path string, err error) *FileError {
 	return &FileError{Path: path, Reason: "cannot be read", Err: err}
 }
 
-// Inspect reads the headers at path: of a model file, or of a folder with the files
-// of one model (shards, a projector, the config.json of a model hub). A file of an
-// unknown format is accepted, and only its size is known; one that is empty,
-// truncated, broken, or not a regular file is refused. Symbolic links are followed
-// wherever they lead: pass a path from a client through Resolve first.
+// Inspect reads the headers of the model at path: a file, with the other shards of its
+// set and its projector; the index of a set; or a folder with the files of one model.
+// Naming any shard, the index or the folder gives the same. A file of an unknown format
+// is accepted, and only its size is known; one that is empty, truncated, broken, or
+// not a regular file is refused, and so is a set that is not complete. Symbolic links
+// are followed wherever they lead: pass a path from a client through Resolve first.
 //
 // An error is a *FileError.
 func Inspect(path string) (Info, error) {
@@ -86,70 +88,21 @@ func Inspect(path string) (Info, error) {
 	if err != nil {
 		return Info{}, fileError(path, err)
 	}
-	t := &tree{}
-	if !stat.IsDir() {
-		return t.inspect(&file{path: abs, real: abs})
-	}
-	f, err := t.usable(abs)
+	s, err := newTree().setOf(abs, stat.IsDir())
 	if err != nil {
 		return Info{}, err
 	}
-	return t.inspectFolder(f)
+	return s.info, nil
 }
 
-// Measure returns the bytes of the weights at path: the size of a file; the sum of
-// the GGUF and safetensors files in a folder or, if it has none, of all its regular
-// files. Hidden files and subfolders do not count. No file is opened. An error is a
-// *FileError.
+// Measure returns the bytes of the weights of the model at path, as Inspect finds it.
+// Where it finds no whole model, it is the size of the file; the sum of the GGUF and
+// safetensors files in the folder or, if it has none, of all its regular files. Hidden
+// files and subfolders do not count then. A shard of a set that is not complete has no
+// size. An error is a *FileError.
 func Measure(path string) (tier.Bytes, error) {
-	stat, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return 0, fileError(path, err)
-	case stat.IsDir():
-		f, err := (&tree{}).usable(path)
-		if err != nil {
-			return 0, err
-		}
-		return f.weigh()
-	case !stat.Mode().IsRegular():
-		return 0, fileError(path, &regular.Error{Path: path, Kind: regular.Kind(stat)})
-	case stat.Size() == 0:
-		return 0, &FileError{Path: path, Reason: "is empty"}
-	}
-	return tier.Bytes(stat.Size()), nil
-}
-
-// inspectFolder returns the Info of the one model in the folder.
-func (t *tree) inspectFolder(f *folder) (Info, error) {
-	if len(f.weights) == 0 { // nothing of a known format
-		var info Info
-		for _, file := range f.others {
-			info.Files = append(info.Files, file.path)
-		}
-		return f.complete(info)
-	}
-	parts := t.assemble(f)
-	for _, s := range t.skipped {
-		if s.special || len(parts) == 0 { // without a part, something was skipped
-			return Info{}, s.fault()
-		}
-	}
-	if len(parts) > 1 {
-		return Info{}, &FileError{Path: f.dir, Reason: fmt.Sprintf("holds %d models, %s and %s among them", len(parts), parts[0].info.Name, parts[1].info.Name), Help: "Name one of the files in it, or give each model a folder."}
-	}
-	return f.complete(parts[0].info)
-}
-
-// complete returns the Info of a model whose path is the folder. A Mover takes every
-// weight file in it, including one that is beside the model.
-func (f *folder) complete(info Info) (Info, error) {
-	size, err := f.weigh()
-	if err != nil {
-		return Info{}, err
-	}
-	info.Name, info.Size = folderName(f.dir), size
-	return info, nil
+	m, err := newTree().gather(tier.Model{Path: path})
+	return m.Size, err
 }
 
 // weigh adds up the sizes of the weight files, and fails if there are none.
@@ -191,6 +144,11 @@ func (t *tree) readHeader(f *file) (info Info, err error) {
 	if size == 0 {
 		return Info{}, &FileError{Reason: "is empty"}
 	}
+	if pointer, err := isPointer(opened, size); err != nil {
+		return Info{}, err
+	} else if pointer {
+		return Info{}, &FileError{Reason: "is a pointer of git-lfs in place of the weights", Help: "Run git lfs pull in its folder."}
+	}
 	format := formatOf(f.path)
 	if format == FormatUnknown && size >= int64(len(ggufMagic)) {
 		var magic [len(ggufMagic)]byte
@@ -209,6 +167,18 @@ func (t *tree) readHeader(f *file) (info Info, err error) {
 	}
 	info.Size = tier.Bytes(size)
 	return info, err
+}
+
+// isPointer reports whether a file is what git-lfs puts in the place of one that was
+// not fetched (its docs/spec.md: less than 1024 bytes).
+func isPointer(r io.ReaderAt, size int64) (bool, error) {
+	const first = "version https://git-lfs.github.com/spec/"
+	if size < int64(len(first)) || size >= 1024 {
+		return false, nil
+	}
+	var begin [len(first)]byte
+	_, err := r.ReadAt(begin[:], 0)
+	return string(begin[:]) == first, err
 }
 
 // formatOf returns the format that the name indicates.

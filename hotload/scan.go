@@ -3,9 +3,10 @@ package hotload
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,23 +14,25 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Scan returns the models in a folder and below, by path, and what it left out and
-// why. A model is a GGUF or safetensors file, or a subfolder with the files of one
-// model: its shards, a projector, a config.json. Its name comes from the file or
-// subfolder, and is unique.
+// Scan returns the models in a folder and below, and what it left out and why. A model
+// is a set of files: a GGUF or safetensors file, with its further shards and its
+// projector; the folder of a model hub, with a config.json and one set of weights; a
+// folder of diffusers' or sentence-transformers' parts; a model in the store of Ollama.
+// The caches of Hugging Face and llama.cpp, and the folders of LM Studio, are made of
+// these. Its name comes from the set or folder, and is unique.
 //
-// Symbolic links are followed within the folder and refused if they lead out of it.
-// Hidden files, names that cannot be shown and what is not a regular file are left
-// out. Only headers are read. The error is that of the folder itself, a *FileError,
-// or context.Cause(ctx).
-func Scan(ctx context.Context, dir string) ([]tier.Model, []Skipped, error) {
-	return Rescan(ctx, dir, nil)
+// Symbolic links are followed within the folder, and to the folders in follow and
+// below, and refused if they lead elsewhere. Hidden files, names that cannot be shown,
+// downloads under way and what is not a regular file are left out. Only headers are
+// read. The error is that of the folder itself, a *FileError, or context.Cause(ctx).
+func Scan(ctx context.Context, dir string, follow ...string) ([]tier.Model, []Skipped, error) {
+	return Rescan(ctx, dir, nil, follow...)
 }
 
 // Rescan is Scan of a folder with known models. A model at the path of a known one
 // keeps that name, and a new model does not get it.
-func Rescan(ctx context.Context, dir string, known []tier.Model) ([]tier.Model, []Skipped, error) {
-	t, err := openTree(dir)
+func Rescan(ctx context.Context, dir string, known []tier.Model, follow ...string) ([]tier.Model, []Skipped, error) {
+	t, err := openTree(dir, follow...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -73,8 +76,11 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 			return context.Cause(ctx)
 		}
 		f, err := t.list(dir)
+		if err == nil && f.isOllama() {
+			t.addManifests(filepath.Join(dir, ollamaManifests), 0)
+		}
 		switch {
-		case err != nil && (depth == 0 || t.entries > maxEntries):
+		case err != nil && depth == 0 && !errors.Is(err, errTooMany):
 			return err
 		case err != nil:
 			t.skipFor(dir, err).unread = true
@@ -85,7 +91,7 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 		visited[f.real] = true
 		folders = append(folders, f)
 		t.skipped = append(t.skipped, f.skipped...)
-		for _, sub := range f.subs {
+		for _, sub := range t.below(f) {
 			if depth == maxDepth {
 				t.skip(sub, fmt.Sprintf("is deeper than %d folders", maxDepth))
 				continue
@@ -98,6 +104,20 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 	}
 	err = visit(t.dir, 0)
 	return folders, err
+}
+
+// below returns the subfolders in which there may be models. What a repository in the
+// cache of Hugging Face and the store of Ollama keep beside them are none.
+func (t *tree) below(f *folder) []string {
+	if f.isOllama() {
+		return slices.DeleteFunc(slices.Clone(f.subs), func(sub string) bool {
+			return filepath.Base(sub) == ollamaManifests || filepath.Base(sub) == ollamaBlobs
+		})
+	}
+	if revisions := t.revisions(f); revisions != nil {
+		return revisions
+	}
+	return f.subs
 }
 
 func (t *tree) skip(path, reason string) {
@@ -124,38 +144,66 @@ type found struct {
 // models reads the headers in the folders and returns their models, whose names may
 // repeat.
 func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err error) {
-	seen := make(map[string]string) // real path of a weight file → path as found
+	seen := make(map[string]string)      // real path of an entry → path as found
+	revisions := make(map[string]string) // the same by repository and path in a snapshot
 	for _, f := range folders {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		before := len(t.skipped)
-		parts := t.assemble(f)
-		alone := len(parts) == 1 && !slices.ContainsFunc(t.skipped[before:], func(s Skipped) bool { return s.special })
-		for _, p := range parts {
-			path, info := p.files[0].path, p.info
-			if p.whole {
-				if !alone || f.dir == t.dir {
-					t.skip(path, "is one of several files of a model, which need a subfolder of their own")
-					continue
-				}
-				path = f.dir
-				info, _ = f.complete(info) // it has weights
+		var sets []set
+		if f.isOllama() {
+			sets = t.ollama(f)
+		}
+		if p := t.pipeline(f); p != nil {
+			if s, err := t.whole(p); err != nil {
+				t.skipFor(f.dir, err)
+			} else {
+				sets = append(sets, s)
 			}
-			if first, dup := seen[p.files[0].real]; dup {
+		}
+		for _, s := range append(sets, t.setsIn(f)...) {
+			path, real := s.info.Entry, s.files[0].real
+			if first, dup := seen[real]; dup {
 				t.skip(path, fmt.Sprintf("is the same file as %q", first))
 				continue
 			}
-			seen[p.files[0].real] = path
-			m := info.Model(path)
+			if repository, name := inSnapshot(s.files[0].path); repository != "" {
+				key := repository + "\x00" + name
+				if first, dup := revisions[key]; dup {
+					t.skip(path, fmt.Sprintf("is another revision of %q", first))
+					continue
+				}
+				revisions[key] = path
+			}
+			seen[real] = path
+			m := s.info.Model(path)
 			if err := m.Validate(); err != nil {
 				t.skip(path, fmt.Sprintf("makes no valid model: %v", err))
 				continue
 			}
-			out = append(out, found{model: m, files: p.files})
+			out = append(out, found{model: m, files: s.files})
 		}
+		t.foreign(f)
+	}
+	for _, f := range folders {
+		t.unpaired(f)
 	}
 	return out, nil
+}
+
+// foreign skips the weights in a folder that are of no format of ours, all of a kind
+// at once.
+func (t *tree) foreign(f *folder) {
+	first := make(map[string]string) // file by kind
+	for i := range f.others {
+		name := f.others[i].name()
+		if kind := foreign(name); kind != "" && first[kind] == "" && f.others[i].stat.Size() > 0 {
+			first[kind] = name
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(first)) {
+		t.skip(f.dir, fmt.Sprintf("holds %s weights (%q first), which only a hot load that names them takes", kind, first[kind]))
+	}
 }
 
 // Skipped is something in a folder that was not taken for a model, and why.
@@ -173,47 +221,6 @@ func (s Skipped) String() string { return fmt.Sprintf("%q %s", s.Path, s.Reason)
 // fault returns it as an error.
 func (s Skipped) fault() error {
 	return &FileError{Path: s.Path, Reason: s.Reason, Help: cmp.Or(s.help, "Put a whole model there.")}
-}
-
-// shard is what a file name says about shards: "-00002-of-00003" before the
-// extension, for GGUF and for safetensors.
-type shard struct {
-	stem   string // the name without it and without the extension
-	no, of int    // counted from 1; of is 0 for a single file
-}
-
-var shardName = regexp.MustCompile(`^(.+)-([0-9]{5})-of-([0-9]{5})$`)
-
-func shardOf(name string) shard {
-	stem := strings.TrimSuffix(name, filepath.Ext(name))
-	m := shardName.FindStringSubmatch(stem)
-	if m == nil {
-		return shard{stem: stem}
-	}
-	no, _ := strconv.Atoi(m[2])
-	of, _ := strconv.Atoi(m[3])
-	return shard{stem: m[1], no: no, of: of}
-}
-
-// fileName returns the name of a model in a single file.
-func fileName(path string) string {
-	name := filepath.Base(path)
-	if formatOf(name) == FormatUnknown {
-		return name
-	}
-	return shardOf(name).stem
-}
-
-// folderName returns the name of a model in a folder of its own. The cache of Hugging
-// Face keeps "org/name" at models--org--name/snapshots/<revision>.
-func folderName(dir string) string {
-	up := filepath.Dir(dir)
-	if filepath.Base(up) == "snapshots" {
-		if name, ok := strings.CutPrefix(filepath.Base(filepath.Dir(up)), "models--"); ok {
-			return strings.ReplaceAll(name, "--", "/")
-		}
-	}
-	return filepath.Base(dir)
 }
 
 // names are those that are taken. Each has the number to try next after it, so that

@@ -41,7 +41,8 @@ type Change struct {
 //
 // change is called on the goroutine of Watch, with no lock held; no look happens
 // while it runs. It owns what it is given.
-func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Duration, change func(Change)) error {
+// Links are followed as by Scan.
+func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Duration, change func(Change), follow ...string) error {
 	if interval <= 0 {
 		interval = DefaultInterval
 	}
@@ -49,7 +50,7 @@ func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Du
 	if err != nil {
 		return &FileError{Path: dir, Reason: "cannot be watched", Err: err}
 	}
-	w := newWatcher(abs, known)
+	w := newWatcher(abs, known, follow...)
 	w.look(ctx)
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -68,6 +69,7 @@ func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Du
 // watcher is what Watch keeps from one look to the next.
 type watcher struct {
 	dir      string
+	follow   []string
 	taken    names
 	models   map[string]found       // what was reported or known, by the model's path
 	last     map[string]fs.FileInfo // files at the last look; nil before the first
@@ -82,8 +84,8 @@ type watcher struct {
 // retryLooks is after how many looks that is: it reads the JSON beside other models too.
 const retryLooks = 16
 
-func newWatcher(dir string, known []tier.Model) *watcher {
-	w := &watcher{dir: dir, taken: make(names), models: make(map[string]found), pending: map[string]bool{dir: true}}
+func newWatcher(dir string, known []tier.Model, follow ...string) *watcher {
+	w := &watcher{dir: dir, follow: follow, taken: make(names), models: make(map[string]found), pending: map[string]bool{dir: true}}
 	for _, m := range known {
 		w.taken.take(m.Name)
 		if rel, err := filepath.Rel(dir, m.Path); err == nil && filepath.IsLocal(rel) {
@@ -95,7 +97,7 @@ func newWatcher(dir string, known []tier.Model) *watcher {
 
 // look returns what is new and has not changed since the last look.
 func (w *watcher) look(ctx context.Context) (Change, bool) {
-	t, err := openTree(w.dir)
+	t, err := openTree(w.dir, w.follow...)
 	if err != nil {
 		return Change{}, false
 	}
@@ -105,7 +107,7 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	if err != nil {
 		return Change{}, false
 	}
-	now, weights := fingerprints(folders)
+	now, weights := fingerprints(slices.Concat(folders, t.manifests))
 	first, moving := w.last == nil, make(map[string]bool)
 	if !first {
 		moving = differences(w.last, now)
@@ -129,7 +131,7 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	if !gone && len(w.pending) == len(moving) { // nothing has changed and come to rest
 		return Change{}, false
 	}
-	for _, f := range folders {
+	for _, f := range slices.Concat(folders, t.manifests) {
 		f.without(moving)
 	}
 	found, err := t.models(ctx, folders)
@@ -159,7 +161,7 @@ func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int
 			prints[file.path] = file.stat
 		}
 		for _, file := range f.others {
-			if ext := filepath.Ext(file.path); ext == ".json" || ext == ".jinja" {
+			if ext := filepath.Ext(file.path); ext == ".json" || ext == ".jinja" || f.manifests {
 				prints[file.path] = file.stat
 			}
 		}
@@ -222,7 +224,7 @@ func newUnrest(skipped []Skipped, moving map[string]bool) *unrest {
 	u := &unrest{moving: moving, within: make(map[string]bool), beside: make(map[string]bool), unread: make(map[string]bool)}
 	for path := range moving {
 		u.within[filepath.Dir(path)] = true
-		if formatOf(path) == FormatUnknown {
+		if formatOf(path) == FormatUnknown || projectorName.MatchString(filepath.Base(path)) {
 			u.beside[filepath.Dir(path)] = true
 		}
 	}
@@ -234,9 +236,13 @@ func newUnrest(skipped []Skipped, moving map[string]bool) *unrest {
 	return u
 }
 
-// covers reports whether the model at path may be another. It costs the depth of the
-// path, however many files are moving.
-func (u *unrest) covers(path string) bool {
+// covers reports whether the model may be another. It costs the depth of its path and
+// its parts, however many files are moving.
+func (u *unrest) covers(m *tier.Model) bool {
+	path := m.Path
+	if slices.ContainsFunc(m.Parts, func(part string) bool { return u.moving[part] }) {
+		return true
+	}
 	if u.moving[path] || u.within[path] || u.beside[filepath.Dir(path)] {
 		return true
 	}
@@ -265,13 +271,13 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 	unrest := newUnrest(skipped, moving)
 	models := make(map[string]found)
 	for path, f := range w.models {
-		if unrest.covers(path) {
+		if unrest.covers(&f.model) {
 			models[path] = f
 		}
 	}
 	for _, f := range all {
 		path := f.model.Path
-		if unrest.covers(path) {
+		if unrest.covers(&f.model) {
 			continue
 		}
 		old, known := w.models[path]

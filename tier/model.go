@@ -20,7 +20,12 @@ const (
 	MaxNameLength   = 255 // bytes, for model names, capabilities and label keys
 	MaxCapabilities = 256
 	MaxLabels       = 256
+	MaxParts        = 10_000
 )
+
+// ProjectorLabel is the label that names the part of a model that is its projector,
+// which lets it see or hear. Its value is one of Parts. Package hotload sets it.
+const ProjectorLabel = "mmproj"
 
 // AtOnce is the KeepAlive of a model that leaves ram when its last lease ends.
 const AtOnce time.Duration = 1
@@ -31,9 +36,15 @@ const AtOnce time.Duration = 1
 type Model struct {
 	// Name identifies the model. Any printable text of 1 to MaxNameLength bytes.
 	Name string
-	// Path is where the weights are: a file or a folder of files. The Mover decides
-	// whether it needs one; mapped files do.
+	// Path is where the weights are: a file or a folder of files. It is what an engine is
+	// given. The Mover decides whether it needs one; mapped files do.
 	Path string
+	// Parts are further files that belong to the model and count: shards, a projector,
+	// adapters. With Parts, a Path that is a folder holds nothing else that counts;
+	// without, all the weights in it do. A Manager fills them in where they are empty, by
+	// what is at Path: the other shards of the set that a shard, an index or a folder
+	// belongs to, and a projector.
+	Parts []string
 	// Size is the bytes of weights. Zero is allowed if Path can be measured.
 	Size Bytes
 	// Runtime is the bytes that serving needs beyond the weights: KV cache,
@@ -54,7 +65,8 @@ type Model struct {
 	// for no request, it stays until it was used once. Negative: it never leaves by
 	// idleness, swap neither, which is no pin: it still gives way. Its Home stays.
 	KeepAlive time.Duration
-	// Labels are the owner's own; only the Constraints of a Request look at them.
+	// Labels are the owner's own, but for ProjectorLabel. The Constraints of a Request
+	// look at them, and a Mover may.
 	Labels map[string]string
 }
 
@@ -120,6 +132,13 @@ func (m *Model) Validate() error {
 		f.add("quality", strconv.FormatFloat(m.Quality, 'g', -1, 64), "must be a finite number, 0 or more")
 	}
 	f.names("capabilities", "capability", m.Capabilities)
+	f.count("parts", len(m.Parts), MaxParts)
+	switch {
+	case slices.Contains(m.Parts, ""):
+		f.add("parts", `""`, "must not be empty")
+	case len(m.Parts) > 0 && m.Path == "":
+		f.add("path", `""`, "must name the entry if there are parts")
+	}
 	f.count("labels", len(m.Labels), MaxLabels)
 	return errors.Join(f.errs...)
 }

@@ -26,6 +26,7 @@ type config struct {
 type modelConfig struct {
 	Name         string    `json:"name"`
 	Path         string    `json:"path"`
+	Parts        []string  `json:"parts"`  // found by path, if there are none
 	Engine       string    `json:"engine"` // "": the only one
 	SizeGB       float64   `json:"size_gb"`
 	RuntimeGB    float64   `json:"runtime_gb"`
@@ -77,6 +78,7 @@ func readConfig(path string) (*library, error) {
 // parseConfig reads a configuration that lies in dir. Its error names all that is
 // wrong. What Manager and Mover check themselves is left to them.
 func parseConfig(b []byte, dir string) (*config, error) {
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")) // which editors on Windows put before a text
 	in := json.NewDecoder(bytes.NewReader(b))
 	in.DisallowUnknownFields()
 	c := &config{}
@@ -127,6 +129,11 @@ func parseConfig(b []byte, dir string) (*config, error) {
 				m.Path = at
 			}
 		}
+		for i, part := range m.Parts {
+			if !filepath.IsAbs(part) {
+				m.Parts[i] = filepath.Join(dir, part)
+			}
+		}
 	}
 	if c.State != "" && !filepath.IsAbs(c.State) {
 		c.State = filepath.Join(dir, c.State)
@@ -175,7 +182,7 @@ func (c *config) library(dir string) *library {
 	for _, m := range c.Models {
 		engine := c.Engines[m.Engine]
 		lib.models = append(lib.models, tier.Model{
-			Name: m.Name, Path: m.Path, Size: bytesOf(m.SizeGB), Runtime: bytesOf(m.RuntimeGB),
+			Name: m.Name, Path: m.Path, Parts: m.Parts, Size: bytesOf(m.SizeGB), Runtime: bytesOf(m.RuntimeGB),
 			Home: m.Tier, Capabilities: m.Capabilities, Quality: m.Quality, Pinned: m.Pinned,
 			Labels: map[string]string{engineLabel: engine.id(m.Engine)},
 		})

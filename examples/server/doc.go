@@ -14,7 +14,7 @@
 // over llama.cpp it makes itself:
 //
 //	go run ./examples/server -engine llamacpp
-//	go run ./examples/server -models FOLDER -engine 'llama-server -m {path} --port {port}'
+//	go run ./examples/server -models FOLDER -engine 'llama-server -m {path} --mmproj {mmproj} --port {port}'
 //
 // With -config a file says which models there are, and which engine each has; see
 // config.example.json. The server reloads it, by difference, when it changes, and on

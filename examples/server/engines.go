@@ -264,7 +264,7 @@ func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *process.Mo
 	}
 	m, err := modeltier.New(modeltier.Config{
 		Models: lib.models, Limits: lib.limits, Mover: engines, Probe: lib.probe,
-		StateDir: lib.state, ModelDir: lib.dir, Logger: log,
+		StateDir: lib.state, ModelDir: lib.dir, Follow: lib.follow, Logger: log,
 	})
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, engines.Close())

@@ -65,7 +65,7 @@ func TestOpenLibrary_EngineThatCannotBe_SaysWhatToDo(t *testing.T) {
 		{"no-such-engine {path} {port}", []string{"-engine", `"no-such-engine"`, "install it"}},
 		{"/no/such/engine {port}", []string{"/no/such/engine", "install it"}},
 		{quoted(os.Args[0]) + " -m {path}", []string{"must hold {port}"}},
-		{quoted(os.Args[0]) + " {prot} {port}", []string{`"{prot}"`, "{path}, {port}"}},
+		{quoted(os.Args[0]) + " {prot} {port}", []string{`"{prot}"`, "{path}, {mmproj}"}},
 	} {
 		o, err := parse([]string{"-engine", c.engine, "-models", made.Dir}, noEnv, io.Discard)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,7 @@ var errUsage = errors.New("see -h")
 type options struct {
 	addr    string
 	models  string // "": the demo library
+	follow  []string
 	config  string // "": there is no such file
 	engine  string // "": there is none but those of config
 	command []string
@@ -55,8 +57,16 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*o
 	}
 	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "listen on this `HOST:PORT`; port 0 takes any free one")
 	fs.StringVar(&o.models, "models", "", "serve the GGUF and safetensors files in this `FOLDER` instead of the demo library")
+	fs.Func("follow", "let links in the folder of -models lead to this `FOLDER`, and below; may be repeated", func(dir string) error {
+		if dir == "" {
+			return errors.New("must not be empty")
+		}
+		abs, err := filepath.Abs(dir)
+		o.follow = append(o.follow, abs)
+		return err
+	})
 	fs.StringVar(&o.config, "config", "", "serve the models of this `FILE` with the engines it names, see config.example.json")
-	fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, started for each: {path}, {port}, {name}, {threads} and {context} are filled in, and it needs a GET /health; or \"llamacpp\": build and fetch a small one")
+	fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, started for each: {path}, {mmproj}, {dir}, {port}, {name}, {threads} and {context} are filled in, and it needs a GET /health; or \"llamacpp\": build and fetch a small one")
 	fs.IntVar(&o.scale, "scale", 16, fmt.Sprintf("make the demo library, and its limits, `N` times smaller than on an 8 GB board, %d to %d", demo.MinScale, demo.MaxScale))
 	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of weights in memory (default 5GB, scaled in the demo)")
 	fs.Var(size{&o.limits.Swap, true}, "swap", "map at most this `SIZE` of weights beyond that (default 10GB, scaled in the demo)")
@@ -88,6 +98,8 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*o
 		return fault("%q is no flag; the folder of models is given with -models", fs.Arg(0))
 	case named["config"] && (named["models"] || named["scale"] || named["engine"]):
 		return fault("-config names models and engines itself: leave out -models, -engine and -scale")
+	case named["follow"] && !named["models"]:
+		return fault("-follow is for the folder of -models")
 	case named["models"] && named["scale"]:
 		return fault("-scale is for the demo library, and not for -models")
 	}

@@ -18,7 +18,8 @@ import (
 
 // library is what is served, and where.
 type library struct {
-	dir    string // of the models; hot loads come from here too
+	dir    string   // of the models; hot loads come from here too
+	follow []string // where links in it may lead
 	models []tier.Model
 	limits tier.Limits
 	state  string // "": nothing is remembered
@@ -125,7 +126,7 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 	if err := checkKind(dir, "a folder", fs.FileMode.IsDir); err != nil {
 		return nil, fmt.Errorf("-models: %w", err)
 	}
-	models, skipped, err := hotload.Rescan(ctx, dir, known)
+	models, skipped, err := hotload.Rescan(ctx, dir, known, o.follow...)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +150,7 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 		fmt.Fprintf(stderr, "there is no GGUF or safetensors file in %s yet\n", dir)
 	}
 	lib := &library{
-		dir: dir, models: models, limits: fill(o.limits, tier.DefaultLimits()),
+		dir: dir, follow: o.follow, models: models, limits: fill(o.limits, tier.DefaultLimits()),
 		about: "the files in " + dir,
 	}
 	state := "state-" + folderID(dir)

@@ -150,8 +150,8 @@ func startFiles(lib *library, r *reloader, log *slog.Logger) (http.Handler, erro
 		Limits:   lib.limits,
 		Mover:    weights,
 		StateDir: lib.state,
-		ModelDir: lib.dir,
-		Logger:   log,
+		ModelDir: lib.dir, Follow: lib.follow,
+		Logger: log,
 	})
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -252,6 +253,7 @@ type record struct {
 type modelRecord struct {
 	Name         string            `json:"name"`
 	Path         string            `json:"path,omitempty"`
+	Parts        []string          `json:"parts,omitempty"`
 	Size         tier.Bytes        `json:"size"`
 	Runtime      tier.Bytes        `json:"runtime,omitempty"`
 	Home         tier.Tier         `json:"home"`
@@ -266,7 +268,7 @@ type modelRecord struct {
 func encode(st State, generation uint64, now time.Time) ([]byte, error) {
 	rec := record{Generation: generation, Saved: now.UTC(), State: st, Models: make([]modelRecord, len(st.Models))}
 	for i, m := range st.Models {
-		m.Path, m.Labels = pack(m.Path), mapStrings(m.Labels, pack)
+		m.Path, m.Parts, m.Labels = pack(m.Path), eachString(m.Parts, pack), mapStrings(m.Labels, pack)
 		rec.Models[i] = modelRecord(m)
 	}
 	buf := bytes.NewBuffer(make([]byte, headerLength))
@@ -301,7 +303,7 @@ func decode(data []byte) (rec record, err error) {
 	err = json.Unmarshal(body, &rec)
 	rec.State.Models = make([]tier.Model, len(rec.Models))
 	for i, m := range rec.Models {
-		m.Path, m.Labels = unpack(m.Path), mapStrings(m.Labels, unpack)
+		m.Path, m.Parts, m.Labels = unpack(m.Path), eachString(m.Parts, unpack), mapStrings(m.Labels, unpack)
 		rec.State.Models[i] = tier.Model(m)
 	}
 	if err == nil && rec.Generation == 0 {
@@ -331,6 +333,15 @@ func unpack(s string) string {
 		}
 	}
 	return s
+}
+
+// eachString applies f to every string.
+func eachString(list []string, f func(string) string) []string {
+	list = slices.Clone(list)
+	for i := range list {
+		list[i] = f(list[i])
+	}
+	return list
 }
 
 // mapStrings applies f to every key and value.

@@ -67,6 +67,7 @@ func drawState(t *rapid.T) State {
 		return tier.Model{
 			Name:         name.Draw(t, "name"),
 			Path:         anyText.Draw(t, "path"),
+			Parts:        rapid.SliceOfN(anyText, 0, 3).Draw(t, "parts"),
 			Size:         tier.Bytes(rapid.Int64Range(1, 1<<62).Draw(t, "size")),
 			Runtime:      tier.Bytes(rapid.Int64Range(0, 1<<60).Draw(t, "runtime")),
 			Home:         tier.Tier(rapid.IntRange(0, 2).Draw(t, "home")),

@@ -332,6 +332,9 @@ func (o object) labels(labels map[string]string) object {
 	}
 	all := object("{")
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if key == tier.ProjectorLabel { // where a file is concerns no client
+			continue
+		}
 		all = all.text(key, labels[key])
 	}
 	return o.object("labels", all.end())

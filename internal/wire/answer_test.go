@@ -22,7 +22,7 @@ func view(t *testing.T, models ...tier.Model) *tier.View {
 
 func TestAnswers_ToTheByte(t *testing.T) {
 	v := view(t, tier.Model{Name: `a"<b>`, Size: 3 * tier.GiB / 2, Home: tier.Swap, Capabilities: []string{"é"}}, tier.Model{Name: "b", Size: 1})
-	labelled := view(t, tier.Model{Name: "a", Size: tier.GiB, Labels: map[string]string{"format": "gguf", "b<": `"`}})
+	labelled := view(t, tier.Model{Name: "a", Size: tier.GiB, Labels: map[string]string{"format": "gguf", "b<": `"`, tier.ProjectorLabel: "/p/mmproj.gguf"}})
 	v.States[0].Tier = tier.RAM
 	v.Charged[tier.RAM], v.Reserved[tier.RAM] = tier.GiB, tier.GiB
 	v.Memory.Available, v.FreeSwap = 3*tier.GiB/2, tier.GiB

@@ -178,6 +178,7 @@ func parseHotLoad(raw []byte) (*HotLoad, error) {
 		{"tier", into(&m.Home, tierName)},
 		{"capabilities", into(&m.Capabilities, texts)},
 		{"path", into(&m.Path, text)},
+		{"parts", into(&m.Parts, texts)},
 		{"quality", into(&m.Quality, quality)},
 		{"pinned", into(&m.Pinned, flag)},
 		{"labels", into(&m.Labels, labels)},

@@ -22,12 +22,13 @@ const (
 	maxEntries = 100_000 // directory entries read
 )
 
-// findShards returns the files that hold the model's weights, sorted by name: the
-// file itself, or the .gguf and .safetensors entries of a folder. A folder without
-// such entries counts with all its files. Links are followed; hidden entries and,
-// beside files of unknown format, subfolders do not count. Entries that are no
-// regular files are returned as well: opening them reports what is wrong.
-func findShards(model, path string) ([]string, error) {
+// findShards returns the files that hold the model's weights: the file at its path
+// with its parts; of a folder the parts or, without any, the .gguf and .safetensors
+// entries by name. A folder without such entries counts with all its files. Links are
+// followed; hidden entries and, beside files of unknown format, subfolders do not
+// count. Entries that are no regular files are returned as well: opening them reports
+// what is wrong.
+func findShards(model, path string, parts ...string) ([]string, error) {
 	err := checkPath(model, path)
 	if err != nil {
 		return nil, err
@@ -40,11 +41,34 @@ func findShards(model, path string) ([]string, error) {
 	case err != nil:
 		return nil, pathError(model, path, err)
 	case info.Mode().IsRegular():
-		return []string{path}, nil
+		return withParts(model, []string{path}, parts)
 	case !info.IsDir():
 		return nil, badPath(model, path, "must be a regular file or a folder of them, is "+regular.Kind(info), "Name the file of weights, or the folder that holds them.")
+	case len(parts) > 0:
+		return withParts(model, nil, parts)
 	}
 	return listFolder(model, path)
+}
+
+// withParts adds the parts that are not among the files.
+func withParts(model string, files, parts []string) ([]string, error) {
+	for _, part := range parts {
+		abs, err := filepath.Abs(part)
+		if err != nil {
+			return nil, pathError(model, part, err)
+		}
+		if !slices.Contains(files, abs) {
+			files = append(files, abs)
+		}
+	}
+	if len(files) > maxShards {
+		return nil, tooMany(model, parts[0], len(files))
+	}
+	return files, nil
+}
+
+func tooMany(model, path string, files int) error {
+	return badPath(model, path, fmt.Sprintf("must hold %d files of weights at most, has %d", maxShards, files), "Give each model a folder of its own.")
 }
 
 func checkPath(model, path string) error {
@@ -84,7 +108,7 @@ func listFolder(model, dir string) ([]string, error) {
 	case len(weights) == 0:
 		return nil, badPath(model, dir, "must hold at least one regular file", "Put the weights into the folder, or correct the path.")
 	case len(weights) > maxShards:
-		return nil, badPath(model, dir, fmt.Sprintf("must hold %d files of weights at most, has %d", maxShards, len(weights)), "Give each model a folder of its own.")
+		return nil, tooMany(model, dir, len(weights))
 	}
 	return weights, nil
 }

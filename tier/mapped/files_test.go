@@ -327,3 +327,40 @@ func TestChanged_ReplacedDuringALoad_IsAnErrorAndUndone(t *testing.T) {
 		t.Error("the model is mapped")
 	}
 }
+
+func TestFind_Parts_CountBesideTheEntryAndInsteadOfAFolder(t *testing.T) {
+	dir := t.TempDir()
+	touchAll(t, dir, "a.gguf", "b.gguf", "c.gguf", "blob")
+	at := func(names ...string) (paths []string) {
+		for _, n := range names {
+			paths = append(paths, filepath.Join(dir, n))
+		}
+		return paths
+	}
+	for _, tt := range []struct {
+		path        string
+		parts, want []string
+	}{
+		{"a.gguf", at("c.gguf", "blob"), at("a.gguf", "c.gguf", "blob")},
+		{"a.gguf", at("b.gguf", "a.gguf", "b.gguf"), at("a.gguf", "b.gguf")},
+		{"", at("blob", "c.gguf"), at("blob", "c.gguf")},
+		{"", nil, at("a.gguf", "b.gguf", "c.gguf")},
+	} {
+		got, err := findShards("m", filepath.Join(dir, tt.path), tt.parts...)
+		if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
+			t.Errorf("%q with %q: %v\n%s", tt.path, tt.parts, err, diff)
+		}
+	}
+	if _, err := findShards("m", dir, make([]string, maxShards+1)...); err != nil {
+		t.Errorf("one file named often: %v", err)
+	}
+}
+
+func TestOpen_PartIsMissing_ErrorNamesIt(t *testing.T) {
+	dir := t.TempDir()
+	touchAll(t, dir, "a.gguf")
+	_, err := openWeights(newSystem(), &tier.Model{Name: "m", Path: filepath.Join(dir, "a.gguf"), Parts: []string{filepath.Join(dir, "b.gguf")}})
+	if !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), "b.gguf") {
+		t.Errorf("%v", err)
+	}
+}

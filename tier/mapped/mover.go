@@ -302,7 +302,7 @@ func (m *Mover) move(ctx context.Context, e *entry, mv *tier.Move, progress func
 		return nil
 	case w == nil:
 		w, err = openWeights(m.sys, &mv.Model)
-	case w.path != mv.Model.Path:
+	case w.path != mv.Model.Path || !slices.Equal(w.parts, mv.Model.Parts):
 		err = &ChangedError{Model: e.name, Path: w.path, How: "replaced", Was: tier.Bytes(w.size), Is: tier.Bytes(w.size)}
 	default:
 		err = w.check()

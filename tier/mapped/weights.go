@@ -18,9 +18,10 @@ import (
 
 // weights are the mapped files of one model: its shards, end to end.
 type weights struct {
-	sys  *system
-	path string // as the model gave it
-	size int64
+	sys   *system
+	path  string // as the model gave it
+	parts []string
+	size  int64
 
 	// mapped is held for reading while the mapping is used, and for writing while
 	// it is unmapped.
@@ -49,11 +50,11 @@ type shard struct {
 
 // openWeights maps the model's files. It reads none of them.
 func openWeights(sys *system, m *tier.Model) (w *weights, err error) {
-	paths, err := findShards(m.Name, m.Path)
+	paths, err := findShards(m.Name, m.Path, m.Parts...)
 	if err != nil {
 		return nil, err
 	}
-	w = &weights{sys: sys, path: m.Path}
+	w = &weights{sys: sys, path: m.Path, parts: m.Parts}
 	defer func() {
 		if err != nil {
 			w.close()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -26,6 +27,8 @@ type Engine struct {
 	// in each argument:
 	//
 	//	{path}    Model.Path, made absolute if such a file or folder exists
+	//	{mmproj}  the part of the model that is its projector, see tier.ProjectorLabel
+	//	{dir}     the folder of {path}: itself, if it is a folder
 	//	{port}    a free port of the loopback address, on which the engine has to listen
 	//	{name}    Model.Name
 	//	{threads} Threads
@@ -33,11 +36,20 @@ type Engine struct {
 	//	{state}   the folder that Save saves in
 	//
 	// Any other word of lower-case letters in braces is an error. {port} must occur,
-	// here or in Env. An argument that begins with a dash only after the replacement
-	// is refused, so that the engine cannot take a model's name for an option.
+	// here or in Env.
+	//
+	// An argument with a word that the model lacks is left out: {path} if it has none,
+	// {mmproj} if it has no projector, {dir} if nothing is at its path. If it does not
+	// begin with a dash itself and the argument before it does, and has no "=" and no
+	// word, that flag is left out as well: of "--mmproj {mmproj}" both, of "-v
+	// --mmproj={mmproj}" the second. The program is never left out.
+	//
+	// An argument that begins with a dash only after the replacement is refused, so that
+	// the engine cannot take a model's name for an option.
 	Command []string
-	// Env is "NAME=value" entries, with the same words, added to our environment.
-	// MODELTIER_ENGINE is added as well, as a mark of the engine.
+	// Env is "NAME=value" entries, with the same words, added to our environment. One with
+	// a word that the model lacks is left out. MODELTIER_ENGINE is added as well, as a
+	// mark of the engine.
 	Env []string
 	// Dir is the working folder. "": ours.
 	Dir string
@@ -146,7 +158,7 @@ func (s Standby) String() string {
 }
 
 // words are what a command may contain.
-var words = []string{"{path}", "{port}", "{name}", "{threads}", "{context}", "{state}"}
+var words = []string{"{path}", "{mmproj}", "{dir}", "{port}", "{name}", "{threads}", "{context}", "{state}"}
 
 var word = regexp.MustCompile(`\{[a-z]+\}`)
 
@@ -227,18 +239,36 @@ func (e *Engine) validate(model string) error {
 // expand returns the command and the additions to the environment for a model; state is
 // the folder of its conversations.
 func (e *Engine) expand(model *tier.Model, port int, state string) (argv, env []string, err error) {
-	path := model.Path
-	if exists(path) {
+	path, dir := model.Path, ""
+	if info, err := os.Stat(path); err == nil {
 		if path, err = filepath.Abs(path); err != nil {
 			return nil, nil, err
 		}
+		if dir = path; !info.IsDir() {
+			dir = filepath.Dir(path)
+		}
+	}
+	projector := model.Labels[tier.ProjectorLabel]
+	if !slices.Contains(model.Parts, projector) {
+		projector = "" // a label that names no part of the model is another's word
 	}
 	replace := strings.NewReplacer(
-		"{path}", path, "{port}", strconv.Itoa(port), "{name}", model.Name,
+		"{path}", path, "{mmproj}", projector, "{dir}", dir, "{port}", strconv.Itoa(port), "{name}", model.Name,
 		"{threads}", strconv.Itoa(cmp.Or(e.Threads, runtime.NumCPU())),
 		"{context}", strconv.Itoa(cmp.Or(e.Context, 4096)), "{state}", state,
 	)
-	for _, arg := range e.Command {
+	lacks := func(text string) bool {
+		return path == "" && strings.Contains(text, "{path}") || projector == "" && strings.Contains(text, "{mmproj}") ||
+			dir == "" && strings.Contains(text, "{dir}")
+	}
+	for i, arg := range e.Command {
+		if i > 0 && lacks(arg) {
+			before := e.Command[i-1]
+			if i > 1 && !strings.HasPrefix(arg, "-") && strings.HasPrefix(before, "-") && !strings.ContainsAny(before, "={") {
+				argv = argv[:len(argv)-1]
+			}
+			continue
+		}
 		full := replace.Replace(arg)
 		if strings.HasPrefix(full, "-") && !strings.HasPrefix(arg, "-") {
 			return nil, nil, &tier.InvalidError{
@@ -249,7 +279,9 @@ func (e *Engine) expand(model *tier.Model, port int, state string) (argv, env []
 		argv = append(argv, full)
 	}
 	for _, v := range e.Env {
-		env = append(env, replace.Replace(v))
+		if !lacks(v) {
+			env = append(env, replace.Replace(v))
+		}
 	}
 	return argv, env, nil
 }

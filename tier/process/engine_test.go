@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -35,12 +37,49 @@ func TestExpand_EveryWord(t *testing.T) {
 	}
 }
 
+func TestExpand_WordsThatAModelLacks_LeftOutWithTheirFlags(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "m.gguf")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sees := map[string]string{tier.ProjectorLabel: "/p/mmproj.gguf"}
+	for _, tt := range []struct {
+		name    string
+		command string
+		model   tier.Model
+		want    string
+	}{
+		{"a projector", "srv -m {path} --mmproj {mmproj} -v", tier.Model{Path: file, Parts: []string{"/p/x", "/p/mmproj.gguf"}, Labels: sees}, "srv -m " + file + " --mmproj /p/mmproj.gguf -v"},
+		{"none", "srv -m {path} --mmproj {mmproj} -v", tier.Model{Path: file}, "srv -m " + file + " -v"},
+		{"a label that is no part", "srv --mmproj {mmproj} -v", tier.Model{Path: file, Labels: sees}, "srv -v"},
+		{"in one argument", "srv -v --mmproj={mmproj} -x", tier.Model{Path: file}, "srv -v -x"},
+		{"after a flag with its value", "srv --a=b {mmproj} -x", tier.Model{Path: file}, "srv --a=b -x"},
+		{"after a value", "srv -m {path} {mmproj}", tier.Model{Path: file}, "srv -m " + file},
+		{"first", "srv {mmproj} -v", tier.Model{Path: file}, "srv -v"},
+		{"two after one another", "srv -a {mmproj} {mmproj} -b", tier.Model{Path: file}, "srv -b"},
+		{"a folder of a file", "srv -d {dir}", tier.Model{Path: file}, "srv -d " + dir},
+		{"a folder", "srv -d {dir}", tier.Model{Path: dir}, "srv -d " + dir},
+		{"a name in a hub", "srv -d {dir} {path}", tier.Model{Path: "hub/it"}, "srv hub/it"},
+		{"no path", "srv -m {path} {name}", tier.Model{Name: "n"}, "srv n"},
+	} {
+		e := Engine{Command: strings.Fields(tt.command), Env: []string{"MMPROJ={mmproj}", "X=1"}}
+		argv, env, err := e.expand(&tt.model, 1, "")
+		if got := strings.Join(argv, " "); err != nil || got != tt.want {
+			t.Errorf("%s: %q, %v, want %q", tt.name, got, err, tt.want)
+		}
+		if has := len(env) == 2; has != strings.Contains(tt.want, "mmproj.gguf") {
+			t.Errorf("%s: the environment is %q", tt.name, env)
+		}
+	}
+}
+
 // Whatever a model is called, the command has the arguments of its template, and
 // none that is an option by the model's doing.
 func TestExpand_AnyModel_NoArgumentMoreAndNoOptionMore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := Engine{Command: []string{"srv", "{name}", "-m", "{path}", "{port}"}}
-		m := tier.Model{Name: rapid.String().Draw(t, "name"), Path: rapid.StringMatching(`[-/a-z{} ;$]{0,12}`).Draw(t, "path")}
+		m := tier.Model{Name: rapid.String().Draw(t, "name"), Path: rapid.StringMatching(`[-/a-z{} ;$]{1,12}`).Draw(t, "path")}
 		argv, _, err := e.expand(&m, 1, "")
 		if err != nil {
 			if !errors.Is(err, tier.ErrInvalid) {

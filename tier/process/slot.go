@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -124,7 +125,7 @@ func (m *Mover) claim(ctx context.Context, model *tier.Model) (context.Context, 
 		s = &slot{name: model.Name, state: Stopped, since: time.Now(), learned: new(measure)}
 		m.slots[model.Name] = s
 	}
-	if s.model.Path != model.Path || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
+	if s.model.Path != model.Path || !slices.Equal(s.model.Parts, model.Parts) || s.model.Size != model.Size || !maps.Equal(s.model.Labels, model.Labels) {
 		s.learned = new(measure) // another model by that name, or another engine
 	}
 	s.model = *model

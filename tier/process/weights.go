@@ -3,12 +3,9 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -26,14 +23,11 @@ type weightFile struct {
 // maxFiles bounds the files of one model, far above any real one.
 const maxFiles = 1024
 
-// shard matches the name of a part of a sharded model; the engine is given the first
-// and opens the others itself.
-var shard = regexp.MustCompile(`^(.*-)(\d{5})(-of-)(\d{5})(\.[a-z]+)$`)
-
-// weightFiles returns the files of a model: the file at its path with its further
-// shards, or the files of the folder. A relative path that does not exist, such as a
-// name in a hub, has none, and then nothing is paged out or refilled. An absolute path
-// that does not exist is an error, which is clearer than the engine's.
+// weightFiles returns the files of a model: the file at its path with its parts; of a
+// folder the parts or, without any, the files in it. A relative path that does not
+// exist, such as a name in a hub, has none, and then nothing is paged out or refilled.
+// An absolute path that does not exist is an error, which is clearer than the
+// engine's.
 func weightFiles(model *tier.Model) ([]weightFile, error) {
 	path := model.Path
 	info, err := os.Stat(path)
@@ -45,18 +39,10 @@ func weightFiles(model *tier.Model) ([]weightFile, error) {
 			Model: model.Name, Field: "path", Value: quote(path), Rule: "must be readable: " + reason(err),
 			Help: []string{"Check the path, or let the server's user read it."},
 		}
-	case info.IsDir():
+	case info.IsDir() && len(model.Parts) == 0:
 		return filesIn(path)
 	}
-	paths := []string{path}
-	if part := shard.FindStringSubmatch(filepath.Base(path)); part != nil {
-		count, _ := strconv.Atoi(part[4])
-		paths = paths[:0]
-		for i := 1; i <= min(count, maxFiles); i++ {
-			paths = append(paths, filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%05d%s%s%s", part[1], i, part[3], part[4], part[5])))
-		}
-	}
-	return filesAt(paths), nil
+	return filesAt(append([]string{path}, model.Parts...)), nil // not the folder: it is no regular file
 }
 
 // filesIn returns the .gguf and .safetensors files of a folder, or all of its files if
@@ -83,12 +69,14 @@ func filesIn(dir string) ([]weightFile, error) {
 // filesAt returns the paths that are regular files.
 func filesAt(paths []string) []weightFile {
 	var files []weightFile
+	seen := make(map[string]bool) // a file counts once
 	for _, path := range paths {
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			path = real
 		}
 		if path, err := filepath.Abs(path); err == nil {
-			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && !seen[path] {
+				seen[path] = true
 				files = append(files, weightFile{path, info.Size()})
 			}
 		}

@@ -117,8 +117,8 @@ func TestResident_FilesOfAnother_OnlyThePageTablesCount(t *testing.T) {
 	}
 }
 
-// Shards beside the first, and a folder of files, are all of them paged.
-func TestWeights_ShardsAndFolders(t *testing.T) {
+// A file with its parts, and a folder of files, are all of them paged.
+func TestWeights_PartsAndFolders(t *testing.T) {
 	dir := t.TempDir()
 	write := func(names ...string) {
 		for _, n := range names {
@@ -127,8 +127,11 @@ func TestWeights_ShardsAndFolders(t *testing.T) {
 			}
 		}
 	}
-	of := func(path string) string {
-		files, err := weightFiles(&tier.Model{Name: "m", Path: path})
+	of := func(path string, parts ...string) string {
+		for i := range parts {
+			parts[i] = filepath.Join(dir, parts[i])
+		}
+		files, err := weightFiles(&tier.Model{Name: "m", Path: path, Parts: parts})
 		if err != nil {
 			return err.Error()
 		}
@@ -143,8 +146,11 @@ func TestWeights_ShardsAndFolders(t *testing.T) {
 		t.Errorf("of a folder without known weights: %s", got)
 	}
 	write("w-00001-of-00003.gguf", "w-00002-of-00003.gguf", "w-00003-of-00003.gguf", "other.gguf")
-	if got := of(filepath.Join(dir, "w-00001-of-00003.gguf")); got != "w-00001-of-00003.gguf w-00002-of-00003.gguf w-00003-of-00003.gguf" {
-		t.Errorf("of a shard: %s", got)
+	if got := of(filepath.Join(dir, "w-00001-of-00003.gguf"), "w-00003-of-00003.gguf", "w-00001-of-00003.gguf", "w-00002-of-00003.gguf"); got != "w-00001-of-00003.gguf w-00003-of-00003.gguf w-00002-of-00003.gguf" {
+		t.Errorf("of a shard and its parts: %s", got)
+	}
+	if got := of(dir, "w-00003-of-00003.gguf", "other.gguf"); got != "w-00003-of-00003.gguf other.gguf" {
+		t.Errorf("of a folder with parts: %s", got)
 	}
 	if got := of(dir); strings.Contains(got, "config.json") || strings.Count(got, ".gguf") != 4 {
 		t.Errorf("of a folder with weights: %s", got)

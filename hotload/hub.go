@@ -1,0 +1,326 @@
+package hotload
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// indexSuffix is how an index of safetensors shards is called, behind their stem.
+const indexSuffix = ".safetensors.index.json"
+
+// maxJSON bounds the JSON files beside weights: an index names a shard for each of
+// some 100 000 tensors.
+const maxJSON = 32 << 20
+
+// maxShards bounds how many files one model may name.
+const maxShards = tier.MaxParts
+
+// indexed returns the group that an index in the folder names. Shards may lie in
+// folders below, as vLLM takes them.
+func (t *tree) indexed(f *folder, index *file, stem string) *group {
+	g := &group{folder: f, stem: stem, index: index.path}
+	names, err := t.readIndex(index)
+	if err != nil {
+		g.err = err
+		return g
+	}
+	g.of = len(names)
+	var absent []string
+	for _, name := range names {
+		if w := t.weightsAt(f, name); w != nil {
+			g.files = append(g.files, *w)
+		} else {
+			absent = append(absent, name)
+		}
+	}
+	if len(absent) > 0 {
+		g.err = &FileError{Path: index.path, Reason: fmt.Sprintf("names %d shards of which %d are not there: %s", len(names), len(absent), someOf(absent)), Help: "Copy the missing shards."}
+	}
+	return g
+}
+
+// weightsAt returns the weight file of a local name, with slashes, in the folder or
+// below; nil: there is none.
+func (t *tree) weightsAt(f *folder, name string) *file {
+	if dir := path.Dir(name); dir != "." {
+		below, err := t.list(filepath.Join(f.dir, filepath.FromSlash(dir)))
+		if err != nil {
+			return nil
+		}
+		f, name = below, path.Base(name)
+	}
+	for i := range f.weights {
+		if have := f.weights[i].name(); have == name || compose(have) == compose(name) {
+			return &f.weights[i]
+		}
+	}
+	return nil
+}
+
+// readIndex returns the sorted names of the shards in a safetensors index.
+func (t *tree) readIndex(f *file) ([]string, error) {
+	var index struct {
+		WeightMap map[string]string `json:"weight_map"`
+	}
+	if err := t.readJSON(f, &index); err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	for _, name := range index.WeightMap {
+		if !localName(name) || formatOf(name) != FormatSafetensors {
+			return nil, &FileError{Path: f.path, Reason: fmt.Sprintf("names %.100q, which is no safetensors file in its folder or below", name)}
+		}
+		seen[path.Clean(name)] = true
+	}
+	if len(seen) == 0 || len(seen) > maxShards {
+		return nil, &FileError{Path: f.path, Reason: fmt.Sprintf("names %d shards; 1 to %d are allowed", len(seen), maxShards)}
+	}
+	return slices.Sorted(maps.Keys(seen)), nil
+}
+
+// localName reports whether a name with slashes from a file stays in that file's
+// folder, on any system.
+func localName(name string) bool {
+	return len(name) <= maxPath && !strings.ContainsAny(name, "\\:\x00") && filepath.IsLocal(filepath.FromSlash(name))
+}
+
+// chooseHub finds the model of a model hub's folder among its groups: an engine is
+// given that folder, and takes one set of weights from it. The others that hold the
+// same weights are left out: Mistral's consolidated file beside shards, a file in
+// another precision, shards that the index does not name.
+func (t *tree) chooseHub(f *folder) {
+	isHub := f.has("config.json") != nil || f.has("params.json") != nil
+	var candidates []*group
+	for _, g := range f.groups {
+		isHub = isHub || g.index != ""
+		if g.index != "" || g.format() == FormatSafetensors {
+			candidates = append(candidates, g)
+		}
+	}
+	if !isHub || len(candidates) == 0 {
+		return
+	}
+	rank := func(g *group) int {
+		switch {
+		case g.index != "" && g.stem != "consolidated":
+			return 0
+		case g.stem == "model":
+			return 1
+		case g.stem == "consolidated":
+			return 2
+		}
+		return 3
+	}
+	slices.SortStableFunc(candidates, func(a, b *group) int { return rank(a) - rank(b) })
+	main := candidates[0]
+	for _, g := range candidates {
+		// What was not downloaded, but for its index, is not the model that is here.
+		if len(g.files) > 0 {
+			main = g
+			break
+		}
+	}
+	if rank(main) == 3 && len(candidates) > 1 {
+		var models []*group
+		for _, g := range candidates {
+			if info, err := t.join(g); err != nil || info.Role == RoleModel {
+				models = append(models, g)
+			}
+		}
+		if len(models) != 1 {
+			return // as many models
+		}
+		main = models[0]
+	}
+	main.asFolder = true
+	t.addModules(f, main)
+	drop := make(map[*group]bool)
+	for _, g := range candidates {
+		stem, variant, _ := strings.Cut(g.stem, ".")
+		switch {
+		case g == main:
+		case len(g.files) == 0:
+			drop[g] = rank(main) < 3 // an index of shards that were not downloaded
+		case rank(g) < 3, variant != "" && rank(&group{stem: stem}) < 3:
+			drop[g] = true
+			t.skip(g.files[0].path, fmt.Sprintf("holds the weights of %q once more", main.files[0].name()))
+		}
+	}
+	f.groups = slices.DeleteFunc(f.groups, func(g *group) bool { return drop[g] })
+}
+
+// addModules adds the weights in the folders that sentence-transformers' modules.json
+// names.
+func (t *tree) addModules(f *folder, g *group) {
+	list := f.has("modules.json")
+	if list == nil {
+		return
+	}
+	var modules []struct {
+		Path string `json:"path"`
+	}
+	if err := t.readJSON(list, &modules); err != nil {
+		t.skipFor(list.path, err)
+		return
+	}
+	for _, m := range modules[:min(len(modules), maxModules)] {
+		if m.Path != "" && m.Path != "." && localName(m.Path) {
+			t.claim(filepath.Join(f.dir, filepath.FromSlash(m.Path)), g)
+		}
+	}
+}
+
+// maxModules bounds the parts that a pipeline may be made of.
+const maxModules = 64
+
+// claim makes the weights in a folder below belong to the group.
+func (t *tree) claim(dir string, g *group) {
+	below, err := t.list(dir)
+	if err != nil {
+		return // the module has no weights
+	}
+	groups := slices.Clone(t.group(below))
+	for _, other := range groups {
+		if len(other.files) == 0 {
+			continue
+		}
+		// "model.fp16" is "model" in another precision.
+		if stem, _, ok := strings.Cut(other.stem, "."); ok && slices.ContainsFunc(groups, func(o *group) bool { return o.stem == stem }) {
+			t.skip(other.files[0].path, fmt.Sprintf("holds the weights of %q once more", stem))
+		} else {
+			g.also = append(g.also, other)
+		}
+		for _, file := range other.files {
+			t.claimed[file.path] = true
+		}
+	}
+	below.groups = nil
+}
+
+// pipeline returns the model of a diffusers' folder, whose parts lie in folders below;
+// nil: it is none.
+func (t *tree) pipeline(f *folder) *group {
+	index := f.has("model_index.json")
+	if index == nil || f.pipeline != nil {
+		return f.pipeline
+	}
+	var parts map[string]json.RawMessage
+	if err := t.readJSON(index, &parts); err != nil {
+		t.skipFor(index.path, err)
+		return nil
+	}
+	g := &group{folder: f, stem: filepath.Base(f.dir), asFolder: true}
+	names := slices.Sorted(maps.Keys(parts))
+	for _, name := range names[:min(len(names), maxModules)] {
+		if !strings.HasPrefix(name, "_") && localName(name) && !strings.Contains(name, "/") {
+			t.claim(filepath.Join(f.dir, name), g)
+		}
+	}
+	if len(g.also) == 0 {
+		// Without a list of classes the folders themselves tell.
+		for _, sub := range f.subs {
+			if below, err := t.list(sub); err == nil && below.has("config.json") != nil {
+				t.claim(sub, g)
+			}
+		}
+	}
+	if len(g.also) == 0 {
+		return nil
+	}
+	first := g.also[0]
+	g.files, g.of, g.also = first.files, first.of, g.also[1:]
+	g.index = index.path
+	f.pipeline = g
+	return g
+}
+
+// consult adds what other files in a model hub's folder say.
+func (t *tree) consult(f *folder, info *Info) error {
+	var config struct {
+		Architectures []string       `json:"architectures"`
+		Context       float64        `json:"max_position_embeddings"`
+		Vision        map[string]any `json:"vision_config"`
+		Text          struct {
+			Context float64 `json:"max_position_embeddings"`
+		} `json:"text_config"`
+	}
+	var tokenizer struct {
+		ChatTemplate any `json:"chat_template"` // a text, or a list of them
+	}
+	var pipeline struct {
+		Class string `json:"_class_name"`
+	}
+	var chatTemplate bool
+	var sentenceEncoder bool // made for sentence embeddings, whatever its architecture
+	for i := range f.others {
+		var err error
+		switch other := &f.others[i]; other.name() {
+		case "config.json":
+			err = t.readJSON(other, &config)
+		case "model_index.json":
+			err = t.readJSON(other, &pipeline)
+		case "tokenizer_config.json":
+			err = t.readJSON(other, &tokenizer)
+			chatTemplate = chatTemplate || tokenizer.ChatTemplate != nil
+		case "chat_template.jinja", "chat_template.json":
+			chatTemplate = true
+		case "modules.json": // how sentence-transformers marks its models
+			sentenceEncoder = true
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if f.pipeline != nil {
+		info.Architecture = printable(pipeline.Class)
+		info.Capabilities = []string{imageGeneration}
+		return nil
+	}
+	if len(config.Architectures) > 0 {
+		info.Architecture = printable(config.Architectures[0])
+	}
+	if n := max(config.Context, config.Text.Context); n >= 1 && n <= 1<<31 {
+		info.ContextLength = int64(n)
+	}
+	if sentenceEncoder {
+		info.Capabilities = []string{embeddings}
+	} else if what := hubCapability(info.Architecture); what != "" {
+		info.Capabilities = withChat(what, chatTemplate)
+		if config.Vision != nil {
+			info.Capabilities = append(info.Capabilities, vision)
+		}
+	}
+	return nil
+}
+
+// readJSON decodes a small file. An error in its content is a *FileError.
+func (t *tree) readJSON(f *file, into any) error {
+	opened, _, err := t.open(f.real)
+	if err != nil {
+		t.retry = true
+		return fileError(f.path, err)
+	}
+	defer opened.Close()
+	data, err := io.ReadAll(io.LimitReader(opened, maxJSON+1))
+	switch {
+	case err != nil:
+		t.retry = true
+		return fileError(f.path, err)
+	case len(data) > maxJSON:
+		return &FileError{Path: f.path, Reason: fmt.Sprintf("has more than %v", tier.Bytes(maxJSON))}
+	}
+	// Editors on Windows put a byte order mark before a text.
+	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), into); err != nil {
+		return &FileError{Path: f.path, Reason: "is not the JSON that belongs there", Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+package hotload
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Ollama's store: manifests/<host>/<namespace>/<model>/<tag> is a JSON file that names
+// blobs/sha256-<hex>, one of which is the GGUF file of the model.
+
+const (
+	ollamaManifests = "manifests"
+	ollamaBlobs     = "blobs"
+)
+
+// isOllama reports whether the folder is such a store.
+func (f *folder) isOllama() bool {
+	return f.sub(ollamaManifests) && f.sub(ollamaBlobs) && !f.sub(snapshots)
+}
+
+// sub reports whether the folder has that subfolder.
+func (f *folder) sub(name string) bool {
+	_, ok := f.times[filepath.Join(f.dir, name)]
+	return ok
+}
+
+// ollamaManifest is what matters of a manifest, and of the config that it names.
+type ollamaManifest struct {
+	Config ollamaLayer   `json:"config"`
+	Layers []ollamaLayer `json:"layers"`
+}
+
+type ollamaLayer struct {
+	Type   string     `json:"mediaType"`
+	Digest string     `json:"digest"`
+	Size   tier.Bytes `json:"size"`
+}
+
+type ollamaConfig struct {
+	Format     string `json:"model_format"`
+	RemoteHost string `json:"remote_host"`
+}
+
+// ollamaLayers are the media types of layers that are weights.
+const (
+	ollamaModel     = "application/vnd.ollama.image.model"
+	ollamaProjector = "application/vnd.ollama.image.projector"
+	ollamaAdapter   = "application/vnd.ollama.image.adapter"
+)
+
+// ollamaDigest is what a digest looks like; nothing else becomes part of a path.
+var ollamaDigest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// ollamaLevels are the folders of a manifest: host, namespace, model.
+const ollamaLevels = 3
+
+// addManifests lists the folders with manifests in and below one of a store.
+func (t *tree) addManifests(dir string, level int) {
+	f, err := t.list(dir)
+	if err != nil {
+		t.skipFor(dir, err).unread = true
+		return
+	}
+	t.skipped = append(t.skipped, f.skipped...)
+	if level == ollamaLevels {
+		f.manifests = true
+		t.manifests = append(t.manifests, f)
+		return
+	}
+	for _, sub := range f.subs {
+		t.addManifests(sub, level+1)
+	}
+}
+
+// ollama returns the models of a store. What is no manifest, and models that are
+// elsewhere or not whole, are skipped.
+func (t *tree) ollama(store *folder) (sets []set) {
+	top := filepath.Join(store.dir, ollamaManifests)
+	for _, f := range t.manifests {
+		rel, err := filepath.Rel(top, f.dir)
+		if err != nil || !filepath.IsLocal(rel) {
+			continue // of another store
+		}
+		for i := range f.others {
+			manifest := &f.others[i]
+			names := append(strings.Split(rel, string(filepath.Separator)), manifest.name())
+			if s, err := t.ollamaSet(store, manifest, names); err != nil {
+				t.skipFor(manifest.path, err)
+			} else {
+				sets = append(sets, s)
+			}
+		}
+	}
+	return sets
+}
+
+// ollamaSet returns the model of a manifest.
+func (t *tree) ollamaSet(f *folder, manifest *file, names []string) (set, error) {
+	fault := func(reason, help string) (set, error) {
+		return set{}, &FileError{Path: manifest.path, Reason: reason, Help: help}
+	}
+	var m ollamaManifest
+	if err := t.readJSON(manifest, &m); err != nil {
+		return set{}, err
+	}
+	var config ollamaConfig
+	if blob, err := t.ollamaBlob(f, &m.Config); err == nil {
+		if err := t.readJSON(blob, &config); err != nil {
+			return set{}, err
+		}
+	}
+	if config.RemoteHost != "" {
+		return fault(fmt.Sprintf("is a model at %.100q, with no weights here", config.RemoteHost), "Pull a model that runs on this machine.")
+	}
+	var s set
+	for i := range m.Layers {
+		layer := &m.Layers[i]
+		switch layer.Type {
+		case ollamaModel, ollamaProjector, ollamaAdapter:
+		default:
+			continue
+		}
+		blob, err := t.ollamaBlob(f, layer)
+		if err != nil {
+			return fault(err.Error(), "Let Ollama pull the model again.")
+		}
+		info, err := t.read(blob)
+		if err != nil {
+			return set{}, err
+		}
+		switch {
+		case layer.Type == ollamaModel && s.info.Entry != "":
+			return fault("names more than one file of weights", "Merge the files with Ollama.")
+		case layer.Type == ollamaModel && info.Format != FormatGGUF:
+			return fault("names weights that are no GGUF file", "Pull a GGUF version of the model.")
+		case layer.Type == ollamaModel:
+			parts := s.info
+			s.info = info
+			s.info.Entry, s.info.Projector = blob.path, parts.Projector
+			s.info.add(&parts)
+		default:
+			if layer.Type == ollamaProjector {
+				s.info.Projector = blob.path
+			}
+			s.info.add(&info)
+		}
+		s.files = append(s.files, *blob)
+	}
+	if s.info.Entry == "" {
+		return fault(fmt.Sprintf("names no GGUF file of weights (its format is %.50q)", cmp.Or(config.Format, "not said")), "Pull a GGUF version of the model.")
+	}
+	s.info.Name = ollamaName(names)
+	return s, nil
+}
+
+// ollamaBlob returns the file of a layer.
+func (t *tree) ollamaBlob(f *folder, layer *ollamaLayer) (*file, error) {
+	if !ollamaDigest.MatchString(layer.Digest) {
+		return nil, fmt.Errorf("names the blob %.100q, which is no SHA-256 digest", layer.Digest)
+	}
+	blobs, err := t.list(filepath.Join(f.dir, ollamaBlobs))
+	if err != nil {
+		return nil, err
+	}
+	blob := blobs.has(strings.Replace(layer.Digest, ":", "-", 1))
+	if blob == nil {
+		blob = blobs.has(layer.Digest) // of the first versions
+	}
+	switch {
+	case blob == nil:
+		return nil, fmt.Errorf("names the blob %s, which is not there", layer.Digest)
+	case tier.Bytes(blob.stat.Size()) != layer.Size:
+		return nil, fmt.Errorf("names the blob %s with %d bytes, which has %d", layer.Digest, layer.Size, blob.stat.Size())
+	}
+	return blob, nil
+}
+
+// ollamaName returns a model's name as Ollama shows it, without the parts that are
+// its defaults.
+func ollamaName(names []string) string {
+	host, namespace, model, tag := names[0], names[1], names[2], names[3]
+	name := model + ":" + tag
+	if host != "registry.ollama.ai" {
+		return compose(host + "/" + namespace + "/" + name)
+	}
+	if namespace != "library" {
+		name = namespace + "/" + name
+	}
+	return compose(name)
+}
