@@ -17,8 +17,9 @@ func jetsonPage(t *testing.T, language string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, block, found := strings.Cut(strings.ReplaceAll(string(page), "\r\n", "\n"), "```"+language+"\n")
-	if block, _, found = strings.Cut(block, "```"); !found {
+	_, rest, _ := strings.Cut(strings.ReplaceAll(string(page), "\r\n", "\n"), "```"+language+"\n")
+	block, _, found := strings.Cut(rest, "```")
+	if !found {
 		t.Fatalf("docs/jetson.md has no block of %s", language)
 	}
 	return block

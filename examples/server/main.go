@@ -72,7 +72,7 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 	if err != nil {
 		return err
 	}
-	boss := newSupervisor(env)
+	supervisor := newSupervisor(env)
 	// Engines get what is left of the environment.
 	os.Unsetenv(tokenVariable)
 	os.Unsetenv(notifyVariable)
@@ -87,7 +87,7 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 		if err != nil {
 			return nil, err
 		}
-		r := &reloader{open: lib.again, state: lib.state, boss: boss, said: stdout, told: stderr}
+		r := &reloader{open: lib.again, state: lib.state, supervisor: supervisor, said: stdout, told: stderr}
 		answering := startFiles
 		if lib.engines != nil {
 			answering = startEngines
@@ -106,8 +106,8 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 	if err != nil {
 		return err
 	}
-	boss.tell(ready)
-	defer context.AfterFunc(stop, func() { boss.tell(stopping) })()
+	supervisor.tell(ready)
+	defer context.AfterFunc(stop, func() { supervisor.tell(stopping) })()
 	return serving()
 }
 

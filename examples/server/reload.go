@@ -17,11 +17,11 @@ import (
 // reloader has the Manager go by what the library is now, by difference.
 type reloader struct {
 	// open is library.again.
-	open    func(ctx context.Context, known []tier.Model) (*library, error)
-	manager *modeltier.Manager
-	engines *registry // nil: files are served
-	state   string
-	boss    *supervisor
+	open       func(ctx context.Context, known []tier.Model) (*library, error)
+	manager    *modeltier.Manager
+	engines    *registry // nil: files are served
+	state      string
+	supervisor *supervisor
 	// said gets a line about each time, told what went wrong.
 	said, told io.Writer
 }
@@ -66,8 +66,8 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, path strin
 // reload takes up what there is now. Where anything is wrong with it, it changes
 // nothing and says so.
 func (r *reloader) reload(ctx context.Context) {
-	r.boss.tell(reloading)
-	defer r.boss.tell(ready)
+	r.supervisor.tell(reloading)
+	defer r.supervisor.tell(ready)
 	if r.open == nil {
 		fmt.Fprintln(r.told, "not reloaded: the demo library is always the same")
 		return
