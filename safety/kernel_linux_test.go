@@ -287,7 +287,11 @@ func TestProbe_RealNeighbourKilledAtItsLimit_IsNoPressureHere(t *testing.T) {
 	if m.Pressure.OOMKills == before.Pressure.OOMKills {
 		t.Skip("the kill was not counted here")
 	}
-	if m.Pressure.Level > before.Pressure.Level {
+	switch {
+	case m.Pressure.Level <= before.Pressure.Level:
+	case m.Pressure.Stalled > tier.PressureLow:
+		t.Skipf("other programs press the machine: %+v", m.Pressure)
+	default:
 		t.Errorf("after a kill at another's limit: %+v", m.Pressure)
 	}
 }
