@@ -456,6 +456,9 @@ func TestArchive_TooMuchOrTooOld_LongestUnusedIsDropped(t *testing.T) {
 	if s := r.Status().Conversations; s.Files != 2 || s.Bytes < 2<<20 || s.Bytes > opts.Conversations.MaxBytes {
 		t.Errorf("Status has %+v", s)
 	}
+	if n := len(keptIn(r.slots["a"].talk.folder)); n != 1 {
+		t.Errorf("of a, which was used after b, %d files are kept", n)
+	}
 	r.move(models[0], tier.RAM, tier.Storage)
 	for _, c := range []struct {
 		model int
@@ -474,8 +477,11 @@ func TestArchive_TooMuchOrTooOld_LongestUnusedIsDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.move(models[0], tier.Storage, tier.RAM)
-	if got := r.heard("a", 0); got != "" {
+	if n := len(keptIn(r.slots["c"].talk.folder)); n != 1 {
+		t.Fatalf("of c, %d files are kept", n)
+	}
+	r.move(models[2], tier.Storage, tier.RAM)
+	if got := r.heard("c", 0); got != "" {
 		t.Errorf("of what is too old it has %q", got)
 	}
 }
