@@ -392,7 +392,19 @@ func buildEngine(ctx context.Context, source, to string, stderr io.Writer) (prog
 		return "", fmt.Errorf("the engine cannot be built: %w", err)
 	}
 	program = filepath.Join(to, "engine")
+	// The same program with a new time would be another engine, of which nothing is known
+	// and which is given no conversation.
+	if sameFile(built, program) {
+		return program, nil
+	}
 	return program, os.Rename(built, program)
+}
+
+// sameFile reports whether two files are there with the same content.
+func sameFile(a, b string) bool {
+	x, errX := os.ReadFile(a)
+	y, errY := os.ReadFile(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
 // output runs a program in a folder and returns what it printed. What it says of

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -102,6 +103,39 @@ func TestOpenLibrary_LlamacppOutsideACheckout_SaysWhatToDo(t *testing.T) {
 	_, err = openLibrary(t.Context(), &options{engine: llamacpp, scale: 4096}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "npm") || !strings.Contains(err.Error(), "-engine '") {
 		t.Errorf("without npm: %v", err)
+	}
+}
+
+// An engine that is built again is another one only if it is: what was measured of it and
+// what it saved are kept by its program's file.
+func TestBuildEngine_SameAgain_FileStays(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a shell")
+	}
+	bin, to := t.TempDir(), t.TempDir()
+	build := func(content string) fs.FileInfo {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(bin, "go"), []byte("#!/bin/sh\necho "+content+" >\"$3\"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		program, err := buildEngine(t.Context(), t.TempDir(), to, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(program)
+		if err != nil || string(b) != content+"\n" {
+			t.Fatalf("it is %q: %v", b, err)
+		}
+		info, err := os.Stat(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	first, again, other := build("one"), build("one"), build("two")
+	if !os.SameFile(first, again) || os.SameFile(again, other) {
+		t.Errorf("%v, %v, %v", first.ModTime(), again.ModTime(), other.ModTime())
 	}
 }
 

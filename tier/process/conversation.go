@@ -197,9 +197,14 @@ func (m *Mover) saveConversations(ctx context.Context, s *slot, was State) {
 		return
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeoutCause(ctx, m.opts.Conversations.Timeout, fmt.Errorf("it takes longer than %v", m.opts.Conversations.Timeout))
+	saving, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), m.opts.Conversations.Timeout, fmt.Errorf("it takes longer than %v", m.opts.Conversations.Timeout))
 	defer cancel()
-	bytes, err := m.save(ctx, s, folder, was)
+	defer context.AfterFunc(ctx, func() {
+		if context.Cause(ctx) != errMoves { // a move to ram waits: it wants the conversation
+			cancel()
+		}
+	})()
+	bytes, err := m.save(saving, s, folder, was)
 	if err != nil {
 		m.trouble(s, "a conversation is not saved", err)
 	} else {

@@ -3,6 +3,7 @@ package process
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -230,6 +231,29 @@ func TestConversation_FrozenAndThawed_StaysInTheEngine(t *testing.T) {
 	if files := kept(t, dir); len(files) > 0 {
 		t.Errorf("kept are %v", files)
 	}
+}
+
+// A frozen engine is being stopped because its weights cannot be dropped, and its model is
+// asked for again just then: the conversation is not lost to that.
+func TestConversation_WantedBackWhileItIsSaved_IsThere(t *testing.T) {
+	sys, trace := withoutCgroups(), filepath.Join(t.TempDir(), "trace")
+	sys.pageOut = func(context.Context, int, []region) error { return unix.EPERM }
+	opts := talker(fake{Trace: trace, SavePace: 20 * time.Millisecond})
+	opts.StateDir = t.TempDir()
+	r, m := newRig(t, sys, opts), modelOf(t, "m", 64<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.say("m", 0, "hello")
+	r.say("m", 1, "there")
+	r.move(m, tier.RAM, tier.Swap)
+	if s := r.engine("m"); s.State != Frozen {
+		t.Fatalf("it is %s: %s", s.State, s.Note)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- r.Uncache(t.Context(), "m", tier.Unlimited) }()
+	eventually(t, "it is saved", func() bool { b, _ := os.ReadFile(trace); return len(b) > 0 })
+	r.move(m, tier.Swap, tier.RAM)
+	<-ended
+	r.wantTalk(m, "m|hello", "m|there")
 }
 
 // What was not used since it was restored is not written again.
