@@ -64,7 +64,7 @@ type Engine struct {
 
 	// Save and Restore, if their Paths are set, preserve the conversations of an engine
 	// that has to stop, be it for the swap tier, for storage or by Close: Save is sent
-	// before, if URL was asked for since the engine started, and Restore after the next
+	// before, if URL or Use was called since the engine started, and Restore after the next
 	// start, before the model counts as ready. Each has to be answered with 2xx, within
 	// Options.Conversations.Timeout. A failure is logged and shows in Status; without its
 	// conversation the engine stops and starts as any other. These words are replaced in
