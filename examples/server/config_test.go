@@ -38,6 +38,36 @@ func TestConfig_Faults_AllAreNamed(t *testing.T) {
 	}
 }
 
+// A command that is a client of a container daemon, as docs/operating.md has it.
+func TestConfig_EngineOfADaemon_IsTakenAndItsFaultsAreNamed(t *testing.T) {
+	const engine = `{"engines": {"e": {
+		"command": ["docker", "run", "--rm", "--name", "{mark}", "-p", "127.0.0.1:{port}:8080", "-v", "{path}:/m.gguf:ro", "llama", "-m", "/m.gguf"],
+		"pause": ["docker", "pause", "{mark}"], "resume": ["docker", "unpause", "{mark}"], "stop": ["docker", "rm", "-f", "{mark}"],
+		"processes": {"command": ["docker", "inspect", "-f", "{{.State.Pid}}", "{mark}"]}}}}`
+	c, err := parseConfig([]byte(engine), "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := c.Engines["e"]
+	if e := conf.engine(); e.Pause[1] != "pause" || e.Resume[1] != "unpause" || e.StopCommand[1] != "rm" || e.Processes.Command[3] != "{{.State.Pid}}" {
+		t.Errorf("%+v", e)
+	}
+	c, err = parseConfig([]byte(`{"engines": {"e": {"command": ["./run", "{port}"], "stop": ["./stop"], "processes": {"pid_file": "run/{mark}.pid"}}}}`), "/srv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := c.Engines["e"]; e.Command[0] != "/srv/run" || e.Stop[0] != "/srv/stop" || e.Processes.PidFile != "/srv/run/{mark}.pid" {
+		t.Errorf("%+v", e)
+	}
+	_, err = parseConfig([]byte(`{"engines": {"e": {"command": ["a", "{port}"], "pause": ["p"], "stop": ["s", "{pid}"],
+		"processes": {"cgroup": "machine", "command": ["b"]}}}}`), "/")
+	for _, want := range []string{`pause "p"`, `stop "{pid}"`, `processes.cgroup "machine"`, "one of "} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not in %v", want, err)
+		}
+	}
+}
+
 func TestConfig_Example_IsValid(t *testing.T) {
 	lib, err := readConfig("config.example.json")
 	if err != nil {

@@ -49,8 +49,21 @@ type engineConfig struct {
 	Save    *requestConfig `json:"save,omitempty"`
 	Restore *requestConfig `json:"restore,omitempty"`
 	Slots   int            `json:"slots,omitempty"`
+	// For a command that is a client, such as "docker run": how the engine is frozen,
+	// thawed and stopped, and where its processes are.
+	Pause     []string        `json:"pause,omitempty"`
+	Resume    []string        `json:"resume,omitempty"`
+	Stop      []string        `json:"stop,omitempty"`
+	Processes processesConfig `json:"processes,omitzero"`
 
 	kind hotload.EngineKind // "": by the program; see estimate
+}
+
+// processesConfig is a process.Processes.
+type processesConfig struct {
+	Cgroup  string   `json:"cgroup,omitempty"`
+	PidFile string   `json:"pid_file,omitempty"`
+	Command []string `json:"command,omitempty"`
 }
 
 // requestConfig is a process.Request. A body that is a string is sent as it is, any other
@@ -100,24 +113,37 @@ func (e *engineConfig) engine() process.Engine {
 		Standby: standby[e.Standby], StartTimeout: e.StartTimeout.duration(),
 		Save: e.Save.request(), Restore: e.Restore.request(), Slots: e.Slots,
 		IdleCheck: cmp.Or(e.IdleCheck, new(idleCheck)).duration(), SilenceLimit: e.SilenceLimit.duration(), SlowFactor: e.SlowFactor,
+		Pause: e.Pause, Resume: e.Resume, StopCommand: e.Stop,
+		Processes: process.Processes{Cgroup: e.Processes.Cgroup, PidFile: e.Processes.PidFile, Command: e.Processes.Command},
 	}
 }
 
 // settle makes the paths that are relative those of a folder.
 func (e *engineConfig) settle(dir string) {
-	if len(e.Command) > 0 && strings.ContainsRune(e.Command[0], filepath.Separator) && !filepath.IsAbs(e.Command[0]) {
-		e.Command = append([]string{filepath.Join(dir, e.Command[0])}, e.Command[1:]...)
+	for _, c := range e.commands() {
+		if argv := *c; len(argv) > 0 && strings.ContainsRune(argv[0], filepath.Separator) && !filepath.IsAbs(argv[0]) {
+			*c = append([]string{filepath.Join(dir, argv[0])}, argv[1:]...)
+		}
 	}
-	if e.Dir != "" && !filepath.IsAbs(e.Dir) {
-		e.Dir = filepath.Join(dir, e.Dir)
+	for _, path := range []*string{&e.Dir, &e.Processes.PidFile} {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(dir, *path)
+		}
 	}
+}
+
+func (e *engineConfig) commands() []*[]string {
+	return []*[]string{&e.Command, &e.Pause, &e.Resume, &e.Stop, &e.Processes.Command}
 }
 
 // validate returns what is wrong with the engine, as far as that shows in what is
 // written.
 func (e *engineConfig) validate() error {
 	engine := e.engine()
-	errs := []error{engine.Validate()}
+	var errs []error
+	if err := engine.Validate(); err != nil {
+		errs = append(errs, errors.New(engineKeys.Replace(err.Error())))
+	}
 	check := func(field string, s seconds, zero string) {
 		if !s.isTime() {
 			errs = append(errs, fmt.Errorf("%s %v must be seconds, or 0 for %s", field, float64(s), zero))
@@ -134,13 +160,21 @@ func (e *engineConfig) validate() error {
 	return errors.Join(errs...)
 }
 
+// engineKeys names the fields of a process.Engine as the configuration does.
+var engineKeys = strings.NewReplacer(
+	"Engine.Processes.Cgroup", "processes.cgroup", "Engine.Processes.PidFile", "processes.pid_file",
+	"Engine.Processes.Command", "processes.command", "Engine.Processes", "processes",
+	"Engine.Pause", "pause", "Engine.Resume", "resume", "Engine.StopCommand", "stop",
+)
+
 // find returns an error where there is no such program.
 func (e *engineConfig) find() error {
-	if strings.ContainsRune(e.Command[0], '{') {
-		return nil
-	}
-	if _, err := exec.LookPath(e.Command[0]); err != nil {
-		return fmt.Errorf("%w: install it, or name it with its folder", err)
+	for _, c := range e.commands() {
+		if argv := *c; len(argv) > 0 && !strings.ContainsRune(argv[0], '{') {
+			if _, err := exec.LookPath(argv[0]); err != nil {
+				return fmt.Errorf("%w: install it, or name it with its folder", err)
+			}
+		}
 	}
 	return nil
 }

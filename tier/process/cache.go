@@ -186,7 +186,7 @@ func (m *Mover) pageOut(ctx context.Context, s *slot, pids []int, files []weight
 		}
 		m.lacks.note(lackPageOut, err)
 	}
-	if c.cgroup == nil {
+	if c.cgroup == nil || c.foreign != nil { // what limits another's cgroup has is not ours to change
 		return fmt.Errorf("weights cannot be paged out (process_madvise: %w)", err)
 	}
 	e := c.cgroup.reclaim(tier.Bytes(end - from))

@@ -28,6 +28,7 @@ type child struct {
 	model   string
 	mark    string
 	command []string
+	added   []string // to our environment
 	port    int
 	url     string
 	began   time.Time
@@ -38,6 +39,7 @@ type child struct {
 	reaper  *reaper
 	tail    *logtail
 	traffic traffic
+	foreign *foreign // the engine, if that is not our child; nil: it is
 
 	told   atomic.Bool   // to exit
 	exited chan struct{} // closed when the leader has exited
@@ -47,14 +49,17 @@ type child struct {
 	reaped bool       // pid may be that of another process
 }
 
-func newChild(sys *system, model string, command []string, port int, logs *logs) *child {
+func newChild(sys *system, model string, port int, logs *logs) *child {
 	return &child{
-		sys: sys, log: logs.records, model: model, mark: rand.Text(), command: command,
+		sys: sys, log: logs.records, model: model, mark: strings.ToLower(rand.Text()),
 		port: port, url: "http://127.0.0.1:" + strconv.Itoa(port), began: time.Now(),
 		tail:   &logtail{model: model, log: logs.lines},
 		exited: make(chan struct{}), done: make(chan struct{}),
 	}
 }
+
+// environ is the environment of an engine and of its commands, without its mark.
+func (c *child) environ() []string { return append(os.Environ(), c.added...) }
 
 func (c *child) cgroupPath() string {
 	if c.cgroup == nil {
@@ -77,12 +82,18 @@ func (c *child) cleanUp() (err error) {
 // await waits for the engine to exit and removes what is left of it. printed is closed
 // when the pipe r was read to its end.
 func (c *child) await(r *os.File, printed <-chan struct{}, givenUp <-chan struct{}) {
-	if c.sys.awaitExit == nil {
-		c.cmd.Wait()
-	} else if err := c.sys.awaitExit(c.pid); err != nil {
-		c.log.Warn("an engine cannot be waited for", "model", c.model, "err", err)
+	if f := c.foreign; f != nil {
+		go func() {
+			defer close(f.leader)
+			c.awaitLeader()
+		}()
+		f.awaitEnd()
+		close(c.exited)
+		c.finishForeign(givenUp)
+	} else {
+		c.awaitLeader()
+		close(c.exited)
 	}
-	close(c.exited)
 	var wait backoff
 	for c.killAll(); len(c.members()) > 0 && wait.sleep(givenUp); c.killAll() {
 	}
@@ -99,7 +110,50 @@ func (c *child) await(r *os.File, printed <-chan struct{}, givenUp <-chan struct
 	close(c.done)
 }
 
-// reap frees the number of the process.
+// awaitLeader waits for the process that was started.
+func (c *child) awaitLeader() {
+	if c.sys.awaitExit == nil {
+		c.cmd.Wait()
+	} else if err := c.sys.awaitExit(c.pid); err != nil {
+		c.log.Warn("an engine cannot be waited for", "model", c.model, "err", err)
+	}
+}
+
+// clientLag is how long the client of an engine that has ended may take to follow it.
+const clientLag = time.Second
+
+// finishForeign ends what is left of an engine that is not our child, while its client
+// lives, and then its client.
+func (c *child) finishForeign(givenUp <-chan struct{}) {
+	f := c.foreign
+	f.mu.Lock()
+	early := !f.seen && !f.begun
+	f.mu.Unlock()
+	if early { // it must not start what the StopCommand has not found
+		// Not by its cgroup: what is cloned into one that was killed is killed as well (6.18).
+		c.cutClient(func() { c.signal(c.sys.kill) })
+	}
+	f.finish(givenUp)
+	if !c.told.Load() {
+		select {
+		case <-f.leader:
+		case <-time.After(clientLag):
+		}
+	}
+	c.cutClient(c.killAll)
+	<-f.leader
+}
+
+// cutClient kills the client of an engine, with what it has started.
+func (c *child) cutClient(kill func()) {
+	c.foreign.mu.Lock()
+	c.foreign.cut = c.foreign.cut || !closed(c.foreign.leader)
+	c.foreign.mu.Unlock()
+	kill()
+}
+
+// reap frees the number of the process. That of a client which exits early is kept until
+// the engine has ended: with it, signals to its group cannot reach a stranger.
 func (c *child) reap() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,8 +173,20 @@ func closed(ch <-chan struct{}) bool {
 func (c *child) hasExited() bool { return closed(c.exited) }
 
 // list returns the processes that are alive: the leader alone, if this system cannot
-// list them.
+// list them; those of an engine that is not our child, and of its client.
 func (c *child) list() ([]int, error) {
+	pids, err := c.listOwn()
+	if c.foreign != nil && err == nil {
+		for _, pid := range c.foreign.pids() {
+			if !slices.Contains(pids, pid) {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids, err
+}
+
+func (c *child) listOwn() ([]int, error) {
 	if c.cgroup != nil {
 		if pids, err := c.cgroup.pids(); err == nil {
 			return pids, nil
@@ -177,6 +243,9 @@ func (c *child) killAll() {
 // freeze returns when all processes of the engine are stopped, or with an error when
 // ctx ends.
 func (c *child) freeze(ctx context.Context) error {
+	if c.foreign != nil {
+		return c.foreign.freeze(ctx)
+	}
 	var wait backoff
 	for {
 		if err := c.signal(c.sys.suspend); err != nil {
@@ -195,7 +264,12 @@ func (c *child) freeze(ctx context.Context) error {
 }
 
 // thaw resumes them.
-func (c *child) thaw() error { return c.signal(c.sys.resume) }
+func (c *child) thaw() error {
+	if c.foreign != nil {
+		return c.foreign.thaw()
+	}
+	return c.signal(c.sys.resume)
+}
 
 var errExited = errors.New("the engine has exited")
 
@@ -221,7 +295,13 @@ func (c *child) fail(fault Fault, since time.Time, err error) *EngineError {
 }
 
 // exitError returns how the engine exited, once it is done.
-func (c *child) exitError() error { return &exec.ExitError{ProcessState: c.cmd.ProcessState} }
+func (c *child) exitError() error {
+	err := &exec.ExitError{ProcessState: c.cmd.ProcessState}
+	if c.foreign != nil {
+		return c.foreign.exitError(err)
+	}
+	return err
+}
 
 // maxLines and maxLine bound what is kept of an engine's output: 32 KiB.
 const (

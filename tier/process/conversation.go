@@ -140,7 +140,7 @@ func signature(e *Engine, model *tier.Model, files []weightFile) string {
 	for _, f := range files {
 		stat(f.path)
 	}
-	argv, env, _ := e.expand(model, 0, "") // prepare returns what is wrong with it
+	argv, env, _ := e.expand(model, 0, "", "") // prepare returns what is wrong with it
 	for _, text := range append(argv, env...) {
 		_, value, _ := strings.Cut(text, "=")
 		for _, path := range []string{text, value} {

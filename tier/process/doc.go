@@ -37,12 +37,20 @@
 // renewed if Engine.IdleCheck, Engine.SilenceLimit or Engine.SlowFactor says so. The
 // Mover does not see requests: the holders of leases tell them with [Mover.Use].
 //
+// The command may be a client of what runs the engine, as "docker run" is, or a script
+// that starts a daemon: Engine.Processes says where the engine's processes are, and
+// Pause, Resume and StopCommand how it is frozen, thawed and stopped. These processes are
+// then what is watched, measured, frozen, paged out by process_madvise and, if need be,
+// killed. Who answers on the port is believed.
+//
 // The package does not promise to see memory of a GPU, which procfs does not show
 // (declare it in Model.Runtime); to freeze or page out without the right to
 // (CAP_SYS_NICE for paging out); to preserve requests in flight across a move (a
-// request needs a lease); to reach an engine in a container of its own, as "docker
-// run" starts it; or to tell an engine that spins for ever, and answers its health page,
-// from one that works on a long answer: its user reports that with Manager.ReportCrash.
+// request needs a lease); to reach an engine that is not our child without
+// Engine.Processes, nor to see one that a daemon starts only after its client has been
+// killed and its StopCommand has failed three times; or to tell an engine that spins for
+// ever, and answers its health page, from one that works on a long answer: its user
+// reports that with Manager.ReportCrash.
 // Where this process is the first of a container, what engines leave behind stays a zombie
 // unless the program reaps it: to wait for any child would take exit statuses from others
 // in this process.

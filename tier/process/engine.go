@@ -22,9 +22,9 @@ import (
 // Engine says how a model is served.
 type Engine struct {
 	// Command is the program and its arguments; no shell is involved. The program has
-	// to stay in the foreground: when it exits, all that it started is killed. Logs
-	// and Status show the command, so secrets belong in Env. These words are replaced
-	// in each argument:
+	// to stay in the foreground, unless Processes is set: when it exits, all that it
+	// started is killed. Logs and Status show the command, so secrets belong in Env.
+	// These words are replaced in each argument:
 	//
 	//	{path}    Model.Path, made absolute if such a file or folder exists
 	//	{mmproj}  the part of the model that is its projector, see tier.ProjectorLabel
@@ -34,6 +34,7 @@ type Engine struct {
 	//	{threads} Threads
 	//	{context} Context
 	//	{state}   the folder that Save saves in
+	//	{mark}    26 lower-case letters and digits, unlike those of any other start
 	//
 	// Any other word of lower-case letters in braces is an error. {port} must occur,
 	// here or in Env.
@@ -126,6 +127,24 @@ type Engine struct {
 	Standby Standby
 	// Sleeper is the engine's own sleep mode, if it has one.
 	Sleeper Sleeper
+
+	// If Command is a client, such as "docker run" or a script that starts a daemon, the
+	// engine is not what we started. Processes says where its processes are. They are then
+	// what is watched, measured, frozen and killed, and Command may exit as soon as they
+	// run. Linux only.
+	Processes Processes
+	// Pause and Resume are commands that freeze the engine and thaw it, both or none, with
+	// the words of Command. Each may take 5 seconds. What they did is checked where it can
+	// be seen; an engine that Pause does not freeze gets the next standby that works. None:
+	// SIGSTOP and SIGCONT.
+	Pause, Resume []string
+	// StopCommand is a command that stops the engine and removes what is left of it, with
+	// the words of Command: at every end of the engine, once. It may take
+	// Options.StopTimeout; afterwards what is left of Processes is killed. Without
+	// Processes, an engine whose StopCommand fails counts as running for as long as
+	// its port is taken. If this process is killed, the reaper or the next New runs it, the
+	// latter without Env. None: SIGTERM.
+	StopCommand []string
 }
 
 // Standby is what happens to an engine when its model moves from ram to swap.
@@ -158,7 +177,7 @@ func (s Standby) String() string {
 }
 
 // words are what a command may contain.
-var words = []string{"{path}", "{mmproj}", "{dir}", "{port}", "{name}", "{threads}", "{context}", "{state}"}
+var words = []string{"{path}", "{mmproj}", "{dir}", "{port}", "{name}", "{threads}", "{context}", "{state}", "{mark}"}
 
 var word = regexp.MustCompile(`\{[a-z]+\}`)
 
@@ -174,7 +193,6 @@ func (e *Engine) validate(model string) error {
 	if len(e.Command) == 0 || e.Command[0] == "" {
 		fault("Engine.Command", strings.Join(e.Command, " "), "must name a program")
 	}
-	port := false
 	check := func(field, text string) {
 		for _, w := range word.FindAllString(text, -1) {
 			if !slices.Contains(words, w) {
@@ -184,7 +202,6 @@ func (e *Engine) validate(model string) error {
 		if strings.ContainsRune(text, 0) {
 			fault(field, text, "must not hold a zero byte")
 		}
-		port = port || strings.Contains(text, "{port}")
 	}
 	for _, arg := range e.Command {
 		check("Engine.Command", arg)
@@ -195,7 +212,8 @@ func (e *Engine) validate(model string) error {
 			fault("Engine.Env", v, "must be NAME=value")
 		}
 	}
-	if !port {
+	e.validateForeign(check, fault)
+	if !strings.Contains(strings.Join(slices.Concat(e.Command, e.Env), " "), "{port}") {
 		fault("Engine.Command", strings.Join(e.Command, " "), "must hold {port}, the port to listen on")
 	}
 	if e.Runtime < 0 {
@@ -236,13 +254,18 @@ func (e *Engine) validate(model string) error {
 	return errors.Join(errs...)
 }
 
-// expand returns the command and the additions to the environment for a model; state is
-// the folder of its conversations.
-func (e *Engine) expand(model *tier.Model, port int, state string) (argv, env []string, err error) {
+// expansion replaces the words in what an Engine says of one start.
+type expansion struct {
+	model string
+	empty []string // words that have no value
+	*strings.Replacer
+}
+
+func (e *Engine) expansion(model *tier.Model, port int, mark, state string) (expansion, error) {
 	path, dir := model.Path, ""
 	if info, err := os.Stat(path); err == nil {
 		if path, err = filepath.Abs(path); err != nil {
-			return nil, nil, err
+			return expansion{}, err
 		}
 		if dir = path; !info.IsDir() {
 			dir = filepath.Dir(path)
@@ -252,38 +275,60 @@ func (e *Engine) expand(model *tier.Model, port int, state string) (argv, env []
 	if !slices.Contains(model.Parts, projector) {
 		projector = "" // a label that names no part of the model is another's word
 	}
-	replace := strings.NewReplacer(
-		"{path}", path, "{mmproj}", projector, "{dir}", dir, "{port}", strconv.Itoa(port), "{name}", model.Name,
+	x := expansion{model.Name, nil, strings.NewReplacer(
+		"{path}", path, "{mmproj}", projector, "{dir}", dir, "{port}", strconv.Itoa(port), "{name}", model.Name, "{mark}", mark,
 		"{threads}", strconv.Itoa(cmp.Or(e.Threads, runtime.NumCPU())),
 		"{context}", strconv.Itoa(cmp.Or(e.Context, 4096)), "{state}", state,
-	)
-	lacks := func(text string) bool {
-		return path == "" && strings.Contains(text, "{path}") || projector == "" && strings.Contains(text, "{mmproj}") ||
-			dir == "" && strings.Contains(text, "{dir}")
+	)}
+	for word, value := range map[string]string{"{path}": path, "{mmproj}": projector, "{dir}": dir} {
+		if value == "" {
+			x.empty = append(x.empty, word)
+		}
 	}
-	for i, arg := range e.Command {
-		if i > 0 && lacks(arg) {
-			before := e.Command[i-1]
+	return x, nil
+}
+
+// lacks reports whether a text has a word without a value.
+func (x expansion) lacks(text string) bool {
+	return slices.ContainsFunc(x.empty, func(word string) bool { return strings.Contains(text, word) })
+}
+
+// command returns a command with its words replaced.
+func (x expansion) command(template []string) (argv []string, err error) {
+	for i, arg := range template {
+		if i > 0 && x.lacks(arg) {
+			before := template[i-1]
 			if i > 1 && !strings.HasPrefix(arg, "-") && strings.HasPrefix(before, "-") && !strings.ContainsAny(before, "={") {
 				argv = argv[:len(argv)-1]
 			}
 			continue
 		}
-		full := replace.Replace(arg)
+		full := x.Replace(arg)
 		if strings.HasPrefix(full, "-") && !strings.HasPrefix(arg, "-") {
-			return nil, nil, &tier.InvalidError{
-				Model: model.Name, Field: "argument " + quote(arg), Value: quote(full),
+			return nil, &tier.InvalidError{
+				Model: x.model, Field: "argument " + quote(arg), Value: quote(full),
 				Rule: "must not begin with a dash, which the engine would take for an option",
 			}
 		}
 		argv = append(argv, full)
 	}
+	return argv, nil
+}
+
+// expand returns the command and the additions to the environment for a model; state is
+// the folder of its conversations.
+func (e *Engine) expand(model *tier.Model, port int, mark, state string) (argv, env []string, err error) {
+	x, err := e.expansion(model, port, mark, state)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, v := range e.Env {
-		if !lacks(v) {
-			env = append(env, replace.Replace(v))
+		if !x.lacks(v) {
+			env = append(env, x.Replace(v))
 		}
 	}
-	return argv, env, nil
+	argv, err = x.command(e.Command)
+	return argv, env, err
 }
 
 // Options are the settings of a Mover. Engine.Command or EngineOf is required.
@@ -440,6 +485,7 @@ const (
 	ExitedEarly  Fault = "exited before it was ready"           //
 	NeverReady   Fault = "was not ready in time"                // its health page did not answer 2xx
 	PortTaken    Fault = "has lost its port to another program" // which took it before the engine could listen, three times
+	Unseen       Fault = "has no processes that can be seen"    // see Engine.Processes
 	TookTooMuch  Fault = "takes more memory than it may"        // see Options.Excess
 	Unresponsive Fault = "does not answer after its standby"    // thawed or woken, but not ready
 	Silent       Fault = "answers nobody"                       // see Engine.IdleCheck, Engine.SilenceLimit
@@ -510,8 +556,10 @@ func (e *EngineError) Suggestions() []string {
 	case PortTaken:
 		return []string{
 			"Try again: each start has another port.",
-			"If the command hands the engine to a daemon, as docker run does, run the engine itself: who answers has to be one of the processes that the command starts.",
+			"If the command hands the engine to a daemon, as docker run does, set Engine.Processes: otherwise who answers has to be one of the processes that the command starts.",
 		}
+	case Unseen:
+		return []string{"Check Engine.Processes: it has to lead to processes that began after Engine.Command did."}
 	case TookTooMuch:
 		return []string{
 			fmt.Sprintf("Declare what it needs: Model.Size and Model.Runtime together should be %v.", e.Took),

@@ -21,14 +21,14 @@ import (
 
 func TestExpand_EveryWord(t *testing.T) {
 	e := Engine{
-		Command: []string{"srv", "-m", "{path}", "--port={port}", "{name}:{port}", "-t{threads}", "-c", "{context}", `{"json":{"a":1}}`, "{UPPER}"},
+		Command: []string{"srv", "-m", "{path}", "--port={port}", "{name}:{port}-{mark}", "-t{threads}", "-c", "{context}", `{"json":{"a":1}}`, "{UPPER}"},
 		Env:     []string{"PORT={port}"}, Threads: 3,
 	}
-	argv, env, err := e.expand(&tier.Model{Name: "n", Path: "hub/it"}, 8080, "")
+	argv, env, err := e.expand(&tier.Model{Name: "n", Path: "hub/it"}, 8080, "x7", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"srv", "-m", "hub/it", "--port=8080", "n:8080", "-t3", "-c", "4096", `{"json":{"a":1}}`, "{UPPER}"}
+	want := []string{"srv", "-m", "hub/it", "--port=8080", "n:8080-x7", "-t3", "-c", "4096", `{"json":{"a":1}}`, "{UPPER}"}
 	if diff := cmp.Diff(want, argv); diff != "" {
 		t.Error(diff)
 	}
@@ -64,7 +64,7 @@ func TestExpand_WordsThatAModelLacks_LeftOutWithTheirFlags(t *testing.T) {
 		{"no path", "srv -m {path} {name}", tier.Model{Name: "n"}, "srv n"},
 	} {
 		e := Engine{Command: strings.Fields(tt.command), Env: []string{"MMPROJ={mmproj}", "X=1"}}
-		argv, env, err := e.expand(&tt.model, 1, "")
+		argv, env, err := e.expand(&tt.model, 1, "", "")
 		if got := strings.Join(argv, " "); err != nil || got != tt.want {
 			t.Errorf("%s: %q, %v, want %q", tt.name, got, err, tt.want)
 		}
@@ -80,7 +80,7 @@ func TestExpand_AnyModel_NoArgumentMoreAndNoOptionMore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := Engine{Command: []string{"srv", "{name}", "-m", "{path}", "{port}"}}
 		m := tier.Model{Name: rapid.String().Draw(t, "name"), Path: rapid.StringMatching(`[-/a-z{} ;$]{1,12}`).Draw(t, "path")}
-		argv, _, err := e.expand(&m, 1, "")
+		argv, _, err := e.expand(&m, 1, "", "")
 		if err != nil {
 			if !errors.Is(err, tier.ErrInvalid) {
 				t.Fatal(err)

@@ -36,6 +36,12 @@ func TestMain(m *testing.M) {
 		os.Exit(fakeManager(os.Args[1:]))
 	case "talker":
 		os.Exit(fakeTalker(os.Args[1:]))
+	case "daemon":
+		os.Exit(fakeDaemon(os.Args[1:]))
+	case "cycler":
+		os.Exit(fakeCycler(os.Args[1:]))
+	case "client":
+		os.Exit(fakeClient(os.Args[1:]))
 	case "hog":
 		os.Exit(fakeHog())
 	case "idle":
@@ -416,6 +422,7 @@ func fakeManager(args []string) int {
 		how   = flags.String("fake", "{}", "")
 		bare  = flags.Bool("bare", false, "no cgroup")
 		alone = flags.Bool("alone", false, "no reaper")
+		other = flags.String("engine", "", "an Engine instead of a fake that is a child")
 	)
 	flags.Parse(args)
 	if err := json.Unmarshal([]byte(*how), &f); err != nil {
@@ -435,6 +442,9 @@ func fakeManager(args []string) int {
 		return ctx.Err()
 	}
 	engine := f.engine()
+	if *other != "" && json.Unmarshal([]byte(*other), &engine) != nil {
+		return 2
+	}
 	engine.Env = append(engine.Env, *token)
 	engine.Standby = StandbyFreeze
 	opts := Options{Engine: engine, StateDir: *dir}

@@ -9,6 +9,9 @@ import (
 // answer is from a stranger, which took the port between its choice and the engine's
 // bind. If it cannot be seen who listens, the engine is believed, and Status.Lacks says so.
 func (m *Mover) checkListener(c *child) error {
+	if c.foreign != nil { // what forwards the port to it may be anything
+		return nil
+	}
 	if m.sys.listener == nil {
 		m.lacks.note(lackListener, fmt.Errorf("this system does not tell which process listens on a port: %w", errors.ErrUnsupported))
 		return nil

@@ -26,6 +26,7 @@ type Mover struct {
 	measures  measures
 	archive   archive
 	killLimit time.Duration
+	foreign   foreignLimits
 	refill    func(ctx context.Context, files []weightFile, done func(int64)) error // read, unless a test replaces it
 
 	moves   sync.WaitGroup // moves under way
@@ -69,6 +70,7 @@ func newMover(sys *system, opts Options) (*Mover, error) {
 	logs := newLogs(opts.Logger)
 	m := &Mover{
 		sys: sys, opts: opts, logs: logs, log: logs.records, killLimit: killLimit,
+		foreign: foreignLimits{commandLimit, opts.StopTimeout, appearLimit},
 		lacks:   &lacks{log: logs.records, why: make(map[string]error)},
 		reading: make(chan struct{}, 1), givenUp: make(chan struct{}),
 		slots: make(map[string]*slot), ports: make(map[int]struct{}),

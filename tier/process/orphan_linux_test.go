@@ -68,6 +68,10 @@ func manage(t *testing.T, dir string, f fake, stage string, flags ...string) *ma
 	if f.Child || f.Hidden {
 		want = 2
 	}
+	if slices.ContainsFunc(flags, func(f string) bool { return strings.HasPrefix(f, "-engine=") }) {
+		awaitProcess(t, m.token, "engine")
+		return m
+	}
 	eventually(t, "all of the engine's processes run", func() bool { m.pids = carrying(m.token); return len(m.pids) == want })
 	return m
 }
@@ -404,5 +408,127 @@ func TestRegister_UnfinishedRecord_RemovedUnlessItIsBeingMade(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "engine-made.json" {
 		t.Errorf("the folder holds %v", left)
+	}
+}
+
+// asFlag returns an engine as a flag of fakeManager.
+func asFlag(t *testing.T, e Engine) string {
+	t.Helper()
+	b, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "-engine=" + string(b)
+}
+
+// An engine that a daemon runs ends with its server all the same: the reaper runs its
+// StopCommand, and kills what it was told of.
+func TestOrphans_ManagerOfADaemonsEngineKilled_ReaperEndsIt(t *testing.T) {
+	for name, change := range map[string]func(e *Engine){
+		"StopCommand":   func(e *Engine) { e.Processes = Processes{} },
+		"StopFails":     func(e *Engine) { e.StopCommand = []string{"sh", "-c", "echo it's \"no\"; exit 1"} },
+		"NoStopCommand": func(e *Engine) { e.StopCommand = nil },
+	} {
+		for _, stage := range []string{"starting", "ram", "frozen"} {
+			if name != "StopCommand" && stage == "starting" {
+				continue // it may be killed before it has seen the engine, which the next New ends
+			}
+			t.Run(name+"/"+stage, func(t *testing.T) {
+				d := newDaemon(t)
+				e := d.engine(fake{Sick: stage == "starting", Stubborn: true}, "cgroup")
+				change(&e)
+				m := manage(t, "", fake{}, stage, asFlag(t, e))
+				m.die(t)
+				awaitGone(t, carrying(m.token))
+				eventually(t, "the cgroups are removed", func() bool { return len(m.cgroups(t)) == 0 })
+			})
+		}
+	}
+}
+
+// Where there is no reaper, the next New ends it: by its StopCommand or, where that
+// fails, by what was recorded of its processes.
+func TestOrphans_DaemonsEngineLeftBehind_EndedByTheNextNew(t *testing.T) {
+	for name, change := range map[string]func(e *Engine){
+		"StopCommand":   func(e *Engine) { e.Processes = Processes{} },
+		"StopFails":     func(e *Engine) { e.StopCommand = []string{"false"} },
+		"StopHangs":     func(e *Engine) { e.StopCommand = []string{"sleep", "1000"} },
+		"NoStopCommand": func(e *Engine) { e.StopCommand = nil },
+		"OnlyRecorded":  func(e *Engine) { e.StopCommand, e.Processes.Command = nil, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDaemon(t)
+			found := "cgroup"
+			if name == "OnlyRecorded" {
+				found = "pidfile"
+			}
+			e := d.engine(fake{Stubborn: true}, found)
+			change(&e)
+			dir := t.TempDir()
+			m := manage(t, dir, fake{}, "frozen", "-alone", asFlag(t, e))
+			m.die(t)
+			if found == "pidfile" { // nothing leads to it but the record
+				files, _ := filepath.Glob(filepath.Join(d.files, "*.pid"))
+				for _, file := range files {
+					os.Remove(file)
+				}
+			}
+			if len(carrying(m.token)) == 0 {
+				t.Fatal("nothing is left behind")
+			}
+			next, err := New(Options{Engine: fake{}.engine(), StateDir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer next.Close()
+			if left := carrying(m.token); len(left) > 0 {
+				t.Errorf("processes are left: %v", left)
+			}
+			if ended := next.Status().Orphans.Ended; name != "StopCommand" && (len(ended) != 1 || !strings.Contains(ended[0], `"model"`)) {
+				t.Errorf("it says that it ended %q", ended)
+			}
+			if records, _ := filepath.Glob(filepath.Join(dir, recordPrefix+"*")); len(records) > 0 {
+				t.Errorf("the state folder holds %v", records)
+			}
+			for _, path := range m.cgroups(t) {
+				cgroup2(path).remove()
+			}
+		})
+	}
+}
+
+// The number of a recorded process may be another's by now.
+func TestOrphans_RecordedProcessIsAnotherByNow_NotKilled(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), role+"=idle")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	p, pid := proc("/proc"), cmd.Process.Pid
+	boot, now, err := p.now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, _ := p.started(pid)
+	pidfile := filepath.Join(t.TempDir(), "pid")
+	write(t, pidfile, itoa(pid))
+	for name, record := range map[string]string{
+		"OtherStart": fmt.Sprintf(`{"mark":"a","foreign":{"boot":%q,"since":0}}[{"pid":%d,"start":%d}]`, boot, pid, start+1),
+		"OlderFile":  fmt.Sprintf(`{"mark":"a","foreign":{"boot":%q,"since":%d,"processes":{"PidFile":%q}}}`, boot, now+1, pidfile),
+		"OtherBoot":  fmt.Sprintf(`{"mark":"a","foreign":{"boot":"x","since":0,"processes":{"PidFile":%q}}}[{"pid":%d,"start":%d}]`, pidfile, pid, start),
+		"Ourselves":  fmt.Sprintf(`{"mark":"a","foreign":{"boot":%q,"since":0}}[{"pid":%d,"start":1},{"pid":-1},{"pid":0}]`, boot, os.Getpid()),
+	} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "engine-a.json"), record)
+		if ended, err := p.endOrphans(t.Context(), dir); len(ended) > 0 || err != nil {
+			t.Errorf("%s: it says that it ended %q, %v", name, ended, err)
+		}
+		if _, alive := p.started(pid); !alive {
+			t.Fatalf("%s: a process was killed that is not the engine's", name)
+		}
 	}
 }

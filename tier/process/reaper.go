@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"time"
 )
@@ -25,6 +26,7 @@ type reaper struct {
 	cmd   *exec.Cmd
 	in    *os.File
 	began time.Time
+	told  string // the line of tell, for the next process
 }
 
 // reaperPatience is how long a reaper has to run for another to replace it.
@@ -37,7 +39,13 @@ func (m *Mover) watch(c *child) *reaper {
 		if m.sys.reaper == nil {
 			return nil, errors.New("this system has no shell")
 		}
-		return m.sys.reaper(c.pid, c.cgroupPath())
+		cmd, err := m.sys.reaper(c.pid, c.cgroupPath())
+		if err == nil && c.foreign != nil {
+			spec := &c.foreign.spec
+			cmd.Args = append(cmd.Args, spec.Dir, shellWords(spec.Resume), shellWords(spec.Stop), c.mark)
+			cmd.Env = c.environ()
+		}
+		return cmd, err
 	}}
 	if r.start() {
 		go r.keep()
@@ -45,6 +53,15 @@ func (m *Mover) watch(c *child) *reaper {
 		close(r.done)
 	}
 	return r
+}
+
+// shellWords returns a command as a shell reads it.
+func shellWords(argv []string) string {
+	var words []string
+	for _, arg := range argv {
+		words = append(words, "'"+strings.ReplaceAll(arg, "'", `'\''`)+"'")
+	}
+	return strings.Join(words, " ")
 }
 
 // start starts a process, and reports whether it did.
@@ -64,7 +81,7 @@ func (r *reaper) start() bool {
 			return errors.Join(err, out.Close())
 		}
 		r.cmd, r.in, r.began = cmd, out, time.Now()
-		return nil
+		return r.write()
 	}()
 	r.lacks.note(lackReaper, err)
 	return err == nil
@@ -86,6 +103,34 @@ func (r *reaper) keep() {
 		}
 		r.mu.Unlock()
 	}
+}
+
+// tell names the processes of an engine that is not our child, to be killed as well.
+func (r *reaper) tell(all []pinned) {
+	var line strings.Builder
+	for _, one := range all[:min(len(all), maxReaped)] {
+		fmt.Fprintf(&line, "%d:%d ", one.Pid, one.Start)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.told = line.String() + "\n"
+	if err := r.write(); err != nil {
+		r.lacks.note(lackReaper, err)
+	}
+}
+
+// maxReaped is how many processes of an engine the reaper is told of: a line that a
+// pipe takes at once.
+const maxReaped = 128
+
+// write sends what was told. r.mu is held, or the reaper has just been made.
+func (r *reaper) write() error {
+	if r.told == "" || r.in == nil || r.ended {
+		return nil
+	}
+	r.in.SetWriteDeadline(time.Now().Add(callLimit)) // one that stands still takes no more in the end
+	_, err := r.in.WriteString(r.told)
+	return err
 }
 
 // end ends the process, which kills nothing.

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +59,18 @@ func recorded(dir, mark string) bool {
 	return exists(filepath.Join(dir, recordPrefix+mark+recordSuffix))
 }
 
+// remember adds a line with the processes of an engine to its record. A line that was
+// cut by our end does not count.
+func remember(dir, mark string, all []pinned) error {
+	f, err := os.OpenFile(filepath.Join(dir, recordPrefix+mark+recordSuffix), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return unless(fs.ErrNotExist, err) // the engine has just ended
+	}
+	b, _ := json.Marshal(all[:min(len(all), maxReaped)]) // plain numbers
+	_, err = f.Write(append(b, '\n'))
+	return errors.Join(err, f.Close())
+}
+
 // lockNamed takes the lock of a file, and reports whether it got it and the file still
 // has its name: its owner may have removed it before it was locked.
 func lockNamed(f *os.File) (bool, error) {
@@ -86,7 +100,15 @@ func parseRecord(name string, b []byte) (identity, error) {
 		return identity{}, fmt.Errorf("%s is not a record", quote(name))
 	}
 	var id identity
-	err := json.Unmarshal(b, &id)
+	in := json.NewDecoder(bytes.NewReader(b))
+	err := in.Decode(&id)
+	for id.Foreign != nil {
+		var all []pinned
+		if in.Decode(&all) != nil {
+			break
+		}
+		id.seen = all
+	}
 	switch {
 	case err != nil:
 		err = fmt.Errorf("the record %s cannot be read: %w", quote(name), err)
@@ -108,19 +130,30 @@ func (p proc) endOrphans(ctx context.Context, dir string) (ended []string, err e
 	if err != nil {
 		return nil, err
 	}
-	var errs []error
+	var all sync.WaitGroup
+	var mu sync.Mutex // guards ended and err
+	slots := make(chan struct{}, maxEnding)
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), recordPrefix) || filepath.Ext(e.Name()) != recordSuffix || !e.Type().IsRegular() {
 			continue
 		}
-		what, err := p.endOrphan(ctx, filepath.Join(dir, e.Name()))
-		if what != "" {
-			ended = append(ended, what)
-		}
-		errs = append(errs, err)
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			what, e := p.endOrphan(ctx, filepath.Join(dir, e.Name()))
+			mu.Lock()
+			defer mu.Unlock()
+			if err = errors.Join(err, e); what != "" {
+				ended = append(ended, what)
+			}
+		})
 	}
-	return ended, errors.Join(errs...)
+	all.Wait()
+	return ended, err
 }
+
+// maxEnding is how many orphans are ended at once: the commands that stop some may hang.
+const maxEnding = 16
 
 func (p proc) endOrphan(ctx context.Context, path string) (ended string, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -142,8 +175,14 @@ func (p proc) endOrphan(ctx context.Context, path string) (ended string, err err
 		return "", unless(fs.ErrNotExist, os.Remove(path)) // its engine was never started
 	}
 	id, bad := parseRecord(filepath.Base(path), b)
-	pids, err := p.kill(ctx, id)
-	if len(pids) > 0 {
+	var pids []int
+	if id.Foreign != nil {
+		sys := newSystem()
+		sys.processes = p
+		pids, err = endOrphan(ctx, sys, &id)
+	}
+	more, e := p.kill(ctx, id)
+	if pids, err = append(pids, more...), errors.Join(err, e); len(pids) > 0 {
 		ended = fmt.Sprintf("the engine of %s, processes %v", quote(id.Model), pids)
 	}
 	if err != nil {

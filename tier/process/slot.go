@@ -295,14 +295,27 @@ func (m *Mover) exitOf(c *child, fault Fault, since time.Time) error {
 // *tier.StuckError.
 func (m *Mover) kill(c *child) error {
 	c.told.Store(true)
-	began := time.Now()
-	c.killAll()
+	began, limit := time.Now(), m.killLimit
+	if f := c.foreign; f != nil { // its client is not killed before the StopCommand
+		f.kill()
+		limit += f.limits.command + stopTries*f.limits.stop
+	} else {
+		c.killAll()
+	}
 	select {
 	case <-c.done:
 		return nil
-	case <-time.After(m.killLimit):
+	case <-time.After(limit):
 		seen, _ := m.look(c, true)
 		present, _ := seen.present()
-		return &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: present}
+		var why error
+		if f := c.foreign; f != nil && closed(f.stopped) {
+			why = f.stopErr
+		}
+		stuck := &tier.StuckError{Model: c.model, What: "The killed engine", After: time.Since(began).Round(time.Millisecond), Bytes: present}
+		if why != nil {
+			return errors.Join(stuck, why)
+		}
+		return stuck
 	}
 }

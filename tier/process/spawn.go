@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (m *Mover) prepare(ctx context.Context, s *slot) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := engine.expand(&s.model, 0, ""); err != nil {
+	if _, _, err := engine.expand(&s.model, 0, "", ""); err != nil {
 		return err
 	}
 	files, err := weightFiles(&s.model)
@@ -112,6 +113,11 @@ func (m *Mover) startOn(ctx context.Context, s *slot, port int, rep *report) err
 		defer ahead.stop()
 	}
 	err = m.awaitReady(ctx, c, &s.engine, m.opts.startTimeout(&s.engine), NeverReady, func() error { return m.sample(s, c, ahead, rep) })
+	if err == nil && c.foreign != nil {
+		if e := c.foreign.awaitSeen(ctx); e != nil {
+			err = cmp.Or(context.Cause(ctx), error(c.fail(Unseen, c.began, e)))
+		}
+	}
 	if err != nil {
 		return m.abandon(s, err)
 	}
@@ -205,8 +211,13 @@ func (m *Mover) awaitFill(ctx context.Context, c *child, f *filling, rep *report
 // spawn starts a process that serves a model on a port, and saves conversations in a
 // folder, "" for none.
 func (m *Mover) spawn(engine *Engine, model *tier.Model, port int, folder string) (*child, error) {
-	argv, env, err := engine.expand(model, port, folder)
+	c := newChild(m.sys, model.Name, port, m.logs)
+	argv, env, err := engine.expand(model, port, c.mark, folder)
 	if err != nil {
+		return nil, err
+	}
+	c.command, c.added = argv, env
+	if c.foreign, err = m.newForeign(c, engine, model); err != nil {
 		return nil, err
 	}
 	if folder != "" {
@@ -214,7 +225,6 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int, folder string
 			return nil, fmt.Errorf("the folder of its conversations: %w", err)
 		}
 	}
-	c := newChild(m.sys, model.Name, argv, port, m.logs)
 	err = errors.New("this system has no cgroups")
 	if m.sys.cgroup != nil {
 		c.cgroup, err = m.sys.cgroup(m.opts.Cgroup, c.mark)
@@ -228,6 +238,9 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int, folder string
 	}
 	if m.opts.StateDir != "" && m.sys.register != nil {
 		id := identity{Mark: c.mark, Model: c.model, Command: argv, Cgroup: c.cgroupPath()}
+		if c.foreign != nil {
+			id.Foreign = &c.foreign.spec
+		}
 		if c.forget, err = m.sys.register(m.opts.StateDir, id); err != nil {
 			return nil, fail(fmt.Errorf("it cannot be recorded in %s: %w", m.opts.StateDir, err))
 		}
@@ -269,7 +282,7 @@ func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
 	start := func() error {
 		c.cmd = exec.Command(c.command[0], c.command[1:]...)
 		c.cmd.Dir = engine.Dir
-		c.cmd.Env = append(append(os.Environ(), env...), markName+"="+c.mark)
+		c.cmd.Env = append(c.environ(), markName+"="+c.mark)
 		c.cmd.Stdout, c.cmd.Stderr = w, w
 		m.sys.isolate(c.cmd)
 		if c.cgroup != nil {
@@ -283,6 +296,9 @@ func (m *Mover) exec(c *child, engine *Engine, env []string, w *os.File) error {
 			return err
 		}
 		c.pid = c.cmd.Process.Pid
+		if c.foreign != nil {
+			c.foreign.client = c.pid
+		}
 		return nil
 	}
 	err := start()

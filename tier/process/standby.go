@@ -54,7 +54,7 @@ func (m *Mover) standby(ctx context.Context, s *slot) error {
 // take. If that would free little it returns an error and leaves the engine as it was.
 func (m *Mover) freeze(ctx context.Context, s *slot) (err error) {
 	c := s.child
-	if m.sys.suspend == nil {
+	if m.sys.suspend == nil && len(s.engine.Pause) == 0 {
 		return errors.New("processes cannot be frozen here")
 	}
 	seen, err := m.look(c, false)
@@ -207,13 +207,19 @@ func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
 	c.told.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
 	defer cancel()
-	if m.sys.terminate != nil || shutdown.Path != "" {
+	if m.sys.terminate != nil || shutdown.Path != "" || c.foreign != nil {
 		if shutdown.Path != "" {
 			m.askToExit(ctx, c, shutdown)
 		}
-		// A frozen engine receives the signal when it resumes.
-		c.signal(m.sys.terminate)
-		c.thaw()
+		if c.foreign != nil && len(c.foreign.spec.Stop) > 0 {
+			if !c.foreign.resumeAndStop(ctx) {
+				return m.kill(c)
+			}
+		} else {
+			// A frozen engine receives the signal when it resumes.
+			c.signal(m.sys.terminate)
+			c.thaw()
+		}
 		select {
 		case <-c.done:
 			return nil

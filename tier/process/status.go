@@ -240,6 +240,10 @@ type ModelStatus struct {
 	URL      string   `json:"url,omitempty"`
 	Command  []string `json:"command,omitempty"`
 	Cgroup   string   `json:"cgroup,omitempty"` // its folder, if it has one of its own
+	// Processes are those of an engine that is not our child: Pid is its client. Client is
+	// how that has ended while the engine runs on, "exited" or "failed".
+	Processes []int  `json:"processes,omitempty"`
+	Client    string `json:"client,omitempty"`
 	// Memory is that of all its processes. Weights is the size of its files, Mapped how
 	// much of that is in its address space, Cached how much is in memory, whichever
 	// process maps it.
@@ -323,6 +327,9 @@ func (m *Mover) status() Status {
 		}
 		if c := slot.child; c != nil {
 			e.Pid, e.URL, e.Command, e.Cgroup = c.pid, c.url, slices.Clone(c.command), c.cgroupPath()
+			if c.foreign != nil {
+				e.Processes, e.Client = c.foreign.last()
+			}
 		}
 		s.Engines = append(s.Engines, e)
 	}

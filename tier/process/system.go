@@ -30,7 +30,8 @@ type system struct {
 	// dies: isolate has a process killed with the thread.
 	dies bool
 	// terminate asks the group that pid leads to exit; kill kills it. suspend stops
-	// it and resume continues it; others are members that left the group.
+	// it and resume continues it; others are members that left the group. Pid 0: those
+	// alone.
 	terminate func(pid int, others []int) error
 	kill      func(pid int, others []int) error
 	suspend   func(pid int, others []int) error
@@ -48,16 +49,23 @@ type system struct {
 	// a port of 127.0.0.1, or 0 if the engine gets them. An error means that it cannot
 	// be seen.
 	listener func(port, leader int, members []int) (stranger int, err error)
+	// processes tells of those that are not our children.
+	processes processTable
 
 	// cgroup makes the cgroup of one engine under parent, "" for the cgroup that this
 	// process is in.
 	cgroup func(parent, mark string) (cgroup, error)
 	// reaper returns the command that reads its standard input and, when that ends,
-	// kills the process group that pid leads and what is in the cgroup, "" for none.
+	// kills the process group that pid leads and what is in the cgroup, "" for none. Its
+	// further arguments are, for an engine that is not our child, the folder of its
+	// commands, and Resume and StopCommand in the shell's words; the last line of its
+	// input names processes to be killed, as PID:START.
 	reaper func(pid int, cgroup string) (*exec.Cmd, error)
 	// register records the identity of an engine in a file of dir, which endOrphans
 	// finds after this process has ended unless it was removed.
 	register func(dir string, id identity) (remove func() error, err error)
+	// remember adds to the record of an engine which processes it has.
+	remember func(dir, mark string, all []pinned) error
 	// endOrphans ends the engines that are recorded in dir and whose recorder has
 	// ended.
 	endOrphans func(ctx context.Context, dir string) (ended []string, err error)
@@ -96,6 +104,9 @@ type identity struct {
 	Model   string   `json:"model"`
 	Command []string `json:"command"`
 	Cgroup  string   `json:"cgroup,omitempty"`
+	// Foreign is how an engine is reached that is not our child.
+	Foreign *foreignSpec `json:"foreign,omitempty"`
+	seen    []pinned     // the processes that were last seen of that
 }
 
 // region is a range of addresses in another process, and what is mapped there.

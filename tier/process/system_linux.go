@@ -27,7 +27,8 @@ func newSystem() *system {
 	s.listener = p.listener
 	s.usage, s.effort, s.regions = p.usage, p.effort, p.regions
 	s.cgroup = newCgroup
-	s.register, s.endOrphans, s.recorded = register, p.endOrphans, recorded
+	s.register, s.remember, s.recorded, s.endOrphans = register, remember, recorded, p.endOrphans
+	s.processes = p
 	s.owned, s.cached, s.drop = owned, cachestat, drop
 	s.pageOut, s.mayPageOut = pageOut, mayPageOut
 	return s

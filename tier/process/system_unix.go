@@ -26,7 +26,10 @@ func unixSystem() *system {
 // It is no error if a process has exited.
 func sending(sig syscall.Signal) func(pid int, others []int) error {
 	return func(pid int, others []int) error {
-		err := send(-pid, sig)
+		var err error
+		if pid != 0 {
+			err = send(-pid, sig)
+		}
 		for _, other := range others {
 			err = cmp.Or(err, send(other, sig))
 		}
@@ -44,20 +47,56 @@ func send(pid int, sig syscall.Signal) error {
 	return nil
 }
 
-// reaperScript needs only a POSIX shell, and works better with rmdir and sleep. It
-// kills the process group $1, and what is in the cgroup $2: by cgroup.kill if the
-// kernel has it (5.14), otherwise one by one.
+// reaperScript needs only a POSIX shell, and works better with rmdir and sleep. It kills
+// the process group $1. Of an engine that is not our child it runs in the folder $3 the
+// commands $4 and $5, in the cgroup $2 and for at most 5 s each, and kills the processes
+// that the last line of its input names, unless they started at another time. In the end
+// it kills what is in the cgroup: by cgroup.kill if the kernel has it (5.14), otherwise
+// one by one. $6 is the mark of the engine.
 const reaperScript = `
 trap '' HUP INT QUIT TERM
-read -r end
+seen=
+while read -r line; do
+	seen=$line
+done
 kill -s KILL -- "-$1"
+cgroup=$2 dir=${3:-/} mark=$6
+run() {
+	[ -n "$1" ] || return 0
+	(
+		[ ! -d "$cgroup" ] || echo 0 >"$cgroup/cgroup.procs"
+		export ` + markName + `="$mark"
+		cd "$dir" && eval "exec $1"
+	) </dev/null &
+	job=$!
+	(
+		try=0
+		while [ "$try" -lt 100 ] && kill -s 0 "$job"; do
+			sleep 0.05 || break
+			try=$((try + 1))
+		done
+		kill -s KILL "$job"
+	) &
+	watcher=$!
+	wait "$job"
+	status=$?
+	kill -s KILL "$watcher"
+	return "$status"
+}
+run "$4"
+run "$5" || { sleep 0.25; run "$5"; } || { sleep 0.5; run "$5"; }
+for one in $seen; do
+	read -r stat <"/proc/${one%:*}/stat" || continue
+	set -- ${stat##*) }
+	[ "${20}" != "${one#*:}" ] || kill -s KILL "${one%:*}"
+done
 try=0
-while [ -d "$2" ] && [ "$try" -lt 100 ]; do
-	[ ! -e "$2/cgroup.kill" ] || echo 1 >"$2/cgroup.kill"
+while [ -d "$cgroup" ] && [ "$try" -lt 100 ]; do
+	[ ! -e "$cgroup/cgroup.kill" ] || echo 1 >"$cgroup/cgroup.kill"
 	while read -r pid; do
 		kill -s KILL "$pid"
-	done <"$2/cgroup.procs"
-	rmdir "$2" && break
+	done <"$cgroup/cgroup.procs"
+	rmdir "$cgroup" && break
 	sleep 0.02 || break
 	try=$((try + 1))
 done
