@@ -214,6 +214,17 @@ func TestEstimate_Checkpoints_OfStateAndWindows(t *testing.T) {
 	}
 }
 
+func TestEstimate_CheckpointsOfSlotsThatShare_EachIsOfOneWindow(t *testing.T) {
+	path := planted(t, shaped("gemma3", 1000, keys{"block_count": 6, "embedding_length": 64, "attention.head_count": 1, "attention.sliding_window": 1024}))
+	e, err := Estimate(path, EstimateOptions{Context: 32768})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := e.Of(Growth), 8*tier.GiB+4*32*5*(1024+512)*64*2*2; got != want {
+		t.Errorf("it is said to grow by %d, want %d", got, want)
+	}
+}
+
 func TestEstimate_BadOptions_EachIsNamed(t *testing.T) {
 	path := planted(t, shaped("llama", 10, keys{"block_count": 2, "embedding_length": 64, "context_length": 512}))
 	for field, o := range map[string]EstimateOptions{
