@@ -303,6 +303,11 @@ func TestEstimate_Set_AllFilesCount(t *testing.T) {
 	if got := e.named("projector"); got < 121 || got > 122 { // 121 were seen
 		t.Errorf("the projector takes %.1f MiB", got)
 	}
+	for _, name := range []string{"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"} {
+		if part, err := Estimate(filepath.Join(dir, name), EstimateOptions{Processor: ProcessorAVX2}); err != nil || part.Runtime() != e.Runtime() {
+			t.Errorf("by %s: %v, %v", name, &part, err)
+		}
+	}
 }
 
 func TestEstimate_NoGGUF_IsARuleOfThumb(t *testing.T) {

@@ -2,6 +2,7 @@ package hotload
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -245,21 +246,23 @@ func (t *tree) pipeline(f *folder) *group {
 
 // consult adds what other files in a model hub's folder say.
 func (t *tree) consult(f *folder, info *Info) error {
+	type shape struct {
+		Context float64 `json:"max_position_embeddings"`
+		Layers  float64 `json:"num_hidden_layers"`
+		Width   float64 `json:"hidden_size"`
+	}
 	var config struct {
 		Architectures []string       `json:"architectures"`
-		Context       float64        `json:"max_position_embeddings"`
 		Vision        map[string]any `json:"vision_config"`
-		Text          struct {
-			Context float64 `json:"max_position_embeddings"`
-		} `json:"text_config"`
+		shape
+		Text shape `json:"text_config"`
 	}
 	var tokenizer struct {
-		ChatTemplate any `json:"chat_template"` // a text, or a list of them
+		ChatTemplate json.RawMessage `json:"chat_template"` // a text, or a list of them
 	}
 	var pipeline struct {
 		Class string `json:"_class_name"`
 	}
-	var chatTemplate bool
 	var sentenceEncoder bool // made for sentence embeddings, whatever its architecture
 	for i := range f.others {
 		var err error
@@ -269,10 +272,19 @@ func (t *tree) consult(f *folder, info *Info) error {
 		case "model_index.json":
 			err = t.readJSON(other, &pipeline)
 		case "tokenizer_config.json":
-			err = t.readJSON(other, &tokenizer)
-			chatTemplate = chatTemplate || tokenizer.ChatTemplate != nil
+			if err = t.readJSON(other, &tokenizer); tokenizer.ChatTemplate != nil && string(tokenizer.ChatTemplate) != "null" {
+				info.ChatTemplate = true
+				info.Tools = info.Tools || mentionsTools(tokenizer.ChatTemplate)
+			}
 		case "chat_template.jinja", "chat_template.json":
-			chatTemplate = true
+			var text []byte
+			text, err = t.readText(other, ggufMaxTemplate)
+			t.retry = t.retry || err != nil
+			info.ChatTemplate = true
+			info.Tools = info.Tools || mentionsTools(text)
+		case "README.md":
+			text, _ := t.readText(other, maxCard) // a model does without
+			info.Licence = licenceIn(text)
 		case "modules.json": // how sentence-transformers marks its models
 			sentenceEncoder = true
 		}
@@ -288,18 +300,61 @@ func (t *tree) consult(f *folder, info *Info) error {
 	if len(config.Architectures) > 0 {
 		info.Architecture = printable(config.Architectures[0])
 	}
-	if n := max(config.Context, config.Text.Context); n >= 1 && n <= 1<<31 {
-		info.ContextLength = int64(n)
+	for _, c := range []struct {
+		to   *int64
+		n, m float64
+	}{
+		{&info.ContextLength, config.Context, config.Text.Context},
+		{&info.Layers, config.Layers, config.Text.Layers}, {&info.Width, config.Width, config.Text.Width},
+	} {
+		if n := max(c.n, c.m); n >= 1 && n <= 1<<31 {
+			*c.to = int64(n)
+		}
 	}
 	if sentenceEncoder {
 		info.Capabilities = []string{embeddings}
 	} else if what := hubCapability(info.Architecture); what != "" {
-		info.Capabilities = withChat(what, chatTemplate)
-		if config.Vision != nil {
-			info.Capabilities = append(info.Capabilities, vision)
-		}
+		info.Capabilities = generating(what, info.ChatTemplate, info.Tools, config.Vision != nil)
 	}
 	return nil
+}
+
+// maxCard is how much of a README.md is read: what it says of the model to programs
+// stands at its start.
+const maxCard = 64 << 10
+
+// licenceIn returns the licence that a model card names: in the YAML before its text, as
+// "license: apache-2.0", or as license_name where that is "other".
+func licenceIn(card []byte) string {
+	front, ok := strings.CutPrefix(strings.ReplaceAll(string(card), "\r\n", "\n"), "---\n")
+	front, _, closed := strings.Cut(front, "\n---")
+	if !ok || !closed {
+		return ""
+	}
+	values := make(map[string]string)
+	for line := range strings.Lines(front) {
+		if key, value, ok := strings.Cut(line, ":"); ok {
+			values[key] = strings.Trim(strings.TrimSpace(value), `"'`)
+		}
+	}
+	licence := values["license"]
+	if licence == "other" {
+		licence = cmp.Or(values["license_name"], licence)
+	}
+	return printable(licence)
+}
+
+// readText returns the start of a small file.
+func (t *tree) readText(f *file, most int64) ([]byte, error) {
+	opened, _, err := t.open(f.real)
+	if err == nil {
+		defer opened.Close()
+		var text []byte
+		if text, err = io.ReadAll(io.LimitReader(opened, most)); err == nil {
+			return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), nil
+		}
+	}
+	return nil, fileError(f.path, err)
 }
 
 // readJSON decodes a small file. An error in its content is a *FileError.

@@ -165,9 +165,6 @@ const (
 	imageClassification = "image-classification"
 )
 
-// withChat is generating of what has neither tools nor an encoder.
-func withChat(what string, template bool) []string { return generating(what, template, false, false) }
-
 // generating returns what a model does whose architecture does what: it also sees if it
 // has an encoder for that, and if it generates text, it chats and calls tools by its
 // template.

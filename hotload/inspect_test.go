@@ -168,6 +168,42 @@ func TestInspect_Folder_IsOneModel(t *testing.T) {
 	}
 }
 
+func TestInspect_ModelHub_WhatItsFilesSay(t *testing.T) {
+	config := `{"architectures":["Qwen3ForCausalLM"],"max_position_embeddings":40960,"num_hidden_layers":36,"hidden_size":4096}`
+	for _, tt := range []struct {
+		name           string
+		files          map[string]string
+		caps           []string
+		layers, width  int64
+		licence        string
+		template, tool bool
+	}{
+		{"plain", nil, []string{"text-generation"}, 36, 4096, "", false, false},
+		{"template in the tokenizer's file", map[string]string{"tokenizer_config.json": `{"chat_template":"{{ messages }}"}`}, []string{"text-generation", "chat"}, 36, 4096, "", true, false},
+		{"no template there", map[string]string{"tokenizer_config.json": `{"chat_template":null}`}, []string{"text-generation"}, 36, 4096, "", false, false},
+		{"one of several for tools", map[string]string{"tokenizer_config.json": `{"chat_template":[{"name":"default","template":"x"},{"name":"tool_use","template":"{% for t in tools %}"}]}`},
+			[]string{"text-generation", "chat", "tools"}, 36, 4096, "", true, true},
+		{"template of its own", map[string]string{"chat_template.jinja": "{%- if tools %}"}, []string{"text-generation", "chat", "tools"}, 36, 4096, "", true, true},
+		{"sees", map[string]string{"config.json": `{"architectures":["Gemma3ForConditionalGeneration"],"vision_config":{},"text_config":{"num_hidden_layers":34,"hidden_size":2560}}`},
+			[]string{"text-generation", "vision"}, 34, 2560, "", false, false},
+		{"licence", map[string]string{"README.md": "---\nlibrary_name: transformers\nlicense: apache-2.0\n---\n# Model\nlicense: none\n"}, []string{"text-generation"}, 36, 4096, "apache-2.0", false, false},
+		{"licence of its own", map[string]string{"README.md": "---\r\nlicense: other\r\nlicense_name: \"gemma\"\r\n---\r\n"}, []string{"text-generation"}, 36, 4096, "gemma", false, false},
+		{"card without a front", map[string]string{"README.md": "# Model\nlicense: mit\n"}, []string{"text-generation"}, 36, 4096, "", false, false},
+		{"front without an end", map[string]string{"README.md": "---\nlicense: mit\n"}, []string{"text-generation"}, 36, 4096, "", false, false},
+	} {
+		dir := t.TempDir()
+		plant(t, dir, map[string]string{"model.safetensors": safetensorsShard(), "config.json": config})
+		plant(t, dir, tt.files)
+		info, err := Inspect(dir)
+		if err != nil || info.Layers != tt.layers || info.Width != tt.width || info.Licence != tt.licence || info.ChatTemplate != tt.template || info.Tools != tt.tool {
+			t.Errorf("%s: %+v, %v", tt.name, info, err)
+		}
+		if diff := cmp.Diff(tt.caps, info.Capabilities); diff != "" {
+			t.Errorf("%s: capabilities (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
 func TestInspect_CannotBeAModel_ErrorNamesWhatIsWrong(t *testing.T) {
 	shard := func(no int) string { return ggufShard(no, 3) }
 	for _, tt := range []struct {
