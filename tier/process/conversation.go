@@ -136,7 +136,7 @@ func signature(e *Engine, model *tier.Model, files []weightFile) string {
 			add(path, info.Size(), info.ModTime().UnixNano())
 		}
 	}
-	add(engineID(e), model.Name, model.Path, model.Size, model.Labels[QuantisationLabel])
+	add(engineID(e), model.Name, model.Path, model.Parts, model.Size, model.Labels[QuantisationLabel])
 	for _, f := range files {
 		stat(f.path)
 	}
@@ -177,12 +177,17 @@ func (m *Mover) folderOf(e *Engine, model *tier.Model, files []weightFile) (stri
 	return filepath.Join(dir, signature(e, model, files)), err
 }
 
-// trouble records why a conversation is not kept, and logs it.
+// trouble records why a conversation is not kept, and logs it unless it is what it was
+// the last time: some engines refuse each time.
 func (m *Mover) trouble(s *slot, what string, err error) {
+	text := what + ": " + err.Error()
 	m.mu.Lock()
-	s.talk.trouble = what + ": " + err.Error()
+	known := s.talk.trouble == text
+	s.talk.trouble = text
 	m.mu.Unlock()
-	m.log.Warn(what, "model", s.name, "err", err)
+	if !known {
+		m.log.Warn(what, "model", s.name, "err", err)
+	}
 }
 
 // saveConversations has an engine that is about to stop save its conversations, if it

@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -454,6 +455,25 @@ func TestSave_Fails_TheStopDoesNot(t *testing.T) {
 				t.Errorf("the next engine has %q", got)
 			}
 		})
+	}
+}
+
+// Some engines refuse each time, which is told once.
+func TestSave_FailsAgainAndAgain_LoggedOnce(t *testing.T) {
+	var said strings.Builder
+	opts := talker(fake{Save: "refuse"})
+	opts.StateDir, opts.Logger = t.TempDir(), slog.New(slog.NewTextHandler(&said, nil))
+	r, m := newRig(t, newSystem(), opts), modelOf(t, "m", 1<<20)
+	for range 3 {
+		r.move(m, tier.Storage, tier.RAM)
+		r.say("m", 0, "hello")
+		r.move(m, tier.RAM, tier.Storage)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(said.String(), "not saved"); n != 1 {
+		t.Errorf("logged %d times: %s", n, said.String())
 	}
 }
 
