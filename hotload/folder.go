@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
@@ -33,6 +32,7 @@ type tree struct {
 	skipped []Skipped
 
 	listed  map[string]*folder // by path, so that none is read twice
+	reals   map[string]string  // of folders, without links
 	claimed map[string]bool    // files that belong to a model in a folder above theirs
 	paired  map[string]bool    // projectors that belong to a model
 
@@ -94,7 +94,7 @@ func openTree(dir string, follow ...string) (*tree, error) {
 
 // newTree returns a tree without a boundary.
 func newTree() *tree {
-	return &tree{listed: make(map[string]*folder), claimed: make(map[string]bool), paired: make(map[string]bool)}
+	return &tree{listed: make(map[string]*folder), reals: make(map[string]string), claimed: make(map[string]bool), paired: make(map[string]bool)}
 }
 
 func (t *tree) close() {
@@ -122,8 +122,7 @@ type folder struct {
 	bases      map[string]bool // what its models are called without their quantisation
 	pipeline   *group          // that its subfolders are parts of
 
-	times     map[string]time.Time // of the subfolders
-	manifests bool                 // its files are those of Ollama's store
+	manifests bool // its files are those of Ollama's store
 }
 
 // has returns the other file of that name; nil: there is none.
@@ -137,9 +136,27 @@ func (f *folder) has(name string) *file {
 
 // file is a regular file, or a link to one.
 type file struct {
-	path string // as found
-	real string // without links
-	stat fs.FileInfo
+	path string      // as found
+	real string      // without links
+	stat fs.FileInfo // nil: not asked for yet
+}
+
+// info returns what the file is; nil if it is not there any more. The files of others
+// are asked for one by one where it matters: most of them do not.
+func (f *file) info() fs.FileInfo {
+	if f.stat == nil {
+		if stat, err := os.Lstat(f.real); err == nil {
+			f.stat = stat
+		}
+	}
+	return f.stat
+}
+
+func (f *file) size() int64 {
+	if stat := f.info(); stat != nil {
+		return stat.Size()
+	}
+	return 0
 }
 
 func (f *file) name() string { return filepath.Base(f.path) }
@@ -158,9 +175,14 @@ func (t *tree) list(dir string) (*folder, error) {
 }
 
 func (t *tree) readFolder(dir string) (*folder, error) {
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return nil, unlisted(dir, err)
+	// Of a folder that its parent has listed, and that is no link, it is known. Files are
+	// opened without leaving the boundary, whatever it has become since.
+	real, known := t.reals[dir]
+	if !known {
+		var err error
+		if real, err = filepath.EvalSymlinks(dir); err != nil {
+			return nil, unlisted(dir, err)
+		}
 	}
 	if !t.holds(real) {
 		return nil, unlisted(dir, errOutside)
@@ -169,7 +191,7 @@ func (t *tree) readFolder(dir string) (*folder, error) {
 	if err != nil {
 		return nil, unlisted(dir, err)
 	}
-	f := &folder{dir: dir, real: real, times: make(map[string]time.Time)}
+	f := &folder{dir: dir, real: real}
 	names := make(map[string]bool) // of files that have another beside them
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), beside) {
@@ -204,13 +226,21 @@ func (t *tree) readFolder(dir string) (*folder, error) {
 			skip(unfinishedReason+": "+e.Name()+beside+" is beside it", false)
 			continue
 		}
+		if e.IsDir() {
+			f.subs = append(f.subs, path)
+			t.reals[path] = filepath.Join(f.real, e.Name())
+			continue
+		}
+		if e.Type().IsRegular() && formatOf(path) == FormatUnknown {
+			f.others = append(f.others, file{path: path, real: filepath.Join(f.real, e.Name())})
+			continue
+		}
 		real, stat, err := t.look(f.real, e)
 		switch {
 		case err != nil:
 			skip(err.Error(), true)
 		case stat.IsDir():
 			f.subs = append(f.subs, path)
-			f.times[path] = stat.ModTime()
 		case !stat.Mode().IsRegular():
 			skip("is no regular file", true)
 		case formatOf(path) != FormatUnknown:
@@ -239,8 +269,9 @@ func (f *folder) fault() error {
 			return &FileError{Path: w.path, Reason: "is empty"}
 		}
 	}
-	for _, o := range f.others {
-		if len(f.weights) == 0 && o.stat.Size() == 0 && shardOf(o.name()).of > 0 {
+	for i := range f.others {
+		o := &f.others[i]
+		if len(f.weights) == 0 && o.size() == 0 && shardOf(o.name()).of > 0 {
 			return &FileError{Path: o.path, Reason: "is empty"}
 		}
 	}

@@ -2,9 +2,11 @@ package hotload
 
 import (
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // The cache of Hugging Face (huggingface_hub's manage-cache.md): a repository is
@@ -44,7 +46,12 @@ func (t *tree) revisions(f *folder) []string {
 			current = t.revision(main)
 		}
 	}
-	subs := slices.Clone(shots.subs)
+	subs, times := slices.Clone(shots.subs), make(map[string]time.Time)
+	for _, sub := range subs {
+		if stat, err := os.Stat(sub); err == nil {
+			times[sub] = stat.ModTime()
+		}
+	}
 	slices.SortStableFunc(subs, func(a, b string) int {
 		if isA, isB := filepath.Base(a) == current, filepath.Base(b) == current; isA != isB {
 			if isA {
@@ -52,7 +59,7 @@ func (t *tree) revisions(f *folder) []string {
 			}
 			return 1
 		}
-		return shots.times[b].Compare(shots.times[a])
+		return times[b].Compare(times[a])
 	})
 	return subs
 }

@@ -111,8 +111,8 @@ func (f *folder) weigh() (sum tier.Bytes, err error) {
 	if len(files) == 0 {
 		files = f.others
 	}
-	for _, file := range files {
-		sum = sum.Plus(tier.Bytes(file.stat.Size()))
+	for i := range files {
+		sum = sum.Plus(tier.Bytes(files[i].size()))
 	}
 	if sum == 0 {
 		return 0, &FileError{Path: f.dir, Reason: "holds no weights"}

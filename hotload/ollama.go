@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/modeltier/modeltier/tier"
@@ -25,7 +26,7 @@ func (f *folder) isOllama() bool {
 
 // sub reports whether the folder has that subfolder.
 func (f *folder) sub(name string) bool {
-	_, ok := f.times[filepath.Join(f.dir, name)]
+	_, ok := slices.BinarySearch(f.subs, filepath.Join(f.dir, name))
 	return ok
 }
 
@@ -174,8 +175,8 @@ func (t *tree) ollamaBlob(f *folder, layer *ollamaLayer) (*file, error) {
 	switch {
 	case blob == nil:
 		return nil, fmt.Errorf("names the blob %s, which is not there", layer.Digest)
-	case tier.Bytes(blob.stat.Size()) != layer.Size:
-		return nil, fmt.Errorf("names the blob %s with %d bytes, which has %d", layer.Digest, layer.Size, blob.stat.Size())
+	case tier.Bytes(blob.size()) != layer.Size:
+		return nil, fmt.Errorf("names the blob %s with %d bytes, which has %d", layer.Digest, layer.Size, blob.size())
 	}
 	return blob, nil
 }

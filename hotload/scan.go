@@ -197,7 +197,7 @@ func (t *tree) foreign(f *folder) {
 	first := make(map[string]string) // file by kind
 	for i := range f.others {
 		name := f.others[i].name()
-		if kind := foreign(name); kind != "" && first[kind] == "" && f.others[i].stat.Size() > 0 {
+		if kind := foreign(name); kind != "" && first[kind] == "" && f.others[i].size() > 0 {
 			first[kind] = name
 		}
 	}

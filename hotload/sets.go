@@ -279,7 +279,7 @@ func (t *tree) unpaired(f *folder) {
 		}
 		reason := "is a projector, and no model beside it is its own by its name"
 		for _, other := range t.projectors(f) {
-			if t.paired[other.files[0].path] {
+			if t.paired[other.files[0].path] && slices.Equal(other.calls(), g.calls()) {
 				reason = fmt.Sprintf("is a projector, and %q is the one that is taken", other.files[0].name())
 			}
 		}

@@ -160,9 +160,12 @@ func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int
 		for _, file := range f.weights {
 			prints[file.path] = file.stat
 		}
-		for _, file := range f.others {
+		for i := range f.others {
+			file := &f.others[i]
 			if ext := filepath.Ext(file.path); ext == ".json" || ext == ".jinja" || f.manifests {
-				prints[file.path] = file.stat
+				if stat := file.info(); stat != nil {
+					prints[file.path] = stat
+				}
 			}
 		}
 	}
