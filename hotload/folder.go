@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/modeltier/modeltier/internal/regular"
 	"github.com/modeltier/modeltier/tier"
@@ -32,6 +33,7 @@ type tree struct {
 	skipped []Skipped
 
 	listed  map[string]*folder // by path, so that none is read twice
+	folders map[string]*folder // of the walk before, by path
 	reals   map[string]string  // of folders, without links
 	claimed map[string]bool    // files that belong to a model in a folder above theirs
 	paired  map[string]bool    // projectors that belong to a model
@@ -116,6 +118,8 @@ type folder struct {
 	subs    []string
 	skipped []Skipped
 
+	listed [2][]file // weights and others as they were read, of which Watch takes some away
+
 	grouped    bool
 	groups     []*group
 	projectors []*group        // nil: not looked for
@@ -123,6 +127,37 @@ type folder struct {
 	pipeline   *group          // that its subfolders are parts of
 
 	manifests bool // its files are those of Ollama's store
+
+	stat    fs.FileInfo // of the folder, before it was read
+	read    time.Time
+	entries int
+	special bool // not all entries are plain files and folders
+}
+
+// settle is how long a folder has to be unchanged before it is believed that it shows
+// when it changes: the clocks of file systems tick, the slowest every 2 s (FAT).
+const settle = 2 * time.Second
+
+// still returns the folder as it is now, if no entry has come or gone since it was
+// read; nil: it has to be read. What its files are is asked for again.
+func (f *folder) still(real string, now fs.FileInfo) *folder {
+	if f == nil || f.special || f.real != real || !same(f.stat, now) || f.read.Sub(now.ModTime()) < settle {
+		return nil
+	}
+	again := &folder{dir: f.dir, real: real, subs: f.subs, skipped: f.skipped, stat: now, read: f.read, entries: f.entries}
+	for _, files := range []struct{ from, to *[]file }{{&f.listed[0], &again.weights}, {&f.listed[1], &again.others}} {
+		*files.to = make([]file, len(*files.from))
+		for i, file := range *files.from {
+			(*files.to)[i].path, (*files.to)[i].real = file.path, file.real
+		}
+	}
+	for i := range again.weights {
+		if stat := again.weights[i].info(); stat == nil || !stat.Mode().IsRegular() {
+			return nil
+		}
+	}
+	again.listed = f.listed
+	return again
 }
 
 // has returns the other file of that name; nil: there is none.
@@ -187,11 +222,23 @@ func (t *tree) readFolder(dir string) (*folder, error) {
 	if !t.holds(real) {
 		return nil, unlisted(dir, errOutside)
 	}
+	stat, err := os.Stat(real)
+	if err != nil {
+		return nil, unlisted(dir, err)
+	}
+	if f := t.folders[dir].still(real, stat); f != nil {
+		for _, sub := range f.subs {
+			t.reals[sub] = filepath.Join(real, filepath.Base(sub))
+		}
+		t.entries += f.entries
+		return f, nil
+	}
+	f := &folder{dir: dir, real: real, stat: stat, read: time.Now()}
 	entries, err := t.readDir(real)
 	if err != nil {
 		return nil, unlisted(dir, err)
 	}
-	f := &folder{dir: dir, real: real}
+	f.entries = len(entries)
 	names := make(map[string]bool) // of files that have another beside them
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), beside) {
@@ -236,6 +283,7 @@ func (t *tree) readFolder(dir string) (*folder, error) {
 			continue
 		}
 		real, stat, err := t.look(f.real, e)
+		f.special = f.special || err != nil || !e.Type().IsRegular()
 		switch {
 		case err != nil:
 			skip(err.Error(), true)
@@ -249,6 +297,7 @@ func (t *tree) readFolder(dir string) (*folder, error) {
 			f.others = append(f.others, file{path, real, stat})
 		}
 	}
+	f.listed = [2][]file{slices.Clone(f.weights), slices.Clone(f.others)}
 	return f, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/modeltier/modeltier/tier"
@@ -501,4 +502,49 @@ func FuzzHubFolder(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestWatcher_FolderThatShowsNoChange_ReadAgainNowAndThen(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"a.gguf": llama(), "sub/x.gguf": llama(), "sub/x.json": "{}"})
+	old := time.Now().Add(-time.Hour)
+	hide := func() { // as a file system does that keeps no times of folders
+		for _, d := range []string{dir, filepath.Join(dir, "sub")} {
+			must(t, os.Chtimes(d, old, old))
+		}
+	}
+	hide()
+	known, _, err := Scan(t.Context(), dir)
+	must(t, err)
+	w := newWatcher(dir, known)
+	added := func(looks int) (names []string) {
+		for range looks {
+			c, _ := w.look(t.Context())
+			for _, m := range append(c.Added, c.Changed...) {
+				names = append(names, m.Name)
+			}
+		}
+		return names
+	}
+	if got := added(4); len(got) > 0 {
+		t.Fatalf("reported %q of a folder that is still", got)
+	}
+	must(t, os.Chtimes(filepath.Join(dir, "sub", "x.gguf"), old, old)) // in its place, which no folder shows
+	if got := added(2); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("reported %q, want the file that has changed", got)
+	}
+	plant(t, dir, map[string]string{"sub/b.gguf": llama()})
+	if got := added(2); !slices.Equal(got, []string{"b"}) {
+		t.Errorf("reported %q, want the new file", got)
+	}
+	hide()
+	added(2)
+	plant(t, dir, map[string]string{"sub/c.gguf": llama()})
+	hide()
+	if got := added(2); len(got) > 0 {
+		t.Errorf("reported %q: a folder whose time is the same was read", got)
+	}
+	if got := added(retryLooks + 2); !slices.Equal(got, []string{"c"}) {
+		t.Errorf("reported %q in the end", got)
+	}
 }

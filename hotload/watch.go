@@ -78,6 +78,8 @@ type watcher struct {
 	away     map[string]int // models that Scan does not find: looks since something was at their path
 	empty    int            // looks since there was a weight file
 	headers  map[string]header
+	folders  map[string]*folder // as they were listed at the last look
+	looks    int
 	retry    int // looks until files that could not be read are tried again, if there are any
 }
 
@@ -103,10 +105,15 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	}
 	defer t.close()
 	t.before, t.headers = w.headers, make(map[string]header)
+	// Some file systems do not show in a folder when what is in it changes.
+	if w.looks++; w.looks%retryLooks != 0 {
+		t.folders = w.folders
+	}
 	folders, err := t.walk(ctx)
 	if err != nil {
 		return Change{}, false
 	}
+	w.folders = t.listed
 	now, weights := fingerprints(slices.Concat(folders, t.manifests))
 	first, moving := w.last == nil, make(map[string]bool)
 	if !first {
