@@ -221,7 +221,7 @@ func TestPartStatus_WhileEverythingElseIsBusy_ReturnsACopyAtOnce(t *testing.T) {
 func TestMover_EverythingDuringMovesAndCrashes_NoRaceAndNoMoveIsRefused(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	ctx, cancel := context.WithCancel(t.Context())
-	var all sync.WaitGroup
+	var all, moves sync.WaitGroup
 	for range 2 {
 		all.Go(func() {
 			for ctx.Err() == nil {
@@ -245,7 +245,7 @@ func TestMover_EverythingDuringMovesAndCrashes_NoRaceAndNoMoveIsRefused(t *testi
 				}
 			}
 		})
-		all.Go(func() {
+		moves.Go(func() {
 			for range 3 {
 				for _, to := range []tier.Tier{tier.RAM, tier.Swap, tier.RAM} {
 					if err := r.try(m, tier.Storage, to); err != nil && !errors.Is(err, tier.ErrMove) {
@@ -262,8 +262,14 @@ func TestMover_EverythingDuringMovesAndCrashes_NoRaceAndNoMoveIsRefused(t *testi
 			}
 		})
 	}
-	time.AfterFunc(patience, cancel)
-	eventually(t, "both have crashed three times", func() bool { return len(r.crashed) >= 6 })
+	crashed := make(chan struct{})
+	go func() { moves.Wait(); close(crashed) }()
+	select {
+	case <-crashed:
+	case <-time.After(10 * patience): // who looks takes all the processor that there is
+		t.Error("their moves do not end")
+	}
 	cancel()
 	all.Wait()
+	eventually(t, "both have crashed three times", func() bool { return len(r.crashed) >= 6 })
 }
