@@ -128,7 +128,8 @@ const bodyTime = 10 * time.Second
 //
 //	POST /           one request of the JSON contract, answered with 200 whatever
 //	                 its status says, as its clients expect
-//	GET  /v1/models  the library, as an OpenAI-style list
+//	GET  /v1/models  the library, as an OpenAI-style list; each model counts as
+//	                 created when the Manager was
 //	GET  /healthz    200 until the Manager has been closed, then 503
 //	GET  /readyz     200 while it takes requests, else 503
 //	GET  /status     Status
@@ -140,7 +141,7 @@ func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /{$}", m.serveContract)
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
-		write(w, http.StatusOK, wire.OpenAIModels(m.view()))
+		write(w, http.StatusOK, wire.OpenAIModels(m.view(), m.start))
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		select {

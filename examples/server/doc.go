@@ -47,5 +47,5 @@
 // want none.
 //
 // To read the code, begin with main.go. For a server of your own take its serve, and
-// handler.go or proxy.go; the rest is flags and demo.
+// handler.go or proxy.go (with request.go); the rest is flags and demo.
 package main

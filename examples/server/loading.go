@@ -50,12 +50,13 @@ func (p *proxy) serveModel(w http.ResponseWriter, r *http.Request) {
 		entry := struct {
 			ID           string            `json:"id"`
 			Object       string            `json:"object"`
+			Created      int64             `json:"created"`
 			OwnedBy      string            `json:"owned_by"`
 			Capabilities []string          `json:"capabilities"`
 			Resident     tier.Tier         `json:"resident_tier"`
 			Labels       map[string]string `json:"labels,omitempty"`
 			Loading      *loading          `json:"loading,omitempty"`
-		}{s.Name, "model", "modeltier", append([]string{}, s.Capabilities...), s.Tier, s.Labels, nil}
+		}{s.Name, "model", p.since, "modeltier", append([]string{}, s.Capabilities...), s.Tier, s.Labels, nil}
 		if s.Waiting != nil {
 			at := loadingAt(*s.Waiting)
 			entry.Loading = &at
@@ -88,6 +89,7 @@ type begun struct {
 func begin(w http.ResponseWriter) *begun {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set(noBuffering, "no")
 	w.WriteHeader(http.StatusOK)
 	return &begun{ResponseWriter: w, header: http.Header{}}
 }

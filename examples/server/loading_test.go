@@ -52,7 +52,7 @@ func told(t *testing.T, lines *bufio.Reader, kind string) (at loading) {
 func TestProgress_ClientThatAsks_IsToldInComments(t *testing.T) {
 	f, open := gated(t)
 	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","stream":true,"messages":"short"}`, progressHeader, "1")
-	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" {
+	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get(noBuffering) != "no" {
 		t.Fatalf("%d %s", res.StatusCode, res.Header)
 	}
 	lines := bufio.NewReader(res.Body)

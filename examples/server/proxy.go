@@ -3,12 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strings"
 	"time"
@@ -34,12 +34,15 @@ type proxy struct {
 	// use begins a request to the engine of a leased model.
 	use func(model string) (engineUse, bool)
 	out *httputil.ReverseProxy
+	// since is when the Manager was made, in Unix time: when models count as created.
+	since int64
 	// bodies is the room for those of all requests.
 	bodies *semaphore.Weighted
 }
 
 func newProxy(m *modeltier.Manager, use func(model string) (engineUse, bool), log *slog.Logger) *proxy {
-	p := &proxy{m: m, use: use, bodies: semaphore.NewWeighted(maxPrompts)}
+	s := m.Status()
+	p := &proxy{m: m, use: use, since: s.At.Add(-s.Uptime).Unix(), bodies: semaphore.NewWeighted(maxPrompts)}
 	p.out = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.Header.Del("Authorization") // is between the client and us
@@ -48,7 +51,7 @@ func newProxy(m *modeltier.Manager, use func(model string) (engineUse, bool), lo
 		},
 		// Engines are on this machine, and asked directly. Connections are kept: an
 		// engine that was frozen goes on with them.
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true},
+		Transport:     kept{&http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true}},
 		FlushInterval: -1, // a token is passed on when it comes
 		ModifyResponse: func(r *http.Response) error {
 			if r.StatusCode != http.StatusSwitchingProtocols {
@@ -66,6 +69,31 @@ func newProxy(m *modeltier.Manager, use func(model string) (engineUse, bool), lo
 		},
 	}
 	return p
+}
+
+// kept sends a request again if the kept connection that it was sent on ends without an
+// answer: an engine may close one just then. What asks a model for words has no effect
+// that a second time would repeat.
+type kept struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (k kept) RoundTrip(r *http.Request) (*http.Response, error) {
+	for {
+		reused := false
+		traced := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+			GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused },
+		})
+		res, err := k.RoundTripper.RoundTrip(r.WithContext(traced))
+		if err == nil || !reused || r.GetBody == nil || r.Context().Err() != nil {
+			return res, err
+		}
+		body, e := r.GetBody()
+		if e != nil {
+			return nil, err
+		}
+		r = r.Clone(r.Context())
+		r.Body = body
+	}
 }
 
 // engineUse is a *process.Use.
@@ -94,17 +122,13 @@ func (p *proxy) handler() http.Handler {
 	mux.Handle("/", own)
 	mux.Handle("/v1/models", own) // else it is taken for the folder of the next
 	mux.HandleFunc("GET /v1/models/{name...}", p.serveModel)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { // clients try a connection so
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
 	for _, path := range []string{"/v1/chat/completions", "/v1/completions", embeddingsPath} {
 		mux.Handle("POST "+path, p)
 	}
 	return mux
-}
-
-// wish is what a body says beside "model": "auto"; with another model, these
-// words are the engine's.
-type wish struct {
-	Capabilities []string      `json:"capabilities"`
-	Priority     tier.Priority `json:"priority"`
 }
 
 // ServeHTTP implements http.Handler.
@@ -165,7 +189,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := r.Clone(context.WithValue(r.Context(), useKey{}, use))
 	out.URL.Scheme, out.URL.Host = "http", strings.TrimPrefix(use.URL(), "http://")
 	out.Host = out.URL.Host
-	// With GetBody it is sent again where a kept connection turns out to be dead.
+	// With GetBody it is sent again if a kept connection turns out to be dead: see kept.
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body, _ = out.GetBody()
 	out.ContentLength, out.TransferEncoding = int64(len(body)), nil
@@ -218,74 +242,6 @@ func (p *proxy) acquireTelling(w http.ResponseWriter, r *http.Request, req model
 			last, at = now, time.Now()
 		}
 	}
-}
-
-// understand makes a request for a model of a body, and of the headers
-// X-Capabilities (with commas) and X-Priority, which count for "auto" and go
-// before what the body says. It also tells whether a stream is wanted.
-func understand(r *http.Request, body []byte) (req modeltier.Request, stream bool, err error) {
-	var named struct {
-		Model  string `json:"model"`
-		Stream bool   `json:"stream"`
-	}
-	if err := json.Unmarshal(body, &named); err != nil {
-		return req, false, err
-	}
-	switch named.Model {
-	case "":
-		return req, false, errors.New("the body names no model")
-	case autoModel:
-		req, err = wished(r, body)
-		return req, named.Stream, err
-	}
-	return modeltier.Request{Model: named.Model}, named.Stream, nil
-}
-
-// wished is the request of a body that has a model selected. One for embeddings
-// that names no capabilities wants those.
-func wished(r *http.Request, body []byte) (modeltier.Request, error) {
-	var in wish
-	if err := json.Unmarshal(body, &in); err != nil {
-		return modeltier.Request{}, err
-	}
-	h := r.Header
-	req := modeltier.Request{Capabilities: in.Capabilities, Priority: in.Priority}
-	if list := h.Get("X-Capabilities"); list != "" {
-		req.Capabilities = nil
-		for c := range strings.SplitSeq(list, ",") {
-			req.Capabilities = append(req.Capabilities, strings.TrimSpace(c))
-		}
-	}
-	if name := h.Get("X-Priority"); name != "" {
-		var err error
-		if req.Priority, err = tier.ParsePriority(name); err != nil {
-			return modeltier.Request{}, err
-		}
-	}
-	if len(req.Capabilities) == 0 && r.URL.Path == embeddingsPath {
-		req.Capabilities = []string{"embeddings"}
-	}
-	return req, nil
-}
-
-// renamed is the body of a request for "auto" with the model that was selected,
-// and without what was for us. The body is known to be a JSON object.
-func renamed(body []byte, model string) []byte {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(body, &fields) != nil {
-		return body
-	}
-	delete(fields, "capabilities")
-	delete(fields, "priority")
-	name, err := json.Marshal(model)
-	if err != nil {
-		return body
-	}
-	fields["model"] = name
-	if out, err := json.Marshal(fields); err == nil {
-		return out
-	}
-	return body
 }
 
 // problem is an error as OpenAI's clients read it, with our code.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -496,5 +497,92 @@ func TestProxy_BodiesOfAllRequests_HeldWithinABound(t *testing.T) {
 	ask("", 0, strings.NewReader("no JSON"))
 	if !p.bodies.TryAcquire(room) {
 		t.Error("some of the room is not given back")
+	}
+}
+
+func TestProxy_WhatClientsAskFirst(t *testing.T) {
+	f := newFront(t)
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		req, _ := http.NewRequestWithContext(t.Context(), method, f.URL+"/", nil)
+		res, err := f.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("%s /: %d", method, res.StatusCode)
+		}
+	}
+	created := func(path string, into any) {
+		res, err := f.Client().Get(f.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal([]byte(whole(t, res)), into); err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+	}
+	type entry struct{ Created int64 }
+	var list struct{ Data []entry }
+	var one entry
+	created("/v1/models", &list)
+	created("/v1/models/small", &one)
+	if age := time.Since(time.Unix(one.Created, 0)); len(list.Data) != 2 || list.Data[0] != one || age < 0 || age > time.Hour {
+		t.Errorf("%+v, %+v", list, one)
+	}
+}
+
+// nginx would keep the words of a stream until it has ended.
+func TestProxy_Streams_AreNotToBeBuffered(t *testing.T) {
+	f := newFront(t)
+	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","stream":true,"prompt":"short"}`)
+	if got := res.Header.Get(noBuffering); got != "no" {
+		t.Errorf("%s is %q", noBuffering, got)
+	}
+	res = f.post(t, t.Context(), "/v1/completions", `{"model":"small"}`)
+	if got := res.Header.Get(noBuffering); got != "" {
+		t.Errorf("what is no stream has %q", got)
+	}
+}
+
+// An engine closes a connection that was kept just as the next request comes on it.
+func TestProxy_KeptConnectionIsClosed_RequestIsSentAgain(t *testing.T) {
+	m, _ := servedBy(t, nil)
+	served := make(map[net.Conn]bool)
+	var mu sync.Mutex
+	engine := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }))
+	engine.Config.ConnState = func(c net.Conn, s http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if s == http.StateActive {
+			if served[c] {
+				c.Close()
+			}
+			served[c] = true
+		}
+	}
+	engine.Start()
+	defer engine.Close()
+	use := func(string) (engineUse, bool) { return fakeUse(engine.URL), true }
+	h := newProxy(m, use, slog.New(slog.DiscardHandler)).handler()
+	ask := func() int {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("POST", "/v1/completions", strings.NewReader(`{"model":"m"}`)))
+		return w.Code
+	}
+	for range 6 {
+		if code := ask(); code != http.StatusOK {
+			t.Errorf("%d", code)
+		}
+	}
+	mu.Lock()
+	if n := len(served); n != 6 {
+		t.Errorf("%d connections, and nothing was tested", n)
+	}
+	mu.Unlock()
+	engine.Close()
+	if code := ask(); code != http.StatusBadGateway {
+		t.Errorf("an engine that is gone: %d", code)
 	}
 }

@@ -8,10 +8,15 @@ import (
 	"net/http"
 )
 
+// noBuffering is a header that says "no" to nginx, and to what does as it does: a proxy
+// that buffers passes a stream on when it has ended.
+const noBuffering = "X-Accel-Buffering"
+
 // lastWord makes the event stream of an engine that ends in the middle of its answer say
 // so, in an event of OpenAI's error object, before it is cut.
 func lastWord(res *http.Response) error {
 	if isStream(res.Header) {
+		res.Header.Set(noBuffering, "no")
 		res.Body = &stream{ReadCloser: res.Body, ctx: res.Request.Context()}
 	}
 	return nil

@@ -263,12 +263,13 @@ func Models(v *tier.View, loads int64) []byte {
 		whole("total_models", int64(v.Library.Len())).whole("active_hot_loads", loads).end()
 }
 
-// OpenAIModels is the library as clients of OpenAI's API list it.
-func OpenAIModels(v *tier.View) []byte {
+// OpenAIModels is the library as clients of OpenAI's API list it, who want to be told
+// since when there is each model.
+func OpenAIModels(v *tier.View, since time.Time) []byte {
 	entries := []json.RawMessage{}
 	for i, m := range v.Library.All() {
 		entries = append(entries, json.RawMessage(object(nil).text("id", m.Name).text("object", "model").text("owned_by", "modeltier").
-			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).labels(m.Labels).end()))
+			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).whole("created", since.Unix()).labels(m.Labels).end()))
 	}
 	return object(nil).value("data", entries).text("object", "list").end()
 }

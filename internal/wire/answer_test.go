@@ -48,10 +48,10 @@ func TestAnswers_ToTheByte(t *testing.T) {
 		{"tiers", Tiers(v, v.Limits), `{"status":"success","tiers":{"ram":{"used_gb":2,"available_gb":1.5,"limit_gb":5,"utilization":0.4,"models":1},"swap":{"used_gb":0,"available_gb":1,"limit_gb":10,"utilization":0,"models":0}}}`},
 		{"models", Models(v, 2), `{"status":"success","models":{"a\"<b>":{"size_gb":1.5,"tier":"swap","capabilities":["é"],"resident_tier":"ram"},"b":{"size_gb":0,"tier":"storage","capabilities":[],"resident_tier":"storage"}},"total_models":2,"active_hot_loads":2}`},
 		{"models with labels", Models(labelled, 0), `{"status":"success","models":{"a":{"size_gb":1,"tier":"storage","capabilities":[],"resident_tier":"storage","labels":{"b<":"\"","format":"gguf"}}},"total_models":1,"active_hot_loads":0}`},
-		{"OpenAI with labels", OpenAIModels(labelled), `{"data":[{"id":"a","object":"model","owned_by":"modeltier","size_gb":1,"capabilities":[],"tier":"storage","resident_tier":"storage","labels":{"b<":"\"","format":"gguf"}}],"object":"list"}`},
+		{"OpenAI with labels", OpenAIModels(labelled, time.Unix(7, 0)), `{"data":[{"id":"a","object":"model","owned_by":"modeltier","size_gb":1,"capabilities":[],"tier":"storage","resident_tier":"storage","created":7,"labels":{"b<":"\"","format":"gguf"}}],"object":"list"}`},
 		{"no models", Models(view(t), 0), `{"status":"success","models":{},"total_models":0,"active_hot_loads":0}`},
-		{"OpenAI", OpenAIModels(v), `{"data":[{"id":"a\"<b>","object":"model","owned_by":"modeltier","size_gb":1.5,"capabilities":["é"],"tier":"swap","resident_tier":"ram"},{"id":"b","object":"model","owned_by":"modeltier","size_gb":0,"capabilities":[],"tier":"storage","resident_tier":"storage"}],"object":"list"}`},
-		{"no OpenAI", OpenAIModels(view(t)), `{"data":[],"object":"list"}`},
+		{"OpenAI", OpenAIModels(v, time.Unix(7, 0)), `{"data":[{"id":"a\"<b>","object":"model","owned_by":"modeltier","size_gb":1.5,"capabilities":["é"],"tier":"swap","resident_tier":"ram","created":7},{"id":"b","object":"model","owned_by":"modeltier","size_gb":0,"capabilities":[],"tier":"storage","resident_tier":"storage","created":7}],"object":"list"}`},
+		{"no OpenAI", OpenAIModels(view(t), time.Time{}), `{"data":[],"object":"list"}`},
 		{"no optimizations", Optimized(nil), `{"status":"success","optimizations":[]}`},
 		{"optimizations", Optimized([]tier.Step{
 			{Move: tier.Move{Model: tier.Model{Name: "a"}, From: tier.Swap, To: tier.RAM}, Why: "it is wanted", Gain: 2.04},

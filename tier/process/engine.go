@@ -103,7 +103,8 @@ type Engine struct {
 
 	// IdleCheck, SilenceLimit and SlowFactor notice engines that run and are of no use.
 	// Such an engine is renewed: it is ended as if it had crashed, with the fault Silent or
-	// Slow, and starts with the next request for its model. Each is off if it is 0.
+	// Slow, and starts with the next request for its model. Each is off if it is 0. A time is
+	// noticed to be over within as much again.
 	//
 	// IdleCheck is how long an engine that no Use uses may not answer its health page
 	// with 2xx. Only for those who tell their requests by Mover.Use: an engine that is busy
