@@ -39,6 +39,7 @@ type Manager struct {
 	stripes  int
 	accesses *accessLog
 	snap     atomic.Pointer[snapshot]
+	leftOut  atomic.Pointer[[]hotload.Skipped]
 	tickets  sync.Pool     // of *ticket
 	issued   atomic.Uint32 // tickets
 	count    counters

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -166,6 +167,27 @@ func TestSets_PartsFromTheWire_StayInTheModelFolder(t *testing.T) {
 		defer l.Release()
 		if m := l.Model(); m.Size != size || m.Labels[tier.ProjectorLabel] != files[3] {
 			t.Errorf("%v of %v, labels %q", m.Size, size, m.Labels)
+		}
+	})
+}
+
+func TestSets_LeftOut_ShownInStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{})
+		if left := r.Status().LeftOut; left != nil {
+			t.Errorf("%v", left)
+		}
+		told := make([]hotload.Skipped, 1500)
+		told[0] = hotload.Skipped{Path: "/m/x.gguf.part", Reason: "is a download"}
+		r.SetLeftOut(told)
+		want := told[0]
+		told[0] = hotload.Skipped{}
+		if left := r.Status().LeftOut; len(left) != 1000 || left[0] != want {
+			t.Errorf("%d of them, %v first", len(left), left[:1])
+		}
+		r.SetLeftOut(nil)
+		if left := r.Status().LeftOut; len(left) > 0 {
+			t.Errorf("%v", left)
 		}
 	})
 }

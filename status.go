@@ -65,6 +65,8 @@ type Status struct {
 	// time.
 	EventsDropped int64 `json:"events_dropped,omitempty"`
 	LogDropped    int64 `json:"log_dropped,omitempty"`
+	// LeftOut is what Manager.SetLeftOut was told of last, the first 1000 of it.
+	LeftOut []hotload.Skipped `json:"left_out,omitempty"`
 	// StateTrouble says what is wrong with the keeping of the state.
 	StateTrouble []string `json:"state_trouble,omitempty"`
 	// Parts are what mover, probe, selector and placement say of themselves, where
@@ -178,6 +180,14 @@ func (m *Manager) Status() Status {
 	}
 	m.fillStatus(&s)
 	return s
+}
+
+// SetLeftOut has Status show what is in the folder of models and is none of them, as
+// hotload.Scan told it. It replaces what was told before.
+func (m *Manager) SetLeftOut(skipped []hotload.Skipped) {
+	const most = 1000
+	left := slices.Clone(skipped[:min(len(skipped), most)])
+	m.leftOut.Store(&left)
 }
 
 // Models yields the status of every model, in the library's order, as of the
@@ -324,6 +334,9 @@ func (c *control) status() Status {
 // fillStatus adds what is told without the loop, and asks the kernel.
 func (m *Manager) fillStatus(s *Status) {
 	s.Closing = m.closing.Load()
+	if left := m.leftOut.Load(); left != nil {
+		s.LeftOut = slices.Clone(*left)
+	}
 	s.Uptime = s.At.Sub(m.start)
 	s.Selection, s.Planning = m.count.selection.quantiles(), m.count.planning.quantiles()
 	s.Waiting = int(m.waiting.Load())

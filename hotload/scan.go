@@ -208,8 +208,8 @@ func (t *tree) foreign(f *folder) {
 
 // Skipped is something in a folder that was not taken for a model, and why.
 type Skipped struct {
-	Path   string
-	Reason string
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
 
 	help    string // what can be done
 	special bool   // it would belong to a model if it could be used

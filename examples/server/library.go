@@ -21,6 +21,7 @@ type library struct {
 	dir    string   // of the models; hot loads come from here too
 	follow []string // where links in it may lead
 	models []tier.Model
+	left   []hotload.Skipped // of the folder
 	limits tier.Limits
 	state  string // "": nothing is remembered
 	// engines serve the models, by name. nil: there are none, and files are served.
@@ -150,7 +151,7 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 		fmt.Fprintf(stderr, "there is no GGUF or safetensors file in %s yet\n", dir)
 	}
 	lib := &library{
-		dir: dir, follow: o.follow, models: models, limits: fill(o.limits, tier.DefaultLimits()),
+		dir: dir, follow: o.follow, models: models, left: skipped, limits: fill(o.limits, tier.DefaultLimits()),
 		about: "the files in " + dir,
 	}
 	state := "state-" + folderID(dir)

@@ -156,6 +156,7 @@ func startFiles(lib *library, r *reloader, log *slog.Logger) (http.Handler, erro
 	if err != nil {
 		return nil, err
 	}
+	r.manager.SetLeftOut(lib.left)
 	return handler(r.manager, weights), nil
 }
 
@@ -166,6 +167,7 @@ func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, er
 		return nil, err
 	}
 	r.manager, r.engines = manager, known
+	manager.SetLeftOut(lib.left)
 	return newProxy(manager, useOf(engines), log).handler(), nil
 }
 

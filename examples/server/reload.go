@@ -110,15 +110,18 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 	if lib.state != r.state {
 		return modeltier.Reconfiguration{}, fmt.Errorf("the state folder was %q and cannot become %q while the server runs", r.state, lib.state)
 	}
-	if r.engines == nil {
-		return r.manager.Reconfigure(ctx, lib.models, lib.limits)
+	if r.engines != nil {
+		r.engines.admit(lib.engines)
 	}
-	r.engines.admit(lib.engines)
 	done, err := r.manager.Reconfigure(ctx, lib.models, lib.limits)
-	if err == nil {
+	if err != nil {
+		return done, err
+	}
+	r.manager.SetLeftOut(lib.left)
+	if r.engines != nil {
 		r.engines.name(lib.engines)
 	}
-	return done, err
+	return done, nil
 }
 
 // settled tells when a file has changed and is done with: it looks the same twice
