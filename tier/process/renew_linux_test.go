@@ -127,6 +127,18 @@ func TestRenew_VerdictThatHoldsNoMore_EngineGoesOn(t *testing.T) {
 	r.get("m", "/health")
 }
 
+func TestRenew_SlowEngine_ItsConversationsSurvive(t *testing.T) {
+	m := modelOf(t, "m", 1<<20)
+	r := talking(t, t.TempDir(), talker(fake{}), m)
+	c, _ := r.engineOf("m")
+	if !r.renew(r.slots["m"], c, &verdict{Slow, true, errors.New("slow")}) {
+		t.Fatal("it was not renewed")
+	}
+	r.renewed()
+	r.move(m, tier.Storage, tier.RAM)
+	r.wantTalk(m, "m|hello", "m|there")
+}
+
 // The engine that is ended cannot be ended: its owner is told at once, and once.
 func TestRenew_EngineCannotBeKilled_OwnerIsToldOnce(t *testing.T) {
 	sys := withoutCgroups()

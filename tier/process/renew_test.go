@@ -147,6 +147,9 @@ func TestUse_Silence_CountsOnlyWhatIsWaitedForTheEngine(t *testing.T) {
 			}
 		}
 		first := begin()
+		if !m.slots["m"].talk.used {
+			t.Error("its conversation counts as not used")
+		}
 		time.Sleep(time.Minute)
 		expect(1, time.Minute)
 		first.End() // its client has left
