@@ -16,6 +16,9 @@ type Promise struct {
 	// Unseen is bytes promised in ram that the reading cannot show yet: reservations
 	// in flight that have not arrived, and charges newer than the reading.
 	Unseen tier.Bytes
+	// Outside is bytes of ram that outsiders were given and that the reading does not
+	// show as taken yet: they may take them at any moment.
+	Outside tier.Bytes
 	// Reclaimable is bytes of our own models that are present and that the reading
 	// still counts as available: clean file pages that are not locked.
 	Reclaimable tier.Bytes
@@ -42,6 +45,7 @@ func beyondReserve(p *Promise, m *tier.Memory) tier.Bytes {
 	return max(m.Available, 0).
 		Minus(max(p.Reclaimable, 0)).
 		Minus(max(p.Unseen, 0)).
+		Minus(max(p.Outside, 0)).
 		Minus(max(p.Limits.Reserved, 0))
 }
 
@@ -56,7 +60,7 @@ func spare(p *Promise, m *tier.Memory) tier.Bytes {
 // Room returns what may be admitted at once, by tier, never negative. For RAM it
 // is the smaller of what the ledger leaves and of
 //
-//	Available − Reclaimable − pages that others map − Unseen − Limits.Reserved
+//	Available − Reclaimable − pages that others map − Unseen − Outside − Limits.Reserved
 //
 // (others map what is in Mapped beyond the larger of Promise.Mapped and
 // Reclaimable) and for Swap what the ledger leaves; if swap-tier weights are not file backed,

@@ -76,6 +76,24 @@ func TestAdmit_BeyondMemory_RecordedWording(t *testing.T) {
 	}
 }
 
+// What an outsider has yet to take is not promised; what it has taken is not available
+// any more, and is not taken off once more.
+func TestAdmit_RoomOfAnOutsider_CountedOnce(t *testing.T) {
+	p, m := recorded(6 * tier.GiB)
+	for _, taken := range []tier.Bytes{0, 1 * tier.GiB, 3 * tier.GiB} {
+		p.Outside, m.Available = 3*tier.GiB-taken, 6*tier.GiB-taken
+		if room := Room(p, m)[tier.RAM]; room != 2*tier.GiB {
+			t.Errorf("with %v taken there is room of %v", taken, room)
+		}
+		if err := Admit(p, m, nil, tier.Footprint{tier.RAM: 2 * tier.GiB}); err != nil {
+			t.Errorf("with %v taken: %v", taken, err)
+		}
+		if err := Admit(p, m, nil, tier.Footprint{tier.RAM: 2*tier.GiB + 1}); !errors.Is(err, tier.ErrNoCapacity) || errors.Is(err, tier.ErrTooLarge) {
+			t.Errorf("with %v taken: %v", taken, err)
+		}
+	}
+}
+
 func TestAdmit_BeyondTheWholeMachine_TooLarge(t *testing.T) {
 	p, m := recorded(6 * tier.GiB)
 	m.Total = gb(7.4)
@@ -223,6 +241,7 @@ func TestRoomAndAdmit_AnyNumbers_AsPlainArithmeticSays(t *testing.T) {
 			Limits:      tier.Limits{RAM: draw("limit ram"), Swap: draw("limit swap"), Reserved: draw("reserved")},
 			Free:        tier.Footprint{tier.Swap: draw("free swap"), tier.RAM: draw("free ram")},
 			Unseen:      draw("unseen"),
+			Outside:     draw("outside"),
 			Reclaimable: draw("reclaimable"),
 			Mapped:      draw("mapped for us"),
 			FileBacked:  rapid.Bool().Draw(t, "file backed"),
@@ -248,7 +267,7 @@ func TestRoomAndAdmit_AnyNumbers_AsPlainArithmeticSays(t *testing.T) {
 		if others.Sign() < 0 {
 			others = zero
 		}
-		memory := sub(sub(sub(sub(whole(m.Available), whole(p.Reclaimable)), others), whole(p.Unseen)), whole(p.Limits.Reserved))
+		memory := sub(sub(sub(sub(whole(m.Available), whole(p.Reclaimable)), others), whole(p.Unseen)), add(whole(p.Outside), whole(p.Limits.Reserved)))
 		if memory.Sign() < 0 {
 			memory = zero
 		}
@@ -285,7 +304,7 @@ func TestRoomAndAdmit_AnyNumbers_AsPlainArithmeticSays(t *testing.T) {
 			t.Fatalf("%+v", err)
 		}
 		p.Free = tier.Footprint{tier.Swap: p.Limits.Of(tier.Swap), tier.RAM: p.Limits.Of(tier.RAM)}
-		p.Unseen, p.Reclaimable, m.Mapped = 0, 0, 0
+		p.Unseen, p.Outside, p.Reclaimable, m.Mapped = 0, 0, 0, 0
 		if m.Available = m.Total; errors.Is(err, tier.ErrTooLarge) && Admit(p, m, nil, need) == nil {
 			t.Fatalf("%v, but it fits when everything has left", err)
 		}

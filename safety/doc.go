@@ -56,7 +56,7 @@
 // A need that Admit lets through is, for RAM, no more than what the ledger leaves
 // and no more than
 //
-//	Available − our own pages counted in it − pages that others map − what is promised and cannot be seen yet − the reserve
+//	Available − our own pages counted in it − pages that others map − what is promised, to models and outsiders, and cannot be seen yet − the reserve
 //
 // in exact arithmetic, whatever the numbers. Swap is never room for RAM, and
 // compressed swap is no room at all. Under high pressure no need that takes memory
@@ -70,8 +70,10 @@
 //     if that is more (tier.Footprinter). A move that takes more takes it from
 //     the reserve until it is seen.
 //   - Between a reading and the arrival of the bytes, other programs take no more
-//     than the reserve. If one takes more and faster, the kernel first drops clean
-//     pages of models, and then the OOM killer acts.
+//     than the reserve. The same holds of what they take before an outsider takes its
+//     room, which cannot be told from the outsider's (Promise.Outside). If one takes
+//     more and faster, the kernel first drops clean pages of models, and then the OOM
+//     killer acts.
 //   - MemAvailable is an estimate: right to a few per cent of the memory on the
 //     machines that were looked at. The reserve covers that.
 //

@@ -93,7 +93,7 @@ func (g Governor) Observe(now time.Time, m tier.Memory, p Promise) (Governor, De
 	before := g.level
 	spare := beyondReserve(&p, &m).Plus(max(m.Dirty, 0))
 	lack := max(tier.Bytes(0).Minus(spare), 0)
-	short := spare.Plus(max(p.Unseen, 0)) < 0 // what was promised and is not there yet is no pressure
+	short := spare.Plus(max(p.Unseen, 0)).Plus(max(p.Outside, 0)) < 0 // what was promised and is not there yet is no pressure
 	g = g.account(now, m.Pressure.Refault, p.Loaded)
 	seen := min(m.Pressure.Level, tier.PressureHigh)
 	switch {

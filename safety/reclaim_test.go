@@ -179,6 +179,25 @@ func TestGovernor_ReserveLacksMoreThanCanBeCounted_AsksForAllOfIt(t *testing.T) 
 }
 
 // Weights that come back at a change of model stall the tasks that wait for them.
+// Its bytes are kept free, so that models give way for others that take them; that they
+// are not taken yet is no pressure.
+func TestGovernor_RoomOfAnOutsider_IsKeptFreeAndIsNoPressure(t *testing.T) {
+	m, p := board()
+	m.Pressure.Stalled = tier.PressureHigh
+	p.Outside = 5 * tier.GiB
+	if _, d := (Governor{}).Observe(time.Unix(0, 0), m, p); d.GiveBack > 0 || d.Level > tier.PressureLow {
+		t.Errorf("all is kept free: %+v", d)
+	}
+	m.Available -= tier.GiB / 2
+	if _, d := (Governor{}).Observe(time.Unix(0, 0), m, p); d.GiveBack != tier.GiB/2+tier.GiB/8 || d.Level > tier.PressureLow {
+		t.Errorf("half a GiB of it is not free any more: %+v", d)
+	}
+	p.Outside -= tier.GiB / 2
+	if _, d := (Governor{}).Observe(time.Unix(0, 0), m, p); d.GiveBack > 0 {
+		t.Errorf("it is the outsider that has it: %+v", d)
+	}
+}
+
 func TestGovernor_OwnLoadsRead_WhatTheyStalledIsNoPressure(t *testing.T) {
 	for _, c := range []struct {
 		name    string
