@@ -196,7 +196,7 @@ func (m *Manager) chooseMakingRoom(req *Request, snap *snapshot) (Choice, error)
 			return other, nil
 		}
 	}
-	return choice, err
+	return choice, tier.HeldBy(err, snap.outside)
 }
 
 // waiter is a request on its way through the loop. The first to set the state
@@ -220,37 +220,45 @@ type answer struct {
 
 // await joins the requests that wait for e.
 func (m *Manager) await(ctx context.Context, req *Request, e *entry) (*Lease, error) {
-	w := &waiter{answer: make(chan answer, 1)}
+	w := &waiter{}
+	w.Background = req.Background
+	a := m.wait(ctx, w, e.standing.Load(), func(began time.Time) { m.ctl.join(w, e, began) }, func(a answer) { a.lease.Release() })
+	return a.lease, a.err
+}
+
+// wait has a waiter join those that wait, on the loop, and returns its answer. undo gives
+// back what an answer without error came with that the caller has not waited for. at is
+// what it would wait for; nil: that is not known.
+func (m *Manager) wait(ctx context.Context, w *waiter, at *standing, join func(began time.Time), undo func(answer)) answer {
+	w.answer = make(chan answer, 1)
 	if n := m.waiting.Add(1); n > int64(m.cfg.MaxQueue) {
 		m.waiting.Add(-1)
 		m.kick() // for a moment the gate counted this one: a look at it then is repeated
-		return nil, &tier.BusyError{Queued: int(n - 1), RetryAfter: cmp.Or(e.standing.Load().left(), m.cfg.Fairness)}
+		return answer{err: &tier.BusyError{Queued: int(n - 1), RetryAfter: cmp.Or(at.left(), m.cfg.Fairness)}}
 	}
 	defer m.waiting.Add(-1)
 	began := time.Now()
-	w.Background = req.Background
-	if !m.post(func(now time.Time) { m.ctl.join(w, e, began) }) {
-		return nil, tier.ErrClosed
+	if !m.post(func(time.Time) { join(began) }) {
+		return answer{err: tier.ErrClosed}
 	}
 	select {
 	case a := <-w.answer:
-		return a.lease, a.err
+		return a
 	case <-ctx.Done():
 	case <-m.loopDone:
 		if !w.state.CompareAndSwap(waits, gone) {
-			a := <-w.answer
-			return a.lease, a.err
+			return <-w.answer
 		}
-		return nil, tier.ErrClosed
+		return answer{err: tier.ErrClosed}
 	}
 	if !w.state.CompareAndSwap(waits, gone) {
-		if a := <-w.answer; a.lease != nil { // the answer came as the caller left
-			a.lease.Release()
+		if a := <-w.answer; a.err == nil { // the answer came as the caller left
+			undo(a)
 		}
 	} else {
 		m.post(func(time.Time) { m.ctl.core.Leave(&w.Waiter) })
 	}
-	return nil, context.Cause(ctx)
+	return answer{err: context.Cause(ctx)}
 }
 
 // claim decides for the loop: true means that the answer follows.

@@ -83,7 +83,7 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 			return
 		}
 		v := m.ctl.core.ViewWith(model, traits[0], now)
-		reply(&snapshot{view: v, entries: make([]*entry, len(v.States)), inUse: m.ctl.inUse()}, nil)
+		reply(&snapshot{view: v, entries: make([]*entry, len(v.States)), inUse: m.ctl.inUse(), outside: m.ctl.core.OutsideHolders()}, nil)
 	})
 	if err != nil {
 		return nil, err
@@ -293,8 +293,8 @@ type limitsReply func(old, now tier.Limits, err error)
 
 // UpdateLimits changes the limits, all of them or none. A zero field keeps its
 // value. Lowering a limit below what is resident lets idle models leave first;
-// where they cannot, it is refused with an error (ErrLimits) that names who
-// would have to. A Manager whose limits keep the floors of tier.FloorRAM,
+// where they cannot, or a reservation holds the room, it is refused with an error
+// (ErrLimits) that names who would have to. A Manager whose limits keep the floors of tier.FloorRAM,
 // FloorSwap and FloorReserved is not lowered beneath them; one that was made
 // smaller has no floor but zero. It returns the limits before and after.
 func (m *Manager) UpdateLimits(ctx context.Context, l tier.Limits) (old, now tier.Limits, err error) {

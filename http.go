@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -86,12 +88,25 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 	case *wire.UpdateLimits:
 		old, now, err := m.UpdateLimits(ctx, op.Limits)
 		return wire.LimitsUpdated(old, now), err
+	case *wire.Reserve:
+		r, err := m.reserve(ctx, op.Bytes, op.Reason, op.For)
+		if err != nil {
+			return nil, err
+		}
+		return wire.Reserved(r.ID(), r.Bytes(), op.For), nil
+	case *wire.Release:
+		return wire.Released(op.ID), m.release(ctx, op.ID)
 	case *wire.Hint:
 		return wire.HintTaken(op.Model), m.Hint(op.Model, op.Probability, op.Within)
 	case wire.Query:
 		switch op {
 		case wire.TierStatus:
-			return wire.Tiers(m.view(), m.snap.Load().limits), nil
+			snap := m.snap.Load()
+			reserved := make([]wire.Reservation, len(snap.reserved))
+			for i, r := range snap.reserved {
+				reserved[i] = wire.Reservation{ID: r.ID, Reason: r.Reason, Bytes: r.Bytes, Since: r.Since, Until: r.Until}
+			}
+			return wire.Tiers(&snap.view, snap.limits, reserved), nil
 		case wire.ListModels:
 			return wire.Models(m.view(), m.jobs.Counts(hotload.KindLoad).Running), nil
 		case wire.AutoOptimize:
@@ -133,6 +148,13 @@ const bodyTime = 10 * time.Second
 //	GET  /healthz    200 until the Manager has been closed, then 503
 //	GET  /readyz     200 while it takes requests, else 503
 //	GET  /status     Status
+//	POST /v1/reservations       room for an outsider: what "reserve" has in the contract;
+//	                            with "hold": true it ends with the connection, which
+//	                            stays open after the answer's line
+//	DELETE /v1/reservations/ID  ends it
+//
+// A reservation is refused with the status code that fits: 400, 404, 507 if it is too
+// large, else 503.
 //
 // If something is wrong with the HTTP request itself, the answer has a status code
 // of its own, with the contract's error object as its body. A body is limited to
@@ -158,6 +180,15 @@ func (m *Manager) Handler() http.Handler {
 		}
 		write(w, http.StatusOK, []byte(`{"status":"ready"}`))
 	})
+	mux.HandleFunc("POST /v1/reservations", m.serveReserve)
+	mux.HandleFunc("DELETE /v1/reservations/{id}", func(w http.ResponseWriter, r *http.Request) {
+		id := r.PathValue("id")
+		if err := m.release(r.Context(), id); err != nil {
+			writeRefusal(w, err)
+			return
+		}
+		write(w, http.StatusOK, wire.Released(id))
+	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		out, err := wire.Encode(m.Status())
 		if err != nil { // what a part says of itself does not marshal
@@ -172,25 +203,80 @@ func (m *Manager) Handler() http.Handler {
 			writeError(w, http.StatusMethodNotAllowed, wire.Invalid("Method "+r.Method+" is not for this path", "POST one JSON object here."))
 			return
 		}
-		writeError(w, http.StatusNotFound, wire.Invalid("There is nothing at this path", "POST / takes the JSON contract; GET /v1/models, /status, /healthz and /readyz answer too."))
+		writeError(w, http.StatusNotFound, wire.Invalid("There is nothing at this path", "POST / takes the JSON contract; GET /v1/models, /status, /healthz and /readyz and POST /v1/reservations answer too."))
 	})
 	return mux
 }
 
 func (m *Manager) serveContract(w http.ResponseWriter, r *http.Request) {
+	if body, ok := m.readBody(w, r); ok {
+		write(w, http.StatusOK, m.HandleRequest(r.Context(), body))
+	}
+}
+
+// readBody returns the body of a request, or answers what is wrong with it.
+func (m *Manager) readBody(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
 	// Not every ResponseWriter has a deadline to set; then the server's own counts.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, m.cfg.MaxBody))
 	if _, long := errors.AsType[*http.MaxBytesError](err); long {
 		writeError(w, http.StatusRequestEntityTooLarge, wire.TooLarge(m.cfg.MaxBody))
-		return
+		return nil, false
 	}
 	if err != nil {
 		writeError(w, http.StatusBadRequest, wire.Invalid("The body did not come whole: "+err.Error(), "Send the whole request within 10 s."))
-		return
+		return nil, false
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	write(w, http.StatusOK, m.HandleRequest(r.Context(), body))
+	return body, true
+}
+
+// serveReserve gives an outsider room. One that is held ends when the client leaves: the
+// server notices that by itself once the body is read.
+func (m *Manager) serveReserve(w http.ResponseWriter, r *http.Request) {
+	body, ok := m.readBody(w, r)
+	if !ok {
+		return
+	}
+	op, err := wire.ParseReservation(body, m.cfg.MaxBody)
+	if err != nil {
+		writeRefusal(w, err)
+		return
+	}
+	room, err := m.reserve(r.Context(), op.Bytes, op.Reason, op.For)
+	if err != nil {
+		writeRefusal(w, err)
+		return
+	}
+	if op.Hold {
+		defer room.Release()
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // else it ends with the server's
+	}
+	write(w, http.StatusOK, wire.Reserved(room.ID(), room.Bytes(), op.For))
+	if !op.Hold || http.NewResponseController(w).Flush() != nil {
+		return
+	}
+	select {
+	case <-r.Context().Done():
+	case <-room.Done():
+	}
+}
+
+// writeRefusal answers with an error that has a status code.
+func writeRefusal(w http.ResponseWriter, err error) {
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, tier.ErrInvalid):
+		status = http.StatusBadRequest
+	case errors.Is(err, tier.ErrNotFound):
+		status = http.StatusNotFound
+	case errors.Is(err, tier.ErrTooLarge):
+		status = http.StatusInsufficientStorage
+	}
+	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(busy.RetryAfter.Seconds()))))
+	}
+	writeError(w, status, err)
 }
 
 func writeError(w http.ResponseWriter, status int, err error) { write(w, status, wire.Error(err)) }

@@ -2,6 +2,7 @@ package modeltier_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -36,7 +37,8 @@ type world struct {
 	mode   string // what the mover does wrong
 	hang   chan struct{}
 	leases []*modeltier.Lease
-	held   map[string]int // leases by model
+	rooms  map[string]room // reservations that were given and not released, by ID
+	held   map[string]int  // leases by model
 	faults []string
 	waits  sync.WaitGroup
 	linger time.Duration         // how long bytes stay after an unload
@@ -149,7 +151,7 @@ var worldModels = []tier.Model{
 
 func (w *world) start() {
 	w.mu.Lock()
-	w.leases, w.held = nil, make(map[string]int) // before the first move of the new one
+	w.leases, w.held, w.rooms = nil, make(map[string]int), make(map[string]room) // before the first move of the new one
 	w.mu.Unlock()
 	m, err := modeltier.New(w.cfg)
 	if err != nil {
@@ -317,6 +319,101 @@ func (w *world) acquire(req modeltier.Request, patience time.Duration) {
 	})
 }
 
+// room is a reservation; one that expires may have done so.
+type room struct {
+	bytes   tier.Bytes
+	expires bool
+}
+
+// reserve asks for room from a goroutine of its own, in Go or, with a lifetime, on the
+// wire.
+func (w *world) reserve(b tier.Bytes, patience, lifetime time.Duration) {
+	m := w.m
+	w.waits.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if lifetime > 0 {
+			w.reserved(m, w.ask(ctx, m, map[string]any{"reserve": map[string]any{"gb": b.GB(), "for_s": lifetime.Seconds()}}), room{b, true})
+			return
+		}
+		r, err := m.Reserve(ctx, b, "a game")
+		switch {
+		case err == nil:
+			w.reserved(m, r.ID(), room{b, false})
+		case tier.Code(err) == "internal":
+			w.fault("an error without a code: %v", err)
+		case patience > w.cfg.MaxWait && errors.Is(err, context.DeadlineExceeded):
+			w.fault("a reservation of %v had no answer within %v", b, patience)
+		}
+	})
+}
+
+// ask asks on the wire, and returns the reservation of the answer; "": there is none.
+func (w *world) ask(ctx context.Context, m *modeltier.Manager, request any) string {
+	raw, err := json.Marshal(request)
+	if err != nil {
+		panic(err)
+	}
+	var a struct{ Status, Code, Reason, Reservation string }
+	if err := json.Unmarshal(m.HandleRequest(ctx, raw), &a); err != nil || a.Code == "internal" || (a.Status == "success") != (a.Reservation != "") {
+		w.fault("%s: %+v, %v", raw, a, err)
+	}
+	return a.Reservation
+}
+
+func (w *world) reserved(m *modeltier.Manager, id string, r room) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m == m && id != "" {
+		w.rooms[id] = r
+	}
+}
+
+// roomNames returns the IDs of the reservations, in order.
+func (w *world) roomNames() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.rooms))
+}
+
+// giveBack ends reservations.
+func (w *world) giveBack(ids ...string) {
+	for _, id := range ids {
+		w.mu.Lock()
+		delete(w.rooms, id)
+		w.mu.Unlock()
+		w.ask(context.Background(), w.m, map[string]any{"release": id})
+	}
+}
+
+// checkRooms holds what is told of reservations against what was given.
+func (w *world) checkRooms() {
+	s := w.m.Status()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var held, untaken tier.Bytes
+	told := make(map[string]bool)
+	for _, r := range s.Reservations {
+		if given, ok := w.rooms[r.ID]; !ok || given.bytes != r.Bytes || given.expires == r.Until.IsZero() {
+			w.t.Fatalf("%+v is told, given was %+v", r, given)
+		}
+		if !r.Until.IsZero() && s.At.After(r.Until) {
+			w.t.Fatalf("%+v is told, its time is up", r)
+		}
+		told[r.ID] = true
+		held, untaken = held+r.Bytes, untaken+r.Untaken
+	}
+	for id, r := range w.rooms {
+		if !told[id] && !r.expires {
+			w.t.Fatalf("%s of %v is forgotten", id, r.bytes)
+		}
+	}
+	maps.DeleteFunc(w.rooms, func(id string, _ room) bool { return !told[id] })
+	if s.RAM.Charged < held || untaken > held || s.RAM.Used > s.RAM.Limit {
+		w.t.Fatalf("%v are held, %v of them not taken, %v are charged, %v of %v used", held, untaken, s.RAM.Charged, s.RAM.Used, s.RAM.Limit)
+	}
+}
+
 func (w *world) release(i int) {
 	w.mu.Lock()
 	l := w.leases[i]
@@ -361,8 +458,13 @@ func (w *world) check() {
 		for _, name := range worldNames {
 			present += w.sticky.Present(name)
 		}
+		for _, r := range w.rooms {
+			if !r.expires {
+				present += r.bytes
+			}
+		}
 		if used := w.m.Used(); present > used[tier.RAM] {
-			w.t.Fatalf("%v are present, the ledger says %v", present, used[tier.RAM])
+			w.t.Fatalf("%v are present or given to outsiders, the ledger says %v", present, used[tier.RAM])
 		}
 	}
 }
@@ -597,7 +699,17 @@ func anything(t *rapid.T) {
 				w.leases[0].Report(o)
 			}
 		},
-		"status": func(t *rapid.T) { w.m.Status() },
+		"reserve": func(t *rapid.T) {
+			b := tier.Bytes(rapid.IntRange(1, 26).Draw(t, "quarters of a GiB")) * tier.GiB / 4
+			w.reserve(b, rapid.SampledFrom([]time.Duration{time.Millisecond, 2 * time.Second, hour}).Draw(t, "patience"),
+				rapid.SampledFrom([]time.Duration{0, time.Second, 10 * time.Second, hour}).Draw(t, "lifetime"))
+		},
+		"give back": func(t *rapid.T) {
+			if ids := w.roomNames(); len(ids) > 0 {
+				w.giveBack(rapid.SampledFrom(ids).Draw(t, "reservation"))
+			}
+		},
+		"status": func(t *rapid.T) { w.checkRooms() },
 	})
 	// In the end the faults stop, and every wait must end.
 	w.setMode("")
@@ -620,8 +732,19 @@ func anything(t *rapid.T) {
 	for w.releaseAll() {
 	}
 	w.check()
-	if s := w.m.Status(); s.Waiting != 0 || s.RAM.Reserved < 0 {
+	w.checkRooms()
+	w.giveBack(w.roomNames()...)
+	w.check()
+	s := w.m.Status()
+	if s.Waiting != 0 || s.RAM.Reserved < 0 {
 		t.Fatalf("at the end %d wait", s.Waiting)
+	}
+	models := tier.Bytes(0)
+	for _, m := range s.Models {
+		models += m.ChargedRAM
+	}
+	if len(s.Leftovers) == 0 && s.RAM.Charged != models || len(s.Reservations) > 0 {
+		t.Fatalf("at the end %v of ram are charged, %v of them to models; %+v", s.RAM.Charged, models, s.Reservations)
 	}
 	w.restart()
 	w.check()

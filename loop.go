@@ -53,13 +53,15 @@ type control struct {
 	outcomes []tier.Outcome
 	teaching atomic.Int32 // parts that have not been told yet what was queued for them
 
-	moves    map[*core.Move]*moving
-	orders   map[*core.Order]*orderJob
-	tasks    []func(now time.Time) bool // orders that wait for a reading
-	idle     []chan struct{}            // closed when no lease is held
-	limits   []limitsReply
-	optimize map[*core.Question]func(Optimization, error)
-	stopping bool
+	moves  map[*core.Move]*moving
+	orders map[*core.Order]*orderJob
+	// reservations are those that are held.
+	reservations map[*core.Outsider]*Reservation
+	tasks        []func(now time.Time) bool // orders that wait for a reading
+	idle         []chan struct{}            // closed when no lease is held
+	limits       []limitsReply
+	optimize     map[*core.Question]func(Optimization, error)
+	stopping     bool
 
 	reading    atomic.Bool     // the probe has been asked
 	readAt     atomic.Int64    // when it last answered, since the Manager's start
@@ -83,7 +85,8 @@ func (c *control) init(m *Manager, kept restored) error {
 	cfg := &m.cfg
 	*c = control{
 		m: m, now: time.Now(), shared: make(map[*core.Entry]*entry), moves: make(map[*core.Move]*moving),
-		orders: make(map[*core.Order]*orderJob), optimize: make(map[*core.Question]func(Optimization, error)),
+		reservations: make(map[*core.Outsider]*Reservation),
+		orders:       make(map[*core.Order]*orderJob), optimize: make(map[*core.Question]func(Optimization, error)),
 	}
 	opt := core.Options{
 		Protection: cfg.protection(), Loads: cfg.Loads, MaxQueueModel: cfg.MaxQueueModel, Fresh: fresh, Stale: stale,
@@ -117,7 +120,7 @@ func (c *control) init(m *Manager, kept restored) error {
 func promise(p core.Promise, background bool) safety.Promise {
 	return safety.Promise{
 		Background: background, Leaving: p.Leaving, Limits: p.Limits, Free: p.Free, Unseen: p.Unseen,
-		Reclaimable: p.Reclaimable, Mapped: p.Mapped, FileBacked: p.FileBacked,
+		Reclaimable: p.Reclaimable, Mapped: p.Mapped, Outside: p.Outside, FileBacked: p.FileBacked,
 	}
 }
 
@@ -222,7 +225,7 @@ func (c *control) retryOrders() {
 
 // publish makes the core's picture the one that requests read.
 func (c *control) publish() {
-	s := &snapshot{view: c.core.View(c.now), inUse: c.inUse(), limits: c.core.Limits()}
+	s := &snapshot{view: c.core.View(c.now), inUse: c.inUse(), limits: c.core.Limits(), reserved: c.reserved(), outside: c.core.OutsideHolders()}
 	if c.library == nil || c.library != s.view.Library {
 		entries := c.core.Entries()
 		c.library, c.gates = s.view.Library, make([]*entry, len(entries))
@@ -287,6 +290,8 @@ func (c *control) do(a core.Action) {
 		a.Waiter.Reply(a.Err)
 	case core.OrderDone:
 		c.orderDone(a.Order, a.Err)
+	case core.RoomEnded:
+		c.roomEnded(a)
 	case core.Ask:
 		c.plan(a.Question)
 	case core.Read:

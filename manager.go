@@ -105,6 +105,10 @@ type snapshot struct {
 	// inUse is memory that models have, which the machine counts as taken, and swap, which
 	// could be had if they left; 0 where that cannot be told.
 	inUse tier.Footprint
+	// reserved are the outsiders that hold room, outside the same as holders; nil: none
+	// does.
+	reserved []ReservationStatus
+	outside  []tier.Holder
 }
 
 // emptied returns the snapshot as it would be if models had left.

@@ -122,7 +122,7 @@ func (c *control) read(r reading) {
 	}
 	mem := r.memory
 	var d safety.Decision
-	p := promise(c.core.PressurePromise(arrived), false)
+	p := promise(c.core.PressurePromise(&mem, arrived), false)
 	p.Loaded = loaded
 	c.governor, d = c.governor.Observe(c.now, mem, p)
 	mem.Pressure.Level = d.Level

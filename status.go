@@ -38,6 +38,8 @@ type Status struct {
 	// and dropped when the room is needed.
 	Cached tier.Bytes    `json:"cached,omitempty"`
 	Models []ModelStatus `json:"models"`
+	// Reservations are room that outsiders hold, oldest first. It is charged to ram.
+	Reservations []ReservationStatus `json:"reservations,omitempty"`
 	// Leftovers are bytes of removed models that were to be gone and are still seen;
 	// they stay charged in ram.
 	Leftovers map[string]tier.Bytes `json:"leftovers,omitempty"`
@@ -245,7 +247,7 @@ func (s *snapshot) status(i int) ModelStatus {
 // whole is what a snapshot tells of Status.
 func (s *snapshot) whole() Status {
 	all := Status{
-		At: s.view.Now, Limits: s.limits, Memory: s.view.Memory,
+		At: s.view.Now, Limits: s.limits, Memory: s.view.Memory, Reservations: s.reserved,
 		RAM: s.account(tier.Account(tier.RAM), s.limits.RAM), Swap: s.account(tier.Account(tier.Swap), s.limits.Swap),
 	}
 	for i := range s.entries {
@@ -291,7 +293,8 @@ func (c *control) status() Status {
 		}
 		s.Accounts[c.core.AccountName(a)] = further
 	}
-	_, at, err := c.core.Memory()
+	memory, at, err := c.core.Memory()
+	s.Memory = memory // without what is taken off for outsiders
 	if !at.IsZero() {
 		s.MemoryAge = c.now.Sub(at)
 	}

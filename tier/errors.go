@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -135,16 +136,19 @@ func (e *InvalidError) Suggestions() []string {
 	return nil
 }
 
-// NotFoundError is an unknown model or job.
+// NotFoundError is an unknown model, job or reservation.
 type NotFoundError struct {
-	What   string   // "model" or "job"
+	What   string   // "model", "job" or "reservation"
 	Name   string   //
 	Nearby []string // names that look like it
 }
 
 func (e *NotFoundError) Error() string {
-	if e.What == "job" {
+	switch e.What {
+	case "job":
 		return "Job ID not found"
+	case "reservation":
+		return "Reservation ID not found"
 	}
 	return "Model '" + e.Name + "' not found"
 }
@@ -157,6 +161,8 @@ func (e *NotFoundError) Suggestions() []string {
 	switch {
 	case e.What == "job":
 		return []string{"Job IDs are those that a start answered; old jobs are forgotten, and none outlives a restart."}
+	case e.What == "reservation":
+		return []string{"A reservation ends when it is released, when its time is up or its connection ends, and with the server: reserve again if the room is still needed."}
 	case len(e.Nearby) > 0:
 		return []string{"Did you mean " + strings.Join(e.Nearby, ", ") + "?"}
 	}
@@ -219,19 +225,31 @@ func (e *NoCapableModelError) Suggestions() []string {
 	return []string{"Give the models of the library capabilities, or ask for none."}
 }
 
-// Holder is a model that holds room.
+// Holder is a model that holds room, or an outsider to whom it was given.
 type Holder struct {
-	Model  string
+	Model  string // "": it is no model
 	Bytes  Bytes
 	Leases int
 	Pinned bool
 	Moving bool
 	Stuck  bool
+	// Reservation is the ID of an outsider's room, Why what it said that it is for.
+	Reservation, Why string
+}
+
+// Name returns the model's name, or "reservation ID".
+func (h Holder) Name() string {
+	if h.Reservation != "" {
+		return "reservation " + h.Reservation
+	}
+	return h.Model
 }
 
 func (h Holder) String() string {
 	why := ""
 	switch {
+	case h.Reservation != "" && h.Why != "":
+		why = ", " + shorten(h.Why)
 	case h.Stuck:
 		why = ", stuck"
 	case h.Pinned:
@@ -241,7 +259,7 @@ func (h Holder) String() string {
 	case h.Moving:
 		why = ", moving"
 	}
-	return fmt.Sprintf("%s (%v%s)", h.Model, h.Bytes, why)
+	return fmt.Sprintf("%s (%v%s)", h.Name(), h.Bytes, why)
 }
 
 func listed(holders []Holder) string {
@@ -304,14 +322,49 @@ func (e *CapacityError) Unwrap() error {
 
 // Suggestions implements Suggester.
 func (e *CapacityError) Suggestions() []string {
-	if e.Never {
-		return []string{fmt.Sprintf("Raise the %s limit, or use a smaller model or a stronger quantisation.", e.place())}
-	}
 	var out []string
-	if len(e.Holders) > 0 {
-		out = append(out, "Room is held by "+listed(e.Holders[:min(len(e.Holders), 5)])+": demote one of them, or wait.")
+	reserved := func(h Holder) bool { return h.Reservation != "" }
+	switch shown := e.Holders[:min(len(e.Holders), 5)]; {
+	case len(shown) == 0 || e.Never && e.Model != "":
+	case slices.ContainsFunc(shown, reserved):
+		out = append(out, "Room is held by "+listed(shown)+": release a reservation, demote a model, or wait.")
+	case e.Never:
+		out = append(out, "Room is held by "+listed(shown)+".")
+	default:
+		out = append(out, "Room is held by "+listed(shown)+": demote one of them, or wait.")
+	}
+	switch {
+	case e.Never && e.Model == "":
+		return append(out, fmt.Sprintf("Ask for less, or raise the %s limit.", e.place()))
+	case e.Never:
+		return append(out, fmt.Sprintf("Raise the %s limit, or use a smaller model or a stronger quantisation.", e.place()))
+	case e.Model == "":
+		return append(out, "Ask for less, or free memory on the machine.")
 	}
 	return append(out, "Ask for a smaller model, or free memory on the machine.")
+}
+
+// HeldBy returns a lack of room that names those holders as well, before the models that
+// it names, as it is not theirs to give way. Any other error, and one of room that there
+// can never be, is returned as it is.
+func HeldBy(err error, more []Holder) error {
+	if len(more) == 0 {
+		return err
+	}
+	switch e := err.(type) {
+	case *CapacityError:
+		if e.Never || e.Account >= FurtherAccount {
+			return err
+		}
+		n := *e
+		n.Holders = slices.Concat(more, slices.DeleteFunc(slices.Clone(e.Holders), func(h Holder) bool { return h.Reservation != "" }))
+		return &n
+	case *NoCapableModelError:
+		n := *e
+		n.Unsafe = HeldBy(e.Unsafe, more)
+		return &n
+	}
+	return err
 }
 
 // BusyError is a queue that is full, or a wait that took too long.

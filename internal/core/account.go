@@ -83,6 +83,7 @@ func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint, at ti
 	if more := now.Beyond(e.charge); !more.IsZero() {
 		c.unseen, c.unseenAt = c.unseen.Plus(more), at
 	}
+	c.takings.gone = c.takings.gone.Plus(e.charge.Beyond(now)[tier.RAM])
 	e.charge = now
 	c.mark(changed | dirty | progressed)
 }
@@ -103,6 +104,7 @@ func (c *Core) discharge(e *Entry, f tier.Footprint) {
 		return
 	}
 	must(c.ledger.Discharge(f))
+	c.takings.gone = c.takings.gone.Plus(f[tier.RAM])
 	e.charge = e.charge.Minus(f)
 	c.mark(changed | dirty | progressed)
 }
@@ -295,6 +297,9 @@ func (c *Core) residueUntil(now time.Time) (until time.Time) {
 // Holders returns who holds room in an account, largest first.
 func (c *Core) Holders(a tier.Account) []tier.Holder {
 	var hs []tier.Holder
+	if a == tier.Account(tier.RAM) {
+		hs = c.OutsideHolders()
+	}
 	for e := range c.charged {
 		b := e.charge[a]
 		if e.move != nil {

@@ -79,12 +79,20 @@ type LimitsDone struct {
 // Evicted tells that a model is leaving its tier for another's sake.
 type Evicted struct {
 	Entry  *Entry
-	For    string // the model that needs the room; "" where it is not a model
+	For    string // the model that needs the room, or the reservation; "" where it is neither
 	To     tier.Tier
 	Reason tier.Reason
 	Why    string
 }
 
+// RoomEnded tells that an outsider holds its room no more; Err is ErrExpired, the core's
+// end, or nil if it gave the room back.
+type RoomEnded struct {
+	Outsider *Outsider
+	Err      error
+}
+
+func (RoomEnded) action()  {}
 func (Start) action()      {}
 func (Urge) action()       {}
 func (Cancel) action()     {}

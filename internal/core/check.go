@@ -25,6 +25,7 @@ func (c *Core) Check() error {
 	for _, e := range c.entries {
 		c.checkEntry(e, fault)
 	}
+	charged = charged.Plus(c.checkOutsiders(fault))
 	for _, e := range c.residues {
 		if e.phase != removed || e.demand != nil || e.charge.IsZero() && e.Overdraft() == 0 {
 			fault("%s: residue of %v that is none, or with a demand", e.Model.Name, e.charge)
@@ -43,7 +44,7 @@ func (c *Core) Check() error {
 		}
 	}
 	if charged != c.ledger.Charged() {
-		fault("the entries charge %v, the ledger says %v", charged, c.ledger.Charged())
+		fault("entries and outsiders charge %v, the ledger says %v", charged, c.ledger.Charged())
 	}
 	if reserved != c.ledger.Reserved() {
 		fault("moves and plans hold %v, the ledger says %v", reserved, c.ledger.Reserved())
@@ -54,11 +55,11 @@ func (c *Core) Check() error {
 		}
 	}
 	for _, x := range c.demands {
-		if x.e.demand != x {
-			fault("%s: a demand that its entry does not know", x.e.Model.Name)
+		if !x.stands() {
+			fault("%s: a demand that it does not know", x.name())
 		}
 		if x.plan != nil && !slices.Contains(c.plans, x.plan) {
-			fault("%s: a demand with a plan that is not carried out", x.e.Model.Name)
+			fault("%s: a demand with a plan that is not carried out", x.name())
 		}
 	}
 	if len(c.byName) != len(c.entries) {
@@ -87,6 +88,20 @@ func (c *Core) CheckIdle(now time.Time) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkOutsiders returns what outsiders are charged.
+func (c *Core) checkOutsiders(fault func(string, ...any)) (charged tier.Footprint) {
+	for i, o := range c.outsiders {
+		charged[tier.RAM] = charged[tier.RAM].Plus(o.Bytes)
+		if o.demand != nil || slices.Contains(c.outsiders[:i], o) {
+			fault("%s holds room and waits for it, or holds it twice", o.name())
+		}
+	}
+	if t := &c.takings; t.untaken < 0 || t.untaken > charged[tier.RAM] || t.returning < 0 {
+		fault("%v of %v are not taken, and %v are to come back", t.untaken, charged[tier.RAM], t.returning)
+	}
+	return charged
 }
 
 func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {

@@ -57,13 +57,16 @@ type Core struct {
 	fated    []*Entry      // entries with a fate
 	turns    []*Entry      // models that pressure keeps out, see Entry.turn
 
-	demands  []*demand
-	plans    []*plan
-	moves    []*Move // begun and not ended, in the order in which they started or wait to
-	homes    []*Entry
-	limiting *limitsChange
-	asked    *Question // a question is out
-	idle     idlePlanning
+	demands []*demand
+	plans   []*plan
+	moves   []*Move // begun and not ended, in the order in which they started or wait to
+	homes   []*Entry
+	// outsiders are those that hold room, in the order in which they got it.
+	outsiders []*Outsider
+	takings   takings
+	limiting  *limitsChange
+	asked     *Question // a question is out
+	idle      idlePlanning
 	// keepAlives: some model may leave by idleness. None may before idleNext, unless
 	// progress differs from idleSeen.
 	keepAlives bool
@@ -138,13 +141,16 @@ func (c *Core) Changed() bool {
 	return was
 }
 
-// Stop ends the core's work: those who wait get err, moves are called off, every
-// gate is closed for good, and Step does nothing but hand out what is left to
+// Stop ends the core's work: those who wait get err, outsiders hold no room any more,
+// moves are called off, every gate is closed for good, and Step does nothing but hand out what is left to
 // tell. Leases that are held go on.
 func (c *Core) Stop(err error, now time.Time) {
 	c.stopped = true
 	for _, x := range slices.Clone(c.demands) {
 		c.fail(x, err)
+	}
+	for _, o := range slices.Clone(c.outsiders) {
+		c.TakeBack(o, err, now)
 	}
 	if c.limiting != nil {
 		c.endLimits(c.limiting, err)
@@ -176,7 +182,7 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 	if more || c.dirty || !c.unseen.IsZero() {
 		c.mark(progressed)
 	}
-	was := c.memory
+	was, last := c.memory, c.readAt
 	was.At = m.At
 	if c.dirty || was != m {
 		c.mark(changed)
@@ -188,6 +194,7 @@ func (c *Core) Reading(m tier.Memory, further []tier.Bytes, err error, now time.
 	if m.At.IsZero() || !m.At.Before(c.unseenAt) { // a probe may go by an older look
 		c.unseen = tier.Footprint{}
 	}
+	c.outsidersSeen(last, now)
 	c.begun = c.begun && !c.pressureHigh()
 }
 
@@ -216,6 +223,7 @@ const maxRounds = 64
 func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 	settled := c.stopped
 	if !c.stopped {
+		c.expireOutsiders(now)
 		c.expire(now)
 		c.watchMoves(now)
 	}
@@ -284,6 +292,9 @@ func (c *Core) wake(now time.Time) time.Time {
 	}
 	for _, m := range c.moves {
 		sooner(c.overdueAt(m))
+	}
+	for _, o := range c.outsiders {
+		sooner(o.Until)
 	}
 	for _, x := range c.demands {
 		for _, w := range x.waiters {

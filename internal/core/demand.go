@@ -10,9 +10,10 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Waiter is one request that waits for one model.
+// Waiter is one request that waits for one model, or for room for an outsider.
 type Waiter struct {
 	Entry      *Entry
+	Outsider   *Outsider // if it waits for room
 	Background bool
 	// Since is when it came, Deadline when it is refused if it still waits.
 	Since, Deadline time.Time
@@ -26,9 +27,12 @@ type Waiter struct {
 	From  tier.Tier
 }
 
-// demand is one model that requests, a hot load, or both wait for.
+// demand is one model that requests, a hot load, or both wait for, or the room that an
+// outsider waits for.
 type demand struct {
-	e       *Entry
+	e        *Entry    // nil: it is an outsider's
+	outsider *Outsider // nil: it is a model's
+
 	order   *Order // hot load
 	waiters []*Waiter
 	since   time.Time // when the oldest of them came
@@ -69,6 +73,22 @@ func (c *Core) Join(w *Waiter, now time.Time) {
 	c.mark(progressed)
 }
 
+// stands reports whether the demand has not ended.
+func (x *demand) stands() bool {
+	if x.outsider != nil {
+		return x.outsider.demand == x
+	}
+	return x.e.demand == x
+}
+
+// name names for whom the demand is.
+func (x *demand) name() string {
+	if x.outsider != nil {
+		return x.outsider.name()
+	}
+	return x.e.Model.Name
+}
+
 func (c *Core) demandOf(e *Entry, now time.Time) *demand {
 	if e.demand == nil {
 		e.demand = &demand{e: e, since: now}
@@ -78,9 +98,17 @@ func (c *Core) demandOf(e *Entry, now time.Time) *demand {
 	return e.demand
 }
 
+// demand is what the waiter is part of; nil: it has ended.
+func (w *Waiter) demand() *demand {
+	if w.Outsider != nil {
+		return w.Outsider.demand
+	}
+	return w.Entry.demand
+}
+
 // Leave tells that the waiter has given up; it was not answered.
 func (c *Core) Leave(w *Waiter) {
-	x := w.Entry.demand
+	x := w.demand()
 	if x == nil {
 		return
 	}
@@ -96,7 +124,7 @@ func (c *Core) refuse(w *Waiter, err error) {
 
 // fail answers all who wait for the demand's model with err, and ends it.
 func (c *Core) fail(x *demand, err error) {
-	if !c.pressureHigh() {
+	if x.e != nil && !c.pressureHigh() {
 		c.endTurn(x.e) // it had its turn
 	}
 	for _, w := range x.waiters {
@@ -105,6 +133,9 @@ func (c *Core) fail(x *demand, err error) {
 	x.waiters = nil
 	c.endOrder(x.order, err)
 	c.drop(x)
+	if x.outsider != nil {
+		c.comeHome(x.outsider)
+	}
 }
 
 // drop ends a demand. Its move, if one runs, goes on; what was only planned is
@@ -113,9 +144,13 @@ func (c *Core) drop(x *demand) {
 	if x.plan != nil {
 		c.abandon(x.plan)
 	}
-	x.e.demand = nil
 	c.demands = slices.DeleteFunc(c.demands, func(y *demand) bool { return y == x })
-	c.reopen(x.e)
+	if x.outsider != nil {
+		x.outsider.demand = nil
+	} else {
+		x.e.demand = nil
+		c.reopen(x.e)
+	}
 	c.mark(progressed)
 }
 
@@ -139,18 +174,24 @@ func (c *Core) expire(now time.Time) {
 
 func (c *Core) overdue(x *demand, now time.Time) error {
 	waited := now.Sub(x.since).Round(time.Millisecond)
-	why := "the load is still running"
+	why, what, model := "the load is still running", "", ""
+	if x.outsider != nil {
+		what = fmt.Sprintf("Room of %v was not free", x.outsider.Bytes)
+	} else {
+		model = x.e.Model.Name
+		what = fmt.Sprintf("Model '%s' was not ready", model)
+	}
 	switch {
 	case x.denied != nil:
 		why = x.denied.Error()
 	case c.asked != nil && c.asked.demand == x:
 		why = "the placement has not answered yet"
-	case x.plan != nil && x.e.move == nil:
+	case x.plan != nil && (x.e == nil || x.e.move == nil):
 		why = "models that have to leave for it are in use"
 	}
 	return &tier.BusyError{
-		Model: x.e.Model.Name, Queued: len(x.waiters), RetryAfter: max(c.opt.Protection.Fairness, time.Second),
-		Reason: fmt.Sprintf("Model '%s' was not ready within %v: %s", x.e.Model.Name, waited, why),
+		Model: model, Queued: len(x.waiters), RetryAfter: max(c.opt.Protection.Fairness, time.Second),
+		Reason: fmt.Sprintf("%s within %v: %s", what, waited, why),
 	}
 }
 
@@ -160,7 +201,7 @@ func (c *Core) overdue(x *demand, now time.Time) error {
 // begun after pressure: it may be one that no gap between two waves is long enough
 // for. So each of n models is the first in line in one of n gaps.
 func (x *demand) age() time.Time {
-	if x.e.turn.IsZero() {
+	if x.e == nil || x.e.turn.IsZero() {
 		return x.since
 	}
 	return x.e.turn
@@ -184,7 +225,7 @@ func (c *Core) serveAll(now time.Time) {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.age().Compare(b.age()))
 	})
 	for _, x := range slices.Clone(c.demands) {
-		if x.e.demand == x {
+		if x.stands() {
 			c.serve(x, now)
 		}
 	}
@@ -194,10 +235,14 @@ func (c *Core) serveAll(now time.Time) {
 func (c *Core) serve(x *demand, now time.Time) {
 	e := x.e
 	if x.order == nil && len(x.waiters) == 0 {
-		c.drop(x)
+		if c.drop(x); x.outsider != nil {
+			c.comeHome(x.outsider)
+		}
 		return
 	}
 	switch {
+	case x.outsider != nil:
+		c.serveOutsider(x, now)
 	case e.Stuck():
 		c.fail(x, &tier.StuckError{Model: e.Model.Name, What: "A move", Bytes: e.charge[tier.RAM]})
 	case e.phase != resting:
@@ -223,6 +268,14 @@ func (c *Core) serve(x *demand, now time.Time) {
 		// Planned without the placement: memory is short.
 	case now.Before(e.coolUntil):
 		c.fail(x, e.cooling(now))
+	case c.mayAsk(x, now):
+		c.askFor(x, now)
+	}
+}
+
+// mayAsk reports whether the placement is to be asked for the demand now.
+func (c *Core) mayAsk(x *demand, now time.Time) bool {
+	switch {
 	case c.asked != nil:
 		// Planned carries on.
 	case x.plan != nil && (!x.plan.drains() || x.seen == c.progress):
@@ -231,12 +284,18 @@ func (c *Core) serve(x *demand, now time.Time) {
 		// It waits for its turn.
 	case x.blocked && x.seen == c.progress && (x.till.IsZero() || now.Before(x.till)) && (x.patient || now.Sub(x.since) < c.opt.Protection.Fairness):
 	default:
-		if !x.patient && now.Sub(x.since) >= c.opt.Protection.Fairness {
-			x.patient, x.attempts = true, 0 // what it may do now was not attempted yet
-		}
-		c.attempt(x, now)
-		c.ask(&Question{demand: x, Need: c.need(x)}, now)
+		return true
 	}
+	return false
+}
+
+// askFor asks the placement for the demand.
+func (c *Core) askFor(x *demand, now time.Time) {
+	if !x.patient && now.Sub(x.since) >= c.opt.Protection.Fairness {
+		x.patient, x.attempts = true, 0 // what it may do now was not attempted yet
+	}
+	c.attempt(x, now)
+	c.ask(&Question{demand: x, Need: c.need(x)}, now)
 }
 
 // Attempts that change nothing are spaced out from the attemptsAtOnce-th on, by
@@ -314,8 +373,12 @@ func (c *Core) stopServing(e *Entry) {
 // need says what a plan for the demand is to reach.
 func (c *Core) need(x *demand) tier.Need {
 	n := tier.Need{Waiters: len(x.waiters), Patient: x.patient && x.plan == nil, Background: true}
-	n.Model, _ = c.Library().Find(x.e.Model.Name)
-	n.Room[tier.RAM] = max(x.e.peak-x.e.Model.Size.Plus(x.e.Model.Runtime), 0)
+	if x.outsider != nil {
+		n.Model, n.Room[tier.RAM] = tier.NoModel, x.outsider.Bytes
+	} else {
+		n.Model, _ = c.Library().Find(x.e.Model.Name)
+		n.Room[tier.RAM] = max(x.e.peak-x.e.Model.Size.Plus(x.e.Model.Runtime), 0)
+	}
 	if x.order != nil {
 		n.To = x.order.To
 	}
@@ -328,10 +391,10 @@ func (c *Core) need(x *demand) tier.Need {
 // block puts the demand aside until something changes, or fails it where nothing
 // that the core knows of could help.
 func (c *Core) block(x *demand, err error, now time.Time) {
-	err = c.outgrown(x.e, err)
+	err = c.denial(x, err)
 	x.denied = err
 	if errors.Is(err, tier.ErrTooLarge) || !c.mayFreeRoom(x, now) {
-		c.fail(x, c.explain(x.e, err))
+		c.fail(x, c.explained(x, err))
 		return
 	}
 	x.blocked, x.seen, x.till = true, c.progress, earlier(c.residueUntil(now), c.heldUntil(now))
@@ -391,6 +454,14 @@ func (c *Core) held(e *Entry, now time.Time) bool {
 		now.Sub(e.since) < min(e.loadTook, c.opt.Protection.Fairness)
 }
 
+// denial is what a demand is denied for.
+func (c *Core) denial(x *demand, err error) error {
+	if x.outsider != nil {
+		return err
+	}
+	return c.outgrown(x.e, err)
+}
+
 // outgrown adds to a lack of room that the model was seen, or is expected, to take more
 // than was declared, where it is so; and that it will never fit, where that is beyond the
 // limit.
@@ -410,16 +481,24 @@ func (c *Core) outgrown(e *Entry, err error) error {
 	return &n
 }
 
-// explain names who holds the room, and the model that did not get it.
-func (c *Core) explain(e *Entry, err error) error {
+// explained is the error with which a demand fails.
+func (c *Core) explained(x *demand, err error) error {
+	if x.outsider != nil {
+		return c.explain("", x.outsider.refusal(err))
+	}
+	return c.explain(x.e.Model.Name, err)
+}
+
+// explain names who holds the room, and the model, if it is one, that did not get it.
+func (c *Core) explain(model string, err error) error {
 	ce, ok := errors.AsType[*tier.CapacityError](err)
 	if !ok {
 		return err
 	}
 	n := *ce
-	n.Model = e.Model.Name
+	n.Model = model
 	if len(n.Holders) == 0 && !n.Never {
 		n.Holders = c.Holders(max(n.Account, tier.Account(n.Tier))) // Account may be left out, if a tier's
 	}
-	return &n
+	return tier.HeldBy(&n, c.OutsideHolders())
 }

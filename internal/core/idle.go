@@ -49,6 +49,13 @@ func (p *idlePlanning) request(every time.Duration, now time.Time) {
 	p.at = later(p.asked.Add(p.pause), p.first.Add(every))
 }
 
+// roomCame takes note that there is room that was an outsider's.
+func (p *idlePlanning) roomCame(every time.Duration, now time.Time) {
+	if every > 0 {
+		p.at, p.pause, p.runs = now, share(idleSoonest, every), 0
+	}
+}
+
 // planned takes note of what an idle question came to.
 func (p *idlePlanning) planned(moves int, every time.Duration, now time.Time) {
 	switch {

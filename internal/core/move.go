@@ -105,6 +105,13 @@ func (m *Move) goal() residence {
 	return residence{tier: m.To, kept: m.Keep, left: m.Leave, serving: m.serving}
 }
 
+// gives returns the bytes of memory that the move is to give back.
+func (m *Move) gives() tier.Bytes {
+	at := m.goal()
+	at.serving = false
+	return max(m.Entry.charge[tier.RAM]-m.Entry.footprint(at)[tier.RAM], 0)
+}
+
 // Bytes returns how many bytes of weights the move has to bring or take.
 func (m *Move) Bytes() tier.Bytes {
 	present := m.Entry.kept

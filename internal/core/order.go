@@ -113,7 +113,7 @@ func (c *Core) orderMove(o *Order, reason tier.Reason, why string, now time.Time
 	m.Order = o
 	if err := c.begin(m, nil, now); err != nil {
 		c.reopen(e)
-		return c.explain(e, c.outgrown(e, err))
+		return c.explain(e.Model.Name, c.outgrown(e, err))
 	}
 	return nil
 }

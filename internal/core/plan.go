@@ -112,6 +112,9 @@ func (p *plan) final() *step {
 
 // target is what the claim has to reach.
 func (p *plan) target() tier.Footprint {
+	if p.demand != nil && p.demand.outsider != nil {
+		return tier.Footprint{tier.RAM: p.demand.outsider.Bytes}
+	}
 	s := p.final()
 	if s == nil {
 		return tier.Footprint{}
@@ -153,7 +156,7 @@ func (c *Core) ask(q *Question, now time.Time) {
 		}
 	}
 	if q.demand != nil {
-		if e := q.demand.e; e.tier == tier.Storage {
+		if e := q.demand.e; e != nil && e.tier == tier.Storage {
 			// Its own bytes that are still in memory are not in its way: its load needs
 			// only those that are missing.
 			r := &q.View.Room[tier.RAM]
@@ -210,7 +213,7 @@ const maxTries = 8
 
 func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time) {
 	x := q.demand
-	if x.e.demand != x || x.e.phase != resting || c.goesFirst(x, now) != nil {
+	if !x.stands() || x.e != nil && x.e.phase != resting || c.goesFirst(x, now) != nil {
 		return // overtaken by events: Step asks again where it still matters
 	}
 	refused := err != nil || len(p.Steps) == 0
@@ -225,7 +228,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		return
 	case err != nil:
 		if errors.Is(err, tier.ErrNoCapacity) && (x.patient || !c.roomComes(now)) {
-			c.stopOneFrozen(x.e, now)
+			c.stopOneFrozen(x, now)
 		}
 		c.block(x, err, now)
 		return
@@ -233,12 +236,26 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		if x.denied == nil {
 			x.denied = errors.New("the placement found no plan that could be carried out")
 		}
-		c.fail(x, &tier.CapacityError{Model: x.e.Model.Name, Tier: tier.RAM, Need: x.e.Model.Size, Limit: c.limits().RAM, Holders: c.Holders(tier.Account(tier.RAM)), Reason: fmt.Sprintf("No room could be made for '%s' in %d attempts: %v", x.e.Model.Name, x.tries, x.denied)})
+		lack := &tier.CapacityError{Tier: tier.RAM, Limit: c.limits().RAM}
+		if x.outsider != nil {
+			lack.Need = x.outsider.Bytes
+			lack.Reason = fmt.Sprintf("no room could be made in %d attempts: %v", x.tries, x.denied)
+		} else {
+			lack.Need = x.e.Model.Size
+			lack.Reason = fmt.Sprintf("No room could be made for '%s' in %d attempts: %v", x.e.Model.Name, x.tries, x.denied)
+		}
+		c.fail(x, c.explained(x, lack))
 		return
 	}
 	x.blocked, x.denied = false, nil
 	if len(p.Steps) == 0 {
 		x.tries++
+		if x.outsider != nil {
+			if err := c.give(x, now); err != nil && !errors.Is(err, errReading) {
+				c.block(x, err, now)
+			}
+			return
+		}
 		if x.e.tier == tier.Swap && x.order == nil && x.e.traits.InPlace {
 			x.settled = true
 			c.mark(progressed)
@@ -275,13 +292,15 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 	if c.pressureHigh() && !takes.IsZero() {
 		// Victims would leave for nothing. The reading that it goes by is as old as the
 		// question: a fresher one would be old again after the next.
-		if err := c.opt.Admit(c.promise(tier.Footprint{}), &x.e.Model, takes, false); err != nil {
-			c.giveTurn(x.e, x.age())
-			c.fail(x, c.explain(x.e, err))
+		if err := c.opt.Admit(c.promise(tier.Footprint{}), x.model(), takes, false); err != nil {
+			if x.e != nil {
+				c.giveTurn(x.e, x.age())
+			}
+			c.fail(x, c.explained(x, err))
 			return
 		}
 	}
-	x.settled = x.e.tier == tier.Swap && pl.final() == nil && x.order == nil
+	x.settled = x.e != nil && x.e.tier == tier.Swap && pl.final() == nil && x.order == nil
 	c.pursue(x, pl, now)
 }
 
@@ -360,7 +379,7 @@ func (c *Core) makeFurtherRoom(p *plan) error {
 			p.steps = slices.Insert(p.steps, 0, c.stepOf(e, residence{}, tier.ReasonRoom, "it holds "+c.AccountName(a)))
 		}
 		if missing > 0 {
-			return c.lacks(a, &p.demand.e.Model, target[a], free[a])
+			return c.lacks(a, &p.demand.e.Model, target[a], free[a]) // an outsider needs none
 		}
 	}
 	return nil
@@ -433,6 +452,12 @@ func (c *Core) advance(p *plan, now time.Time) {
 		if !s.ended() {
 			earlier++
 		}
+	}
+	if earlier == 0 && p.demand != nil && p.demand.outsider != nil {
+		if err := c.give(p.demand, now); err != nil && !errors.Is(err, errReading) {
+			c.broken(p, err, now)
+		}
+		return
 	}
 	if earlier == 0 {
 		c.abandon(p)
@@ -518,7 +543,10 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 	if !own && !p.exit && down {
 		ev := Evicted{Entry: e, To: m.To, Reason: m.Reason, Why: m.Why}
 		if p.demand != nil {
-			ev.For = p.demand.e.Model.Name
+			ev.For = p.demand.name()
+			if o := p.demand.outsider; o != nil {
+				o.displace(e)
+			}
 		}
 		c.emit(ev)
 	}
@@ -559,7 +587,7 @@ func (c *Core) broken(p *plan, err error, now time.Time) {
 		if x.taken++; x.taken >= maxTries {
 			c.block(x, err, now)
 		}
-	case errors.Is(err, tier.ErrNoCapacity) && x.tries < maxTries && !errors.Is(c.outgrown(x.e, err), tier.ErrTooLarge):
+	case errors.Is(err, tier.ErrNoCapacity) && x.tries < maxTries && !errors.Is(c.denial(x, err), tier.ErrTooLarge):
 		x.tries++
 		x.denied = err
 	default:
@@ -599,8 +627,9 @@ func (c *Core) roomComes(now time.Time) bool {
 // memory that it has, where a placement finds no room without, and there would be
 // room if all idle models left. Starting it again costs far more than its thaw, so a
 // demand that is not patient yet waits for room that comes anyway.
-func (c *Core) stopOneFrozen(wanted *Entry, now time.Time) {
+func (c *Core) stopOneFrozen(x *demand, now time.Time) {
 	var victim *Entry
+	wanted := x.e
 	room := c.promise(tier.Footprint{}).Free[tier.RAM]
 	for _, e := range c.entries {
 		if e == wanted || !c.mayLeave(e) {
@@ -611,7 +640,13 @@ func (c *Core) stopOneFrozen(wanted *Entry, now time.Time) {
 			victim = e
 		}
 	}
-	if need := wanted.Model.Size.Plus(wanted.Model.Runtime); victim != nil && max(need, wanted.peak) <= room.Plus(wanted.charge[tier.RAM]) {
+	var need tier.Bytes
+	if wanted != nil {
+		need = max(wanted.Model.Size.Plus(wanted.Model.Runtime), wanted.peak) - wanted.charge[tier.RAM]
+	} else {
+		need = x.outsider.Bytes
+	}
+	if victim != nil && need <= room {
 		c.start(&plan{steps: []*step{c.stepOf(victim, residence{}, tier.ReasonRoom, "its memory is needed, and no other can be had")}})
 	}
 }

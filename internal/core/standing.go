@@ -33,6 +33,11 @@ func (c *Core) Standings(now time.Time, fn func(*Entry, Standing)) {
 	queued := 0
 	for _, x := range c.demands {
 		e := x.e
+		if e == nil {
+			queued++
+			ahead.put(x.outsider.name())
+			continue
+		}
 		s := Standing{}
 		switch m := e.move; {
 		case m != nil && m.phase == moveRuns && m.loads():
@@ -47,7 +52,7 @@ func (c *Core) Standings(now time.Time, fn func(*Entry, Standing)) {
 			} else if len(s.Behind) == 0 && x.blocked {
 				if holders == nil {
 					for _, h := range c.Holders(tier.Account(tier.RAM)) {
-						holders.put(h.Model)
+						holders.put(h.Name())
 					}
 				}
 				s.Behind = slices.Clip(holders)

@@ -12,6 +12,7 @@ type Promise struct {
 	Limits      tier.Limits
 	Free        tier.Footprint // what the ledger leaves, and of further accounts the last reading
 	Unseen      tier.Bytes     // promised or charged, and not yet in the reading
+	Outside     tier.Bytes     // given to outsiders, and not taken by what the reading shows
 	Leaving     tier.Bytes     // of memory, by moves under way
 	Reclaimable tier.Bytes     // ours, and counted as available by the reading
 	Mapped      tier.Bytes     // file pages that may be mapped for our models, at most
@@ -36,33 +37,39 @@ func (c *Core) promise(own tier.Footprint) Promise {
 		free[a] = min(free[a], max(c.further[a]-c.unseen[a], 0))
 	}
 	p := Promise{
-		Limits: limits, Free: free, FileBacked: c.opt.FileBacked, Memory: c.memory,
+		Limits: limits, Free: free, FileBacked: c.opt.FileBacked, Memory: c.memory, Outside: c.takings.untaken,
 		Unseen: c.unseen[tier.RAM].Plus(c.ledger.Reserved()[tier.RAM]) - own[tier.RAM],
 	}
-	for _, e := range c.entries {
-		p.Reclaimable = p.Reclaimable.Plus(e.Reclaimable)
-		p.Mapped = p.Mapped.Plus(e.mapped())
-	}
+	p.Reclaimable, p.Mapped = c.pages()
 	for _, m := range c.moves {
 		if m.returns() {
-			at := m.goal()
-			at.serving = false
-			p.Leaving = p.Leaving.Plus(max(m.Entry.charge[tier.RAM]-m.Entry.footprint(at)[tier.RAM], 0))
+			p.Leaving = p.Leaving.Plus(m.gives())
 		}
 	}
 	return p
 }
 
+// pages returns the bytes of models that the reading counts as available, and the most
+// file pages that may be mapped on behalf of models.
+func (c *Core) pages() (reclaimable, mapped tier.Bytes) {
+	for _, e := range c.entries {
+		reclaimable = reclaimable.Plus(e.Reclaimable)
+		mapped = mapped.Plus(e.mapped())
+	}
+	return reclaimable, mapped
+}
+
 // Promise is what the admission rules weigh for one that holds nothing yet.
 func (c *Core) Promise() Promise { return c.promise(tier.Footprint{}) }
 
-// PressurePromise is Promise for the judgement of pressure, given the bytes that
-// moves under way have brought by now. What has arrived may be in the reading
-// already: an admission counts it twice to be safe; to be safe here is not to send
-// models away for it.
-func (c *Core) PressurePromise(arrived tier.Bytes) Promise {
+// PressurePromise is Promise for the judgement of pressure by a reading that has just
+// come, given the bytes that moves under way have brought by now. What has arrived may
+// be in the reading already: an admission counts it twice to be safe; to be safe here
+// is not to send models away for it.
+func (c *Core) PressurePromise(m *tier.Memory, arrived tier.Bytes) Promise {
 	p := c.Promise()
 	p.Unseen = max(p.Unseen-c.unseen[tier.RAM]-arrived, 0)
+	p.Outside, _ = c.untakenBy(m)
 	return p
 }
 
@@ -112,7 +119,7 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 		Now: now, Library: c.Library(), States: make([]tier.State, len(c.entries)),
 		Limits: p.Limits, Protection: c.opt.Protection,
 		Charged: c.ledger.Charged(), Reserved: c.ledger.Reserved(),
-		Memory: c.memory, FreeSwap: c.memory.SwapFree, Room: c.opt.Room(p),
+		Memory: c.unpromised(), FreeSwap: c.memory.SwapFree, Room: c.opt.Room(p),
 	}
 	for a := tier.FurtherAccount; a < c.ledger.Accounts(); a++ {
 		v.Room[a] = p.Free[a]

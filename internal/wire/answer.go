@@ -210,9 +210,30 @@ func HintTaken(model string) []byte {
 	return object(nil).text("status", "hint_taken").text("model_name", model).end()
 }
 
+// Reserved answers a Reserve.
+func Reserved(id string, granted tier.Bytes, lifetime time.Duration) []byte {
+	o := object(nil).text("status", "success").text("reservation", id).gb("granted_gb", granted)
+	if lifetime <= 0 {
+		return o.value("expires_in", nil).end()
+	}
+	return o.seconds("expires_in", lifetime).end()
+}
+
+// Released answers a Release.
+func Released(id string) []byte {
+	return object(nil).text("status", "success").text("reservation", id).end()
+}
+
+// Reservation is room that an outsider holds.
+type Reservation struct {
+	ID, Reason   string
+	Bytes        tier.Bytes
+	Since, Until time.Time // Until is zero if it has no end
+}
+
 // Tiers answers TierStatus. limits are those in force: the view's are lower while
 // models have yet to leave for lower ones.
-func Tiers(v *tier.View, limits tier.Limits) []byte {
+func Tiers(v *tier.View, limits tier.Limits, reserved []Reservation) []byte {
 	use := func(t tier.Tier, available tier.Bytes) object {
 		used, limit, models := v.Charged[t]+v.Reserved[t], limits.Of(t), int64(0)
 		for i := range v.States {
@@ -228,7 +249,19 @@ func Tiers(v *tier.View, limits tier.Limits) []byte {
 			number("utilization", utilization).whole("models", models).end()
 	}
 	tiers := object(nil).object("ram", use(tier.RAM, v.Memory.Available)).object("swap", use(tier.Swap, v.FreeSwap)).end()
-	return object(nil).text("status", "success").object("tiers", tiers).end()
+	o := object(nil).text("status", "success").object("tiers", tiers)
+	if len(reserved) > 0 {
+		all := make([]json.RawMessage, len(reserved))
+		for i, r := range reserved {
+			one := object(nil).text("reservation", r.ID).text("reason", r.Reason).gb("gb", r.Bytes).text("since", r.Since.Format(time.RFC3339))
+			if !r.Until.IsZero() {
+				one = one.text("until", r.Until.Format(time.RFC3339))
+			}
+			all[i] = json.RawMessage(one.end())
+		}
+		o = o.value("reservations", all)
+	}
+	return o.end()
 }
 
 // Optimized answers AutoOptimize with the moves that were started.

@@ -45,7 +45,7 @@ func TestAnswers_ToTheByte(t *testing.T) {
 		{"load failed", JobStatus(&JobRef{Load: true}, &load), `{"job_id":"id","model_name":"a","status":"failed","progress":0,"elapsed_time":1,"error":"Model 'a' not found","code":"not_found"}`},
 		{"limits", LimitsUpdated(tier.DefaultLimits(), tier.Limits{RAM: tier.GiB, Swap: tier.None, Reserved: tier.None}), `{"status":"success","old_limits":{"ram_max_gb":5,"swap_max_gb":10,"ram_reserved_gb":1},"new_limits":{"ram_max_gb":1,"swap_max_gb":0,"ram_reserved_gb":0}}`},
 		{"hint", HintTaken("a"), `{"status":"hint_taken","model_name":"a"}`},
-		{"tiers", Tiers(v, v.Limits), `{"status":"success","tiers":{"ram":{"used_gb":2,"available_gb":1.5,"limit_gb":5,"utilization":0.4,"models":1},"swap":{"used_gb":0,"available_gb":1,"limit_gb":10,"utilization":0,"models":0}}}`},
+		{"tiers", Tiers(v, v.Limits, nil), `{"status":"success","tiers":{"ram":{"used_gb":2,"available_gb":1.5,"limit_gb":5,"utilization":0.4,"models":1},"swap":{"used_gb":0,"available_gb":1,"limit_gb":10,"utilization":0,"models":0}}}`},
 		{"models", Models(v, 2), `{"status":"success","models":{"a\"<b>":{"size_gb":1.5,"tier":"swap","capabilities":["é"],"resident_tier":"ram"},"b":{"size_gb":0,"tier":"storage","capabilities":[],"resident_tier":"storage"}},"total_models":2,"active_hot_loads":2}`},
 		{"models with labels", Models(labelled, 0), `{"status":"success","models":{"a":{"size_gb":1,"tier":"storage","capabilities":[],"resident_tier":"storage","labels":{"b<":"\"","format":"gguf"}}},"total_models":1,"active_hot_loads":0}`},
 		{"OpenAI with labels", OpenAIModels(labelled, time.Unix(7, 0)), `{"data":[{"id":"a","object":"model","owned_by":"modeltier","size_gb":1,"capabilities":[],"tier":"storage","resident_tier":"storage","created":7,"labels":{"b<":"\"","format":"gguf"}}],"object":"list"}`},
@@ -65,6 +65,12 @@ func TestAnswers_ToTheByte(t *testing.T) {
 		}}, 11*time.Millisecond),
 			`{"status":"success","model":"","size_gb":0,"tier":"swap","capabilities":[],"selection_reason":"Intelligent selection: a (score: 0.0)","selection_time_ms":11,"swap_executed":true,"swap_time":1,"performance_target_met":false,"kept_gb":1,"explanation":{"policy":"p","priority":"speed","candidates":[{"model":"a","eligible":true,"verdict":"<chosen>","score":0,"factors":{"f":0},"expected_s":1}],"omitted":3}}`},
 		{"not selected", NotSelected(tier.ErrClosed, &tier.Choice{}, 1500*time.Microsecond, v), `{"status":"error","reason":"closed","selection_time_ms":1.5,"available_models":["a\"<b>","b"],"code":"closed","suggestions":["The server is shutting down: ask again when it is back."]}`},
+		{"reserved", Reserved("r-1", tier.GiB/2, 600*time.Second), `{"status":"success","reservation":"r-1","granted_gb":0.5,"expires_in":600}`},
+		{"reserved for good", Reserved("r-1", 4*tier.GiB, 0), `{"status":"success","reservation":"r-1","granted_gb":4,"expires_in":null}`},
+		{"released", Released("r-1"), `{"status":"success","reservation":"r-1"}`},
+		{"tiers with reservations", Tiers(view(t), tier.Limits{}, []Reservation{
+			{ID: "r-1", Reason: "a <game>", Bytes: tier.GiB, Since: time.Unix(0, 0).UTC(), Until: time.Unix(60, 0).UTC()}, {ID: "r-2", Bytes: tier.GiB, Since: time.Unix(1, 0).UTC()},
+		}), `{"status":"success","tiers":{"ram":{"used_gb":0,"available_gb":0,"limit_gb":0,"utilization":0,"models":0},"swap":{"used_gb":0,"available_gb":0,"limit_gb":0,"utilization":0,"models":0}},"reservations":[{"reservation":"r-1","reason":"a <game>","gb":1,"since":"1970-01-01T00:00:00Z","until":"1970-01-01T00:01:00Z"},{"reservation":"r-2","reason":"","gb":1,"since":"1970-01-01T00:00:01Z"}]}`},
 	} {
 		if string(c.got) != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, c.got, c.want)

@@ -33,6 +33,10 @@ func TestParse_EveryOperation_IsRead(t *testing.T) {
 		`{"update_limits": {"ram_max_gb": 2, "ram_reserved_gb": 0}}`:         &UpdateLimits{tier.Limits{RAM: 2 * tier.GiB, Reserved: 1}},
 		`{"hint": {"model_name": "x"}}`:                                      &Hint{"x", 1, time.Minute},
 		`{"hint": {"model_name": "x", "probability": 0.5, "within_s": 0.5}}`: &Hint{"x", 0.5, time.Second / 2},
+		`{"reserve": {"gb": 1.5}}`:                                           &Reserve{Bytes: 3 * tier.GiB / 2},
+		`{"reserve": {"for_s": 0.5, "reason": "a game", "gb": 4}}`:           &Reserve{Bytes: 4 * tier.GiB, Reason: "a game", For: time.Second / 2},
+		`{"reserve": {"for_s": 1e-300, "gb": 4}}`:                            &Reserve{Bytes: 4 * tier.GiB, For: 1},
+		`{"release": "r-1"}`:                                                 &Release{"r-1"},
 		`{"load_status": "x"}`:                                               &JobRef{"x", true},
 		`{"tier_job_status": "x"}`:                                           &JobRef{"x", false},
 		`{"tier_status": true}`:                                              TierStatus,
@@ -63,10 +67,24 @@ func TestParse_BadInput_IsNamed(t *testing.T) {
 		`{"model": "a", "Model": "a"}`:      `"Model"`,
 		`{"model": "a", "model": "a"}`:      `"model"`,
 		`{"model": "a", "mo\u0064el": "a"}`: `"model"`,
-		`{"tier_status": true, "list_models": true}`:                             "tier_status and list_models",
-		`{"tier_status": true, "model": "a"}`:                                    "tier_status and a selection",
-		`{"move_tier": {"model_name": "a", "Target_Tier": "ram"}}`:               `"Target_Tier"`,
-		`{"update_limits": {"ram_max_gb": 1e999}}`:                               "ram_max_gb",
+		`{"tier_status": true, "list_models": true}`:               "tier_status and list_models",
+		`{"tier_status": true, "model": "a"}`:                      "tier_status and a selection",
+		`{"move_tier": {"model_name": "a", "Target_Tier": "ram"}}`: `"Target_Tier"`,
+		`{"update_limits": {"ram_max_gb": 1e999}}`:                 "ram_max_gb",
+		`{"reserve": {}}`:                          "gb",
+		`{"reserve": 4}`:                           "reserve",
+		`{"reserve": {"gb": 0}}`:                   "gb",
+		`{"reserve": {"gb": "4"}}`:                 "gb",
+		`{"reserve": {"gb": 1e30}}`:                "gb",
+		`{"reserve": {"gb": 4, "for_s": 0}}`:       "for_s",
+		`{"reserve": {"gb": 4, "for_s": 2592001}}`: "for_s",
+		`{"reserve": {"gb": 4, "for_s": null}}`:    "for_s",
+		`{"reserve": {"gb": 4, "reason": 1}}`:      "reason",
+		`{"reserve": {"gb": 4, "reason": "` + strings.Repeat("x", 257) + `"}}`:   "reason",
+		`{"reserve": {"gb": 4, "hold": true}}`:                                   `"hold"`,
+		`{"reserve": {"gb": 4}, "release": "x"}`:                                 "reserve and release",
+		`{"release": ""}`:                                                        "release",
+		`{"release": ["x"]}`:                                                     "release",
 		`{"hot_load": {"model_name": "a", "model_config": {"SIZE_GB": 1}}}`:      `"SIZE_GB"`,
 		`{"hot_load": {"model_name": "a", "model_config": {"size_gb": 1e-300}}}`: "size_gb",
 		`{"capabilities": [` + strings.Repeat(`"x",`, 10_000) + `"x"]}`:          "capabilities",
@@ -93,11 +111,26 @@ func TestParse_KeysThatErrorsList_AreKnown(t *testing.T) {
 	}
 }
 
+func TestParseReservation_IsAReserveWithHold(t *testing.T) {
+	got, err := ParseReservation([]byte(` {"gb": 4, "hold": true, "for_s": 60} `), 100)
+	if want := (&Reserve{Bytes: 4 * tier.GiB, For: time.Minute, Hold: true}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	for request, named := range map[string]string{
+		`{"gb": 4, "hold": 1}`: "hold", `{"reserve": {"gb": 4}}`: `"reserve"`, `{"gb": -1}`: "gb", `{`: "unexpected end", `[]`: "request",
+		`{"gb": 4, "reason": "` + strings.Repeat("x", 100) + `"}`: "larger than",
+	} {
+		if got, err := ParseReservation([]byte(request), 100); got != nil || !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), named) {
+			t.Errorf("%s: %+v, %v, want the name %s", request, got, err, named)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		`{}`, `{"model": "a"}`, `{"hot_load": {"model_name": "x", "model_config": {"size_gb": 1, "tier": "ram", "capabilities": ["x"]}}}`,
 		`{"move_tier": {"model_name": "x", "target_tier": "swap"}}`, `{"update_limits": {"ram_max_gb": 6}}`, `{"load_status": "x"}`,
-		`{"hint": {"model_name": "x", "within_s": 1}}`, `{"constraints": ["context >= 1"]}`, `{"list_models": true}`, `{"a":`,
+		`{"hint": {"model_name": "x", "within_s": 1}}`, `{"reserve": {"gb": 1, "for_s": 1, "reason": "x"}}`, `{"constraints": ["context >= 1"]}`, `{"list_models": true}`, `{"a":`,
 	} {
 		f.Add([]byte(s))
 	}

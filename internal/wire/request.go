@@ -29,6 +29,15 @@ type (
 		Probability float64
 		Within      time.Duration
 	}
+	// Reserve asks for room for an outsider.
+	Reserve struct {
+		Bytes  tier.Bytes
+		Reason string
+		For    time.Duration // after which it is taken back; 0: never
+		Hold   bool          // until the connection ends; see ParseReservation
+	}
+	// Release ends a reservation.
+	Release struct{ ID string }
 	// JobRef asks for the state of a hot load (Load) or of a move.
 	JobRef struct {
 		ID   string
@@ -46,7 +55,7 @@ const (
 )
 
 // requestKeys are the keys of a request, as the error of an unknown one lists them.
-const requestKeys = "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint"
+const requestKeys = "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint, reserve, release"
 
 // TooLarge is the error of a request of more than max bytes.
 func TooLarge(max int64) error {
@@ -54,7 +63,7 @@ func TooLarge(max int64) error {
 }
 
 // Parse returns the operation that a request of at most max bytes asks for: a
-// *Select, *HotLoad, *MoveTier, *UpdateLimits, *Hint, *JobRef or Query. An error is a
+// *Select, *HotLoad, *MoveTier, *UpdateLimits, *Hint, *Reserve, *Release, *JobRef or Query. An error is a
 // *tier.InvalidError that names what is wrong, or several of them, joined. Keys are
 // exact: neither another case nor a duplicate is forgiven.
 func Parse(raw []byte, max int64) (any, error) {
@@ -83,6 +92,12 @@ func Parse(raw []byte, max int64) (any, error) {
 			op, err = parseHint(value)
 		case "update_limits":
 			op, err = parseLimits(value)
+		case "reserve":
+			op, err = parseReserve(key, value, false)
+		case "release":
+			release := &Release{}
+			release.ID, err = nonEmpty(key, value)
+			op = release
 		case string(TierStatus), string(AutoOptimize), string(ListModels):
 			op = Query(key)
 			_, err = onlyTrue(key, value)
@@ -110,6 +125,8 @@ var (
 	fallback = ruled(text, func(s string) bool { return s == "auto" }, `must be "auto", or be left out`)
 	deadline = ruled(number, func(ms float64) bool { return ms > 0 && ms <= float64(tier.MaxDeadline/time.Millisecond) }, "must be positive, and at most a day")
 	within   = ruled(number, func(s float64) bool { return s > 0 && s <= 24*3600 }, "must be positive, and a day at most")
+	lifetime = ruled(number, func(s float64) bool { return s > 0 && s <= MaxLifetime.Seconds() }, "must be positive, and 30 days at most")
+	reason   = ruled(text, func(s string) bool { return len(s) <= MaxReason }, fmt.Sprintf("must have %d bytes at most", MaxReason))
 	quality  = ruled(number, func(q float64) bool { return q >= 0 }, "must be 0 or more")
 )
 
@@ -237,6 +254,46 @@ func parseHint(raw []byte) (*Hint, error) {
 		err = Invalid("Missing model_name", `Send {"hint": {"model_name": …, "probability": 0.8, "within_s": 30}}.`)
 	}
 	return h, err
+}
+
+// MaxReason bounds the bytes of what a reservation says it is for, MaxLifetime its time.
+const (
+	MaxReason   = 256
+	MaxLifetime = 30 * 24 * time.Hour
+)
+
+// ParseReservation reads the body of a reservation over HTTP of at most max bytes: what
+// "reserve" has in a request, and "hold".
+func ParseReservation(raw []byte, max int64) (*Reserve, error) {
+	if int64(len(raw)) > max {
+		return nil, TooLarge(max)
+	}
+	if err := check(raw); err != nil {
+		return nil, err
+	}
+	return parseReserve("request", bytes.TrimSpace(raw), true)
+}
+
+func parseReserve(name string, raw []byte, hold bool) (*Reserve, error) {
+	r, seconds := &Reserve{}, 0.0
+	fields := []field{
+		{"gb", into(&r.Bytes, size)},
+		{"reason", into(&r.Reason, reason)},
+		{"for_s", into(&seconds, lifetime)},
+	}
+	if hold {
+		fields = append(fields, field{"hold", into(&r.Hold, flag)})
+	}
+	err := readObject(name, raw, fields)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Bytes == 0:
+		return nil, Invalid("Missing gb", `Say how much: {"gb": 4, "reason": "a game", "for_s": 600}; reason and for_s may be left out.`)
+	case seconds > 0:
+		r.For = max(time.Duration(seconds*float64(time.Second)), 1)
+	}
+	return r, nil
 }
 
 func parseLimits(raw []byte) (*UpdateLimits, error) {
