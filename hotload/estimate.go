@@ -245,10 +245,16 @@ func (e *Estimation) add(name string, account Account, bytes tier.Bytes, exact b
 // what llama.cpp 0.5.0 allocates, for computing on processors. A GPU's memory, and what a
 // driver takes, are not known here. Of anything else it is a rule of thumb.
 //
+// Scan puts no estimate into Model.Runtime: a mover of mapped files needs none of this,
+// and what an owner declares is not lowered by what is measured. With tier/process it
+// belongs into Engine.Runtime, where what is measured replaces it.
+//
 // Only headers are read. A fault of the options is a *tier.InvalidError for each, joined;
 // one of the files, as Inspect finds it or if they do not tell enough, a *FileError.
 func Estimate(path string, o EstimateOptions) (Estimation, error) {
-	info, err := Inspect(path)
+	t := newTree()
+	t.metadata = make(map[string]ggufMetadata)
+	info, err := t.inspectPath(path)
 	if err != nil {
 		return Estimation{}, err
 	}
@@ -263,11 +269,13 @@ func Estimate(path string, o EstimateOptions) (Estimation, error) {
 	if info.Format != FormatGGUF {
 		return Estimation{}, &FileError{Path: path, Reason: fmt.Sprintf("is no GGUF file, which %s needs", o.Engine), Help: fmt.Sprintf("Estimate it for the engine %q.", OtherEngine)}
 	}
-	model, err := readHeaders(info.Files)
-	if err == nil {
-		err = e.addLlama(model)
+	h := newHeaders()
+	for _, file := range info.Files {
+		if err := h.add(t.metadata[file]); err != nil {
+			return Estimation{}, fileError(file, err)
+		}
 	}
-	if err != nil {
+	if err := e.addLlama(h); err != nil {
 		return Estimation{}, fileError(path, err)
 	}
 	return e, nil
@@ -279,6 +287,32 @@ func (e *Estimation) addUnknown(info *Info) {
 	e.add("serving", InRAM, max(512*tier.MiB, info.Size/5), false, "512 MiB, or a fifth of the weights: an unknown engine")
 }
 
+// ggufMetadata is what one header says, as far as an estimate needs it.
+type ggufMetadata struct {
+	role  Role
+	kept  map[string]ggufValue
+	tally *weightTally
+}
+
+// readGGUF is ReadGGUF, and keeps the metadata if that is wanted.
+func (t *tree) readGGUF(path string, r io.ReaderAt, size int64) (Info, error) {
+	if t.metadata == nil {
+		return ReadGGUF(r, size)
+	}
+	info, m, err := readMetadata(r, size)
+	if err == nil {
+		t.metadata[path] = m
+	}
+	return info, err
+}
+
+func readMetadata(r io.ReaderAt, size int64) (Info, ggufMetadata, error) {
+	g := &ggufReader{bufReader: bufReader{r: r, size: size, limit: ggufMaxHeader}, tally: newWeightTally()}
+	defer g.close()
+	info, err := g.read()
+	return info, ggufMetadata{info.Role, g.kept, g.tally}, err
+}
+
 // headers is what the headers of a model's files say.
 type headers struct {
 	shape      *shape // nil: no file has it
@@ -286,46 +320,18 @@ type headers struct {
 	projectors []map[string]ggufValue
 }
 
-// readHeaders reads the headers of a model's files.
-func readHeaders(files []string) (*headers, error) {
-	h := &headers{tally: newWeightTally()}
-	t := &tree{}
-	for _, path := range files {
-		if formatOf(path) == FormatSafetensors {
-			continue
-		}
-		opened, stat, err := t.open(path)
-		if err == nil {
-			err = h.read(opened, stat.Size())
-			opened.Close()
-		}
-		if err != nil {
-			return nil, fileError(path, err)
-		}
-	}
-	if h.shape == nil {
-		return nil, &FileError{Reason: "does not say what it is", Help: "Declare what serving it takes: Model.Runtime."}
-	}
-	return h, nil
-}
+func newHeaders() *headers { return &headers{tally: newWeightTally()} }
 
-// read reads one header more.
-func (h *headers) read(r io.ReaderAt, size int64) error {
-	g := &ggufReader{bufReader: bufReader{r: r, size: size, limit: ggufMaxHeader}, tally: newWeightTally()}
-	defer g.close()
-	info, err := g.read()
+// add adds one header; that of a file without one, which is zero, adds nothing.
+func (h *headers) add(m ggufMetadata) (err error) {
 	switch {
-	case err != nil:
-		return err
-	case info.Role == RoleProjector:
-		h.projectors = append(h.projectors, g.kept)
-		return nil
-	case info.Role != RoleModel:
-		return nil
-	}
-	h.tally.join(g.tally)
-	if h.shape == nil && g.kept["general.architecture"].text != "" { // of shards, the first has it
-		h.shape, err = newShape(g.kept)
+	case m.role == RoleProjector:
+		h.projectors = append(h.projectors, m.kept)
+	case m.role == RoleModel && m.kept != nil:
+		h.tally.join(m.tally)
+		if h.shape == nil && m.kept["general.architecture"].text != "" { // of shards, the first has it
+			h.shape, err = newShape(m.kept)
+		}
 	}
 	return err
 }

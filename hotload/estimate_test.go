@@ -338,8 +338,10 @@ func BenchmarkEstimate(b *testing.B) {
 			}
 		}
 	})
-	h, err := readHeaders([]string{path})
+	_, m, err := readMetadata(bytes.NewReader(g.bytes()), int64(len(g.bytes())))
 	must(b, err)
+	h := newHeaders()
+	must(b, h.add(m))
 	o, err := EstimateOptions{}.withDefaults(FormatGGUF)
 	must(b, err)
 	b.Run("Alone", func(b *testing.B) {
@@ -358,8 +360,9 @@ func FuzzEstimate(f *testing.F) {
 	f.Add(shaped("qwen35", 10, keys{"block_count": 3, "embedding_length": 64, "attention.head_count": 1, "ssm.conv_kernel": 4, "ssm.inner_size": 64, "ssm.state_size": 16}).bytes(), 1<<30, 256, 1<<20)
 	f.Add(smallLlama().bytes(), 1, 1, 1)
 	f.Fuzz(func(t *testing.T, data []byte, context, slots, batch int) {
-		h := &headers{tally: newWeightTally()}
-		if h.read(bytes.NewReader(data), int64(len(data))) != nil || h.shape == nil {
+		_, m, err := readMetadata(bytes.NewReader(data), int64(len(data)))
+		h := newHeaders()
+		if err != nil || h.add(m) != nil || h.shape == nil {
 			return
 		}
 		for _, engine := range []EngineKind{LlamaServer, LlamaLibrary} {

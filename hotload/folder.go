@@ -44,6 +44,9 @@ type tree struct {
 	// are not remembered.
 	headers, before map[string]header
 	retry           bool // a file could not be read, which may pass
+
+	// metadata is that of the GGUF files which were read, by path; nil: it is not kept.
+	metadata map[string]ggufMetadata
 }
 
 // header is what inspect returned for a file that looked like stat.

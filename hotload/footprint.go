@@ -145,6 +145,9 @@ func (s *shape) computeBytes(o *EstimateOptions, c cells) tier.Bytes {
 // addLlama adds what llama.cpp takes.
 func (e *Estimation) addLlama(h *headers) error {
 	o, s := &e.Options, h.shape
+	if s == nil {
+		return &FileError{Reason: "does not say what it is", Help: "Declare what serving it takes: Model.Runtime."}
+	}
 	if o.Context == 0 {
 		o.Context = int(s.context)
 	}

@@ -79,7 +79,9 @@ func fileError(path string, err error) *FileError {
 // are followed wherever they lead: pass a path from a client through Resolve first.
 //
 // An error is a *FileError.
-func Inspect(path string) (Info, error) {
+func Inspect(path string) (Info, error) { return newTree().inspectPath(path) }
+
+func (t *tree) inspectPath(path string) (Info, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return Info{}, fileError(path, err)
@@ -88,7 +90,7 @@ func Inspect(path string) (Info, error) {
 	if err != nil {
 		return Info{}, fileError(path, err)
 	}
-	s, err := newTree().setOf(abs, stat.IsDir())
+	s, err := t.setOf(abs, stat.IsDir())
 	if err != nil {
 		return Info{}, err
 	}
@@ -163,7 +165,7 @@ func (t *tree) readHeader(f *file) (info Info, err error) {
 	case FormatSafetensors:
 		info, err = ReadSafetensors(opened, size)
 	case FormatGGUF:
-		info, err = ReadGGUF(opened, size)
+		info, err = t.readGGUF(f.path, opened, size)
 	}
 	info.Size = tier.Bytes(size)
 	return info, err
