@@ -61,7 +61,7 @@ func (c *goldenCase) options(t *testing.T) EstimateOptions {
 
 // file returns the header of a model of that shape.
 func (c *goldenCase) file() []byte {
-	g := newGGUF(c.Arch).set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.tokens", make([]string, c.Vocab))
+	g := newGGUF(c.Arch).set("tokenizer.ggml.model", "no_vocab").set(c.Arch+".vocab_size", uint32(c.Vocab))
 	for key, value := range c.Keys {
 		key = c.Arch + "." + key
 		switch v := value.(type) {
