@@ -70,11 +70,11 @@ func (c *child) cgroupPath() string {
 
 // cleanUp removes the traces of an engine that does not run.
 func (c *child) cleanUp() (err error) {
-	if c.forget != nil {
-		err = c.forget()
-	}
 	if c.cgroup != nil {
-		err = errors.Join(err, c.cgroup.remove())
+		err = c.cgroup.remove()
+	}
+	if c.forget != nil { // last: if we are killed before, the next New removes the cgroup
+		err = errors.Join(err, c.forget())
 	}
 	return err
 }

@@ -48,7 +48,8 @@
 // (CAP_SYS_NICE for paging out); to preserve requests in flight across a move (a
 // request needs a lease); to reach an engine that is not our child without
 // Engine.Processes, nor to see one that a daemon starts only after its client has been
-// killed and its StopCommand has failed three times; or to tell an engine that spins for
+// killed and its StopCommand has failed three times, nor to end one whose daemon has
+// ended before its processes were seen; or to tell an engine that spins for
 // ever, and answers its health page, from one that works on a long answer: its user
 // reports that with Manager.ReportCrash.
 // Where this process is the first of a container, what engines leave behind stays a zombie

@@ -161,7 +161,7 @@ func TestForeign_ClientKilled_EngineServesOnAndStops(t *testing.T) {
 // on, and it is killed where it has to go.
 func TestForeign_DaemonKilled_EngineServesOnAndIsKilledInsteadOfFrozen(t *testing.T) {
 	eachFound(t, func(t *testing.T, d *daemon, found string) {
-		r := newRig(t, newSystem(), Options{Engine: d.engine(fake{Touch: true}, found)})
+		r := newRig(t, newSystem(), Options{Engine: d.engine(fake{Touch: true}, found), StopTimeout: 2 * patience})
 		m := modelOf(t, "m", 8<<20)
 		r.move(m, tier.Storage, tier.RAM)
 		d.kill()

@@ -295,17 +295,21 @@ func (m *Mover) exitOf(c *child, fault Fault, since time.Time) error {
 // *tier.StuckError.
 func (m *Mover) kill(c *child) error {
 	c.told.Store(true)
-	began, limit := time.Now(), m.killLimit
+	began := time.Now()
 	if f := c.foreign; f != nil { // its client is not killed before the StopCommand
 		f.kill()
-		limit += f.limits.command + stopTries*f.limits.stop
+		select {
+		case <-f.stopped:
+		case <-c.done:
+		case <-time.After(f.limits.command + stopTries*f.limits.stop):
+		}
 	} else {
 		c.killAll()
 	}
 	select {
 	case <-c.done:
 		return nil
-	case <-time.After(limit):
+	case <-time.After(m.killLimit):
 		seen, _ := m.look(c, true)
 		present, _ := seen.present()
 		var why error
