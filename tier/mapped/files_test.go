@@ -364,3 +364,18 @@ func TestOpen_PartIsMissing_ErrorNamesIt(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestChanged_OtherParts_IsAnErrorUntilItWasUnmapped(t *testing.T) {
+	mod, part := model(t, "m", tier.MiB), model(t, "part", tier.MiB)
+	mod.Parts, mod.Size = []string{part.Path}, 2*tier.MiB
+	m := newTestMover(t, newSystem(), Options{})
+	must(t, m.Move(t.Context(), tier.Move{Model: mod, To: tier.RAM}, nil))
+	fewer := mod
+	fewer.Parts = nil
+	err := m.Move(t.Context(), tier.Move{Model: fewer, From: tier.RAM, To: tier.Swap}, nil)
+	if ce, ok := errors.AsType[*ChangedError](err); !ok || ce.How != "replaced" {
+		t.Errorf("Move = %v", err)
+	}
+	must(t, m.Move(t.Context(), tier.Move{Model: fewer, From: tier.RAM, To: tier.Storage}, nil))
+	must(t, m.Move(t.Context(), tier.Move{Model: fewer, To: tier.RAM}, nil))
+}
