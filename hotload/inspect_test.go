@@ -360,6 +360,8 @@ func FuzzReadIndex(f *testing.F) {
 	f.Add([]byte(`{"metadata":{"total_size":16},"weight_map":{"x":"a.safetensors","y":"b.safetensors"}}`))
 	f.Add([]byte(`{"weight_map":{"x":"../a.safetensors"}}`))
 	f.Add([]byte(`{"weight_map":{"x":"a/b.safetensors","y":"."}}`))
+	f.Add([]byte(`{"weight_map":{"x":"a/b.safetensors","y":"a/../a/c.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"x":"a/../../b.safetensors"}}`))
 	dir := f.TempDir()
 	path := filepath.Join(dir, "model.safetensors.index.json")
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -374,7 +376,7 @@ func FuzzReadIndex(f *testing.F) {
 			return
 		}
 		for _, n := range names {
-			if filepath.Dir(filepath.Join(dir, n)) != dir {
+			if !strings.HasPrefix(filepath.Join(dir, n), dir+string(filepath.Separator)) {
 				t.Fatalf("%q leads out of the folder", n)
 			}
 		}
