@@ -278,22 +278,22 @@ func TestProbe_RealNeighbourAtALimitOfItsOwn_IsNoPressureHere(t *testing.T) {
 func TestProbe_RealNeighbourKilledAtItsLimit_IsNoPressureHere(t *testing.T) {
 	g := realCgroup(t)
 	g.set(t, g.dir, 16*tier.MiB)
-	p := NewProbe()
-	defer p.Close()
-	before := mustRead(t, p)
-	// What tail keeps of zeros without a line end is all of them.
-	exec.Command("sh", "-c", `echo $$ >"$0"; head -c 64000000 /dev/zero | tail >/dev/null`, filepath.Join(g.dir, "cgroup.procs")).Run()
-	m := mustRead(t, p)
-	if m.Pressure.OOMKills == before.Pressure.OOMKills {
-		t.Skip("the kill was not counted here")
+	var m tier.Memory
+	for range 3 { // during one of them other programs may press the machine
+		p := NewProbe()
+		before := mustRead(t, p)
+		// What tail keeps of zeros without a line end is all of them.
+		exec.Command("sh", "-c", `echo $$ >"$0"; head -c 64000000 /dev/zero | tail >/dev/null`, filepath.Join(g.dir, "cgroup.procs")).Run()
+		m = mustRead(t, p)
+		p.Close()
+		if m.Pressure.OOMKills == before.Pressure.OOMKills {
+			t.Skip("the kill was not counted here")
+		}
+		if m.Pressure.Level <= before.Pressure.Level {
+			return
+		}
 	}
-	switch {
-	case m.Pressure.Level <= before.Pressure.Level:
-	case m.Pressure.Stalled > tier.PressureLow:
-		t.Skipf("other programs press the machine: %+v", m.Pressure)
-	default:
-		t.Errorf("after a kill at another's limit: %+v", m.Pressure)
-	}
+	t.Errorf("after a kill at another's limit: %+v", m.Pressure)
 }
 
 // TestChildLoads is no test: in a tight cgroup it reads the weights of two models
