@@ -29,6 +29,9 @@ type library struct {
 	// again opens the library as it is now, where those models are known. nil: it
 	// stays as it is.
 	again func(ctx context.Context, known []tier.Model) (*library, error)
+	// watch calls changed when the library has become another, until ctx ends. nil: the
+	// library is not watched.
+	watch func(ctx context.Context, changed func())
 
 	probe tier.MemoryProbe // nil: this machine's
 	about string           // the library, in words
@@ -71,12 +74,24 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	if o.models == "" {
 		return openDemo(ctx, o, engine, stderr)
 	}
-	lib, err := openFolder(ctx, o, engine, nil, stderr)
+	lib, err := openFolder(ctx, o, engine, nil, nil, stderr)
 	if err != nil {
 		return nil, err
 	}
+	left := lib.left
 	lib.again = func(ctx context.Context, known []tier.Model) (*library, error) {
-		return openFolder(ctx, o, engine, known, stderr)
+		lib, err := openFolder(ctx, o, engine, known, left, stderr)
+		if err == nil {
+			left = lib.left
+		}
+		return lib, err
+	}
+	dir, models := lib.dir, slices.Clone(lib.models)
+	lib.watch = func(ctx context.Context, changed func()) {
+		err := hotload.Watch(ctx, dir, models, hotload.DefaultInterval, func(hotload.Change) { changed() }, o.follow...)
+		if err != nil && ctx.Err() == nil {
+			fmt.Fprintln(stderr, "-models is not watched:", err)
+		}
 	}
 	return lib, nil
 }
@@ -118,8 +133,9 @@ func openConfig(o *options) (*library, error) {
 }
 
 // openFolder returns the library of a folder. Models that are known keep their
-// names: what a client asks for does not become other weights beside it.
-func openFolder(ctx context.Context, o *options, engine *engineConfig, known []tier.Model, stderr io.Writer) (*library, error) {
+// names: what a client asks for does not become other weights beside it. It says what
+// it leaves out, unless that was said before.
+func openFolder(ctx context.Context, o *options, engine *engineConfig, known []tier.Model, said []hotload.Skipped, stderr io.Writer) (*library, error) {
 	dir, err := filepath.Abs(o.models)
 	if err != nil {
 		return nil, err
@@ -140,9 +156,10 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 			return m.Name == autoModel
 		})
 	}
-	for i, s := range skipped {
+	news := slices.DeleteFunc(slices.Clone(skipped), func(s hotload.Skipped) bool { return slices.Contains(said, s) })
+	for i, s := range news {
 		if i == mostSkipped {
-			fmt.Fprintf(stderr, "left out: %d more\n", len(skipped)-i)
+			fmt.Fprintf(stderr, "left out: %d more\n", len(news)-i)
 			break
 		}
 		fmt.Fprintln(stderr, "left out:", s)

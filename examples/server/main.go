@@ -87,7 +87,7 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 		if err != nil {
 			return nil, err
 		}
-		r := &reloader{open: lib.again, state: lib.state, supervisor: supervisor, said: stdout, told: stderr}
+		r := &reloader{open: lib.again, watch: lib.watch, state: lib.state, supervisor: supervisor, said: stdout, told: stderr}
 		answering := startFiles
 		if lib.engines != nil {
 			answering = startEngines

@@ -16,8 +16,9 @@ import (
 
 // reloader has the Manager go by what the library is now, by difference.
 type reloader struct {
-	// open is library.again.
+	// open is library.again, watch is library.watch.
 	open       func(ctx context.Context, known []tier.Model) (*library, error)
+	watch      func(ctx context.Context, changed func())
 	manager    *modeltier.Manager
 	engines    *registry // nil: files are served
 	state      string
@@ -30,16 +31,27 @@ type reloader struct {
 func (r *reloader) start(ctx context.Context, signals <-chan os.Signal, path string) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { r.run(ctx, signals, path) })
+	changes := make(chan struct{}, 1)
+	if r.watch != nil {
+		running.Go(func() {
+			r.watch(ctx, func() {
+				select {
+				case changes <- struct{}{}:
+				default: // that reload is yet to come
+				}
+			})
+		})
+	}
+	running.Go(func() { r.run(ctx, signals, changes, path) })
 	return func() {
 		cancel()
 		running.Wait()
 	}
 }
 
-// run reloads at each signal, and when the file of that path, if it is not empty,
-// has changed, until ctx ends.
-func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, path string) {
+// run reloads at each signal, at each change, and when the file of that path, if it is
+// not empty, has changed, until ctx ends.
+func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, changes <-chan struct{}, path string) {
 	const every = time.Second
 	look := time.NewTicker(every)
 	defer look.Stop()
@@ -54,6 +66,8 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, path strin
 		case <-ctx.Done():
 			return
 		case <-signals:
+			r.reload(ctx)
+		case <-changes:
 			r.reload(ctx)
 		case <-look.C:
 			if file.look(os.Stat(path)) {

@@ -160,6 +160,34 @@ func TestChild_ReaderOfItsOutputLeaves_GoesOn(t *testing.T) {
 	}
 }
 
+func TestChild_FolderChanges_IsTakenUp(t *testing.T) {
+	bin, dir := build(t), t.TempDir()
+	b, err := os.ReadFile(filepath.Join(made.Dir, "gpt2-small.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := filepath.Join(dir, "first.gguf"), filepath.Join(dir, "second.gguf")
+	if err := os.WriteFile(first, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := launch(t, command(t.Context(), bin, t.TempDir(), "-addr", "127.0.0.1:0", "-state", "none", "-models", dir))
+	wants := func(name string, there bool) {
+		t.Helper()
+		await(t, func() (string, bool) {
+			models := text(c.do(t, "GET", "/v1/models", ""))
+			return fmt.Sprintf("%s is wanted: %v, in %s", name, there, models), strings.Contains(models, `"`+name+`"`) == there
+		})
+	}
+	if err := os.WriteFile(second, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wants("second", true)
+	if err := os.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	wants("first", false)
+}
+
 // await waits until something is so, and says what is if it takes too long.
 func await(t *testing.T, is func() (string, bool)) {
 	t.Helper()
