@@ -272,6 +272,10 @@ func (r *registry) configOf(m *tier.Model) (engineConfig, error) {
 	return engineConfig{}, fmt.Errorf("there is no engine %q", name)
 }
 
+// stuckAfter is longer than an engine may take to save its conversations (30 s), stop
+// (5 s) and, if it does not, be killed (10 s): the Manager's Close waits for no more.
+const stuckAfter = 50 * time.Second
+
 // newEngines returns a Manager over the engines of a library. It closes them.
 func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *process.Mover, *registry, error) {
 	var manager atomic.Pointer[modeltier.Manager]
@@ -298,7 +302,7 @@ func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *process.Mo
 	}
 	m, err := modeltier.New(modeltier.Config{
 		Models: lib.models, Limits: lib.limits, Mover: engines, Probe: lib.probe,
-		StateDir: lib.state, ModelDir: lib.dir, Follow: lib.follow, Logger: log,
+		StateDir: lib.state, ModelDir: lib.dir, Follow: lib.follow, Logger: log, StuckAfter: stuckAfter,
 	})
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, engines.Close())

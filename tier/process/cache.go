@@ -52,7 +52,9 @@ func (m *Mover) spare(s *slot) []weightFile {
 
 // Uncache implements tier.Cacher. The end of the weights goes first. A frozen engine
 // whose weights cannot be taken from it, be it for want of a right or because another
-// process maps them too, is stopped, unless its Standby is StandbyFreeze.
+// process maps them too, is stopped, unless its Standby is StandbyFreeze. If ctx ends
+// before it has, its conversations are saved and the stop completed all the same: the next
+// Uncache drops the weights.
 func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 	m.mu.Lock()
 	s := m.slots[model]
@@ -63,24 +65,43 @@ func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 		m.mu.Unlock()
 		return context.Cause(ctx)
 	}
-	ctx, files := m.take(ctx, s), m.spare(s)
+	// Whoever calls has less time than a save may take. Only a move ends the stop, or Close.
+	stop, files := m.take(context.WithoutCancel(ctx), s), m.spare(s)
 	s.aside = make(chan struct{})
 	m.mu.Unlock()
-	defer m.release(s)
-	err := m.uncache(ctx, s, files, n)
-	if err == nil || ctx.Err() != nil || s.state != Frozen || s.child.hasExited() {
+	drop, cancel := context.WithCancelCause(stop)
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+	err := m.uncache(drop, s, files, n)
+	if stays := err != nil && drop.Err() == nil && s.state == Frozen && !s.child.hasExited(); !stays || s.engine.Standby == StandbyFreeze {
+		if stays {
+			m.note(s, WayKept, err.Error())
+		}
+		m.release(s)
 		return err
 	}
-	if s.engine.Standby == StandbyFreeze {
-		m.note(s, WayKept, err.Error())
+	ended := make(chan error, 1)
+	go func() { // Close waits for it, as for a move
+		defer m.release(s)
+		ended <- m.haltToUncache(stop, drop, s, files, n, err)
+	}()
+	select {
+	case err := <-ended:
 		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	m.log.Info("a frozen engine is stopped, as its weights cannot be dropped", "model", s.name, "why", err)
-	if e := m.halt(ctx, s); e != nil {
-		return errors.Join(err, e)
+}
+
+// haltToUncache stops a frozen engine whose weights cannot be dropped, for which why is
+// the reason, and drops them until drop ends.
+func (m *Mover) haltToUncache(stop, drop context.Context, s *slot, files []weightFile, n tier.Bytes, why error) error {
+	m.log.Info("a frozen engine is stopped, as its weights cannot be dropped", "model", s.name, "why", why)
+	if err := m.halt(stop, s); err != nil {
+		return errors.Join(why, err)
 	}
-	m.note(s, WayStopped, err.Error())
-	return m.uncache(ctx, s, files, n)
+	m.note(s, WayStopped, why.Error())
+	return m.uncache(drop, s, files, n)
 }
 
 // uncachePiece is how much is dropped before it is measured how much went, and before a

@@ -33,7 +33,9 @@ type Conversations struct {
 	// MaxAge is how long it is kept. 0: a week.
 	MaxAge time.Duration
 	// Timeout bounds the saving of all slots of an engine, and their restoring. A model
-	// that needs the room waits that much longer at most. 0: 30 s.
+	// that needs the room waits that much longer at most. Under a Manager, its
+	// Config.StuckAfter (10 s by default) has to be longer than this and StopTimeout
+	// together, or its Close does not wait for what is being saved. 0: 30 s.
 	Timeout time.Duration
 }
 
@@ -205,8 +207,8 @@ func (m *Mover) saveConversations(ctx context.Context, s *slot, was State) {
 	saving, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), m.opts.Conversations.Timeout, fmt.Errorf("it takes longer than %v", m.opts.Conversations.Timeout))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
-		if context.Cause(ctx) != errMoves { // a move to ram waits: it wants the conversation
-			cancel()
+		if cause := context.Cause(ctx); cause != errMoves && !errors.Is(cause, tier.ErrClosed) {
+			cancel() // a move to ram waits, as it wants the conversation, and so does Close
 		}
 	})()
 	bytes, err := m.save(saving, s, folder, was)

@@ -257,6 +257,54 @@ func TestConversation_WantedBackWhileItIsSaved_IsThere(t *testing.T) {
 	r.wantTalk(m, "m|hello", "m|there")
 }
 
+// A save that is under way when less time is left than it takes goes on: to drop weights
+// has seconds, and whoever closes wants the conversation.
+func TestConversation_CallEndsWhileItIsSaved_IsSavedAllTheSame(t *testing.T) {
+	for name, end := range map[string]struct {
+		from  tier.Tier // where the model is
+		begin func(ctx context.Context, r *rig, m tier.Model) error
+		cause error
+	}{
+		"Uncache": {tier.Swap, func(ctx context.Context, r *rig, m tier.Model) error {
+			return r.Uncache(ctx, m.Name, tier.Unlimited)
+		}, context.DeadlineExceeded},
+		"MoveAtClose": {tier.RAM, func(ctx context.Context, r *rig, m tier.Model) error {
+			return r.Move(ctx, tier.Move{Model: m, From: tier.RAM, To: tier.Storage}, nil)
+		}, tier.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sys, trace := withoutCgroups(), filepath.Join(t.TempDir(), "trace")
+			sys.pageOut = func(context.Context, int, []region) error { return unix.EPERM }
+			opts := talker(fake{Trace: trace, SavePace: 50 * time.Millisecond})
+			opts.StateDir = t.TempDir()
+			r, m := newRig(t, sys, opts), modelOf(t, "m", 64<<20)
+			r.move(m, tier.Storage, tier.RAM)
+			r.say("m", 0, "hello")
+			r.say("m", 1, "there")
+			if end.from == tier.Swap {
+				r.move(m, tier.RAM, tier.Swap)
+				if s := r.engine("m"); s.State != Frozen {
+					t.Fatalf("it is %s: %s", s.State, s.Note)
+				}
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- end.begin(ctx, r, m) }()
+			eventually(t, "it is saved", func() bool { b, _ := os.ReadFile(trace); return len(b) > 0 })
+			cancel(end.cause)
+			if err := <-ended; end.from == tier.Swap && (!errors.Is(err, end.cause) || len(kept(t, opts.StateDir)) == 2) {
+				t.Errorf("it has not returned when its time was over: %v", err)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			if files := kept(t, opts.StateDir); len(files) != 2 {
+				t.Errorf("kept are %v: %+v", files, r.engine("m").Conversation)
+			}
+		})
+	}
+}
+
 // What was not used since it was restored is not written again.
 func TestConversation_NotUsedSince_NotSavedAgain(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")

@@ -254,8 +254,10 @@ func (m *Mover) breakOff(s *slot, had bool) {
 }
 
 // Close cancels the moves under way, stops all engines at the same time, as a move to
-// storage does, conversations saved, and returns when none of them is left. It is idempotent. An engine
-// that cannot be killed makes the error, which unwraps to tier.ErrStuck.
+// storage does, conversations saved, and returns when none of them is left: that may take
+// Options.Conversations.Timeout and Options.StopTimeout together, and if a move was saving,
+// twice that. A Manager waits for as long as its Config.StuckAfter. It is idempotent. An
+// engine that cannot be killed makes the error, which unwraps to tier.ErrStuck.
 func (m *Mover) Close() error { return m.close() }
 
 func (m *Mover) shutDown() error {
