@@ -92,8 +92,19 @@ func (e *Engine) validateConversations(fault func(field, value, rule string)) {
 	if e.Save.Path != "" && e.Restore.Path != "" && slots[0] != slots[1] {
 		fault("Engine.Restore", e.Restore.Path+e.Restore.Body, "must hold {slot} if Engine.Save does, and only then")
 	}
-	if e.Save.Path == "" && strings.Contains(strings.Join(append(slices.Clone(e.Command), e.Env...), " "), "{state}") {
-		fault("Engine.Command", "{state}", "is the folder that Engine.Save saves in, which is not set")
+	if e.Save.Path != "" {
+		return
+	}
+	for _, f := range []struct {
+		field string
+		texts []string
+	}{
+		{"Engine.Command", slices.Concat(e.Command, e.Env)}, {"Engine.Pause", e.Pause}, {"Engine.Resume", e.Resume}, {"Engine.StopCommand", e.StopCommand},
+		{"Engine.Processes", append([]string{e.Processes.Cgroup, e.Processes.PidFile}, e.Processes.Command...)},
+	} {
+		if strings.Contains(strings.Join(f.texts, " "), "{state}") {
+			fault(f.field, "{state}", "is the folder that Engine.Save saves in, which is not set")
+		}
 	}
 }
 
@@ -412,7 +423,7 @@ func (m *Mover) restoreConversations(ctx context.Context, s *slot, c *child) err
 		return nil
 	}
 	began := time.Now()
-	limit, cancel := context.WithTimeout(ctx, m.opts.Conversations.Timeout)
+	limit, cancel := context.WithTimeoutCause(ctx, m.opts.Conversations.Timeout, fmt.Errorf("all of it takes longer than %v", m.opts.Conversations.Timeout))
 	defer cancel()
 	life, end := c.while(limit)
 	defer end()
@@ -428,6 +439,10 @@ func (m *Mover) restoreConversations(ctx context.Context, s *slot, c *child) err
 		size, sum, err := checksum(limit, path)
 		if err == nil && (size != k.size || sum != k.sum) {
 			err = errors.New("the file is damaged")
+		}
+		if ctx.Err() == nil && limit.Err() != nil { // its time is over: it stays for the next start
+			trouble = fmt.Errorf("slot %d: %w", k.slot, context.Cause(limit))
+			break
 		}
 		sent := err == nil
 		if sent {

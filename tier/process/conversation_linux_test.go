@@ -450,6 +450,31 @@ func TestRestore_EngineFails_StartsColdAndForgets(t *testing.T) {
 	}
 }
 
+// What there was no time for is neither damaged nor refused: it is there for the next start,
+// and the engine is not to blame.
+func TestRestore_TimeIsOverBeforeAFileIsSent_FileStays(t *testing.T) {
+	for size, talk := range map[string]int{"Small": 0, "OfManyReads": 9 << 20} {
+		t.Run(size, func(t *testing.T) {
+			dir, m, opts := t.TempDir(), modelOf(t, "m", 1<<20), talker(fake{Talk: talk})
+			r := talking(t, dir, opts, m)
+			r.move(m, tier.RAM, tier.Storage)
+			limit, before := r.opts.Conversations.Timeout, r.engine("m").Starts
+			r.opts.Conversations.Timeout = time.Nanosecond
+			r.move(m, tier.Storage, tier.RAM)
+			if e := r.engine("m"); e.Starts-before != 1 || !strings.Contains(e.Conversation.Trouble, "longer than") {
+				t.Errorf("it was started %d times: %+v", e.Starts-before, e.Conversation)
+			}
+			if files := kept(t, dir); len(files) != 2 {
+				t.Errorf("kept are %v", files)
+			}
+			r.move(m, tier.RAM, tier.Storage)
+			r.opts.Conversations.Timeout = limit
+			r.move(m, tier.Storage, tier.RAM)
+			r.wantTalk(m, "m|hello", "m|there")
+		})
+	}
+}
+
 // Whatever goes wrong with a save, the engine stops in its time and nothing of it is kept.
 func TestSave_Fails_TheStopDoesNot(t *testing.T) {
 	for _, c := range []struct {
@@ -782,6 +807,23 @@ func TestValidate_Conversations_EachFaultIsNamed(t *testing.T) {
 	}
 	if err := good.Validate(); err != nil {
 		t.Error(err)
+	}
+	for field, change := range map[string]func(e *Engine, arg string){
+		"Engine.Pause":       func(e *Engine, arg string) { e.Pause, e.Resume = []string{"a", arg}, []string{"b"} },
+		"Engine.Resume":      func(e *Engine, arg string) { e.Pause, e.Resume = []string{"a"}, []string{"b", arg} },
+		"Engine.StopCommand": func(e *Engine, arg string) { e.StopCommand = []string{"a", arg} },
+		"Engine.Processes":   func(e *Engine, arg string) { e.Processes.Command = []string{"a", arg} },
+	} {
+		for _, saves := range []bool{true, false} {
+			e := Engine{Command: []string{"a", "{port}"}}
+			if saves {
+				e.Save, e.Restore = good.Save, good.Restore
+			}
+			change(&e, "{state}/x")
+			if err := e.Validate(); (err == nil) != saves || err != nil && !strings.Contains(err.Error(), field) {
+				t.Errorf("%s has {state}, Save is set: %v: %v", field, saves, err)
+			}
+		}
 	}
 	_, err := New(Options{Engine: good})
 	if !errors.Is(err, tier.ErrInvalid) || !strings.Contains(err.Error(), "StateDir") {

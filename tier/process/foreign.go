@@ -141,13 +141,13 @@ type foreign struct {
 	cut    bool       // its client was killed by us
 }
 
-// newForeign returns the engine of a client that is about to start, nil for an engine
-// that is our child.
-func (m *Mover) newForeign(c *child, engine *Engine, model *tier.Model) (*foreign, error) {
+// newForeign returns the engine of a client that is about to start and saves
+// conversations in a folder, nil for an engine that is our child.
+func (m *Mover) newForeign(c *child, engine *Engine, model *tier.Model, folder string) (*foreign, error) {
 	if !engine.isForeign() {
 		return nil, nil
 	}
-	x, err := engine.expansion(model, c.port, c.mark, "")
+	x, err := engine.expansion(model, c.port, c.mark, folder)
 	if err != nil {
 		return nil, err
 	}

@@ -413,6 +413,30 @@ func TestForeign_ClientFails_ExitedEarlyAtOnce(t *testing.T) {
 	}
 }
 
+// A word without its value would make "{state}/x" a path of the machine.
+func TestForeign_StateInAnyCommand_IsTheFolderOfTheConversations(t *testing.T) {
+	opts, out := talker(fake{}), t.TempDir()
+	opts.StateDir, opts.StopTimeout = t.TempDir(), time.Second
+	e := &opts.Engine
+	e.Standby = StandbyFreeze
+	for name, command := range map[string]*[]string{"pause": &e.Pause, "resume": &e.Resume, "stop": &e.StopCommand} {
+		*command = []string{"sh", "-c", "echo {state} >" + filepath.Join(out, name)}
+	}
+	r, m := newRig(t, newSystem(), opts), modelOf(t, "m", 1<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	r.move(m, tier.Swap, tier.RAM)
+	r.Mover.mu.Lock()
+	want := r.slots["m"].talk.folder
+	r.Mover.mu.Unlock()
+	r.move(m, tier.RAM, tier.Storage)
+	for _, name := range []string{"pause", "resume", "stop"} {
+		if b, err := os.ReadFile(filepath.Join(out, name)); strings.TrimSpace(string(b)) != want || want == "" {
+			t.Errorf("%s was given %q and not %q, %v", name, b, want, err)
+		}
+	}
+}
+
 func TestForeign_Engine_FaultsAreNamed(t *testing.T) {
 	good := Engine{Command: []string{"a", "{port}"}}
 	for says, change := range map[string]func(e *Engine){

@@ -217,7 +217,7 @@ func (m *Mover) spawn(engine *Engine, model *tier.Model, port int, folder string
 		return nil, err
 	}
 	c.command, c.added = argv, env
-	if c.foreign, err = m.newForeign(c, engine, model); err != nil {
+	if c.foreign, err = m.newForeign(c, engine, model, folder); err != nil {
 		return nil, err
 	}
 	if folder != "" {
