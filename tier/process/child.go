@@ -172,6 +172,9 @@ func closed(ch <-chan struct{}) bool {
 
 func (c *child) hasExited() bool { return closed(c.exited) }
 
+// isHidden reports whether nothing can be seen of the engine: its client tells nothing.
+func (c *child) isHidden() bool { return c.foreign != nil && c.foreign.spec.Processes.isZero() }
+
 // list returns the processes that are alive: the leader alone, if this system cannot
 // list them; those of an engine that is not our child, and of its client.
 func (c *child) list() ([]int, error) {

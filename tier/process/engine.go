@@ -132,12 +132,14 @@ type Engine struct {
 	// If Command is a client, such as "docker run" or a script that starts a daemon, the
 	// engine is not what we started. Processes says where its processes are. They are then
 	// what is watched, measured, frozen and killed, and Command may exit as soon as they
-	// run. Linux only.
+	// run. Without it, if one of the commands below is set, nothing is measured of the engine
+	// nor seen of its mapped weights (declare Runtime), and StandbyAuto does not freeze it.
+	// Linux only.
 	Processes Processes
 	// Pause and Resume are commands that freeze the engine and thaw it, both or none, with
 	// the words of Command. Each may take 5 seconds. What they did is checked where it can
-	// be seen; an engine that Pause does not freeze gets the next standby that works. None:
-	// SIGSTOP and SIGCONT.
+	// be seen; an engine that Pause does not freeze gets the next standby that works. Without
+	// Processes only StandbyFreeze uses them. None: SIGSTOP and SIGCONT.
 	Pause, Resume []string
 	// StopCommand is a command that stops the engine and removes what is left of it, with
 	// the words of Command: at every end of the engine, once. It may take

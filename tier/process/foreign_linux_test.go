@@ -413,6 +413,35 @@ func TestForeign_ClientFails_ExitedEarlyAtOnce(t *testing.T) {
 	}
 }
 
+// What its client takes says nothing of the engine: neither of this model nor of another.
+func TestForeign_ProcessesNotSet_ClientIsNotMeasuredAsTheEngine(t *testing.T) {
+	e := fake{Touch: true}.engine()
+	e.StopCommand = []string{"true"}
+	r, m := newRig(t, newSystem(), Options{Engine: e, StopTimeout: time.Second}), modelOf(t, "m", 1<<20)
+	m.Size = tier.GiB // from what is small nothing is learned for others
+	other := tier.Model{Name: "other", Path: "/other", Size: 2 * tier.GiB}
+	was, wasOther := first(r.Forecast(&m)), first(r.Forecast(&other))
+	for range provenServed {
+		r.move(m, tier.Storage, tier.RAM)
+		if now, peak, ok := r.Footprint("m"); ok {
+			t.Errorf("it takes %v, %v at most", now, peak)
+		}
+		if s := r.engine("m"); s.Copies || s.Seen != byNothing {
+			t.Errorf("seen is %+v", s)
+		}
+		r.move(m, tier.RAM, tier.Swap)
+		if s := r.engine("m"); s.State != Stopped || !strings.Contains(s.Note, "Engine.Processes") {
+			t.Errorf("in swap it is %+v", s)
+		}
+		r.move(m, tier.Swap, tier.Storage)
+	}
+	if now, nowOther := first(r.Forecast(&m)), first(r.Forecast(&other)); now != was || nowOther != wasOther {
+		t.Errorf("forecast are %v and %v, and before %v and %v", now, nowOther, was, wasOther)
+	}
+}
+
+func first(takes, _ tier.Bytes) tier.Bytes { return takes }
+
 // A word without its value would make "{state}/x" a path of the machine.
 func TestForeign_StateInAnyCommand_IsTheFolderOfTheConversations(t *testing.T) {
 	opts, out := talker(fake{}), t.TempDir()

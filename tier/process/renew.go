@@ -234,7 +234,7 @@ func (m *Mover) attend(s *slot, c *child, engine Engine) {
 		if o.uses > 0 != (uses > 0) {
 			o.asked, o.answer = 0, nil // it was asked for another reason
 		}
-		if m.sys.effort != nil && (uses > 0 || v.slow > 0) {
+		if m.sys.effort != nil && !c.isHidden() && (uses > 0 && v.silent > 0 || v.slow > 0) {
 			if pids, err := c.list(); err == nil {
 				o.effort, _ = m.sys.effort(pids)
 			}

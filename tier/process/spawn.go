@@ -159,7 +159,7 @@ func (m *Mover) sample(s *slot, c *child, ahead *filling, rep *report) error {
 		rep.at(tier.Bytes(ahead.bytes.Load()))
 	}
 	now := time.Now()
-	if m.sys.usage == nil || now.Before(rep.next) {
+	if m.sys.usage == nil || c.isHidden() || now.Before(rep.next) {
 		return nil
 	}
 	u, err := m.sys.usage(c.members())

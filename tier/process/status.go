@@ -72,6 +72,12 @@ func (m *Mover) look(c *child, pages bool) (sight, error) {
 	}
 	files := slot.files
 	s := sight{weights: sizeOf(files), frozen: slot.state == Frozen, cached: slot.seen.cached, by: slot.seen.by}
+	if c.isHidden() {
+		s.hidden, s.by = errors.New("Engine.Processes is not set"), byNothing
+		slot.seen = s
+		m.mu.Unlock()
+		return s, nil
+	}
 	m.mu.Unlock()
 	if m.sys.usage == nil {
 		return s, nil
@@ -254,7 +260,8 @@ type ModelStatus struct {
 	// Seen is what tells Mapped and Cached: "page cache"; "page tables", which is what
 	// the engine has touched, if this process neither owns nor may write the files; or
 	// "nothing", if it may not look into the engine's memory, as that has rights of its
-	// own. "": it is not known yet, or the engine maps no weights.
+	// own, or cannot, as Engine.Processes is not set for an engine that needs it. "": it is
+	// not known yet, or the engine maps no weights.
 	Seen string `json:"seen,omitempty"`
 	// Steady and Peak are what it was seen to take; see Mover.Footprint. Copies: its
 	// weights are memory of its own, not mapped files. Start is the time from its last
