@@ -203,16 +203,25 @@ func (m *Mover) trouble(s *slot, what string, err error) {
 	}
 }
 
-// saveConversations has an engine that is about to stop save its conversations, if it
-// was used since it started. was is what it did before. What fails is logged, and the
-// stop goes on.
-func (m *Mover) saveConversations(ctx context.Context, s *slot, was State) {
-	c := s.child
+// saveAndStop has an engine save its conversations, if it was used since it started, and
+// stops it. was is what it did before, shutdown what asks it to exit. What fails of the
+// saving is logged, and the stop goes on. An engine that writes more than it may goes on
+// when its request is cut off, into a file that has no name any more: it is killed.
+func (m *Mover) saveAndStop(ctx context.Context, s *slot, c *child, was State, shutdown Request) error {
+	if err := m.saveConversations(ctx, s, c, was); errors.Is(err, errTooMuch) {
+		return m.kill(c)
+	}
+	return m.stop(ctx, c, shutdown)
+}
+
+var errTooMuch = errors.New("the engine is killed, as it would write on")
+
+func (m *Mover) saveConversations(ctx context.Context, s *slot, c *child, was State) error {
 	m.mu.Lock()
 	folder, used := s.talk.folder, s.talk.used
 	m.mu.Unlock()
 	if folder == "" || !used || was != Running && was != Frozen || c.hasExited() || ctx.Err() != nil {
-		return
+		return nil
 	}
 	began := time.Now()
 	saving, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), m.opts.Conversations.Timeout, fmt.Errorf("it takes longer than %v", m.opts.Conversations.Timeout))
@@ -222,20 +231,20 @@ func (m *Mover) saveConversations(ctx context.Context, s *slot, was State) {
 			cancel() // a move to ram waits, as it wants the conversation, and so does Close
 		}
 	})()
-	bytes, err := m.save(saving, s, folder, was)
+	bytes, err := m.save(saving, s, c, folder, was)
 	if err != nil {
 		m.trouble(s, "a conversation is not saved", err)
-	} else {
-		m.mu.Lock()
-		s.talk.used, s.talk.bytes, s.talk.at, s.talk.trouble = false, bytes, time.Now(), ""
-		m.mu.Unlock()
-		m.log.Info("a conversation is saved", "model", s.name, "bytes", bytes, "took", time.Since(began))
+		return err
 	}
+	m.mu.Lock()
+	s.talk.used, s.talk.bytes, s.talk.at, s.talk.trouble = false, bytes, time.Now(), ""
+	m.mu.Unlock()
+	m.log.Info("a conversation is saved", "model", s.name, "bytes", bytes, "took", time.Since(began))
+	return nil
 }
 
 // save returns how many bytes were saved.
-func (m *Mover) save(ctx context.Context, s *slot, folder string, was State) (total tier.Bytes, err error) {
-	c := s.child
+func (m *Mover) save(ctx context.Context, s *slot, c *child, folder string, was State) (total tier.Bytes, err error) {
 	if m.sys.room == nil {
 		return 0, errors.New("this system does not tell what room its disks have")
 	}
@@ -251,11 +260,14 @@ func (m *Mover) save(ctx context.Context, s *slot, folder string, was State) (to
 	if !seen.maps() {
 		most = max(most-seen.weights, 0)
 	}
-	if room, err := m.sys.room(folder); err != nil {
+	free, err := m.sys.room(folder)
+	if err != nil {
 		return 0, err
-	} else if room < minRoom.Plus(most) {
-		return 0, fmt.Errorf("%v are free on the disk, of which %v are left free, and it may take %v", room, minRoom, most)
 	}
+	if err := m.archive.take(free, most); err != nil {
+		return 0, err
+	}
+	defer m.archive.give(most)
 	if was == Frozen {
 		if err := c.thaw(); err != nil {
 			return 0, err
@@ -296,10 +308,10 @@ func (m *Mover) watched(ctx context.Context, part string, write func(ctx context
 			case <-poll.C:
 			}
 			if info, err := os.Lstat(part); err == nil && tier.Bytes(info.Size()) > m.opts.Conversations.MaxBytes {
-				cancel(fmt.Errorf("it takes more than Conversations.MaxBytes, %v", m.opts.Conversations.MaxBytes))
+				cancel(fmt.Errorf("it takes more than Conversations.MaxBytes, %v: %w", m.opts.Conversations.MaxBytes, errTooMuch))
 			}
 			if room, err := m.sys.room(filepath.Dir(part)); err == nil && room < minRoom {
-				cancel(fmt.Errorf("%v are free on the disk, less than %v", room, minRoom))
+				cancel(fmt.Errorf("%v are free on the disk, less than %v: %w", room, minRoom, errTooMuch))
 			}
 		}
 	}()
@@ -501,6 +513,26 @@ type archive struct {
 	mu    sync.Mutex // guards the rest
 	bytes tier.Bytes
 	files int
+	taken tier.Bytes // of the disk's room, by saves under way
+}
+
+// take reserves, of the room that is free on the disk, what a save may need, until it
+// gives that back: engines that stop together save at the same time. What others have
+// written meanwhile counts twice.
+func (a *archive) take(free, most tier.Bytes) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if free < minRoom.Plus(a.taken).Plus(most) {
+		return fmt.Errorf("%v are free on the disk, of which %v are left free; it may take %v, and others that are being saved %v", free, minRoom, most, a.taken)
+	}
+	a.taken += most
+	return nil
+}
+
+func (a *archive) give(most tier.Bytes) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.taken -= most
 }
 
 // sweep drops what is too old or too much, the longest unused first, and what an engine

@@ -489,14 +489,14 @@ func TestSave_Fails_TheStopDoesNot(t *testing.T) {
 		{"hangs", "longer than", fake{Save: "hang"}, nil},
 		{"slow", "longer than", fake{SavePace: time.Second}, nil},
 		{"too large", "MaxBytes", fake{}, func(o *Options, _ *system) { o.Conversations.MaxBytes = 1000 }},
-		{"grows too large", "MaxBytes", fake{Talk: 4 << 20, SavePace: 50 * time.Millisecond}, func(o *Options, _ *system) {
-			o.Conversations.MaxBytes, o.Conversations.Timeout = 300<<10, patience
+		{"grows too large", "MaxBytes", fake{Talk: 4 << 20, SavePace: 50 * time.Millisecond, Stubborn: true}, func(o *Options, _ *system) {
+			o.Conversations.MaxBytes, o.Conversations.Timeout, o.StopTimeout = 300<<10, patience, patience
 		}},
 		{"disk full", "free", fake{}, func(_ *Options, s *system) {
 			s.room = func(string) (tier.Bytes, error) { return minRoom + tier.KiB, nil }
 		}},
-		{"disk fills", "free", fake{Talk: 4 << 20, SavePace: 50 * time.Millisecond}, func(o *Options, s *system) {
-			o.Conversations.Timeout = patience
+		{"disk fills", "free", fake{Talk: 4 << 20, SavePace: 50 * time.Millisecond, Stubborn: true}, func(o *Options, s *system) {
+			o.Conversations.Timeout, o.StopTimeout = patience, patience
 			n := 0
 			s.room = func(string) (tier.Bytes, error) {
 				if n++; n == 1 {
@@ -516,7 +516,11 @@ func TestSave_Fails_TheStopDoesNot(t *testing.T) {
 			r, m := newRig(t, sys, opts), modelOf(t, "m", 1<<20)
 			r.move(m, tier.Storage, tier.RAM)
 			r.say("m", 0, "hello")
+			began := time.Now()
 			r.move(m, tier.RAM, tier.Storage)
+			if took := time.Since(began); opts.StopTimeout == patience && took > patience/2 {
+				t.Errorf("an engine that writes too much was left to write on for %v", took)
+			}
 			if files := kept(t, dir); len(files) > 0 {
 				t.Errorf("kept are %v", files)
 			}
@@ -547,6 +551,25 @@ func TestSave_FailsAgainAndAgain_LoggedOnce(t *testing.T) {
 	}
 	if n := strings.Count(said.String(), "not saved"); n != 1 {
 		t.Errorf("logged %d times: %s", n, said.String())
+	}
+}
+
+// Engines that stop together see the same room on the disk, which is not there for each.
+func TestArchive_SavesAtTheSameTime_RoomIsTakenOnce(t *testing.T) {
+	a := &archive{}
+	const free = minRoom + 100
+	if err := a.take(free, 60); err != nil {
+		t.Error(err)
+	}
+	if err := a.take(free, 60); err == nil || !strings.Contains(err.Error(), "others") {
+		t.Errorf("the second is told %v", err)
+	}
+	if err := a.take(free, 40); err != nil {
+		t.Error(err)
+	}
+	a.give(60)
+	if err := a.take(free, 60); err != nil {
+		t.Error(err)
 	}
 }
 

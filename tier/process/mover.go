@@ -280,8 +280,7 @@ func (m *Mover) shutDown() error {
 			shutdown, was, err := s.shutdown(), s.state, &errs[i]
 			s.transition(Stopping, c)
 			all.Go(func() {
-				m.saveConversations(context.Background(), s, was)
-				if *err = m.stop(context.Background(), c, shutdown); *err == nil {
+				if *err = m.saveAndStop(context.Background(), s, c, was, shutdown); *err == nil {
 					m.sweep(s)
 				}
 			})

@@ -190,8 +190,7 @@ func (m *Mover) halt(ctx context.Context, s *slot) error {
 
 // finish stops an engine that is Stopping by now and was in another state before.
 func (m *Mover) finish(ctx context.Context, s *slot, was State, shutdown Request) error {
-	m.saveConversations(ctx, s, was)
-	if err := m.stop(ctx, s.child, shutdown); err != nil {
+	if err := m.saveAndStop(ctx, s, s.child, was, shutdown); err != nil {
 		return err
 	}
 	m.set(s, Stopped, nil)
