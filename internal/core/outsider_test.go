@@ -113,6 +113,63 @@ func TestOutsider_LeavesWhileItWaits_NothingIsHeld(t *testing.T) {
 	}
 }
 
+// The client leaves and the placement answers before the core is called again; the room
+// came free meanwhile, without the plan.
+func TestOutsider_LeavesWhileThePlacementThinks_AnswerIsDropped(t *testing.T) {
+	leave := tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: sized("a", 6), From: tier.RAM, To: tier.Storage}}}}
+	for name, answer := range map[string]tier.Plan{"its plan is done already": leave, "it needs no plan": {}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 10, 0, sized("a", 6), sized("b", 3))
+			b.load("a", "b")
+			w := &Waiter{Outsider: &Outsider{ID: "o", Bytes: 4}, Since: b.now, Claim: func() bool { return false }}
+			b.c.Reading(b.memory, nil, nil, b.now)
+			b.c.JoinOutsider(w, b.now)
+			q := asked(t, b)
+			q.demand.overtaken = maxTries // else an empty answer is asked for again
+			if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("a"), To: tier.Storage}, b.now); err != nil {
+				t.Fatal(err)
+			}
+			b.step()
+			b.finish(Outcome{})
+			b.step()
+			b.c.Reading(b.memory, nil, nil, b.now)
+			b.c.Leave(w)
+			b.c.Planned(q, answer, nil, b.now)
+			if b.step(); len(b.c.demands) > 0 || len(b.c.outsiders) > 0 || len(b.refused) > 0 {
+				t.Errorf("%d demands, %d outsiders, %d refused", len(b.c.demands), len(b.c.outsiders), len(b.refused))
+			}
+		})
+	}
+}
+
+// asked is the question that a step asks, which is left open.
+func asked(t *testing.T, b *bench) *Question {
+	t.Helper()
+	actions, _ := b.c.Step(b.now)
+	for _, a := range actions {
+		if ask, ok := a.(Ask); ok {
+			return ask.Question
+		}
+	}
+	t.Fatalf("nothing is asked: %v", actions)
+	return nil
+}
+
+// Nor is a model sent away for an outsider that has left.
+func TestOutsider_LeavesWhileThePlacementThinks_NoModelGivesWay(t *testing.T) {
+	b := newBench(t, 10, 0, sized("a", 6), sized("b", 3))
+	b.load("a", "b")
+	w := &Waiter{Outsider: &Outsider{ID: "o", Bytes: 4}, Since: b.now, Claim: func() bool { return false }}
+	b.c.Reading(b.memory, nil, nil, b.now)
+	b.c.JoinOutsider(w, b.now)
+	q := asked(t, b)
+	b.c.Leave(w)
+	b.c.Planned(q, b.plan(&q.View, &q.Need), nil, b.now)
+	if b.step(); len(b.started) > 0 || len(b.c.demands) > 0 {
+		t.Errorf("%d moves, %d demands", len(b.started), len(b.c.demands))
+	}
+}
+
 func TestOutsider_LeavesBeforeAllHaveGivenWay_ThoseThatDidComeHome(t *testing.T) {
 	home := sized("a", 6)
 	home.Home = tier.RAM

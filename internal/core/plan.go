@@ -216,6 +216,9 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 	if !x.stands() || x.e != nil && x.e.phase != resting || c.goesFirst(x, now) != nil {
 		return // overtaken by events: Step asks again where it still matters
 	}
+	if x.order == nil && len(x.waiters) == 0 {
+		return // all have left since it was asked: Step drops it
+	}
 	refused := err != nil || len(p.Steps) == 0
 	switch {
 	case x.plan != nil && refused:
