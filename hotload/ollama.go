@@ -118,7 +118,8 @@ func (t *tree) ollamaSet(f *folder, manifest *file, names []string) (set, error)
 	if config.RemoteHost != "" {
 		return fault(fmt.Sprintf("is a model at %.100q, with no weights here", config.RemoteHost), "Pull a model that runs on this machine.")
 	}
-	var s set
+	s := set{source: manifest.path}
+	taken := make(map[string]bool) // blobs
 	for i := range m.Layers {
 		layer := &m.Layers[i]
 		switch layer.Type {
@@ -130,6 +131,10 @@ func (t *tree) ollamaSet(f *folder, manifest *file, names []string) (set, error)
 		if err != nil {
 			return fault(err.Error(), "Let Ollama pull the model again.")
 		}
+		if taken[blob.path] {
+			continue
+		}
+		taken[blob.path] = true
 		info, err := t.read(blob)
 		if err != nil {
 			return set{}, err
@@ -139,17 +144,21 @@ func (t *tree) ollamaSet(f *folder, manifest *file, names []string) (set, error)
 			return fault("names more than one file of weights", "Merge the files with Ollama.")
 		case layer.Type == ollamaModel && info.Format != FormatGGUF:
 			return fault("names weights that are no GGUF file", "Pull a GGUF version of the model.")
+		case layer.Type == ollamaModel && info.Shards > 1:
+			return fault(fmt.Sprintf("names shard %d of %d of a model", info.Shard, info.Shards), "Merge the shards with llama-gguf-split, and create the model from the whole file.")
+		case layer.Type == ollamaModel && info.Role != RoleModel:
+			return fault(fmt.Sprintf("names as its weights a file of the role %q", info.Role), "Create the model from a GGUF file of a whole model.")
 		case layer.Type == ollamaModel:
 			parts := s.info
 			s.info = info
 			s.info.Entry, s.info.Projector = blob.path, parts.Projector
 			s.info.add(&parts)
-		default:
-			if layer.Type == ollamaProjector {
-				s.info.Projector = blob.path
-			}
-			s.info.add(&info)
+			s.files = slices.Insert(s.files, 0, *blob)
+			continue
+		case layer.Type == ollamaProjector:
+			s.info.Projector = blob.path
 		}
+		s.info.add(&info)
 		s.files = append(s.files, *blob)
 	}
 	if s.info.Entry == "" {

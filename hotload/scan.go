@@ -163,11 +163,13 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 		}
 		for _, s := range append(sets, t.setsIn(f)...) {
 			path, real := s.info.Entry, s.files[0].real
+			source := cmp.Or(s.source, path)
 			if first, dup := seen[real]; dup {
-				t.skip(path, fmt.Sprintf("is the same file as %q", first))
+				t.skip(source, fmt.Sprintf("is the same file as %q", first))
 				continue
 			}
-			if repository, name := inSnapshot(s.files[0].path); repository != "" {
+			// By the entry: in another revision its files may be called otherwise.
+			if repository, name := inSnapshot(path); repository != "" {
 				key := repository + "\x00" + name
 				if first, dup := revisions[key]; dup {
 					t.skip(path, fmt.Sprintf("is another revision of %q", first))
@@ -175,10 +177,10 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 				}
 				revisions[key] = path
 			}
-			seen[real] = path
+			seen[real] = source
 			m := s.info.Model(path)
 			if err := m.Validate(); err != nil {
-				t.skip(path, fmt.Sprintf("makes no valid model: %v", err))
+				t.skip(source, fmt.Sprintf("makes no valid model: %v", err))
 				continue
 			}
 			out = append(out, found{model: m, files: s.files})

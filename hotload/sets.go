@@ -199,10 +199,12 @@ func (i *Info) add(b *Info) {
 	}
 }
 
-// set is a whole model: its description, and its files as they were seen.
+// set is a whole model: its description, and its files as they were seen, the one that
+// an engine is given first.
 type set struct {
-	info  Info
-	files []file
+	info   Info
+	files  []file
+	source string // the file that names them; "": what an engine is given is its name
 }
 
 // whole returns the model that a group is, with its projector. An error is a
