@@ -174,7 +174,7 @@ func (t *tree) addModules(f *folder, g *group) {
 		return
 	}
 	for _, m := range modules[:min(len(modules), maxModules)] {
-		if m.Path != "" && m.Path != "." && localName(m.Path) {
+		if m.Path != "" && localName(m.Path) && path.Clean(m.Path) != "." { // else the folder itself
 			t.claim(filepath.Join(f.dir, filepath.FromSlash(m.Path)), g)
 		}
 	}

@@ -170,6 +170,12 @@ func TestScan_LayoutsOfPeople_SetsWithTheirPartsAndReasonsForTheRest(t *testing.
 			"t-Q4":      "models--o--t/snapshots/r1/t-Q4.gguf",
 			"p/sharded": "models--p--sharded/snapshots/r, models--p--sharded/snapshots/r/w/a-00001-of-00002.safetensors, models--p--sharded/snapshots/r/w/a-00002-of-00002.safetensors",
 		}, map[string]string{"models--o--t/snapshots/r1": "same file", ".locks": "hidden", "models--o--t/.no_exist": "hidden", "models--q--gone/snapshots/r/m-00001-of-00002.gguf": "link to nothing"}},
+		{"a repository that was sharded since", map[string]string{
+			"models--o--t/refs/main": "r2", "models--o--t/blobs/a": safetensorsShard(), "models--o--t/blobs/b": safetensorsShard(), "models--o--t/blobs/c": safetensorsShard(), "models--o--t/blobs/i": indexOf("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+			"models--o--t/snapshots/r1/model.safetensors": "-> ../../blobs/a", "models--o--t/snapshots/r1/config.json": bertConfig,
+			"models--o--t/snapshots/r2/model-00001-of-00002.safetensors": "-> ../../blobs/b", "models--o--t/snapshots/r2/model-00002-of-00002.safetensors": "-> ../../blobs/c", "models--o--t/snapshots/r2/model.safetensors.index.json": "-> ../../blobs/i", "models--o--t/snapshots/r2/config.json": bertConfig,
+		}, map[string]string{"o/t": "models--o--t/snapshots/r2, models--o--t/snapshots/r2/model-00001-of-00002.safetensors, models--o--t/snapshots/r2/model-00002-of-00002.safetensors"},
+			map[string]string{"models--o--t/snapshots/r1": "another revision"}},
 		{"Mistral's", map[string]string{
 			"M/consolidated.safetensors": safetensorsShard(), "M/params.json": "{}", "M/tekken.json": "{}",
 			"N/consolidated.safetensors": safetensorsShard(), "N/config.json": llamaConfig, "N/model-00001-of-00002.safetensors": safetensorsShard(), "N/model-00002-of-00002.safetensors": safetensorsShard(), "N/model-00001-of-00001.safetensors": safetensorsShard(),
@@ -190,6 +196,8 @@ func TestScan_LayoutsOfPeople_SetsWithTheirPartsAndReasonsForTheRest(t *testing.
 			map[string]string{"sd/unet/diffusion_pytorch_model.fp16.safetensors": "once more", "sd/text_encoder/model.fp16.safetensors": "once more"}},
 		{"sentence-transformers", map[string]string{"s/modules.json": `[{"path":""},{"path":"1_Pooling"},{"path":"2_Dense"},{"path":"../out"}]`, "s/config.json": bertConfig, "s/model.safetensors": safetensorsShard(), "s/1_Pooling/config.json": "{}", "s/2_Dense/config.json": "{}", "s/2_Dense/model.safetensors": safetensorsShard(), "out/model.safetensors": safetensorsShard()},
 			map[string]string{"s": "s, s/model.safetensors, s/2_Dense/model.safetensors", "out": "out/model.safetensors"}, nil},
+		{"modules that are their own folder", map[string]string{"s/modules.json": `[{"path":"x/.."},{"path":"./."}]`, "s/config.json": bertConfig, "s/model.safetensors": safetensorsShard(), "s/x/y.txt": "y"},
+			map[string]string{"s": "s, s/model.safetensors"}, nil},
 		{"no models of their own", map[string]string{
 			"Big.gguf": llama(), "happy.gguf": ggufOf("controlvector", ""), "Big-eagle3.gguf": ggufOf("eagle3", ""), "mtp-Big.gguf": llama(), "lora.gguf": ggufOf("llama", "adapter"),
 			"peft/adapter_model.safetensors": adapter, "peft/adapter_config.json": "{}", "ggml-base.en.bin": "lmgg",
