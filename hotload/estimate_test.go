@@ -277,6 +277,10 @@ func TestEstimate_HeaderThatLiesOrSaysTooLittle_IsRefused(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, &e, err)
 		}
 	}
+	headless := shaped("t5", 10, keys{"block_count": 2, "decoder_block_count": 0, "embedding_length": 64, "context_length": 512, "attention.shared_kv_layers": 5})
+	if e, err := Estimate(planted(t, headless), EstimateOptions{}); !errors.Is(err, tier.ErrInvalid) {
+		t.Errorf("a decoder without layers has the estimate %v, %v", &e, err)
+	}
 	if _, err := Estimate(planted(t, newGGUF("flux").tensor("t", 1, 8)), EstimateOptions{}); err == nil {
 		t.Error("a model without layers has an estimate")
 	}
@@ -359,6 +363,7 @@ func FuzzEstimate(f *testing.F) {
 	f.Add(shaped("gemma3n", 10, keys{"block_count": 2, "embedding_length": 64, "attention.head_count": []int32{1, 2}, "attention.sliding_window": 8, "attention.sliding_window_pattern": []bool{true}}).bytes(), 100, 3, 7)
 	f.Add(shaped("qwen35", 10, keys{"block_count": 3, "embedding_length": 64, "attention.head_count": 1, "ssm.conv_kernel": 4, "ssm.inner_size": 64, "ssm.state_size": 16}).bytes(), 1<<30, 256, 1<<20)
 	f.Add(smallLlama().bytes(), 1, 1, 1)
+	f.Add(shaped("t5", 10, keys{"block_count": 2, "decoder_block_count": 0, "embedding_length": 64, "context_length": 512, "attention.shared_kv_layers": 5}).bytes(), 0, 0, 0)
 	f.Fuzz(func(t *testing.T, data []byte, context, slots, batch int) {
 		_, m, err := readMetadata(bytes.NewReader(data), int64(len(data)))
 		h := newHeaders()

@@ -180,6 +180,9 @@ func newShape(kept map[string]ggufValue) (*shape, error) {
 	m := &metadata{arch: kept["general.architecture"].text, kept: kept}
 	s := &shape{arch: m.arch, family: familyOf(m.arch)}
 	blocks, width := m.number("block_count", 0), m.number("embedding_length", 0)
+	if m.arch == "t5" && blocks > 0 {
+		blocks, s.encoders = m.number("decoder_block_count", blocks), width
+	}
 	switch {
 	case blocks == 0 || width == 0:
 		return nil, &FileError{
@@ -202,9 +205,6 @@ func newShape(kept map[string]ggufValue) (*shape, error) {
 		}
 	}
 	s.perLayer = m.number("embedding_length_per_layer_input", 0)
-	if m.arch == "t5" {
-		blocks, s.encoders = min(m.number("decoder_block_count", blocks), maxModelLayers), width
-	}
 	if s.trunk {
 		blocks -= min(m.number("nextn_predict_layers", 0), blocks-1)
 	}
@@ -306,6 +306,7 @@ func (s *shape) readCache(m *metadata) {
 	if s.cacheless || s.recurrent {
 		return
 	}
+	// newShape refuses a model without layers, so that this does not wrap.
 	cached := s.family.cached
 	if cached == 0 {
 		cached = len(s.layers) - int(min(m.number("attention.shared_kv_layers", 0), uint64(len(s.layers)-1)))
