@@ -36,7 +36,9 @@ type tree struct {
 	folders map[string]*folder // of the walk before, by path
 	reals   map[string]string  // of folders, without links
 	claimed map[string]bool    // files that belong to a model in a folder above theirs
-	paired  map[string]bool    // projectors that belong to a model
+	// claiming: the folder that is grouped is a part of a model above it, and has none.
+	claiming bool
+	paired   map[string]bool // projectors that belong to a model
 
 	manifests []*folder // with manifests of Ollama's stores
 

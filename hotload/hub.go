@@ -163,7 +163,7 @@ func (t *tree) chooseHub(f *folder) {
 // names.
 func (t *tree) addModules(f *folder, g *group) {
 	list := f.has("modules.json")
-	if list == nil {
+	if list == nil || t.claiming {
 		return
 	}
 	var modules []struct {
@@ -173,9 +173,10 @@ func (t *tree) addModules(f *folder, g *group) {
 		t.skipFor(list.path, err)
 		return
 	}
+	c := t.newClaim(g)
 	for _, m := range modules[:min(len(modules), maxModules)] {
-		if m.Path != "" && localName(m.Path) && path.Clean(m.Path) != "." { // else the folder itself
-			t.claim(filepath.Join(f.dir, filepath.FromSlash(m.Path)), g)
+		if localName(m.Path) {
+			c.take(filepath.Join(f.dir, filepath.FromSlash(m.Path))) // a module may have no weights
 		}
 	}
 }
@@ -183,32 +184,113 @@ func (t *tree) addModules(f *folder, g *group) {
 // maxModules bounds the parts that a pipeline may be made of.
 const maxModules = 64
 
-// claim makes the weights in a folder below belong to the group.
-func (t *tree) claim(dir string, g *group) {
-	below, err := t.list(dir)
+// claim makes weights in folders below belong to a group: each folder and each file
+// once, whatever links lead to it. What lies in them names no further folders.
+type claim struct {
+	t     *tree
+	group *group
+	taken map[string]bool // folders and files, without links
+}
+
+func (t *tree) newClaim(g *group) *claim {
+	c := &claim{t: t, group: g, taken: map[string]bool{g.folder.real: true}}
+	c.note(g)
+	return c
+}
+
+// note reports whether a file of the group is new, and notes them all.
+func (c *claim) note(g *group) (news bool) {
+	for _, file := range g.files {
+		news = news || !c.taken[file.real]
+		c.taken[file.real] = true
+	}
+	return news
+}
+
+// take takes the weights in a folder. Where they are not whole, the group has that fault.
+// The error says why the folder has none at all.
+func (c *claim) take(dir string) error {
+	below, err := c.t.list(dir)
 	if err != nil {
-		return // the module has no weights
+		return err
 	}
-	groups := slices.Clone(t.group(below))
-	for _, other := range groups {
-		if len(other.files) == 0 {
-			continue
-		}
-		// "model.fp16" is "model" in another precision.
-		if stem, _, ok := strings.Cut(other.stem, "."); ok && slices.ContainsFunc(groups, func(o *group) bool { return o.stem == stem }) {
-			t.skip(other.files[0].path, fmt.Sprintf("holds the weights of %q once more", stem))
-		} else {
-			g.also = append(g.also, other)
-		}
-		for _, file := range other.files {
-			t.claimed[file.path] = true
-		}
+	if c.taken[below.real] {
+		return nil
 	}
+	c.taken[below.real] = true
+	defer func(before bool) { c.t.claiming = before }(c.t.claiming)
+	c.t.claiming = true
+	groups := slices.Clone(c.t.group(below))
 	below.groups = nil
+	for _, other := range groups {
+		for _, file := range other.files {
+			c.t.claimed[file.path] = true
+		}
+	}
+	if fault := below.unusable(groups); fault != nil {
+		c.fail(fault)
+		return nil
+	}
+	if !holdsFiles(groups) {
+		return below.bare()
+	}
+	for _, other := range groups {
+		stem, _, ok := strings.Cut(other.stem, ".")
+		switch {
+		case len(other.files) == 0: // an index of shards that were not downloaded
+		// "model.fp16" is "model" in another precision.
+		case ok && slices.ContainsFunc(groups, func(o *group) bool { return o.stem == stem && len(o.files) > 0 }):
+			c.t.skip(other.files[0].path, fmt.Sprintf("holds the weights of %q once more", stem))
+		case c.note(other):
+			c.group.also = append(c.group.also, other)
+		}
+	}
+	return nil
+}
+
+// fail makes the group one that is not whole.
+func (c *claim) fail(fault error) {
+	c.group.also = append(c.group.also, &group{folder: c.group.folder, err: fault})
+}
+
+func holdsFiles(groups []*group) bool {
+	return slices.ContainsFunc(groups, func(g *group) bool { return len(g.files) > 0 })
+}
+
+// unusable returns what is wrong with weights that the folder should have: a link that
+// leads nowhere or out and, if none of the groups in it has files, an index without
+// shards or a download.
+func (f *folder) unusable(groups []*group) error {
+	none := !holdsFiles(groups)
+	for _, s := range f.skipped {
+		if s.special && formatOf(s.Path) != FormatUnknown || none && unfinished(filepath.Base(s.Path)) != "" {
+			return s.fault()
+		}
+	}
+	for _, g := range groups {
+		if none && g.err != nil {
+			return g.err
+		}
+	}
+	return nil
+}
+
+// bare returns what the folder of a part has in place of weights, where it should have
+// some; nil: a scheduler or a tokenizer has none.
+func (f *folder) bare() error {
+	for i := range f.others {
+		if kind := foreign(f.others[i].name()); kind != "" {
+			return &FileError{Path: f.others[i].path, Reason: fmt.Sprintf("holds %s weights, and other parts of the model have safetensors", kind), Help: "Copy the safetensors files of this part too."}
+		}
+	}
+	if f.has("config.json") != nil || len(f.others) == 0 {
+		return &FileError{Path: f.dir, Reason: "is a part of the model in the folder above, and has no weights", Help: "Copy the weights of this part too."}
+	}
+	return nil
 }
 
 // pipeline returns the model of a diffusers' folder, whose parts lie in folders below;
-// nil: it is none.
+// nil: it is none. Where a part is not whole, the model has that fault.
 func (t *tree) pipeline(f *folder) *group {
 	index := f.has("model_index.json")
 	if index == nil || f.pipeline != nil {
@@ -220,28 +302,45 @@ func (t *tree) pipeline(f *folder) *group {
 		return nil
 	}
 	g := &group{folder: f, stem: filepath.Base(f.dir), asFolder: true}
+	c := t.newClaim(g)
+	var lacking error // of a part that the pipeline cannot do without
+	take := func(dir string, needed bool) {
+		if err := c.take(dir); needed && lacking == nil {
+			lacking = err
+		}
+	}
 	names := slices.Sorted(maps.Keys(parts))
 	for _, name := range names[:min(len(names), maxModules)] {
 		if !strings.HasPrefix(name, "_") && localName(name) && !strings.Contains(name, "/") {
-			t.claim(filepath.Join(f.dir, name), g)
+			take(filepath.Join(f.dir, name), isClass(parts[name]))
 		}
 	}
 	if len(g.also) == 0 {
 		// Without a list of classes the folders themselves tell.
 		for _, sub := range f.subs {
 			if below, err := t.list(sub); err == nil && below.has("config.json") != nil {
-				t.claim(sub, g)
+				take(sub, true)
 			}
 		}
 	}
 	if len(g.also) == 0 {
 		return nil
 	}
+	if lacking != nil {
+		c.fail(lacking)
+	}
 	first := g.also[0]
-	g.files, g.of, g.also = first.files, first.of, g.also[1:]
+	g.files, g.of, g.err, g.also = first.files, first.of, first.err, g.also[1:]
 	g.index = index.path
 	f.pipeline = g
 	return g
+}
+
+// isClass reports whether the value of a part is a library and a class. Both are null
+// for a part that the pipeline does without, and other values are settings.
+func isClass(value json.RawMessage) bool {
+	var names []string
+	return json.Unmarshal(value, &names) == nil && len(names) == 2 && names[0] != "" && names[1] != ""
 }
 
 // consult adds what other files in a model hub's folder say.

@@ -121,6 +121,7 @@ func TestScan_LayoutsOfPeople_SetsWithTheirPartsAndReasonsForTheRest(t *testing.
 		return out
 	}
 	lfs := "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4368438976\n"
+	whole := `{"_class_name":"X","unet":["diffusers","UNet"],"vae":["diffusers","VAE"],"scheduler":["diffusers","PNDM"],"extra":[null,null],"missing":[null,null],"force":true}`
 	adapter := string(safetensorsFile(`{"m.lora_A":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}`, 1))
 	for _, tt := range []struct {
 		name    string
@@ -198,6 +199,26 @@ func TestScan_LayoutsOfPeople_SetsWithTheirPartsAndReasonsForTheRest(t *testing.
 			map[string]string{"s": "s, s/model.safetensors, s/2_Dense/model.safetensors", "out": "out/model.safetensors"}, nil},
 		{"modules that are their own folder", map[string]string{"s/modules.json": `[{"path":"x/.."},{"path":"./."}]`, "s/config.json": bertConfig, "s/model.safetensors": safetensorsShard(), "s/x/y.txt": "y"},
 			map[string]string{"s": "s, s/model.safetensors"}, nil},
+		{"diffusers, parts that are not whole", map[string]string{
+			"ok/model_index.json": whole, "ok/unet/a.safetensors": safetensorsShard(), "ok/unet/a.fp16.safetensors.part": "x", "ok/unet/a.bin": "x", "ok/vae/a.safetensors": safetensorsShard(), "ok/scheduler/scheduler_config.json": "{}", "ok/unet/b.safetensors.index.json": indexOf("c.safetensors"), "ok/unet/._a.safetensors": "x", "ok/extra/config.json": "{}",
+			"index/model_index.json": whole, "index/vae/a.safetensors": safetensorsShard(), "index/unet/a.safetensors.index.json": indexOf("b.safetensors"), "index/unet/config.json": "{}", "index/scheduler/x.json": "{}",
+			"link/model_index.json": whole, "link/vae/a.safetensors": safetensorsShard(), "link/unet/a.safetensors": "-> ../gone", "link/unet/b.safetensors": safetensorsShard(), "link/scheduler/x.json": "{}",
+			"part/model_index.json": whole, "part/vae/a.safetensors": safetensorsShard(), "part/unet/a.safetensors.part": "x", "part/unet/config.json": "{}", "part/scheduler/x.json": "{}",
+			"bare/model_index.json": whole, "bare/vae/a.safetensors": safetensorsShard(), "bare/unet/config.json": "{}", "bare/scheduler/x.json": "{}",
+			"gone/model_index.json": whole, "gone/vae/a.safetensors": safetensorsShard(), "gone/scheduler/x.json": "{}",
+			"torch/model_index.json": whole, "torch/vae/a.safetensors": safetensorsShard(), "torch/unet/a.bin": "x", "torch/unet/config.json": "{}", "torch/scheduler/x.json": "{}",
+			"shards/model_index.json": whole, "shards/vae/a.safetensors": safetensorsShard(), "shards/unet/a-00001-of-00002.safetensors": safetensorsShard(), "shards/scheduler/x.json": "{}",
+		}, map[string]string{"ok": "ok, ok/unet/a.safetensors, ok/vae/a.safetensors"}, map[string]string{
+			"ok/unet/a.fp16.safetensors.part": "download", "ok/unet": "PyTorch", "ok/unet/._a.safetensors": "hidden",
+			"index/unet/a.safetensors.index.json": "not there", "link/unet/a.safetensors": "link to nothing", "part/unet/a.safetensors.part": "download", "bare/unet": "has no weights",
+			"gone/unet": "cannot be listed", "torch/unet/a.bin": "PyTorch", "torch/unet": "PyTorch", "shards/unet/a-00001-of-00002.safetensors": "not there",
+		}},
+		{"sentence-transformers, a module that is not whole", map[string]string{"s/modules.json": `[{"path":""},{"path":"2_Dense"}]`, "s/config.json": bertConfig, "s/model.safetensors": safetensorsShard(), "s/2_Dense/model.safetensors": "-> gone"},
+			nil, map[string]string{"s/2_Dense/model.safetensors": "link to nothing"}},
+		{"sentence-transformers, modules that are one folder or file", map[string]string{
+			"s/modules.json": `[{"path":"here/here"},{"path":"2_Dense"},{"path":"again"},{"path":"2_Dense/.."},{"path":"./."},{"path":"file"}]`,
+			"s/config.json":  bertConfig, "s/model.safetensors": safetensorsShard(), "s/here": "-> .", "s/2_Dense/model.safetensors": safetensorsShard(), "s/again": "-> 2_Dense", "s/file/model.safetensors": "-> ../model.safetensors",
+		}, map[string]string{"s": "s, s/model.safetensors, s/2_Dense/model.safetensors"}, nil},
 		{"no models of their own", map[string]string{
 			"Big.gguf": llama(), "happy.gguf": ggufOf("controlvector", ""), "Big-eagle3.gguf": ggufOf("eagle3", ""), "mtp-Big.gguf": llama(), "lora.gguf": ggufOf("llama", "adapter"),
 			"peft/adapter_model.safetensors": adapter, "peft/adapter_config.json": "{}", "ggml-base.en.bin": "lmgg",
@@ -239,6 +260,33 @@ func TestScan_LayoutsOfPeople_SetsWithTheirPartsAndReasonsForTheRest(t *testing.
 				t.Errorf("left out beyond that: %q", skipped)
 			}
 		})
+	}
+}
+
+func TestScan_ModulesOfLinkedFolders_WorkIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	const links = 4
+	var paths []string
+	files := map[string]string{"s/config.json": bertConfig, "s/model.safetensors": safetensorsShard()}
+	for i := range links {
+		files[fmt.Sprint("s/l", i)] = "-> ."
+		for j := range links {
+			paths = append(paths, fmt.Sprintf(`{"path":"l%d/l%d"}`, i, j))
+		}
+	}
+	files["s/modules.json"] = "[" + strings.Join(paths, ",") + "]"
+	plant(t, dir, files)
+	tr, err := openTree(dir)
+	must(t, err)
+	defer tr.close()
+	folders, err := tr.walk(t.Context())
+	must(t, err)
+	found, err := tr.models(t.Context(), folders)
+	if err != nil || len(found) != 1 || found[0].model.Size != tier.Bytes(len(safetensorsShard())) {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if most := 2 + links + links*links; len(tr.listed) > most {
+		t.Errorf("%d folders were listed, want %d at most", len(tr.listed), most)
 	}
 }
 
