@@ -339,16 +339,21 @@ func (f *folder) fault() error {
 
 // readDir returns the entries by name, and an error if there are too many.
 func (t *tree) readDir(dir string) ([]fs.DirEntry, error) {
-	most := cmp.Or(t.most, maxEntries)
-	entries, err := regular.List(dir, most-t.entries+1)
+	if t.full() {
+		return nil, errTooMany
+	}
+	entries, err := regular.List(dir, cmp.Or(t.most, maxEntries)-t.entries+1)
 	if err != nil {
 		return nil, err
 	}
-	if t.entries += len(entries); t.entries > most {
+	if t.entries += len(entries); t.full() {
 		return nil, errTooMany
 	}
 	return entries, nil
 }
+
+// full reports whether more entries were seen than are allowed.
+func (t *tree) full() bool { return t.entries > cmp.Or(t.most, maxEntries) }
 
 var (
 	errOutside = errors.New("is a link that leads out of the folder")

@@ -75,6 +75,10 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if t.full() { // that the folder is unread still keeps what is known in it
+			t.skipFor(dir, unlisted(dir, errTooMany)).unread = true
+			return nil
+		}
 		f, err := t.list(dir)
 		if err == nil && f.isOllama() {
 			t.addManifests(filepath.Join(dir, ollamaManifests), 0)
