@@ -405,6 +405,35 @@ func TestScan_MoreThanTheBound_WhatWasFoundIsServed(t *testing.T) {
 	}
 }
 
+func TestScan_FoldersBeyondTheBound_NotRead(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"a.gguf": llama(), "b/1": "", "b/2": "", "b/3": "", "c/c.gguf": llama(), "d/d.gguf": llama(), "d/e/e.gguf": llama()})
+	tr, err := openTree(dir)
+	must(t, err)
+	defer tr.close()
+	tr.most = 5 // the four in the folder, and one more
+	folders, err := tr.walk(t.Context())
+	must(t, err)
+	var left []string
+	for _, s := range tr.skipped {
+		left = append(left, filepath.Base(s.Path))
+		if !s.unread {
+			t.Errorf("%v is not said to be unread, and its models are taken to be gone", s)
+		}
+	}
+	if len(folders) != 1 || !slices.Equal(left, []string{"b", "c", "d"}) {
+		t.Errorf("%d folders were read, %q were not", len(folders), left)
+	}
+	for _, sub := range []string{"c", "d"} {
+		if _, err := tr.list(filepath.Join(dir, sub)); !errors.Is(err, errTooMany) {
+			t.Errorf("%s: %v", sub, err)
+		}
+	}
+	if tr.entries != tr.most+1 {
+		t.Errorf("%d entries were read, want one more than the %d that are allowed", tr.entries, tr.most)
+	}
+}
+
 func TestGather_WhatTheOwnerDeclares_IsKept(t *testing.T) {
 	dir := t.TempDir()
 	plant(t, dir, map[string]string{
@@ -485,6 +514,60 @@ func TestWatch_OllamaPulls_ModelIsReportedWhenItsManifestIsThere(t *testing.T) {
 		w.expect(3, "+h/n/m:t")
 		must(t, os.Remove(w.path("store/manifests/h/n/m/t")))
 		w.expect(3, "-h/n/m:t")
+		w.end()
+	})
+}
+
+// plantOllama plants a store, or what is new in it, of the one model a:8b.
+func plantOllama(t *testing.T, dir, content string) {
+	for name, content := range ollamaStore(map[string][][2]string{"registry.ollama.ai/library/a/8b": {{"model", content}}}, "{}") {
+		if strings.HasPrefix(name, "blobs") {
+			plant(t, dir, map[string]string{name: content})
+		} else {
+			defer plant(t, dir, map[string]string{name: content}) // last, as Ollama does
+		}
+	}
+}
+
+func TestWatch_UpdateIsAtAnotherPath_ModelKeepsItsName(t *testing.T) {
+	store, hub := t.TempDir(), t.TempDir()
+	plantOllama(t, store, llama())
+	plant(t, hub, map[string]string{
+		"models--o--m/refs/main": "r1", "models--o--m/blobs/1": safetensorsShard(), "models--o--m/blobs/2": safetensorsShard() + " ",
+		"models--o--m/snapshots/r1/config.json": bertConfig, "models--o--m/snapshots/r1/model.safetensors": "-> ../../blobs/1",
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, store)
+		w.expect(2)
+		plantOllama(t, store, llama()+"2")
+		w.expect(4, "+a:8b", "-a:8b")
+		w.end()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, hub)
+		w.expect(2)
+		must(t, os.RemoveAll(w.path("models--o--m/snapshots/r1")))
+		w.plant(map[string]string{"models--o--m/snapshots/r2/config.json": bertConfig, "models--o--m/snapshots/r2/model.safetensors": "-> ../../blobs/1"})
+		w.expect(4, "+o/m", "-o/m")
+		w.end()
+	})
+}
+
+func TestWatch_StoreOfOllamaIsEmptyForAMoment_NothingIsRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "m")
+	plantOllama(t, dir, llama())
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, dir)
+		w.expect(2)
+		must(t, os.Rename(w.dir, w.dir+".away"))
+		must(t, os.Mkdir(w.dir, 0o755))
+		w.expect(2) // any other change would have been reported by now
+		must(t, os.Remove(w.dir))
+		must(t, os.Rename(w.dir+".away", w.dir))
+		w.expect(5)
+		must(t, os.Rename(w.dir, w.dir+".away"))
+		must(t, os.Mkdir(w.dir, 0o755))
+		w.expect(3, "-a:8b")
 		w.end()
 	})
 }

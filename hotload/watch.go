@@ -18,7 +18,9 @@ import (
 // DefaultInterval is the default time between two looks of Watch.
 const DefaultInterval = 2 * time.Second
 
-// Change is what has happened in a watched folder since the last Change.
+// Change is what has happened in a watched folder since the last Change. An update that
+// is at another path, as Ollama and the cache of Hugging Face have it, is Removed, and
+// Added under the same name: what is Removed is to go first.
 type Change struct {
 	Added   []tier.Model
 	Changed []tier.Model // same path and name, other content
@@ -164,6 +166,9 @@ func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int
 	prints = make(map[string]fs.FileInfo)
 	for _, f := range folders {
 		weights += len(f.weights)
+		if f.manifests { // each is a model, whose weights are in another folder
+			weights += len(f.others)
+		}
 		for _, file := range f.weights {
 			prints[file.path] = file.stat
 		}
@@ -280,6 +285,7 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 	var c Change
 	unrest := newUnrest(skipped, moving)
 	models := make(map[string]found)
+	var added []found
 	for path, f := range w.models {
 		if unrest.covers(&f.model) {
 			models[path] = f
@@ -291,16 +297,13 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 			continue
 		}
 		old, known := w.models[path]
-		if known {
-			f.model.Name = old.model.Name
-		} else {
-			f.model.Name = w.taken.claim(f.model.Name, filepath.Dir(path))
+		if !known {
+			added = append(added, f)
+			continue
 		}
+		f.model.Name = old.model.Name
 		models[path] = f
-		switch {
-		case !known:
-			c.Added = append(c.Added, f.model)
-		case old.differs(f):
+		if old.differs(f) {
 			c.Changed = append(c.Changed, f.model)
 		}
 	}
@@ -313,6 +316,12 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 			w.taken.release(f.model.Name)
 			c.Removed = append(c.Removed, f.model)
 		}
+	}
+	// After the names of those that are gone are free: an update is another file.
+	for _, f := range added {
+		f.model.Name = w.taken.claim(f.model.Name, filepath.Dir(f.model.Path))
+		models[f.model.Path] = f
+		c.Added = append(c.Added, f.model)
 	}
 	slices.SortFunc(c.Removed, func(a, b tier.Model) int { return strings.Compare(a.Path, b.Path) })
 	w.models = models
