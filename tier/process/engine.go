@@ -142,8 +142,9 @@ type Engine struct {
 	// Processes only StandbyFreeze uses them. None: SIGSTOP and SIGCONT.
 	Pause, Resume []string
 	// StopCommand is a command that stops the engine and removes what is left of it, with
-	// the words of Command: at every end of the engine, once. It may take
-	// Options.StopTimeout; afterwards what is left of Processes is killed. Without
+	// the words of Command: at every end of the engine, and more than once where an earlier
+	// try has failed or this process was killed, so it must be safe to repeat. It may take
+	// Options.StopTimeout each time; afterwards what is left of Processes is killed. Without
 	// Processes, an engine whose StopCommand fails counts as running for as long as
 	// its port is taken. If this process is killed, the reaper or the next New runs it, the
 	// latter without Env. None: SIGTERM.
@@ -378,7 +379,7 @@ type Options struct {
 	StartTimeout time.Duration
 	// StopTimeout is how long an engine may take to exit when asked to, before it is
 	// killed. Up to half of it is for the answer to Engine.Shutdown, the rest begins
-	// with SIGTERM. 0: 5 s.
+	// with SIGTERM; an Engine.StopCommand has all of it. 0: 5 s.
 	StopTimeout time.Duration
 	// Excess is how many bytes more than Model.Size + Model.Runtime (or, if that is 0,
 	// Engine.Runtime, or 256 MiB and an eighth of Model.Size) an engine may take while it

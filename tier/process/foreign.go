@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type foreignSpec struct {
 	Processes Processes `json:"processes"`
 	Dir       string    `json:"dir,omitempty"`
 	Port      int       `json:"port"`
+	// StopLimit is how long Stop may take; 0: commandLimit.
+	StopLimit time.Duration `json:"stop_limit_ns"`
 	// Since is when the client was about to be started, in ticks after the boot that Boot
 	// identifies.
 	Since uint64 `json:"since"`
@@ -155,7 +158,7 @@ func (m *Mover) newForeign(c *child, engine *Engine, model *tier.Model, folder s
 	if err != nil {
 		return nil, err
 	}
-	spec.Port = c.port
+	spec.Port, spec.StopLimit = c.port, m.foreign.stop
 	if m.sys.processes != nil {
 		if spec.Boot, spec.Since, err = m.sys.processes.now(); err != nil {
 			return nil, err
@@ -501,12 +504,16 @@ func (f *foreign) runStop() error {
 	return nil
 }
 
-// resumeAndStop thaws the engine and runs its StopCommand, and returns when that has
-// ended or ctx has. It reports whether the engine may still be about to end.
-func (f *foreign) resumeAndStop(ctx context.Context) bool {
+// resume thaws an engine that is about to be stopped.
+func (f *foreign) resume() {
 	if err := f.thaw(); err != nil {
 		f.log.Warn("an engine is stopped that does not resume", "model", f.model, "err", err)
 	}
+}
+
+// runStopFor runs the StopCommand, and returns when that has ended or ctx has. It reports
+// whether the engine may still be about to end.
+func (f *foreign) runStopFor(ctx context.Context) bool {
 	f.stop()
 	select {
 	case <-f.stopped:
@@ -573,7 +580,7 @@ var errEnded = errors.New("its processes have ended")
 // endOrphan ends an engine whose recorder was killed, and returns the processes that it
 // had, and why it is not known to be gone.
 func endOrphan(ctx context.Context, sys *system, id *identity) (ended []int, err error) {
-	f := &foreign{sys: sys, log: slog.New(slog.DiscardHandler), model: id.Model, spec: *id.Foreign, limits: foreignLimits{commandLimit, commandLimit, appearLimit}, paused: true}
+	f := &foreign{sys: sys, log: slog.New(slog.DiscardHandler), model: id.Model, spec: *id.Foreign, limits: foreignLimits{commandLimit, cmp.Or(id.Foreign.StopLimit, commandLimit), appearLimit}, paused: true}
 	f.keep = func([]pinned) {}
 	f.run = func(_ context.Context, argv []string, limit time.Duration) ([]byte, error) {
 		return runCommand(ctx, sys, argv, f.spec.Dir, append(os.Environ(), markName+"="+id.Mark), nil, limit)

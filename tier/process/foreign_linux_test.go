@@ -202,6 +202,20 @@ func TestForeign_StopCommandFailsOrHangs_EngineIsKilled(t *testing.T) {
 	}
 }
 
+// What a Resume takes is not what a StopCommand has.
+func TestForeign_SlowToResume_StopCommandHasItsTime(t *testing.T) {
+	d, trace := newDaemon(t), filepath.Join(t.TempDir(), "trace")
+	e := d.engine(fake{Touch: true, Trace: trace}, "cgroup")
+	e.Resume = append([]string{"sh", "-c", `sleep 2.5; exec "$@"`, "sh"}, e.Resume...)
+	r, m := newRig(t, newSystem(), Options{Engine: e, StopTimeout: 2 * time.Second}), modelOf(t, "m", 8<<20)
+	r.move(m, tier.Storage, tier.RAM)
+	r.move(m, tier.RAM, tier.Swap)
+	r.move(m, tier.Swap, tier.Storage)
+	if b, err := os.ReadFile(trace); !strings.Contains(string(b), "terminated") {
+		t.Errorf("the engine was killed before its StopCommand could stop it: %q, %v", b, err)
+	}
+}
+
 // Where neither the command stops it nor a signal may be sent, the engine is stuck, and
 // its bytes stay, until it ends.
 func TestForeign_CannotBeStoppedNorKilled_StuckUntilItEnds(t *testing.T) {

@@ -446,6 +446,26 @@ func TestOrphans_ManagerOfADaemonsEngineKilled_ReaperEndsIt(t *testing.T) {
 	}
 }
 
+// A StopCommand that hangs has as long as the engine's options say, here twice reaperPoll.
+func TestReaper_StopCommandHangs_HasItsLimit(t *testing.T) {
+	engine := exec.Command(os.Args[0])
+	engine.Env = append(os.Environ(), role+"=idle")
+	newSystem().isolate(engine)
+	if err := engine.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Wait()
+	cmd, err := reaperCommand(engine.Process.Pid, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Args = append(cmd.Args, "", "", "sleep 1000", "mark", "2")
+	began := time.Now()
+	if cmd.Run(); time.Since(began) > commandLimit {
+		t.Errorf("it took %v", time.Since(began))
+	}
+}
+
 // Where there is no reaper, the next New ends it: by its StopCommand or, where that
 // fails, by what was recorded of its processes.
 func TestOrphans_DaemonsEngineLeftBehind_EndedByTheNextNew(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +30,9 @@ type reaper struct {
 	told  string // the line of tell, for the next process
 }
 
+// reaperPoll is how often a reaper looks whether a command has ended.
+const reaperPoll = 50 * time.Millisecond
+
 // reaperPatience is how long a reaper has to run for another to replace it.
 const reaperPatience = time.Second
 
@@ -42,7 +46,7 @@ func (m *Mover) watch(c *child) *reaper {
 		cmd, err := m.sys.reaper(c.pid, c.cgroupPath())
 		if err == nil && c.foreign != nil {
 			spec := &c.foreign.spec
-			cmd.Args = append(cmd.Args, spec.Dir, shellWords(spec.Resume), shellWords(spec.Stop), c.mark)
+			cmd.Args = append(cmd.Args, spec.Dir, shellWords(spec.Resume), shellWords(spec.Stop), c.mark, strconv.Itoa(int(spec.StopLimit/reaperPoll)+1))
 			cmd.Env = c.environ()
 		}
 		return cmd, err

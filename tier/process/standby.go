@@ -199,19 +199,22 @@ func (m *Mover) finish(ctx context.Context, s *slot, was State, shutdown Request
 }
 
 // stop ends an engine: it is asked to shut down if it knows how, for which it has half
-// of the time, then terminated, for which it has the rest, then killed; when ctx ends,
-// it is killed at once. It returns when nothing of the engine is left, or a
+// of the time, then terminated, for which it has the rest, then killed; a StopCommand has
+// the time for itself. When ctx ends, it is killed at once. It returns when nothing of the engine is left, or a
 // *tier.StuckError.
 func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
 	c.told.Store(true)
-	ctx, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
+	limit, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
 	defer cancel()
 	if m.sys.terminate != nil || shutdown.Path != "" || c.foreign != nil {
 		if shutdown.Path != "" {
-			m.askToExit(ctx, c, shutdown)
+			m.askToExit(limit, c, shutdown)
 		}
 		if c.foreign != nil && len(c.foreign.spec.Stop) > 0 {
-			if !c.foreign.resumeAndStop(ctx) {
+			c.foreign.resume()
+			own, cancel := context.WithTimeout(ctx, m.opts.StopTimeout)
+			defer cancel()
+			if limit = own; !c.foreign.runStopFor(limit) {
 				return m.kill(c)
 			}
 		} else {
@@ -222,7 +225,7 @@ func (m *Mover) stop(ctx context.Context, c *child, shutdown Request) error {
 		select {
 		case <-c.done:
 			return nil
-		case <-ctx.Done():
+		case <-limit.Done():
 		}
 		if !c.hasExited() {
 			m.log.Warn("an engine is killed, as it did not exit when asked", "model", c.model, "pid", c.pid)

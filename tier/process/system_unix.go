@@ -49,10 +49,10 @@ func send(pid int, sig syscall.Signal) error {
 
 // reaperScript needs only a POSIX shell, and works better with rmdir and sleep. It kills
 // the process group $1. Of an engine that is not our child it runs in the folder $3 the
-// commands $4 and $5, in the cgroup $2 and for at most 5 s each, and kills the processes
-// that the last line of its input names, unless they started at another time. In the end
-// it kills what is in the cgroup: by cgroup.kill if the kernel has it (5.14), otherwise
-// one by one. $6 is the mark of the engine.
+// commands $4, for at most 5 s, and $5, for at most $7 times reaperPoll, both in the cgroup
+// $2, and kills the processes that the last line of its input names, unless they started
+// at another time. In the end it kills what is in the cgroup: by cgroup.kill if the kernel
+// has it (5.14), otherwise one by one. $6 is the mark of the engine.
 const reaperScript = `
 trap '' HUP INT QUIT TERM
 seen=
@@ -60,7 +60,7 @@ while read -r line; do
 	seen=$line
 done
 kill -s KILL -- "-$1"
-cgroup=$2 dir=${3:-/} mark=$6
+cgroup=$2 dir=${3:-/} mark=$6 limit=$7
 run() {
 	[ -n "$1" ] || return 0
 	(
@@ -71,7 +71,7 @@ run() {
 	job=$!
 	(
 		try=0
-		while [ "$try" -lt 100 ] && kill -s 0 "$job"; do
+		while [ "$try" -lt "$2" ] && kill -s 0 "$job"; do
 			sleep 0.05 || break
 			try=$((try + 1))
 		done
@@ -83,8 +83,8 @@ run() {
 	kill -s KILL "$watcher"
 	return "$status"
 }
-run "$4"
-run "$5" || { sleep 0.25; run "$5"; } || { sleep 0.5; run "$5"; }
+run "$4" 100
+run "$5" "$limit" || { sleep 0.25; run "$5" "$limit"; } || { sleep 0.5; run "$5" "$limit"; }
 for one in $seen; do
 	read -r stat <"/proc/${one%:*}/stat" || continue
 	set -- ${stat##*) }
