@@ -226,8 +226,16 @@ func (m *Mover) checkPageOut(c *child) {
 	if m.sys.mayPageOut == nil {
 		return
 	}
-	err := m.sys.mayPageOut(c.pid)
-	if m.lacks.note(lackPageOut, err); err != nil && c.cgroup != nil {
+	pid := c.pid
+	if c.foreign != nil { // what is permitted of its client says nothing of it
+		pids, _ := c.foreign.last()
+		if len(pids) == 0 {
+			return
+		}
+		pid = pids[0]
+	}
+	err := m.sys.mayPageOut(pid)
+	if m.lacks.note(lackPageOut, err); err != nil && c.cgroup != nil && c.foreign == nil {
 		m.lacks.note(lackReclaim, c.cgroup.reclaim(0))
 	}
 }

@@ -1,10 +1,10 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -95,20 +95,23 @@ func (g cgroup2) prepare(cmd *exec.Cmd) (done func(), err error) {
 }
 
 func (g cgroup2) pids() ([]int, error) {
-	b, err := os.ReadFile(filepath.Join(string(g), "cgroup.procs"))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return nil, nil // it was removed, as nothing was left in it
-	}
+	pids, err := procsOf(string(g))
+	return slices.DeleteFunc(pids, func(pid int) bool { return pid == 0 }), err
+}
+
+// procsOf returns the processes of a cgroup of either version, without those below it. 0
+// is one that this process cannot see, of another namespace.
+func procsOf(dir string) ([]int, error) {
+	f, err := os.Open(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
-		return nil, err
+		return nil, unless(fs.ErrNotExist, err) // it was removed, as nothing was left in it
 	}
-	var pids []int
-	for f := range bytes.FieldsSeq(b) {
-		if pid, err := strconv.Atoi(string(f)); err == nil && pid > 0 {
-			pids = append(pids, pid)
-		}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPidText+1))
+	if err != nil {
+		return nil, unless(unix.ENODEV, err)
 	}
-	return pids, nil
+	return parsePids(b)
 }
 
 // kill kills all that is in the cgroup, frozen or not: one by one on a kernel without

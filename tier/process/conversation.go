@@ -220,6 +220,9 @@ func (m *Mover) saveConversations(ctx context.Context, s *slot, c *child, was St
 	m.mu.Lock()
 	folder, used := s.talk.folder, s.talk.used
 	m.mu.Unlock()
+	if folder != "" && used && was == Asleep {
+		m.trouble(s, "a conversation is not saved", errors.New("the engine sleeps"))
+	}
 	if folder == "" || !used || was != Running && was != Frozen || c.hasExited() || ctx.Err() != nil {
 		return nil
 	}

@@ -68,8 +68,8 @@ type Engine struct {
 	// before, if URL or Use was called since the engine started, and Restore after the next
 	// start, before the model counts as ready. Each has to be answered with 2xx, within
 	// Options.Conversations.Timeout. A failure is logged and shows in Status; without its
-	// conversation the engine stops and starts as any other. These words are replaced in
-	// Path and Body:
+	// conversation the engine stops and starts as any other. One that sleeps by its Sleeper
+	// is not asked to save. These words are replaced in Path and Body:
 	//
 	//	{slot}  0 to Slots - 1: a request for each
 	//	{file}  the name of the file, which is another one each time
@@ -363,11 +363,12 @@ type Options struct {
 	// Status. nil: silent.
 	Logger *slog.Logger
 
-	// Crashed is called when an engine has exited that was not told to, once none of its
-	// processes is left. The model is in storage by then: Resident counts nothing of
-	// it, URL does not know it, and a Move to ram starts it again. err is an
-	// *EngineError with the last lines of the engine. Manager.ReportCrash is the usual
-	// thing to call.
+	// Crashed is called when an engine has exited that was not told to, or was renewed
+	// (Engine.IdleCheck), once none of its processes is left. The model is in storage by
+	// then: Resident counts nothing of it, URL does not know it, and a Move to ram starts it
+	// again. err is an *EngineError with the last lines of the engine. Only if one that is
+	// renewed cannot be killed, err holds a *tier.StuckError as well, and Resident counts
+	// what is left of it. Manager.ReportCrash is the usual thing to call.
 	//
 	// The next Move of that model, and Close, wait for it, for at most a second. It is
 	// not called for a crash during a Move of the model, which that Move returns, nor

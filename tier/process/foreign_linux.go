@@ -1,11 +1,9 @@
 package process
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,16 +95,7 @@ func (p proc) inCgroup(dir string) (pids []int, err error) {
 		if count++; count > maxCgroups {
 			return fmt.Errorf("%s has more than %d cgroups below it", dir, maxCgroups)
 		}
-		f, err := os.Open(filepath.Join(path, "cgroup.procs"))
-		if err != nil {
-			return unless(fs.ErrNotExist, err)
-		}
-		defer f.Close()
-		b, err := io.ReadAll(bufio.NewReader(io.LimitReader(f, maxPidText+1)))
-		if err != nil {
-			return unless(unix.ENODEV, err)
-		}
-		more, err := parsePids(b)
+		more, err := procsOf(path)
 		pids = append(pids, more...)
 		return err
 	})

@@ -85,7 +85,13 @@ func (r *reaper) start() bool {
 			return errors.Join(err, out.Close())
 		}
 		r.cmd, r.in, r.began = cmd, out, time.Now()
-		return r.write()
+		if err := r.write(); err != nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+			r.in = nil
+			return errors.Join(err, out.Close())
+		}
+		return nil
 	}()
 	r.lacks.note(lackReaper, err)
 	return err == nil

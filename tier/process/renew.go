@@ -260,7 +260,8 @@ func (m *Mover) askHealth(ctx context.Context, c *child, engine *Engine, limit t
 }
 
 // renew ends an engine as if it had crashed. It returns false if the verdict does not hold
-// any more. A move of the model that comes meanwhile ends it at once.
+// any more. A move of the model that comes meanwhile ends it at once, but waits for the
+// conversations of a slow engine that are being saved.
 func (m *Mover) renew(s *slot, c *child, v *verdict) bool {
 	err := c.fail(v.fault, c.began, v.why)
 	m.mu.Lock()
