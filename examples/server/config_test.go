@@ -18,7 +18,7 @@ func TestConfig_Faults_AllAreNamed(t *testing.T) {
 	if err == nil {
 		t.Fatal("it is taken")
 	}
-	for _, want := range []string{`"nap"`, "start_timeout_s -3", "idle_check_s -4", "silence_limit_s -5", "SlowFactor", "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
+	for _, want := range []string{`"nap"`, "start_timeout_s -3", "idle_check_s -4", "silence_limit_s -5", "slow_factor", "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in %q", want, err)
 		}
@@ -124,10 +124,10 @@ func TestConfig_SaveAndRestore_AreTheEngines(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	for says, bad := range map[string][2]string{
-		"Engine.Restore": {save, `{"path":"back/{slot}/{file}"}`},
-		"{file}":         {save, `{"path":"/back/{slot}"}`},
-		"{port}":         {`{"path":"/save/{slot}/{file}/{port}"}`, save},
-		"unknown field":  {`{"path":"/save/{slot}/{file}","head":1}`, save},
+		"must begin with a slash": {save, `{"path":"back/{slot}/{file}"}`},
+		"{file}":                  {save, `{"path":"/back/{slot}"}`},
+		"{port}":                  {`{"path":"/save/{slot}/{file}/{port}"}`, save},
+		"unknown field":           {`{"path":"/save/{slot}/{file}","head":1}`, save},
 	} {
 		if _, err := parse(bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v: %v, want an error that says %q", bad, err, says)

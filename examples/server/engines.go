@@ -165,6 +165,8 @@ var engineKeys = strings.NewReplacer(
 	"Engine.Processes.Cgroup", "processes.cgroup", "Engine.Processes.PidFile", "processes.pid_file",
 	"Engine.Processes.Command", "processes.command", "Engine.Processes", "processes",
 	"Engine.Pause", "pause", "Engine.Resume", "resume", "Engine.StopCommand", "stop",
+	"Engine.IdleCheck", "idle_check_s", "Engine.SilenceLimit", "silence_limit_s", "Engine.SlowFactor", "slow_factor",
+	"Engine.Save", "save", "Engine.Restore", "restore", "Engine.Slots", "slots",
 )
 
 // find returns an error where there is no such program.

@@ -35,8 +35,8 @@ type stream struct {
 func (s *stream) Read(p []byte) (n int, err error) {
 	if s.err == nil {
 		n, err = s.ReadCloser.Read(p)
-		s.tail = append(s.tail, p[:n]...)
-		s.tail = s.tail[max(len(s.tail)-4, 0):]
+		s.tail = append(s.tail, p[max(n-4, 0):n]...)
+		s.tail = append(s.tail[:0], s.tail[max(len(s.tail)-4, 0):]...)
 		if err == nil || errors.Is(err, io.EOF) || s.ctx.Err() != nil || !s.between() {
 			return n, err
 		}
