@@ -72,25 +72,6 @@ func TestRenew_EngineStopsToAnswer_EndedWithTheReasonAndStartsAgain(t *testing.T
 	}
 }
 
-// An engine that is frozen, or moved, answers no health page, which is no fault of its.
-func TestRenew_EngineIsFrozenForLong_NotEnded(t *testing.T) {
-	needsPageOut(t)
-	engine := fake{}.engine()
-	engine.IdleCheck, engine.Standby = minLimit, StandbyFreeze
-	r := newRig(t, newSystem(), Options{Engine: engine})
-	m := modelOf(t, "m", 1<<20)
-	r.move(m, tier.Storage, tier.RAM)
-	pid := r.engine("m").Pid
-	for range 3 {
-		r.move(m, tier.RAM, tier.Swap)
-		<-time.After(3 * minLimit)
-		r.move(m, tier.Swap, tier.RAM)
-	}
-	if e := r.engine("m"); e.Pid != pid || e.Renewals != 0 || len(r.crashed) > 0 {
-		t.Errorf("%+v", e)
-	}
-}
-
 func TestRenew_VerdictThatHoldsNoMore_EngineGoesOn(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)

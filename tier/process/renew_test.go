@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -181,4 +183,66 @@ func TestUse_Silence_CountsOnlyWhatIsWaitedForTheEngine(t *testing.T) {
 		second.End()
 		expect(0, 0)
 	})
+}
+
+// An engine that is frozen, or moved, answers no health page, which is no fault of its:
+// afterwards it has all of its time again.
+func TestAttend_EngineIsMoved_HasItsTimeAgain(t *testing.T) {
+	const limit = time.Minute // that is looked at four times
+	for name, movedAt := range map[string]int{"FrozenForLong": 0, "MovedWhileItIsAsked": 5} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			nothing := &logs{records: slog.New(slog.DiscardHandler), lines: slog.New(slog.DiscardHandler)}
+			m := &Mover{log: nothing.records, killLimit: time.Minute, slots: make(map[string]*slot), ports: make(map[int]struct{})}
+			s := &slot{name: "m", state: Frozen, learned: new(measure)}
+			m.slots["m"] = s
+			go func() { // outside of the bubble, which stands still meanwhile
+				for asked := 1; ; asked++ {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					if asked == movedAt {
+						m.mu.Lock()
+						s.transition(Frozen, s.child)
+						s.transition(Running, s.child)
+						m.mu.Unlock()
+					}
+					conn.Close()
+				}
+			}()
+			synctest.Test(t, func(t *testing.T) {
+				sys := &system{}
+				m.sys, m.givenUp = sys, make(chan struct{})
+				c := newChild(sys, "m", l.Addr().(*net.TCPAddr).Port, nothing)
+				sys.kill = func(int, []int) error { close(c.exited); close(c.done); return nil }
+				m.set(s, Frozen, c)
+				go m.attend(s, c, Engine{IdleCheck: limit})
+				time.Sleep(10*limit + time.Second)
+				m.set(s, Running, c)
+				renewals := func() int {
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return s.renewals
+				}
+				if movedAt > 0 {
+					time.Sleep(3 * limit / 2) // the fifth look that fails would be the last
+				} else {
+					time.Sleep(limit / 2)
+				}
+				if renewals() != 0 {
+					t.Error("it was renewed for what was before")
+				}
+				time.Sleep(2 * limit)
+				if renewals() != 1 {
+					t.Errorf("it answers nobody, and was renewed %d times", renewals())
+				}
+				close(m.givenUp)
+			})
+		})
+	}
 }
