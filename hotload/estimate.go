@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/modeltier/modeltier/tier"
@@ -240,7 +242,8 @@ func (e *Estimation) add(name string, account Account, bytes tier.Bytes, exact b
 }
 
 // Estimate returns what serving the model at path should take: a file, or a folder with
-// the files of one model. Of a GGUF file with llama.cpp, the cache and the recurrent state
+// the files of one model. parts are the files that belong to it beside that, as
+// tier.Model.Parts has them; without any, they are those that Inspect finds. Of a GGUF file with llama.cpp, the cache and the recurrent state
 // are exact, and the buffers for computing a bound, at most 3 % less and half more than
 // what llama.cpp 0.5.0 allocates, for computing on processors. A GPU's memory, and what a
 // driver takes, are not known here. Of anything else it is a rule of thumb.
@@ -251,19 +254,56 @@ func (e *Estimation) add(name string, account Account, bytes tier.Bytes, exact b
 //
 // Only headers are read. A fault of the options is a *tier.InvalidError for each, joined;
 // one of the files, as Inspect finds it or if they do not tell enough, a *FileError.
-func Estimate(path string, o EstimateOptions) (Estimation, error) {
+func Estimate(path string, o EstimateOptions, parts ...string) (Estimation, error) {
 	t := newTree()
 	t.metadata = make(map[string]ggufMetadata)
-	info, err := t.inspectPath(path)
+	info, err := t.inspectNamed(path, parts)
 	if err != nil {
 		return Estimation{}, err
 	}
-	if o, err = o.withDefaults(info.Format); err != nil {
+	return t.estimate(path, &info, o)
+}
+
+// inspectNamed is inspectPath of a model that names its parts, if it does.
+func (t *tree) inspectNamed(path string, parts []string) (Info, error) {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return Info{}, fileError(path, err)
+	}
+	if t.opened != nil {
+		t.opened[path] = stat // a link may lead elsewhere later
+	}
+	if len(parts) == 0 {
+		return t.inspectPath(path)
+	}
+	var info Info
+	if stat.IsDir() {
+		info, err = t.inspectPath(path)
+	} else {
+		info, err = t.inspect(&file{path: path, real: path})
+	}
+	for _, part := range parts {
+		if err != nil {
+			return Info{}, err
+		}
+		if !slices.Contains(info.Files, part) {
+			var more Info
+			more, err = t.inspect(&file{path: part, real: part})
+			info.add(&more)
+		}
+	}
+	return info, err
+}
+
+// estimate returns what serving the model should take whose headers were read.
+func (t *tree) estimate(path string, info *Info, o EstimateOptions) (Estimation, error) {
+	o, err := o.withDefaults(info.Format)
+	if err != nil {
 		return Estimation{}, err
 	}
 	e := Estimation{Name: info.Name, Size: info.Size, Options: o}
 	if o.Engine == OtherEngine {
-		e.addUnknown(&info)
+		e.addUnknown(info)
 		return e, nil
 	}
 	if info.Format != FormatGGUF {

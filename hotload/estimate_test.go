@@ -312,6 +312,19 @@ func TestEstimate_Set_AllFilesCount(t *testing.T) {
 			t.Errorf("by %s: %v, %v", name, &part, err)
 		}
 	}
+	// The same files where no name tells what belongs together, as Ollama keeps them.
+	blobs := t.TempDir()
+	plant(t, blobs, map[string]string{"a": string(first.bytes()), "b": string(second.bytes()), "c": string(eye.bytes())})
+	a, b, c := filepath.Join(blobs, "a"), filepath.Join(blobs, "b"), filepath.Join(blobs, "c")
+	if all, err := Estimate(a, EstimateOptions{Processor: ProcessorAVX2}, a, b, b, c); err != nil || all.Runtime() != e.Runtime() || all.Size != e.Size {
+		t.Errorf("by its parts: %v, %v; want %v", &all, err, &e)
+	}
+	if _, err := Estimate(a, EstimateOptions{}, b, filepath.Join(blobs, "gone")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("with a part that is not there: %v", err)
+	}
+	if _, err := Estimate(a, EstimateOptions{}, filepath.Join(blobs, "gone"), b); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("with a part that is not there: %v", err)
+	}
 }
 
 func TestEstimate_NoGGUF_IsARuleOfThumb(t *testing.T) {

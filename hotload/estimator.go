@@ -2,31 +2,32 @@ package hotload
 
 import (
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Estimator is Estimate with a memory: it reads a model's headers again only if its file,
-// or the folder and the sizes in it, look different. The zero value is ready. It may be
-// used by several goroutines at once.
+// Estimator is Estimate with a memory: it reads a model's headers again only if one of its
+// files, or a folder that it was looked for in, looks different. The zero value is ready.
+// It may be used by several goroutines at once.
 type Estimator struct {
 	mu    sync.Mutex
 	known map[estimateKey]estimated
 }
 
 type estimateKey struct {
-	path string
-	o    EstimateOptions
+	path  string
+	parts string // joined with zero bytes
+	o     EstimateOptions
 }
 
 type estimated struct {
-	size tier.Bytes
-	at   time.Time // when it was written
+	seen map[string]fs.FileInfo
 	e    Estimation
 	err  error
 }
@@ -36,23 +37,22 @@ type estimated struct {
 const maxEstimated = 4096
 
 // Estimate returns what Estimate does.
-func (r *Estimator) Estimate(path string, o EstimateOptions) (Estimation, error) {
-	now, key := estimated{}, estimateKey{path, o}
-	stat, err := os.Stat(path)
-	if err == nil {
-		now.at = stat.ModTime()
-		now.size, err = Measure(path)
-	}
-	if err != nil {
-		return Estimation{}, fileError(path, err)
-	}
+func (r *Estimator) Estimate(path string, o EstimateOptions, parts ...string) (Estimation, error) {
+	key := estimateKey{path, strings.Join(parts, "\x00"), o}
 	r.mu.Lock()
 	before, known := r.known[key]
 	r.mu.Unlock()
-	if known && before.size == now.size && before.at.Equal(now.at) {
+	if known && unchanged(before.seen) {
 		return before.e, before.err
 	}
-	now.e, now.err = Estimate(path, o)
+	t := newTree()
+	t.metadata, t.opened = make(map[string]ggufMetadata), make(map[string]fs.FileInfo)
+	info, err := t.inspectNamed(path, parts)
+	if err != nil { // which may pass without a change of what was seen
+		return Estimation{}, err
+	}
+	now := estimated{seen: t.seen()}
+	now.e, now.err = t.estimate(path, &info, o)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known == nil || len(r.known) >= maxEstimated {
@@ -60,6 +60,26 @@ func (r *Estimator) Estimate(path string, o EstimateOptions) (Estimation, error)
 	}
 	r.known[key] = now
 	return now.e, now.err
+}
+
+// seen returns what decided which files the model has, and what they say, as it was
+// before it was read: files that were opened, folders and indexes.
+func (t *tree) seen() map[string]fs.FileInfo {
+	seen := maps.Clone(t.opened)
+	for dir, f := range t.listed {
+		seen[dir] = f.stat
+	}
+	return seen
+}
+
+// unchanged reports whether all of that looks as it did.
+func unchanged(seen map[string]fs.FileInfo) bool {
+	for path, before := range seen {
+		if now, err := os.Stat(path); err != nil || !same(now, before) {
+			return false
+		}
+	}
+	return true
 }
 
 // LlamaFlags returns the options with what flags of llama-server say: what it is started

@@ -3,6 +3,7 @@ package hotload
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,48 @@ func TestEstimator_FileUnchanged_IsNotReadAgain(t *testing.T) {
 	must(t, os.Remove(path))
 	if _, err := r.Estimate(path, EstimateOptions{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of a file that is gone: %v", err)
+	}
+}
+
+func TestEstimator_Set_EachOfItsFilesAndTheirFolderCounts(t *testing.T) {
+	dir := t.TempDir()
+	first := shaped("llama", 1000, keys{"block_count": 2, "embedding_length": 64, "attention.head_count": 1, "context_length": 512})
+	second := newGGUF("").tensor("blk.1.ffn_up.weight", 2, 64, 64)
+	for i, g := range []*ggufFile{first, second} {
+		g.set("split.no", uint16(i)).set("split.count", uint16(2))
+	}
+	plant(t, dir, map[string]string{"m-00001-of-00002.gguf": string(first.bytes()), "m-00002-of-00002.gguf": string(second.bytes())})
+	entry, other := filepath.Join(dir, "m-00001-of-00002.gguf"), filepath.Join(dir, "m-00002-of-00002.gguf")
+	for _, parts := range [][]string{nil, {other}} {
+		var r Estimator
+		before, err := r.Estimate(entry, EstimateOptions{}, parts...)
+		must(t, err)
+		stat, err := os.Stat(other)
+		must(t, err)
+		write := func(content []byte, at time.Time) {
+			must(t, os.WriteFile(other, content, 0o644))
+			must(t, os.Chtimes(other, at, at))
+		}
+		write(make([]byte, stat.Size()), stat.ModTime()) // as if nothing had happened
+		if again, err := r.Estimate(entry, EstimateOptions{}, parts...); err != nil || again.Runtime() != before.Runtime() {
+			t.Errorf("the other shard was read again: %v, %v", &again, err)
+		}
+		write(make([]byte, stat.Size()), stat.ModTime().Add(time.Second))
+		if again, err := r.Estimate(entry, EstimateOptions{}, parts...); err == nil {
+			t.Errorf("the other shard was not read again: %v", &again)
+		}
+		write(second.bytes(), stat.ModTime())
+		if again, err := r.Estimate(entry, EstimateOptions{}, parts...); err != nil || again.Runtime() != before.Runtime() {
+			t.Errorf("with the other shard back: %v, %v", &again, err)
+		}
+	}
+	var r Estimator
+	before, err := r.Estimate(entry, EstimateOptions{})
+	must(t, err)
+	plant(t, dir, map[string]string{"mmproj-m.gguf": projector()})
+	must(t, os.Chtimes(dir, time.Time{}, time.Now().Add(time.Second))) // clocks of file systems tick
+	if again, err := r.Estimate(entry, EstimateOptions{}); err != nil || again.Size <= before.Size {
+		t.Errorf("a projector that came was not seen: %v, %v", &again, err)
 	}
 }
 

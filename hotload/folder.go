@@ -49,6 +49,9 @@ type tree struct {
 
 	// metadata is that of the GGUF files which were read, by path; nil: it is not kept.
 	metadata map[string]ggufMetadata
+	// opened is what the files that were opened looked like before they were read, by
+	// real path; nil: it is not kept.
+	opened map[string]fs.FileInfo
 }
 
 // header is what inspect returned for a file that looked like stat.
@@ -402,15 +405,18 @@ func (t *tree) area(real string) (a area, rel string, ok bool) {
 
 // open opens a file by its real path. Within a boundary the operating system makes
 // sure that it is not left, even by a link that was put there since.
-func (t *tree) open(real string) (*os.File, fs.FileInfo, error) {
+func (t *tree) open(real string) (f *os.File, stat fs.FileInfo, err error) {
 	if len(t.within) == 0 {
-		return regular.Open(real)
+		f, stat, err = regular.Open(real)
+	} else if a, rel, ok := t.area(real); ok {
+		f, stat, err = regular.OpenIn(a.root, rel)
+	} else {
+		err = errOutside
 	}
-	a, rel, ok := t.area(real)
-	if !ok {
-		return nil, nil, errOutside
+	if err == nil && t.opened != nil {
+		t.opened[real] = stat
 	}
-	return regular.OpenIn(a.root, rel)
+	return f, stat, err
 }
 
 // read is inspect for files whose headers are remembered: it reads a file again only

@@ -239,8 +239,8 @@ func (r *registry) name(engines map[string]engineConfig) {
 }
 
 // engineOf is process.Options.EngineOf. What the engine takes beyond the weights is
-// estimated by its flags and the model's header, if the one is llama.cpp's and the other
-// tells enough.
+// estimated by its flags and the headers of the model's files, if the one is llama.cpp's
+// and the others tell enough.
 func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
 	e, err := r.configOf(m)
 	if err != nil {
@@ -248,7 +248,7 @@ func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
 	}
 	engine := e.engine()
 	if o, ok := e.estimate(); ok && m.Runtime == 0 {
-		if estimated, err := r.estimator.Estimate(m.Path, o); err == nil {
+		if estimated, err := r.estimator.Estimate(m.Path, o, m.Parts...); err == nil {
 			engine.Runtime = estimated.Runtime()
 		}
 	}

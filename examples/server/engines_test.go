@@ -217,8 +217,8 @@ func TestRegistry_EngineOf_EstimatesWhatIsNotDeclared(t *testing.T) {
 		"large": {Command: []string{"llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}"}, Context: 1 << 20},
 		"other": {Command: []string{"vllm", "{port}"}},
 	})
-	runtimeOf := func(engine, path string, declared tier.Bytes) tier.Bytes {
-		e, err := r.engineOf(&tier.Model{Name: "m", Path: path, Runtime: declared, Labels: map[string]string{engineLabel: engine}})
+	runtimeOf := func(engine, path string, declared tier.Bytes, parts ...string) tier.Bytes {
+		e, err := r.engineOf(&tier.Model{Name: "m", Path: path, Parts: parts, Runtime: declared, Labels: map[string]string{engineLabel: engine}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +229,7 @@ func TestRegistry_EngineOf_EstimatesWhatIsNotDeclared(t *testing.T) {
 	if cache := tier.Bytes(1<<20-512) * 2 * 64 * 2 * 2; small <= 0 || large-small < cache || large-small > 4*cache {
 		t.Errorf("%v and %v, of which %v for the cache", small, large, cache)
 	}
-	for what, got := range map[string]tier.Bytes{"declared": runtimeOf("small", path, 5), "another engine": runtimeOf("other", path, 0), "no file": runtimeOf("small", path+"x", 0)} {
+	for what, got := range map[string]tier.Bytes{"declared": runtimeOf("small", path, 5), "another engine": runtimeOf("other", path, 0), "no file": runtimeOf("small", path+"x", 0), "a part is not there": runtimeOf("small", path, 0, path+"x")} {
 		if got != 0 {
 			t.Errorf("%s: %v", what, got)
 		}
