@@ -96,6 +96,7 @@ func (t *tree) declared(m tier.Model, stat fs.FileInfo) (tier.Model, error) {
 	if !stat.IsDir() {
 		size = tier.Bytes(stat.Size())
 	}
+	counted := map[string]bool{realOf(m.Path): true}
 	for _, part := range m.Parts {
 		info, err := os.Stat(part)
 		switch {
@@ -105,7 +106,9 @@ func (t *tree) declared(m tier.Model, stat fs.FileInfo) (tier.Model, error) {
 			return m, fileError(part, &regular.Error{Path: part, Kind: regular.Kind(info)})
 		case info.Size() == 0:
 			return m, &FileError{Path: part, Reason: "is empty"}
-		case part != m.Path:
+		}
+		if real := realOf(part); !counted[real] {
+			counted[real] = true
 			size = size.Plus(tier.Bytes(info.Size()))
 		}
 	}
@@ -126,6 +129,17 @@ func (t *tree) declared(m tier.Model, stat fs.FileInfo) (tier.Model, error) {
 		}
 	}
 	return m, nil
+}
+
+// realOf returns the path as no other path of the same file is written.
+func realOf(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	return path
 }
 
 // label notes which part of the model, whose labels are its own, is the projector.

@@ -102,11 +102,11 @@ type Info struct {
 }
 
 // Model returns the model that the Info describes, at a path. If that is one of its
-// files or their folder, the model's path is the Entry. What tier.Model has no field
-// for becomes a label: format, architecture, quantisation, context_length, parameters,
-// title, layers, maker, licence, and tier.ProjectorLabel.
+// files or their folder, relative or not, the model's path is the Entry. What
+// tier.Model has no field for becomes a label: format, architecture, quantisation,
+// context_length, parameters, title, layers, maker, licence, and tier.ProjectorLabel.
 func (i *Info) Model(path string) tier.Model {
-	if i.Entry != "" && (slices.Contains(i.Files, path) || filepath.Dir(i.Entry) == path) {
+	if abs, err := filepath.Abs(path); err == nil && i.Entry != "" && (abs == i.Entry || slices.Contains(i.Files, abs) || filepath.Dir(i.Entry) == abs) {
 		path = i.Entry
 	}
 	labels := map[string]string{

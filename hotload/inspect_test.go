@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,6 +102,17 @@ func TestInspect_OneFile_HeaderSizeAndName(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, model); diff != "" {
 		t.Errorf("model (-want +got):\n%s", diff)
+	}
+	t.Chdir(dir)
+	for _, name := range []string{"no-extension", "m-00002-of-00002.gguf", "."} {
+		info, err := Inspect(name)
+		if name == "." {
+			info, err = Inspect("w.safetensors")
+		}
+		must(t, err)
+		if m := info.Model(name); m.Path != info.Entry || !slices.Equal(append([]string{m.Path}, m.Parts...), info.Files) {
+			t.Errorf("by the relative path %s: %+v", name, m)
+		}
 	}
 }
 

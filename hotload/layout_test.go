@@ -478,6 +478,13 @@ func TestGather_WhatTheOwnerDeclares_IsKept(t *testing.T) {
 			t.Errorf("%+v: error %v, want one about %q", tt.in, errs[0], tt.wrong)
 		}
 	}
+	// A file counts once, however often and by whatever path it is named.
+	must(t, os.Symlink(at("eyes.gguf"), at("link.gguf")))
+	t.Chdir(dir)
+	again := tier.Model{Name: "m", Path: at("m.gguf"), Parts: []string{"m.gguf", "eyes.gguf", at("eyes.gguf"), "two/../link.gguf"}}
+	if out, errs := Gather([]tier.Model{again}, ""); errs[0] != nil || out[0].Size != size("m.gguf", "eyes.gguf") {
+		t.Errorf("%+v, %v; want %v", out[0], errs[0], size("m.gguf", "eyes.gguf"))
+	}
 	in := tier.Model{Name: "m", Path: at("m.gguf"), Parts: slices.Clone(declared), Labels: map[string]string{"a": "b"}}
 	out, _ := Gather([]tier.Model{in}, "")
 	out[0].Parts[0], out[0].Labels["a"] = "changed", "changed"
