@@ -31,7 +31,7 @@ func Gather(models []tier.Model, within string, follow ...string) (out []tier.Mo
 		}
 	}
 	for i, m := range models {
-		m.Capabilities, m.Parts, m.Labels = slices.Clone(m.Capabilities), slices.Clone(m.Parts), maps.Clone(m.Labels)
+		m = clone(m)
 		t := free
 		if abs, err := filepath.Abs(m.Path); err == nil && bounded != nil && bounded.relative(abs) != "" {
 			t = bounded
@@ -46,6 +46,12 @@ func Gather(models []tier.Model, within string, follow ...string) (out []tier.Mo
 		out[i] = m
 	}
 	return out, errs
+}
+
+// clone returns the model with slices and a map of its own.
+func clone(m tier.Model) tier.Model {
+	m.Capabilities, m.Parts, m.Labels = slices.Clone(m.Capabilities), slices.Clone(m.Parts), maps.Clone(m.Labels)
+	return m
 }
 
 func (t *tree) gather(m tier.Model) (tier.Model, error) {

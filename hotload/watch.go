@@ -63,6 +63,11 @@ func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Du
 		case <-ticker.C:
 		}
 		if c, news := w.look(ctx); news {
+			for _, models := range [][]tier.Model{c.Added, c.Changed, c.Removed} {
+				for i := range models {
+					models[i] = clone(models[i])
+				}
+			}
 			change(c)
 		}
 	}
