@@ -18,9 +18,12 @@ import (
 // indexSuffix is how an index of safetensors shards is called, behind their stem.
 const indexSuffix = ".safetensors.index.json"
 
-// maxJSON bounds the JSON files beside weights: an index names a shard for each of
-// some 100 000 tensors.
-const maxJSON = 32 << 20
+// maxIndex bounds an index, which names a shard for each of some 100 000 tensors, and
+// maxJSON the other JSON files beside weights: the largest list a vocabulary's additions.
+const (
+	maxIndex = 32 << 20
+	maxJSON  = 4 << 20
+)
 
 // maxShards bounds how many files one model may name.
 const maxShards = tier.MaxParts
@@ -351,8 +354,8 @@ func (t *tree) consult(f *folder, info *Info) error {
 		Width   float64 `json:"hidden_size"`
 	}
 	var config struct {
-		Architectures []string       `json:"architectures"`
-		Vision        map[string]any `json:"vision_config"`
+		Architectures []string  `json:"architectures"`
+		Vision        *struct{} `json:"vision_config"` // whether there is one
 		shape
 		Text shape `json:"text_config"`
 	}
@@ -464,13 +467,17 @@ func (t *tree) readJSON(f *file, into any) error {
 		return fileError(f.path, err)
 	}
 	defer opened.Close()
-	data, err := io.ReadAll(io.LimitReader(opened, maxJSON+1))
+	most := maxJSON
+	if strings.HasSuffix(f.name(), indexSuffix) {
+		most = maxIndex
+	}
+	data, err := io.ReadAll(io.LimitReader(opened, int64(most)+1))
 	switch {
 	case err != nil:
 		t.retry = true
 		return fileError(f.path, err)
-	case len(data) > maxJSON:
-		return &FileError{Path: f.path, Reason: fmt.Sprintf("has more than %v", tier.Bytes(maxJSON))}
+	case len(data) > most:
+		return &FileError{Path: f.path, Reason: fmt.Sprintf("has more than %v", tier.Bytes(most))}
 	}
 	// Editors on Windows put a byte order mark before a text.
 	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), into); err != nil {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -613,6 +614,25 @@ func FuzzOllamaManifest(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestInspect_ConfigOfManyValues_CostsNoMultipleOfIts(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"model.safetensors": safetensorsShard()})
+	for _, values := range []int{maxJSON / 10, maxJSON} {
+		must(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"architectures":["LlamaForCausalLM"],"vision_config":{"a":[`+strings.Repeat("{},", values)+`{}]}}`), 0o644))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		info, err := Inspect(dir)
+		runtime.ReadMemStats(&after)
+		must(t, err)
+		if took := after.TotalAlloc - before.TotalAlloc; took > 8*maxJSON {
+			t.Errorf("with %d values %d MiB were allocated", values, took>>20)
+		}
+		if small := 3*values < maxJSON; slices.Contains(info.Capabilities, vision) != small {
+			t.Errorf("with %d values it does %q", values, info.Capabilities)
+		}
+	}
 }
 
 func FuzzHubFolder(f *testing.F) {
