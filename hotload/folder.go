@@ -40,7 +40,7 @@ type tree struct {
 	claiming bool
 	paired   map[string]bool // projectors that belong to a model
 
-	manifests []*folder // with manifests of Ollama's stores
+	manifests []*folder // with manifests of all of Ollama's stores
 
 	// headers are those of this walk, before those of the one before, by path; nil: they
 	// are not remembered.
@@ -128,13 +128,16 @@ type folder struct {
 
 	listed [2][]file // weights and others as they were read, of which Watch takes some away
 
+	byName map[string]*file // weights, also by NFC forms of their names; nil: not asked for
+
 	grouped    bool
 	groups     []*group
 	projectors []*group        // nil: not looked for
 	bases      map[string]bool // what its models are called without their quantisation
 	pipeline   *group          // that its subfolders are parts of
 
-	manifests bool // its files are those of Ollama's store
+	manifests bool      // its files are manifests of Ollama's store
+	tags      []*folder // of Ollama's store: those with its manifests
 
 	stat    fs.FileInfo // of the folder, before it was read
 	read    time.Time

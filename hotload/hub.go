@@ -62,12 +62,19 @@ func (t *tree) weightsAt(f *folder, name string) *file {
 		}
 		f, name = below, path.Base(name)
 	}
-	for i := range f.weights {
-		if have := f.weights[i].name(); have == name || compose(have) == compose(name) {
-			return &f.weights[i]
+	if f.byName == nil {
+		f.byName = make(map[string]*file, len(f.weights))
+		for i := range f.weights {
+			f.byName[compose(f.weights[i].name())] = &f.weights[i]
+		}
+		for i := range f.weights { // a name that is just that goes before another form of it
+			f.byName[f.weights[i].name()] = &f.weights[i]
 		}
 	}
-	return nil
+	if w := f.byName[name]; w != nil {
+		return w
+	}
+	return f.byName[compose(name)]
 }
 
 // readIndex returns the sorted names of the shards in a safetensors index.

@@ -616,6 +616,25 @@ func FuzzOllamaManifest(f *testing.F) {
 	})
 }
 
+func TestIndexed_ManyShards_NoSearchForEach(t *testing.T) {
+	lookups := func(n int) float64 {
+		return testing.AllocsPerRun(1, func() { // each name that is composed is an allocation
+			f := &folder{dir: "/m"}
+			for i := range n {
+				f.weights = append(f.weights, file{path: fmt.Sprintf("/m/e\u0301-%05d.safetensors", i)})
+			}
+			for i := range n {
+				if w := newTree().weightsAt(f, fmt.Sprintf("\u00e9-%05d.safetensors", i)); w != &f.weights[i] {
+					t.Fatalf("shard %d is %v", i, w)
+				}
+			}
+		})
+	}
+	if few, many := lookups(100), lookups(400); many > 6*few {
+		t.Errorf("100 shards take %v allocations, 400 take %v", few, many)
+	}
+}
+
 func TestInspect_ConfigOfManyValues_CostsNoMultipleOfIts(t *testing.T) {
 	dir := t.TempDir()
 	plant(t, dir, map[string]string{"model.safetensors": safetensorsShard()})

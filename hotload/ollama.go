@@ -2,6 +2,7 @@ package hotload
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -61,7 +62,10 @@ var ollamaDigest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 const ollamaLevels = 3
 
 // addManifests lists the folders with manifests in and below one of a store.
-func (t *tree) addManifests(dir string, level int) {
+func (t *tree) addManifests(ctx context.Context, store *folder, dir string, level int) {
+	if ctx.Err() != nil {
+		return // the walk ends with it
+	}
 	f, err := t.list(dir)
 	if err != nil {
 		t.skipFor(dir, err).unread = true
@@ -70,11 +74,12 @@ func (t *tree) addManifests(dir string, level int) {
 	t.skipped = append(t.skipped, f.skipped...)
 	if level == ollamaLevels {
 		f.manifests = true
+		store.tags = append(store.tags, f)
 		t.manifests = append(t.manifests, f)
 		return
 	}
 	for _, sub := range f.subs {
-		t.addManifests(sub, level+1)
+		t.addManifests(ctx, store, sub, level+1)
 	}
 }
 
@@ -82,11 +87,8 @@ func (t *tree) addManifests(dir string, level int) {
 // elsewhere or not whole, are skipped.
 func (t *tree) ollama(store *folder) (sets []set) {
 	top := filepath.Join(store.dir, ollamaManifests)
-	for _, f := range t.manifests {
-		rel, err := filepath.Rel(top, f.dir)
-		if err != nil || !filepath.IsLocal(rel) {
-			continue // of another store
-		}
+	for _, f := range store.tags {
+		rel := strings.TrimPrefix(f.dir, top+string(filepath.Separator))
 		for i := range f.others {
 			manifest := &f.others[i]
 			names := append(strings.Split(rel, string(filepath.Separator)), manifest.name())

@@ -94,19 +94,22 @@ func (t *tree) called(f *folder, g *group) (out []*group) {
 
 // calls returns what a projector is called: what stands before and behind "mmproj" in
 // its name, but for words that say nothing.
-func (g *group) calls() (names []string) {
-	at := projectorName.FindStringIndex(g.stem)
-	if at == nil {
-		at = []int{0, 0}
-	}
-	before := strings.ToLower(strings.Trim(g.stem[:at[0]], "-_. "))
-	behind, _ := splitName(strings.Trim(g.stem[at[1]:], "-_. "))
-	for _, name := range []string{before, behind} {
-		if name != "" && !plainNames[name] {
-			names = append(names, name)
+func (g *group) calls() []string {
+	if g.called == nil {
+		at := projectorName.FindStringIndex(g.stem)
+		if at == nil {
+			at = []int{0, 0}
+		}
+		before := strings.ToLower(strings.Trim(g.stem[:at[0]], "-_. "))
+		behind, _ := splitName(strings.Trim(g.stem[at[1]:], "-_. "))
+		g.called = []string{}
+		for _, name := range []string{before, behind} {
+			if name != "" && !plainNames[name] {
+				g.called = append(g.called, name)
+			}
 		}
 	}
-	return names
+	return g.called
 }
 
 // begins reports whether the name begins with the other, up to the end of a word.

@@ -80,9 +80,6 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 			return nil
 		}
 		f, err := t.list(dir)
-		if err == nil && f.isOllama() {
-			t.addManifests(filepath.Join(dir, ollamaManifests), 0)
-		}
 		switch {
 		case err != nil && depth == 0 && !errors.Is(err, errTooMany):
 			return err
@@ -95,6 +92,9 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 		visited[f.real] = true
 		folders = append(folders, f)
 		t.skipped = append(t.skipped, f.skipped...)
+		if f.isOllama() {
+			t.addManifests(ctx, f, filepath.Join(dir, ollamaManifests), 0)
+		}
 		for _, sub := range t.below(f) {
 			if depth == maxDepth {
 				t.skip(sub, fmt.Sprintf("is deeper than %d folders", maxDepth))
@@ -106,7 +106,9 @@ func (t *tree) walk(ctx context.Context) (folders []*folder, err error) {
 		}
 		return nil
 	}
-	err = visit(t.dir, 0)
+	if err = visit(t.dir, 0); err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	return folders, err
 }
 

@@ -27,6 +27,7 @@ type group struct {
 	fault  error // of the headers, or of what is missing
 
 	asFolder bool     // an engine is given the folder
+	called   []string // what calls returns; nil: not asked for
 	also     []*group // further groups that belong to the model
 }
 
