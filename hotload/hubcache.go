@@ -16,14 +16,15 @@ const (
 	snapshots        = "snapshots"
 )
 
-// hubRepository returns the repository in the cache of Hugging Face that a folder is
-// in, or is; "": none.
-func hubRepository(dir string) string {
-	for up := filepath.Dir(dir); ; dir, up = up, filepath.Dir(up) {
-		if strings.HasPrefix(filepath.Base(dir), repositoryPrefix) {
+// hubRepository returns the repository in the cache of Hugging Face in whose snapshots a
+// path is, or that it is; "": none. Any other folder in one that is called so is none of
+// the cache.
+func hubRepository(path string) string {
+	for dir, below := path, ""; ; dir, below = filepath.Dir(dir), dir {
+		if strings.HasPrefix(filepath.Base(dir), repositoryPrefix) && (below == "" || filepath.Base(below) == snapshots) {
 			return dir
 		}
-		if up == dir {
+		if dir == below {
 			return ""
 		}
 	}

@@ -184,7 +184,7 @@ func (t *tree) ollamaBlob(f *folder, layer *ollamaLayer) (*file, error) {
 		blob = blobs.has(layer.Digest) // of the first versions
 	}
 	switch {
-	case blob == nil:
+	case blob == nil || blob.info() == nil:
 		return nil, fmt.Errorf("names the blob %s, which is not there", layer.Digest)
 	case tier.Bytes(blob.size()) != layer.Size:
 		return nil, fmt.Errorf("names the blob %s with %d bytes, which has %d", layer.Digest, layer.Size, blob.size())
