@@ -27,7 +27,8 @@ type Engine struct {
 	// These words are replaced in each argument:
 	//
 	//	{path}    Model.Path, made absolute if such a file or folder exists
-	//	{mmproj}  the part of the model that is its projector, see tier.ProjectorLabel
+	//	{mmproj}  the part of the model that is its projector, see tier.ProjectorLabel,
+	//	          made absolute as well
 	//	{dir}     the folder of {path}: itself, if it is a folder
 	//	{port}    a free port of the loopback address, on which the engine has to listen
 	//	{name}    Model.Name
@@ -278,6 +279,10 @@ func (e *Engine) expansion(model *tier.Model, port int, mark, state string) (exp
 	projector := model.Labels[tier.ProjectorLabel]
 	if !slices.Contains(model.Parts, projector) {
 		projector = "" // a label that names no part of the model is another's word
+	} else if _, err := os.Stat(projector); err == nil {
+		if projector, err = filepath.Abs(projector); err != nil {
+			return expansion{}, err
+		}
 	}
 	x := expansion{model.Name, nil, strings.NewReplacer(
 		"{path}", path, "{mmproj}", projector, "{dir}", dir, "{port}", strconv.Itoa(port), "{name}", model.Name, "{mark}", mark,

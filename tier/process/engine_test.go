@@ -44,6 +44,10 @@ func TestExpand_WordsThatAModelLacks_LeftOutWithTheirFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	sees := map[string]string{tier.ProjectorLabel: "/p/mmproj.gguf"}
+	here, err := filepath.Abs("engine_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name    string
 		command string
@@ -51,6 +55,7 @@ func TestExpand_WordsThatAModelLacks_LeftOutWithTheirFlags(t *testing.T) {
 		want    string
 	}{
 		{"a projector", "srv -m {path} --mmproj {mmproj} -v", tier.Model{Path: file, Parts: []string{"/p/x", "/p/mmproj.gguf"}, Labels: sees}, "srv -m " + file + " --mmproj /p/mmproj.gguf -v"},
+		{"a relative projector", "srv --mmproj {mmproj}", tier.Model{Path: file, Parts: []string{"engine_test.go"}, Labels: map[string]string{tier.ProjectorLabel: "engine_test.go"}}, "srv --mmproj " + here},
 		{"none", "srv -m {path} --mmproj {mmproj} -v", tier.Model{Path: file}, "srv -m " + file + " -v"},
 		{"a label that is no part", "srv --mmproj {mmproj} -v", tier.Model{Path: file, Labels: sees}, "srv -v"},
 		{"in one argument", "srv -v --mmproj={mmproj} -x", tier.Model{Path: file}, "srv -v -x"},
@@ -68,7 +73,7 @@ func TestExpand_WordsThatAModelLacks_LeftOutWithTheirFlags(t *testing.T) {
 		if got := strings.Join(argv, " "); err != nil || got != tt.want {
 			t.Errorf("%s: %q, %v, want %q", tt.name, got, err, tt.want)
 		}
-		if has := len(env) == 2; has != strings.Contains(tt.want, "mmproj.gguf") {
+		if has := len(env) == 2; has != strings.Contains(tt.want, "--mmproj ") {
 			t.Errorf("%s: the environment is %q", tt.name, env)
 		}
 	}
