@@ -70,9 +70,9 @@ func (t *tree) gather(m tier.Model) (tier.Model, error) {
 	if err != nil {
 		return m, fileError(m.Path, err)
 	}
-	s, err := t.setOf(abs, stat.IsDir())
+	s, fault := t.setOf(abs, stat.IsDir())
 	switch {
-	case err == nil:
+	case fault == nil:
 		m.Size = max(m.Size, s.info.Size)
 		if parts := s.info.parts(s.info.Entry); parts != nil || s.info.Entry != abs {
 			m.Path, m.Parts = s.info.Entry, parts
@@ -86,14 +86,25 @@ func (t *tree) gather(m tier.Model) (tier.Model, error) {
 		if err != nil {
 			return m, err
 		}
+		if f.sharded() {
+			return m, fault
+		}
 		size, err := f.weigh()
 		m.Size = max(m.Size, size)
 		return m, err
 	case shardOf(filepath.Base(abs)).of > 1 || strings.HasSuffix(abs, indexSuffix):
-		return m, err
+		return m, fault
 	}
 	m.Size = max(m.Size, tier.Bytes(stat.Size()))
 	return m, nil
+}
+
+// sharded reports whether the folder says that its model is of several files, by an
+// index, a list of parts, or the names of shards: what is there may then be less.
+func (f *folder) sharded() bool {
+	return f.pipeline != nil || f.has("modules.json") != nil ||
+		slices.ContainsFunc(f.others, func(o file) bool { return strings.HasSuffix(o.name(), indexSuffix) }) ||
+		slices.ContainsFunc(f.weights, func(w file) bool { return shardOf(w.name()).of > 1 })
 }
 
 // declared measures a model that names its parts, and finds the projector among them.

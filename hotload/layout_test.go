@@ -442,7 +442,10 @@ func TestGather_WhatTheOwnerDeclares_IsKept(t *testing.T) {
 	dir := t.TempDir()
 	plant(t, dir, map[string]string{
 		"m.gguf": llama(), "mmproj-m.gguf": projector(), "eyes.gguf": projector(), "lora.gguf": ggufOf("llama", "adapter"), "junk.gguf": "hello", "two/a.gguf": llama(), "two/b.gguf": llama(), "torch/w.bin": "12345",
-		"cut-00001-of-00002.gguf": ggufShard(1, 2),
+		"cut-00001-of-00002.gguf":           ggufShard(1, 2),
+		"bare/model.safetensors.index.json": indexOf("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"), "bare/config.json": bertConfig,
+		"half/m-00001-of-00002.gguf": ggufShard(1, 2), "sd/model_index.json": `{"unet":["d","U"],"vae":["d","V"]}`, "sd/vae/a.safetensors": safetensorsShard(), "sd/unet/config.json": "{}",
+		"part/modules.json": `[{"path":"d"}]`, "part/model.safetensors": safetensorsShard(), "part/config.json": bertConfig, "part/d/a-00001-of-00002.safetensors": safetensorsShard(),
 	})
 	at := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
 	size := func(names ...string) (n tier.Bytes) {
@@ -470,6 +473,10 @@ func TestGather_WhatTheOwnerDeclares_IsKept(t *testing.T) {
 		{tier.Model{Path: at("torch")}, nil, 5, "", ""},
 		{tier.Model{Path: at("torch/w.bin")}, nil, 5, "", ""},
 		{tier.Model{Path: at("cut-00001-of-00002.gguf")}, nil, 0, "", "not there"},
+		{tier.Model{Path: at("bare")}, nil, 0, "", "not there"},
+		{tier.Model{Path: at("half")}, nil, 0, "", "not there"},
+		{tier.Model{Path: at("sd")}, nil, 0, "", "no weights"},
+		{tier.Model{Path: at("part")}, nil, 0, "", "not there"},
 		{tier.Model{Path: at("none.gguf"), Size: 7}, nil, 7, "", "cannot be read"},
 		{tier.Model{Size: 7}, nil, 7, "", ""},
 	} {
@@ -560,6 +567,36 @@ func TestWatch_UpdateIsAtAnotherPath_ModelKeepsItsName(t *testing.T) {
 		must(t, os.RemoveAll(w.path("models--o--m/snapshots/r1")))
 		w.plant(map[string]string{"models--o--m/snapshots/r2/config.json": bertConfig, "models--o--m/snapshots/r2/model.safetensors": "-> ../../blobs/1"})
 		w.expect(4, "+o/m", "-o/m")
+		w.end()
+	})
+}
+
+func TestWatch_WeightsAreElsewhere_TheirChangesAreReported(t *testing.T) {
+	store, hub := t.TempDir(), t.TempDir()
+	plantOllama(t, store, llama())
+	blob := fmt.Sprintf("blobs/sha256-%x", sha256.Sum256([]byte(llama())))
+	plant(t, store, map[string]string{"keep.gguf": llama()})
+	must(t, os.Remove(filepath.Join(store, blob)))
+	plant(t, hub, map[string]string{
+		"models--o--m/refs/main":                "r1",
+		"models--o--m/snapshots/r1/config.json": bertConfig, "models--o--m/snapshots/r1/model.safetensors": safetensorsShard(),
+		"models--o--m/snapshots/r2/config.json": bertConfig, "models--o--m/snapshots/r2/model.safetensors": safetensorsShard(),
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, store)
+		w.expect(2)
+		w.plant(map[string]string{blob: llama()})
+		w.expect(1)
+		w.expect(1, "+a:8b")
+		must(t, os.Remove(w.path(blob)))
+		w.expect(3, "-a:8b", "?8b")
+		w.end()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, hub)
+		w.expect(2)
+		w.plant(map[string]string{"models--o--m/refs/main": "r2"})
+		w.expect(3, "+o/m", "-o/m", "?r1")
 		w.end()
 	})
 }
