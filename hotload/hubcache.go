@@ -14,6 +14,8 @@ import (
 const (
 	repositoryPrefix = "models--"
 	snapshots        = "snapshots"
+	refs             = "refs"
+	mainBranch       = "main"
 )
 
 // hubRepository returns the repository in the cache of Hugging Face in whose snapshots a
@@ -42,8 +44,8 @@ func (t *tree) revisions(f *folder) []string {
 		return nil
 	}
 	current := ""
-	if refs, err := t.list(filepath.Join(f.dir, "refs")); err == nil {
-		if main := refs.has("main"); main != nil {
+	if branches, err := t.list(filepath.Join(f.dir, refs)); err == nil {
+		if main := branches.has(mainBranch); main != nil {
 			current = t.revision(main)
 		}
 	}
@@ -63,6 +65,11 @@ func (t *tree) revisions(f *folder) []string {
 		return times[b].Compare(times[a])
 	})
 	return subs
+}
+
+// isBranch reports whether the path is that of what says which revision is current.
+func isBranch(path string) bool {
+	return filepath.Base(path) == mainBranch && filepath.Base(filepath.Dir(path)) == refs
 }
 
 // revision returns the commit that a ref names.

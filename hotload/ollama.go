@@ -58,6 +58,11 @@ const (
 // ollamaDigest is what a digest looks like; nothing else becomes part of a path.
 var ollamaDigest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
+// isBlob reports whether the path is that of a whole blob of a store.
+func isBlob(path string) bool {
+	return filepath.Base(filepath.Dir(path)) == ollamaBlobs && ollamaDigest.MatchString(strings.Replace(filepath.Base(path), "sha256-", "sha256:", 1))
+}
+
 // ollamaLevels are the folders of a manifest: host, namespace, model.
 const ollamaLevels = 3
 

@@ -121,7 +121,8 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 		return Change{}, false
 	}
 	w.folders = t.listed
-	now, weights := fingerprints(slices.Concat(folders, t.manifests))
+	elsewhere := t.elsewhere(folders)
+	now, weights := fingerprints(slices.Concat(folders, elsewhere))
 	first, moving := w.last == nil, make(map[string]bool)
 	if !first {
 		moving = differences(w.last, now)
@@ -145,7 +146,7 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	if !gone && len(w.pending) == len(moving) { // nothing has changed and come to rest
 		return Change{}, false
 	}
-	for _, f := range slices.Concat(folders, t.manifests) {
+	for _, f := range slices.Concat(folders, elsewhere) {
 		f.without(moving)
 	}
 	found, err := t.models(ctx, folders)
@@ -165,6 +166,28 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	return c, len(c.Added)+len(c.Changed)+len(c.Removed)+len(c.Skipped) > 0
 }
 
+// elsewhere returns the folders outside the walk that decide about models in it: the
+// manifests and blobs of Ollama's stores, and the branches of repositories in the cache of
+// Hugging Face. What cannot be listed shows nothing.
+func (t *tree) elsewhere(folders []*folder) []*folder {
+	out := slices.Clone(t.manifests)
+	for _, f := range folders {
+		name := ""
+		switch {
+		case f.isOllama():
+			name = ollamaBlobs
+		case strings.HasPrefix(filepath.Base(f.dir), repositoryPrefix):
+			name = refs
+		default:
+			continue
+		}
+		if more, err := t.list(filepath.Join(f.dir, name)); err == nil {
+			out = append(out, more)
+		}
+	}
+	return out
+}
+
 // fingerprints returns the files that can affect a model, and how many of them are
 // weights.
 func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int) {
@@ -179,7 +202,7 @@ func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int
 		}
 		for i := range f.others {
 			file := &f.others[i]
-			if ext := filepath.Ext(file.path); ext == ".json" || ext == ".jinja" || f.manifests {
+			if ext := filepath.Ext(file.path); ext == ".json" || ext == ".jinja" || f.manifests || isBlob(file.path) || isBranch(file.path) {
 				if stat := file.info(); stat != nil {
 					prints[file.path] = stat
 				}
@@ -244,7 +267,7 @@ func newUnrest(skipped []Skipped, moving map[string]bool) *unrest {
 	u := &unrest{moving: moving, within: make(map[string]bool), beside: make(map[string]bool), unread: make(map[string]bool)}
 	for path := range moving {
 		u.within[filepath.Dir(path)] = true
-		if formatOf(path) == FormatUnknown || projectorName.MatchString(filepath.Base(path)) {
+		if formatOf(path) == FormatUnknown && !isBlob(path) || projectorName.MatchString(filepath.Base(path)) {
 			u.beside[filepath.Dir(path)] = true
 		}
 	}
