@@ -186,6 +186,7 @@ func (g *ggufReader) describe(tensors uint64) {
 		info.Role = RoleAdapter
 	case kind == "mmproj" || info.Architecture == "clip":
 		info.Role = RoleProjector
+		info.Width = g.projectedWidth()
 	case info.Architecture == "controlvector":
 		info.Role = RoleControlVector
 	case drafts[info.Architecture]:
@@ -194,6 +195,17 @@ func (g *ggufReader) describe(tensors uint64) {
 		info.Role = RoleAuxiliary
 	}
 	info.Capabilities = g.capabilities()
+}
+
+// projectedWidth returns the width of the embeddings that a projector makes; 0: it does
+// not say. The first ones, for LLaVA and MobileVLM, say there how wide CLIP's own are.
+// Source: convert_hf_to_gguf.py and tools/mtmd/legacy-models of llama.cpp.
+func (g *ggufReader) projectedWidth() int64 {
+	switch cmp.Or(g.kept["clip.vision.projector_type"].text, g.kept["clip.projector_type"].text) {
+	case "", "mlp", "ldp", "ldpv2", "resampler", "adapter":
+		return 0
+	}
+	return int64(min(cmp.Or(g.kept["clip.vision.projection_dim"].number, g.kept["clip.audio.projection_dim"].number), math.MaxInt32))
 }
 
 // drafts are architectures that only propose tokens for another model.

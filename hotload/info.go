@@ -78,7 +78,7 @@ type Info struct {
 	Tensors     int64
 	Parameters  int64
 	// ContextLength is in tokens, Layers counts transformer or other blocks, and Width is
-	// that of an embedding.
+	// that of an embedding, with a projector of those that it makes.
 	ContextLength, Layers, Width int64
 	// Quantisation is the number format of most weights: "Q4_K_M", "BF16".
 	Quantisation string

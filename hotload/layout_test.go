@@ -121,6 +121,10 @@ func TestScan_LayoutsOfPeople_SetsWithTheirPartsAndReasonsForTheRest(t *testing.
 		}
 		return out
 	}
+	wide := string(newGGUF("llama").set("llama.embedding_length", uint32(4096)).set("llama.context_length", uint32(4096)).tensor("t", 0, 8).bytes())
+	projectorFor := func(kind string, width uint32) string {
+		return string(newGGUF("clip").set("clip.has_vision_encoder", true).set("clip.projector_type", kind).set("clip.vision.projection_dim", width).tensor("v", 1, 16).bytes())
+	}
 	lfs := "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4368438976\n"
 	whole := `{"_class_name":"X","unet":["diffusers","UNet"],"vae":["diffusers","VAE"],"scheduler":["diffusers","PNDM"],"extra":[null,null],"missing":[null,null],"force":true}`
 	adapter := string(safetensorsFile(`{"m.lora_A":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}`, 1))
@@ -153,6 +157,15 @@ func TestScan_LayoutsOfPeople_SetsWithTheirPartsAndReasonsForTheRest(t *testing.
 			}, map[string]string{"mmproj-F16.gguf": "is a projector", "mmproj-gemma-3-4b-it-f16.gguf": "is a projector"}},
 		{"a projector of a model that is not whole", map[string]string{"a.gguf": llama(), "vl.gguf": llama()[:200], "mmproj-vl.gguf": projector()},
 			map[string]string{"a": "a.gguf"}, map[string]string{"vl.gguf": "truncated", "mmproj-vl.gguf": "is a projector"}},
+		{"a projector of a model that is being downloaded", map[string]string{"Llama-3.1-8B.gguf": llama(), "Qwen2-VL-2B-Q4_K_M.gguf.part": "x", "mmproj-Qwen2-VL-2B-f16.gguf": projector()},
+			map[string]string{"Llama-3.1-8B": "Llama-3.1-8B.gguf"}, map[string]string{"mmproj-Qwen2-VL-2B-f16.gguf": "is a projector", "Qwen2-VL-2B-Q4_K_M.gguf.part": "download"}},
+		{"another quantisation is being downloaded", map[string]string{"m-Q4_K_M.gguf": llama(), "downloading_m-Q8_0.gguf.part": "x", "mmproj-F16.gguf": projector()},
+			map[string]string{"m-Q4_K_M": "m-Q4_K_M.gguf, sees by mmproj-F16.gguf"}, map[string]string{"downloading_m-Q8_0.gguf.part": "download"}},
+		{"projectors by their width", map[string]string{
+			"a/m.gguf": wide, "a/mmproj-other.gguf": projectorFor("qwen2vl_merger", 1536), "b/m.gguf": wide, "b/mmproj-other.gguf": projectorFor("qwen2vl_merger", 4096),
+			"c/m.gguf": wide, "c/llava-mmproj.gguf": projectorFor("mlp", 768), "d/m.gguf": wide, "d/mmproj-F16.gguf": projectorFor("gemma3", 1536),
+		}, map[string]string{"m": "a/m.gguf", "b/m": "b/m.gguf, sees by b/mmproj-other.gguf", "c/m": "c/m.gguf, sees by c/llava-mmproj.gguf", "d/m": "d/m.gguf, sees by d/mmproj-F16.gguf"},
+			map[string]string{"a/mmproj-other.gguf": "is a projector"}},
 		{"a projector in a sister folder", map[string]string{"a/a.gguf": llama(), "b/mmproj-a.gguf": projector()},
 			map[string]string{"a": "a/a.gguf"}, map[string]string{"b/mmproj-a.gguf": "is a projector"}},
 		{"llama.cpp's cache", map[string]string{"o_gemma-GGUF_gemma-Q4_K_M.gguf": llama(), "o_gemma-GGUF_mmproj-model-f16.gguf": projector(), "p_x-GGUF_x-Q8_0.gguf": llama(), "manifest=o=gemma-GGUF=latest.json": "{}", "o_gemma-GGUF_gemma-Q4_K_M.gguf.etag": "x", "q_y.gguf.downloadInProgress": llama()},

@@ -37,19 +37,39 @@ func (t *tree) projectors(f *folder) []*group {
 			f.bases[base] = true
 		}
 	}
+	for _, s := range f.skipped {
+		if base := downloading(filepath.Base(s.Path)); base != "" {
+			f.bases[base] = true
+		}
+	}
 	return f.projectors
+}
+
+// downloading returns what the model is called of which a file that is no projector is a
+// part of a download; "": it is none.
+func downloading(name string) string {
+	at := strings.Index(strings.ToLower(name), ".gguf")
+	if at < 0 || unfinished(name) == "" || projectorName.MatchString(name) {
+		return ""
+	}
+	stem := strings.ToLower(name[:at])
+	for _, prefix := range []string{"downloading_", "incomplete-"} { // LM Studio, GPT4All
+		stem = strings.TrimPrefix(stem, prefix)
+	}
+	base, _ := splitName(shardOf(stem + ".gguf").stem)
+	return base
 }
 
 // projectorOf returns the projector of a model; nil: it has none. It is one in the
 // model's folder: the one that is called like the model or, if only one model is there
-// (in any number of quantisations), any. If it has none, it is one in the folder above:
+// or on its way (in any number of quantisations), any that fits its width. If it has none, it is one in the folder above:
 // one that is called like the model or, if that folder holds no model, one without a
 // name, as in unsloth's repositories. Of several, the one of the model's quantisation
 // is taken, else of the nearest number of bits, else the first.
 func (t *tree) projectorOf(g *group) *group {
 	candidates := t.called(g.folder, g)
 	if len(candidates) == 0 && len(g.folder.bases) == 1 {
-		candidates = t.projectors(g.folder)
+		candidates = t.fitting(t.projectors(g.folder), g)
 	}
 	if len(candidates) == 0 && g.folder.dir != t.dir {
 		up, err := t.list(filepath.Dir(g.folder.dir))
@@ -77,6 +97,19 @@ func (t *tree) projectorOf(g *group) *group {
 		return max(bitsOf(want)-bitsOf(has), bitsOf(has)-bitsOf(want))
 	}
 	return slices.MinFunc(candidates, func(a, b *group) int { return off(a) - off(b) })
+}
+
+// fitting returns the projectors that may be the model's: of those that have another
+// name, the ones whose output is as wide as its embeddings, as far as both say.
+func (t *tree) fitting(projectors []*group, g *group) (out []*group) {
+	model, _ := t.join(g)
+	for _, p := range projectors {
+		info, _ := t.join(p)
+		if len(p.calls()) == 0 || info.Width == 0 || model.Width == 0 || info.Width == model.Width {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 var projectorName = regexp.MustCompile(`(?i)mmproj`)

@@ -20,7 +20,7 @@ var shapeKeys = func() map[string]bool {
 		"ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.group_count", "ssm.time_step_rank",
 		"shortconv.l_cache", "kda.head_dim", "wkv.head_size", "token_shift_count",
 		"vision.block_count", "vision.embedding_length", "vision.feed_forward_length", "vision.image_size",
-		"vision.patch_size", "vision.projector_type", "vision.n_wa_pattern", "projector_type",
+		"vision.patch_size", "vision.projector_type", "vision.projection_dim", "audio.projection_dim", "vision.n_wa_pattern", "projector_type",
 		"audio.embedding_length", "audio.feed_forward_length",
 	} {
 		keys[k] = true
