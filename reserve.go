@@ -56,14 +56,16 @@ func (r *Reservation) Release() {
 // no part in it. It is given back by Release and by the end of the Manager (Shutdown,
 // Close), and is not kept across restarts. More than the limit, or the machine, has
 // beside what pinned models hold gives ErrTooLarge; room that others hold who do not give
-// way, models in use and reservations, ErrNoCapacity, with their names; a wait longer
-// than Config.MaxWait, ErrBusy.
+// way, pinned models and reservations, ErrNoCapacity, with their names; a wait longer
+// than Config.MaxWait, as for models that stay in use, ErrBusy.
 //
 // What the outsider has taken can only be told from what is available on the machine:
 // the room counts as taken as far as that has fallen since, beside what models take.
 // In doubt it counts as not taken, and is kept free: memory that other programs give
-// back is then not promised until the room is. That other programs take memory before
-// the outsider does cannot be told from its taking its own; Limits.Reserved is for that.
+// back is then not promised until the room is. Models that come and go may take less
+// than they are charged: what that changes does not count. What cannot be told from the
+// outsider's taking its own: that other programs take memory before it does, and that a
+// model takes later what it was charged for when it came. Limits.Reserved is for that.
 func (m *Manager) Reserve(ctx context.Context, b tier.Bytes, why string) (*Reservation, error) {
 	return m.reserve(ctx, b, why, 0)
 }

@@ -71,9 +71,10 @@
 //     the reserve until it is seen.
 //   - Between a reading and the arrival of the bytes, other programs take no more
 //     than the reserve. The same holds of what they take before an outsider takes its
-//     room, which cannot be told from the outsider's (Promise.Outside). If one takes
-//     more and faster, the kernel first drops clean pages of models, and then the OOM
-//     killer acts.
+//     room, and of what a model takes later than when it came though it was charged for
+//     it, which cannot be told from the outsider's (Promise.Outside). If one takes more
+//     and faster, the kernel first drops clean pages of models, and then the OOM killer
+//     acts.
 //   - MemAvailable is an estimate: right to a few per cent of the memory on the
 //     machines that were looked at. The reserve covers that.
 //

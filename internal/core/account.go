@@ -83,7 +83,7 @@ func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint, at ti
 	if more := now.Beyond(e.charge); !more.IsZero() {
 		c.unseen, c.unseenAt = c.unseen.Plus(more), at
 	}
-	c.takings.gone = c.takings.gone.Plus(e.charge.Beyond(now)[tier.RAM])
+	c.takings.charged(e.charge[tier.RAM], now[tier.RAM])
 	e.charge = now
 	c.mark(changed | dirty | progressed)
 }
@@ -104,7 +104,7 @@ func (c *Core) discharge(e *Entry, f tier.Footprint) {
 		return
 	}
 	must(c.ledger.Discharge(f))
-	c.takings.gone = c.takings.gone.Plus(f[tier.RAM])
+	c.takings.charged(f[tier.RAM], 0)
 	e.charge = e.charge.Minus(f)
 	c.mark(changed | dirty | progressed)
 }

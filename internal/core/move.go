@@ -581,6 +581,9 @@ func (c *Core) bringHome(now time.Time) {
 			return
 		}
 		e := c.homes[0]
+		if e.homeward && e.move != nil && e.move.returns() {
+			return // on its way down for an outsider that has left since
+		}
 		home := residence{tier: e.Model.Home}
 		if e.homeward && e.free() && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home &&
 			e.peakFootprint(home).Beyond(e.own()).Within(free) {

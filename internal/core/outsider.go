@@ -18,8 +18,10 @@ import (
 // fallen by it, and it must not be taken off twice. So that is reckoned from what is
 // available beside our models (headroom): the room is taken as far as that has fallen
 // since it was given. In doubt, room counts as not taken: a fall that our own moves may
-// explain does not count, nor one that is made good again. What other programs take
-// meanwhile cannot be told from it, which is what the reserve is for.
+// explain does not count, nor one that is made good again. Models may take less than they
+// are charged: then headroom falls when one leaves, and rises when one comes, so level
+// follows it (settle). What other programs take meanwhile cannot be told from it, nor what
+// a model takes later that it was charged for before: that is what the reserve is for.
 
 // Outsider is another program that is to have memory for a while. Its owner makes it and
 // changes nothing while the core has it.
@@ -66,15 +68,26 @@ func (o *Outsider) refusal(err error) error {
 type takings struct {
 	untaken tier.Bytes // of the room that they hold, what is not seen to be taken
 	level   tier.Bytes // what headroom falls to when all of it is taken
-	// gone is bytes that models gave back since the last reading: the next may show them
-	// or not.
-	gone tier.Bytes
+	// gone is bytes that models gave back since headroom was last exact, came those that
+	// they were charged anew: a reading may show them or not, and may show fewer. moved:
+	// some of it since the last reading.
+	gone, came tier.Bytes
+	moved      bool
+	// exact is untaken as of then, lowered what was taken off level since for models that
+	// left and had not taken what they were charged.
+	exact, lowered tier.Bytes
 	// leaving is what moves were to give back at the last reading.
 	leaving tier.Bytes
 	// returning is what outsiders had taken that hold nothing any more: headroom rises
 	// when it comes back, until returnBy, and no other has given it back then.
 	returning tier.Bytes
 	returnBy  time.Time
+}
+
+// charged takes note of what a model was charged and is charged now.
+func (t *takings) charged(before, now tier.Bytes) {
+	t.gone, t.came = t.gone.Plus(max(before-now, 0)), t.came.Plus(max(now-before, 0))
+	t.moved = t.moved || now != before
 }
 
 // maxOutsiders is how many may hold room or wait for it: each is told in every Status.
@@ -144,8 +157,10 @@ func (c *Core) give(x *demand, now time.Time) error {
 	level, hi := c.headroom(&c.memory)
 	if level = level.Minus(t.leaving); len(c.outsiders) > 0 {
 		level = min(t.level, hi.Minus(t.untaken))
+	} else {
+		t.gone, t.came, t.moved, t.exact, t.lowered = 0, 0, false, 0, 0
 	}
-	t.level, t.untaken = level.Minus(o.Bytes), t.untaken+o.Bytes
+	t.level, t.untaken, t.exact = level.Minus(o.Bytes), t.untaken+o.Bytes, t.exact+o.Bytes
 	res, err := c.ledger.Reserve(need)
 	must(err)
 	must(c.ledger.Commit(res, tier.Footprint{}, need))
@@ -228,7 +243,7 @@ func (c *Core) TakeBack(o *Outsider, cause error, now time.Time) bool {
 	}
 	t, untaken := &c.takings, c.Untaken(o)
 	_, hi := c.headroom(&c.memory)
-	t.untaken -= untaken
+	t.untaken, t.exact = t.untaken-untaken, max(t.exact-untaken, 0)
 	t.level = min(t.level.Plus(untaken), hi.Minus(t.untaken))
 	t.returning, t.returnBy = t.returning+o.Bytes-untaken, now.Add(residueGoes)
 	c.outsiders = slices.Delete(c.outsiders, i, i+1)
@@ -243,10 +258,14 @@ func (c *Core) TakeBack(o *Outsider, cause error, now time.Time) bool {
 	return true
 }
 
-// comeHome has the models brought home that gave way for an outsider.
+// comeHome has the models brought home that gave way for an outsider, or do so still.
 func (c *Core) comeHome(o *Outsider) {
 	for _, e := range o.displaced {
-		if e.phase != removed && !e.sent && e.tier < e.Model.Home {
+		at := e.tier
+		if e.move != nil {
+			at = min(at, e.move.To)
+		}
+		if e.phase != removed && !e.sent && at < e.Model.Home {
 			c.bringHomeLater(e)
 		}
 	}
@@ -305,22 +324,46 @@ func (c *Core) outsidersSeen(last, now time.Time) {
 		return // it may be older than what that one showed
 	}
 	if len(c.outsiders) > 0 {
-		if lo, _ := c.headroom(m); t.returning > 0 {
-			back := min(max(lo.Minus(t.level).Minus(t.untaken), 0), t.returning)
-			t.level, t.returning = t.level.Plus(back), t.returning-back
-			if !now.Before(t.returnBy) {
-				t.returning = 0
-			}
-		}
 		was := t.untaken
+		settled := !t.moved && len(c.moves) == 0 && c.unseen[tier.RAM] == 0
+		if settled {
+			c.settle(now)
+		}
 		if _, t.untaken = c.untakenBy(m); t.untaken != was {
 			c.mark(changed | progressed)
 		}
+		if settled {
+			t.exact = t.untaken
+		}
 	}
-	t.gone, t.leaving = 0, 0
+	t.moved, t.leaving = false, 0
 	for _, mv := range c.moves {
 		t.leaving = t.leaving.Plus(mv.gives())
 	}
+}
+
+// settle has level follow what models explain of how headroom has changed since it was
+// last exact, as it is now: those that left take a fall with them, as far as they were
+// charged; those that came give it back. So a model that comes and goes changes nothing
+// in the end.
+func (c *Core) settle(now time.Time) {
+	t := &c.takings
+	h, _ := c.headroom(&c.memory)
+	if t.returning > 0 {
+		back := min(max(h.Minus(t.level).Minus(t.exact), 0), t.returning)
+		t.level, t.returning = t.level.Plus(back), t.returning-back
+		if !now.Before(t.returnBy) {
+			t.returning = 0
+		}
+	}
+	by := h.Minus(t.level).Minus(t.exact)
+	if by < 0 {
+		by = max(by, -t.gone)
+	} else {
+		by = min(by, t.came, t.lowered)
+	}
+	t.level, t.lowered = t.level.Plus(by), t.lowered.Minus(by)
+	t.gone, t.came = 0, 0
 }
 
 // unpromised is the last reading without what outsiders may still take.
