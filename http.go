@@ -1,6 +1,7 @@
 package modeltier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -150,7 +151,8 @@ const bodyTime = 10 * time.Second
 //	GET  /status     Status
 //	POST /v1/reservations       room for an outsider: what "reserve" has in the contract;
 //	                            with "hold": true it ends with the connection, which
-//	                            stays open after the answer's line
+//	                            stays open after the answer's line; empty lines follow,
+//	                            which the client has to receive
 //	DELETE /v1/reservations/ID  ends it
 //
 // A reservation is refused with the status code that fits: 400, 404, 507 if it is too
@@ -231,8 +233,16 @@ func (m *Manager) readBody(w http.ResponseWriter, r *http.Request) (body []byte,
 	return body, true
 }
 
-// serveReserve gives an outsider room. One that is held ends when the client leaves: the
-// server notices that by itself once the body is read.
+// answerTime is how long a client may take to receive what is written to it at once,
+// heldCheck how often it is looked whether one that holds a reservation is there still.
+const (
+	answerTime = 10 * time.Second
+	heldCheck  = 15 * time.Second
+)
+
+// serveReserve gives an outsider room. A client that is not told of it does not have it.
+// One that holds it has it until it leaves: the server may notice that by itself, but not
+// if the client has sent more than its request, or has vanished.
 func (m *Manager) serveReserve(w http.ResponseWriter, r *http.Request) {
 	body, ok := m.readBody(w, r)
 	if !ok {
@@ -243,22 +253,41 @@ func (m *Manager) serveReserve(w http.ResponseWriter, r *http.Request) {
 		writeRefusal(w, err)
 		return
 	}
+	control := http.NewResponseController(w)
+	deadline := func(t time.Time) { _ = control.SetWriteDeadline(t) } // not every ResponseWriter has one
+	deadline(time.Time{})                                             // HTTP/2 ends a request at the server's, also while room is made
+	defer func() { deadline(time.Now().Add(answerTime)) }()           // for the answer's end
 	room, err := m.reserve(r.Context(), op.Bytes, op.Reason, op.For)
 	if err != nil {
 		writeRefusal(w, err)
 		return
 	}
-	if op.Hold {
-		defer room.Release()
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // else it ends with the server's
+	tell := func(write func()) error {
+		deadline(time.Now().Add(answerTime))
+		write()
+		err := control.Flush()
+		deadline(time.Time{})
+		return cmp.Or(err, r.Context().Err())
 	}
-	write(w, http.StatusOK, wire.Reserved(room.ID(), room.Bytes(), op.For))
-	if !op.Hold || http.NewResponseController(w).Flush() != nil {
+	err = tell(func() { write(w, http.StatusOK, wire.Reserved(room.ID(), room.Bytes(), op.For)) })
+	if !op.Hold {
+		if err != nil && !errors.Is(err, http.ErrNotSupported) {
+			room.Release()
+		}
 		return
 	}
-	select {
-	case <-r.Context().Done():
-	case <-room.Done():
+	defer room.Release()
+	check := time.NewTicker(heldCheck)
+	defer check.Stop()
+	for err == nil {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-room.Done():
+			return
+		case <-check.C:
+			err = tell(func() { io.WriteString(w, "\n") })
+		}
 	}
 }
 
@@ -274,7 +303,7 @@ func writeRefusal(w http.ResponseWriter, err error) {
 		status = http.StatusInsufficientStorage
 	}
 	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(busy.RetryAfter.Seconds()))))
+		w.Header().Set("Retry-After", strconv.Itoa(max(int(math.Ceil(busy.RetryAfter.Seconds())), 1)))
 	}
 	writeError(w, status, err)
 }

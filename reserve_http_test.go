@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -89,6 +90,7 @@ func TestHandler_ReservationWithHold_EndsWithItsConnection(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		resp := r.send(ctx, c, "POST", "/v1/reservations", `{"gb": 3, "reason": "a game", "hold": true}`)
 		a := answer(t, resp.Body) // though the answer has not ended
+		go io.Copy(io.Discard, resp.Body)
 		if resp.StatusCode != http.StatusOK || a["status"] != "success" || a["granted_gb"] != 3.0 || a["expires_in"] != nil {
 			t.Errorf("%d %v", resp.StatusCode, a)
 		}
@@ -117,6 +119,93 @@ func TestHandler_HeldReservationExpiresOrTheManagerEnds_TheAnswerEnds(t *testing
 		time.AfterFunc(time.Second, func() { r.Shutdown(context.Background()) })
 		if _, err := io.ReadAll(resp.Body); err != nil {
 			t.Errorf("the answer ended with %v", err)
+		}
+	})
+}
+
+// Its connection may break without a word, and the server does not notice by itself that
+// a client leaves which has sent more than its request.
+func TestHandler_HeldReservation_ClientLeavesUnnoticed_EndsWithTheNextCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for after, leave := range map[string]func(net.Conn){
+			"one byte more": func(c net.Conn) { io.WriteString(c, "\n"); c.Close() },
+			"nothing":       func(net.Conn) {}, // it receives nothing any more
+		} {
+			r := newRig(t, onlyRAM())
+			conn, err := r.listen().Transport.(*http.Transport).DialContext(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			body := `{"gb": 3, "hold": true}`
+			go fmt.Fprintf(conn, "POST /v1/reservations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a := answer(t, resp.Body); a["status"] != "success" || len(r.Status().Reservations) != 1 {
+				t.Fatalf("%v", a)
+			}
+			leave(conn)
+			time.Sleep(time.Minute)
+			if s := r.Status(); len(s.Reservations) > 0 {
+				t.Errorf("after %s the client has left: %+v", after, s.Reservations)
+			}
+			conn.Close()
+		}
+	})
+}
+
+func TestHandler_ReservationWaitsLongerThanTheServersWriteTimeout_ClientIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 4))
+		cfg.MaxWait = 10 * time.Minute
+		r := newRig(t, cfg)
+		c := r.listen()
+		lease := r.get("a")
+		resp := r.send(t.Context(), c, "POST", "/v1/reservations", `{"gb": 3}`)
+		if a := answer(t, resp.Body); resp.StatusCode != http.StatusServiceUnavailable || a["code"] != "busy" {
+			t.Errorf("%d %v", resp.StatusCode, a)
+		}
+		time.AfterFunc(5*time.Minute, lease.Release)
+		resp = r.send(t.Context(), c, "POST", "/v1/reservations", `{"gb": 3}`)
+		if a := answer(t, resp.Body); a["status"] != "success" || a["reservation"] != r.Status().Reservations[0].ID {
+			t.Errorf("%v", a)
+		}
+	})
+}
+
+// leaver is a client that leaves, or cannot be written to, as it is told.
+type leaver struct {
+	*httptest.ResponseRecorder
+	leave func()
+	flush error
+}
+
+func (w leaver) Write(b []byte) (int, error) {
+	w.leave()
+	return w.ResponseRecorder.Write(b)
+}
+
+func (w leaver) FlushError() error { return w.flush }
+
+func TestHandler_ClientIsGoneWhenItIsToldOfItsReservation_HasNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM())
+		for _, c := range []struct {
+			leaves bool
+			flush  error
+			held   int
+		}{{true, nil, 0}, {false, net.ErrClosed, 0}, {false, http.ErrNotSupported, 1}} {
+			ctx, leave := context.WithCancel(t.Context())
+			if !c.leaves {
+				leave = func() {}
+			}
+			req := httptest.NewRequestWithContext(ctx, "POST", "/v1/reservations", strings.NewReader(`{"gb": 1}`))
+			r.Handler().ServeHTTP(leaver{httptest.NewRecorder(), leave, c.flush}, req)
+			synctest.Wait()
+			if n := len(r.Status().Reservations); n != c.held {
+				t.Errorf("%+v: %d are held", c, n)
+			}
 		}
 	})
 }
@@ -188,7 +277,7 @@ func TestContract_Reserve_ExpiresOrIsReleased(t *testing.T) {
 		}
 
 		a = ask(`{"reserve": {"gb": 1}}`)
-		if again := ask(`{"release": "` + a["reservation"].(string) + `"}`); a["expires_in"] != nil || again["status"] != "success" || again["reservation"] != a["reservation"] {
+		if again := ask(`{"release": "` + a["reservation"].(string) + `"}`); a["expires_in"] != 600.0 || again["status"] != "success" || again["reservation"] != a["reservation"] {
 			t.Errorf("%v, %v", a, again)
 		}
 		r.wantUsed(0)

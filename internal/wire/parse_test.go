@@ -33,7 +33,7 @@ func TestParse_EveryOperation_IsRead(t *testing.T) {
 		`{"update_limits": {"ram_max_gb": 2, "ram_reserved_gb": 0}}`:         &UpdateLimits{tier.Limits{RAM: 2 * tier.GiB, Reserved: 1}},
 		`{"hint": {"model_name": "x"}}`:                                      &Hint{"x", 1, time.Minute},
 		`{"hint": {"model_name": "x", "probability": 0.5, "within_s": 0.5}}`: &Hint{"x", 0.5, time.Second / 2},
-		`{"reserve": {"gb": 1.5}}`:                                           &Reserve{Bytes: 3 * tier.GiB / 2},
+		`{"reserve": {"gb": 1.5}}`:                                           &Reserve{Bytes: 3 * tier.GiB / 2, For: 10 * time.Minute},
 		`{"reserve": {"for_s": 0.5, "reason": "a game", "gb": 4}}`:           &Reserve{Bytes: 4 * tier.GiB, Reason: "a game", For: time.Second / 2},
 		`{"reserve": {"for_s": 1e-300, "gb": 4}}`:                            &Reserve{Bytes: 4 * tier.GiB, For: 1},
 		`{"release": "r-1"}`:                                                 &Release{"r-1"},
@@ -112,9 +112,15 @@ func TestParse_KeysThatErrorsList_AreKnown(t *testing.T) {
 }
 
 func TestParseReservation_IsAReserveWithHold(t *testing.T) {
-	got, err := ParseReservation([]byte(` {"gb": 4, "hold": true, "for_s": 60} `), 100)
-	if want := (&Reserve{Bytes: 4 * tier.GiB, For: time.Minute, Hold: true}); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v, %v, want %+v", got, err, want)
+	for request, want := range map[string]*Reserve{
+		` {"gb": 4, "hold": true, "for_s": 60} `: {Bytes: 4 * tier.GiB, For: time.Minute, Hold: true},
+		`{"gb": 4, "hold": true}`:                {Bytes: 4 * tier.GiB, Hold: true},
+		`{"gb": 4, "hold": false}`:               {Bytes: 4 * tier.GiB, For: 10 * time.Minute},
+		`{"gb": 4}`:                              {Bytes: 4 * tier.GiB, For: 10 * time.Minute},
+	} {
+		if got, err := ParseReservation([]byte(request), 100); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v, want %+v", request, got, err, want)
+		}
 	}
 	for request, named := range map[string]string{
 		`{"gb": 4, "hold": 1}`: "hold", `{"reserve": {"gb": 4}}`: `"reserve"`, `{"gb": -1}`: "gb", `{`: "unexpected end", `[]`: "request",

@@ -33,7 +33,7 @@ type (
 	Reserve struct {
 		Bytes  tier.Bytes
 		Reason string
-		For    time.Duration // after which it is taken back; 0: never
+		For    time.Duration // after which it is taken back; 0: when it is held no more
 		Hold   bool          // until the connection ends; see ParseReservation
 	}
 	// Release ends a reservation.
@@ -257,9 +257,12 @@ func parseHint(raw []byte) (*Hint, error) {
 }
 
 // MaxReason bounds the bytes of what a reservation says it is for, MaxLifetime its time.
+// DefaultLifetime is that of one that is not held and says none: its client may never have
+// got the answer, and so not know what to release.
 const (
-	MaxReason   = 256
-	MaxLifetime = 30 * 24 * time.Hour
+	MaxReason       = 256
+	MaxLifetime     = 30 * 24 * time.Hour
+	DefaultLifetime = 10 * time.Minute
 )
 
 // ParseReservation reads the body of a reservation over HTTP of at most max bytes: what
@@ -292,6 +295,8 @@ func parseReserve(name string, raw []byte, hold bool) (*Reserve, error) {
 		return nil, Invalid("Missing gb", `Say how much: {"gb": 4, "reason": "a game", "for_s": 600}; reason and for_s may be left out.`)
 	case seconds > 0:
 		r.For = max(time.Duration(seconds*float64(time.Second)), 1)
+	case !r.Hold:
+		r.For = DefaultLifetime
 	}
 	return r, nil
 }
