@@ -101,24 +101,24 @@ type TierStatus struct {
 type ModelStatus struct {
 	Name string `json:"name"`
 	Path string `json:"path,omitempty"`
-	// Parts are its further files.
+	// Parts are its further files. They, Capabilities and Labels are shared with the
+	// model: not to be changed.
 	Parts []string   `json:"parts,omitempty"`
 	Size  tier.Bytes `json:"size"`
 	// Runtime is what is charged for serving beyond the weights: Declared by the
 	// owner, or more where the model was seen to take more.
-	Runtime      tier.Bytes `json:"runtime,omitempty"`
-	Declared     tier.Bytes `json:"runtime_declared,omitempty"`
-	Capabilities []string   `json:"capabilities,omitempty"`
-	// Labels are the model's, shared with it: not to be changed.
-	Labels map[string]string `json:"labels,omitempty"`
-	Pinned bool              `json:"pinned,omitempty"`
-	Home   tier.Tier         `json:"home"`
-	Tier   tier.Tier         `json:"tier"` // resident tier
-	Moving bool              `json:"moving,omitempty"`
-	To     tier.Tier         `json:"to,omitempty"` // while moving
-	Stuck  bool              `json:"stuck,omitempty"`
-	Kept   tier.Bytes        `json:"kept,omitempty"` // present, while in swap
-	Left   tier.Bytes        `json:"left,omitempty"` // in storage, while in swap
+	Runtime      tier.Bytes        `json:"runtime,omitempty"`
+	Declared     tier.Bytes        `json:"runtime_declared,omitempty"`
+	Capabilities []string          `json:"capabilities,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	Pinned       bool              `json:"pinned,omitempty"`
+	Home         tier.Tier         `json:"home"`
+	Tier         tier.Tier         `json:"tier"` // resident tier
+	Moving       bool              `json:"moving,omitempty"`
+	To           tier.Tier         `json:"to,omitempty"` // while moving
+	Stuck        bool              `json:"stuck,omitempty"`
+	Kept         tier.Bytes        `json:"kept,omitempty"` // present, while in swap
+	Left         tier.Bytes        `json:"left,omitempty"` // in storage, while in swap
 	// Cached is bytes in the page cache beyond those that are kept, as last asked, at
 	// most some ten seconds ago. They are charged nowhere.
 	Cached   tier.Bytes `json:"cached,omitempty"`
@@ -247,7 +247,7 @@ func (s *snapshot) status(i int) ModelStatus {
 // whole is what a snapshot tells of Status.
 func (s *snapshot) whole() Status {
 	all := Status{
-		At: s.view.Now, Limits: s.limits, Memory: s.view.Memory, Reservations: s.reserved,
+		At: s.view.Now, Limits: s.limits, Memory: s.view.Memory, Reservations: slices.Clone(s.reserved),
 		RAM: s.account(tier.Account(tier.RAM), s.limits.RAM), Swap: s.account(tier.Account(tier.Swap), s.limits.Swap),
 	}
 	for i := range s.entries {

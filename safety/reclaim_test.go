@@ -178,7 +178,6 @@ func TestGovernor_ReserveLacksMoreThanCanBeCounted_AsksForAllOfIt(t *testing.T) 
 	}
 }
 
-// Weights that come back at a change of model stall the tasks that wait for them.
 // Its bytes are kept free, so that models give way for others that take them; that they
 // are not taken yet is no pressure.
 func TestGovernor_RoomOfAnOutsider_IsKeptFreeAndIsNoPressure(t *testing.T) {
@@ -198,6 +197,7 @@ func TestGovernor_RoomOfAnOutsider_IsKeptFreeAndIsNoPressure(t *testing.T) {
 	}
 }
 
+// Weights that come back at a change of model stall the tasks that wait for them.
 func TestGovernor_OwnLoadsRead_WhatTheyStalledIsNoPressure(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -286,7 +286,8 @@ type CapacityError struct {
 	// Reason is the whole sentence, if its wording is fixed. Detail is what is missing,
 	// without the model's name, for use in another sentence; a Selector sets both.
 	Reason, Detail string
-	// Holders hold the room, largest first.
+	// Holders hold the room, largest first, but reservations before models where HeldBy
+	// named them.
 	Holders []Holder
 }
 
@@ -345,16 +346,16 @@ func (e *CapacityError) Suggestions() []string {
 }
 
 // HeldBy returns a lack of room that names those holders as well, before the models that
-// it names, as it is not theirs to give way. Any other error, and one of room that there
-// can never be, is returned as it is.
+// it names, as it is not theirs to give way. Any other error, one of another account than
+// ram, and one of room that there can never be, is returned as it is.
 func HeldBy(err error, more []Holder) error {
 	if len(more) == 0 {
 		return err
 	}
 	switch e := err.(type) {
 	case *CapacityError:
-		if e.Never || e.Account >= FurtherAccount {
-			return err
+		if a := max(e.Account, Account(e.Tier)); e.Never || a == Account(Swap) || a >= FurtherAccount {
+			return err // they hold ram
 		}
 		n := *e
 		n.Holders = slices.Concat(more, slices.DeleteFunc(slices.Clone(e.Holders), func(h Holder) bool { return h.Reservation != "" }))

@@ -392,3 +392,24 @@ func TestNotes_AreLinesAndAnArrayInJSON(t *testing.T) {
 		t.Error("a string is taken for notes")
 	}
 }
+
+func TestHeldBy_LackOfRAM_NamesOutsidersAndOtherLacksDoNot(t *testing.T) {
+	outsider := []Holder{{Reservation: "r-1", Bytes: GiB}}
+	for _, c := range []struct {
+		lack  CapacityError
+		named bool
+	}{
+		{CapacityError{Tier: RAM}, true},
+		{CapacityError{}, true},
+		{CapacityError{Account: Account(RAM), Tier: Swap}, true},
+		{CapacityError{Tier: Swap}, false},
+		{CapacityError{Account: Account(Swap)}, false},
+		{CapacityError{Account: FurtherAccount, Tier: RAM}, false},
+		{CapacityError{Tier: RAM, Never: true}, false},
+	} {
+		lack := c.lack
+		if told := HeldBy(&lack, outsider).(*CapacityError); (len(told.Holders) > 0) != c.named || len(lack.Holders) > 0 {
+			t.Errorf("%+v: told as held by %v", c.lack, told.Holders)
+		}
+	}
+}

@@ -23,7 +23,8 @@ type View struct {
 	// FreeSwap is the room for swap-tier weights beyond available memory: free swap on
 	// disk or, if the Mover is a FileBacker, what the swap limit leaves.
 	FreeSwap Bytes
-	// Memory is the probe's last reading. Zero: there was none yet.
+	// Memory is the probe's last reading, less what outsiders were given and have not
+	// taken yet, which is kept free. Zero: there was none yet.
 	Memory Memory
 }
 
@@ -171,7 +172,7 @@ type Reason string
 const (
 	// ReasonDemand: a request or a hot load waits for the model.
 	ReasonDemand Reason = "demand"
-	// ReasonRoom: it gives way to a model that is wanted.
+	// ReasonRoom: it gives way to a model that is wanted, or to a reservation.
 	ReasonRoom Reason = "room"
 	// ReasonDevice: it gives way because a load found no memory in one piece, although
 	// the account had room.
