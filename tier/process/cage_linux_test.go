@@ -3,12 +3,15 @@ package process
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/procfs"
@@ -48,6 +51,7 @@ func newCage(t *testing.T, version int, limit tier.Bytes) *cage {
 	if err := os.Mkdir(c.dir, 0o755); err != nil {
 		t.Skipf("a cgroup cannot be made: %v", err)
 	}
+	keep(t, c.dir)
 	t.Cleanup(func() {
 		pids, err := cgroup2(c.dir).pids()
 		if err != nil || len(pids) > 0 {
@@ -100,12 +104,63 @@ func memoryCgroup(version int) (string, error) {
 	return "", fmt.Errorf("no memory cgroup of version %d can be made: that controller is not there", version)
 }
 
+// keep has a process see to it that a cgroup, and all in it, does not outlive the test,
+// also if that is interrupted, or ends the whole process. It is in a session of its own,
+// where no interrupt from a terminal comes.
+func keep(t testing.TB, dir string) {
+	t.Helper()
+	keeper := exec.Command(os.Args[0], dir)
+	keeper.Env = append(os.Environ(), role+"=keeper", noLinger)
+	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	end, err := keeper.StdinPipe()
+	if err == nil {
+		err = keeper.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		end.Close()
+		keeper.Wait()
+	})
+}
+
+// fakeKeeper waits for its standard input to end, then kills what is in a cgroup and
+// in those below, and removes them.
+func fakeKeeper(args []string) int {
+	io.Copy(io.Discard, os.Stdin)
+	var all []string
+	filepath.WalkDir(args[0], func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			all = append(all, path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(all) {
+		pids, _ := cgroup2(dir).pids()
+		for _, pid := range pids { // a cgroup of version 1 has no cgroup.kill
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		cgroup2(dir).write("cgroup.freeze", "0")
+		if err := cgroup2(dir).remove(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	return 0
+}
+
+// enter makes a command that was not started yet start in the cage.
+func (c *cage) enter(cmd *exec.Cmd) {
+	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(c.dir, "cgroup.procs")}, cmd.Args...)
+}
+
 // start starts a command in the cage, from its first page of memory on, and returns what
 // it prints; that is read when it has ended. The test's cleanup ends it at the latest.
 func (c *cage) start(cmd *exec.Cmd) *bytes.Buffer {
 	c.t.Helper()
 	said := new(bytes.Buffer)
-	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(c.dir, "cgroup.procs")}, cmd.Args...)
+	c.enter(cmd)
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)

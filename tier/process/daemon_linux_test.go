@@ -38,7 +38,8 @@ type reply struct {
 }
 
 // fakeDaemon runs engines in cgroups of its own on the word of its clients, as a
-// container daemon does. It does not end them with itself.
+// container daemon does. It does not end them with itself. When its standard input ends,
+// which is when the test has, it ends.
 func fakeDaemon(args []string) int {
 	flags := flag.NewFlagSet("daemon", flag.ExitOnError)
 	socket := flags.String("socket", "", "")
@@ -50,6 +51,10 @@ func fakeDaemon(args []string) int {
 		fmt.Println(err)
 		return 1
 	}
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
 	fmt.Println("listening")
 	for {
 		c, err := l.Accept()
@@ -247,24 +252,33 @@ type daemon struct {
 	dir    string // its cgroup
 	files  string
 	socket string
+	cage   *cage // that it and its engines are in; nil: none
 	cmd    *exec.Cmd
 }
 
 // newDaemon starts a daemon, or skips. At the end nothing may be left in its cgroup.
 func newDaemon(t testing.TB) *daemon {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("a daemon that makes cgroups takes root")
-	}
 	own, err := ownCgroup()
 	if err != nil {
 		t.Skip("no cgroup v2 here: ", err)
 	}
-	d := &daemon{t: t, dir: filepath.Join(own, "mt-daemon-"+strings.ToLower(rand.Text()))}
+	return newDaemonIn(t, own, nil)
+}
+
+// newDaemonIn starts one whose cgroup is made below that one.
+func newDaemonIn(t testing.TB, parent string, c *cage) *daemon {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a daemon that makes cgroups takes root")
+	}
+	d := &daemon{t: t, cage: c, dir: filepath.Join(parent, "mt-daemon-"+strings.ToLower(rand.Text()))}
+	var err error
 	if d.files, err = os.MkdirTemp("", "d"); err != nil { // a short name, as that of a socket must be
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(d.files) })
+	d.socket = filepath.Join(d.files, "socket")
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
 		t.Skip("a cgroup cannot be made: ", err)
 	}
@@ -272,6 +286,7 @@ func newDaemon(t testing.TB) *daemon {
 		os.Remove(d.dir)
 		t.Skip("this cgroup v2 has no freezer (5.2)")
 	}
+	keep(t, d.dir)
 	t.Cleanup(func() {
 		d.kill()
 		entries, _ := os.ReadDir(d.dir)
@@ -298,11 +313,16 @@ func newDaemon(t testing.TB) *daemon {
 
 func (d *daemon) start() {
 	d.t.Helper()
-	d.socket = filepath.Join(d.files, "socket")
 	os.Remove(d.socket)
 	d.cmd = exec.Command(os.Args[0], "-socket="+d.socket, "-dir="+d.dir)
 	d.cmd.Env = append(os.Environ(), role+"=daemon", noLinger)
+	if d.cage != nil {
+		d.cage.enter(d.cmd)
+	}
 	out, err := d.cmd.StdoutPipe()
+	if err == nil {
+		_, err = d.cmd.StdinPipe() // which ends with this process
+	}
 	if err == nil {
 		err = d.cmd.Start()
 	}
