@@ -351,10 +351,9 @@ func (d *daemon) client(flagsAndOrder ...string) []string {
 // engine is an engine that the daemon runs, found by one of "cgroup", "pidfile" and
 // "command", or not at all.
 func (d *daemon) engine(f fake, found string, flags ...string) Engine {
-	e := Engine{
-		Health: "/health",
-		Pause:  d.client("pause", "{mark}"), Resume: d.client("resume", "{mark}"), StopCommand: d.client("stop", "{mark}"),
-	}
+	e := f.engine()
+	e.Env = nil
+	e.Pause, e.Resume, e.StopCommand = d.client("pause", "{mark}"), d.client("resume", "{mark}"), d.client("stop", "{mark}")
 	switch found {
 	case "cgroup":
 		e.Processes.Cgroup = d.dir + "/{mark}"

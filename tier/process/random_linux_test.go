@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,8 +26,9 @@ import (
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
-// fakeCycler is a server that starts, freezes, thaws and stops an engine until its
-// standard input ends. Then it says what is wrong with its accounts.
+// fakeCycler is a server that starts, freezes, thaws and stops engines that have
+// conversations, and gives an outsider room, until its standard input ends. Then it says
+// what is wrong with its accounts.
 func fakeCycler(args []string) int {
 	var (
 		engine Engine
@@ -42,79 +44,140 @@ func fakeCycler(args []string) int {
 		return 2
 	}
 	engine.Env = append(engine.Env, *token)
-	var m *modeltier.Manager
-	made := make(chan struct{})
-	mover, err := New(Options{Engine: engine, StateDir: *dir, Crashed: func(model string, err error) {
-		<-made
-		m.ReportCrash(model, err)
-	}})
+	m, mover, err := newCycler(engine, *dir, *path)
 	if err != nil {
 		fmt.Println(err)
 		return 2
 	}
-	model := tier.Model{Name: "m", Path: *path, Size: 1 << 20}
-	m, err = modeltier.New(modeltier.Config{
-		Models: []tier.Model{model}, Mover: mover, Probe: tiertest.NewProbe(tier.Memory{Total: 64 * tier.GiB, Available: 60 * tier.GiB}),
-		Limits: tier.Limits{RAM: tier.GiB, Swap: tier.GiB, Reserved: tier.MiB},
-	})
-	if err != nil {
-		fmt.Println(err)
-		return 2
-	}
-	close(made)
 	ctx, end := context.WithCancel(context.Background())
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		end()
 	}()
-	move := func(ctx context.Context, to tier.Tier) error {
-		j, err := m.MoveTier(ctx, "m", to)
-		if err != nil {
-			return err
-		}
-		return j.Wait(ctx)
-	}
 	fmt.Println("cycling")
-	for ctx.Err() == nil {
+	var outsider sync.WaitGroup
+	outsider.Go(func() {
+		for ctx.Err() == nil { // with all room the engine has to go, with a little not
+			soon, cancel := context.WithTimeout(ctx, time.Second)
+			if r, err := m.Reserve(soon, []tier.Bytes{tier.MiB, cyclerRoom}[rand.IntN(2)], "a game"); err == nil {
+				fmt.Println("reserved", r.ID())
+				<-time.After(rand.N(50 * time.Millisecond)) // as long as it plays
+				fmt.Println("releases", r.ID())
+				r.Release()
+			}
+			cancel()
+		}
+	})
+	var foreign error
+	for n := 0; ctx.Err() == nil; n++ {
+		name := cyclerModels[n%len(cyclerModels)]
 		soon, cancel := context.WithTimeout(ctx, time.Second)
-		if l, err := m.Acquire(soon, modeltier.Request{Model: "m"}); err == nil {
+		if l, err := m.Acquire(soon, modeltier.Request{Model: name}); err == nil {
+			foreign = errors.Join(foreign, talkOf(mover, name, n))
 			l.Release()
 		}
 		cancel()
 		for _, to := range []tier.Tier{tier.Swap, tier.RAM, tier.Swap, tier.Storage} {
-			move(ctx, to)
+			moved(ctx, m, name, to)
 		}
 	}
-	last, cancel := context.WithTimeout(context.Background(), patience)
+	outsider.Wait()
+	// An engine that a killed daemon never started is waited for for 10 s, and then for its end.
+	last, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	wrong := 0
-	err = move(last, tier.Storage)
-	for errors.Is(err, tier.ErrInUse) && last.Err() == nil { // a move is under way
-		time.Sleep(time.Millisecond)
-		err = move(last, tier.Storage)
-	}
-	if at, _ := m.Model("m"); at.Tier != tier.Storage { // it may have been there already
-		fmt.Println("it cannot be moved to storage:", err)
-		wrong = 3
-	}
-	if s := m.Status(); s.RAM.Used != 0 || s.Swap.Used != 0 {
-		fmt.Printf("in storage %v and %v are charged\n", s.RAM.Used, s.Swap.Used)
-		wrong = 3
-	}
-	if present, _, err := mover.Resident(last, "m"); present != 0 || err != nil {
-		fmt.Printf("in storage %v are present, %v\n", present, err)
-		wrong = 3
-	}
-	if err := m.Close(); err != nil {
+	if err := errors.Join(foreign, atRest(last, m, mover), m.Close()); err != nil {
 		fmt.Println(err)
-		wrong = 3
+		return 3
 	}
-	return wrong
+	return 0
+}
+
+// cyclerRoom is all room that there is in ram for cyclerModels.
+const cyclerRoom = tier.GiB
+
+var cyclerModels = []string{"m", "o"}
+
+// newCycler returns the Manager of a server that remembers in dir.
+func newCycler(engine Engine, dir, path string) (m *modeltier.Manager, mover *Mover, err error) {
+	made := make(chan struct{})
+	mover, err = New(Options{Engine: engine, StateDir: dir, Crashed: func(model string, err error) {
+		if <-made; m != nil {
+			m.ReportCrash(model, err)
+		}
+	}})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer close(made)
+	cfg := modeltier.Config{
+		Mover: mover, Probe: tiertest.NewProbe(tier.Memory{Total: 64 * tier.GiB, Available: 60 * tier.GiB}),
+		Limits: tier.Limits{RAM: cyclerRoom, Swap: tier.GiB, Reserved: tier.MiB}, StateDir: filepath.Join(dir, "manager"),
+	}
+	for _, name := range cyclerModels {
+		cfg.Models = append(cfg.Models, tier.Model{Name: name, Path: path, Size: 1 << 20})
+	}
+	m, err = modeltier.New(cfg)
+	return m, mover, err
+}
+
+// talkOf has a leased model say what its conversation is, which is then another one. It
+// returns an error if it was another model's; an engine that was killed says nothing.
+func talkOf(mover *Mover, model string, n int) error {
+	url, _ := mover.URL(model)
+	for _, page := range []string{"/slots/0", fmt.Sprintf("/slots/0?say=%d", n)} {
+		res, err := http.Get(url + page)
+		if err != nil {
+			return nil
+		}
+		said, err := io.ReadAll(io.LimitReader(res.Body, 64))
+		res.Body.Close()
+		if err == nil && res.StatusCode == http.StatusOK && len(said) > 0 && !strings.HasPrefix(string(said), model+"|") {
+			return fmt.Errorf("%s has the conversation %q", model, said)
+		}
+	}
+	return nil
+}
+
+// atRest removes all models, which no prefetch brings back, and returns what is charged,
+// present or reserved then, as nothing may be.
+func atRest(ctx context.Context, m *modeltier.Manager, mover *Mover) error {
+	var wrong []error
+	fault := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	for s := range m.Models() {
+		j, err := m.Remove(ctx, s.Name)
+		for ; errors.Is(err, tier.ErrInUse) && ctx.Err() == nil; j, err = m.Remove(ctx, s.Name) { // a move is under way
+			time.Sleep(time.Millisecond)
+		}
+		if err == nil {
+			err = j.Wait(ctx)
+		}
+		if err != nil {
+			fault("%s cannot be removed: %v", s.Name, err)
+		}
+		if present, _, err := mover.Resident(ctx, s.Name); present != 0 || err != nil {
+			fault("%v of %s are present though it was removed, %v", present, s.Name, err)
+		}
+	}
+	if s := m.Status(); s.RAM.Used != 0 || s.Swap.Used != 0 || s.RAM.Overdraft != 0 || len(s.Reservations)+len(s.Leftovers) > 0 {
+		fault("without models %v and %v are charged, %v overdrawn; reservations %+v, leftovers %v", s.RAM.Used, s.Swap.Used, s.RAM.Overdraft, s.Reservations, s.Leftovers)
+	}
+	return errors.Join(wrong...)
+}
+
+// moved has a model moved, and waits for that.
+func moved(ctx context.Context, m *modeltier.Manager, name string, to tier.Tier) error {
+	j, err := m.MoveTier(ctx, name, to)
+	if err != nil {
+		return err
+	}
+	return j.Wait(ctx)
 }
 
 // TestForeign_KilledAtRandomPoints_NoOrphanAndAccountsWhole kills one of server, client,
-// daemon and engine at a random moment of start, freeze, thaw and stop. Nothing of the
-// engine is left, and the server that lives has nothing charged for it in the end.
+// daemon and engine at a random moment of start, freeze, thaw, save, restore and stop,
+// while an outsider comes and goes. Nothing of the engine is left, no model is given
+// another's conversation, and the server that lives has nothing charged for models or
+// outsiders in the end. One that is started after a kill knows no reservation.
 func TestForeign_KilledAtRandomPoints_NoOrphanAndAccountsWhole(t *testing.T) {
 	points := 24
 	if os.Getenv("MODELTIER_LONG") != "" {
@@ -134,7 +197,7 @@ func TestForeign_KilledAtRandomPoints_NoOrphanAndAccountsWhole(t *testing.T) {
 		}
 		after := time.Duration(rand.Int64N(int64(1500 * time.Millisecond)))
 		name := fmt.Sprintf("point %d: %s killed after %v, processes by %s %v", i, victim, after, found, flags)
-		if killedAt(t, d, name, d.engine(fake{}, found, flags...), path, victim, after) {
+		if killedAt(t, d, name, d.engine(fake{Talk: 256 << 10, SavePace: time.Millisecond}, found, flags...), path, victim, after) {
 			killed[victim]++
 		}
 		if d.cmd == nil {
@@ -205,6 +268,9 @@ func killedAt(t *testing.T, d *daemon, name string, e Engine, path, victim strin
 			return len(records()) == 0
 		})
 	}
+	if said := out.String(); victim == "server" {
+		restarted(t, name, e, dir, path, said)
+	}
 	eventually(t, "nothing is left of "+name, func() bool { return len(carrying(token)) == 0 })
 	if left := records(); len(left) > 0 {
 		t.Errorf("%s: records are left: %v", name, left)
@@ -218,6 +284,46 @@ func killedAt(t *testing.T, d *daemon, name string, e Engine, path, victim strin
 		return len(left) == 0
 	})
 	return killed
+}
+
+// restarted starts another server in the place of a killed one.
+func restarted(t *testing.T, name string, e Engine, dir, path, said string) {
+	t.Helper()
+	m, mover, err := newCycler(e, dir, path)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	defer m.Close()
+	if s := m.Status(); len(s.Reservations) > 0 || s.RAM.Used >= cyclerRoom {
+		t.Errorf("%s: after it %v is used, reservations %+v", name, s.RAM.Used, s.Reservations)
+	}
+	if at := strings.LastIndex(said, "reserved "); at >= 0 {
+		id, _, _ := strings.Cut(said[at+len("reserved "):], "\n")
+		if a := m.HandleRequest(t.Context(), fmt.Appendf(nil, `{"release": %q}`, id)); !strings.Contains(string(a), `"not_found"`) {
+			t.Errorf("%s: the release of %s gives %s", name, id, a)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	room, err := m.Reserve(ctx, cyclerRoom, "")
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+	room.Release()
+	for _, model := range cyclerModels {
+		l, err := m.Acquire(ctx, modeltier.Request{Model: model})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		err = talkOf(mover, model, 0)
+		if l.Release(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := atRest(ctx, m, mover); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
 }
 
 // printed is what a program has printed.
