@@ -44,6 +44,8 @@ func TestMain(m *testing.M) {
 		os.Exit(fakeClient(os.Args[1:]))
 	case "hog":
 		os.Exit(fakeHog())
+	case "outsider":
+		os.Exit(fakeOutsider())
 	case "keeper":
 		os.Exit(fakeKeeper(os.Args[1:]))
 	case "idle":

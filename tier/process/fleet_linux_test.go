@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,14 +26,18 @@ import (
 // fleetDir tells the server where its models are. All that it starts inherits it.
 const fleetDir = "MODELTIER_TEST_FLEET"
 
-// The fleet: engines for eight models, of which two fit at once, and 64 clients. In
-// the page cache there is room for less than half of all weights. If the four engines
+// fleetDaemon tells it the cgroup and the folder of the daemon that runs some of them.
+const fleetDaemon = "MODELTIER_TEST_FLEET_DAEMON"
+
+// The fleet: engines for ten models, of which two fit at once, and 64 clients. In
+// the page cache there is room for less than half of all weights. If the five engines
 // that copy theirs kept the copies, they would hold more than may be held.
 const (
 	fleetMachine = 700 * tier.MiB
-	fleetModels  = 8
+	fleetModels  = 10
 	fleetMapped  = 4 // the first: their engines map the weights, and are frozen
-	fleetAsleep  = 6 // those up to here copy them, and sleep; the rest copy them, and are stopped
+	fleetAsleep  = 6 // those up to here copy them, and sleep
+	fleetStopped = 8 // those up to here copy them, and are stopped; the rest a daemon runs
 	fleetSize    = 100 * tier.MiB
 	fleetRuntime = 24 * tier.MiB // what an engine has beside its weights: 14 were seen
 	fleetClients = 64
@@ -60,10 +65,12 @@ func weightsAt(model, at int, b []byte) {
 }
 
 // TestFleet_64Clients_NoKillNoOrphanNoWrongAnswer has a Manager serve more models than
-// memory holds, by engines that map their weights and engines that copy them, while a
-// hog in the same cgroup takes memory and gives it back. Beside file pages, memory
-// stays within the limits; no process is killed and none is left; every answer is right,
-// and each model has some in each third of the time.
+// memory holds, by engines that map their weights, engines that copy them and engines
+// that a daemon runs, while a hog in the same cgroup takes memory and gives it back, and
+// outsiders do so in room that they are given. Beside file pages, memory
+// stays within the limits; no process is killed and none is left; every answer is right
+// and whole, and each model has some in each third of the time, as outsiders have room.
+// In the end no room is reserved, and once the models are removed nothing is charged.
 func TestFleet_64Clients_NoKillNoOrphanNoWrongAnswer(t *testing.T) {
 	if os.Getenv("MODELTIER_LONG") == "" {
 		t.Skip("takes minutes: MODELTIER_LONG=1 runs it")
@@ -79,6 +86,14 @@ func testFleet(t *testing.T, version int) {
 		writeWeights(t, filepath.Join(dir, fmt.Sprint(i)), i)
 	}
 	mark := fleetDir + "=" + dir
+	parent := c.dir
+	if version == 1 { // in which there is no freezer for an engine; memory is charged by the processes
+		var err error
+		if parent, err = ownCgroup(); err != nil {
+			t.Skip("no cgroup v2 here: ", err)
+		}
+	}
+	d := newDaemonIn(t, parent, c)
 
 	hog := exec.Command(os.Args[0])
 	hog.Env = append(os.Environ(), role+"=hog")
@@ -88,7 +103,7 @@ func testFleet(t *testing.T, version int) {
 	}
 	hogSaid := c.start(hog)
 	server := exec.Command(os.Args[0], "-test.v", "-test.run=^TestFleetServer$")
-	server.Env = append(os.Environ(), mark)
+	server.Env = append(os.Environ(), mark, fleetDaemon+"="+d.dir+":"+d.files)
 	serverSaid := c.start(server)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Wait() }()
@@ -165,16 +180,25 @@ func TestFleetServer(t *testing.T) {
 		m *modeltier.Manager
 		r *rig
 	)
+	d := &daemon{t: t}
+	d.dir, d.files, _ = strings.Cut(os.Getenv(fleetDaemon), ":")
+	d.socket = filepath.Join(d.files, "socket")
 	r = newRig(t, newSystem(), Options{
 		Engine: fake{}.engine(),
 		EngineOf: func(model *tier.Model) (Engine, error) {
 			e := r.opts.Engine
-			if model.Labels["engine"] != "" {
+			switch model.Labels["engine"] {
+			case "sleeps":
 				e.Command = fake{Copy: true}.command()
-			}
-			if model.Labels["engine"] == "sleeps" {
 				e.Sleeper = HTTPSleeper{ToSleep: []Request{{Path: "/sleep"}}, ToWake: []Request{{Path: "/wake"}}}
+			case "copies":
+				e.Command = fake{Copy: true}.command()
+			case "daemon":
+				e = d.engine(fake{}, "cgroup")
+			case "daemon copies":
+				e = d.engine(fake{Copy: true}, "pidfile", "-d")
 			}
+			e.Env = r.opts.Engine.Env
 			return e, nil
 		},
 		Crashed: func(model string, err error) {
@@ -189,8 +213,12 @@ func TestFleetServer(t *testing.T) {
 		case i < fleetMapped:
 		case i < fleetAsleep:
 			model.Labels = map[string]string{"engine": "sleeps"}
-		default:
+		case i < fleetStopped:
 			model.Labels = map[string]string{"engine": "copies"}
+		case i == fleetStopped:
+			model.Labels = map[string]string{"engine": "daemon"}
+		default:
+			model.Labels = map[string]string{"engine": "daemon copies"}
 		}
 		cfg.Models = append(cfg.Models, model)
 	}
@@ -201,7 +229,9 @@ func TestFleetServer(t *testing.T) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), fleetTime)
 	defer cancel()
-	f := &fleet{t: t, Manager: m, mover: r.Mover, began: began, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: fleetClients}}}
+	front := httptest.NewServer(m.Handler())
+	defer front.Close()
+	f := &fleet{t: t, Manager: m, url: front.URL, mover: r.Mover, began: began, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: fleetClients}}}
 	var clients sync.WaitGroup
 	for range fleetClients {
 		clients.Go(func() {
@@ -209,6 +239,9 @@ func TestFleetServer(t *testing.T) {
 				f.ask(ctx, rand.IntN(fleetModels))
 			}
 		})
+	}
+	for range fleetOutsiders {
+		clients.Go(func() { f.outsider(ctx) })
 	}
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
@@ -220,6 +253,11 @@ func TestFleetServer(t *testing.T) {
 	}
 	clients.Wait()
 	f.report()
+	last, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := atRest(last, m, r.Mover); err != nil {
+		t.Error(err)
+	}
 	if err := m.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
@@ -231,11 +269,27 @@ type fleet struct {
 	t     *testing.T
 	mover *Mover
 	http  *http.Client
+	url   string // where its Handler answers
 	began time.Time
 
-	answers [fleetModels][3]atomic.Int64 // in each third of the time
-	left    [fleetModels]atomic.Int64    // clients that did not wait for the answer
-	refused sync.Map                     // counts, by model and code of the error
+	answers [fleetModels][3]atomic.Int64   // in each third of the time
+	left    [fleetModels]atomic.Int64      // clients that did not wait for the answer
+	given   [len(roomWays)][3]atomic.Int64 // outsiders that had their room, by the way that they asked
+	refused sync.Map                       // counts, by who was refused and the code of the error
+}
+
+// third is the part of the time that it is now.
+func (f *fleet) third() int { return min(int(3*time.Since(f.began)/fleetTime), 2) }
+
+// refuse counts an error if it is one that may be met here.
+func (f *fleet) refuse(who string, err error) {
+	switch {
+	case errors.Is(err, tier.ErrNoCapacity), errors.Is(err, tier.ErrBusy):
+		n, _ := f.refused.LoadOrStore(who+", "+tier.Code(err), new(atomic.Int64))
+		n.(*atomic.Int64).Add(1)
+	default:
+		f.t.Errorf("%s, %s: %v", who, tier.Code(err), err)
+	}
 }
 
 // ask is a request of one client, which may leave before it is answered.
@@ -249,21 +303,17 @@ func (f *fleet) ask(ctx context.Context, model int) {
 	err := f.answer(ctx, model)
 	switch {
 	case err == nil:
-		third := int(3 * time.Since(f.began) / fleetTime)
-		f.answers[model][min(third, 2)].Add(1)
+		f.answers[model][f.third()].Add(1)
 	case all.Err() != nil:
 	case ctx.Err() != nil:
 		f.left[model].Add(1)
-	case errors.Is(err, tier.ErrNoCapacity), errors.Is(err, tier.ErrBusy):
-		n, _ := f.refused.LoadOrStore(fmt.Sprintf("model %d, %s", model, tier.Code(err)), new(atomic.Int64))
-		n.(*atomic.Int64).Add(1)
 	default:
-		f.t.Errorf("model %d, %s: %v", model, tier.Code(err), err)
+		f.refuse(fmt.Sprint("model ", model), err)
 	}
 }
 
-// answer leases a model, asks its engine for a block of its weights, and returns an
-// error if that is not what was written.
+// answer leases a model, asks its engine for a block of its weights, or for a stream of
+// many, and returns an error if that is not what was written.
 func (f *fleet) answer(ctx context.Context, model int) error {
 	l, err := f.Acquire(ctx, modeltier.Request{Model: fmt.Sprint(model)})
 	if err != nil {
@@ -274,29 +324,38 @@ func (f *fleet) answer(ctx context.Context, model int) error {
 	if !ok {
 		return fmt.Errorf("leased from %v, it has no URL", l.Tier())
 	}
-	at := rand.IntN(int(fleetSize) / block)
+	n := 1
+	if rand.IntN(8) == 0 {
+		n = 64
+	}
+	at := rand.IntN(int(fleetSize)/block - n + 1)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/weights", nil)
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", at*block, (at+1)*block-1))
+	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", at*block, (at+n)*block-1))
 	res, err := f.http.Do(req)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	got, err := io.ReadAll(io.LimitReader(res.Body, block+1))
-	if err != nil {
-		return err
+	if res.StatusCode != http.StatusPartialContent || res.ContentLength != int64(n*block) {
+		return fmt.Errorf("a wrong answer: %s, %d bytes", res.Status, res.ContentLength)
 	}
-	want := make([]byte, block)
-	if weightsAt(model, at, want); res.StatusCode != http.StatusPartialContent || !bytes.Equal(got, want) {
-		return fmt.Errorf("a wrong answer about block %d: %s, %d bytes", at, res.Status, len(got))
+	got, want := make([]byte, block), make([]byte, block)
+	for i := range n {
+		if _, err := io.ReadFull(res.Body, got); err != nil {
+			return fmt.Errorf("a stream broke before block %d of %d: %w", i+1, n, err)
+		}
+		if weightsAt(model, at+i, want); !bytes.Equal(got, want) {
+			return fmt.Errorf("a wrong answer about block %d", at+i)
+		}
 	}
 	return nil
 }
 
-// report checks that every model was served all the time, and logs the figures.
+// report checks that every model was served all the time and outsiders had room, and
+// logs the figures.
 func (f *fleet) report() {
 	f.t.Helper()
 	engines := make(map[string]ModelStatus)
@@ -315,6 +374,15 @@ func (f *fleet) report() {
 			f.t.Errorf("the engine of model %d was started %d times: it is to be frozen and thawed", i, e.Starts)
 		}
 		f.t.Logf("model %d: %d answers, %d clients left; %d starts, took %v at most, now %s %s %s", i, thirds, f.left[i].Load(), e.Starts, e.Peak, e.State, e.Standby, e.Note)
+	}
+	for i, way := range roomWays {
+		var thirds [3]int64
+		for third := range thirds {
+			if thirds[third] = f.given[i][third].Load(); thirds[third] == 0 {
+				f.t.Errorf("no outsider that asked by %s had room in part %d of 3", way, third+1)
+			}
+		}
+		f.t.Logf("outsiders by %s: %d had room", way, thirds)
 	}
 	f.refused.Range(func(why, n any) bool {
 		f.t.Logf("%d times refused: %v", n.(*atomic.Int64).Load(), why)
