@@ -15,7 +15,7 @@ const (
 	maxAble    = 3 // models
 	maxNear    = 8 // capabilities
 	maxHolders = 8
-	maxKnown   = 4096 // names, capabilities or values of labels
+	maxKnown   = 4096 // capabilities or values of labels
 )
 
 // refusal is why the candidate may not serve. who begins the sentence.
@@ -57,7 +57,7 @@ func (q *query) noModel(matches []pick) error {
 func (q *query) helpful(err error) error {
 	switch e := err.(type) {
 	case *tier.NotFoundError:
-		e.Nearby = namesLike(e.Name, q.v.Library)
+		return q.v.Library.Unknown(e.Name)
 	case *tier.CapacityError:
 		if !e.Never {
 			e.Holders = holders(q.v)
@@ -71,21 +71,6 @@ func (q *query) helpful(err error) error {
 		}
 	}
 	return err
-}
-
-// namesLike looks among a bounded number of names, so that unknown names cannot keep
-// the server of a large library busy.
-func namesLike(name string, lib *tier.Library) []string {
-	var names []string
-	for _, m := range lib.All() {
-		off := len(m.Name) - len(name)
-		if max(off, -off) <= 1+len(name)/4 || strings.Contains(m.Name, name) || strings.Contains(name, m.Name) {
-			if names = append(names, m.Name); len(names) == maxKnown {
-				break
-			}
-		}
-	}
-	return tier.Nearest(name, names)
 }
 
 // lacks says which requirements the model does not meet.

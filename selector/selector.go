@@ -152,7 +152,7 @@ func (q *query) decide(c *tier.Choice) error {
 		}
 		refused = q.refusal(&candidate{m: m, state: s, why: why, expected: expected}, who)
 	} else {
-		refused = &tier.NotFoundError{What: "model", Name: name}
+		refused = &tier.NotFoundError{What: "model", Name: name, Of: q.v.Library.Aliases()[name]}
 	}
 	if !hybrid {
 		return q.helpful(refused)

@@ -136,11 +136,12 @@ func (e *InvalidError) Suggestions() []string {
 	return nil
 }
 
-// NotFoundError is an unknown model, job or reservation.
+// NotFoundError is an unknown model, job, reservation or alias.
 type NotFoundError struct {
-	What   string   // "model", "job" or "reservation"
+	What   string   // "model", "job", "reservation" or "alias"
 	Name   string   //
 	Nearby []string // names that look like it
+	Of     string   // the model that is not there, if Name is an alias of one
 }
 
 func (e *NotFoundError) Error() string {
@@ -149,6 +150,11 @@ func (e *NotFoundError) Error() string {
 		return "Job ID not found"
 	case "reservation":
 		return "Reservation ID not found"
+	case "alias":
+		return "Alias '" + e.Name + "' not found"
+	}
+	if e.Of != "" {
+		return "Model '" + e.Name + "' not found: it is an alias of '" + e.Of + "', which is not in the library"
 	}
 	return "Model '" + e.Name + "' not found"
 }
@@ -163,22 +169,39 @@ func (e *NotFoundError) Suggestions() []string {
 		return []string{"Job IDs are those that a start answered; old jobs are forgotten, and none outlives a restart."}
 	case e.What == "reservation":
 		return []string{"A reservation ends when it is released, when its time is up or its connection ends, and with the server: reserve again if the room is still needed."}
+	case e.Of != "":
+		help := []string{"Have the alias name another model, or add '" + e.Of + "' again."}
+		if len(e.Nearby) > 0 {
+			help = append(help, "Ask for "+strings.Join(e.Nearby, ", ")+".")
+		}
+		return help
 	case len(e.Nearby) > 0:
 		return []string{"Did you mean " + strings.Join(e.Nearby, ", ") + "?"}
 	}
 	return []string{"List the library, or add the model with a hot load."}
 }
 
-// ExistsError is a name that is taken.
-type ExistsError struct{ Model string }
+// ExistsError is a name that is taken, by a model or by an alias.
+type ExistsError struct {
+	Model string // the name
+	Of    string // the model that it is an alias of; "": it is a model's own
+}
 
-func (e *ExistsError) Error() string { return "Model '" + e.Model + "' already exists" }
+func (e *ExistsError) Error() string {
+	if e.Of != "" {
+		return "'" + e.Model + "' is an alias of model '" + e.Of + "' already"
+	}
+	return "Model '" + e.Model + "' already exists"
+}
 
 // Unwrap returns ErrExists.
 func (e *ExistsError) Unwrap() error { return ErrExists }
 
 // Suggestions implements Suggester.
 func (e *ExistsError) Suggestions() []string {
+	if e.Of != "" {
+		return []string{"Choose another name, or remove the alias first."}
+	}
 	return []string{"Choose another name, or remove the model first."}
 }
 

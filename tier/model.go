@@ -1,10 +1,8 @@
 package tier
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -27,6 +25,10 @@ const (
 // which lets it see or hear. Its value is one of Parts. Package hotload sets it.
 const ProjectorLabel = "mmproj"
 
+// AutoName is no model's name, and no alias: where a client has to name a model, it asks
+// by it for the one that fits best.
+const AutoName = "auto"
+
 // AtOnce is the KeepAlive of a model that leaves ram when its last lease ends.
 const AtOnce time.Duration = 1
 
@@ -34,7 +36,8 @@ const AtOnce time.Duration = 1
 // the receiver of one changes the slices and maps inside. A Manager keeps a copy of
 // what it is given.
 type Model struct {
-	// Name identifies the model. Any printable text of 1 to MaxNameLength bytes.
+	// Name identifies the model. Any printable text of 1 to MaxNameLength bytes but
+	// AutoName.
 	Name string
 	// Path is where the weights are: a file or a folder of files. It is what an engine is
 	// given. The Mover decides whether it needs one; mapped files do.
@@ -113,6 +116,9 @@ func (m *Model) Can(capabilities []string) bool {
 func (m *Model) Validate() error {
 	f := faults{model: m.Name}
 	f.name("name", m.Name)
+	if m.Name == AutoName {
+		f.add("name", shorten(AutoName), autoRule)
+	}
 	switch {
 	case m.Size < 0:
 		f.add("size", fmt.Sprint(int64(m.Size)), "must be positive")
@@ -141,6 +147,16 @@ func (m *Model) Validate() error {
 	}
 	f.count("labels", len(m.Labels), MaxLabels)
 	return errors.Join(f.errs...)
+}
+
+const autoRule = "must be another: it asks for the model that fits best"
+
+// CheckAlias returns nil if name may be an alias: it is printable and not AutoName.
+func CheckAlias(field, name string) error {
+	if name == AutoName {
+		return &InvalidError{Field: field, Value: shorten(name), Rule: autoRule}
+	}
+	return CheckName(field, name)
 }
 
 // faults collects what is wrong with a value of the user's.
@@ -202,154 +218,4 @@ func shorten(s string) string {
 		return strconv.Quote(s)
 	}
 	return strconv.Quote(s[:maxLength]) + "…"
-}
-
-// Library is the immutable, ordered set of models that a View describes. The same
-// pointer means the same content, so what is derived from a Library (an index, a
-// ranking) is valid as long as the pointer is the same.
-type Library struct {
-	models []Model
-	byName map[string]int
-}
-
-// NewLibrary returns a library of the models in that order. It reports every
-// invalid model and every repeated name at once. It keeps the slice.
-func NewLibrary(models []Model) (*Library, error) {
-	l := AssembleLibrary(models)
-	var faults []error
-	for i := range models {
-		if err := models[i].Validate(); err != nil {
-			faults = append(faults, err)
-		}
-		if l.byName[models[i].Name] != i {
-			faults = append(faults, &ExistsError{Model: models[i].Name})
-		}
-	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
-	}
-	return l, nil
-}
-
-// AssembleLibrary returns a library of models that were validated before, in that
-// order, in time proportional to their number: for changes of many models at once,
-// where With and Without would copy the library for each. No two models may have
-// the same name. It keeps the slice.
-func AssembleLibrary(models []Model) *Library {
-	l := &Library{models: models, byName: make(map[string]int, len(models))}
-	for i := range models {
-		l.byName[models[i].Name] = i
-	}
-	return l
-}
-
-// Len returns the number of models.
-func (l *Library) Len() int { return len(l.models) }
-
-// At returns the model at index i, 0 ≤ i < Len. Do not change it.
-func (l *Library) At(i int) *Model { return &l.models[i] }
-
-// Find returns the index of the model of that name.
-func (l *Library) Find(name string) (int, bool) {
-	i, ok := l.byName[name]
-	return i, ok
-}
-
-// All yields the models in order.
-func (l *Library) All() iter.Seq2[int, *Model] {
-	return func(yield func(int, *Model) bool) {
-		for i := range l.models {
-			if !yield(i, &l.models[i]) {
-				return
-			}
-		}
-	}
-}
-
-// With returns a library in which m stands last, or in the place of the model
-// of the same name. It does not validate m.
-func (l *Library) With(m Model) *Library {
-	models := slices.Clone(l.models)
-	if i, ok := l.byName[m.Name]; ok {
-		models[i] = m
-		return &Library{models, l.byName}
-	}
-	return AssembleLibrary(append(models, m))
-}
-
-// Without returns a library that lacks the model of that name; the models
-// behind it move up by one.
-func (l *Library) Without(name string) *Library {
-	i, ok := l.byName[name]
-	if !ok {
-		return l
-	}
-	return AssembleLibrary(slices.Delete(slices.Clone(l.models), i, i+1))
-}
-
-// Names returns up to maxNames names in order and, if there are more, a last element
-// that counts the rest. It is for error messages.
-func (l *Library) Names(maxNames int) []string {
-	names := make([]string, 0, min(maxNames, l.Len())+1)
-	for i, m := range l.All() {
-		if i == maxNames {
-			return append(names, "… and "+strconv.Itoa(l.Len()-maxNames)+" more")
-		}
-		names = append(names, m.Name)
-	}
-	return names
-}
-
-// Nearest returns up to three of names that look like name, best first: one
-// contains the other, or few edits lie between them. It is for error messages, and
-// costs time in proportion to the names.
-func Nearest(name string, names []string) []string {
-	const (
-		maxFound  = 3
-		maxLength = 64 // bytes that are compared; the rest of a name tells little
-	)
-	type near struct {
-		name string
-		off  int
-	}
-	fold := func(s string) string { return strings.ToLower(s[:min(len(s), maxLength)]) }
-	want := fold(name)
-	var found []near
-	for _, n := range names {
-		have := fold(n)
-		off := distance(want, have)
-		if want != "" && have != "" && (strings.Contains(have, want) || strings.Contains(want, have)) {
-			off = min(off, 1)
-		}
-		if off <= 1+len(want)/4 {
-			found = append(found, near{n, off})
-		}
-	}
-	slices.SortStableFunc(found, func(a, b near) int { return cmp.Compare(a.off, b.off) })
-	out := make([]string, 0, maxFound)
-	for _, f := range found[:min(len(found), maxFound)] {
-		out = append(out, f.name)
-	}
-	return out
-}
-
-// distance is the least number of bytes to insert, delete or replace that turn a
-// into b (Levenshtein 1966), by the usual row of dynamic programming.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
 }

@@ -223,6 +223,43 @@ func TestNearest_FindsWhatAPersonMeant(t *testing.T) {
 			t.Errorf("Nearest(%q) = %q, want %q first", typed, got, want)
 		}
 	}
+	long := "org/Some_Model.With-A Long Name" // more separators than edits are forgiven
+	for _, typed := range []string{"ORG SOME MODEL WITH A LONG NAME", "orgsomemodelwithalongname", "\uff2frg/Some_Model.With-A Long Name", "o\u0308rg/Some_Model.With-A Long Name"} {
+		if got := Nearest(typed, []string{"other", long}); !slices.Equal(got, []string{long}) {
+			t.Errorf("Nearest(%q) = %q, want %q", typed, got, long)
+		}
+	}
+}
+
+func TestLibrary_Aliases_StandForTheirModelsAsLongAsThereAreSome(t *testing.T) {
+	l := AssembleLibrary([]Model{{Name: "a"}, {Name: "b"}}).WithAliases(map[string]string{"x": "b", "a": "b", "y": "c", "z": "x", "w": "b"})
+	check := func(l *Library, name, want string) {
+		t.Helper()
+		got := ""
+		if i, ok := l.Find(name); ok {
+			got = l.At(i).Name
+		}
+		if got != want {
+			t.Errorf("%q is %q, want %q", name, got, want)
+		}
+	}
+	check(l, "x", "b")
+	check(l, "a", "a") // no alias hides a model
+	check(l, "y", "")
+	check(l, "z", "") // nor is one of another
+	check(l.With(Model{Name: "c"}), "y", "c")
+	check(l.With(Model{Name: "x"}), "x", "x")
+	check(l.With(Model{Name: "a", Size: 1}), "w", "b")
+	check(l.Without("a"), "x", "b")
+	check(l.Without("x"), "x", "b") // it is no model's name
+	check(l.Without("b"), "x", "")
+	check(l.WithAliases(nil), "x", "")
+	if got := l.AliasesOf(1); !slices.Equal(got, []string{"w", "x"}) || l.AliasesOf(0) != nil {
+		t.Errorf("b is called %q, a %q", got, l.AliasesOf(0))
+	}
+	if err := l.Unknown("y"); err.Of != "c" || !errors.Is(err, ErrNotFound) {
+		t.Errorf("an alias whose model is not there: %v", err)
+	}
 }
 
 func TestCode_EveryErrorHasAStableWordAndAWayOut(t *testing.T) {

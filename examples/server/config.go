@@ -111,9 +111,6 @@ func parseConfig(b []byte, dir string) (*config, error) {
 			fault("model %q is there twice", m.Name)
 		}
 		seen[m.Name] = true
-		if m.Name == autoModel {
-			errs = append(errs, errAuto)
-		}
 		if m.Engine == "" && len(c.Engines) == 1 {
 			m.Engine = only
 		}

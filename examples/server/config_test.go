@@ -18,7 +18,7 @@ func TestConfig_Faults_AllAreNamed(t *testing.T) {
 	if err == nil {
 		t.Fatal("it is taken")
 	}
-	for _, want := range []string{`"nap"`, "start_timeout_s -3", "idle_check_s -4", "silence_limit_s -5", "slow_factor", "-1", `no engine "f"`, "twice", `"auto"`, "-2"} {
+	for _, want := range []string{`"nap"`, "start_timeout_s -3", "idle_check_s -4", "silence_limit_s -5", "slow_factor", "-1", `no engine "f"`, "twice", "-2"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in %q", want, err)
 		}

@@ -147,15 +147,6 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 	if err != nil {
 		return nil, err
 	}
-	if engine != nil {
-		models = slices.DeleteFunc(models, func(m tier.Model) bool {
-			if m.Name == autoModel {
-				s := hotload.Skipped{Path: m.Path, Reason: "needs another name: " + errAuto.Error()}
-				skipped = slices.Insert(skipped, 0, s) // not among those that are too many to tell
-			}
-			return m.Name == autoModel
-		})
-	}
 	news := slices.DeleteFunc(slices.Clone(skipped), func(s hotload.Skipped) bool { return slices.Contains(said, s) })
 	for i, s := range news {
 		if i == mostSkipped {

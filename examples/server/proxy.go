@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -18,12 +17,6 @@ import (
 	"github.com/modeltier/modeltier/tier/process"
 	"golang.org/x/sync/semaphore"
 )
-
-// autoModel is the model of a request that has one selected.
-const autoModel = "auto"
-
-// errAuto refuses a model that no request could name.
-var errAuto = fmt.Errorf("no model can be called %q, which has one selected", autoModel)
 
 const embeddingsPath = "/v1/embeddings"
 

@@ -34,7 +34,7 @@ func understand(r *http.Request, body []byte) (req modeltier.Request, stream boo
 	switch model {
 	case "":
 		return req, false, errors.New("the body names no model")
-	case autoModel:
+	case tier.AutoName:
 		req, err = wished(r, body)
 		return req, stream, err
 	}
