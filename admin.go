@@ -78,8 +78,8 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 		return nil, err
 	}
 	candidate, err := ask(ctx, m, func(now time.Time, reply func(*snapshot, error)) {
-		if _, taken := m.ctl.core.Find(model.Name); taken {
-			reply(nil, &tier.ExistsError{Model: model.Name})
+		if err := m.ctl.core.Taken(model.Name); err != nil {
+			reply(nil, err)
 			return
 		}
 		v := m.ctl.core.ViewWith(model, traits[0], now)
@@ -197,6 +197,101 @@ func (m *Manager) Remove(ctx context.Context, name string) (*Job, error) {
 	}, core.Remove, func(c *control, o *core.Order, now time.Time) error { return c.core.Drop(o, now) })
 }
 
+// Unload starts to take a model to storage as soon as it is idle: no lease is held and
+// no request waits. Until then its requests are served as ever, new ones too; where it
+// is not idle for a moment within Config.MaxWait, the job fails with ErrInUse, and it
+// may be cancelled before. A model that is in storage is done at once. Its home stays,
+// but it is not brought there before a request has come, its owner orders it or the
+// Manager is started again.
+func (m *Manager) Unload(ctx context.Context, name string) (*Job, error) {
+	return m.unload(ctx, name, true)
+}
+
+// unload is Unload, which waits for the model to be idle or gives ErrInUse if it is not.
+func (m *Manager) unload(ctx context.Context, name string, whenIdle bool) (*Job, error) {
+	return m.order(ctx, name, func(s *ModelStatus) tier.Move {
+		return tier.Move{From: s.Tier, To: tier.Storage}
+	}, core.Unload, func(c *control, o *core.Order, now time.Time) error {
+		if whenIdle {
+			o.Until = now.Add(m.cfg.MaxWait)
+		}
+		return c.core.Unload(o, now)
+	})
+}
+
+// SetPinned changes whether only its owner demotes the model: with true, it stays where
+// it is until MoveTier, Unload or Remove takes it away; it is not brought anywhere. A
+// move that runs goes on. The pin is kept as a home tier is: across restarts with a
+// StateDir, and across a Reconfigure that says of it what was said before.
+func (m *Manager) SetPinned(ctx context.Context, name string, pinned bool) error {
+	return m.change(ctx, func(c *control) error {
+		e := c.there(name)
+		if e == nil {
+			return errUnknown
+		}
+		if model := e.Model; model.Pinned != pinned {
+			model.Pinned = pinned
+			c.core.Amend(e, model)
+		}
+		return nil
+	}, name)
+}
+
+// SetAlias makes alias stand for a model, wherever a name is taken, or for none if model
+// is "". What it stood for before is replaced at once: each request gets the one or the
+// other. model may be an alias, and then the model is meant that it stands for now. An
+// alias that is a model's name gives ErrExists, an unknown model, or an unknown alias to
+// remove, ErrNotFound. Aliases are kept as limits are: across restarts with a StateDir,
+// where the Config says of them what it said before.
+//
+// An alias stays when its model is removed: requests for it get ErrNotFound, which says
+// so, until a model of that name comes or the alias is set again.
+func (m *Manager) SetAlias(ctx context.Context, alias, model string) error {
+	if err := tier.CheckAlias("alias", alias); err != nil {
+		return err
+	}
+	return m.change(ctx, func(c *control) error {
+		if model == "" {
+			return c.core.SetAlias(alias, nil)
+		}
+		e := c.there(model)
+		if e == nil {
+			return errUnknown
+		}
+		return c.core.SetAlias(alias, e)
+	}, model)
+}
+
+// there returns the entry of that name or alias; nil if there is none, or it is about to
+// leave the library.
+func (c *control) there(name string) *core.Entry {
+	if e, ok := c.core.Find(name); ok && (e.Owned() || e.HotLoad() != nil) {
+		return e
+	}
+	return nil
+}
+
+// change has the loop run fn, and returns when what it has changed is kept. name is what
+// errUnknown is about.
+func (m *Manager) change(ctx context.Context, fn func(*control) error, name string) error {
+	_, err := ask(ctx, m, func(_ time.Time, reply func(struct{}, error)) {
+		c := &m.ctl
+		err := tier.ErrClosed
+		if !c.stopping {
+			err = fn(c)
+		}
+		if err != nil {
+			reply(struct{}{}, err)
+			return
+		}
+		c.keep(func() { reply(struct{}{}, nil) })
+	})
+	if err == errUnknown { // its text takes a look at every name, which is not for the loop
+		return m.unknown(name)
+	}
+	return err
+}
+
 // order gives an order about a model to the core, and returns the job for it. move
 // says what the job is called.
 func (m *Manager) order(ctx context.Context, name string, move func(*ModelStatus) tier.Move, kind core.OrderKind, give func(*control, *core.Order, time.Time) error) (*Job, error) {
@@ -224,7 +319,7 @@ func (m *Manager) order(ctx context.Context, name string, move func(*ModelStatus
 			}
 			mv := move(&ModelStatus{Home: e.Model.Home, Tier: e.Tier()})
 			mv.Model = e.Model
-			spec := hotload.Spec{Kind: jobKind(kind, &mv), Model: name, From: mv.From, To: mv.To, Estimate: cmp.Or(estimate, recordedEstimate(&mv, e.Model.Size))}
+			spec := hotload.Spec{Kind: jobKind(kind, &mv), Model: e.Model.Name, From: mv.From, To: mv.To, Estimate: cmp.Or(estimate, recordedEstimate(&mv, e.Model.Size))}
 			// The job is made once the order is accepted; it may be done by then.
 			o, j := &core.Order{Kind: kind, Entry: e, To: mv.To}, &orderJob{stop: func() bool { return true }}
 			c.orders[o] = j
@@ -269,7 +364,7 @@ func jobKind(kind core.OrderKind, mv *tier.Move) hotload.Kind {
 	switch {
 	case kind == core.Remove:
 		return hotload.KindRemove
-	case mv.To < mv.From:
+	case mv.To < mv.From || kind == core.Unload:
 		return hotload.KindDemote
 	}
 	return hotload.KindPromote
@@ -277,8 +372,7 @@ func jobKind(kind core.OrderKind, mv *tier.Move) hotload.Kind {
 
 // unknown is the error of a name that is not known.
 func (m *Manager) unknown(name string) error {
-	lib := m.snap.Load().view.Library
-	return &tier.NotFoundError{What: "model", Name: name, Nearby: tier.Nearest(name, lib.Names(lib.Len()))}
+	return m.snap.Load().view.Library.Unknown(name)
 }
 
 // Job returns the job of that ID. The last 1024 jobs that ended are remembered,
@@ -394,9 +488,12 @@ func (m *Manager) Hint(model string, probability float64, within time.Duration) 
 	case within <= 0 || within > 24*time.Hour:
 		return &tier.InvalidError{Model: model, Field: "within", Value: within.String(), Rule: "must be positive, and a day at most"}
 	}
-	if _, ok := m.snap.Load().view.Library.Find(model); !ok {
+	lib := m.snap.Load().view.Library
+	i, ok := lib.Find(model)
+	if !ok {
 		return m.unknown(model)
 	}
+	model = lib.At(i).Name
 	h, ok := m.cfg.Placement.(tier.Hinter)
 	if !ok {
 		return nil

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -21,6 +23,10 @@ type Config struct {
 	// no Parts, its Path may be any shard of a set, its index or its folder: it becomes the
 	// entry of the set (hotload.Gather).
 	Models []tier.Model
+	// Aliases are further names: each key stands for the model of Models that is its
+	// value, wherever a name is taken. None is a model's name or tier.AutoName. See
+	// Manager.SetAlias.
+	Aliases map[string]string
 	// Limits of the tiers; every zero field is that of tier.DefaultLimits.
 	Limits tier.Limits
 	// Mover moves the bytes. nil: mapped files (tier/mapped).
@@ -134,8 +140,27 @@ func (cfg *Config) fill() error {
 	models, faults := cfg.gather(cfg.Models)
 	cfg.Models = models
 	errs = append(errs, faults...)
-	if _, err := tier.NewLibrary(models); err != nil {
-		errs = append(errs, err)
+	lib, err := tier.NewLibrary(models)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	cfg.Aliases = maps.Clone(cfg.Aliases)
+	return errors.Join(append(errs, checkAliases(cfg.Aliases, lib))...)
+}
+
+// checkAliases returns what is wrong with the aliases of a configuration.
+func checkAliases(aliases map[string]string, lib *tier.Library) error {
+	var errs []error
+	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
+		if err := tier.CheckAlias("alias", alias); err != nil {
+			errs = append(errs, err)
+		}
+		if _, taken := lib.Find(alias); taken {
+			errs = append(errs, &tier.ExistsError{Model: alias})
+		}
+		if _, there := lib.Find(aliases[alias]); !there {
+			errs = append(errs, fmt.Errorf("alias %q: %w", alias, lib.Unknown(aliases[alias])))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -75,11 +75,15 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 		}
 		return wire.HotLoadStarted(wireJob(job)), nil
 	case *wire.MoveTier:
-		job, err := m.MoveTier(ctx, op.Model, op.To)
-		if err != nil {
-			return nil, err
-		}
-		return wire.MoveStarted(wireJob(job)), nil
+		return moveStarted(m.MoveTier(ctx, op.Model, op.To))
+	case *wire.Unload:
+		return moveStarted(m.unload(ctx, op.Model, op.WhenIdle))
+	case *wire.Remove:
+		return moveStarted(m.Remove(ctx, op.Model))
+	case *wire.Pin:
+		return wire.PinSet(op), m.SetPinned(ctx, op.Model, op.Pinned)
+	case *wire.Alias:
+		return wire.AliasSet(op), m.SetAlias(ctx, op.Name, op.Model)
 	case *wire.JobRef:
 		job, ok := m.Job(op.ID)
 		if !ok || op.Load != (job.Kind() == hotload.KindLoad) {
@@ -116,6 +120,13 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 		}
 	}
 	panic("an operation that is not known")
+}
+
+func moveStarted(job *Job, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	return wire.MoveStarted(wireJob(job)), nil
 }
 
 func pointers(list []string) (out []*string) {

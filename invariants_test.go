@@ -186,8 +186,12 @@ func (w *world) restart() {
 	for name, n := range open {
 		if n > 0 { // either value is right
 			delete(w.memoir.Homes, name)
+			delete(w.memoir.Pinned, name)
 			if home, ok := got.Homes[name]; ok {
 				w.memoir.Homes[name] = home
+			}
+			if got.Pinned[name] {
+				w.memoir.Pinned[name] = true
 			}
 		}
 	}
@@ -302,7 +306,7 @@ func (w *world) acquire(req modeltier.Request, patience time.Duration) {
 			return
 		}
 		model := l.Model()
-		if !model.Can(req.Capabilities) || req.Model != "" && model.Name != req.Model {
+		if !model.Can(req.Capabilities) || req.Model != "" && req.Model != "one" && model.Name != req.Model { // one may be an alias
 			w.fault("asked for %+v, got %s", req, model.Name)
 		}
 		if l.Tier() == tier.Storage {
@@ -492,7 +496,7 @@ func TestManager_AnythingAtAnyTime_KeepsTheInvariants(t *testing.T) {
 	t.Logf("%d steps", worldSteps.Load())
 }
 
-var worldNames = []string{"a", "b", "c", "d", "e", "p", "x", "y", "unknown"}
+var worldNames = []string{"a", "b", "c", "d", "e", "p", "x", "y", "one", "unknown"}
 
 func anything(t *rapid.T) {
 	w := &world{t: t, probe: tiertest.NewProbe(plenty), open: make(map[string]int), latest: make(map[string]int)}
@@ -589,6 +593,48 @@ func anything(t *rapid.T) {
 			name := rapid.SampledFrom([]string{"x", "y", "b", "c", "unknown"}).Draw(t, "model")
 			j, err := w.m.Remove(context.Background(), name)
 			w.job(deed{Model: name}, j, err, false)
+		},
+		"unload": func(t *rapid.T) {
+			name := rapid.SampledFrom(names).Draw(t, "model")
+			if rapid.Bool().Draw(t, "when idle") {
+				j, err := w.m.Unload(context.Background(), name)
+				w.job(deed{}, j, err, false) // it changes nothing that is kept
+				return
+			}
+			var a struct{ Code string }
+			answer := w.m.HandleRequest(context.Background(), []byte(`{"unload": {"model_name": "`+name+`"}}`))
+			if err := json.Unmarshal(answer, &a); err != nil || a.Code == "internal" {
+				t.Fatalf("%s: %v", answer, err)
+			}
+		},
+		"pin": func(t *rapid.T) {
+			name, pinned := rapid.SampledFrom(names).Draw(t, "model"), rapid.Bool().Draw(t, "pinned")
+			err := w.m.SetPinned(context.Background(), name, pinned)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			switch s, there := w.m.Model(name); {
+			case err != nil && tier.Code(err) != "not_found":
+				t.Fatal(err)
+			case err == nil && there && s.Pinned != pinned:
+				t.Fatalf("%s is pinned %v, want %v", name, s.Pinned, pinned)
+			case err == nil:
+				d := deed{Model: s.Name, Pinned: &pinned}
+				w.memoir = d.apply(w.memoir)
+			}
+		},
+		"alias": func(t *rapid.T) {
+			alias, of := rapid.SampledFrom([]string{"one", "two"}).Draw(t, "alias"), rapid.SampledFrom(append(slices.Clone(names), "")).Draw(t, "model")
+			s, _ := w.m.Model(of) // of may be an alias
+			err := w.m.SetAlias(context.Background(), alias, of)
+			if err != nil && tier.Code(err) == "internal" {
+				t.Fatal(err)
+			}
+			if err == nil {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				d := deed{Model: s.Name, Alias: alias}
+				w.memoir = d.apply(w.memoir)
+			}
 		},
 		"crash": func(t *rapid.T) {
 			name := rapid.SampledFrom(names).Draw(t, "model")
@@ -762,6 +808,9 @@ func (w *world) job(d deed, j *modeltier.Job, err error, hot bool) {
 	case err != nil:
 		return
 	}
+	if d.Model != "" {
+		d.Model = j.Model() // it was named by an alias
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.open[d.Model]++
@@ -776,6 +825,7 @@ func (w *world) job(d deed, j *modeltier.Job, err error, hot bool) {
 		w.jobs = slices.DeleteFunc(w.jobs, func(k *modeltier.Job) bool { return k == j })
 		if err != nil && hot && !errors.Is(err, modeltier.ErrClosed) {
 			delete(w.memoir.Homes, d.Model)
+			delete(w.memoir.Pinned, d.Model)
 		}
 		if err == nil && n > w.latest[d.Model] { // a hot load may end after a move that was ordered during it
 			w.memoir, w.latest[d.Model] = d.apply(w.memoir), n

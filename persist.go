@@ -24,27 +24,31 @@ const (
 // basis is what the Config said. What was changed while running is taken up again
 // only where the Config still says what it said then: the newer word counts.
 type basis struct {
-	Limits tier.Limits          `json:"limits"`
-	Homes  map[string]tier.Tier `json:"homes"`
+	Limits  tier.Limits          `json:"limits"`
+	Homes   map[string]tier.Tier `json:"homes"`
+	Pinned  map[string]bool      `json:"pinned,omitempty"` // those that are
+	Aliases map[string]string    `json:"aliases,omitempty"`
 }
 
 // restored is what a StateDir gave back, beyond what went into the Config.
 type restored struct {
 	configured map[string]tier.Model // by the Config, all its models
 	limits     tier.Limits           // by the Config
+	aliases    map[string]string     // in force
 	hotAdded   []string              // models that came by hot load
 	placement  []byte
 }
 
 // keeping is what is kept beside the core's state. The loop's.
 type keeping struct {
-	limits    tier.Limits // by the Config
-	placement []byte      // what the placement has learned
+	limits    tier.Limits       // by the Config
+	aliases   map[string]string // by the Config
+	placement []byte            // what the placement has learned
 }
 
 // openState opens the StateDir and merges what it remembers into cfg.
 func (m *Manager) openState(cfg *Config) (restored, error) {
-	r := restored{configured: byName(cfg.Models), limits: cfg.Limits}
+	r := restored{configured: byName(cfg.Models), limits: cfg.Limits, aliases: cfg.Aliases}
 	if cfg.StateDir == "" {
 		return r, nil
 	}
@@ -77,6 +81,9 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 		if home, ok := st.Homes[model.Name]; ok && b.Homes[model.Name] == model.Home {
 			model.Home = home
 		}
+		if pin, ok := st.Pins[model.Name]; ok && b.Pinned[model.Name] == model.Pinned {
+			model.Pinned = pin
+		}
 	}
 	var hotAdded []tier.Model
 	for _, model := range st.Models {
@@ -87,13 +94,43 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 	}
 	hotAdded, _ = cfg.gather(hotAdded) // one that cannot be measured now keeps the size that it had
 	cfg.Models = append(cfg.Models, hotAdded...)
+	r.aliases = m.newerAliases(cfg, &st, &b)
 	r.placement = st.Blobs[blobPlacement]
 	return r, nil
 }
 
+// newerAliases are what the Config says where that is new, and else what was last in
+// force. An alias that is a model's name by now is that model's.
+func (m *Manager) newerAliases(cfg *Config, st *state.State, b *basis) map[string]string {
+	all := maps.Clone(st.Aliases)
+	if all == nil {
+		all = make(map[string]string)
+	}
+	for _, said := range []map[string]string{b.Aliases, cfg.Aliases} {
+		for alias := range said {
+			switch model := cfg.Aliases[alias]; {
+			case model == b.Aliases[alias]:
+			case model == "":
+				delete(all, alias)
+			default:
+				all[alias] = model
+			}
+		}
+	}
+	for i := range cfg.Models {
+		name := cfg.Models[i].Name
+		if of, taken := all[name]; taken {
+			m.log.Warn("an alias is a model's name by now, and goes", "alias", name, "of", of)
+			delete(all, name)
+		}
+	}
+	return all
+}
+
 // restore takes up what is not in the Config. It is called before the loop starts.
 func (c *control) restore(r restored) {
-	c.keeping, c.remembered = keeping{limits: r.limits, placement: r.placement}, c.now
+	c.keeping, c.remembered = keeping{limits: r.limits, aliases: c.m.cfg.Aliases, placement: r.placement}, c.now
+	c.core.SetAliases(r.aliases)
 	for _, name := range r.hotAdded {
 		if e, ok := c.core.Find(name); ok {
 			e.SetHotAdded()
@@ -174,7 +211,7 @@ type kept struct {
 // kept returns what is to be kept, as it is now.
 func (c *control) kept() kept {
 	ledger := c.core.Ledger()
-	st := state.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Blobs: map[string][]byte{}}
+	st := state.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Pins: map[string]bool{}, Aliases: c.core.Aliases(), Blobs: map[string][]byte{}}
 	configured := c.core.Configured()
 	here := 0
 	for _, e := range c.core.Entries() {
@@ -184,6 +221,9 @@ func (c *control) kept() kept {
 			here++
 			if said.Home != e.Model.Home {
 				st.Homes[e.Model.Name] = e.Model.Home
+			}
+			if said.Pinned != e.Model.Pinned {
+				st.Pins[e.Model.Name] = e.Model.Pinned
 			}
 		case e.Owned():
 			model := e.Model
@@ -204,9 +244,12 @@ func (c *control) kept() kept {
 	if c.keeping.placement != nil {
 		st.Blobs[blobPlacement] = c.keeping.placement
 	}
-	b := basis{Limits: c.keeping.limits, Homes: make(map[string]tier.Tier, len(configured))}
+	b := basis{Limits: c.keeping.limits, Homes: make(map[string]tier.Tier, len(configured)), Pinned: map[string]bool{}, Aliases: c.keeping.aliases}
 	for name, model := range configured {
 		b.Homes[name] = model.Home
+		if model.Pinned {
+			b.Pinned[name] = true
+		}
 	}
 	return kept{st, b}
 }

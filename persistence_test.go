@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -29,33 +30,51 @@ const (
 // long reports whether tests may take minutes.
 func long() bool { return os.Getenv("MODELTIER_LONG") != "" }
 
-// memoir is what a Manager has to persist: homes by model, and limits.
+// memoir is what a Manager has to persist: homes by model, limits, which models are
+// pinned, and aliases.
 type memoir struct {
-	Homes  map[string]tier.Tier
-	Limits tier.Limits
+	Homes   map[string]tier.Tier
+	Limits  tier.Limits
+	Pinned  map[string]bool // those that are
+	Aliases map[string]string
 }
 
 // memoirOf returns what a Manager knows.
 func memoirOf(m *modeltier.Manager) memoir {
-	got := memoir{Homes: make(map[string]tier.Tier), Limits: m.Status().Limits}
+	st := m.Status()
+	got := memoir{Homes: make(map[string]tier.Tier), Limits: st.Limits, Pinned: make(map[string]bool), Aliases: maps.Clone(st.Aliases)}
+	if got.Aliases == nil {
+		got.Aliases = make(map[string]string)
+	}
 	for s := range m.Models() {
 		got.Homes[s.Name] = s.Home
+		if s.Pinned {
+			got.Pinned[s.Name] = true
+		}
 	}
 	return got
 }
 
-// deed is one change of the child. A nil Home is a removal; if Model is "" it is a
-// change of Limits.
+// deed is one change of the child: of Limits, of a pin, of an Alias, which stands for
+// Model from then on or is gone if that is "", or else of a home, of which nil is a
+// removal.
 type deed struct {
 	Model  string       `json:",omitempty"`
 	Home   *tier.Tier   `json:",omitempty"`
 	Limits *tier.Limits `json:",omitempty"`
+	Pinned *bool        `json:",omitempty"`
+	Alias  string       `json:",omitempty"`
 }
 
 // within reports whether got contains the change.
 func (d *deed) within(got memoir) bool {
-	if d.Limits != nil {
+	switch {
+	case d.Limits != nil:
 		return got.Limits == *d.Limits
+	case d.Pinned != nil:
+		return got.Pinned[d.Model] == *d.Pinned
+	case d.Alias != "":
+		return got.Aliases[d.Alias] == d.Model
 	}
 	home, there := got.Homes[d.Model]
 	if d.Home == nil {
@@ -68,8 +87,17 @@ func (d *deed) apply(to memoir) memoir {
 	switch {
 	case d.Limits != nil:
 		to.Limits = *d.Limits
+	case d.Pinned != nil && *d.Pinned:
+		to.Pinned[d.Model] = true
+	case d.Pinned != nil:
+		delete(to.Pinned, d.Model)
+	case d.Alias != "" && d.Model != "":
+		to.Aliases[d.Alias] = d.Model
+	case d.Alias != "":
+		delete(to.Aliases, d.Alias)
 	case d.Home == nil:
 		delete(to.Homes, d.Model)
+		delete(to.Pinned, d.Model)
 	default:
 		to.Homes[d.Model] = *d.Home
 	}
@@ -130,6 +158,22 @@ func TestCrashChild(t *testing.T) {
 			fail("UpdateLimits", err)
 			say("done", d)
 			continue
+		case known && dice.IntN(6) == 0:
+			pinned := !now.Pinned[name]
+			d = deed{Model: name, Pinned: &pinned}
+			say("begin", d)
+			fail("SetPinned", m.SetPinned(ctx, name, pinned))
+			say("done", d)
+			continue
+		case known && dice.IntN(6) == 0:
+			d = deed{Model: name, Alias: fmt.Sprint("alias-", dice.IntN(3))}
+			if _, there := now.Aliases[d.Alias]; there && dice.IntN(2) == 0 {
+				d.Model = ""
+			}
+			say("begin", d)
+			fail("SetAlias", m.SetAlias(ctx, d.Alias, d.Model))
+			say("done", d)
+			continue
 		case !known:
 			act = func() (*modeltier.Job, error) {
 				return m.HotLoad(ctx, tier.Model{Name: name, Size: tier.GiB, Home: to})
@@ -184,7 +228,7 @@ func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
 			t.Errorf("life %d: Close: %v", i, err)
 		}
 		if known.Homes == nil { // the first life began with the Config
-			known = memoir{Homes: map[string]tier.Tier{"a": 0, "b": 0, "c": 0}, Limits: crashConfig("").Limits.OrElse(tier.DefaultLimits())}
+			known = memoir{Homes: map[string]tier.Tier{"a": 0, "b": 0, "c": 0}, Limits: crashConfig("").Limits.OrElse(tier.DefaultLimits()), Pinned: map[string]bool{}, Aliases: map[string]string{}}
 		}
 		for _, d := range acked {
 			known = d.apply(known)

@@ -2,6 +2,7 @@ package modeltier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,7 +27,8 @@ type Reconfiguration struct {
 // last given here, and carries out the difference. Models that are the same are not
 // touched, neither their leases nor what is resident. What was changed while
 // running stays changed where the configuration says what it said before: models
-// that were hot loaded or removed, home tiers, limits.
+// that were hot loaded or removed, home tiers, pins, limits. Aliases stay; a new model
+// whose name is one is refused (ErrExists).
 //
 // It does not wait for the models. A model that is replaced or removed takes no
 // new leases, and leaves memory when those that are held have ended; requests for
@@ -50,7 +52,13 @@ func (m *Manager) Reconfigure(ctx context.Context, models []tier.Model, limits t
 	if err != nil {
 		return Reconfiguration{}, fmt.Errorf("modeltier: %w", err)
 	}
-	changed, err := ask(ctx, m, func(_ time.Time, reply func(bool, error)) { m.ctl.relimit(cfg.Limits, reply) })
+	changed, err := ask(ctx, m, func(_ time.Time, reply func(bool, error)) {
+		if err := m.ctl.hidden(cfg.Models); err != nil {
+			reply(false, err)
+			return
+		}
+		m.ctl.relimit(cfg.Limits, reply)
+	})
 	if err != nil {
 		return Reconfiguration{}, err
 	}
@@ -95,8 +103,26 @@ func (c *control) reconfigure(models []tier.Model, traits []core.Traits, now tim
 		reply(Reconfiguration{}, tier.ErrClosed)
 		return
 	}
+	if err := c.hidden(models); err != nil { // an alias that came meanwhile
+		reply(Reconfiguration{}, err)
+		return
+	}
 	d := c.core.Reconfigure(models, traits, c.newGate, now)
 	r := Reconfiguration{Added: d.Added, Removed: d.Removed, Replaced: d.Replaced, Changed: d.Changed}
 	c.m.log.Info("reconfigured", "added", len(r.Added), "removed", len(r.Removed), "replaced", len(r.Replaced), "changed", len(r.Changed))
 	c.keep(func() { reply(r, nil) })
+}
+
+// hidden returns an error for every model that would come under a name that is an alias.
+// One that was removed while running does not come.
+func (c *control) hidden(models []tier.Model) error {
+	var errs []error
+	for i := range models {
+		name := models[i].Name
+		of, taken := c.core.Aliases()[name]
+		if _, before := c.core.Configured()[name]; taken && !before {
+			errs = append(errs, fmt.Errorf("modeltier: %w", &tier.ExistsError{Model: name, Of: of}))
+		}
+	}
+	return errors.Join(errs...)
 }

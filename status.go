@@ -38,6 +38,8 @@ type Status struct {
 	// and dropped when the room is needed.
 	Cached tier.Bytes    `json:"cached,omitempty"`
 	Models []ModelStatus `json:"models"`
+	// Aliases are what each alias is of, a model that is not there as well.
+	Aliases map[string]string `json:"aliases,omitempty"`
 	// Reservations are room that outsiders hold, oldest first. It is charged to ram.
 	Reservations []ReservationStatus `json:"reservations,omitempty"`
 	// Leftovers are bytes of removed models that were to be gone and are still seen;
@@ -100,9 +102,11 @@ type TierStatus struct {
 // ModelStatus is one model.
 type ModelStatus struct {
 	Name string `json:"name"`
-	Path string `json:"path,omitempty"`
-	// Parts are its further files. They, Capabilities and Labels are shared with the
-	// model: not to be changed.
+	// Aliases are further names, sorted. Like Parts, Capabilities and Labels they are
+	// shared with the Manager: not to be changed.
+	Aliases []string `json:"aliases,omitempty"`
+	Path    string   `json:"path,omitempty"`
+	// Parts are its further files.
 	Parts []string   `json:"parts,omitempty"`
 	Size  tier.Bytes `json:"size"`
 	// Runtime is what is charged for serving beyond the weights: Declared by the
@@ -205,7 +209,7 @@ func (m *Manager) Models() iter.Seq[ModelStatus] {
 	}
 }
 
-// Model returns the status of the model of that name, as Models does.
+// Model returns the status of the model of that name or alias, as Models does.
 func (m *Manager) Model(name string) (ModelStatus, bool) {
 	snap := m.snap.Load()
 	i, ok := snap.view.Library.Find(name)
@@ -228,7 +232,7 @@ func (s *snapshot) status(i int) ModelStatus {
 	model, st, g := v.Library.At(i), &v.States[i], s.entries[i].gate
 	charged := v.Footprint(i)
 	ms := ModelStatus{
-		Name: model.Name, Path: model.Path, Parts: model.Parts, Size: model.Size, Runtime: model.Runtime,
+		Name: model.Name, Aliases: v.Library.AliasesOf(i), Path: model.Path, Parts: model.Parts, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Labels: model.Labels, Pinned: model.Pinned, Home: model.Home,
 		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
@@ -247,7 +251,7 @@ func (s *snapshot) status(i int) ModelStatus {
 // whole is what a snapshot tells of Status.
 func (s *snapshot) whole() Status {
 	all := Status{
-		At: s.view.Now, Limits: s.limits, Memory: s.view.Memory, Reservations: slices.Clone(s.reserved),
+		At: s.view.Now, Limits: s.limits, Memory: s.view.Memory, Reservations: slices.Clone(s.reserved), Aliases: maps.Clone(s.view.Library.Aliases()),
 		RAM: s.account(tier.Account(tier.RAM), s.limits.RAM), Swap: s.account(tier.Account(tier.Swap), s.limits.Swap),
 	}
 	for i := range s.entries {

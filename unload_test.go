@@ -43,6 +43,182 @@ func TestMoveTier_Pinned_ItsOwnerMayMoveIt(t *testing.T) {
 	})
 }
 
+func TestUnload_InUse_WaitsForIdlenessWhileRequestsAreServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1))
+		cfg.Models[0].Home = tier.RAM
+		cfg.OptimizeEvery = time.Second
+		r := newRig(t, cfg)
+		first := r.get("a")
+		job := order(t)(r.Unload(t.Context(), "a"))
+		time.Sleep(time.Second)
+		second := r.get("a") // as ever
+		first.Release()
+		synctest.Wait()
+		if job.Err() != nil || r.at("a") != tier.RAM {
+			t.Fatalf("under a lease: %v, in %v", job.Err(), r.at("a"))
+		}
+		second.Release()
+		if err := job.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := r.model("a"); s.Tier != tier.Storage || s.Home != tier.RAM || s.ChargedRAM != 0 {
+			t.Errorf("unloaded it is %+v", s)
+		}
+		time.Sleep(time.Hour) // it is not brought home by itself
+		r.wantAt("a", tier.Storage)
+		if err := order(t)(r.Unload(t.Context(), "a")).Wait(t.Context()); err != nil {
+			t.Errorf("in storage already: %v", err)
+		}
+		r.use("a")
+		r.wantMoves("load a", "unload a", "load a")
+	})
+}
+
+func TestUnload_NeverIdle_FailsWhenItsTimeIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1))
+		cfg.MaxWait = time.Minute
+		r := newRig(t, cfg)
+		l := r.get("a")
+		defer l.Release()
+		began := time.Now()
+		job := order(t)(r.Unload(t.Context(), "a"))
+		err := job.Wait(t.Context())
+		if in, ok := errors.AsType[*tier.InUseError](err); !ok || in.Leases != 1 || time.Since(began) != time.Minute {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		r.wantAt("a", tier.RAM)
+	})
+}
+
+func TestUnload_CancelledOrOvertakenWhileItWaits_Ends(t *testing.T) {
+	cause := errors.New("not that one")
+	for name, c := range map[string]struct {
+		do   func(r *rig, j *modeltier.Job)
+		want error
+	}{
+		"cancelled": {func(_ *rig, j *modeltier.Job) { j.Cancel(cause) }, cause},
+		"closed":    {func(r *rig, _ *modeltier.Job) { r.Close() }, modeltier.ErrClosed},
+		"reconfigured away": {func(r *rig, _ *modeltier.Job) {
+			if _, err := r.Reconfigure(r.t.Context(), nil, tier.Limits{Swap: tier.None}); err != nil {
+				r.t.Error(err)
+			}
+		}, modeltier.ErrNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, onlyRAM(model("a", 1)))
+				l := r.get("a")
+				job := order(t)(r.Unload(t.Context(), "a"))
+				other := order(t)(r.Unload(t.Context(), "a")) // each has a job of its own
+				c.do(r, job)
+				synctest.Wait()
+				if err := job.Err(); !errors.Is(err, c.want) {
+					t.Errorf("%v, want %v", err, c.want)
+				}
+				l.Release()
+				other.Wait(t.Context())
+				if name == "cancelled" {
+					r.wantAt("a", tier.Storage)
+				}
+			})
+		})
+	}
+}
+
+func TestSetPinned_IdleModel_GivesWayNoMoreUntilItIsUnpinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 3), model("b", 3)))
+		r.use("a")
+		if err := r.SetPinned(t.Context(), "a", true); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "b"}); !errors.Is(err, modeltier.ErrNoCapacity) {
+			t.Errorf("room for b beside a pinned model: %v", err)
+		}
+		r.wantAt("a", tier.RAM)
+		if err := r.SetPinned(t.Context(), "a", false); err != nil {
+			t.Fatal(err)
+		}
+		r.use("b")
+		r.wantAt("a", tier.Storage)
+	})
+}
+
+func TestSetPinned_WhileItDrainsForAnother_Stays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 3), model("b", 3)))
+		l := r.get("a")
+		c := r.begin("b")
+		time.Sleep(4 * time.Second) // beyond the fairness bound: a drains
+		if err := r.SetPinned(t.Context(), "a", true); err != nil {
+			t.Fatal(err)
+		}
+		l.Release()
+		c.refused(modeltier.ErrNoCapacity, 4*time.Second)
+		r.wantAt("a", tier.RAM)
+		r.use("a")
+		r.wantMoves("load a")
+	})
+}
+
+func TestContract_Lifecycle_IsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 1), model("b", 1)))
+		job := func(a map[string]any) *modeltier.Job {
+			t.Helper()
+			id, _ := a["job_id"].(string)
+			j, ok := r.Job(id)
+			if !ok || a["status"] != "tier_move_started" {
+				t.Fatalf("no job was started: %v", a)
+			}
+			return j
+		}
+		l := r.get("a")
+		if a := r.ask(`{"unload": {"model_name": "a"}}`); a["code"] != "in_use" {
+			t.Errorf("leased: %v", a)
+		}
+		when := job(r.ask(`{"unload": {"model_name": "a", "when_idle": true}}`))
+		l.Release()
+		if err := when.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		r.use("a")
+		if err := job(r.ask(`{"unload": {"model_name": "a", "when_idle": false}}`)).Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if a := r.ask(`{"pin": {"model_name": "a", "pinned": true}}`); a["status"] != "success" || a["pinned"] != true {
+			t.Errorf("pin: %v", a)
+		}
+		if a := r.ask(`{"alias": {"name": "chat", "model_name": "a"}}`); a["status"] != "success" || a["alias"] != "chat" {
+			t.Errorf("alias: %v", a)
+		}
+		listed := r.ask(`{"list_models": true}`)["models"].(map[string]any)
+		if a := listed["a"].(map[string]any); a["pinned"] != true || len(a["aliases"].([]any)) != 1 {
+			t.Errorf("listed: %v", a)
+		}
+		if b := listed["b"].(map[string]any); b["pinned"] != nil || b["aliases"] != nil {
+			t.Errorf("listed: %v", b)
+		}
+		if a := r.ask(`{"model": "chat"}`); a["model"] != "a" {
+			t.Errorf("by its alias: %v", a)
+		}
+		if a := r.ask(`{"alias": {"name": "chat", "model_name": null}}`); a["status"] != "success" {
+			t.Errorf("no alias any more: %v", a)
+		}
+		if a := r.ask(`{"model": "chat"}`); a["code"] != "not_found" {
+			t.Errorf("by what was its alias: %v", a)
+		}
+		if err := job(r.ask(`{"remove": "b"}`)).Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if a := r.ask(`{"remove": "b"}`); a["code"] != "not_found" {
+			t.Errorf("removed twice: %v", a)
+		}
+	})
+}
+
 func TestUnload_ScenariosOfLlamaSwap(t *testing.T) {
 	scenario(t, "llama-swap/Unload_StopsInParallel", func(t *testing.T) {
 		r := newRig(t, slowUnload(onlyRAM(model("a", 1.5), model("b", 1.5), model("c", 1.5)), 4*time.Second))

@@ -62,6 +62,20 @@ func (c *Core) Check() error {
 			fault("%s: a demand with a plan that is not carried out", x.name())
 		}
 	}
+	waiting := make(map[*Entry]int)
+	for _, o := range c.unloads {
+		waiting[o.Entry]++
+	}
+	for _, e := range c.entries {
+		if e.unloads != waiting[e] {
+			fault("%s counts %d unloads that wait, there are %d", e.Model.Name, e.unloads, waiting[e])
+		}
+	}
+	for alias := range c.aliases {
+		if _, taken := c.byName[alias]; taken {
+			fault("the alias %s is a model's name", alias)
+		}
+	}
 	if len(c.byName) != len(c.entries) {
 		fault("%d names for %d entries", len(c.byName), len(c.entries))
 	}

@@ -51,16 +51,18 @@ type Core struct {
 
 	entries  []*Entry // in the library's order
 	byName   map[string]*Entry
-	library  *tier.Library // of the entries; nil: to be assembled
-	epoch    uint64        // counts the models that came, see Entry.epoch
-	residues []*Entry      // removed models that are still seen in memory
-	fated    []*Entry      // entries with a fate
-	turns    []*Entry      // models that pressure keeps out, see Entry.turn
+	aliases  map[string]string // of which models; never changed in place
+	library  *tier.Library     // of the entries; nil: to be assembled
+	epoch    uint64            // counts the models that came, see Entry.epoch
+	residues []*Entry          // removed models that are still seen in memory
+	fated    []*Entry          // entries with a fate
+	turns    []*Entry          // models that pressure keeps out, see Entry.turn
 
 	demands []*demand
 	plans   []*plan
 	moves   []*Move // begun and not ended, in the order in which they started or wait to
 	homes   []*Entry
+	unloads []*Order // that wait for their models to be idle
 	// outsiders are those that hold room, in the order in which they got it.
 	outsiders []*Outsider
 	takings   takings
@@ -156,6 +158,9 @@ func (c *Core) Stop(err error, now time.Time) {
 		c.endLimits(c.limiting, err)
 	}
 	c.homes = nil
+	for _, o := range slices.Clone(c.unloads) {
+		c.endUnload(o, err)
+	}
 	for _, m := range c.Moves() {
 		c.CancelMove(m, err, now)
 	}
@@ -235,6 +240,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 		c.cover(now)
 		c.carryFates(now)
 		c.serveAll(now)
+		c.carryUnloads(now)
 		c.advanceAll(now)
 		c.changeLimits(now)
 		c.sendIdle(now)
@@ -267,14 +273,18 @@ func (c *Core) watchGates() {
 	if !blocked && !c.watching {
 		return
 	}
+	was := c.watching
+	c.watching = blocked
 	for _, e := range c.entries {
-		e.Gate.Watch(blocked || e.idle.prompt)
+		c.watchGate(e)
 	}
-	if blocked && !c.watching {
+	if blocked && !was {
 		c.mark(progressed) // leases that ended until now were not told
 	}
-	c.watching = blocked
 }
+
+// watchGate has the gate of an entry tell when leases end for as long as that matters.
+func (c *Core) watchGate(e *Entry) { e.Gate.Watch(c.watching || e.idle.prompt || e.unloads > 0) }
 
 // wake is the earliest moment at which time alone changes anything.
 func (c *Core) wake(now time.Time) time.Time {
@@ -294,6 +304,9 @@ func (c *Core) wake(now time.Time) time.Time {
 		sooner(c.overdueAt(m))
 	}
 	for _, o := range c.outsiders {
+		sooner(o.Until)
+	}
+	for _, o := range c.unloads {
 		sooner(o.Until)
 	}
 	for _, x := range c.demands {

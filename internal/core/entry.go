@@ -133,6 +133,7 @@ type Entry struct {
 	homeward bool    // it is to be brought to its home tier
 	sent     bool    // its owner, or idleness, sent it where it is, and no request came since
 	hotAdded bool    // it came by a hot load, and not from the configuration
+	unloads  int     // orders of Core.unloads for it
 
 	failures  int       // loads that failed in a row
 	crashes   int       // crashes in a row soon after a load

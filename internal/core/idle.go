@@ -196,7 +196,7 @@ func (c *Core) timeIdle(e *Entry, now time.Time) {
 	}
 	if prompt := limit > 0 && limit < soon; prompt != i.prompt {
 		i.prompt = prompt
-		e.Gate.Watch(prompt || c.watching)
+		c.watchGate(e)
 	}
 }
 

@@ -14,19 +14,65 @@ func (c *Core) Library() *tier.Library {
 		for i, e := range c.entries {
 			models[i] = e.Model
 		}
-		c.library = tier.AssembleLibrary(models)
+		c.library = tier.AssembleLibrary(models).WithAliases(c.aliases)
 	}
 	return c.library
+}
+
+// Aliases returns of which model each alias is. It is not to be changed.
+func (c *Core) Aliases() map[string]string { return c.aliases }
+
+// SetAliases replaces the aliases. None is a model's name; the models may be missing.
+func (c *Core) SetAliases(aliases map[string]string) {
+	c.aliases = maps.Clone(aliases)
+	c.library = nil
+	c.mark(changed)
+}
+
+// SetAlias makes alias stand for the entry, whatever it stood for, or with nil for
+// nothing. A View shows all of it or nothing.
+func (c *Core) SetAlias(alias string, e *Entry) error {
+	if _, taken := c.byName[alias]; taken {
+		return &tier.ExistsError{Model: alias}
+	}
+	next := maps.Clone(c.aliases)
+	if next == nil {
+		next = make(map[string]string)
+	}
+	if e == nil {
+		if _, known := next[alias]; !known {
+			return &tier.NotFoundError{What: "alias", Name: alias}
+		}
+		delete(next, alias)
+	} else {
+		next[alias] = e.Model.Name
+	}
+	c.SetAliases(next)
+	return nil
 }
 
 // Entries returns the entries by the library's index. The slice is never
 // changed in place.
 func (c *Core) Entries() []*Entry { return c.entries }
 
-// Find returns the entry of that name.
+// Find returns the entry of that name or alias.
 func (c *Core) Find(name string) (*Entry, bool) {
 	e, ok := c.byName[name]
+	if !ok {
+		e, ok = c.byName[c.aliases[name]]
+	}
 	return e, ok
+}
+
+// Taken returns an error if no new model can have the name: another or an alias has it.
+func (c *Core) Taken(name string) error {
+	if _, taken := c.byName[name]; taken {
+		return &tier.ExistsError{Model: name}
+	}
+	if of, taken := c.aliases[name]; taken {
+		return &tier.ExistsError{Model: name, Of: of}
+	}
+	return nil
 }
 
 // Add puts models into the library, in storage, with what the mover says of each
@@ -34,8 +80,8 @@ func (c *Core) Find(name string) (*Entry, bool) {
 // far as there is room.
 func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate, home bool) error {
 	for i := range models {
-		if _, taken := c.byName[models[i].Name]; taken {
-			return &tier.ExistsError{Model: models[i].Name}
+		if err := c.Taken(models[i].Name); err != nil {
+			return err
 		}
 	}
 	c.entries = slices.Grow(slices.Clone(c.entries), len(models))

@@ -164,7 +164,7 @@ type Difference struct{ Added, Removed, Replaced, Changed []string }
 
 // Reconfigure has the core go by another configuration: it does what is different.
 // What was changed while running stays changed where the configuration says what
-// it said before: models that were hot loaded or removed, and home tiers.
+// it said before: models that were hot loaded or removed, home tiers, and pins.
 func (c *Core) Reconfigure(models []tier.Model, traits []Traits, gate func(*Entry) Gate, now time.Time) Difference {
 	var d Difference
 	var added []tier.Model
@@ -212,6 +212,9 @@ func (c *Core) reconfigureOne(e *Entry, said tier.Model, before bool, next tier.
 	m := next
 	if before && said.Home == next.Home {
 		m.Home = e.Model.Home
+	}
+	if before && said.Pinned == next.Pinned {
+		m.Pinned = e.Model.Pinned
 	}
 	switch {
 	case otherWeights(&said, &next) || !before && !e.Owned():

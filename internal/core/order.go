@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -14,6 +15,7 @@ const (
 	HotLoad OrderKind = iota // bring a new model to its home tier
 	MoveTier
 	Remove
+	Unload // to storage, its home stays
 )
 
 // Order is an instruction from outside about one model, other than a request.
@@ -21,6 +23,8 @@ type Order struct {
 	Kind  OrderKind
 	Entry *Entry
 	To    tier.Tier
+	// Until is how long an Unload waits for its model to be idle; zero: not at all.
+	Until time.Time
 
 	cancelled error // why its owner no longer wants it
 }
@@ -39,6 +43,8 @@ func (c *Core) Load(o *Order, now time.Time) {
 func (c *Core) CancelOrder(o *Order, cause error, now time.Time) {
 	e := o.Entry
 	switch {
+	case slices.Contains(c.unloads, o):
+		c.endUnload(o, &tier.MoveError{Model: e.Model.Name, From: e.tier, To: o.To, Err: cause})
 	case e.move != nil && e.move.Order == o:
 		c.CancelMove(e.move, cause, now)
 	case e.demand == nil || e.demand.order != o:
@@ -58,11 +64,7 @@ func (c *Core) CancelOrder(o *Order, cause error, now time.Time) {
 func (c *Core) MoveTo(o *Order, now time.Time) error {
 	e := o.Entry
 	if !e.Owned() { // it goes where its load fails or its leases end, and its home with it
-		way := "leaving"
-		if e.HotLoad() != nil {
-			way = "being added to"
-		}
-		return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is %s the library", e.Model.Name, way)}
+		return leavesOrComes(e)
 	}
 	if e.tier == o.To && e.move == nil {
 		if e.Model.Home == o.To {
@@ -79,6 +81,14 @@ func (c *Core) MoveTo(o *Order, now time.Time) error {
 		return beingReplaced(e)
 	}
 	return c.orderMove(o, tier.ReasonOrder, "ordered", now)
+}
+
+func leavesOrComes(e *Entry) error {
+	way := "leaving"
+	if e.HotLoad() != nil {
+		way = "being added to"
+	}
+	return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is %s the library", e.Model.Name, way)}
 }
 
 func beingReplaced(e *Entry) error {
@@ -101,6 +111,68 @@ func (c *Core) Drop(o *Order, now time.Time) error {
 	}
 	o.To = tier.Storage
 	return c.orderMove(o, tier.ReasonRemoved, "removed", now)
+}
+
+// Unload orders that the model goes to storage. One that is in use, or moving, is an error
+// at once, unless the order waits until it is not: its requests go on, and the order
+// ends with the error when its time is up. One that is in storage is done at once, and
+// not brought home either.
+func (c *Core) Unload(o *Order, now time.Time) error {
+	e := o.Entry
+	o.To = tier.Storage
+	if now.Before(o.Until) {
+		e.unloads++
+		c.unloads = append(c.unloads, o)
+		c.watchGate(e)
+		c.mark(progressed)
+		return nil
+	}
+	if !e.Owned() {
+		return leavesOrComes(e)
+	}
+	return c.unload(o, now)
+}
+
+// unload carries an Unload out, or says what uses the model.
+func (c *Core) unload(o *Order, now time.Time) error {
+	if e := o.Entry; e.tier != tier.Storage || e.phase != resting || e.demand != nil {
+		return c.orderMove(o, tier.ReasonOrder, "unloaded by order", now)
+	}
+	c.endOrder(o, nil)
+	return nil
+}
+
+// carryUnloads begins or ends the unloads whose wait is over.
+func (c *Core) carryUnloads(now time.Time) {
+	for _, o := range slices.Clone(c.unloads) {
+		e := o.Entry
+		switch {
+		case e.phase == removed || e.leaving() || e.fate == pendingRemoval:
+			c.endUnload(o, unknown(e))
+		case e.Stuck(), e.phase == resting && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0:
+			c.forgetUnload(o)
+			if err := c.unload(o, now); err != nil {
+				c.endOrder(o, err)
+			}
+		case !now.Before(o.Until):
+			c.endUnload(o, &tier.InUseError{
+				Model: e.Model.Name, Leases: e.Gate.Leases(),
+				Reason: fmt.Sprintf("Model '%s' was in use all the time that its unload waited for it", e.Model.Name),
+			})
+		}
+	}
+}
+
+// endUnload ends an unload that has not begun.
+func (c *Core) endUnload(o *Order, err error) {
+	c.forgetUnload(o)
+	c.endOrder(o, err)
+}
+
+func (c *Core) forgetUnload(o *Order) {
+	c.unloads = slices.DeleteFunc(c.unloads, func(p *Order) bool { return p == o })
+	o.Entry.unloads--
+	c.watchGate(o.Entry)
 }
 
 // orderMove begins the move that carries an order out.
@@ -155,6 +227,8 @@ func (c *Core) endOrder(o *Order, err error) {
 		m.Home = o.To
 		c.Amend(e, m)
 		e.sent = true
+	case o.Kind == Unload && err == nil:
+		e.sent, e.homeward = true, false
 	case gone && e.fate == replaced && (o.Kind == HotLoad && err != nil || o.Kind == Remove && err == nil && e.successor != nil):
 		// carryFates goes on with it.
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && gone:

@@ -223,6 +223,10 @@ type State struct {
 	// Homes are home tiers of models that are not in Models because the
 	// configuration declares them.
 	Homes map[string]tier.Tier `json:"homes,omitempty"`
+	// Pins say which of the same models are pinned and which are not.
+	Pins map[string]bool `json:"pins,omitempty"`
+	// Aliases in force, and the models that they are of.
+	Aliases map[string]string `json:"aliases,omitempty"`
 	// Removed are names of configured models that must not come back.
 	Removed []string `json:"removed,omitempty"`
 	// Blobs are data of other parts, by name.

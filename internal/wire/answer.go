@@ -121,7 +121,7 @@ func HotLoadStarted(j *Job) []byte {
 		text("estimated_time", fmt.Sprintf("%.1fs", j.Estimate.Seconds())).end()
 }
 
-// MoveStarted answers a MoveTier.
+// MoveStarted answers a MoveTier, Unload or Remove.
 func MoveStarted(j *Job) []byte {
 	return object(nil).text("status", "tier_move_started").job(j).move(j).end()
 }
@@ -210,6 +210,20 @@ func HintTaken(model string) []byte {
 	return object(nil).text("status", "hint_taken").text("model_name", model).end()
 }
 
+// PinSet answers a Pin.
+func PinSet(p *Pin) []byte {
+	return object(nil).text("status", "success").text("model_name", p.Model).flag("pinned", p.Pinned).end()
+}
+
+// AliasSet answers an Alias.
+func AliasSet(a *Alias) []byte {
+	o := object(nil).text("status", "success").text("alias", a.Name)
+	if a.Model == "" {
+		return o.value("model_name", nil).end()
+	}
+	return o.text("model_name", a.Model).end()
+}
+
 // Reserved answers a Reserve.
 func Reserved(id string, granted tier.Bytes, lifetime time.Duration) []byte {
 	o := object(nil).text("status", "success").text("reservation", id).gb("granted_gb", granted)
@@ -290,7 +304,7 @@ func Models(v *tier.View, loads int64) []byte {
 	library := object("{")
 	for i, m := range v.Library.All() {
 		library = library.object(m.Name, object(nil).gb("size_gb", m.Size).tier("tier", m.Home).
-			list("capabilities", m.Capabilities).tier("resident_tier", v.States[i].Tier).labels(m.Labels).end())
+			list("capabilities", m.Capabilities).tier("resident_tier", v.States[i].Tier).labels(m.Labels).lifecycle(v.Library, i).end())
 	}
 	return object(nil).text("status", "success").object("models", library.end()).
 		whole("total_models", int64(v.Library.Len())).whole("active_hot_loads", loads).end()
@@ -302,7 +316,7 @@ func OpenAIModels(v *tier.View, since time.Time) []byte {
 	entries := []json.RawMessage{}
 	for i, m := range v.Library.All() {
 		entries = append(entries, json.RawMessage(object(nil).text("id", m.Name).text("object", "model").text("owned_by", "modeltier").
-			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).whole("created", since.Unix()).labels(m.Labels).end()))
+			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).whole("created", since.Unix()).labels(m.Labels).lifecycle(v.Library, i).end()))
 	}
 	return object(nil).value("data", entries).text("object", "list").end()
 }
@@ -372,6 +386,17 @@ func (o object) labels(labels map[string]string) object {
 		all = all.text(key, labels[key])
 	}
 	return o.object("labels", all.end())
+}
+
+// lifecycle adds that a model is pinned, and its aliases, if it is so.
+func (o object) lifecycle(lib *tier.Library, i int) object {
+	if lib.At(i).Pinned {
+		o = o.flag("pinned", true)
+	}
+	if aliases := lib.AliasesOf(i); len(aliases) > 0 {
+		o = o.list("aliases", aliases)
+	}
+	return o
 }
 
 // list adds a list of strings, which is never null.

@@ -21,6 +21,20 @@ type (
 		Model string
 		To    tier.Tier
 	}
+	// Remove takes a model out of the library.
+	Remove struct{ Model string }
+	// Unload takes a model to storage; WhenIdle: it waits for its leases to end.
+	Unload struct {
+		Model    string
+		WhenIdle bool
+	}
+	// Pin changes whether a model is pinned.
+	Pin struct {
+		Model  string
+		Pinned bool
+	}
+	// Alias has a name stand for a model, or, with "", for none.
+	Alias struct{ Name, Model string }
 	// UpdateLimits changes limits; a zero field is to keep its value.
 	UpdateLimits struct{ tier.Limits }
 	// Hint says that a model will be asked for with a probability within a time.
@@ -55,7 +69,7 @@ const (
 )
 
 // requestKeys are the keys of a request, as the error of an unknown one lists them.
-const requestKeys = "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint, reserve, release"
+const requestKeys = "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint, reserve, release, remove, unload, pin, alias"
 
 // TooLarge is the error of a request of more than max bytes.
 func TooLarge(max int64) error {
@@ -63,7 +77,8 @@ func TooLarge(max int64) error {
 }
 
 // Parse returns the operation that a request of at most max bytes asks for: a
-// *Select, *HotLoad, *MoveTier, *UpdateLimits, *Hint, *Reserve, *Release, *JobRef or Query. An error is a
+// *Select, *HotLoad, *MoveTier, *Remove, *Unload, *Pin, *Alias,
+// *UpdateLimits, *Hint, *Reserve, *Release, *JobRef or Query. An error is a
 // *tier.InvalidError that names what is wrong, or several of them, joined. Keys are
 // exact: neither another case nor a duplicate is forgiven.
 func Parse(raw []byte, max int64) (any, error) {
@@ -88,6 +103,16 @@ func Parse(raw []byte, max int64) (any, error) {
 			op = ref
 		case "move_tier":
 			op, err = parseMoveTier(value)
+		case "remove":
+			remove := &Remove{}
+			remove.Model, err = nonEmpty(key, value)
+			op = remove
+		case "unload":
+			op, err = parseUnload(value)
+		case "pin":
+			op, err = parsePin(value)
+		case "alias":
+			op, err = parseAlias(value)
 		case "hint":
 			op, err = parseHint(value)
 		case "update_limits":
@@ -237,6 +262,52 @@ func parseMoveTier(raw []byte) (*MoveTier, error) {
 		mv.To, err = parseTier(target)
 	}
 	return mv, err
+}
+
+func parseUnload(raw []byte) (*Unload, error) {
+	u := &Unload{}
+	err := readObject("unload", raw, []field{
+		{"model_name", into(&u.Model, nonEmpty)},
+		{"when_idle", into(&u.WhenIdle, flag)},
+	})
+	if err == nil && u.Model == "" {
+		err = Invalid("Missing model_name", `Send {"unload": {"model_name": …, "when_idle": true}}; when_idle may be left out.`)
+	}
+	return u, err
+}
+
+func parsePin(raw []byte) (*Pin, error) {
+	p, said := &Pin{}, false
+	err := readObject("pin", raw, []field{
+		{"model_name", into(&p.Model, nonEmpty)},
+		{"pinned", func(key string, raw []byte) (err error) {
+			said = true
+			p.Pinned, err = flag(key, raw)
+			return err
+		}},
+	})
+	if err == nil && (p.Model == "" || !said) {
+		err = Invalid("Missing model_name or pinned", `Send {"pin": {"model_name": …, "pinned": true}}.`)
+	}
+	return p, err
+}
+
+// parseAlias reads an alias, whose model may be null and not left out.
+func parseAlias(raw []byte) (*Alias, error) {
+	a, said := &Alias{}, false
+	err := readObject("alias", raw, []field{
+		{"name", into(&a.Name, nonEmpty)},
+		{"model_name", func(key string, raw []byte) (err error) {
+			if said = true; string(raw) != "null" {
+				a.Model, err = nonEmpty(key, raw)
+			}
+			return err
+		}},
+	})
+	if err == nil && (a.Name == "" || !said) {
+		err = Invalid("Missing name or model_name", `Send {"alias": {"name": …, "model_name": …}}; null as model_name removes the alias.`)
+	}
+	return a, err
 }
 
 // parseHint reads a hint. Without a probability the request is certain, without a
