@@ -59,6 +59,12 @@ func TestUnload_InUse_WaitsForIdlenessWhileRequestsAreServed(t *testing.T) {
 			t.Fatalf("under a lease: %v, in %v", job.Err(), r.at("a"))
 		}
 		second.Release()
+		synctest.Wait()
+		select {
+		case <-job.Done(): // with its last lease, and not at the next look
+		default:
+			t.Error("idle, and not unloaded")
+		}
 		if err := job.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -72,6 +78,25 @@ func TestUnload_InUse_WaitsForIdlenessWhileRequestsAreServed(t *testing.T) {
 		}
 		r.use("a")
 		r.wantMoves("load a", "unload a", "load a")
+	})
+}
+
+func TestUnload_GaveWayForAnOutsider_IsNotBroughtHomeWhenThatEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1))
+		cfg.Models[0].Home = tier.RAM
+		r := newRig(t, cfg)
+		r.use("a")
+		room, err := r.Reserve(t.Context(), 5*tier.GiB, "a game")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := order(t)(r.Unload(t.Context(), "a")).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		room.Release()
+		time.Sleep(time.Minute)
+		r.wantAt("a", tier.Storage)
 	})
 }
 
