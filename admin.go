@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
@@ -190,8 +191,18 @@ func (m *Manager) MoveTier(ctx context.Context, name string, to tier.Tier) (*Job
 
 // Remove starts to take a model out of memory and out of the library. A model
 // that is leased, awaited or moving gives ErrInUse. With a StateDir, a model of
-// Config.Models that was removed stays removed.
+// Config.Models that was removed stays removed. An alias gives ErrInvalid: to take that
+// away does not need the model to go.
 func (m *Manager) Remove(ctx context.Context, name string) (*Job, error) {
+	if s, ok := m.Model(name); ok && s.Name != name {
+		return nil, &tier.InvalidError{
+			Field: "name", Value: strconv.Quote(name), Rule: "must be a model's own name to remove it: it is an alias of " + strconv.Quote(s.Name),
+			Help: []string{
+				"To remove the alias alone, set it to no model: \"alias\": {\"name\": " + strconv.Quote(name) + ", \"model_name\": null}.",
+				"To remove the model, name " + strconv.Quote(s.Name) + ".",
+			},
+		}
+	}
 	return m.order(ctx, name, func(s *ModelStatus) tier.Move {
 		return tier.Move{From: s.Tier, To: tier.Storage}
 	}, core.Remove, func(c *control, o *core.Order, now time.Time) error { return c.core.Drop(o, now) })

@@ -67,7 +67,11 @@ func TestAlias_WhereverANameIsTaken_StandsForItsModel(t *testing.T) {
 		if !errors.Is(err, modeltier.ErrExists) || !strings.Contains(err.Error(), "alias") || !strings.Contains(strings.Join(tier.Suggestions(err), " "), "remove the alias") {
 			t.Errorf("a hot load takes the name: %v, %q", err, tier.Suggestions(err))
 		}
-		if err := order(t)(r.Remove(t.Context(), "chat")).Wait(t.Context()); err != nil {
+		_, err = r.Remove(t.Context(), "chat")
+		if !errors.Is(err, tier.ErrInvalid) || !strings.Contains(strings.Join(tier.Suggestions(err), " "), "the alias alone") {
+			t.Errorf("Remove of an alias: %v, %q", err, tier.Suggestions(err))
+		}
+		if err := order(t)(r.Remove(t.Context(), "a")).Wait(t.Context()); err != nil {
 			t.Errorf("Remove: %v", err)
 		}
 		if _, there := r.Model("a"); there {

@@ -122,6 +122,7 @@ func (d *digests) digest(ctx context.Context, name string) (*digest, error) {
 		return nil, err
 	}
 	defer lease.Release()
+	name = lease.Model().Name // it may have been an alias
 	weights, err := d.weights.Reader(name)
 	if err != nil {
 		return nil, err

@@ -119,6 +119,17 @@ func (s *site) object(t *testing.T, method, path string, body string) (int, map[
 	return status, v
 }
 
+func TestServer_DigestByAlias_IsTheModels(t *testing.T) {
+	s := newSite(t, "")
+	name := s.lib.models[0].Name
+	if status, a := s.object(t, "POST", "/", `{"alias": {"name": "nickname", "model_name": "`+name+`"}}`); status != http.StatusOK {
+		t.Fatal(a)
+	}
+	if status, a := s.object(t, "GET", "/v1/models/nickname/digest", ""); status != http.StatusOK || a["model"] != name {
+		t.Errorf("%d %v", status, a)
+	}
+}
+
 // Each request that a new user is told to try does what it says.
 func TestServer_WhatItSaysToTry_Works(t *testing.T) {
 	s := newSite(t, "")
