@@ -547,9 +547,12 @@ func (m *Manager) Hint(model string, probability float64, within time.Duration) 
 // A name that is not known gives ErrNotFound. ReportCrash does not wait for
 // anything, and may be called from any goroutine, a Mover's included.
 func (m *Manager) ReportCrash(model string, cause error) error {
-	if _, ok := m.snap.Load().view.Library.Find(model); !ok {
+	lib := m.snap.Load().view.Library
+	i, ok := lib.Find(model)
+	if !ok {
 		return m.unknown(model)
 	}
+	model = lib.At(i).Name // not what an alias means when the loop comes to it
 	if cause == nil {
 		cause = errNoCause
 	}

@@ -278,3 +278,25 @@ func TestRestart_AliasesAndPins_AreAsTheyWereLeft(t *testing.T) {
 	m = start()
 	check(m, "ah", map[string]string{"chat": "b", "old": "b", "h2": "a"})
 }
+
+func TestRestart_NameOfARemovedModelIsAnAlias_StaysSo(t *testing.T) {
+	cfg := crashConfig(t.TempDir())
+	ctx := t.Context()
+	for i := range 3 {
+		m, err := modeltier.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if err := errors.Join(order(t)(m.Remove(ctx, "b")).Wait(ctx), m.SetAlias(ctx, "b", "a")); err != nil {
+				t.Error(err)
+			}
+		}
+		if s, ok := m.Model("b"); !ok || s.Name != "a" {
+			t.Errorf("start %d: b is %q, want the alias of a", i, s.Name)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

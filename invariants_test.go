@@ -617,7 +617,7 @@ func anything(t *rapid.T) {
 				t.Fatal(err)
 			case err == nil && there && s.Pinned != pinned:
 				t.Fatalf("%s is pinned %v, want %v", name, s.Pinned, pinned)
-			case err == nil:
+			case err == nil && there:
 				d := deed{Model: s.Name, Pinned: &pinned}
 				w.memoir = d.apply(w.memoir)
 			}

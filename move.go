@@ -198,7 +198,7 @@ func (c *control) stuck(mv *core.Move, err error) {
 // crashed takes up that a model left memory though it was not moved. Leases outlive
 // the intake, so they are told when that has stopped, too.
 func (c *control) crashed(model string, cause error) {
-	e, ok := c.core.Find(model)
+	e, ok := c.core.Named(model)
 	if !ok {
 		return
 	}

@@ -235,7 +235,7 @@ func (c *control) kept() kept {
 		// A model that was hot loaded under the name of a removed one is listed twice:
 		// what the configuration says of the name stays removed.
 		for name := range configured {
-			if e, there := c.core.Find(name); !there || e.HotAdded() {
+			if e, there := c.core.Named(name); !there || e.HotAdded() {
 				st.Removed = append(st.Removed, name)
 			}
 		}

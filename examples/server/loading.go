@@ -43,10 +43,7 @@ func loadingAt(w tier.Waiting) loading {
 // the model is loaded or waited for, how far that is.
 func (p *proxy) serveModel(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	for s := range p.m.Models() {
-		if s.Name != name {
-			continue
-		}
+	if s, ok := p.m.Model(name); ok {
 		entry := struct {
 			ID           string            `json:"id"`
 			Object       string            `json:"object"`

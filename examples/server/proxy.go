@@ -175,7 +175,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer use.End()
-	if req.Model == "" {
+	if req.Model != model { // it was selected, or an alias
 		body = renamed(body, model)
 	}
 	w.Header().Set("X-Model", model)

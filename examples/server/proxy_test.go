@@ -241,6 +241,25 @@ func TestProxy_Auto_EngineIsToldWhichModelAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestProxy_Alias_EngineIsToldTheModel(t *testing.T) {
+	f := newFront(t)
+	if err := f.m.SetAlias(t.Context(), "chat", "large"); err != nil {
+		t.Fatal(err)
+	}
+	res := f.post(t, t.Context(), "/v1/completions", `{"model":"chat","prompt":"x"}`)
+	if got, want := whole(t, res), `{"auth":"","type":"application/json","body":{"model":"large","prompt":"x"}}`; got != want {
+		t.Errorf("%d %s, want %s", res.StatusCode, got, want)
+	}
+	res, err := f.Client().Get(f.URL + "/v1/models/chat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got := whole(t, res); !strings.Contains(got, `"id":"large"`) {
+		t.Errorf("%d %s", res.StatusCode, got)
+	}
+}
+
 func TestProxy_Stream_LeaseHeldUntilItsEnd(t *testing.T) {
 	f := newFront(t)
 	ctx, leave := context.WithCancel(t.Context())

@@ -117,8 +117,8 @@ func wished(r *http.Request, body []byte) (modeltier.Request, error) {
 	return req, nil
 }
 
-// renamed is the body of a request for "auto" with the model that was selected,
-// and without what was for us. The body is known to be a JSON object.
+// renamed is the body of a request for "auto", or for an alias, with the model that
+// serves it, and without what was for us. The body is known to be a JSON object.
 func renamed(body []byte, model string) []byte {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(body, &fields) != nil {

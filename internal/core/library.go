@@ -57,10 +57,17 @@ func (c *Core) Entries() []*Entry { return c.entries }
 
 // Find returns the entry of that name or alias.
 func (c *Core) Find(name string) (*Entry, bool) {
-	e, ok := c.byName[name]
+	e, ok := c.Named(name)
 	if !ok {
 		e, ok = c.byName[c.aliases[name]]
 	}
+	return e, ok
+}
+
+// Named returns the entry of that name. What was decided about a model that is gone by
+// now is not about the one that its name has become an alias of.
+func (c *Core) Named(name string) (*Entry, bool) {
+	e, ok := c.byName[name]
 	return e, ok
 }
 

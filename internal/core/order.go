@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -150,8 +151,12 @@ func (c *Core) carryUnloads(now time.Time) {
 		case e.phase == removed || e.leaving() || e.fate == pendingRemoval:
 			c.endUnload(o, unknown(e))
 		case e.Stuck(), e.phase == resting && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0:
+			err := c.unload(o, now)
+			if errors.Is(err, tier.ErrInUse) && now.Before(o.Until) {
+				continue // a lease has come in between
+			}
 			c.forgetUnload(o)
-			if err := c.unload(o, now); err != nil {
+			if err != nil {
 				c.endOrder(o, err)
 			}
 		case !now.Before(o.Until):
@@ -226,9 +231,9 @@ func (c *Core) endOrder(o *Order, err error) {
 		m := e.Model
 		m.Home = o.To
 		c.Amend(e, m)
-		e.sent = true
+		e.sent = e.demand == nil // else a request has come since
 	case o.Kind == Unload && err == nil:
-		e.sent, e.homeward = true, false
+		e.sent, e.homeward = e.demand == nil, false
 	case gone && e.fate == replaced && (o.Kind == HotLoad && err != nil || o.Kind == Remove && err == nil && e.successor != nil):
 		// carryFates goes on with it.
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && gone:

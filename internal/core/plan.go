@@ -312,7 +312,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 func (c *Core) resolve(q *Question, steps []tier.Step) ([]*step, error) {
 	out := make([]*step, len(steps))
 	for i, s := range steps {
-		e, ok := c.Find(s.Model.Name)
+		e, ok := c.Named(s.Model.Name)
 		switch {
 		case !ok:
 			return nil, &tier.NotFoundError{What: "model", Name: s.Model.Name}
@@ -691,7 +691,7 @@ func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
 	steps := p.Steps
 	if !q.ordered {
 		steps = slices.DeleteFunc(slices.Clone(steps), func(s tier.Step) bool {
-			e, ok := c.Find(s.Model.Name)
+			e, ok := c.Named(s.Model.Name)
 			return ok && e.sent && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
 		})
 	}

@@ -119,7 +119,7 @@ func (c *Core) goesFirst(x *demand, now time.Time) *Entry {
 func (c *Core) Reclaim(steps []tier.Step, v *tier.View, since Epoch) {
 	for i := range steps {
 		s := &steps[i]
-		if e, ok := c.Find(s.Model.Name); ok && e.sticky && s.To == tier.Swap {
+		if e, ok := c.Named(s.Model.Name); ok && e.sticky && s.To == tier.Swap {
 			s.To, s.Keep, s.Leave = tier.Storage, 0, 0
 			s.Why += "; what it was to give back before stayed"
 		}
