@@ -42,9 +42,10 @@ const (
 	fleetRuntime = 24 * tier.MiB // what an engine has beside its weights: 14 were seen
 	fleetClients = 64
 	fleetTime    = 75 * time.Second
-	// maxFleetStarts is how often an engine that maps its weights may be started: 2 to 4
-	// times were seen, and 27 where frozen engines were stopped for room that came anyway.
-	maxFleetStarts = 12
+	// maxFleetStarts is how often an engine that maps its weights may be started. What ten
+	// frozen engines keep and what outsiders take do not fit together, so that some have
+	// to be stopped: 8 to 34 times were seen.
+	maxFleetStarts = 60
 	// fleetOwn is for what is in the cgroup beside engines and what the hog takes: 27
 	// MiB of the server, 3 of the hog's program, 1 of the shells that watch engines and
 	// 6 of the kernel were seen.
