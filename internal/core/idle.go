@@ -3,6 +3,7 @@ package core
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -257,4 +258,40 @@ func (c *Core) staysIdle(e *Entry, short bool, now time.Time) {
 	i.refused++
 	e.sent = false
 	c.mark(changed)
+}
+
+// plannedIdle begins to carry out a plan for whose end no request waits. Unless
+// their owner asked for it, models that the owner or idleness sent down, and that no
+// request came for since, stay there.
+func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
+	if len(c.demands) > 0 || c.planned() || !c.background {
+		return nil
+	}
+	steps := p.Steps
+	if !q.ordered {
+		steps = slices.DeleteFunc(slices.Clone(steps), func(s tier.Step) bool {
+			e, ok := c.Named(s.Model.Name)
+			return ok && e.sent && (s.To > e.tier || s.To == e.tier && s.Keep > e.kept)
+		})
+	}
+	return c.carryOut(q, steps)
+}
+
+// carryOut begins a plan that is for no model's sake, and returns its steps.
+func (c *Core) carryOut(q *Question, steps []tier.Step) []tier.Step {
+	resolved, err := c.resolve(q, steps)
+	if err != nil || len(steps) == 0 {
+		return nil
+	}
+	p := &plan{steps: resolved}
+	if q.Idle {
+		p.purpose = forIdle
+	}
+	c.start(p)
+	out := make([]tier.Step, len(resolved))
+	for i, s := range resolved {
+		mv := tier.Move{Model: s.e.Model, From: s.from, To: s.to.tier, Keep: s.to.kept, Leave: s.to.left}
+		out[i] = tier.Step{Move: mv, Reason: s.reason, Why: s.why, Gain: steps[i].Gain}
+	}
+	return out
 }
