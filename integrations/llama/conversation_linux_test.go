@@ -225,7 +225,7 @@ func BenchmarkConversation(b *testing.B) {
 			saved = mover.Status().Engines[0].Conversation.Bytes
 		}
 		c.text = ""
-		c.more("x") // the next round begins anew
+		c.more("x") // the next round begins from the start
 		moved(b, mover, model, tier.RAM, tier.Storage)
 	}
 	b.ReportMetric(0, "ns/op")

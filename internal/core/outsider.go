@@ -69,7 +69,7 @@ type takings struct {
 	untaken tier.Bytes // of the room that they hold, what is not seen to be taken
 	level   tier.Bytes // what headroom falls to when all of it is taken
 	// gone is bytes that models gave back since headroom was last exact, came those that
-	// they were charged anew: a reading may show them or not, and may show fewer. moved:
+	// they were charged since: a reading may show them or not, and may show fewer. moved:
 	// some of it since the last reading.
 	gone, came tier.Bytes
 	moved      bool

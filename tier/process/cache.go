@@ -65,7 +65,7 @@ func (m *Mover) Uncache(ctx context.Context, model string, n tier.Bytes) error {
 		m.mu.Unlock()
 		return context.Cause(ctx)
 	}
-	// Whoever calls has less time than a save may take. Only a move ends the stop, or Close.
+	// The caller has less time than a save may take. Only a move ends the stop, or Close.
 	stop, files := m.take(context.WithoutCancel(ctx), s), m.spare(s)
 	s.aside = make(chan struct{})
 	m.mu.Unlock()

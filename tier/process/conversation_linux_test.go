@@ -258,7 +258,7 @@ func TestConversation_WantedBackWhileItIsSaved_IsThere(t *testing.T) {
 }
 
 // A save that is under way when less time is left than it takes goes on: to drop weights
-// has seconds, and whoever closes wants the conversation.
+// has seconds, and at a Close the conversation is wanted.
 func TestConversation_CallEndsWhileItIsSaved_IsSavedAllTheSame(t *testing.T) {
 	for name, end := range map[string]struct {
 		from  tier.Tier // where the model is
