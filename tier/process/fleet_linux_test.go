@@ -26,6 +26,9 @@ import (
 // fleetDir tells the server where its models are. All that it starts inherits it.
 const fleetDir = "MODELTIER_TEST_FLEET"
 
+// fleetCalm tells it that there are no outsiders, and no models of the daemon's.
+const fleetCalm = "MODELTIER_TEST_FLEET_CALM"
+
 // fleetDaemon tells it the cgroup and the folder of the daemon that runs some of them.
 const fleetDaemon = "MODELTIER_TEST_FLEET_DAEMON"
 
@@ -44,8 +47,9 @@ const (
 	fleetTime    = 75 * time.Second
 	// maxFleetStarts is how often an engine that maps its weights may be started. What ten
 	// frozen engines keep and what outsiders take do not fit together, so that some have
-	// to be stopped: 8 to 34 times were seen.
+	// to be stopped: 8 to 34 times were seen. Without outsiders, eight fit.
 	maxFleetStarts = 60
+	maxCalmStarts  = 12
 	// fleetOwn is for what is in the cgroup beside engines and what the hog takes: 27
 	// MiB of the server, 3 of the hog's program, 1 of the shells that watch engines and
 	// 6 of the kernel were seen.
@@ -81,7 +85,16 @@ func TestFleet_64Clients_NoKillNoOrphanNoWrongAnswer(t *testing.T) {
 	}
 }
 
-func testFleet(t *testing.T, version int) {
+// TestFleet_NoOutsiders_FrozenEnginesAreNotStartedAgain is the same without outsiders:
+// the engines that map their weights are frozen and thawed, and hardly ever stopped.
+func TestFleet_NoOutsiders_FrozenEnginesAreNotStartedAgain(t *testing.T) {
+	if os.Getenv("MODELTIER_LONG") == "" {
+		t.Skip("takes a minute: MODELTIER_LONG=1 runs it")
+	}
+	testFleet(t, 1, fleetCalm+"=1")
+}
+
+func testFleet(t *testing.T, version int, env ...string) {
 	c, dir := newCage(t, version, fleetMachine), t.TempDir()
 	for i := range fleetModels {
 		writeWeights(t, filepath.Join(dir, fmt.Sprint(i)), i)
@@ -104,7 +117,7 @@ func testFleet(t *testing.T, version int) {
 	}
 	hogSaid := c.start(hog)
 	server := exec.Command(os.Args[0], "-test.v", "-test.run=^TestFleetServer$")
-	server.Env = append(os.Environ(), mark, fleetDaemon+"="+d.dir+":"+d.files)
+	server.Env = append(append(os.Environ(), mark, fleetDaemon+"="+d.dir+":"+d.files), env...)
 	serverSaid := c.start(server)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Wait() }()
@@ -232,16 +245,19 @@ func TestFleetServer(t *testing.T) {
 	defer cancel()
 	front := httptest.NewServer(m.Handler())
 	defer front.Close()
-	f := &fleet{t: t, Manager: m, url: front.URL, mover: r.Mover, began: began, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: fleetClients}}}
+	f := &fleet{t: t, models: fleetModels, starts: maxFleetStarts, outsiders: fleetOutsiders, Manager: m, url: front.URL, mover: r.Mover, began: began, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: fleetClients}}}
+	if os.Getenv(fleetCalm) != "" {
+		f.models, f.starts, f.outsiders = fleetStopped, maxCalmStarts, 0
+	}
 	var clients sync.WaitGroup
 	for range fleetClients {
 		clients.Go(func() {
 			for ctx.Err() == nil {
-				f.ask(ctx, rand.IntN(fleetModels))
+				f.ask(ctx, rand.IntN(f.models))
 			}
 		})
 	}
-	for range fleetOutsiders {
+	for range f.outsiders {
 		clients.Go(func() { f.outsider(ctx) })
 	}
 	look := time.NewTicker(100 * time.Millisecond)
@@ -267,11 +283,12 @@ func TestFleetServer(t *testing.T) {
 // fleet is a Manager of engines under load, and what its clients have seen.
 type fleet struct {
 	*modeltier.Manager
-	t     *testing.T
-	mover *Mover
-	http  *http.Client
-	url   string // where its Handler answers
-	began time.Time
+	models, outsiders, starts int // that are asked for, that take room, that each engine may have
+	t                         *testing.T
+	mover                     *Mover
+	http                      *http.Client
+	url                       string // where its Handler answers
+	began                     time.Time
 
 	answers [fleetModels][3]atomic.Int64   // in each third of the time
 	left    [fleetModels]atomic.Int64      // clients that did not wait for the answer
@@ -363,7 +380,7 @@ func (f *fleet) report() {
 	for _, e := range f.mover.Status().Engines {
 		engines[e.Name] = e
 	}
-	for i := range fleetModels {
+	for i := range f.models {
 		var thirds [3]int64
 		for third := range thirds {
 			if thirds[third] = f.answers[i][third].Load(); thirds[third] == 0 {
@@ -371,12 +388,12 @@ func (f *fleet) report() {
 			}
 		}
 		e := engines[fmt.Sprint(i)]
-		if i < fleetMapped && e.Starts > maxFleetStarts {
+		if i < fleetMapped && e.Starts > f.starts {
 			f.t.Errorf("the engine of model %d was started %d times: it is to be frozen and thawed", i, e.Starts)
 		}
 		f.t.Logf("model %d: %d answers, %d clients left; %d starts, took %v at most, now %s %s %s", i, thirds, f.left[i].Load(), e.Starts, e.Peak, e.State, e.Standby, e.Note)
 	}
-	for i, way := range roomWays {
+	for i, way := range roomWays[:min(len(roomWays), f.outsiders)] {
 		var thirds [3]int64
 		for third := range thirds {
 			if thirds[third] = f.given[i][third].Load(); thirds[third] == 0 {
