@@ -60,14 +60,8 @@ func (m *Manager) answerSelect(ctx context.Context, req *Request) []byte {
 func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 	switch op := op.(type) {
 	case *wire.HotLoad:
-		if m.cfg.ModelDir != "" && op.Path != "" {
-			for _, path := range append([]*string{&op.Path}, pointers(op.Parts)...) {
-				resolved, err := hotload.Resolve(m.cfg.ModelDir, *path, m.cfg.Follow...)
-				if err != nil {
-					return nil, err
-				}
-				*path = resolved
-			}
+		if err := m.resolve(&op.Model); err != nil {
+			return nil, err
 		}
 		job, err := m.HotLoad(ctx, op.Model)
 		if err != nil {
@@ -127,6 +121,31 @@ func moveStarted(job *Job, err error) ([]byte, error) {
 		return nil, err
 	}
 	return wire.MoveStarted(wireJob(job)), nil
+}
+
+// resolve takes the paths of a model from the model folder, if there is one.
+func (m *Manager) resolve(model *tier.Model) error {
+	if m.cfg.ModelDir == "" || model.Path == "" {
+		return nil
+	}
+	within := func(path string) (string, error) { return hotload.Resolve(m.cfg.ModelDir, path, m.cfg.Follow...) }
+	for _, path := range append([]*string{&model.Path}, pointers(model.Parts)...) {
+		resolved, err := within(*path)
+		if err != nil {
+			return err
+		}
+		*path = resolved
+	}
+	said := model.Digests
+	model.Digests = make(map[string]tier.Digest, len(said))
+	for path, d := range said {
+		resolved, err := within(path)
+		if err != nil {
+			return err
+		}
+		model.Digests[resolved] = d
+	}
+	return nil
 }
 
 func pointers(list []string) (out []*string) {

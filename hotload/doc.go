@@ -9,7 +9,8 @@
 //
 // A model is a set of files. This package alone decides which: sets.go groups shards,
 // hub.go chooses among what a model hub's folder holds, projector.go pairs projectors,
-// hubcache.go and ollama.go know two stores, leftover.go what is none of a model.
+// hubcache.go and ollama.go know two stores, leftover.go what is none of a model, digests.go
+// what files should hold.
 //
 // It does not move weights, decide anything, or start a goroutine: callers wait.
 // Headers are checked and weights are not read: a file of the right length with wrong

@@ -136,6 +136,8 @@ type folder struct {
 	bases      map[string]bool // what its models are called without their quantisation
 	pipeline   *group          // that its subfolders are parts of
 
+	sums map[string]tier.Digest // what lists in it say of its files, by name; nil: not asked for
+
 	manifests bool      // its files are manifests of Ollama's store
 	tags      []*folder // of Ollama's store: those with its manifests
 

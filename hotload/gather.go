@@ -15,7 +15,8 @@ import (
 // Gather returns the models with what belongs to them: where a model names no Parts,
 // Path becomes the entry of the set that it names a file, the index or the folder of,
 // and Parts the rest of it, with a projector; Size is what its files have, if that is
-// more than it says. The result shares no slice or map with the argument. errs has
+// more than it says. Digests are added that a cache's name for a file or a list beside
+// it tells, and those that were so added before are replaced. The result shares no slice or map with the argument. errs has
 // what is wrong with each model, a *FileError or nil: such a model is as it was.
 //
 // Of a model in the folder within, links that lead out of that and of the folders in
@@ -39,6 +40,7 @@ func Gather(models []tier.Model, within string, follow ...string) (out []tier.Mo
 		if m.Path != "" {
 			if whole, err := t.gather(m); err == nil {
 				m = whole
+				t.addDigests(&m)
 			} else {
 				errs[i] = err
 			}
@@ -50,7 +52,7 @@ func Gather(models []tier.Model, within string, follow ...string) (out []tier.Mo
 
 // clone returns the model with slices and a map of its own.
 func clone(m tier.Model) tier.Model {
-	m.Capabilities, m.Parts, m.Labels = slices.Clone(m.Capabilities), slices.Clone(m.Parts), maps.Clone(m.Labels)
+	m.Capabilities, m.Parts, m.Labels, m.Digests = slices.Clone(m.Capabilities), slices.Clone(m.Parts), maps.Clone(m.Labels), maps.Clone(m.Digests)
 	return m
 }
 

@@ -185,6 +185,7 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 			}
 			seen[real] = source
 			m := s.info.Model(path)
+			t.addDigests(&m)
 			if err := m.Validate(); err != nil {
 				t.skip(source, fmt.Sprintf("makes no valid model: %v", err))
 				continue

@@ -202,7 +202,7 @@ func fingerprints(folders []*folder) (prints map[string]fs.FileInfo, weights int
 		}
 		for i := range f.others {
 			file := &f.others[i]
-			if ext := filepath.Ext(file.path); ext == ".json" || ext == ".jinja" || f.manifests || isBlob(file.path) || isBranch(file.path) {
+			if ext := filepath.Ext(file.path); ext == ".json" || ext == ".jinja" || f.manifests || isBlob(file.path) || isBranch(file.path) || isSums(file.name()) {
 				if stat := file.info(); stat != nil {
 					prints[file.path] = stat
 				}
@@ -365,10 +365,19 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 }
 
 // differs compares with what is found at the same path later. Of a model that was
-// known before the watch, only the size is certain to come from its files.
+// known before the watch, only the size, and digests that say so, are certain to come
+// from its files.
 func (f *found) differs(later found) bool {
 	if f.files == nil {
-		return f.model.Size != later.model.Size
+		told := maps.Clone(later.model.Digests)
+		for path, d := range f.model.Digests {
+			if d.Source == "" {
+				delete(told, path) // its owner's goes before
+			}
+		}
+		was := maps.Clone(f.model.Digests)
+		maps.DeleteFunc(was, func(_ string, d tier.Digest) bool { return d.Source == "" })
+		return f.model.Size != later.model.Size || !maps.Equal(was, told)
 	}
 	return !reflect.DeepEqual(f.model, later.model) ||
 		!slices.EqualFunc(f.files, later.files, func(a, b file) bool { return a.path == b.path && same(a.stat, b.stat) })

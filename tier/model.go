@@ -1,9 +1,12 @@
 package tier
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +23,15 @@ const (
 	MaxLabels       = 256
 	MaxParts        = 10_000
 )
+
+// Digest is what the content of a file should be.
+type Digest struct {
+	// SHA256 is 64 lower-case hexadecimal digits.
+	SHA256 string `json:"sha256"`
+	// Source is the path of what says so; "": the model's owner. What a file says is
+	// looked for again whenever the model's parts are, what its owner says stays.
+	Source string `json:"source,omitempty"`
+}
 
 // ProjectorLabel is the label that names the part of a model that is its projector,
 // which lets it see or hear. Its value is one of Parts. Package hotload sets it.
@@ -48,6 +60,10 @@ type Model struct {
 	// what is at Path: the other shards of the set that a shard, an index or a folder
 	// belongs to, and a projector.
 	Parts []string
+	// Digests are what files of the model should hold, by Path, by one of Parts, or by a
+	// path in Path where that is a folder. A Manager adds what stands beside the files
+	// (hotload.Gather). Whether they are held against it says Config.Verify.
+	Digests map[string]Digest
 	// Size is the bytes of weights. Zero is allowed if Path can be measured.
 	Size Bytes
 	// Runtime is the bytes that serving needs beyond the weights: KV cache,
@@ -146,6 +162,7 @@ func (m *Model) Validate() error {
 		f.add("path", `""`, "must name the entry if there are parts")
 	}
 	f.count("labels", len(m.Labels), MaxLabels)
+	f.digests(m)
 	return errors.Join(f.errs...)
 }
 
@@ -189,6 +206,30 @@ func (f *faults) count(field string, n, maxCount int) (ok bool) {
 		f.add(field, fmt.Sprint(n, " of them"), fmt.Sprint("must be ", maxCount, " at most"))
 	}
 	return n <= maxCount
+}
+
+// digests checks what files should hold, up to the first fault.
+func (f *faults) digests(m *Model) {
+	if len(m.Digests) == 0 || !f.count("digests", len(m.Digests), MaxParts+1) {
+		return
+	}
+	files := make(map[string]bool, 1+len(m.Parts))
+	files[m.Path] = m.Path != ""
+	for _, part := range m.Parts {
+		files[part] = true
+	}
+	below := strings.TrimSuffix(m.Path, string(filepath.Separator)) + string(filepath.Separator)
+	for _, path := range slices.Sorted(maps.Keys(m.Digests)) {
+		switch sum := m.Digests[path].SHA256; {
+		case !files[path] && (m.Path == "" || !strings.HasPrefix(path, below)):
+			f.add("digests", shorten(path), "must name the path, a part, or a file in the path")
+		case len(sum) != 2*sha256.Size || strings.Trim(sum, "0123456789abcdef") != "":
+			f.add("digests", shorten(sum), "must be a SHA-256 digest in 64 lower-case hexadecimal digits")
+		default:
+			continue
+		}
+		return
+	}
 }
 
 // CheckName returns nil if name is printable UTF-8 of 1 to MaxNameLength bytes, and

@@ -136,6 +136,25 @@ func TestModel_Validate_NamesEveryFaultAtOnce(t *testing.T) {
 	}
 }
 
+func TestModel_Validate_DigestsAreOfItsFilesAndSHA256(t *testing.T) {
+	sum := strings.Repeat("0a", 32)
+	for path, want := range map[string]bool{"/m/a.gguf": true, "/m/b.gguf": true, "/m/c.gguf": false, "": false, "/m": false, "/m/a.gguf/x": true, "/m/a.gguf2": false} {
+		m := Model{Name: "m", Path: "/m/a.gguf", Parts: []string{"/m/b.gguf"}, Digests: map[string]Digest{path: {SHA256: sum}}}
+		if err := m.Validate(); (err == nil) != want {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	for digest, want := range map[string]bool{sum: true, sum + "00": false, sum[2:]: false, strings.ToUpper(sum): false, "g" + sum[1:]: false, "": false} {
+		m := Model{Name: "m", Path: "a", Digests: map[string]Digest{"a": {SHA256: digest}}}
+		if err := m.Validate(); (err == nil) != want {
+			t.Errorf("%q: %v", digest, err)
+		}
+	}
+	if err := (&Model{Name: "m", Size: 1, Digests: map[string]Digest{"": {SHA256: sum}}}).Validate(); err == nil {
+		t.Error("a digest of no file is valid")
+	}
+}
+
 func TestLimits_ZeroIsTheDefaultAndNoneIsNothing(t *testing.T) {
 	if got := (Limits{}).OrElse(DefaultLimits()); got != DefaultLimits() {
 		t.Errorf("%+v", got)

@@ -255,17 +255,18 @@ type record struct {
 // modelRecord is separate from tier.Model, so that either can change without the
 // other.
 type modelRecord struct {
-	Name         string            `json:"name"`
-	Path         string            `json:"path,omitempty"`
-	Parts        []string          `json:"parts,omitempty"`
-	Size         tier.Bytes        `json:"size"`
-	Runtime      tier.Bytes        `json:"runtime,omitempty"`
-	Home         tier.Tier         `json:"home"`
-	Capabilities []string          `json:"capabilities,omitempty"`
-	Quality      float64           `json:"quality,omitempty"`
-	Pinned       bool              `json:"pinned,omitempty"`
-	KeepAlive    time.Duration     `json:"keep_alive_ns,omitempty"`
-	Labels       map[string]string `json:"labels,omitempty"`
+	Name         string                 `json:"name"`
+	Path         string                 `json:"path,omitempty"`
+	Parts        []string               `json:"parts,omitempty"`
+	Digests      map[string]tier.Digest `json:"digests,omitempty"`
+	Size         tier.Bytes             `json:"size"`
+	Runtime      tier.Bytes             `json:"runtime,omitempty"`
+	Home         tier.Tier              `json:"home"`
+	Capabilities []string               `json:"capabilities,omitempty"`
+	Quality      float64                `json:"quality,omitempty"`
+	Pinned       bool                   `json:"pinned,omitempty"`
+	KeepAlive    time.Duration          `json:"keep_alive_ns,omitempty"`
+	Labels       map[string]string      `json:"labels,omitempty"`
 }
 
 // encode returns the content of a state file.
@@ -273,6 +274,7 @@ func encode(st State, generation uint64, now time.Time) ([]byte, error) {
 	rec := record{Generation: generation, Saved: now.UTC(), State: st, Models: make([]modelRecord, len(st.Models))}
 	for i, m := range st.Models {
 		m.Path, m.Parts, m.Labels = pack(m.Path), eachString(m.Parts, pack), mapStrings(m.Labels, pack)
+		m.Digests = mapDigests(m.Digests, pack)
 		rec.Models[i] = modelRecord(m)
 	}
 	buf := bytes.NewBuffer(make([]byte, headerLength))
@@ -308,6 +310,7 @@ func decode(data []byte) (rec record, err error) {
 	rec.State.Models = make([]tier.Model, len(rec.Models))
 	for i, m := range rec.Models {
 		m.Path, m.Parts, m.Labels = unpack(m.Path), eachString(m.Parts, unpack), mapStrings(m.Labels, unpack)
+		m.Digests = mapDigests(m.Digests, unpack)
 		rec.State.Models[i] = tier.Model(m)
 	}
 	if err == nil && rec.Generation == 0 {
@@ -356,6 +359,19 @@ func mapStrings(m map[string]string, f func(string) string) map[string]string {
 	out := make(map[string]string, len(m))
 	for k, v := range m {
 		out[f(k)] = f(v)
+	}
+	return out
+}
+
+// mapDigests applies f to every path.
+func mapDigests(m map[string]tier.Digest, f func(string) string) map[string]tier.Digest {
+	if m == nil {
+		return nil
+	}
+	out := make(map[string]tier.Digest, len(m))
+	for path, d := range m {
+		d.Source = f(d.Source)
+		out[f(path)] = d
 	}
 	return out
 }

@@ -68,6 +68,7 @@ func drawState(t *rapid.T) State {
 			Name:         name.Draw(t, "name"),
 			Path:         anyText.Draw(t, "path"),
 			Parts:        rapid.SliceOfN(anyText, 0, 3).Draw(t, "parts"),
+			Digests:      rapid.MapOfN(anyText, rapid.Map(anyText, func(s string) tier.Digest { return tier.Digest{SHA256: "00ff", Source: s} }), 0, 3).Draw(t, "digests"),
 			Size:         tier.Bytes(rapid.Int64Range(1, 1<<62).Draw(t, "size")),
 			Runtime:      tier.Bytes(rapid.Int64Range(0, 1<<60).Draw(t, "runtime")),
 			Home:         tier.Tier(rapid.IntRange(0, 2).Draw(t, "home")),

@@ -189,6 +189,16 @@ func labels(field string, raw []byte) (map[string]string, error) {
 	})
 }
 
+// digests reads what files should hold, by path.
+func digests(field string, raw []byte) (map[string]tier.Digest, error) {
+	out := make(map[string]tier.Digest)
+	return out, eachField(field, raw, func(path string, value []byte) error {
+		sum, err := text("digest of "+strconv.Quote(excerpt([]byte(path))), value)
+		out[path] = tier.Digest{SHA256: sum}
+		return err
+	})
+}
+
 func number(field string, raw []byte) (float64, error) {
 	f, err := strconv.ParseFloat(string(raw), 64)
 	if err != nil { // another type, or out of the range of a float64

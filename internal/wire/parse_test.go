@@ -23,8 +23,8 @@ func TestParse_EveryOperation_IsRead(t *testing.T) {
 		}},
 		`{"preferred_model": "a", "fallback": "auto"}`: &Select{tier.Request{Preferred: "a", Fallback: true}},
 		`{"fallback": "auto"}`:                         &Select{},
-		`{"hot_load": {"model_config": {"labels": {"k": "v"}, "pinned": true, "quality": 0.5, "path": "p", "parts": ["q", "r"], "capabilities": ["c"], "tier": "swap", "runtime_gb": 0.25, "size_gb": 1.5}, "model_name": "x"}}`: &HotLoad{tier.Model{
-			Name: "x", Size: 3 * tier.GiB / 2, Runtime: tier.GiB / 4, Home: tier.Swap, Capabilities: []string{"c"}, Path: "p", Parts: []string{"q", "r"}, Quality: 0.5, Pinned: true, Labels: map[string]string{"k": "v"},
+		`{"hot_load": {"model_config": {"labels": {"k": "v"}, "pinned": true, "quality": 0.5, "path": "p", "parts": ["q", "r"], "digests": {"q": "00ff"}, "capabilities": ["c"], "tier": "swap", "runtime_gb": 0.25, "size_gb": 1.5}, "model_name": "x"}}`: &HotLoad{tier.Model{
+			Name: "x", Size: 3 * tier.GiB / 2, Runtime: tier.GiB / 4, Home: tier.Swap, Capabilities: []string{"c"}, Path: "p", Parts: []string{"q", "r"}, Digests: map[string]tier.Digest{"q": {SHA256: "00ff"}}, Quality: 0.5, Pinned: true, Labels: map[string]string{"k": "v"},
 		}},
 		`{"hot_load": {"model_name": "x", "model_config": {"path": "p", "tier": "ram", "capabilities": []}}}`: &HotLoad{tier.Model{
 			Name: "x", Home: tier.RAM, Capabilities: []string{}, Path: "p",

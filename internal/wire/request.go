@@ -221,6 +221,7 @@ func parseHotLoad(raw []byte) (*HotLoad, error) {
 		{"capabilities", into(&m.Capabilities, texts)},
 		{"path", into(&m.Path, text)},
 		{"parts", into(&m.Parts, texts)},
+		{"digests", into(&m.Digests, digests)},
 		{"quality", into(&m.Quality, quality)},
 		{"pinned", into(&m.Pinned, flag)},
 		{"labels", into(&m.Labels, labels)},
