@@ -101,7 +101,7 @@ func TestBigModelChild(t *testing.T) {
 		}
 	}
 	// A digest reads the file from its start, beside the mapping.
-	r, err := mover.Reader("big")
+	r, err := mover.Weights("big")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@
 //	defer lease.Release()
 //	serve(lease.Model())
 //
+// What serves it, such as an engine in this process, is what [Instance] returns.
 // The parts that decide and act are interfaces of package tier, each with a
 // default: [Selector] (package selector), [Placement] (package optimizer),
 // [MemoryProbe] (package safety) and [Mover] (package tier/mapped).

@@ -19,9 +19,11 @@ type gate struct {
 	// stay is that of the leases which enter. A lease takes it once it is counted,
 	// and it changes only while no request can enter, or for one of the same loss.
 	stay atomic.Pointer[stay]
-	loss *loss // the loop's; of the leases from now on
-	e    *entry
-	m    *Manager
+	// The loop's, of the leases from now on.
+	loss     *loss
+	instance *instance
+	e        *entry
+	m        *Manager
 }
 
 // loss tells the leases of a model that it crashed. The gate gets a new one when
@@ -65,7 +67,7 @@ func stripes() int {
 }
 
 func newGate(m *Manager, e *entry) *gate {
-	return &gate{cells: make([]cell, m.stripes), e: e, m: m, loss: newLoss()}
+	return &gate{cells: make([]cell, m.stripes), e: e, m: m, loss: newLoss(), instance: new(instance)}
 }
 
 func newLoss() *loss { return &loss{done: make(chan struct{})} }
@@ -76,7 +78,7 @@ func (g *gate) settle() *stay {
 		g.loss = newLoss()
 	}
 	e := g.e.core
-	s := &stay{m: g.m, gate: g, loss: g.loss, model: e.Model, tier: e.Tier(), kept: e.Kept()}
+	s := &stay{m: g.m, gate: g, loss: g.loss, instance: g.instance, model: e.Model, tier: e.Tier(), kept: e.Kept()}
 	if s.tier == tier.RAM {
 		s.kept = s.model.Size
 	}

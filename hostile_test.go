@@ -163,6 +163,12 @@ func (h hostileMover) Forecast(*tier.Model) (takes, seen tier.Bytes) {
 	}
 	return 0, 0
 }
+func (h hostileMover) Instance(string) any {
+	if h.v.act("mover.Instance") {
+		return h.v.act // which cannot be compared
+	}
+	return nil
+}
 func (h hostileMover) PartStatus() any { return h.v.status("mover") }
 func (h hostileMover) Close() error    { return h.v.close("mover") }
 
@@ -290,7 +296,7 @@ func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 // hostileMethods lists every method that a Manager may call.
 var hostileMethods = []string{
 	"mover.Move", "mover.Divisible", "mover.Leaves", "mover.InPlace", "mover.FileBacked", "mover.CheckModel", "mover.Resident",
-	"mover.Footprint", "mover.Cached", "mover.Uncache", "mover.Forecast", "mover.PartStatus", "mover.Close",
+	"mover.Footprint", "mover.Cached", "mover.Uncache", "mover.Forecast", "mover.Instance", "mover.PartStatus", "mover.Close",
 	"probe.Memory", "probe.Over", "probe.PartStatus", "probe.Close",
 	"selector.Select", "selector.Accessed", "selector.Moved", "selector.Reported", "selector.PartStatus", "selector.Close",
 	"placement.Plan", "placement.Accessed", "placement.Moved", "placement.Reported", "placement.Hint", "placement.Worth",
@@ -376,6 +382,9 @@ func abuse(t *testing.T, v *villain, stateDir string) {
 				})
 				if err == nil {
 					l.Report(tier.Outcome{Scored: true, Score: math.NaN()})
+					if _, ok := modeltier.Instance[int](l); ok {
+						t.Error("a lease has an instance that no mover made")
+					}
 					time.Sleep(time.Duration(100*i) * time.Millisecond)
 				} else if tier.Code(err) == "internal" && !errors.Is(err, tier.ErrPanic) {
 					t.Errorf("an error without a code: %v", err)

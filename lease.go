@@ -24,12 +24,13 @@ type Lease struct {
 // stay is what the leases share that a model gives while it stays where it is.
 // It is never changed once a lease has it.
 type stay struct {
-	m     *Manager
-	gate  *gate
-	loss  *loss
-	model tier.Model
-	tier  tier.Tier
-	kept  tier.Bytes // of the weights, present in memory
+	m        *Manager
+	gate     *gate
+	loss     *loss
+	instance *instance
+	model    tier.Model
+	tier     tier.Tier
+	kept     tier.Bytes // of the weights, present in memory
 }
 
 // Model returns the model that is leased.

@@ -34,6 +34,7 @@ type Manager struct {
 	resident    tier.Resident
 	cacher      tier.Cacher
 	footprinter tier.Footprinter
+	instancer   tier.Instancer
 
 	start    time.Time // the epoch of the access log
 	stripes  int
@@ -161,6 +162,7 @@ func New(cfg Config) (*Manager, error) {
 	m.resident, _ = cfg.Mover.(tier.Resident)
 	m.cacher, _ = cfg.Mover.(tier.Cacher)
 	m.footprinter, _ = cfg.Mover.(tier.Footprinter)
+	m.instancer, _ = cfg.Mover.(tier.Instancer)
 	for _, p := range []struct {
 		part   any
 		plugin *plugin

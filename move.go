@@ -148,6 +148,7 @@ func moveError(ctx context.Context, mv *tier.Move, err error) error {
 
 func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved tier.Moved) {
 	delete(c.moves, mv)
+	c.shared[mv.Entry].gate.instance = new(instance)
 	if !mv.Down() {
 		c.loaded = c.loaded.Plus(g.work.Job().Progress().Done)
 	}

@@ -191,6 +191,16 @@ type Forecaster interface {
 	Forecast(m *Model) (takes, seen Bytes)
 }
 
+// Instancer is offered by a Mover whose models are served by something that a
+// program can hold: a mapping, an engine in this process, the address of one that is not.
+type Instancer interface {
+	// Instance returns what serves the model where it is, or nil: the model is unknown, or
+	// in a tier where nothing serves it. The holders of leases use what it returns, on
+	// any goroutine, until the model moves. It returns at once, and is called with no lock
+	// held, concurrently with moves of other models.
+	Instance(model string) any
+}
+
 // Divider is offered by a Mover that can leave a part of a model present in
 // Swap. A mover without it moves whole models.
 type Divider interface {

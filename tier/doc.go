@@ -21,6 +21,7 @@
 //	            Leaver            no part of a model stays in storage     any goroutine, returns at once
 //	            InPlacer          models are served from ram only         any goroutine, returns at once
 //	            FileBacker        swap needs memory or a swap device      any goroutine, returns at once
+//	            Instancer         a lease has no Instance                 any goroutine, returns at once
 //	            ModelChecker      every valid model is accepted           any goroutine, returns at once
 //	Probe       Overlay           it reads the bytes itself               once, before the first Memory
 //	Placement   Valuer            the least recently used gives way       as Plan is
@@ -35,7 +36,8 @@
 // "Any goroutine" means concurrently with Move and with each other. BinaryMarshaler
 // is that of package encoding, together with its BinaryUnmarshaler. The doc of each
 // interface is its contract; the suites of tier/tiertest check those that a part
-// has. The examples of [Mover] show a Mover with none of them and one with several.
+// has. The examples of [Mover] show a Mover with none of them and one with several;
+// [MoverFrom] makes one of the functions of an engine in this process.
 // An error of a part may be a [Coder] and a [Suggester]; the Manager then passes on
 // its word and its advice.
 //

@@ -38,17 +38,10 @@ func run(args []string, out io.Writer) error {
 }
 
 func embed(ctx context.Context, path string, out io.Writer) error {
-	// The Mover moves the bytes and later returns the mapped weights. Without one in
-	// its Config, the Manager makes one like this.
-	weights, err := mapped.New(mapped.Options{})
-	if err != nil {
-		return err
-	}
 	// A library of one model. Config.Limits says how much memory models may take; the
 	// defaults suit a board with 8 GiB.
 	manager, err := modeltier.New(modeltier.Config{
 		Models: []tier.Model{{Name: "mine", Path: path, Capabilities: []string{"text-generation"}}},
-		Mover:  weights,
 	})
 	if err != nil {
 		return err
@@ -65,9 +58,14 @@ func embed(ctx context.Context, path string, out io.Writer) error {
 	// As long as the lease is held, the model stays where it is.
 	defer lease.Release()
 
+	// What serves the model is what its Mover made of it: by default, mapped files.
+	weights, ok := modeltier.Instance[*mapped.Weights](lease)
+	if !ok {
+		return errors.New("the model has left by itself")
+	}
 	// An engine would run here. Each slice is one mapped file of the model: read-only,
 	// and not to be used after the release.
-	files, err := weights.Bytes(lease.Model().Name)
+	files, err := weights.Bytes()
 	if err != nil {
 		return err
 	}

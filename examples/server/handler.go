@@ -123,7 +123,7 @@ func (d *digests) digest(ctx context.Context, name string) (*digest, error) {
 	}
 	defer lease.Release()
 	name = lease.Model().Name // it may have been an alias
-	weights, err := d.weights.Reader(name)
+	weights, err := d.weights.Weights(name)
 	if err != nil {
 		return nil, err
 	}

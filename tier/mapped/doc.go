@@ -16,9 +16,8 @@
 // next load reads only what is gone. [Mover.Cached] counts such bytes, and
 // [Mover.Uncache] drops them when the memory is needed.
 //
-// The three names that matter: [Mover] moves models, [Mover.Bytes] returns the
-// weights of a leased model, and [Mover.Status] tells which calls are in use and
-// what could not be done.
+// The three names that matter: [Mover] moves models, [Weights] are those of a leased
+// model, and [Mover.Status] tells which calls are in use and what could not be done.
 //
 // Loads measure how each device is read fastest (how many reads at once, through
 // the mapping or with pread). Calls that a kernel may lack (MADV_POPULATE_READ

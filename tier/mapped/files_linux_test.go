@@ -106,7 +106,7 @@ func storm(t *testing.T, take func(*system)) {
 	for range 2 {
 		buf := make([]byte, size/2)
 		loop(func(int) {
-			if r, err := m.Reader("m"); err == nil {
+			if r, err := m.Weights("m"); err == nil {
 				for off := int64(0); off < r.Size() && err == nil; off += size / 4 {
 					_, err = r.ReadAt(buf, off)
 				}

@@ -230,7 +230,7 @@ func TestChanged_FileUnderAMapping_IsToldByEveryUse(t *testing.T) {
 			mod := model(t, "m", 2*tier.MiB+odd)
 			m := newTestMover(t, newSystem(), Options{})
 			mustMove(t, m, mod, tier.RAM, 0)
-			r, err := m.Reader("m")
+			r, err := m.Weights("m")
 			must(t, err)
 			s.do(t, mod.Path)
 			_, byBytes := m.Bytes("m")

@@ -125,7 +125,7 @@ func TestMove_FilesBeyond4GiB_AreReadAtTheirEnd(t *testing.T) {
 	m := newTestMover(t, newSystem(), Options{})
 	mod := tier.Model{Name: "m", Path: dir, Size: tier.Bytes(2 * size)}
 	mustMove(t, m, mod, tier.Swap, tier.MiB)
-	r, err := m.Reader("m")
+	r, err := m.Weights("m")
 	must(t, err)
 	for _, end := range []int64{size, 2 * size} {
 		got := make([]byte, len(want))

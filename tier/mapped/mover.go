@@ -64,6 +64,7 @@ var _ interface {
 	tier.Leaver
 	tier.InPlacer
 	tier.FileBacker
+	tier.Instancer
 	tier.Cacher
 	tier.ModelChecker
 	tier.PartStatuser

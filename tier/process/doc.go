@@ -19,7 +19,7 @@
 // see Engine.Save.
 //
 // The three names that matter: [Mover] moves models, [Engine] says how a model is
-// served, [Mover.URL] tells the holder of a lease where to send requests.
+// served, [Instance] tells the holder of a lease where to send requests.
 //
 // No engine outlives the process that started it, even if that is killed: the kernel
 // kills the engine, a reaper (a small shell) kills what the engine has started, and

@@ -50,6 +50,7 @@ var _ interface {
 	tier.Forecaster
 	tier.InPlacer
 	tier.FileBacker
+	tier.Instancer
 	tier.PartStatuser
 	tier.Closer
 } = (*Mover)(nil)

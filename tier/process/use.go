@@ -63,12 +63,17 @@ func (m *Mover) Use(model string) (*Use, bool) {
 	if c == nil {
 		return nil, false
 	}
+	return c.use(), true
+}
+
+// use begins a request to an engine that serves. Mover.mu is held.
+func (c *child) use() *Use {
 	u := &Use{url: c.url, of: &c.traffic}
 	u.of.mu.Lock()
 	u.of.uses++
 	u.of.mu.Unlock()
 	u.waits(true, false)
-	return u, true
+	return u
 }
 
 // URL returns where the engine takes requests, as "http://127.0.0.1:port".

@@ -67,6 +67,7 @@ var moverChecks = []moverCheck{
 	{"Resident_TellsWhatIsThere", (*moverSuite).resident},
 	{"Footprint_IsNothingInStorageAndNoMoreThanItsPeak", (*moverSuite).footprint},
 	{"Cached_IsNotPresentAndIsDroppedOnDemand", (*moverSuite).cacher},
+	{"Instance_IsThereWhereTheModelIsServed", (*moverSuite).instance},
 	{"Keep_IsKept", (*moverSuite).keep},
 	{"Leave_IsKeptToo", (*moverSuite).leave},
 	{"OptionalAnswers_DoNotChange", (*moverSuite).answers},
@@ -480,6 +481,31 @@ func (s *moverSuite) uncacheGivesWay(c tier.Cacher) error {
 		}
 	}
 	return nil
+}
+
+// instance checks that a model has an instance where leases on it can be granted, and
+// nowhere else.
+func (s *moverSuite) instance() error {
+	i, ok := s.mover.(tier.Instancer)
+	if !ok {
+		return nil
+	}
+	const unknown = "a model that the Mover never moved"
+	if v := i.Instance(unknown); v != nil {
+		return fmt.Errorf("tier.Instancer: Instance(%q) is a %T, want nil", unknown, v)
+	}
+	m := s.models[0]
+	return s.walk(m, 0, func(in tier.Tier) error {
+		p, ok := s.mover.(tier.InPlacer)
+		served := in == tier.RAM || in == tier.Swap && ok && p.InPlace(&m)
+		switch v := i.Instance(m.Name); {
+		case served && v == nil:
+			return fmt.Errorf("tier.Instancer: in %v, where the model is served, Instance(%q) is nil", in, m.Name)
+		case !served && v != nil:
+			return fmt.Errorf("tier.Instancer: in %v, where the model is not served, Instance(%q) is a %T, want nil", in, m.Name, v)
+		}
+		return nil
+	})
 }
 
 // part is one move to Swap that leaves parts of the model elsewhere.

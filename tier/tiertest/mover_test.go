@@ -19,14 +19,15 @@ import (
 type honest struct {
 	faults
 
-	mu    sync.Mutex
-	there map[string]tier.Bytes
-	most  map[string]tier.Bytes
-	size  map[string]tier.Bytes // of those that were moved
-	gone  map[string]tier.Bytes // dropped from the page cache
-	drops bool                  // Uncache is under way
-	late  sync.WaitGroup
-	quit  chan struct{}
+	mu     sync.Mutex
+	there  map[string]tier.Bytes
+	most   map[string]tier.Bytes
+	size   map[string]tier.Bytes // of those that were moved
+	gone   map[string]tier.Bytes // dropped from the page cache
+	inTier map[string]tier.Tier
+	drops  bool // Uncache is under way
+	late   sync.WaitGroup
+	quit   chan struct{}
 }
 
 // faults are ways to break the contract.
@@ -42,6 +43,7 @@ type faults struct {
 	cachesUnknown, failsUnknown, countsTwice, keepsCached      bool
 	dropsHot, refusesMoves, dropsOn, hidesCached               bool
 	dropsAByte                                                 bool
+	instanceOfAll, hidesInstance, instanceInStorage            bool
 }
 
 func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
@@ -105,7 +107,7 @@ func (h *honest) Move(ctx context.Context, mv tier.Move, progress func(tier.Byte
 	h.put(mv.Model.Name, want)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.size[mv.Model.Name] = mv.Model.Size
+	h.size[mv.Model.Name], h.inTier[mv.Model.Name] = mv.Model.Size, mv.To
 	if mv.To == tier.RAM {
 		h.gone[mv.Model.Name] = 0
 	}
@@ -193,6 +195,17 @@ func (h *honest) Resident(_ context.Context, name string) (present, reclaimable 
 	return present, reclaimable, nil
 }
 
+// Instance says that what serves a model is its name.
+func (h *honest) Instance(name string) any {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	serves := h.inTier[name] > tier.Storage || h.instanceInStorage && h.size[name] > 0 || h.instanceOfAll
+	if serves && !h.hidesInstance {
+		return name
+	}
+	return nil
+}
+
 func (h *honest) Divisible(*tier.Model) bool { return !h.dividesNone }
 func (h *honest) Leaves(*tier.Model) bool    { return true }
 func (h *honest) FileBacked() bool           { return true }
@@ -238,7 +251,7 @@ func honestOptions(f faults) MoverOptions {
 		New: func(t testing.TB) tier.Mover {
 			h := &honest{
 				faults: f, there: map[string]tier.Bytes{}, most: map[string]tier.Bytes{},
-				size: map[string]tier.Bytes{}, gone: map[string]tier.Bytes{}, quit: make(chan struct{}),
+				size: map[string]tier.Bytes{}, gone: map[string]tier.Bytes{}, inTier: map[string]tier.Tier{}, quit: make(chan struct{}),
 			}
 			if f.leaksGoroutine {
 				go func() { <-h.quit }()
@@ -261,6 +274,7 @@ func TestTestMover_HonestMover_Passes(t *testing.T) {
 var optional = map[string]string{
 	"Resident": "tier.Resident", "Footprint": "tier.Footprinter", "Keep": "tier.Divider", "Leave": "tier.Leaver",
 	"OptionalAnswers": "tier.InPlacer", "CheckModel": "tier.ModelChecker", "PartStatus": "tier.PartStatuser", "Cached": "tier.Cacher",
+	"Instance": "tier.Instancer",
 }
 
 // Each fault is found, and by the check that is meant to find it.
@@ -296,6 +310,9 @@ func TestTestMover_BrokenMover_IsFound(t *testing.T) {
 		{"what is in use is dropped", faults{dropsHot: true}, "Cached"},
 		{"a move is refused", faults{refusesMoves: true}, "Cached"},
 		{"dropping goes on during a move", faults{dropsOn: true}, "Cached"},
+		{"an unknown model has an instance", faults{instanceOfAll: true}, "Instance"},
+		{"a served model has no instance", faults{hidesInstance: true}, "Instance"},
+		{"a model in storage has an instance", faults{instanceInStorage: true}, "Instance"},
 		{"keep is ignored", faults{ignoresKeep: true}, "Keep"},
 		{"a part is missing in ram", faults{dropsInRAM: true}, "Keep"},
 		{"what leaves is not divisible", faults{dividesNone: true}, "Leave"},

@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestReader_ReadsTheFilesEndToEnd(t *testing.T) {
+func TestWeights_ReadsTheFilesEndToEnd(t *testing.T) {
 	mod := sharded(t, "m", 30_001, 1, 20_000)
 	paths, err := findShards("m", mod.Path)
 	must(t, err)
@@ -29,7 +29,7 @@ func TestReader_ReadsTheFilesEndToEnd(t *testing.T) {
 	for _, to := range []tier.Tier{tier.RAM, tier.Swap} {
 		m := newTestMover(t, newSystem(), Options{})
 		mustMove(t, m, mod, to, 0)
-		r, err := m.Reader("m")
+		r, err := m.Weights("m")
 		must(t, err)
 		if r.Size() != int64(len(want)) {
 			t.Fatalf("Size is %d, want %d", r.Size(), len(want))
@@ -55,17 +55,17 @@ func TestReader_ReadsTheFilesEndToEnd(t *testing.T) {
 	}
 }
 
-func TestReader_ModelIsUnmapped_IsAnError(t *testing.T) {
+func TestWeights_ModelIsUnmapped_IsAnError(t *testing.T) {
 	mod := model(t, "m", tier.MiB)
 	m := newTestMover(t, newSystem(), Options{})
-	if _, err := m.Reader("m"); !errors.Is(err, tier.ErrInvalid) {
-		t.Errorf("Reader of what was never mapped: %v", err)
+	if _, err := m.Weights("m"); !errors.Is(err, tier.ErrInvalid) {
+		t.Errorf("Weights of what was never mapped: %v", err)
 	}
 	if _, err := m.Bytes("m"); !errors.Is(err, tier.ErrInvalid) {
 		t.Errorf("Bytes of what was never mapped: %v", err)
 	}
 	mustMove(t, m, mod, tier.RAM, 0)
-	r, err := m.Reader("m")
+	r, err := m.Weights("m")
 	must(t, err)
 	mustMove(t, m, mod, tier.Storage, 0)
 	if _, err := r.ReadAt(make([]byte, 1), 0); !errors.Is(err, tier.ErrInvalid) {
@@ -74,7 +74,7 @@ func TestReader_ModelIsUnmapped_IsAnError(t *testing.T) {
 }
 
 // Reading and unmapping exclude each other, in any order.
-func TestReader_WhileTheModelMoves_IsSafe(t *testing.T) {
+func TestWeights_WhileTheModelMoves_IsSafe(t *testing.T) {
 	mod := model(t, "m", 4*tier.MiB)
 	m := newTestMover(t, newSystem(), Options{})
 	stop := make(chan struct{})
@@ -88,7 +88,7 @@ func TestReader_WhileTheModelMoves_IsSafe(t *testing.T) {
 					return
 				default:
 				}
-				if r, err := m.Reader("m"); err == nil {
+				if r, err := m.Weights("m"); err == nil {
 					_, _ = r.ReadAt(buf, 1000)
 				}
 				if _, err := json.Marshal(m.PartStatus()); err != nil {
@@ -187,7 +187,7 @@ func TestGuard_LeavesTheGoroutineAsItWas(t *testing.T) {
 }
 
 // The file is truncated after it was seen to be whole: nothing warns the reader.
-func TestReader_TruncatedBetweenTheCheckAndTheRead_Survives(t *testing.T) {
+func TestWeights_TruncatedBetweenTheCheckAndTheRead_Survives(t *testing.T) {
 	for _, hot := range []bool{true, false} {
 		mod := model(t, "m", tier.MiB)
 		w, err := openWeights(newSystem(), &mod)

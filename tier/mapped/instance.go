@@ -7,27 +7,64 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Bytes returns the mapped weights of a model in ram or swap, one slice for each
-// file in the order of their names. It costs one stat per file and copies nothing.
-//
-// The slices are read-only: writing to them ends the process. They are valid as
-// long as the lease under which Bytes was called is held; later they are unmapped
-// memory. A read may wait for the device in swap. It faults if a file was
-// truncated meanwhile, which ends the process unless debug.SetPanicOnFault is set.
-// Mover.Reader reads without that risk.
-//
-// The error is a *ChangedError if a file is not what was mapped, and a
-// *tier.InvalidError if the model is not mapped.
+// Weights are those of one model in ram or swap: what the holder of a lease gets
+// (modeltier.Instance). Its methods are safe for concurrent use, and return errors once
+// the model is unmapped. It needs no closing.
+type Weights struct {
+	name  string
+	w     *weights
+	inRAM bool
+}
+
+var _ io.ReaderAt = (*Weights)(nil)
+
+// Weights returns the weights of a model. The error is a *tier.InvalidError if it is not
+// mapped.
+func (m *Mover) Weights(name string) (*Weights, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, tier.ErrClosed
+	}
+	e := m.entries[name]
+	if e == nil || e.weights == nil {
+		return nil, notMapped(name)
+	}
+	return &Weights{name: name, w: e.weights, inRAM: e.tier == tier.RAM}, nil
+}
+
+// Instance implements tier.Instancer: it is a *Weights, or nil for a model in storage.
+func (m *Mover) Instance(model string) any {
+	if w, err := m.Weights(model); err == nil {
+		return w
+	}
+	return nil
+}
+
+// Bytes is Weights.Bytes of a model. Its errors are those of Weights, too.
 func (m *Mover) Bytes(name string) ([][]byte, error) {
-	r, err := m.Reader(name)
+	w, err := m.Weights(name)
 	if err != nil {
 		return nil, err
 	}
+	return w.Bytes()
+}
+
+// Bytes returns the mapped weights, one slice for each file in the order of their names.
+// It costs one stat per file and copies nothing.
+//
+// The slices are read-only: writing to them ends the process. They are valid as
+// long as the lease is held; later they are unmapped memory. A read may wait for the
+// device in swap. It faults if a file was truncated meanwhile, which ends the process
+// unless debug.SetPanicOnFault is set. ReadAt reads without that risk.
+//
+// The error is a *ChangedError if a file is not what was mapped.
+func (r *Weights) Bytes() ([][]byte, error) {
 	w := r.w
 	w.mapped.RLock()
 	defer w.mapped.RUnlock()
 	if w.shards == nil {
-		return nil, notMapped(name)
+		return nil, notMapped(r.name)
 	}
 	if err := w.check(); err != nil {
 		return nil, err
@@ -46,40 +83,14 @@ func notMapped(name string) error {
 	}
 }
 
-// Reader reads the weights of one model, its files end to end. It is safe for
-// concurrent use, needs no closing, and returns an error once the model is
-// unmapped.
-type Reader struct {
-	name  string
-	w     *weights
-	inRAM bool
-}
-
-var _ io.ReaderAt = (*Reader)(nil)
-
-// Reader returns a Reader of a model in ram or swap. Its errors are those of
-// Bytes.
-func (m *Mover) Reader(name string) (*Reader, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil, tier.ErrClosed
-	}
-	e := m.entries[name]
-	if e == nil || e.weights == nil {
-		return nil, notMapped(name)
-	}
-	return &Reader{name: name, w: e.weights, inRAM: e.tier == tier.RAM}, nil
-}
-
 // Size returns the bytes of all files.
-func (r *Reader) Size() int64 { return r.w.size }
+func (r *Weights) Size() int64 { return r.w.size }
 
 // ReadAt implements io.ReaderAt. A file that is truncated, rewritten or replaced
 // meanwhile is an error, a *ChangedError if it can be seen, and never ends the
 // process. From ram it copies; from swap it reads the file, which does not block
 // the Go runtime as a fault does.
-func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
+func (r *Weights) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, &tier.InvalidError{Model: r.name, Field: "offset", Value: fmt.Sprint(off), Rule: "must not be negative"}
 	}
@@ -94,7 +105,7 @@ func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 // readSome reads from one shard, and little enough that unmapping need not wait.
-func (r *Reader) readSome(p []byte, off int64) (int, error) {
+func (r *Weights) readSome(p []byte, off int64) (int, error) {
 	const maxRead = 1 << 20
 	r.w.mapped.RLock()
 	defer r.w.mapped.RUnlock()

@@ -1,0 +1,327 @@
+package tier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// Loader is an engine in this process, as the functions that MoverFrom makes a Mover of.
+// T is what serves a loaded model: what the holder of a lease gets (Instancer).
+//
+// For one model no two of its functions are called at once, for different ones they are.
+// They are called with no lock held. One that panics fails its move, and the model stays
+// where it was.
+type Loader[T any] struct {
+	// Load brings a model into memory, and returns what serves it. It calls progress with
+	// the bytes that are done, as often as it likes: such a call is where a load in the
+	// background gives way to others, and so may take a while. When ctx ends, Load frees
+	// what it has and returns an error. Required.
+	Load func(ctx context.Context, m Model, progress func(done Bytes)) (T, error)
+	// Unload frees an instance. After an error, it is still there. Required.
+	Unload func(ctx context.Context, m Model, instance T) error
+
+	// Sleep has an instance give back its memory and stay, for the swap tier; Wake has it
+	// serve again. After an error, it is what it was. What it needs no swap device for is
+	// what may sleep: weights that Wake reads again, or that stay in memory and are counted
+	// by Size. If Sleep returns errors.ErrUnsupported, this instance is unloaded in its
+	// place. Both or none; nil: in swap a model is unloaded.
+	Sleep func(ctx context.Context, m Model, instance T) error
+	Wake  func(ctx context.Context, m Model, instance T, progress func(done Bytes)) error
+
+	// Size returns the bytes of memory that an instance takes as it is, its weights
+	// included. nil: what its model declares.
+	Size func(m Model, instance T) Bytes
+}
+
+// MoverFrom returns the Mover of an engine in this process. Beside Move it has the
+// optional interfaces Instancer, Footprinter, FileBacker, ModelChecker, PartStatuser and
+// Closer, which unloads what is loaded. Models are served from RAM, and move whole.
+//
+// A load in the background runs at idle I/O priority, for what the goroutine of Load and
+// C code that it calls read (on Linux); and waits, in progress, while this Mover loads
+// another for a request.
+func MoverFrom[T any](l Loader[T]) Mover {
+	return &loaderMover[T]{Loader: l, models: make(map[string]*loaded[T])}
+}
+
+// loaderMover is a Mover over a Loader.
+type loaderMover[T any] struct {
+	Loader[T]
+	pace pace
+
+	mu     sync.Mutex // guards the rest, and what loaded says that it does
+	closed bool
+	models map[string]*loaded[T]
+}
+
+var _ interface {
+	Mover
+	Instancer
+	Footprinter
+	FileBacker
+	ModelChecker
+	PartStatuser
+	Closer
+} = (*loaderMover[any])(nil)
+
+// loaderState is what there is of a model.
+type loaderState string
+
+const (
+	notLoaded loaderState = "not loaded"
+	serves    loaderState = "serves"
+	asleep    loaderState = "asleep"
+)
+
+// loaded is what is known of a model. The mover's lock guards state to note, which who
+// holds busy alone changes.
+type loaded[T any] struct {
+	busy chan struct{} // holds one while a function of the Loader runs, or may
+
+	state    loaderState
+	model    Model // as it was loaded
+	instance T
+	now      Bytes // that it takes, as last seen
+	peak     Bytes
+	note     string
+}
+
+// maxRemembered is of how many models that are not loaded it is remembered what they took.
+const maxRemembered = 1024
+
+// take waits until no function runs for the model, and keeps others out until give.
+func (f *loaderMover[T]) take(ctx context.Context, name string) (*loaded[T], error) {
+	for {
+		f.mu.Lock()
+		h := f.models[name]
+		if h == nil {
+			h = &loaded[T]{busy: make(chan struct{}, 1), state: notLoaded}
+			f.models[name] = h
+		}
+		f.mu.Unlock()
+		select {
+		case h.busy <- struct{}{}:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		f.mu.Lock()
+		closed, same := f.closed, f.models[name] == h
+		f.mu.Unlock()
+		if same && !closed {
+			return h, nil
+		}
+		<-h.busy
+		if closed {
+			return nil, ErrClosed
+		}
+	}
+}
+
+// give ends take. What is known of a model that is not loaded is kept within bounds.
+func (f *loaderMover[T]) give(name string, h *loaded[T]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h.state == notLoaded && (h.peak == 0 && h.note == "" || len(f.models) > maxRemembered) {
+		delete(f.models, name)
+	}
+	<-h.busy
+}
+
+// Move implements Mover.
+func (f *loaderMover[T]) Move(ctx context.Context, mv Move, progress func(done Bytes)) error {
+	if err := errors.Join(f.CheckModel(&mv.Model), checkTarget(mv.To)); err != nil {
+		return err
+	}
+	h, err := f.take(ctx, mv.Model.Name)
+	if err != nil {
+		return err
+	}
+	defer f.give(mv.Model.Name, h)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	l := f.pace.begin(ctx, mv.Model.Size, progress)
+	defer l.end()
+	switch {
+	case mv.To == Storage || mv.To == Swap && f.Sleep == nil:
+		err = f.unload(ctx, h, "")
+	case mv.To == Swap:
+		err = f.sleep(ctx, h)
+	case h.state == asleep:
+		err = f.wake(ctx, h, l)
+	case h.state == notLoaded:
+		err = f.load(ctx, h, &mv.Model, l)
+	}
+	if err == nil {
+		l.arrived()
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: err}
+}
+
+func checkTarget(to Tier) error {
+	_, err := to.MarshalText()
+	return err
+}
+
+// set notes what has become of a model, and then what it takes.
+func (f *loaderMover[T]) set(h *loaded[T], state loaderState, m Model, instance T, note string) {
+	f.mu.Lock()
+	h.state, h.model, h.instance, h.note, h.now = state, m, instance, note, 0
+	f.mu.Unlock()
+	f.measure(h)
+}
+
+// measure asks what a model takes as it is.
+func (f *loaderMover[T]) measure(h *loaded[T]) {
+	if f.Size == nil || h.state == notLoaded {
+		return
+	}
+	takes := max(f.Size(h.model, h.instance), 0)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h.now, h.peak = takes, max(h.peak, takes)
+}
+
+func (f *loaderMover[T]) load(ctx context.Context, h *loaded[T], m *Model, l *loading) error {
+	instance, err := f.Load(ctx, *m, l.progress)
+	if err != nil {
+		return err
+	}
+	f.set(h, serves, *m, instance, "")
+	return nil
+}
+
+func (f *loaderMover[T]) unload(ctx context.Context, h *loaded[T], note string) error {
+	if h.state == notLoaded {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		h.note = note
+		return nil
+	}
+	if err := f.Unload(ctx, h.model, h.instance); err != nil {
+		return err
+	}
+	var none T
+	f.set(h, notLoaded, h.model, none, note)
+	return nil
+}
+
+func (f *loaderMover[T]) sleep(ctx context.Context, h *loaded[T]) error {
+	if h.state != serves {
+		return nil
+	}
+	err := f.Sleep(ctx, h.model, h.instance)
+	if err == nil {
+		f.set(h, asleep, h.model, h.instance, "")
+		return nil
+	}
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	return f.unload(ctx, h, fmt.Sprint("unloaded in swap: ", err))
+}
+
+func (f *loaderMover[T]) wake(ctx context.Context, h *loaded[T], l *loading) error {
+	if err := f.Wake(ctx, h.model, h.instance, l.progress); err != nil {
+		return err
+	}
+	f.set(h, serves, h.model, h.instance, "")
+	return nil
+}
+
+// Instance implements Instancer: what Load returned, while it serves.
+func (f *loaderMover[T]) Instance(model string) any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h := f.models[model]; h != nil && h.state == serves {
+		return h.instance
+	}
+	return nil
+}
+
+// Footprint implements Footprinter by Size. While the model moves it is what was last
+// seen.
+func (f *loaderMover[T]) Footprint(model string) (now, peak Bytes, ok bool) {
+	f.mu.Lock()
+	h := f.models[model]
+	if h == nil || f.Size == nil {
+		f.mu.Unlock()
+		return 0, 0, false
+	}
+	select {
+	case h.busy <- struct{}{}:
+		defer f.give(model, h)
+	default:
+		defer f.mu.Unlock()
+		return h.now, h.peak, h.peak > 0
+	}
+	f.mu.Unlock()
+	f.measure(h)
+	return h.now, h.peak, h.peak > 0
+}
+
+// FileBacked implements FileBacker: see Loader.Sleep.
+func (f *loaderMover[T]) FileBacked() bool { return true }
+
+// CheckModel implements ModelChecker: no model can be moved without the functions that
+// are required.
+func (f *loaderMover[T]) CheckModel(*Model) error {
+	missing := func(field, rule string) error { return &InvalidError{Field: field, Value: "nil", Rule: rule} }
+	switch {
+	case f.Load == nil:
+		return missing("Loader.Load", "must be a function that loads a model")
+	case f.Unload == nil:
+		return missing("Loader.Unload", "must be a function that frees an instance")
+	case f.Sleep == nil && f.Wake != nil:
+		return missing("Loader.Sleep", "must be there if Loader.Wake is")
+	case f.Sleep != nil && f.Wake == nil:
+		return missing("Loader.Wake", "must be there if Loader.Sleep is")
+	}
+	return nil
+}
+
+// loaderStatus is what the Mover tells of one model that is loaded, or was.
+type loaderStatus struct {
+	Name  string      `json:"name"`
+	State loaderState `json:"state"`
+	Takes Bytes       `json:"takes,omitempty"`
+	Peak  Bytes       `json:"peak,omitempty"`
+	Note  string      `json:"note,omitempty"`
+}
+
+// PartStatus implements PartStatuser.
+func (f *loaderMover[T]) PartStatus() any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	models := make([]loaderStatus, 0, len(f.models))
+	for _, name := range slices.Sorted(maps.Keys(f.models)) {
+		h := f.models[name]
+		models = append(models, loaderStatus{name, h.state, h.now, h.peak, h.note})
+	}
+	return map[string]any{"models": models}
+}
+
+// Close implements Closer: it unloads what is loaded.
+func (f *loaderMover[T]) Close() error {
+	f.mu.Lock()
+	f.closed = true
+	models := maps.Clone(f.models)
+	f.mu.Unlock()
+	var errs []error
+	for name, h := range models {
+		h.busy <- struct{}{} // no move begins any more
+		if err := f.unload(context.Background(), h, ""); err != nil {
+			errs = append(errs, &MoveError{Model: name, To: Storage, Err: err})
+		}
+		<-h.busy
+	}
+	return errors.Join(errs...)
+}
