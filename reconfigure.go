@@ -15,7 +15,7 @@ import (
 type Reconfiguration struct {
 	// Added are models that are new, Removed those that are no more.
 	Added, Removed []string
-	// Replaced are models whose weights, sizes or labels are others: they leave
+	// Replaced are models whose weights (tier.Model.Version), sizes or labels are others: they leave
 	// memory and are loaded again. Changed are those that only have other
 	// capabilities, another quality, home or KeepAlive, or are pinned or not.
 	Replaced, Changed []string

@@ -332,25 +332,27 @@ type ggufMetadata struct {
 	role  Role
 	kept  map[string]ggufValue
 	tally *weightTally
+
+	header int64 // bytes
 }
 
 // readGGUF is ReadGGUF, and keeps the metadata if that is wanted.
-func (t *tree) readGGUF(path string, r io.ReaderAt, size int64) (Info, error) {
+func (t *tree) readGGUF(path string, r io.ReaderAt, size int64) (info Info, header int64, err error) {
 	if t.metadata == nil {
-		return ReadGGUF(r, size)
+		return readGGUFHeader(r, size)
 	}
 	info, m, err := readMetadata(r, size)
 	if err == nil {
 		t.metadata[path] = m
 	}
-	return info, err
+	return info, m.header, err
 }
 
 func readMetadata(r io.ReaderAt, size int64) (Info, ggufMetadata, error) {
 	g := &ggufReader{bufReader: bufReader{r: r, size: size, limit: ggufMaxHeader}, tally: newWeightTally()}
 	defer g.close()
 	info, err := g.read()
-	return info, ggufMetadata{info.Role, g.kept, g.tally}, err
+	return info, ggufMetadata{info.Role, g.kept, g.tally, g.pos}, err
 }
 
 // headers is what the headers of a model's files say.

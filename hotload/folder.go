@@ -47,6 +47,8 @@ type tree struct {
 	headers, before map[string]header
 	retry           bool // a file could not be read, which may pass
 
+	versions map[string]string // of the files that were read, by path
+
 	// metadata is that of the GGUF files which were read, by path; nil: it is not kept.
 	metadata map[string]ggufMetadata
 	// opened is what the files that were opened looked like before they were read, by
@@ -104,7 +106,7 @@ func openTree(dir string, follow ...string) (*tree, error) {
 
 // newTree returns a tree without a boundary.
 func newTree() *tree {
-	return &tree{listed: make(map[string]*folder), reals: make(map[string]string), claimed: make(map[string]bool), paired: make(map[string]bool)}
+	return &tree{listed: make(map[string]*folder), reals: make(map[string]string), claimed: make(map[string]bool), paired: make(map[string]bool), versions: make(map[string]string)}
 }
 
 func (t *tree) close() {
@@ -436,6 +438,9 @@ func (t *tree) read(f *file) (Info, error) {
 		t.retry = true // it says nothing about the content
 	} else if t.headers != nil {
 		t.headers[f.path] = h
+	}
+	if h.err == nil {
+		t.versions[f.path] = h.info.Version
 	}
 	return h.info, h.err
 }

@@ -15,9 +15,10 @@ import (
 // Gather returns the models with what belongs to them: where a model names no Parts,
 // Path becomes the entry of the set that it names a file, the index or the folder of,
 // and Parts the rest of it, with a projector; Size is what its files have, if that is
-// more than it says. Digests are added that a cache's name for a file or a list beside
-// it tells, and those that were so added before are replaced. The result shares no slice or map with the argument. errs has
-// what is wrong with each model, a *FileError or nil: such a model is as it was.
+// more than it says, and Version what they hold. Digests are added that a cache's name
+// for a file or a list beside it tells, and those that were so added before are replaced.
+// The result shares no slice or map with the argument. errs has what is wrong with each
+// model, a *FileError or nil: such a model is as it was.
 //
 // Of a model in the folder within, links that lead out of that and of the folders in
 // follow are not taken. "": all are.
@@ -75,7 +76,7 @@ func (t *tree) gather(m tier.Model) (tier.Model, error) {
 	s, fault := t.setOf(abs, stat.IsDir())
 	switch {
 	case fault == nil:
-		m.Size = max(m.Size, s.info.Size)
+		m.Size, m.Version = max(m.Size, s.info.Size), s.info.Version
 		if parts := s.info.parts(s.info.Entry); parts != nil || s.info.Entry != abs {
 			m.Path, m.Parts = s.info.Entry, parts
 		}
@@ -97,7 +98,7 @@ func (t *tree) gather(m tier.Model) (tier.Model, error) {
 	case shardOf(filepath.Base(abs)).of > 1 || strings.HasSuffix(abs, indexSuffix):
 		return m, fault
 	}
-	m.Size = max(m.Size, tier.Bytes(stat.Size()))
+	m.Size, m.Version = max(m.Size, tier.Bytes(stat.Size())), t.versionOf([]file{fileAt(abs)}, abs)
 	return m, nil
 }
 
@@ -111,9 +112,13 @@ func (f *folder) sharded() bool {
 
 // declared measures a model that names its parts, and finds the projector among them.
 func (t *tree) declared(m tier.Model, stat fs.FileInfo) (tier.Model, error) {
-	var size tier.Bytes
+	var (
+		size  tier.Bytes
+		files []file
+	)
 	if !stat.IsDir() {
 		size = tier.Bytes(stat.Size())
+		files = append(files, fileAt(m.Path))
 	}
 	counted := map[string]bool{realOf(m.Path): true}
 	for _, part := range m.Parts {
@@ -126,22 +131,20 @@ func (t *tree) declared(m tier.Model, stat fs.FileInfo) (tier.Model, error) {
 		case info.Size() == 0:
 			return m, &FileError{Path: part, Reason: "is empty"}
 		}
-		if real := realOf(part); !counted[real] {
-			counted[real] = true
+		if f := fileAt(part); !counted[f.real] {
+			counted[f.real] = true
 			size = size.Plus(tier.Bytes(info.Size()))
+			files = append(files, f)
 		}
 	}
-	m.Size = max(m.Size, size)
+	m.Size, m.Version = max(m.Size, size), t.versionOf(files, m.Path)
 	if !slices.Contains(m.Parts, m.Labels[tier.ProjectorLabel]) {
 		for _, part := range m.Parts {
 			if formatOf(part) == FormatSafetensors || shardOf(part).of > 0 {
 				continue
 			}
-			real, err := filepath.EvalSymlinks(part)
-			if err != nil {
-				continue
-			}
-			if info, err := t.inspect(&file{path: part, real: real}); err == nil && info.Role == RoleProjector {
+			f := fileAt(part)
+			if info, err := t.inspect(&f); err == nil && info.Role == RoleProjector {
 				label(&m, part)
 				break
 			}
@@ -149,6 +152,9 @@ func (t *tree) declared(m tier.Model, stat fs.FileInfo) (tier.Model, error) {
 	}
 	return m, nil
 }
+
+// fileAt returns the file at a path.
+func fileAt(path string) file { return file{path: path, real: realOf(path)} }
 
 // realOf returns the path as no other path of the same file is written.
 func realOf(path string) string {

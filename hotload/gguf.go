@@ -41,9 +41,16 @@ const (
 //
 // Name, Size and Files of the Info are left to Inspect.
 func ReadGGUF(r io.ReaderAt, size int64) (Info, error) {
+	info, _, err := readGGUFHeader(r, size)
+	return info, err
+}
+
+// readGGUFHeader is ReadGGUF, and says how long the header is.
+func readGGUFHeader(r io.ReaderAt, size int64) (info Info, header int64, err error) {
 	g := &ggufReader{bufReader: bufReader{r: r, size: size, limit: ggufMaxHeader}}
 	defer g.close()
-	return g.read()
+	info, err = g.read()
+	return info, g.pos, err
 }
 
 // ggufReader reads one header from start to end.

@@ -95,6 +95,13 @@ type Info struct {
 	Shard, Shards int
 	// Files are the weight files, in order.
 	Files []string
+	// Version tells the content from any other, see tier.Model.Version. It is left to
+	// Inspect: of one file "sha256:" and its digest, if its store names it by that (Ollama's,
+	// the cache of Hugging Face), else "header:" and the SHA-256 of its size, its header, and
+	// samples of what follows: all of that if it is short, else eight of 4 KiB each. Of
+	// several files it is the SHA-256 of a line for each, sorted: its path from the
+	// entry's folder, its size and its version; "sha256:", if all of them are digests.
+	Version string
 	// Entry is what an engine is given: the first of the Files, or the folder of a model
 	// hub. Projector is the one of the Files that lets the model see or hear. Both are
 	// left to Inspect.
@@ -125,7 +132,7 @@ func (i *Info) Model(path string) tier.Model {
 		}
 	}
 	maps.DeleteFunc(labels, func(_, v string) bool { return v == "" })
-	return tier.Model{Name: i.Name, Path: path, Parts: i.parts(path), Size: i.Size, Capabilities: slices.Clone(i.Capabilities), Labels: labels}
+	return tier.Model{Name: i.Name, Path: path, Parts: i.parts(path), Size: i.Size, Capabilities: slices.Clone(i.Capabilities), Version: i.Version, Labels: labels}
 }
 
 // parts returns the files that belong to a model at the path, beside that; nil if it

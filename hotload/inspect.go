@@ -161,13 +161,17 @@ func (t *tree) readHeader(f *file) (info Info, err error) {
 			format = FormatGGUF
 		}
 	}
+	var header int64 // bytes of it
 	switch format {
 	case FormatSafetensors:
-		info, err = ReadSafetensors(opened, size)
+		info, header, err = readSafetensorsHeader(opened, size)
 	case FormatGGUF:
-		info, err = t.readGGUF(f.path, opened, size)
+		info, header, err = t.readGGUF(f.path, opened, size)
 	}
 	info.Size = tier.Bytes(size)
+	if err == nil {
+		info.Version, err = fileVersion(f.real, opened, size, header)
+	}
 	return info, err
 }
 

@@ -97,7 +97,7 @@ func TestInspect_OneFile_HeaderSizeAndName(t *testing.T) {
 	info, _ := Inspect(filepath.Join(dir, "Small-Q4_K_M.gguf"))
 	model := info.Model("/m")
 	want := tier.Model{
-		Name: "Small-Q4_K_M", Path: "/m", Size: info.Size, Capabilities: []string{"text-generation", "chat"},
+		Name: "Small-Q4_K_M", Path: "/m", Size: info.Size, Capabilities: []string{"text-generation", "chat"}, Version: info.Version,
 		Labels: map[string]string{"format": "gguf", "architecture": "llama", "quantisation": "Q4_K_M", "title": "Small Llama", "context_length": "4096", "parameters": "1280"},
 	}
 	if diff := cmp.Diff(want, model); diff != "" {

@@ -172,6 +172,7 @@ func (t *tree) ollamaSet(f *folder, manifest *file, names []string) (set, error)
 		return fault(fmt.Sprintf("names no GGUF file of weights (its format is %.50q)", cmp.Or(config.Format, "not said")), "Pull a GGUF version of the model.")
 	}
 	s.info.Name = ollamaName(names)
+	s.info.Version = t.versionOf(s.files, s.info.Entry)
 	return s, nil
 }
 

@@ -41,6 +41,12 @@ var safetensorsBits = map[string]uint64{
 // Name, Size and Files of the Info are left to Inspect, and so is all that other
 // files in the folder say.
 func ReadSafetensors(r io.ReaderAt, size int64) (Info, error) {
+	info, _, err := readSafetensorsHeader(r, size)
+	return info, err
+}
+
+// readSafetensorsHeader is ReadSafetensors, and says how long the header is.
+func readSafetensorsHeader(r io.ReaderAt, size int64) (_ Info, header int64, _ error) {
 	b := bufReader{r: r, size: size, limit: safetensorsMaxHeader}
 	defer b.close()
 	length := b.uint64()
@@ -50,19 +56,19 @@ func ReadSafetensors(r io.ReaderAt, size int64) (Info, error) {
 		b.truncated(missing)
 	}
 	if b.err != nil {
-		return Info{}, b.err
+		return Info{}, 0, b.err
 	}
 	entry := &io.LimitedReader{R: io.NewSectionReader(r, 8, int64(length)), N: safetensorsMaxEntry}
 	h := safetensorsHeader{entry: entry, dec: json.NewDecoder(entry)}
 	info, err := h.read()
 	if err != nil {
-		return Info{}, h.fault(err)
+		return Info{}, 0, h.fault(err)
 	}
 	data := uint64(size) - 8 - length
 	if err := checkSpans(h.spans, data); err != nil {
-		return Info{}, err
+		return Info{}, 0, err
 	}
-	return info, nil
+	return info, 8 + int64(length), nil
 }
 
 // safetensorsHeader reads the JSON of one header, entry by entry.

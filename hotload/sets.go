@@ -241,6 +241,7 @@ func (t *tree) whole(g *group) (set, error) {
 		}
 	}
 	s.info.Name = t.nameOf(g)
+	s.info.Version = t.versionOf(s.files, s.info.Entry)
 	return s, nil
 }
 
@@ -422,6 +423,7 @@ func (t *tree) setInFolder(dir string) (set, error) {
 		}
 		info.Entry, info.Name = f.dir, folderName(f.dir)
 		info.Size, err = f.weigh()
+		info.Version = t.versionOf(f.others, f.dir)
 		return set{info: info, files: f.others}, err
 	}
 	before := len(t.skipped)

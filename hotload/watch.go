@@ -365,8 +365,9 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 }
 
 // differs compares with what is found at the same path later. Of a model that was
-// known before the watch, only the size, and digests that say so, are certain to come
-// from its files.
+// known before the watch, only size and version, and digests that say so, are certain to
+// come from its files. One that was touched, and has the content that it had, does not
+// differ.
 func (f *found) differs(later found) bool {
 	if f.files == nil {
 		told := maps.Clone(later.model.Digests)
@@ -377,8 +378,7 @@ func (f *found) differs(later found) bool {
 		}
 		was := maps.Clone(f.model.Digests)
 		maps.DeleteFunc(was, func(_ string, d tier.Digest) bool { return d.Source == "" })
-		return f.model.Size != later.model.Size || !maps.Equal(was, told)
+		return f.model.Size != later.model.Size || tier.OtherVersion(f.model.Version, later.model.Version) || !maps.Equal(was, told)
 	}
-	return !reflect.DeepEqual(f.model, later.model) ||
-		!slices.EqualFunc(f.files, later.files, func(a, b file) bool { return a.path == b.path && same(a.stat, b.stat) })
+	return !reflect.DeepEqual(f.model, later.model)
 }

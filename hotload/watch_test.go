@@ -158,12 +158,12 @@ func TestWatch_CopyStalls_ReasonIsReportedAndModelWhenItIsWhole(t *testing.T) {
 func TestWatch_ContentChanges_IsReported(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama(), "b.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.expect(2)
-		must(t, os.Chtimes(w.path("a.gguf"), time.Time{}, time.Now().Add(-time.Hour))) // same size, other time
+		w.plant(map[string]string{"a.gguf": other()}) // same size, in place
 		w.expect(1)
 		w.expect(1, "~a")
 		stat, err := os.Stat(w.path("b.gguf"))
 		must(t, err)
-		w.plant(map[string]string{"new": llama()})
+		w.plant(map[string]string{"new": other()})
 		must(t, os.Chtimes(w.path("new"), time.Time{}, stat.ModTime())) // same size, same time, other file
 		must(t, os.Rename(w.path("new"), w.path("b.gguf")))
 		w.expect(3, "~b")
@@ -172,8 +172,19 @@ func TestWatch_ContentChanges_IsReported(t *testing.T) {
 	})
 }
 
+// Inode and time only decide whether to look again.
+func TestWatch_TouchedOrCopiedAgain_IsTheSameVersion(t *testing.T) {
+	bubble(t, map[string]string{"a.gguf": llama(), "b.gguf": llama()}, func(t *testing.T, w *watched) {
+		w.expect(2)
+		must(t, os.Chtimes(w.path("a.gguf"), time.Time{}, time.Now().Add(-time.Hour)))
+		w.plant(map[string]string{"new": llama()})
+		must(t, os.Rename(w.path("new"), w.path("b.gguf")))
+		w.expect(5)
+	})
+}
+
 func TestWatch_LinkIsSwapped_IsReported(t *testing.T) {
-	files := map[string]string{".store/v1": llama(), ".store/v2": llama(), "m.gguf": "-> .store/v1"}
+	files := map[string]string{".store/v1": llama(), ".store/v2": other(), "m.gguf": "-> .store/v1"}
 	bubble(t, files, func(t *testing.T, w *watched) {
 		w.expect(2)
 		must(t, os.Symlink(".store/v2", w.path("next")))
@@ -252,7 +263,8 @@ func TestWatch_ShardsArriveOneByOne_ReportedOnceWhenComplete(t *testing.T) {
 		w.plant(map[string]string{"m/m-00003-of-00003.gguf": ggufShard(3, 3)})
 		w.expect(1)
 		w.expect(1, "+m")
-		must(t, os.Chtimes(w.path("m/m-00002-of-00003.gguf"), time.Time{}, time.Now().Add(-time.Hour)))
+		shard := ggufShard(2, 3)
+		w.plant(map[string]string{"m/m-00002-of-00003.gguf": shard[:len(shard)-1] + "\x01"})
 		w.expect(3, "~m")
 		must(t, os.Remove(w.path("m/m-00002-of-00003.gguf")))
 		w.expect(3, "-m", "?m-00001-of-00003.gguf")

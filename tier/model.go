@@ -84,6 +84,11 @@ type Model struct {
 	// for no request, it stays until it was used once. Negative: it never leaves by
 	// idleness, swap neither, which is no pin: it still gives way. Its Home stays.
 	KeepAlive time.Duration
+	// Version tells the content of the weights from any other: VersionDigest or
+	// VersionHeader, and 64 hexadecimal digits. A Manager fills it in by what is at Path,
+	// whatever was said; package hotload says how it is made. Where no file is at Path, it
+	// is the owner's to say. "": not known.
+	Version string
 	// Labels are the owner's own, but for ProjectorLabel. The Constraints of a Request
 	// look at them, and a Mover may.
 	Labels map[string]string
@@ -160,6 +165,9 @@ func (m *Model) Validate() error {
 		f.add("parts", `""`, "must not be empty")
 	case len(m.Parts) > 0 && m.Path == "":
 		f.add("path", `""`, "must name the entry if there are parts")
+	}
+	if m.Version != "" && !versionForm.MatchString(m.Version) {
+		f.add("version", shorten(m.Version), versionRule)
 	}
 	f.count("labels", len(m.Labels), MaxLabels)
 	f.digests(m)

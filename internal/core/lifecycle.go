@@ -231,7 +231,8 @@ func (c *Core) reconfigureOne(e *Entry, said tier.Model, before bool, next tier.
 // otherWeights reports whether a model has to be loaded again to be the other.
 // Labels are among it, as a mover may go by them.
 func otherWeights(a, b *tier.Model) bool {
-	return a.Path != b.Path || !slices.Equal(a.Parts, b.Parts) || a.Size != b.Size || a.Runtime != b.Runtime || !maps.Equal(a.Labels, b.Labels)
+	return a.Path != b.Path || !slices.Equal(a.Parts, b.Parts) || a.Size != b.Size || a.Runtime != b.Runtime ||
+		tier.OtherVersion(a.Version, b.Version) || !maps.Equal(a.Labels, b.Labels)
 }
 
 // copyDescription copies what models of the same weights may differ in.

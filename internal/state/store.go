@@ -266,6 +266,7 @@ type modelRecord struct {
 	Quality      float64                `json:"quality,omitempty"`
 	Pinned       bool                   `json:"pinned,omitempty"`
 	KeepAlive    time.Duration          `json:"keep_alive_ns,omitempty"`
+	Version      string                 `json:"version,omitempty"`
 	Labels       map[string]string      `json:"labels,omitempty"`
 }
 

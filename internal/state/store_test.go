@@ -76,6 +76,7 @@ func drawState(t *rapid.T) State {
 			Quality:      rapid.Float64Range(0, 1e300).Draw(t, "quality"),
 			Pinned:       rapid.Bool().Draw(t, "pinned"),
 			KeepAlive:    time.Duration(rapid.Int64().Draw(t, "keep alive")),
+			Version:      name.Draw(t, "version"),
 			Labels:       rapid.MapOfN(anyText, anyText, 0, 3).Draw(t, "labels"),
 		}
 	})

@@ -388,8 +388,11 @@ func (o object) labels(labels map[string]string) object {
 	return o.object("labels", all.end())
 }
 
-// lifecycle adds that a model is pinned, and its aliases, if it is so.
+// lifecycle adds which version a model is, that it is pinned, and its aliases, if it is so.
 func (o object) lifecycle(lib *tier.Library, i int) object {
+	if version := lib.At(i).Version; version != "" {
+		o = o.text("version", version)
+	}
 	if lib.At(i).Pinned {
 		o = o.flag("pinned", true)
 	}
