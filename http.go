@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -185,8 +184,7 @@ const bodyTime = 10 * time.Second
 //	                            which the client has to receive
 //	DELETE /v1/reservations/ID  ends it
 //
-// A reservation is refused with the status code that fits: 400, 404, 507 if it is too
-// large, else 503.
+// A reservation is refused with the status code of HTTPStatus.
 //
 // If something is wrong with the HTTP request itself, the answer has a status code
 // of its own, with the contract's error object as its body. A body is limited to
@@ -323,17 +321,9 @@ func (m *Manager) serveReserve(w http.ResponseWriter, r *http.Request) {
 
 // writeRefusal answers with an error that has a status code.
 func writeRefusal(w http.ResponseWriter, err error) {
-	status := http.StatusServiceUnavailable
-	switch {
-	case errors.Is(err, tier.ErrInvalid):
-		status = http.StatusBadRequest
-	case errors.Is(err, tier.ErrNotFound):
-		status = http.StatusNotFound
-	case errors.Is(err, tier.ErrTooLarge):
-		status = http.StatusInsufficientStorage
-	}
-	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
-		w.Header().Set("Retry-After", strconv.Itoa(max(int(math.Ceil(busy.RetryAfter.Seconds())), 1)))
+	status, after := HTTPStatus(err)
+	if after > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
 	}
 	writeError(w, status, err)
 }

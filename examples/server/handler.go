@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"io"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -43,32 +41,16 @@ func writeRefusal(w http.ResponseWriter, status int, code, reason string, sugges
 
 // writeError answers with an error of the Manager's.
 func writeError(w http.ResponseWriter, err error) {
-	status := statusOf(w.Header(), err)
+	status, after := modeltier.HTTPStatus(err)
+	setRetryAfter(w.Header(), after)
 	writeRefusal(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
 }
 
-// statusOf returns the status that an error of the Manager's has over HTTP, and
-// sets Retry-After where the error knows when.
-func statusOf(h http.Header, err error) int {
-	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
-		h.Set("Retry-After", strconv.Itoa(max(int(math.Ceil(busy.RetryAfter.Seconds())), 1)))
+// setRetryAfter says when to come back, if that is of use.
+func setRetryAfter(h http.Header, after time.Duration) {
+	if after > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(after.Seconds())))
 	}
-	for _, c := range []struct {
-		err    error
-		status int
-	}{
-		{modeltier.ErrNotFound, http.StatusNotFound},
-		{modeltier.ErrNoCapableModel, http.StatusNotFound},
-		{modeltier.ErrTooLarge, http.StatusInsufficientStorage},
-		{modeltier.ErrNoCapacity, http.StatusServiceUnavailable},
-		{modeltier.ErrBusy, http.StatusServiceUnavailable},
-		{modeltier.ErrClosed, http.StatusServiceUnavailable},
-	} {
-		if errors.Is(err, c.err) {
-			return c.status
-		}
-	}
-	return http.StatusInternalServerError
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -257,21 +257,11 @@ func writeProblem(w http.ResponseWriter, status int, code, message string, sugge
 	writeJSON(w, status, &p)
 }
 
-// writeFailure answers with an error of the Manager's: 429 where too many wait,
-// 503 where it may work later, each with Retry-After.
+// writeFailure answers with an error of the Manager's, with Retry-After where it may work
+// later.
 func writeFailure(w http.ResponseWriter, err error) {
-	status := statusOf(w.Header(), err)
-	switch {
-	case errors.Is(err, modeltier.ErrBusy):
-		status = http.StatusTooManyRequests
-	case errors.Is(err, modeltier.ErrInvalid) && !errors.Is(err, modeltier.ErrMove): // the request, and not the file
-		status = http.StatusBadRequest
-	}
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-		if w.Header().Get("Retry-After") == "" {
-			w.Header().Set("Retry-After", "1")
-		}
-	} else {
+	status, after := modeltier.HTTPStatus(err)
+	if setRetryAfter(w.Header(), after); after == 0 {
 		w.Header().Set("X-Should-Retry", "false") // to OpenAI's own clients: it would be the same
 	}
 	writeProblem(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
