@@ -19,7 +19,8 @@
 //
 // If there is none, a typed error says what is missing and what is nearest. Among
 // models of one score, the one that can be served soonest wins, then the one that is
-// listed first. For another scoring than these two, implement [tier.Selector].
+// listed first. For another scoring than these two there is [ByScore], which keeps all of
+// this; for other rules, implement [tier.Selector].
 //
 // # Cost
 //

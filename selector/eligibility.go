@@ -44,6 +44,7 @@ type eligibility uint8
 const (
 	chosen      eligibility = iota // in an explanation
 	eligible                       //
+	unwanted                       // the score function does not want it
 	late                           // it is not expected to make the deadline
 	unavailable                    // memory is short, or a move of it is stuck
 	oversized                      // it fits no tier that it can be served from
@@ -96,7 +97,11 @@ func (q *query) admit(m *tier.Model, s *tier.State, byName bool) (why eligibilit
 
 // rate completes the score.
 func (q *query) rate(c *candidate) {
-	if c.ready = readinessOf(c.state); q.adaptive {
+	c.ready = readinessOf(c.state)
+	switch {
+	case q.p.score != nil:
+		q.rateByScore(c)
+	case q.adaptive:
 		c.score = onGrid(q.snapshot().score(q.req.Priority, c))
 	}
 }

@@ -45,7 +45,11 @@ func (q *query) noModel(matches []pick) error {
 			nearest = c
 		}
 	}
-	if nearest.why == lacking {
+	switch nearest.why {
+	case lacking:
+		return q.helpful(err)
+	case unwanted:
+		err.Reason = fmt.Sprintf("Of the models with capabilities [%s] that can be served now, the score function wants none", strings.Join(err.Capabilities, ", "))
 		return q.helpful(err)
 	}
 	err.Unsafe = q.helpful(q.refusal(&nearest, "Model"))

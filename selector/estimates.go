@@ -133,8 +133,12 @@ func (st *snapshot) score(p tier.Priority, c *candidate) float64 {
 }
 
 // factors are the parts of the score, for a person.
-func (st *snapshot) factors(p tier.Priority, c *candidate) (f []tier.Factor) {
+func (st *snapshot) factors(p tier.Priority, c *candidate, byScore bool) (f []tier.Factor) {
 	add := func(name string, value float64) { f = append(f, tier.Factor{Name: name, Value: value}) }
+	if byScore {
+		add(policyScore, c.score)
+		return f
+	}
 	x := st.prospect(c.m, c.state)
 	if st.adaptive {
 		add("queue seconds", x.queue)

@@ -2,6 +2,8 @@ package selector_test
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 
 	"github.com/modeltier/modeltier/selector"
 	"github.com/modeltier/modeltier/tier"
@@ -71,4 +73,39 @@ func ExampleNewWith() {
 	// Output:
 	// large (3.4): chosen
 	// small (1.5): left out: lacks refactoring, context >= 8192
+}
+
+// A scoring of one's own: models that are at hand before others, and of those the
+// cheapest by a label.
+func ExampleByScore() {
+	s := selector.ByScore(func(_ *tier.Request, m *tier.Model, state *tier.State) float64 {
+		cents, err := strconv.ParseFloat(m.Labels["cents"], 64)
+		if err != nil {
+			return math.NaN() // without a price it is not to be chosen
+		}
+		if state.Tier == tier.RAM {
+			return 100 - cents
+		}
+		return -cents
+	})
+	lib, err := tier.NewLibrary([]tier.Model{
+		{Name: "cheap", Size: tier.GiB, Labels: map[string]string{"cents": "2"}},
+		{Name: "dear", Size: tier.GiB, Labels: map[string]string{"cents": "7"}},
+		{Name: "unpriced", Size: tier.GiB},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	v := view()
+	v.Library, v.States = lib, make([]tier.State, lib.Len())
+	c, _ := s.Select(&tier.Request{}, v)
+	fmt.Println(c.Model)
+	at := *v // a view does not change: this is the next one
+	at.States = []tier.State{{}, {Tier: tier.RAM, Serving: true}, {}}
+	c, _ = s.Select(&tier.Request{}, &at)
+	fmt.Println(c.Model)
+	// Output:
+	// cheap
+	// dear
 }

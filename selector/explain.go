@@ -14,7 +14,9 @@ const maxCandidates = 1000
 
 // explain says why a choice came out as it did. It costs time and memory in
 // proportion to the library.
-func (q *query) explain(by string, c *tier.Choice, err error) *tier.Explanation {
+func (q *query) explain(by string, c *tier.Choice, err error) (x *tier.Explanation, fault error) {
+	fault = err
+	defer q.caught(&fault)
 	q.generalize()
 	all := make([]candidate, q.v.Library.Len())
 	for i := range all {
@@ -30,17 +32,17 @@ func (q *query) explain(by string, c *tier.Choice, err error) *tier.Explanation 
 	slices.SortFunc(all, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(min(a.why, late), min(b.why, late)), a.compare(b.pick))
 	})
-	x := &tier.Explanation{Policy: by, Priority: q.req.Priority, Omitted: max(0, len(all)-maxCandidates)}
+	x = &tier.Explanation{Policy: by, Priority: q.req.Priority, Omitted: max(0, len(all)-maxCandidates)}
 	named := err == nil && c.Mode != tier.Auto && !c.FellBack
 	for i := range all[:len(all)-x.Omitted] {
 		this := &all[i]
 		this.expected = q.snapshot().expected(this.m, this.state)
 		x.Candidates = append(x.Candidates, tier.Candidate{
 			Model: this.m.Name, Index: int(this.model), Eligible: this.why <= eligible, Verdict: q.verdict(this, &all[0], named),
-			Score: this.score, Factors: q.st.factors(q.req.Priority, this), Expected: this.expected,
+			Score: this.score, Factors: q.st.factors(q.req.Priority, this, q.p.score != nil), Expected: this.expected,
 		})
 	}
-	return x
+	return x, fault
 }
 
 // verdict says what became of a model in the choice. named: first was asked for by
@@ -53,6 +55,8 @@ func (q *query) verdict(c, first *candidate, named bool) string {
 		return "chosen"
 	case c.why == lacking:
 		return "left out: " + q.lacks(c.m)
+	case c.why == unwanted:
+		return "left out: the score function does not want it"
 	case c.why == late:
 		return fmt.Sprintf("left out: expected in %v, the deadline is %v", c.expected.Round(time.Millisecond), q.req.Deadline)
 	case c.why != eligible:

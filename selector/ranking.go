@@ -102,6 +102,9 @@ func (q *query) rank(question []byte, before *answer) *answer {
 	}
 	var all []step
 	for _, p := range a.matches {
+		if q.p.score != nil {
+			break // scores are the function's, and good for one request
+		}
 		last := len(all) - 1
 		if last >= 0 && p.score < all[last].score && !q.adaptive && q.req.Deadline == 0 {
 			continue // the score is all that counts, and is known

@@ -25,6 +25,7 @@ type Policies struct {
 	// Safety, counted in millionths.
 	safeRAM, safeTotal tier.Bytes
 	recorded, adaptive policy
+	score              ScoreFunc // nil: one of these two policies decides
 
 	mu      sync.Mutex        // of refused, and of the writers of stats
 	refused map[string]uint64 // by code
@@ -119,7 +120,7 @@ func (q *query) answer(c *tier.Choice) error {
 	}
 	err := q.decide(c)
 	if q.req.Explain {
-		c.Explanation = q.explain(by, c, err)
+		c.Explanation, err = q.explain(by, c, err)
 	}
 	return err
 }
@@ -169,20 +170,27 @@ func (q *query) auto(c *tier.Choice) error {
 	var room [64]byte // longer questions allocate
 	key := question(room[:0], q.req)
 	a := st.answers[string(key)]
-	if a == nil || a.of != st.number {
+	if a == nil || a.of != st.number && q.p.score == nil {
 		if err := q.req.Validate(); err != nil {
 			return err
 		}
 		a = q.rank(key, a)
 	}
+	if q.p.score != nil {
+		return q.autoByScore(a.matches, c)
+	}
 	n := a.usable(q.req.Deadline)
 	if n == 0 {
 		return q.noModel(a.matches)
 	}
-	best := &a.ranking[n-1]
+	q.choose(a.ranking[n-1].pick, c)
+	return nil
+}
+
+// choose makes a model the choice.
+func (q *query) choose(best pick, c *tier.Choice) {
 	c.Index, c.Mode, c.Score = int(best.model), tier.Auto, best.score
 	c.Model = q.v.Library.At(c.Index).Name
-	return nil
 }
 
 // Accessed implements tier.Learner. How often a model is asked for is the
