@@ -34,6 +34,7 @@ type Events struct {
 
 // MoveEvent is a move that started or ended.
 type MoveEvent struct {
+	At       time.Time
 	Job      string // ID
 	Model    string
 	From, To tier.Tier

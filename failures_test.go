@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -384,5 +385,50 @@ func TestOutOfMemory_ScenariosOfOllama(t *testing.T) {
 		r.probe.Set(calm, nil)
 		time.Sleep(time.Minute)
 		r.use("c")
+	})
+}
+
+// What went wrong with a model is there to be looked up though it works again, and is no
+// more once the name is another model's.
+func TestModel_LoadFailedAndEngineCrashed_LastErrorIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var fail atomic.Bool
+		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 2)}, Mover: &tiertest.Mover{Fault: func(tier.Move) error {
+			if fail.Load() {
+				return errors.New("disk on fire")
+			}
+			return nil
+		}}})
+		want := func(text string, at time.Time) {
+			t.Helper()
+			m, _ := r.Model("a")
+			if all := r.model("a"); !strings.Contains(m.LastError, text) || (m.LastError == "") != (text == "") || !m.LastErrorAt.Equal(at) || all.LastError != m.LastError {
+				t.Errorf("%q at %v, in Status %q; want %q at %v", m.LastError, m.LastErrorAt, all.LastError, text, at)
+			}
+		}
+		want("", time.Time{})
+		fail.Store(true)
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"}); err == nil {
+			t.Error("it was loaded")
+		}
+		failed := time.Now()
+		want("disk on fire", failed)
+		fail.Store(false)
+		time.Sleep(time.Minute)
+		r.use("a")
+		want("disk on fire", failed)
+		if err := r.ReportCrash("a", errors.New("signal: killed")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		crashed := time.Now()
+		want("signal: killed", crashed)
+		time.Sleep(time.Minute)
+		other := model("a", 3)
+		if _, err := r.Reconfigure(t.Context(), []tier.Model{other}, tier.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		want("", time.Time{})
 	})
 }

@@ -231,6 +231,7 @@ func (c *control) publish() {
 		c.library, c.gates = s.view.Library, make([]*entry, len(entries))
 		for i, e := range entries {
 			c.gates[i] = c.shared[e]
+			c.publishFailure(e) // it may be another model by now
 		}
 		if len(c.shared) > 2*len(entries)+64 { // most are removed by now
 			keep := make(map[*core.Entry]*entry, len(entries))
@@ -256,6 +257,16 @@ func (c *control) publishIdle(e *entry) {
 		e.idle.Store(nil)
 	} else if was := e.idle.Load(); was == nil || *was != term {
 		e.idle.Store(&term)
+	}
+}
+
+// publishFailure makes known what last went wrong with a model.
+func (c *control) publishFailure(e *core.Entry) {
+	s, next := c.shared[e], failure{}
+	if next.at, next.err = e.LastError(); next.err == nil {
+		s.failure.Store(nil)
+	} else if was := s.failure.Load(); was == nil || !was.at.Equal(next.at) {
+		s.failure.Store(&next)
 	}
 }
 

@@ -89,11 +89,19 @@ type entry struct {
 	keepAliveTold atomic.Bool
 	// idle says when the model leaves by idleness; nil: it does not.
 	idle atomic.Pointer[core.IdleTerm]
+	// failure is the last load that failed, or crash; nil: there was none.
+	failure atomic.Pointer[failure]
 	// observing: it is being looked at. seenUses is how often it had been used
 	// when it was last looked at. The loop's.
 	observing bool
 	seenUses  uint64
 	warned    tier.Bytes // what it was last said to take beyond what was known
+}
+
+// failure is what went wrong with a model, and when.
+type failure struct {
+	at  time.Time
+	err error
 }
 
 // snapshot is what the hot path reads. It is never changed once published.

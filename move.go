@@ -60,7 +60,7 @@ func (c *control) startMove(mv *core.Move, drop core.Drop) {
 		})
 	})
 	ev := MoveEvent{
-		Job: g.work.Job().ID(), Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave,
+		At: c.now, Job: g.work.Job().ID(), Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave,
 		Reason: mv.Reason, Why: mv.Why,
 	}
 	m.log.Info("a move starts", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "keep", ev.Keep, "leave", ev.Leave, "bytes", bytes, "reason", ev.Reason, "why", ev.Why)
@@ -121,7 +121,7 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	if err != nil {
 		m.log.Warn("what is resident cannot be told", "model", move.Model.Name, "err", err)
 	}
-	ev.Took, ev.Err = took, out.Err
+	ev.At, ev.Took, ev.Err = time.Now(), took, out.Err
 	m.count.moved(&move, bytes, took, out.Err)
 	m.log.Info("a move ended", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "took", took, "err", ev.Err)
 	if fn := m.cfg.Events.MoveEnded; fn != nil {
@@ -161,6 +161,7 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 		c.shared[mv.Entry].gate.lose()
 		c.core.Crash(mv.Entry, g.crash, c.now)
 	}
+	c.publishFailure(mv.Entry)
 	c.corrected(mv.Entry, runtime)
 	if !g.ordered {
 		c.finish(g.work, out.Err)
@@ -211,6 +212,7 @@ func (c *control) crashed(model string, cause error) {
 	}
 	c.shared[e].gate.lose()
 	c.core.Crash(e, cause, c.now)
+	c.publishFailure(e)
 }
 
 // recordedEstimate is how long a move took in the earlier system: 1.5 s for a GB

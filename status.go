@@ -138,6 +138,10 @@ type ModelStatus struct {
 	// IdleUntil is when the model leaves its tier if it is not used until then, see
 	// tier.Model.KeepAlive; zero: never, or not as long as it is in use.
 	IdleUntil time.Time `json:"idle_until,omitzero"`
+	// LastError is what the last load that failed, or crash, came by, however well the
+	// model has done since, and LastErrorAt when that was; "": there was none.
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	// ChargedRAM and ChargedSwap are the ledger's belief; Present is the kernel's
 	// answer, -1 where the mover cannot ask or it was not asked. Leftover is bytes
 	// that were to be gone and were still seen, and so stay charged.
@@ -242,6 +246,9 @@ func (s *snapshot) status(i int) ModelStatus {
 	}
 	if term := s.entries[i].idle.Load(); term != nil && ms.Leases == 0 && ms.Waiters == 0 {
 		ms.IdleUntil = term.Until(g.Ended())
+	}
+	if f := s.entries[i].failure.Load(); f != nil {
+		ms.LastError, ms.LastErrorAt = f.err.Error(), f.at
 	}
 	if at := s.entries[i].standing.Load(); at != nil {
 		w := at.waiting(model.Name)

@@ -137,7 +137,8 @@ type Entry struct {
 
 	failures  int       // loads that failed in a row
 	crashes   int       // crashes in a row soon after a load
-	lastErr   error     // of the last of either
+	lastErr   error     // of the last load that failed or crash, however long ago
+	erredAt   time.Time // when that was
 	coolUntil time.Time // until when no load is tried again
 	// shortUntil is until when no memory is tried for, after a load that found less
 	// than was promised.
@@ -185,6 +186,10 @@ func (e *Entry) Declared() tier.Bytes { return e.declared }
 
 // Peak returns the most that the model was seen to take in memory; 0: not known.
 func (e *Entry) Peak() tier.Bytes { return e.peak }
+
+// LastError returns when a load last failed or the model crashed, and by what; nil: that
+// has not happened since it became the model that it is.
+func (e *Entry) LastError() (at time.Time, err error) { return e.erredAt, e.lastErr }
 
 // Stuck reports whether its move was called off and does not return.
 func (e *Entry) Stuck() bool { return e.move != nil && e.move.phase == moveStuck }
@@ -269,14 +274,14 @@ func backOff(n int) time.Duration { return min(backOffFirst<<min(n, 16), backOff
 func (e *Entry) loadEnded(m *Move, out Outcome, now time.Time) {
 	switch {
 	case out.Err == nil:
-		e.failures, e.lastErr, e.coolUntil = 0, nil, time.Time{}
+		e.failures, e.coolUntil = 0, time.Time{}
 		if m.To == tier.RAM {
 			e.shortUntil = time.Time{}
 		}
 	case m.calledOff != notCalledOff:
 	default:
 		e.failures++
-		e.lastErr = out.Err
+		e.lastErr, e.erredAt = out.Err, now
 		if out.Short {
 			e.shortUntil = now.Add(backOffMax)
 		}
@@ -298,8 +303,8 @@ func (e *Entry) crash(cause error, now time.Time) {
 	if now.Sub(e.since) >= crashSoon {
 		e.crashes = 0
 	}
+	e.lastErr, e.erredAt = cause, now
 	if e.crashes++; e.crashes > crashesForgiven {
-		e.lastErr = cause
 		e.coolUntil = now.Add(backOff(e.crashes - crashesForgiven - 1))
 	}
 }

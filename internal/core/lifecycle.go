@@ -149,7 +149,7 @@ func (c *Core) become(e *Entry, now time.Time) {
 		x.blocked, x.tries, x.denied = false, 0, nil
 	}
 	e.fate, e.successor, e.exit = stays, nil, nil
-	e.failures, e.lastErr, e.coolUntil, e.sent = 0, nil, time.Time{}, false
+	e.failures, e.lastErr, e.erredAt, e.coolUntil, e.sent = 0, nil, time.Time{}, time.Time{}, false
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
 	e.foreign, e.hotAdded = true, false
 	e.since = now // what was looked at before was the other
