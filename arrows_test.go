@@ -29,6 +29,7 @@ var arrows = map[string][]string{
 	"tier/mapped":      {"tier", "internal/regular"},
 	"tier/process":     {"tier", "internal/outbox", "internal/regular"},
 	"tier/tiertest":    {"tier"},
+	"modeltiertest":    {".", "tier", "tier/tiertest"},
 }
 
 // tops are the folders that stand above the root and import what they like.
