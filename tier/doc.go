@@ -3,8 +3,7 @@
 //
 // The three names that matter: [Model] is what is kept, [Tier] is where its
 // weights are, and [View] is the immutable picture of the whole that a
-// [Selector] and a [Placement] decide from. [Ledger] is the account of bytes
-// that makes a promise of memory one that can be kept.
+// [Selector] and a [Placement] decide from.
 //
 // To extend modeltier, implement one of four small interfaces: [Selector],
 // [Placement], [MemoryProbe] or [Mover]. What an implementation can do beyond its

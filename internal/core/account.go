@@ -78,7 +78,7 @@ func (e *Entry) expected() tier.Bytes {
 }
 
 // commit turns a reservation into the entry's charge.
-func (c *Core) commit(e *Entry, res *tier.Reservation, now tier.Footprint, at time.Time) {
+func (c *Core) commit(e *Entry, res *Reservation, now tier.Footprint, at time.Time) {
 	must(c.ledger.Commit(res, e.charge, now))
 	if more := now.Beyond(e.charge); !more.IsZero() {
 		c.unseen, c.unseenAt = c.unseen.Plus(more), at
@@ -110,7 +110,7 @@ func (c *Core) discharge(e *Entry, f tier.Footprint) {
 }
 
 // refund gives back what was set aside for a move that failed.
-func (c *Core) refund(r *tier.Reservation) { c.ledger.Refund(r) }
+func (c *Core) refund(r *Reservation) { c.ledger.Refund(r) }
 
 // must panics if the ledger refuses what the core has made sure of.
 func must(err error) {

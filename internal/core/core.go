@@ -47,7 +47,7 @@ type FurtherAccount struct {
 // Core is the state machine. It is not safe for concurrent use.
 type Core struct {
 	opt    Options
-	ledger *tier.Ledger
+	ledger *Ledger
 
 	entries  []*Entry // in the library's order
 	byName   map[string]*Entry
@@ -110,7 +110,7 @@ func New(limits tier.Limits, opt Options) *Core {
 	for i, a := range opt.Further {
 		further[i] = a.Limit
 	}
-	c := &Core{opt: opt, ledger: tier.NewLedger(limits, further...), byName: map[string]*Entry{}, configured: map[string]tier.Model{}, background: true, keepAlives: opt.KeepAlive > 0 || opt.StandbyFor > 0}
+	c := &Core{opt: opt, ledger: NewLedger(limits, further...), byName: map[string]*Entry{}, configured: map[string]tier.Model{}, background: true, keepAlives: opt.KeepAlive > 0 || opt.StandbyFor > 0}
 	for a := range further {
 		c.further[int(tier.FurtherAccount)+a] = tier.Unlimited
 	}
@@ -118,7 +118,7 @@ func New(limits tier.Limits, opt Options) *Core {
 }
 
 // Ledger returns a copy of the account.
-func (c *Core) Ledger() tier.Ledger { return *c.ledger }
+func (c *Core) Ledger() Ledger { return *c.ledger }
 
 // Limits returns the limits in force.
 func (c *Core) Limits() tier.Limits { return c.ledger.Limits() }

@@ -10,9 +10,10 @@
 //
 // A request that has to wait becomes part of its model's demand (demand.go). The
 // placement answers with a plan, which is carried out step by step (plan.go); each
-// step begins a move (move.go). What is charged and promised stands in the ledger
-// (account.go). Other programs that are to have room are a demand, too (outsider.go).
-// Memory pressure, orders, crashes and reconfiguration have files of their own names.
+// step begins a move (move.go). What is charged and promised stands in the [Ledger]
+// (ledger.go, account.go). Other programs that are to have room are a demand, too
+// (outsider.go). Memory pressure, orders, crashes and reconfiguration have files of
+// their own names.
 //
 // The one thing it shares with other goroutines is each entry's [Gate], through
 // which requests for a resident model pass without asking the core.

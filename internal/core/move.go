@@ -54,7 +54,7 @@ type Move struct {
 	phase     movePhase
 	calledOff callOff
 	first     bool // to be begun since pressure was last high
-	res       *tier.Reservation
+	res       *Reservation
 	plan      *plan
 	startedAt time.Time
 	touchedAt time.Time // when it last made progress, as far as was told
@@ -211,11 +211,11 @@ func (c *Core) lacks(a tier.Account, m *tier.Model, need, free tier.Bytes) error
 
 // begin sets the move's bytes aside and queues it. The entry's gate is closed
 // and no lease is held. claim, if not nil, is room set aside before.
-func (c *Core) begin(m *Move, claim *tier.Reservation, now time.Time) error {
+func (c *Core) begin(m *Move, claim *Reservation, now time.Time) error {
 	e := m.Entry
 	need := e.peakFootprint(m.goal()).Beyond(e.own())
 	if claim == nil {
-		claim = new(tier.Reservation)
+		claim = new(Reservation)
 	}
 	if m.To > m.From || need[tier.RAM] > 0 {
 		if err := c.admit(&e.Model, need, claim.Held(), !m.urgent, now); err != nil {

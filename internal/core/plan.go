@@ -53,7 +53,7 @@ type plan struct {
 	alone    bool // the last step waits for all others, whatever room there is
 	// claim is the room set aside for the final step. It grows as victims leave, and
 	// the steps before draw on it.
-	claim *tier.Reservation
+	claim *Reservation
 }
 
 // step is one step of a plan. It names an entry, not a model: what the model is
@@ -396,7 +396,7 @@ func (c *Core) mayLeave(e *Entry) bool {
 // start puts a plan among those that are carried out.
 func (c *Core) start(p *plan) {
 	p.live = true
-	p.claim = new(tier.Reservation)
+	p.claim = new(Reservation)
 	c.claim(p)
 	c.plans = append(c.plans, p)
 	c.mark(progressed)
@@ -562,13 +562,13 @@ func (c *Core) beginMove(p *plan, m *Move, final bool, now time.Time) error {
 	if final {
 		err := c.begin(m, p.claim, now)
 		if err == nil {
-			p.claim = new(tier.Reservation) // the other is the move's now
+			p.claim = new(Reservation) // the other is the move's now
 		}
 		return err
 	}
 	held := p.claim.Held()
 	c.ledger.Refund(p.claim)
-	p.claim = new(tier.Reservation)
+	p.claim = new(Reservation)
 	err := c.begin(m, nil, now)
 	if c.claim(p); p.claim.Held() != held {
 		c.mark(progressed) // others may have what it gave up

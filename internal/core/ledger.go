@@ -1,65 +1,13 @@
-package tier
+package core
 
 import (
 	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/modeltier/modeltier/tier"
 )
-
-// Account numbers one kind of memory in the ledger. The accounts of the memory
-// tiers always exist, and their numbers are those of the tiers: Account(RAM) and
-// Account(Swap). Further ones, such as the memory of a device, are numbered from
-// FurtherAccount on when a Manager is made.
-type Account uint8
-
-// FurtherAccount is the first account that is not a tier's; MaxAccounts is how
-// many there are at most, the unused one of Storage included.
-const (
-	FurtherAccount Account = Account(Count)
-	MaxAccounts            = 8
-)
-
-// Footprint is an amount of bytes for each account, indexed by Tier or Account.
-// Storage is not accounted for and stays zero.
-type Footprint [MaxAccounts]Bytes
-
-// Plus returns the sum by account, saturated.
-func (f Footprint) Plus(g Footprint) Footprint {
-	for a := range f {
-		f[a] = f[a].Plus(g[a])
-	}
-	return f
-}
-
-// Minus returns the difference by account, saturated.
-func (f Footprint) Minus(g Footprint) Footprint {
-	for a := range f {
-		f[a] = f[a].Minus(g[a])
-	}
-	return f
-}
-
-// Beyond returns by account what f has more than g, never below zero.
-func (f Footprint) Beyond(g Footprint) Footprint {
-	for a := range f {
-		f[a] = max(f[a].Minus(g[a]), 0)
-	}
-	return f
-}
-
-// Within reports whether f is nowhere more than g.
-func (f Footprint) Within(g Footprint) bool {
-	for a := range f {
-		if f[a] > g[a] {
-			return false
-		}
-	}
-	return true
-}
-
-// IsZero reports whether f holds no bytes.
-func (f Footprint) IsZero() bool { return f == Footprint{} }
 
 // Errors of a Ledger that is used wrongly. They are faults of the program, not
 // of its input.
@@ -70,13 +18,13 @@ var (
 	errBeyond   = errors.New("ledger: charge is more than was charged and reserved")
 )
 
-// check returns why f cannot be charged or reserved. A saturated sum is Unlimited:
+// chargeable returns why f cannot be charged or reserved. A saturated sum is Unlimited:
 // its true value is not known, so no account can hold it.
-func (f Footprint) check() error {
+func chargeable(f tier.Footprint) error {
 	switch {
 	case slices.Min(f[:]) < 0:
 		return errNegative
-	case slices.Max(f[:]) == Unlimited:
+	case slices.Max(f[:]) == tier.Unlimited:
 		return errInexact
 	}
 	return nil
@@ -90,22 +38,22 @@ func (f Footprint) check() error {
 // the bytes, then Commit what was seen to be there, or Refund. The zero Ledger
 // has no room.
 type Ledger struct {
-	limits                  Limits
-	further                 []Bytes // limits of the further accounts
-	charged, reserved, peak Footprint
+	limits                  tier.Limits
+	further                 []tier.Bytes // limits of the further accounts
+	charged, reserved, peak tier.Footprint
 }
 
 // Reservation is bytes set aside before a move starts. Exactly one Commit or Refund
 // spends it.
 type Reservation struct {
-	held  Footprint
+	held  tier.Footprint
 	spent bool
 }
 
 // Held returns the bytes set aside; zero after it was spent.
-func (r *Reservation) Held() Footprint {
+func (r *Reservation) Held() tier.Footprint {
 	if r.spent {
-		return Footprint{}
+		return tier.Footprint{}
 	}
 	return r.held
 }
@@ -114,49 +62,49 @@ func (r *Reservation) Held() Footprint {
 // further account for each of the limits that follow, numbered from FurtherAccount
 // on; there are MaxAccounts - FurtherAccount of those at most. None is a limit of
 // nothing, in a further account as in Limits.
-func NewLedger(l Limits, further ...Bytes) *Ledger {
-	return &Ledger{limits: l, further: slices.Clone(further[:min(len(further), MaxAccounts-int(FurtherAccount))])}
+func NewLedger(l tier.Limits, further ...tier.Bytes) *Ledger {
+	return &Ledger{limits: l, further: slices.Clone(further[:min(len(further), tier.MaxAccounts-int(tier.FurtherAccount))])}
 }
 
 // Accounts returns how many account numbers are in use: from Storage, which has no
 // room, up to the last further account.
-func (l *Ledger) Accounts() Account { return FurtherAccount + Account(len(l.further)) }
+func (l *Ledger) Accounts() tier.Account { return tier.FurtherAccount + tier.Account(len(l.further)) }
 
 // Limit returns the limit of an account; that of Storage, and of one that does not
 // exist, is zero.
-func (l *Ledger) Limit(a Account) Bytes {
+func (l *Ledger) Limit(a tier.Account) tier.Bytes {
 	switch {
-	case a == Account(Storage) || a >= l.Accounts():
+	case a == tier.Account(tier.Storage) || a >= l.Accounts():
 		return 0
-	case a < FurtherAccount:
-		return l.limits.Of(Tier(a))
+	case a < tier.FurtherAccount:
+		return l.limits.Of(tier.Tier(a))
 	}
-	return max(l.further[a-FurtherAccount], 0)
+	return max(l.further[a-tier.FurtherAccount], 0)
 }
 
 // tierOf returns the tier of an account; RAM for a further one, which is memory too.
-func tierOf(a Account) Tier {
-	if a < FurtherAccount {
-		return Tier(a)
+func tierOf(a tier.Account) tier.Tier {
+	if a < tier.FurtherAccount {
+		return tier.Tier(a)
 	}
-	return RAM
+	return tier.RAM
 }
 
 // Limits returns the limits of ram and swap in force.
-func (l *Ledger) Limits() Limits { return l.limits }
+func (l *Ledger) Limits() tier.Limits { return l.limits }
 
 // Charged returns the bytes that are there.
-func (l *Ledger) Charged() Footprint { return l.charged }
+func (l *Ledger) Charged() tier.Footprint { return l.charged }
 
 // Reserved returns the bytes that are promised to moves.
-func (l *Ledger) Reserved() Footprint { return l.reserved }
+func (l *Ledger) Reserved() tier.Footprint { return l.reserved }
 
 // Peak returns the most that charged + reserved ever was, by account.
-func (l *Ledger) Peak() Footprint { return l.peak }
+func (l *Ledger) Peak() tier.Footprint { return l.peak }
 
 // Free returns by account what is neither charged nor reserved.
-func (l *Ledger) Free() Footprint {
-	var f Footprint
+func (l *Ledger) Free() tier.Footprint {
+	var f tier.Footprint
 	for a := range l.Accounts() {
 		f[a] = l.Limit(a) - l.charged[a] - l.reserved[a]
 	}
@@ -165,31 +113,35 @@ func (l *Ledger) Free() Footprint {
 
 // Reserve sets f aside. If it does not fit, the error is a *CapacityError with the
 // account, the need and what is free.
-func (l *Ledger) Reserve(f Footprint) (*Reservation, error) {
+func (l *Ledger) Reserve(f tier.Footprint) (*Reservation, error) {
 	r := &Reservation{}
 	return r, l.Grow(r, f)
 }
 
 // Grow adds f to what r holds.
-func (l *Ledger) Grow(r *Reservation, f Footprint) error {
+func (l *Ledger) Grow(r *Reservation, f tier.Footprint) error {
 	if r.spent {
 		return errSpent
 	}
-	if f.check() == errNegative {
+	if chargeable(f) == errNegative {
 		return errNegative
 	}
-	f[Storage] = 0
+	f[tier.Storage] = 0
 	free := l.Free()
-	for a := Account(len(f) - 1); a > 0; a-- { // ram before swap: it is the scarcer
-		if f[a] <= free[a] && f[a] < Unlimited {
+	for a := tier.Account(len(f) - 1); a > 0; a-- { // ram before swap: it is the scarcer
+		if f[a] <= free[a] && f[a] < tier.Unlimited {
 			continue
 		}
-		e := &CapacityError{
+		e := &tier.CapacityError{
 			Account: a, Tier: tierOf(a), Need: f[a], Free: free[a], Limit: l.Limit(a),
 			Never: r.held[a].Plus(f[a]) > l.Limit(a),
 		}
-		if f[a] == Unlimited {
-			e.Never, e.Reason = true, fmt.Sprintf("needs more bytes in %s than can be counted", e.place())
+		if f[a] == tier.Unlimited {
+			place := tierOf(a).String()
+			if a >= tier.FurtherAccount {
+				place = fmt.Sprint("account ", a)
+			}
+			e.Never, e.Reason = true, fmt.Sprintf("needs more bytes in %s than can be counted", place)
 		}
 		return e
 	}
@@ -203,11 +155,11 @@ func (l *Ledger) Grow(r *Reservation, f Footprint) error {
 
 // Commit spends r and replaces the charge was, which r's owner had, by now. What
 // is charged now may be nowhere more than was and r together.
-func (l *Ledger) Commit(r *Reservation, was, now Footprint) error {
+func (l *Ledger) Commit(r *Reservation, was, now tier.Footprint) error {
 	if r.spent {
 		return errSpent
 	}
-	if err := cmp.Or(was.check(), now.check()); err != nil {
+	if err := cmp.Or(chargeable(was), chargeable(now)); err != nil {
 		return err
 	}
 	if !was.Within(l.charged) || !now.Within(was.Plus(r.held)) {
@@ -229,8 +181,8 @@ func (l *Ledger) Refund(r *Reservation) {
 }
 
 // Discharge takes f, which was charged and was seen to be gone, off the account.
-func (l *Ledger) Discharge(f Footprint) error {
-	if err := f.check(); err != nil {
+func (l *Ledger) Discharge(f tier.Footprint) error {
+	if err := chargeable(f); err != nil {
 		return err
 	}
 	if !f.Within(l.charged) {
@@ -243,10 +195,10 @@ func (l *Ledger) Discharge(f Footprint) error {
 // SetLimits replaces the limits of ram and swap. If one of them holds more than
 // its new limit, the error is a *CapacityError with the account, what it holds as
 // Need, and the limit.
-func (l *Ledger) SetLimits(n Limits) error {
-	for _, t := range [...]Tier{RAM, Swap} {
+func (l *Ledger) SetLimits(n tier.Limits) error {
+	for _, t := range [...]tier.Tier{tier.RAM, tier.Swap} {
 		if held := l.charged[t] + l.reserved[t]; held > n.Of(t) {
-			return &CapacityError{Account: Account(t), Tier: t, Need: held, Free: n.Of(t), Limit: n.Of(t)}
+			return &tier.CapacityError{Account: tier.Account(t), Tier: t, Need: held, Free: n.Of(t), Limit: n.Of(t)}
 		}
 	}
 	l.limits = n
