@@ -196,7 +196,7 @@ func (m *Manager) chooseMakingRoom(req *Request, snap *snapshot) (Choice, error)
 			return other, nil
 		}
 	}
-	return choice, tier.HeldBy(err, snap.outside)
+	return choice, core.HeldBy(err, snap.outside)
 }
 
 // waiter is a request on its way through the loop. The first to set the state

@@ -399,9 +399,9 @@ type limitsReply func(old, now tier.Limits, err error)
 // UpdateLimits changes the limits, all of them or none. A zero field keeps its
 // value. Lowering a limit below what is resident lets idle models leave first;
 // where they cannot, or a reservation holds the room, it is refused with an error
-// (ErrLimits) that names who would have to. A Manager whose limits keep the floors of tier.FloorRAM,
-// FloorSwap and FloorReserved is not lowered beneath them; one that was made
-// smaller has no floor but zero. It returns the limits before and after.
+// (ErrLimits) that names who would have to. A Manager whose limits keep the
+// floors of the wire contract, 1 GiB of ram, 2 of swap and half a GiB in reserve, is
+// not lowered beneath them; one that was made smaller has no floor but zero. It returns the limits before and after.
 func (m *Manager) UpdateLimits(ctx context.Context, l tier.Limits) (old, now tier.Limits, err error) {
 	type pair struct{ old, now tier.Limits }
 	p, err := ask(ctx, m, func(_ time.Time, reply func(pair, error)) {

@@ -56,7 +56,7 @@ func TestNew_CallerChangesItsModelsLater_ManagerKeepsItsOwn(t *testing.T) {
 		}
 		mine.Capabilities[0] = "nothing"
 		mine.Labels["language"] = "none"
-		req := modeltier.Request{Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "language", Op: tier.OpEqual, Value: "fr"}}}
+		req := modeltier.Request{Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "language", Op: "=", Value: "fr"}}}
 		for _, name := range []string{"a", "b"} {
 			l := r.get(name)
 			if m := l.Model(); m.Capabilities[0] != "embeddings" || m.Labels["language"] != "fr" {

@@ -139,7 +139,7 @@ var tierNames = [tier.Count]string{tier.Storage: "Storage", tier.Swap: "Swap", t
 func overLimit(p *Promise, model *tier.Model, t tier.Tier, need tier.Bytes) *tier.CapacityError {
 	limit, free := p.Limits.Of(t), max(p.Free[t], 0)
 	used := max(limit-free, 0).Plus(need)
-	is, may := tier.Apart(used, limit)
+	is, may := used.Apart(limit)
 	return &tier.CapacityError{
 		Model: nameOf(model), Tier: t, Need: need, Free: free, Limit: limit,
 		Never:  need > limit,
@@ -149,7 +149,7 @@ func overLimit(p *Promise, model *tier.Model, t tier.Tier, need tier.Bytes) *tie
 
 // short returns the error of a need beyond what the probe sees.
 func short(model *tier.Model, t tier.Tier, what string, need, have, limit tier.Bytes) *tier.CapacityError {
-	needs, has := tier.Apart(need, have)
+	needs, has := need.Apart(have)
 	return &tier.CapacityError{
 		Model: nameOf(model), Tier: t, Need: need, Free: have, Limit: limit,
 		Reason: fmt.Sprintf("Insufficient %s: need %sGB, have %sGB", what, needs, has),

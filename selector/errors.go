@@ -101,7 +101,7 @@ func (q *query) shortage(c *candidate, who string) *tier.CapacityError {
 		err.Tier, err.Free, what = tier.RAM, v.Memory.Available, "Insufficient RAM"
 	}
 	if !resident(c.state) && m.Size > err.Limit {
-		need, have := tier.Apart(m.Size, err.Free)
+		need, have := m.Size.Apart(err.Free)
 		err.Detail = fmt.Sprintf("%s: need %sGB, have %sGB", what, need, have)
 		if m.Size <= err.Free { // there is enough, but one model may not take all of it
 			err.Detail += fmt.Sprintf(", of which one model may take %.1fGB", err.Limit.GB())
@@ -116,7 +116,7 @@ func (q *query) shortage(c *candidate, who string) *tier.CapacityError {
 		err.Limit = v.Limits.Of(err.Tier)
 		err.Free = err.Limit
 		if err.Detail == "" {
-			need, limit := tier.Apart(err.Need, err.Limit)
+			need, limit := err.Need.Apart(err.Limit)
 			err.Detail = fmt.Sprintf("Model too large: need %sGB, limit %sGB", need, limit)
 		}
 	case stuck(c.state):

@@ -30,7 +30,7 @@ func TestExplain_Golden(t *testing.T) {
 	settle(t, busy, "llama-7b", tier.Swap).Kept = 2 * tier.GiB
 	busy.States[4] = tier.State{Moving: true, To: tier.RAM, InPlace: true}
 	busy.States[1].Stuck = true
-	long := tier.Constraint{Label: "context", Op: tier.OpAtLeast, Value: "8192"}
+	long := tier.Constraint{Label: "context", Op: ">=", Value: "8192"}
 	for _, x := range []struct {
 		name string
 		v    *tier.View

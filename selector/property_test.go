@@ -19,8 +19,8 @@ var (
 		"image-text-to-text", "instruction-following", "fast",
 	}
 	someConstraints = []tier.Constraint{
-		{Label: "vision"}, {Label: "language", Op: tier.OpEqual, Value: "fr"}, {Label: "language", Op: tier.OpNot, Value: "en"},
-		{Label: "context", Op: tier.OpAtLeast, Value: "8k"}, {Label: "context", Op: tier.OpBelow, Value: "16384"},
+		{Label: "vision"}, {Label: "language", Op: "=", Value: "fr"}, {Label: "language", Op: "!=", Value: "en"},
+		{Label: "context", Op: ">=", Value: "8k"}, {Label: "context", Op: "<", Value: "16384"},
 	}
 )
 

@@ -146,7 +146,7 @@ func question(b []byte, req *tier.Request) []byte {
 	}
 	for i := range req.Constraints {
 		c := &req.Constraints[i]
-		b = text(text(append(b, byte(c.Op)), c.Label), c.Value)
+		b = text(text(text(b, c.Op), c.Label), c.Value)
 	}
 	return b
 }

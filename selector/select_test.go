@@ -283,7 +283,7 @@ func TestHybrid_PreferredMayNotServe_FallsBackAndSaysWhy(t *testing.T) {
 
 func TestManual_LacksWhatIsRequired_SaysWhatAndWhichModelsHaveIt(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
-	_, err := New().Select(&tier.Request{Model: "llama-7b", Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtLeast, Value: "8192"}}}, v)
+	_, err := New().Select(&tier.Request{Model: "llama-7b", Capabilities: []string{"embeddings"}, Constraints: []tier.Constraint{{Label: "context", Op: ">=", Value: "8192"}}}, v)
 	le, ok := errors.AsType[*tier.NoCapableModelError](err)
 	if !ok || !errors.Is(err, tier.ErrNoCapableModel) || tier.Code(err) != "no_capable_model" ||
 		err.Error() != "Explicit model 'llama-7b' lacks embeddings, context >= 8192" || len(le.Able) > 0 {
@@ -312,7 +312,7 @@ func TestConstraints_OnLabels_ExcludeAndNameWhatThereIs(t *testing.T) {
 			t.Errorf("%s: chose %s, want %s", text, got.Model, want)
 		}
 	}
-	_, err := New().Select(&tier.Request{Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtLeast, Value: "128k"}}}, v)
+	_, err := New().Select(&tier.Request{Constraints: []tier.Constraint{{Label: "context", Op: ">=", Value: "128k"}}}, v)
 	nc, ok := errors.AsType[*tier.NoCapableModelError](err)
 	if !ok || cmp.Diff([]string{"context = 32k", "context = 4096"}, nc.Nearest) != "" || cmp.Diff([]string{"text-generation", "context >= 128k"}, nc.Capabilities) != "" {
 		t.Errorf("got %v, nearest %v", err, nc.Nearest)
@@ -384,8 +384,8 @@ func TestStuck_IsLeftOutOfAuto_AndTheManagersInManual(t *testing.T) {
 
 func TestSelect_BadInput_TypedErrorWithSuggestion(t *testing.T) {
 	v := viewOf(newLibrary(t, recordedModels()...))
-	ge := func(v string) tier.Constraint { return tier.Constraint{Label: "context", Op: tier.OpAtLeast, Value: v} }
-	lt := func(v string) tier.Constraint { return tier.Constraint{Label: "context", Op: tier.OpBelow, Value: v} }
+	ge := func(v string) tier.Constraint { return tier.Constraint{Label: "context", Op: ">=", Value: v} }
+	lt := func(v string) tier.Constraint { return tier.Constraint{Label: "context", Op: "<", Value: v} }
 	for name, req := range map[string]tier.Request{
 		"unknown priority":          {Priority: 7},
 		"model and preferred":       {Model: "gpt2-small", Preferred: "gpt2-large"},
@@ -403,9 +403,9 @@ func TestSelect_BadInput_TypedErrorWithSuggestion(t *testing.T) {
 		"a year's deadline":         {Deadline: 365 * 24 * time.Hour},
 		"contradictory constraints": {Constraints: []tier.Constraint{ge("8192"), lt("4096")}},
 		"contradictory, manual":     {Model: "gpt2-small", Constraints: []tier.Constraint{ge("8192"), lt("8k")}},
-		"constraint without label":  {Constraints: []tier.Constraint{{Op: tier.OpEqual, Value: "1"}}},
+		"constraint without label":  {Constraints: []tier.Constraint{{Op: "=", Value: "1"}}},
 		"constraint of no number":   {Constraints: []tier.Constraint{ge("long")}},
-		"constraint of unknown op":  {Constraints: []tier.Constraint{{Label: "context", Op: 99, Value: "1"}}},
+		"constraint of unknown op":  {Constraints: []tier.Constraint{{Label: "context", Op: "?", Value: "1"}}},
 		"unknown policy":            {Policy: "psychic"},
 		"explain what is wrong":     {Priority: 7, Explain: true},
 		"explain an empty name":     {Capabilities: []string{""}, Explain: true},
@@ -519,13 +519,13 @@ func TestRankcache_QuestionsWithoutEnd_IsBounded(t *testing.T) {
 }
 
 func TestQuestion_DifferentRequests_Differ(t *testing.T) {
-	c := tier.Constraint{Label: "context", Op: tier.OpAtLeast, Value: "8k"}
+	c := tier.Constraint{Label: "context", Op: ">=", Value: "8k"}
 	seen := make(map[string]string)
 	for _, req := range []tier.Request{
 		{}, {Priority: tier.Speed}, {Deadline: 1}, {Capabilities: []string{"a"}}, {Capabilities: []string{"a", "b"}}, {Capabilities: []string{"a\x01b"}},
 		{Capabilities: []string{"ab"}}, {Preferences: []string{"a"}}, {Capabilities: []string{"b"}, Preferences: []string{"a"}},
 		{Constraints: []tier.Constraint{c}}, {Constraints: []tier.Constraint{c, c}}, {Constraints: []tier.Constraint{{Label: "context"}}},
-		{Constraints: []tier.Constraint{{Label: "context", Op: tier.OpAtMost, Value: "8k"}}},
+		{Constraints: []tier.Constraint{{Label: "context", Op: "<=", Value: "8k"}}},
 	} {
 		q, text := string(question(nil, &req)), fmt.Sprintf("%+v", req)
 		if other, ok := seen[q]; ok {

@@ -309,8 +309,8 @@ type CapacityError struct {
 	// Reason is the whole sentence, if its wording is fixed. Detail is what is missing,
 	// without the model's name, for use in another sentence; a Selector sets both.
 	Reason, Detail string
-	// Holders hold the room, largest first, but reservations before models where HeldBy
-	// named them.
+	// Holders hold the room, largest first; what the Manager reports has reservations
+	// before models.
 	Holders []Holder
 }
 
@@ -366,29 +366,6 @@ func (e *CapacityError) Suggestions() []string {
 		return append(out, "Ask for less, or free memory on the machine.")
 	}
 	return append(out, "Ask for a smaller model, or free memory on the machine.")
-}
-
-// HeldBy returns a lack of room that names those holders as well, before the models that
-// it names, as it is not theirs to give way. Any other error, one of another account than
-// ram, and one of room that there can never be, is returned as it is.
-func HeldBy(err error, more []Holder) error {
-	if len(more) == 0 {
-		return err
-	}
-	switch e := err.(type) {
-	case *CapacityError:
-		if a := max(e.Account, Account(e.Tier)); e.Never || a == Account(Swap) || a >= FurtherAccount {
-			return err // they hold ram
-		}
-		n := *e
-		n.Holders = slices.Concat(more, slices.DeleteFunc(slices.Clone(e.Holders), func(h Holder) bool { return h.Reservation != "" }))
-		return &n
-	case *NoCapableModelError:
-		n := *e
-		n.Unsafe = HeldBy(e.Unsafe, more)
-		return &n
-	}
-	return err
 }
 
 // BusyError is a queue that is full, or a wait that took too long.

@@ -21,9 +21,9 @@ type Limits struct {
 // The floors of the wire contract keep the limits of a running system from being
 // set too low by mistake.
 const (
-	FloorRAM      = 1 * GiB
-	FloorSwap     = 2 * GiB
-	FloorReserved = GiB / 2
+	floorRAM      = 1 * GiB
+	floorSwap     = 2 * GiB
+	floorReserved = GiB / 2
 )
 
 // DefaultLimits are those of an 8 GB board with one memory for CPU and GPU: 5
@@ -59,7 +59,8 @@ func (l Limits) Of(t Tier) Bytes {
 	return Unlimited
 }
 
-// CheckFloors returns a *LimitsError for the first limit that is below its floor.
+// CheckFloors returns a *LimitsError for the first limit that is below its floor: 1 GiB
+// of ram, 2 of swap, half a GiB in reserve.
 // base is the limits at the start: a limit that was below its floor there, on a
 // scaled-down machine, has no floor.
 func (l Limits) CheckFloors(base Limits) error {
@@ -67,9 +68,9 @@ func (l Limits) CheckFloors(base Limits) error {
 		name               string
 		value, base, floor Bytes
 	}{
-		{"RAM limit", l.RAM, base.RAM, FloorRAM},
-		{"Swap limit", l.Swap, base.Swap, FloorSwap},
-		{"RAM reserved", l.Reserved, base.Reserved, FloorReserved},
+		{"RAM limit", l.RAM, base.RAM, floorRAM},
+		{"Swap limit", l.Swap, base.Swap, floorSwap},
+		{"RAM reserved", l.Reserved, base.Reserved, floorReserved},
 	} {
 		if f.value < f.floor && f.base >= f.floor {
 			return &LimitsError{Field: f.name, Value: f.value, Reason: fmt.Sprintf("%s must be >= %.1fGB", f.name, f.floor.GB())}
@@ -95,11 +96,12 @@ func (l Limits) Validate() error {
 	return errors.Join(errs...)
 }
 
-// The defaults of a Protection.
+// DefaultFairness is the default of Protection.Fairness.
+const DefaultFairness = 3 * time.Second
+
 const (
-	DefaultFairness     = 3 * time.Second
-	DefaultGrace        = 50 * time.Millisecond
-	DefaultMinResidency = 30 * time.Second
+	defaultGrace        = 50 * time.Millisecond
+	defaultMinResidency = 30 * time.Second
 )
 
 // Protection bounds how long a model is protected from eviction. Nothing else does:
@@ -107,17 +109,17 @@ const (
 // reclaim.
 type Protection struct {
 	// MinResidency is how long a model that came to ram is spared when memory is
-	// reclaimed under pressure, as long as others can give way. 0: DefaultMinResidency;
+	// reclaimed under pressure, as long as others can give way. 0: 30 s;
 	// negative: it is not spared.
 	MinResidency time.Duration
 	// Grace is how long after its last use a model still counts as in demand. A
 	// model in demand that was loaded a moment ago stays for as long as its load
-	// took, Fairness at most. 0: DefaultGrace; negative: it counts only while it
+	// took, Fairness at most. 0: 50 ms; negative: it counts only while it
 	// is leased.
 	Grace time.Duration
 	// Fairness bounds starvation and thrash: a request waits at most this long
 	// before busy models are drained for it, and a model in demand stays at most
-	// this long after a load. 0: DefaultFairness. It is not negative.
+	// this long after a load. 0: 3 s. It is not negative.
 	Fairness time.Duration
 }
 
@@ -125,8 +127,8 @@ type Protection struct {
 // at zero, which is how a View and the Manager carry it.
 func (p Protection) OrDefault() Protection {
 	return Protection{
-		MinResidency: max(cmp.Or(p.MinResidency, DefaultMinResidency), 0),
-		Grace:        max(cmp.Or(p.Grace, DefaultGrace), 0),
+		MinResidency: max(cmp.Or(p.MinResidency, defaultMinResidency), 0),
+		Grace:        max(cmp.Or(p.Grace, defaultGrace), 0),
 		Fairness:     max(cmp.Or(p.Fairness, DefaultFairness), 0),
 	}
 }

@@ -20,7 +20,6 @@ import (
 const (
 	MaxNameLength   = 255 // bytes, for model names, capabilities and label keys
 	MaxCapabilities = 256
-	MaxLabels       = 256
 	MaxParts        = 10_000
 )
 
@@ -32,6 +31,8 @@ type Digest struct {
 	// looked for again whenever the model's parts are, what its owner says stays.
 	Source string `json:"source,omitempty"`
 }
+
+const maxLabels = 256
 
 // ProjectorLabel is the label that names the part of a model that is its projector,
 // which lets it see or hear. Its value is one of Parts. Package hotload sets it.
@@ -89,7 +90,7 @@ type Model struct {
 	// whatever was said; package hotload says how it is made. Where no file is at Path, it
 	// is the owner's to say. "": not known.
 	Version string
-	// Labels are the owner's own, but for ProjectorLabel. The Constraints of a Request
+	// Labels are the owner's own, 256 at most, but for ProjectorLabel. The Constraints of a Request
 	// look at them, and a Mover may.
 	Labels map[string]string
 }
@@ -169,7 +170,7 @@ func (m *Model) Validate() error {
 	if m.Version != "" && !versionForm.MatchString(m.Version) {
 		f.add("version", shorten(m.Version), versionRule)
 	}
-	f.count("labels", len(m.Labels), MaxLabels)
+	f.count("labels", len(m.Labels), maxLabels)
 	f.digests(m)
 	return errors.Join(f.errs...)
 }

@@ -38,11 +38,10 @@ func (p Priority) MarshalText() ([]byte, error) { return []byte(p.String()), nil
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (p *Priority) UnmarshalText(text []byte) error { return setText(p, text, ParsePriority) }
 
-// Bounds on what a Request may name.
-const (
-	MaxConstraints = 64
-	MaxDeadline    = 24 * time.Hour
-)
+// MaxDeadline bounds the Deadline of a Request.
+const MaxDeadline = 24 * time.Hour
+
+const maxConstraints = 64
 
 // Request says which model is wanted. Model alone is manual; Preferred is
 // manual too, or hybrid with Fallback; neither is auto.
@@ -56,7 +55,7 @@ type Request struct {
 	Capabilities []string
 	// Preferences are capabilities that count for a model without being required.
 	Preferences []string
-	// Constraints bound the labels of the model, all of them required.
+	// Constraints bound the labels of the model, all of them required; 64 at most.
 	Constraints []Constraint
 	// Deadline is how long it may take from now until the model can be used.
 	// Models that are not expected to make it are left out. 0: no deadline.
@@ -145,7 +144,7 @@ func (r *Request) Validate() error {
 	}
 	f.names("capabilities", "capability", r.Capabilities)
 	f.names("preferences", "preference", r.Preferences)
-	if f.count("constraints", len(r.Constraints), MaxConstraints) {
+	if f.count("constraints", len(r.Constraints), maxConstraints) {
 		for i, c := range r.Constraints {
 			if err := c.Validate(); err != nil {
 				f.errs = append(f.errs, err)
@@ -271,30 +270,35 @@ type Factor struct {
 	Value float64
 }
 
-// Op is how a Constraint compares.
-type Op uint8
-
-const (
-	OpHas     Op = iota // the label exists and is not "false", "no", "off" or "0", or the model has a capability of that name
-	OpEqual             // one of the label's comma-separated values is the value
-	OpNot               // none of them is, or the model does not have the label
-	OpAtLeast           // the label is one number, ≥ the value
-	OpAtMost
-	OpAbove
-	OpBelow
-)
-
-var opSigns = [...]string{OpHas: "", OpEqual: "=", OpNot: "!=", OpAtLeast: ">=", OpAtMost: "<=", OpAbove: ">", OpBelow: "<"}
-
 // Constraint bounds a label of the wanted model. As text it is "vision",
 // "language = fr" or "context >= 8192".
 type Constraint struct {
 	Label string
-	Op    Op
-	// Value is empty with OpHas. Values compare without regard to case, and as numbers
+	// Op is how it compares. "": the label exists and is not "false", "no", "off" or
+	// "0", or the model has a capability of that name. "=": one of the label's
+	// comma-separated values is Value; "!=": none of them is, or there is no label. ">=",
+	// "<=", ">" and "<": the label is one number that compares so with Value.
+	Op string
+	// Value is empty where Op is. Values compare without regard to case, and as numbers
 	// if both are numbers; the suffixes k and m mean 1024 and 1024².
 	Value string
 }
+
+// The ways to compare. From opAtLeast on they want numbers.
+const (
+	opHas = iota
+	opEqual
+	opNot
+	opAtLeast
+	opAtMost
+	opAbove
+	opBelow
+)
+
+var opSigns = []string{opHas: "", opEqual: "=", opNot: "!=", opAtLeast: ">=", opAtMost: "<=", opAbove: ">", opBelow: "<"}
+
+// op returns the way to compare; -1: there is no such.
+func (c *Constraint) op() int { return slices.Index(opSigns, c.Op) }
 
 // ParseConstraint reads a Constraint from its text. The error unwraps to
 // ErrInvalid.
@@ -302,12 +306,9 @@ func ParseConstraint(text string) (Constraint, error) {
 	c := Constraint{Label: text}
 	if i := strings.IndexAny(text, "<>=!≤≥≠"); i >= 0 {
 		rest := text[i:]
-		for _, sign := range [...]struct {
-			text string
-			op   Op
-		}{
-			{"==", OpEqual}, {">=", OpAtLeast}, {"<=", OpAtMost}, {"!=", OpNot}, {"≥", OpAtLeast},
-			{"≤", OpAtMost}, {"≠", OpNot}, {"=", OpEqual}, {">", OpAbove}, {"<", OpBelow},
+		for _, sign := range [...]struct{ text, op string }{
+			{"==", "="}, {">=", ">="}, {"<=", "<="}, {"!=", "!="}, {"≥", ">="},
+			{"≤", "<="}, {"≠", "!="}, {"=", "="}, {">", ">"}, {"<", "<"},
 		} {
 			if value, ok := strings.CutPrefix(rest, sign.text); ok {
 				c = Constraint{Label: text[:i], Op: sign.op, Value: strings.TrimSpace(value)}
@@ -321,10 +322,10 @@ func ParseConstraint(text string) (Constraint, error) {
 
 // String returns the text that ParseConstraint reads.
 func (c Constraint) String() string {
-	if c.Op == OpHas || int(c.Op) >= len(opSigns) {
+	if c.op() <= opHas {
 		return c.Label
 	}
-	return c.Label + " " + opSigns[c.Op] + " " + c.Value
+	return c.Label + " " + c.Op + " " + c.Value
 }
 
 // Validate returns an *InvalidError that names the fault, or nil.
@@ -335,19 +336,20 @@ func (c Constraint) Validate() error {
 			Help: []string{`Write a constraint like "vision", "language = fr" or "context >= 8192".`},
 		}
 	}
+	op := c.op()
 	switch {
 	case CheckName("label", c.Label) != nil || strings.ContainsAny(c.Label, "<>=!≤≥≠") || strings.TrimSpace(c.Label) != c.Label:
 		return fault("must begin with the name of a label")
-	case int(c.Op) >= len(opSigns):
+	case op < 0:
 		return fault("must compare by one of =, !=, >=, <=, >, <")
-	case c.Op == OpHas && c.Value != "":
+	case op == opHas && c.Value != "":
 		return fault("must have no value")
-	case c.Op == OpHas:
+	case op == opHas:
 		return nil
 	case CheckName("value", c.Value) != nil || strings.ContainsAny(c.Value, "<>=!≤≥≠,") || strings.TrimSpace(c.Value) != c.Value:
 		return fault("must end with one value")
 	}
-	if _, ok := number(c.Value); c.Op >= OpAtLeast && !ok {
+	if _, ok := number(c.Value); op >= opAtLeast && !ok {
 		return fault("must compare with a number")
 	}
 	return nil
@@ -356,30 +358,31 @@ func (c Constraint) Validate() error {
 // Met reports whether the model satisfies the constraint.
 func (c *Constraint) Met(m *Model) bool {
 	label, ok := m.Labels[c.Label]
-	switch c.Op {
-	case OpHas:
+	op := c.op()
+	switch op {
+	case opHas:
 		return ok && !isOff(label) || m.Can([]string{c.Label})
-	case OpEqual, OpNot:
+	case opEqual, opNot:
 		found := false
 		for v := range strings.SplitSeq(label, ",") {
 			found = found || ok && same(strings.TrimSpace(v), c.Value)
 		}
-		return found == (c.Op == OpEqual)
+		return found == (op == opEqual)
 	}
 	have, ok := number(label)
 	bound, valid := number(c.Value)
-	return ok && valid && c.Op.holds(have, bound)
+	return ok && valid && holds(op, have, bound)
 }
 
-func (op Op) holds(have, bound float64) bool {
+func holds(op int, have, bound float64) bool {
 	switch op {
-	case OpAtLeast:
+	case opAtLeast:
 		return have >= bound
-	case OpAtMost:
+	case opAtMost:
 		return have <= bound
-	case OpAbove:
+	case opAbove:
 		return have > bound
-	case OpBelow:
+	case opBelow:
 		return have < bound
 	}
 	return false
@@ -390,22 +393,23 @@ func (c Constraint) contradicts(d Constraint) bool {
 	if c.Label != d.Label {
 		return false
 	}
-	if c.Op > d.Op {
-		c, d = d, c
+	this, that := c.op(), d.op()
+	if this > that {
+		c, d, this, that = d, c, that, this
 	}
 	a, ok := number(c.Value)
 	b, _ := number(d.Value)
-	upper := d.Op == OpAtMost || d.Op == OpBelow
+	upper := that == opAtMost || that == opBelow
 	switch {
-	case c.Op == OpEqual && d.Op == OpNot:
+	case this == opEqual && that == opNot:
 		return same(c.Value, d.Value)
-	case c.Op == OpEqual && d.Op >= OpAtLeast:
-		return !ok || !d.Op.holds(a, b)
-	case c.Op == OpAtLeast && d.Op == OpAtMost:
+	case this == opEqual && that >= opAtLeast:
+		return !ok || !holds(that, a, b)
+	case this == opAtLeast && that == opAtMost:
 		return a > b
-	case c.Op == OpAtLeast && upper, c.Op == OpAbove && upper:
+	case this == opAtLeast && upper, this == opAbove && upper:
 		return a >= b
-	case c.Op == OpAtMost && d.Op == OpAbove:
+	case this == opAtMost && that == opAbove:
 		return a <= b
 	}
 	return false

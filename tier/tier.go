@@ -131,13 +131,13 @@ func (b Bytes) Abs() Bytes {
 // GB returns b in units of 2^30 bytes, the unit of the wire contract.
 func (b Bytes) GB() float64 { return float64(b) / float64(GiB) }
 
-// Apart returns a and b in units of 2^30 bytes with one decimal, as the recorded
+// Apart returns b and c in units of 2^30 bytes with one decimal, as the recorded
 // answers of the wire contract have it, or with as many as it takes to tell them
 // apart: a refusal that says 0.4 is more than 0.4 is of no help.
-func Apart(a, b Bytes) (string, string) {
+func (b Bytes) Apart(c Bytes) (string, string) {
 	for digits := 1; ; digits++ {
-		x, y := strconv.FormatFloat(a.GB(), 'f', digits, 64), strconv.FormatFloat(b.GB(), 'f', digits, 64)
-		if x != y || a == b || digits == 9 { // 2^-30 is 9e-10
+		x, y := strconv.FormatFloat(b.GB(), 'f', digits, 64), strconv.FormatFloat(c.GB(), 'f', digits, 64)
+		if x != y || b == c || digits == 9 { // 2^-30 is 9e-10
 			return x, y
 		}
 	}

@@ -56,7 +56,7 @@ func TestApart_WhatDiffers_LooksDifferent(t *testing.T) {
 		{8 * GiB, 7 * GiB, "8.0", "7.0"}, {GiB, GiB, "1.0", "1.0"},
 		{468640000, 429496729, "0.44", "0.40"}, {2, 1, "0.000000002", "0.000000001"},
 	} {
-		if x, y := Apart(c.a, c.b); x != c.x || y != c.y {
+		if x, y := c.a.Apart(c.b); x != c.x || y != c.y {
 			t.Errorf("Apart(%d, %d) = %s, %s; want %s, %s", c.a, c.b, x, y, c.x, c.y)
 		}
 	}
@@ -173,7 +173,7 @@ func TestLimits_ZeroIsTheDefaultAndNoneIsNothing(t *testing.T) {
 }
 
 func TestLimits_CheckFloors_BindsOnlyLimitsThatKeptThem(t *testing.T) {
-	low := Limits{RAM: FloorRAM - 1, Swap: FloorSwap, Reserved: FloorReserved}
+	low := Limits{RAM: floorRAM - 1, Swap: floorSwap, Reserved: floorReserved}
 	if err := low.CheckFloors(DefaultLimits()); err == nil || err.Error() != "RAM limit must be >= 1.0GB" {
 		t.Errorf("err = %v", err)
 	}
@@ -446,26 +446,5 @@ func TestNotes_AreLinesAndAnArrayInJSON(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(`{"notes":"one"}`), new(Memory)); err == nil {
 		t.Error("a string is taken for notes")
-	}
-}
-
-func TestHeldBy_LackOfRAM_NamesOutsidersAndOtherLacksDoNot(t *testing.T) {
-	outsider := []Holder{{Reservation: "r-1", Bytes: GiB}}
-	for _, c := range []struct {
-		lack  CapacityError
-		named bool
-	}{
-		{CapacityError{Tier: RAM}, true},
-		{CapacityError{}, true},
-		{CapacityError{Account: Account(RAM), Tier: Swap}, true},
-		{CapacityError{Tier: Swap}, false},
-		{CapacityError{Account: Account(Swap)}, false},
-		{CapacityError{Account: FurtherAccount, Tier: RAM}, false},
-		{CapacityError{Tier: RAM, Never: true}, false},
-	} {
-		lack := c.lack
-		if told := HeldBy(&lack, outsider).(*CapacityError); (len(told.Holders) > 0) != c.named || len(lack.Holders) > 0 {
-			t.Errorf("%+v: told as held by %v", c.lack, told.Holders)
-		}
 	}
 }

@@ -362,3 +362,24 @@ func TestMoveEnded_ServedFromSwapTakesMoreThanDeclared_IsCharged(t *testing.T) {
 		t.Errorf("%v are charged, %v could not be, want the 3 beyond its weights", charged, b.c.Overdraft())
 	}
 }
+
+func TestHeldBy_LackOfRAM_NamesOutsidersAndOtherLacksDoNot(t *testing.T) {
+	outsider := []tier.Holder{{Reservation: "r-1", Bytes: tier.GiB}}
+	for _, c := range []struct {
+		lack  tier.CapacityError
+		named bool
+	}{
+		{tier.CapacityError{Tier: tier.RAM}, true},
+		{tier.CapacityError{}, true},
+		{tier.CapacityError{Account: tier.Account(tier.RAM), Tier: tier.Swap}, true},
+		{tier.CapacityError{Tier: tier.Swap}, false},
+		{tier.CapacityError{Account: tier.Account(tier.Swap)}, false},
+		{tier.CapacityError{Account: tier.FurtherAccount, Tier: tier.RAM}, false},
+		{tier.CapacityError{Tier: tier.RAM, Never: true}, false},
+	} {
+		lack := c.lack
+		if told := HeldBy(&lack, outsider).(*tier.CapacityError); (len(told.Holders) > 0) != c.named || len(lack.Holders) > 0 {
+			t.Errorf("%+v: told as held by %v", c.lack, told.Holders)
+		}
+	}
+}

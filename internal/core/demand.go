@@ -500,5 +500,28 @@ func (c *Core) explain(model string, err error) error {
 	if len(n.Holders) == 0 && !n.Never {
 		n.Holders = c.Holders(max(n.Account, tier.Account(n.Tier))) // Account may be left out, if a tier's
 	}
-	return tier.HeldBy(&n, c.OutsideHolders())
+	return HeldBy(&n, c.OutsideHolders())
+}
+
+// HeldBy returns a lack of room that names those holders as well, before the models that
+// it names, as it is not theirs to give way. Any other error, one of another account than
+// ram, and one of room that there can never be, is returned as it is.
+func HeldBy(err error, more []tier.Holder) error {
+	if len(more) == 0 {
+		return err
+	}
+	switch e := err.(type) {
+	case *tier.CapacityError:
+		if a := max(e.Account, tier.Account(e.Tier)); e.Never || a == tier.Account(tier.Swap) || a >= tier.FurtherAccount {
+			return err // they hold ram
+		}
+		n := *e
+		n.Holders = slices.Concat(more, slices.DeleteFunc(slices.Clone(e.Holders), func(h tier.Holder) bool { return h.Reservation != "" }))
+		return &n
+	case *tier.NoCapableModelError:
+		n := *e
+		n.Unsafe = HeldBy(e.Unsafe, more)
+		return &n
+	}
+	return err
 }

@@ -354,7 +354,7 @@ func (c *Core) endLimits(l *limitsChange, err error) {
 	for _, t := range [...]tier.Tier{tier.RAM, tier.Swap} {
 		if held := c.used(tier.Account(t)); held > l.now.Of(t) {
 			refused.Field, refused.Value, refused.MustLeave = t.String(), l.now.Of(t), c.Holders(tier.Account(t))
-			to, holds := tier.Apart(l.now.Of(t), held)
+			to, holds := l.now.Of(t).Apart(held)
 			refused.Reason = fmt.Sprintf("%v limit cannot be lowered to %sGB: %sGB are held and cannot leave now", t, to, holds)
 			break
 		}

@@ -185,11 +185,11 @@ func UnsafeToLoad(m *tier.Model, e *tier.CapacityError, v *tier.View) error {
 	}
 	unsafe := *e
 	if e.Never && m.Size <= have {
-		need, limit := tier.Apart(e.Need, e.Limit)
+		need, limit := e.Need.Apart(e.Limit)
 		unsafe.Reason = fmt.Sprintf("%sModel too large: need %sGB, limit %sGB", unsafeToLoad, need, limit)
 		return &unsafe
 	}
-	need, free := tier.Apart(m.Size, have)
+	need, free := m.Size.Apart(have)
 	unsafe.Reason = fmt.Sprintf("%sInsufficient %s: need %sGB, have %sGB", unsafeToLoad, what, need, free)
 	if m.Size <= have { // there is enough, but one model may not take all of it
 		unsafe.Reason += fmt.Sprintf(", of which one model may take %.1fGB", e.Limit.GB())
