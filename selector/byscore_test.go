@@ -38,14 +38,14 @@ func TestByScore_AnyLibraryAndScores_ChoosesTheBestThatTheDefaultWouldAllow(t *t
 			asked := req
 			if general {
 				for i := range v.States {
-					if n.can(v.Library.At(i), []string{textGeneration}) {
+					if m := v.Library.At(i); m.VersionOf == "" && n.can(m, []string{textGeneration}) {
 						asked.Capabilities = []string{textGeneration}
 					}
 				}
 			}
 			for i := range v.States {
 				score := scores[v.Library.At(i).Name]
-				if !n.may(&asked, v, i) || math.IsNaN(score) || math.IsInf(score, -1) {
+				if v.Library.At(i).VersionOf != "" || !n.may(&asked, v, i) || math.IsNaN(score) || math.IsInf(score, -1) {
 					continue
 				}
 				if best < 0 || score > scores[v.Library.At(best).Name] || score == scores[v.Library.At(best).Name] && n.steps(v, i) < n.steps(v, best) {

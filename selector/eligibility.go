@@ -48,7 +48,7 @@ const (
 	late                           // it is not expected to make the deadline
 	unavailable                    // memory is short, or a move of it is stuck
 	oversized                      // it fits no tier that it can be served from
-	lacking                        // it lacks a capability, or does not meet a constraint
+	lacking                        // it lacks a capability, does not meet a constraint, or is an older version
 )
 
 // candidate returns a model that may serve for all that was asked so far.
@@ -59,7 +59,7 @@ func (q *query) candidate(p pick) candidate {
 // match sets what depends on the model and a question that was generalized alone,
 // the part of the score among it: whatever changes in a library, it stays.
 func (q *query) match(c *candidate) {
-	if !q.meets(c.m) {
+	if c.m.VersionOf != "" || !q.meets(c.m) {
 		c.why = lacking
 	}
 	for _, r := range q.required {
@@ -111,7 +111,7 @@ func (q *query) rate(c *candidate) {
 func (q *query) generalize() {
 	if len(q.asked) == 0 {
 		for _, m := range q.v.Library.All() {
-			if q.p.taxonomy.can(m.Capabilities, textGeneration) {
+			if m.VersionOf == "" && q.p.taxonomy.can(m.Capabilities, textGeneration) {
 				q.asked = []string{textGeneration}
 				break
 			}

@@ -69,7 +69,7 @@ func (q *query) helpful(err error) error {
 	case *tier.NoCapableModelError:
 		e.Nearest = q.nearest()
 		for _, m := range q.v.Library.All() {
-			if len(e.Able) < maxAble && q.meets(m) {
+			if len(e.Able) < maxAble && m.VersionOf == "" && q.meets(m) {
 				e.Able = append(e.Able, m.Name)
 			}
 		}
@@ -79,6 +79,9 @@ func (q *query) helpful(err error) error {
 
 // lacks says which requirements the model does not meet.
 func (q *query) lacks(m *tier.Model) string {
+	if m.VersionOf != "" && q.meets(m) {
+		return "is an older version of " + m.VersionOf
+	}
 	return "lacks " + strings.Join(slices.Collect(q.unmet(m)), ", ")
 }
 

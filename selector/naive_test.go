@@ -274,7 +274,7 @@ func (n naive) auto(req *tier.Request, v *tier.View) naiveChoice {
 	if len(req.Capabilities) == 0 {
 		any := false
 		for _, m := range v.Library.All() {
-			any = any || n.can(m, required)
+			any = any || m.VersionOf == "" && n.can(m, required)
 		}
 		if !any {
 			must = nil
@@ -282,7 +282,7 @@ func (n naive) auto(req *tier.Request, v *tier.View) naiveChoice {
 	}
 	best := naiveChoice{index: -1}
 	for i, m := range v.Library.All() {
-		if !n.can(m, must) || !n.meets(m, req.Constraints) || !n.safe(v, i) || req.Deadline > 0 && n.expected(v, i) > req.Deadline {
+		if m.VersionOf != "" || !n.can(m, must) || !n.meets(m, req.Constraints) || !n.safe(v, i) || req.Deadline > 0 && n.expected(v, i) > req.Deadline {
 			continue
 		}
 		score := n.score(m, must, req.Preferences, req.Priority)

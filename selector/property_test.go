@@ -43,6 +43,9 @@ func drawModel(t *rapid.T, name string) tier.Model {
 	if rapid.IntRange(0, 3).Draw(t, "runs") == 0 {
 		m.Runtime = tier.Bytes(rapid.Int64Range(0, 4).Draw(t, "runtime")) * tier.GiB / 2
 	}
+	if rapid.IntRange(0, 9).Draw(t, "older") == 0 {
+		m.VersionOf = "other"
+	}
 	if rapid.Bool().Draw(t, "labelled") {
 		m.Labels = map[string]string{
 			"context":  rapid.SampledFrom([]string{"4096", "8192", "32k", "many"}).Draw(t, "context"),
@@ -283,9 +286,9 @@ func checkExplained(t *rapid.T, n naive, req *tier.Request, v *tier.View, c tier
 	chosen := naiveChoice{index: -1}
 	for _, x := range c.Explanation.Candidates {
 		m := v.Library.At(x.Index)
-		able := n.can(m, req.Capabilities) && n.meets(m, req.Constraints)
+		able := m.VersionOf == "" && n.can(m, req.Capabilities) && n.meets(m, req.Constraints)
 		if len(req.Capabilities) == 0 && able {
-			text := func(m *tier.Model) bool { return n.can(m, []string{"text-generation"}) }
+			text := func(m *tier.Model) bool { return m.VersionOf == "" && n.can(m, []string{"text-generation"}) }
 			able = text(m)
 			if !able {
 				able = true

@@ -142,6 +142,11 @@ type NotFoundError struct {
 	Name   string   //
 	Nearby []string // names that look like it
 	Of     string   // the model that is not there, if Name is an alias of one
+	// VersionOf is the model of which Name is no version or, if Ambiguous, begins several;
+	// Versions are the names of those that it has, the current one first.
+	VersionOf string
+	Versions  []string
+	Ambiguous bool
 }
 
 func (e *NotFoundError) Error() string {
@@ -152,6 +157,12 @@ func (e *NotFoundError) Error() string {
 		return "Reservation ID not found"
 	case "alias":
 		return "Alias '" + e.Name + "' not found"
+	}
+	switch {
+	case e.Ambiguous:
+		return "Model '" + e.Name + "' not found: several versions of '" + e.VersionOf + "' begin so"
+	case e.VersionOf != "":
+		return "Model '" + e.Name + "' not found: '" + e.VersionOf + "' has no such version"
 	}
 	if e.Of != "" {
 		return "Model '" + e.Name + "' not found: it is an alias of '" + e.Of + "', which is not in the library"
@@ -169,6 +180,10 @@ func (e *NotFoundError) Suggestions() []string {
 		return []string{"Job IDs are those that a start answered; old jobs are forgotten, and none outlives a restart."}
 	case e.What == "reservation":
 		return []string{"A reservation ends when it is released, when its time is up or its connection ends, and with the server: reserve again if the room is still needed."}
+	case len(e.Versions) > 0:
+		return []string{"Name one of its versions, by six digits or more: " + strings.Join(e.Versions, ", ") + ", of which the first is current."}
+	case e.VersionOf != "":
+		return []string{"Ask for '" + e.VersionOf + "': its version is not known."}
 	case e.Of != "":
 		help := []string{"Have the alias name another model, or add '" + e.Of + "' again."}
 		if len(e.Nearby) > 0 {

@@ -18,6 +18,7 @@ type Library struct {
 	byName  map[string]int    // aliases as well
 	aliases map[string]string // of which models, which may be missing
 	called  map[int][]string  // the aliases of each model, sorted
+	older   map[string][]int  // the older versions of a model, by its name
 }
 
 // NewLibrary returns a library of the models in that order. It reports every
@@ -48,7 +49,7 @@ func AssembleLibrary(models []Model) *Library {
 }
 
 // WithAliases returns a library of the same models in which each key of aliases stands
-// for the model that is its value. One whose model is not there, or which is a model's
+// for the model that is its value, or for the version of one (NAME@VERSION). One whose model is not there, or which is a model's
 // own name, stands for nothing. It replaces the aliases that there were, and keeps the
 // map.
 func (l *Library) WithAliases(aliases map[string]string) *Library {
@@ -61,11 +62,21 @@ func (l *Library) WithAliases(aliases map[string]string) *Library {
 func assemble(models []Model, aliases map[string]string) *Library {
 	l := &Library{models: models, byName: make(map[string]int, len(models)+len(aliases)), aliases: aliases}
 	for i := range models {
-		l.byName[models[i].Name] = i
+		m := &models[i]
+		l.byName[m.Name] = i
+		if m.VersionOf != "" {
+			if l.older == nil {
+				l.older = make(map[string][]int)
+			}
+			l.older[m.VersionOf] = append(l.older[m.VersionOf], i)
+		}
 	}
 	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
 		i, there := l.byName[aliases[alias]]
-		if _, taken := l.byName[alias]; taken || !there || l.models[i].Name != aliases[alias] {
+		if there = there && l.models[i].Name == aliases[alias]; !there {
+			i, there = l.version(aliases[alias], true)
+		}
+		if _, taken := l.byName[alias]; taken || !there {
 			continue
 		}
 		if l.called == nil {
@@ -90,10 +101,15 @@ func (l *Library) Len() int { return len(l.models) }
 // At returns the model at index i, 0 ≤ i < Len. Do not change it.
 func (l *Library) At(i int) *Model { return &l.models[i] }
 
-// Find returns the index of the model of that name or alias.
+// Find returns the index of the model of that name or alias or, where there is none, of
+// the version that is so named: NAME@VERSION, where NAME is a model's name or alias and
+// VERSION the first six or more of its digits, as many as tell it from the other versions
+// of the model. The current version is the model itself.
 func (l *Library) Find(name string) (int, bool) {
-	i, ok := l.byName[name]
-	return i, ok
+	if i, ok := l.byName[name]; ok {
+		return i, true
+	}
+	return l.version(name, false)
 }
 
 // All yields the models in order.
@@ -113,7 +129,7 @@ func (l *Library) With(m Model) *Library {
 	models := slices.Clone(l.models)
 	if i, ok := l.byName[m.Name]; ok && l.models[i].Name == m.Name {
 		models[i] = m
-		return &Library{models, l.byName, l.aliases, l.called}
+		return assemble(models, l.aliases) // an alias may be of the version that it was
 	}
 	return assemble(append(models, m), l.aliases)
 }
@@ -142,23 +158,33 @@ func (l *Library) Names(maxNames int) []string {
 }
 
 // Unknown returns the error of a name that Find does not find: that of an alias whose
-// model is not there, else one with the names and aliases that look like it. It costs
-// time in proportion to the names.
+// model is not there, that of a version that is not there or is several, which names
+// those that are, else one with the names and aliases that look like it. It costs time in
+// proportion to the names.
 func (l *Library) Unknown(name string) *NotFoundError {
 	err := &NotFoundError{What: "model", Name: name, Of: l.aliases[name]}
 	like := name
 	if err.Of != "" {
 		like = err.Of
 	}
+	if l.unknownVersion(err) {
+		return err
+	}
 	names := make([]string, 0, len(l.models)+len(l.aliases))
 	for i := range l.models {
-		names = append(names, l.models[i].Name)
+		if l.models[i].VersionOf == "" {
+			names = append(names, l.models[i].Name)
+		}
 	}
+	own := len(names)
 	for _, of := range l.called {
 		names = append(names, of...)
 	}
-	slices.Sort(names[len(l.models):])
-	err.Nearby = Nearest(like, names)
+	slices.Sort(names[own:])
+	if err.Nearby = Nearest(like, names); len(err.Nearby) == 0 {
+		like, _, _ = cutVersion(like)
+		err.Nearby = Nearest(like, names)
+	}
 	return err
 }
 

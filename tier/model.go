@@ -50,7 +50,7 @@ const AtOnce time.Duration = 1
 // what it is given.
 type Model struct {
 	// Name identifies the model. Any printable text of 1 to MaxNameLength bytes but
-	// AutoName.
+	// AutoName, and what begins with that and an @.
 	Name string
 	// Path is where the weights are: a file or a folder of files. It is what an engine is
 	// given. The Mover decides whether it needs one; mapped files do.
@@ -90,6 +90,10 @@ type Model struct {
 	// whatever was said; package hotload says how it is made. Where no file is at Path, it
 	// is the owner's to say. "": not known.
 	Version string
+	// VersionOf is the name of the model of which this is an older version; "": of none. A
+	// Manager sets it. Such a model is for those who name it: no Selector leads another
+	// request to it, and it is brought home for none.
+	VersionOf string
 	// Labels are the owner's own, 256 at most, but for ProjectorLabel. The Constraints of a Request
 	// look at them, and a Mover may.
 	Labels map[string]string
@@ -138,8 +142,8 @@ func (m *Model) Can(capabilities []string) bool {
 func (m *Model) Validate() error {
 	f := faults{model: m.Name}
 	f.name("name", m.Name)
-	if m.Name == AutoName {
-		f.add("name", shorten(AutoName), autoRule)
+	if isAuto(m.Name) {
+		f.add("name", shorten(m.Name), autoRule)
 	}
 	switch {
 	case m.Size < 0:
@@ -177,9 +181,16 @@ func (m *Model) Validate() error {
 
 const autoRule = "must be another: it asks for the model that fits best"
 
-// CheckAlias returns nil if name may be an alias: it is printable and not AutoName.
+// isAuto reports whether the name asks for any model, or for a version of any.
+func isAuto(name string) bool {
+	name, _, _ = strings.Cut(name, "@")
+	return name == AutoName
+}
+
+// CheckAlias returns nil if name may be an alias: it is printable and not AutoName, nor a
+// version of that.
 func CheckAlias(field, name string) error {
-	if name == AutoName {
+	if isAuto(name) {
 		return &InvalidError{Field: field, Value: shorten(name), Rule: autoRule}
 	}
 	return CheckName(field, name)

@@ -267,6 +267,7 @@ type modelRecord struct {
 	Pinned       bool                   `json:"pinned,omitempty"`
 	KeepAlive    time.Duration          `json:"keep_alive_ns,omitempty"`
 	Version      string                 `json:"version,omitempty"`
+	VersionOf    string                 `json:"version_of,omitempty"`
 	Labels       map[string]string      `json:"labels,omitempty"`
 }
 

@@ -77,6 +77,7 @@ func drawState(t *rapid.T) State {
 			Pinned:       rapid.Bool().Draw(t, "pinned"),
 			KeepAlive:    time.Duration(rapid.Int64().Draw(t, "keep alive")),
 			Version:      name.Draw(t, "version"),
+			VersionOf:    name.Draw(t, "version of"),
 			Labels:       rapid.MapOfN(anyText, anyText, 0, 3).Draw(t, "labels"),
 		}
 	})
