@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 )
@@ -17,9 +18,8 @@ import (
 // where it was.
 type Loader[T any] struct {
 	// Load brings a model into memory, and returns what serves it. It calls progress with
-	// the bytes that are done, as often as it likes: such a call is where a load in the
-	// background gives way to others, and so may take a while. When ctx ends, Load frees
-	// what it has and returns an error. Required.
+	// the bytes that are done, as often as it likes. When ctx ends, it frees what it has
+	// and returns an error. Required.
 	Load func(ctx context.Context, m Model, progress func(done Bytes)) (T, error)
 	// Unload frees an instance. After an error, it is still there. Required.
 	Unload func(ctx context.Context, m Model, instance T) error
@@ -41,9 +41,9 @@ type Loader[T any] struct {
 // optional interfaces Instancer, Footprinter, FileBacker, ModelChecker, PartStatuser and
 // Closer, which unloads what is loaded. Models are served from RAM, and move whole.
 //
-// A load in the background runs at idle I/O priority, for what the goroutine of Load and
-// C code that it calls read (on Linux); and waits, in progress, while this Mover loads
-// another for a request.
+// In the background, what the goroutine of Load and C code that it calls read is read at
+// idle I/O priority (on Linux), until a request waits for the load and it calls progress.
+// One that can give way further asks InBackground.
 func MoverFrom[T any](l Loader[T]) Mover {
 	return &loaderMover[T]{Loader: l, models: make(map[string]*loaded[T])}
 }
@@ -51,7 +51,6 @@ func MoverFrom[T any](l Loader[T]) Mover {
 // loaderMover is a Mover over a Loader.
 type loaderMover[T any] struct {
 	Loader[T]
-	pace pace
 
 	mu     sync.Mutex // guards the rest, and what loaded says that it does
 	closed bool
@@ -144,7 +143,7 @@ func (f *loaderMover[T]) Move(ctx context.Context, mv Move, progress func(done B
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	l := f.pace.begin(ctx, mv.Model.Size, progress)
+	l := beginLoading(ctx, mv.Model.Size, progress)
 	defer l.end()
 	switch {
 	case mv.To == Storage || mv.To == Swap && f.Sleep == nil:
@@ -191,7 +190,7 @@ func (f *loaderMover[T]) measure(h *loaded[T]) {
 }
 
 func (f *loaderMover[T]) load(ctx context.Context, h *loaded[T], m *Model, l *loading) error {
-	instance, err := f.Load(ctx, *m, l.progress)
+	instance, err := f.Load(ctx, *m, l.reached)
 	if err != nil {
 		return err
 	}
@@ -230,7 +229,7 @@ func (f *loaderMover[T]) sleep(ctx context.Context, h *loaded[T]) error {
 }
 
 func (f *loaderMover[T]) wake(ctx context.Context, h *loaded[T], l *loading) error {
-	if err := f.Wake(ctx, h.model, h.instance, l.progress); err != nil {
+	if err := f.Wake(ctx, h.model, h.instance, l.reached); err != nil {
 		return err
 	}
 	f.set(h, serves, h.model, h.instance, "")
@@ -324,4 +323,58 @@ func (f *loaderMover[T]) Close() error {
 		<-h.busy
 	}
 	return errors.Join(errs...)
+}
+
+// loading is one move under way: it passes its progress on, in order.
+type loading struct {
+	background func() bool
+	size       Bytes
+
+	mu      sync.Mutex // guards the rest; fn is called under it, so that what it hears never falls
+	fn      func(done Bytes)
+	done    Bytes
+	over    bool
+	restore func() bool // ends idle I/O priority; nil: there is none
+	normal  bool        // restore has
+}
+
+// beginLoading returns the loading of the calling goroutine, which ends it.
+func beginLoading(ctx context.Context, size Bytes, fn func(done Bytes)) *loading {
+	l := &loading{background: InBackground(ctx), size: size, fn: fn}
+	if l.background() {
+		l.restore = idleIO()
+	}
+	return l
+}
+
+func (l *loading) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
+	if l.restore != nil && (l.normal || l.restore()) {
+		runtime.UnlockOSThread() // else the thread ends with its goroutine
+	}
+}
+
+// arrived passes on that all is done, unless that is known.
+func (l *loading) arrived() {
+	l.mu.Lock()
+	known := l.done == l.size
+	l.mu.Unlock()
+	if !known {
+		l.reached(l.size)
+	}
+}
+
+// reached passes on that so much is done. Nothing is passed on after the move's end.
+func (l *loading) reached(done Bytes) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.restore != nil && !l.normal && !l.background() {
+		l.normal = l.restore()
+	}
+	l.done = max(l.done, min(done, l.size))
+	if l.fn != nil && !l.over {
+		l.fn(l.done)
+	}
 }

@@ -202,60 +202,6 @@ func TestMoverFrom_WildProgress_IsTamed(t *testing.T) {
 	}
 }
 
-// A load that no request waits for stands still while another is loaded for one; it goes
-// on when that is done, or when a request comes to wait for it.
-func TestMoverFrom_LoadInTheBackground_GivesWay(t *testing.T) {
-	for _, urged := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			m := tier.MoverFrom(tier.Loader[int]{
-				Load: func(ctx context.Context, m tier.Model, progress func(tier.Bytes)) (int, error) {
-					for i := range tier.Bytes(10) {
-						time.Sleep(time.Second)
-						progress(m.Size * i / 10)
-					}
-					return 1, nil
-				},
-				Unload: func(context.Context, tier.Model, int) error { return nil },
-			})
-			began := time.Now()
-			var took [2]time.Duration
-			var heard atomic.Int32
-			ctx, urge := tier.Background(t.Context())
-			var all sync.WaitGroup
-			move := func(ctx context.Context, i int, name string) {
-				all.Go(func() {
-					err := m.Move(ctx, tier.Move{Model: tier.Model{Name: name, Size: 10}, To: tier.RAM}, func(tier.Bytes) {
-						if i == 0 {
-							heard.Add(1)
-						}
-					})
-					if took[i] = time.Since(began); err != nil {
-						t.Error(err)
-					}
-				})
-			}
-			move(ctx, 0, "ahead")
-			time.Sleep(2500 * time.Millisecond)
-			move(t.Context(), 1, "wanted") // from 2.5 s to 12.5 s
-			time.Sleep(5 * time.Second)
-			if heard.Load() < 100 {
-				t.Error("while it gives way it is silent: it would count as stalled")
-			}
-			want := 12500*time.Millisecond + 7*time.Second
-			if urged {
-				urge()
-				want = 7500*time.Millisecond + 7*time.Second
-			}
-			all.Wait()
-			if took[1] != 12500*time.Millisecond || took[0] < want || took[0] > want+yieldSlack {
-				t.Errorf("urged %v: the load of a request is there after %v, the other after %v, want %v", urged, took[1], took[0], want)
-			}
-		})
-	}
-}
-
-const yieldSlack = 20 * time.Millisecond
-
 // What is known of models that are not loaded any more is kept within bounds.
 func TestMoverFrom_ManyModels_AreForgotten(t *testing.T) {
 	m := tier.MoverFrom((&sleeper{}).loader())
