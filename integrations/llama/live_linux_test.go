@@ -29,7 +29,7 @@ func mappedHere(t testing.TB, path string) bool {
 func TestLiveEngine_ThroughAllTiers_SameTokens(t *testing.T) {
 	l := llamatest.Open(t)
 	path := llamatest.File(t, demo.Llama{Width: 768, Inner: 2304, Layers: 8})
-	engine, err := l.Load(path, llama.Options{Context: 256, Threads: 1, NoRepack: true})
+	engine, err := l.Load(t.Context(), path, llama.Options{Context: 256, Threads: 1, NoRepack: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestLiveEngine_ThroughAllTiers_SameTokens(t *testing.T) {
 func BenchmarkLoad(b *testing.B) {
 	l := llamatest.Open(b)
 	path := llamatest.File(b, demo.Llama{Width: 2048, Inner: 6144, Layers: 9})
-	engine, err := l.Load(path, llama.Options{Context: 256, Threads: 2, NoRepack: true})
+	engine, err := l.Load(b.Context(), path, llama.Options{Context: 256, Threads: 2, NoRepack: true})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/ardanlabs/jinja"
 	yzma "github.com/hybridgroup/yzma/pkg/llama"
+
+	"github.com/modeltier/modeltier/tier"
 )
 
 // Options are how a model is loaded. The zero value is one slot of the model's own
@@ -28,6 +30,17 @@ type Options struct {
 	// NoRepack turns llama.cpp's extra buffers off: the copies of weights that it makes
 	// in another order for some processors. Without them the mapped file is all there is.
 	NoRepack bool
+
+	// Progress, if not nil, is called while the weights are read, on the goroutine that
+	// loads, with the share that is done, 0 to 1.
+	Progress func(share float64)
+}
+
+// Memory is what a model takes, as llama.cpp says.
+type Memory struct {
+	Mapped  tier.Bytes // weights where their file is mapped, present or not
+	Copied  tier.Bytes // weights in memory of their own
+	Context tier.Bytes // the cache of its slots, and what it computes in
 }
 
 // Model is a model that llama.cpp has opened, with a context of one or more slots.
@@ -43,6 +56,7 @@ type Model struct {
 	vocab   yzma.Vocab
 	context yzma.Context
 	memory  yzma.Memory
+	takes   Memory
 	tokens  int // that it knows
 	size    int // of a slot, in tokens
 	chunk   int // how many tokens are computed at once
@@ -59,8 +73,10 @@ type Model struct {
 	asking context.Context // whose tokens are computed just now
 }
 
-// Load opens a GGUF file.
-func (l *Library) Load(path string, o Options) (*Model, error) {
+// Load opens a GGUF file. Models are loaded one after the other. When ctx ends, the load
+// does, with context.Cause(ctx): at once while weights are read into memory; a file that
+// is mapped is read by the kernel, in one piece, unless it is in the page cache.
+func (l *Library) Load(ctx context.Context, path string, o Options) (*Model, error) {
 	if strings.ContainsRune(path, 0) {
 		return nil, errors.New("a path must not hold a zero byte")
 	}
@@ -71,11 +87,18 @@ func (l *Library) Load(path string, o Options) (*Model, error) {
 	if threads == 0 {
 		threads = runtime.NumCPU()
 	}
-	l.load.Lock()
-	defer l.load.Unlock()
-	l.forget()
+	select {
+	case l.load <- struct{}{}:
+		defer func() { <-l.load }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	load := &loading{ctx: ctx, progress: o.Progress}
+	l.begin(load)
+	defer l.begin(nil)
 	m := &Model{l: l, path: path, queue: newQueue(slots)}
 	p := yzma.ModelDefaultParams()
+	p.ProgressCallback = l.progressed
 	if o.NoMmap {
 		p.LoadMode = yzma.LoadModeNone
 	}
@@ -86,7 +109,16 @@ func (l *Library) Load(path string, o Options) (*Model, error) {
 	if m.print, err = fingerprint(path); err != nil {
 		return nil, fmt.Errorf("cannot load %s: %w", path, err)
 	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if m.model, err = yzma.ModelLoadFromFile(path, p); err != nil {
+		if load.panicked != nil {
+			panic(load.panicked)
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		return nil, errors.Join(l.fail("cannot load "+path), err)
 	}
 	m.number = l.number(m)
@@ -99,6 +131,7 @@ func (l *Library) Load(path string, o Options) (*Model, error) {
 		yzma.ModelFree(m.model)
 		return nil, errors.Join(l.fail("cannot make a context for "+path), err)
 	}
+	m.takes = l.takes()
 	m.memory, _ = yzma.GetMemory(m.context) // 0 for a model that only embeds
 	m.vocab = yzma.ModelGetVocab(m.model)
 	m.tokens = int(yzma.VocabNTokens(m.vocab))
@@ -123,6 +156,9 @@ func (m *Model) Close() {
 	yzma.Free(m.context)
 	yzma.ModelFree(m.model)
 }
+
+// Memory returns what the model takes.
+func (m *Model) Memory() Memory { return m.takes }
 
 // Context returns the tokens that a slot has room for.
 func (m *Model) Context() int { return m.size }

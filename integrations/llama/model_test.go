@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/modeltier/modeltier/examples/server/demo"
 	"github.com/modeltier/modeltier/integrations/llama"
 	"github.com/modeltier/modeltier/integrations/llama/internal/llamatest"
+	"github.com/modeltier/modeltier/tier"
 )
 
 // small is a model that computes a token in a moment.
@@ -67,18 +69,89 @@ func TestLoad_NoModel_ErrorWithWhatLlamaSaid(t *testing.T) {
 	if err := os.WriteFile(path, []byte("GGUF but not really"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := l.Load(path, llama.Options{}); err == nil {
+	if m, err := l.Load(t.Context(), path, llama.Options{}); err == nil {
 		m.Close()
 		t.Errorf("%s is loaded", path)
 	} else if !strings.Contains(err.Error(), "llama_model_load") {
 		t.Errorf("the error has no reason: %v", err)
 	}
-	if _, err := l.Load(path+".missing", llama.Options{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := l.Load(t.Context(), path+".missing", llama.Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that is missing: %v", err)
 	}
 	for _, o := range []llama.Options{{Context: -1}, {Slots: 1 << 30}, {Threads: 1 << 20}} {
-		if _, err := l.Load(path, o); err == nil || strings.Contains(err.Error(), "llama.cpp") {
+		if _, err := l.Load(t.Context(), path, o); err == nil || strings.Contains(err.Error(), "llama.cpp") {
 			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+// A load into memory tells how far it is, and ends with its context.
+func TestLoad_IntoMemory_TellsProgressAndCanBeCalledOff(t *testing.T) {
+	l, path := llamatest.Open(t), llamatest.File(t, demo.Llama{Width: 512, Inner: 1536, Layers: 6})
+	load := func(ctx context.Context, progress func(float64)) (*llama.Model, error) {
+		return l.Load(ctx, path, llama.Options{Context: 256, Threads: 1, NoMmap: true, Progress: progress})
+	}
+	var shares []float64
+	m, err := load(t.Context(), func(share float64) { shares = append(shares, share) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := decode(t, m, 8)
+	m.Close()
+	if n := len(shares); n < 5 || !slices.IsSorted(shares) || shares[n-1] != 1 {
+		t.Errorf("progress is %v", shares)
+	}
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	if _, err := load(ctx, func(share float64) {
+		if share > 0.3 {
+			if share > 0.9 {
+				t.Error("it goes on")
+			}
+			cancel(why)
+		}
+	}); err != why {
+		t.Errorf("a load that is called off: %v", err)
+	}
+	func() {
+		defer func() {
+			if v := recover(); v != "no" {
+				t.Errorf("a progress function that panics: %v", v)
+			}
+		}()
+		load(t.Context(), func(float64) { panic("no") })
+	}()
+	if m, err = load(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if got := decode(t, m, 8); got != want {
+		t.Errorf("afterwards it says %q and not %q", got, want)
+	}
+}
+
+func TestMemory_SaysWhatIsMappedAndWhatIsCopied(t *testing.T) {
+	l, path := llamatest.Open(t), llamatest.File(t, small)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := tier.Bytes(info.Size())
+	about := func(got tier.Bytes) bool { return got > size*9/10 && got < size*11/10 }
+	for _, o := range []llama.Options{{NoRepack: true}, {NoMmap: true, NoRepack: true}} {
+		o.Context, o.Threads = 256, 1
+		m, err := l.Load(t.Context(), path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		takes := m.Memory()
+		m.Close()
+		of, other := takes.Mapped, takes.Copied
+		if o.NoMmap {
+			of, other = other, of
+		}
+		if !about(of) || other != 0 || takes.Context < 256*tier.KiB || takes.Context > 64*tier.MiB {
+			t.Errorf("of a file of %v, not mapped %v, it says %+v", size, o.NoMmap, takes)
 		}
 	}
 }
@@ -287,7 +360,7 @@ func TestGenerate_ManyAtOnce_EachItsOwn(t *testing.T) {
 func TestRestore_InAnotherProcess_SameContinuation(t *testing.T) {
 	l, path := llamatest.Open(t), llamatest.File(t, small)
 	load := func() *llama.Model {
-		m, err := l.Load(path, llama.Options{Context: 512, Threads: 1, Slots: 2})
+		m, err := l.Load(t.Context(), path, llama.Options{Context: 512, Threads: 1, Slots: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -387,7 +460,7 @@ func TestChat_TemplateOfTheFile(t *testing.T) {
 		if err := os.WriteFile(path, bytes.Replace(file, []byte(c.old), []byte(c.new), 1), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		m, err := l.Load(path, llama.Options{Context: 256, Threads: 1})
+		m, err := l.Load(t.Context(), path, llama.Options{Context: 256, Threads: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -105,7 +105,7 @@ func TestLoad_SplitModelOfWhichAnyShardIsNamed_AnswersAsTheWhole(t *testing.T) {
 	whole := llamatest.File(t, small)
 	paths := split(t, whole, t.TempDir(), 3)
 	answer := func(path string) string {
-		m, err := l.Load(path, llama.Options{})
+		m, err := l.Load(t.Context(), path, llama.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestLoad_SplitModelOfWhichAnyShardIsNamed_AnswersAsTheWhole(t *testing.T) {
 			t.Errorf("%s answers %q, the whole %q", named, got, want)
 		}
 	}
-	if _, err := l.Load(paths[1], llama.Options{}); err == nil {
+	if _, err := l.Load(t.Context(), paths[1], llama.Options{}); err == nil {
 		t.Error("llama.cpp takes a later shard: the entry may be any")
 	}
 }

@@ -383,7 +383,7 @@ func TestRun_ToldToEndWhileItLoads_Ends(t *testing.T) {
 	defer close(never)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, options{host: "127.0.0.1", libs: "-"}, func(options) (*llama.Model, error) {
+		ended <- run(ctx, options{host: "127.0.0.1", libs: "-"}, func(context.Context, options) (*llama.Model, error) {
 			cancel()
 			<-never
 			return nil, errors.New("the end of the test")
@@ -461,7 +461,7 @@ func TestParse_NamesOfLlamaServer(t *testing.T) {
 		"-m x.gguf --port 9 --host ::1 -c 1024 -t 2 -np 3 --no-mmap --no-repack --slot-save-path " + dir + " -n -1",
 		"--model x.gguf -port 9 -host ::1 --ctx-size 1024 --threads 2 --parallel 3 -no-mmap -no-repack -slot-save-path " + dir + " --predict -1",
 	} {
-		if got, err := parse(strings.Fields(line), io.Discard); err != nil || got != want {
+		if got, err := parse(strings.Fields(line), io.Discard); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, %v", line, got, err)
 		}
 	}

@@ -120,7 +120,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 }
 
 // run serves what load returns, until ctx ends.
-func run(ctx context.Context, o options, load func(o options) (*llama.Model, error)) error {
+func run(ctx context.Context, o options, load func(ctx context.Context, o options) (*llama.Model, error)) error {
 	if o.libs == "" {
 		var err error
 		if o.libs, err = fetched(ctx); err != nil {
@@ -144,7 +144,7 @@ func run(ctx context.Context, o options, load func(o options) (*llama.Model, err
 	// Nothing ends llama.cpp while it loads, so that the end of the process has to.
 	loaded := make(chan *llama.Model, 1)
 	go func() {
-		if model, err := load(o); err != nil {
+		if model, err := load(ctx, o); err != nil {
 			failed <- err
 		} else {
 			loaded <- model
@@ -169,12 +169,12 @@ func run(ctx context.Context, o options, load func(o options) (*llama.Model, err
 	return errors.Join(srv.Shutdown(grace), srv.Close())
 }
 
-func load(o options) (*llama.Model, error) {
+func load(ctx context.Context, o options) (*llama.Model, error) {
 	library, err := llama.Open(o.libs)
 	if err != nil {
 		return nil, err
 	}
-	return library.Load(o.path, o.load)
+	return library.Load(ctx, o.path, o.load)
 }
 
 // fetched returns the folder of the libraries in the user's cache.

@@ -44,7 +44,7 @@ func Open(t testing.TB) *llama.Library {
 func Load(t testing.TB, shape demo.Llama, o llama.Options) *llama.Model {
 	t.Helper()
 	l := Open(t)
-	m, err := l.Load(File(t, shape), o)
+	m, err := l.Load(t.Context(), File(t, shape), o)
 	if err != nil {
 		t.Fatal(err)
 	}
