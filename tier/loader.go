@@ -15,7 +15,7 @@ import (
 //
 // For one model no two of its functions are called at once, for different ones they are.
 // They are called with no lock held. One that panics fails its move, and the model stays
-// where it was.
+// where it was. If one returns a *MoveError with Lost set, the instance is unloaded.
 type Loader[T any] struct {
 	// Load brings a model into memory, and returns what serves it. It calls progress with
 	// the bytes that are done, as often as it likes. When ctx ends, it frees what it has
@@ -159,10 +159,17 @@ func (f *loaderMover[T]) Move(ctx context.Context, mv Move, progress func(done B
 		l.arrived()
 		return nil
 	}
-	if ctx.Err() != nil {
+	me, _ := errors.AsType[*MoveError](err)
+	lost := me != nil && me.Lost
+	if lost {
+		if e := f.unload(context.WithoutCancel(ctx), h, ""); e != nil {
+			lost, err = false, errors.Join(err, e)
+		}
+	}
+	if ctx.Err() != nil && !lost {
 		return context.Cause(ctx)
 	}
-	return &MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Err: err}
+	return &MoveError{Model: mv.Model.Name, From: mv.From, To: mv.To, Lost: lost, Err: err}
 }
 
 func checkTarget(to Tier) error {

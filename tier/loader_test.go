@@ -146,6 +146,23 @@ func TestMoverFrom_FunctionFails_ModelIsWhereItWas(t *testing.T) {
 	}
 }
 
+// An instance that is lost is freed, and the next move loads another.
+func TestMoverFrom_InstanceIsLost_IsUnloaded(t *testing.T) {
+	gone := &tier.MoveError{Model: tiny.Name, Lost: true, Err: errors.New("its file is another")}
+	s := &sleeper{faults: map[string]error{"wake": gone}}
+	m := tier.MoverFrom(s.loader())
+	if err := errors.Join(shift(m, tier.Storage, tier.RAM), shift(m, tier.RAM, tier.Swap)); err != nil {
+		t.Fatal(err)
+	}
+	err := shift(m, tier.Swap, tier.RAM)
+	if me, ok := errors.AsType[*tier.MoveError](err); !ok || !me.Lost || takes(m) != 0 {
+		t.Errorf("%v; it takes %v", err, takes(m))
+	}
+	if err := shift(m, tier.Storage, tier.RAM); err != nil || fmt.Sprint(s.calls) != "[load sleep wake unload load]" {
+		t.Errorf("%v: %v", s.calls, err)
+	}
+}
+
 // Where the weights are copied there is no swap: the model is unloaded, and Status says so.
 func TestMoverFrom_InstanceCannotSleep_IsUnloadedAndStatusSaysSo(t *testing.T) {
 	s := &sleeper{faults: map[string]error{"sleep": fmt.Errorf("its weights are copied: %w", errors.ErrUnsupported)}}

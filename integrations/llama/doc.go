@@ -1,12 +1,19 @@
 // Package llama loads a released build of llama.cpp into this process, without cgo,
-// through the binding github.com/hybridgroup/yzma, and serves models with it. It is
-// a real engine for tests and first steps: modeltier's tests tier the weights of a
-// live one, in this process by tier/mapped and in a child by tier/process.
+// through the binding github.com/hybridgroup/yzma, and serves models with it: in this
+// process, as instances of a [Mover], or by a small engine that is a program.
 //
-// The three names that matter: [Fetch] gets the libraries with npm and checks them,
-// [Open] loads them, and [Library.Load] opens a [Model], which generates and embeds
-// in slots as llama-server does. The command in the folder engine serves a model
-// over HTTP; examples/server/demo makes models of random weights to do it with.
+// The names that matter: [Fetch] gets the libraries with npm and checks them, [Open]
+// loads them, and [NewMover] makes the Mover of a Manager with which the holder of a
+// lease has a [Model], which generates and embeds in slots as llama-server does:
+//
+//	library, err := llama.Open(dir)
+//	mover, err := llama.NewMover(llama.MoverOptions{Library: library})
+//	m, err := modeltier.New(modeltier.Config{Models: models, Mover: mover})
+//	lease, err := m.Acquire(ctx, modeltier.Request{Model: "tiny"})
+//	model, ok := modeltier.Instance[*llama.Model](lease)
+//	answer, err := model.Generate(ctx, llama.Request{Prompt: tokens, MaxTokens: 64, Slot: llama.AnySlot}, emit)
+//
+// examples/server/demo of modeltier makes models of random weights to do it with.
 //
 // What it does not promise: speed, or all that llama-server can do. Slots take
 // turns, a token each; they do not share a batch. It needs libffi.so.8, without
