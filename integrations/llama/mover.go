@@ -56,7 +56,6 @@ type loader interface {
 
 var _ interface {
 	loader
-	tier.Resident
 	tier.Cacher
 } = (*Mover)(nil)
 
@@ -153,20 +152,7 @@ func (m *Mover) wake(ctx context.Context, mod tier.Model, _ *Model, progress fun
 
 // size counts what the files have present, and what the model has of its own.
 func (m *Mover) size(mod tier.Model, live *Model) tier.Bytes {
-	present, _, err := m.files.Resident(context.Background(), mod.Name)
-	if err != nil {
-		present = live.takes.Mapped
-	}
-	return present + live.takes.Copied + live.takes.Context
-}
-
-// Resident implements tier.Resident: of weights that are mapped it is what is present of
-// their files. Copies are there as a whole.
-func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
-	if live, ok := m.Instance(model).(*Model); ok && live.copies() {
-		return live.weights, 0, nil
-	}
-	return m.files.Resident(ctx, model)
+	return m.present(mod.Name, live) + live.takes.Copied + live.takes.Context
 }
 
 // Cached implements tier.Cacher, as the mover of the files does.
