@@ -74,7 +74,10 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 	if m.closing.Load() {
 		return nil, tier.ErrClosed
 	}
-	traits, err := m.traits(ctx, []tier.Model{model}, nil)
+	traits, faults, err := m.traits(ctx, []tier.Model{model}, nil)
+	if err == nil {
+		err = faults[0]
+	}
 	if err != nil {
 		return nil, err
 	}

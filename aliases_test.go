@@ -272,11 +272,14 @@ func TestRestart_AliasesAndPins_AreAsTheyWereLeft(t *testing.T) {
 	m = start()
 	check(m, "ah", map[string]string{"chat": "b", "old": "b", "new": "h", "h2": "a"})
 
-	// A model of that name takes its name back.
+	// A model of that name takes its name back, for as long as it is there.
 	do(m.Close())
 	cfg.Models = append(cfg.Models, model("new", 1))
 	m = start()
-	check(m, "ah", map[string]string{"chat": "b", "old": "b", "h2": "a"})
+	check(m, "ah", map[string]string{"chat": "b", "old": "b", "h2": "a", "new": "h"})
+	if s, ok := m.Model("new"); !ok || s.Name != "new" {
+		t.Errorf("new is %q", s.Name)
+	}
 }
 
 func TestRestart_NameOfARemovedModelIsAnAlias_StaysSo(t *testing.T) {

@@ -24,8 +24,8 @@ type Config struct {
 	// entry of the set (hotload.Gather).
 	Models []tier.Model
 	// Aliases are further names: each key stands for the model of Models that is its
-	// value, wherever a name is taken. None is a model's name or tier.AutoName. See
-	// Manager.SetAlias.
+	// value, wherever a name is taken. None is a model's name or tier.AutoName. With
+	// WatchModelDir the model may come later. See Manager.SetAlias.
 	Aliases map[string]string
 	// Limits of the tiers; every zero field is that of tier.DefaultLimits.
 	Limits tier.Limits
@@ -45,6 +45,14 @@ type Config struct {
 	// a path that leads out of it is refused. "": any path, as the callers of
 	// HandleRequest are trusted.
 	ModelDir string
+	// WatchModelDir has the models in ModelDir be in the library too, as hotload.Scan finds
+	// them: those that are there, and then, looked for every hotload.DefaultInterval, those
+	// that come. A set of files is taken up when it has stopped changing. One that has
+	// changed is replaced, and one that is not there any more leaves, when it is not in use.
+	// A model of Models or of a hot load stays as its owner said, whatever is in the folder;
+	// what is in the folder and not in the library is in Status.LeftOut. Models keep their
+	// names; with a StateDir also across restarts.
+	WatchModelDir bool
 	// Follow are folders that links in ModelDir may lead to, and below: models on another
 	// drive.
 	Follow []string
@@ -132,6 +140,9 @@ func (cfg *Config) fill() error {
 		positive("MaxBody", &cfg.MaxBody, 1<<20),
 		cfg.Limits.Validate(), cfg.validateAccounts(),
 	}
+	if cfg.WatchModelDir && cfg.ModelDir == "" {
+		errs = append(errs, &tier.InvalidError{Field: "ModelDir", Value: `""`, Rule: "must name the folder that WatchModelDir is about"})
+	}
 	if cfg.StandbyFor < 0 {
 		errs = append(errs, &tier.InvalidError{Field: "StandbyFor", Value: cfg.StandbyFor.String(), Rule: "must be positive, or zero for never"})
 	}
@@ -145,12 +156,13 @@ func (cfg *Config) fill() error {
 		return errors.Join(append(errs, err)...)
 	}
 	cfg.Aliases = maps.Clone(cfg.Aliases)
-	return errors.Join(append(errs, checkAliases(cfg.Aliases, lib))...)
+	return errors.Join(append(errs, checkAliases(cfg.Aliases, lib, cfg.WatchModelDir))...)
 }
 
-// checkAliases returns what is wrong with the aliases of a configuration.
-func checkAliases(aliases map[string]string, lib *tier.Library) error {
-	var errs []error
+// checkAliases returns what is wrong with the aliases of a configuration. open: there may
+// be models that are not in it.
+func checkAliases(aliases map[string]string, lib *tier.Library, open bool) error {
+	errs := []error{tier.CheckAliases(len(aliases))}
 	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
 		if err := tier.CheckAlias("alias", alias); err != nil {
 			errs = append(errs, err)
@@ -158,7 +170,7 @@ func checkAliases(aliases map[string]string, lib *tier.Library) error {
 		if _, taken := lib.Find(alias); taken {
 			errs = append(errs, &tier.ExistsError{Model: alias})
 		}
-		if _, there := lib.Find(aliases[alias]); !there {
+		if _, there := lib.Find(aliases[alias]); !there && !open {
 			errs = append(errs, fmt.Errorf("alias %q: %w", alias, lib.Unknown(aliases[alias])))
 		}
 	}

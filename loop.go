@@ -100,13 +100,21 @@ func (c *control) init(m *Manager, kept restored) error {
 	for _, a := range cfg.accounts {
 		opt.Further = append(opt.Further, core.FurtherAccount{Name: a.name, Limit: a.limit, Takes: a.takes})
 	}
-	traits, err := m.traits(m.ctx, cfg.Models, func(fileBacked bool) { opt.FileBacked = fileBacked })
+	traits, faults, err := m.traits(m.ctx, cfg.Models, func(fileBacked bool) { opt.FileBacked = fileBacked })
 	if err != nil {
 		return err
 	}
+	models, traits, err := m.library.sound(cfg.Models, traits, faults, m.library.hidden)
+	if err != nil {
+		return err
+	}
+	for name := range m.library.hidden {
+		delete(kept.configured, name)
+	}
+	m.library.last = kept.configured
 	c.core = core.New(cfg.Limits, opt)
 	c.core.SetConfigured(kept.configured)
-	if err := c.core.Add(cfg.Models, traits, c.newGate, true); err != nil {
+	if err := c.core.Add(models, traits, c.newGate, true); err != nil {
 		return err
 	}
 	c.restore(kept)

@@ -26,9 +26,10 @@ import (
 // Requests for a model that is resident pass the model's gate and never meet the
 // loop; all else is posted to it.
 type Manager struct {
-	cfg  Config
-	log  *slog.Logger
-	jobs *hotload.Jobs
+	cfg     Config
+	log     *slog.Logger
+	library library
+	jobs    *hotload.Jobs
 
 	// What is asked of the mover beyond Move; nil where it does not offer it.
 	resident    tier.Resident
@@ -191,6 +192,10 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m.save.run(m)
 	go m.loop()
+	if m.library.watcher != nil {
+		m.tellLeftOut()
+		m.goroutines.Go(m.watchFolder)
+	}
 	return m, nil
 }
 

@@ -2,7 +2,6 @@ package modeltier
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -87,34 +86,32 @@ func (m *Manager) traitsOf(model *tier.Model) *core.Traits {
 	return &t
 }
 
-// traits asks the mover what it can do with the models, and whether it can move
-// them at all. It is not for the loop.
-func (m *Manager) traits(ctx context.Context, models []tier.Model, fileBacked func(bool)) ([]core.Traits, error) {
-	out := make([]core.Traits, len(models))
+// traits asks the mover what it can do with the models. faults has why it cannot move
+// them at all, nil for each that it can. It is not for the loop.
+func (m *Manager) traits(ctx context.Context, models []tier.Model, fileBacked func(bool)) (out []core.Traits, faults []error, err error) {
 	backed := false
 	limit := adviceLimit + time.Duration(len(models))*10*time.Millisecond
-	err := m.mover.wait(ctx, limit, func(context.Context) error {
-		own := make([]core.Traits, len(models))
-		var faults []error
+	err = m.mover.wait(ctx, limit, func(context.Context) error {
+		own, wrong := make([]core.Traits, len(models)), make([]error, len(models))
 		for i := range models {
 			if c, ok := m.cfg.Mover.(tier.ModelChecker); ok {
-				faults = append(faults, c.CheckModel(&models[i]))
+				wrong[i] = c.CheckModel(&models[i])
 			}
 			own[i] = *m.traitsOf(&models[i])
 		}
 		if f, ok := m.cfg.Mover.(tier.FileBacker); ok {
 			backed = f.FileBacked()
 		}
-		out = own
-		return errors.Join(faults...)
+		out, faults = own, wrong
+		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if fileBacked != nil {
 		fileBacked(backed)
 	}
-	return out, nil
+	return out, faults, nil
 }
 
 // observeAgain looks again at models that have cached bytes, at those whose bytes were

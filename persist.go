@@ -28,6 +28,7 @@ type basis struct {
 	Homes   map[string]tier.Tier `json:"homes"`
 	Pinned  map[string]bool      `json:"pinned,omitempty"` // those that are
 	Aliases map[string]string    `json:"aliases,omitempty"`
+	Found   map[string]string    `json:"found,omitempty"` // names of models of the folder, by path
 }
 
 // restored is what a StateDir gave back, beyond what went into the Config.
@@ -43,33 +44,47 @@ type restored struct {
 type keeping struct {
 	limits    tier.Limits       // by the Config
 	aliases   map[string]string // by the Config
+	found     map[string]string // names of models of the folder, by path; never changed
 	placement []byte            // what the placement has learned
 }
 
 // openState opens the StateDir and merges what it remembers into cfg.
 func (m *Manager) openState(cfg *Config) (restored, error) {
-	r := restored{configured: byName(cfg.Models), limits: cfg.Limits, aliases: cfg.Aliases}
-	if cfg.StateDir == "" {
-		return r, nil
-	}
-	store, st, warnings, err := state.Open(cfg.StateDir)
-	if err != nil {
-		return r, fmt.Errorf("modeltier: StateDir cannot be used: %w", err)
-	}
-	for _, w := range warnings {
-		m.log.Warn("state folder", "warning", w)
-		m.save.warnings = append(m.save.warnings, w.Error())
-	}
-	m.save.store = store
-
+	r := restored{limits: cfg.Limits}
+	var st state.State
 	var b basis
-	if raw := st.Blobs[blobBasis]; raw != nil {
-		if err := json.Unmarshal(raw, &b); err != nil {
-			m.log.Warn("state folder", "warning", "the basis cannot be read; what the Config says counts", "err", err)
+	if cfg.StateDir != "" {
+		store, kept, warnings, err := state.Open(cfg.StateDir)
+		if err != nil {
+			return r, fmt.Errorf("modeltier: StateDir cannot be used: %w", err)
+		}
+		for _, w := range warnings {
+			m.log.Warn("state folder", "warning", w)
+			m.save.warnings = append(m.save.warnings, w.Error())
+		}
+		m.save.store, st = store, kept
+		if raw := st.Blobs[blobBasis]; raw != nil {
+			if err := json.Unmarshal(raw, &b); err != nil {
+				m.log.Warn("state folder", "warning", "the basis cannot be read; what the Config says counts", "err", err)
+			}
 		}
 	}
 	if st.Limits != (tier.Limits{}) && b.Limits == cfg.Limits && st.Limits.Validate() == nil {
 		cfg.Limits = st.Limits
+	}
+	r.aliases = m.newerAliases(cfg, &st, &b)
+	found, err := m.findModels(cfg, &st, &b, r.aliases)
+	if err != nil {
+		return r, errors.Join(fmt.Errorf("modeltier: ModelDir cannot be watched: %w", err), m.save.close())
+	}
+	cfg.Models = slices.Concat(cfg.Models, found)
+	r.configured = byName(cfg.Models)
+	hot := byName(st.Models)
+	for i := range found { // as it was hot loaded
+		if model, ok := hot[found[i].Name]; ok {
+			r.configured[model.Name] = model
+			st.Removed = append(st.Removed, model.Name)
+		}
 	}
 	removed := make(map[string]bool, len(st.Removed))
 	for _, name := range st.Removed {
@@ -94,13 +109,31 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 	}
 	hotAdded, _ = cfg.gather(hotAdded) // one that cannot be measured now keeps the size that it had
 	cfg.Models = append(cfg.Models, hotAdded...)
-	r.aliases = m.newerAliases(cfg, &st, &b)
+	m.warnOfHidden(cfg.Models, r.aliases)
 	r.placement = st.Blobs[blobPlacement]
 	return r, nil
 }
 
+// findModels reads the folder of models, if it is watched, and returns those that may be
+// in the library.
+func (m *Manager) findModels(cfg *Config, st *state.State, b *basis, aliases map[string]string) ([]tier.Model, error) {
+	l := &m.library
+	if err := l.open(m, cfg, b.Found, slices.Concat(cfg.Models, st.Models)); err != nil {
+		return nil, err
+	}
+	found, hidden := l.admit(cfg.Models)
+	l.hidden = hidden
+	return slices.DeleteFunc(found, func(model tier.Model) bool {
+		of, taken := aliases[model.Name]
+		if taken {
+			hideForAlias(hidden, &model, of)
+		}
+		return taken
+	}), nil
+}
+
 // newerAliases are what the Config says where that is new, and else what was last in
-// force. An alias that is a model's name by now is that model's.
+// force.
 func (m *Manager) newerAliases(cfg *Config, st *state.State, b *basis) map[string]string {
 	all := maps.Clone(st.Aliases)
 	if all == nil {
@@ -117,19 +150,23 @@ func (m *Manager) newerAliases(cfg *Config, st *state.State, b *basis) map[strin
 			}
 		}
 	}
-	for i := range cfg.Models {
-		name := cfg.Models[i].Name
-		if of, taken := all[name]; taken {
-			m.log.Warn("an alias is a model's name by now, and goes", "alias", name, "of", of)
-			delete(all, name)
+	return all
+}
+
+// warnOfHidden tells of aliases that are a model's name by now. They mean something again
+// when that model has gone.
+func (m *Manager) warnOfHidden(models []tier.Model, aliases map[string]string) {
+	for i := range models {
+		name := models[i].Name
+		if of, taken := aliases[name]; taken {
+			m.log.Warn("an alias means nothing as long as a model has its name", "alias", name, "of", of)
 		}
 	}
-	return all
 }
 
 // restore takes up what is not in the Config. It is called before the loop starts.
 func (c *control) restore(r restored) {
-	c.keeping, c.remembered = keeping{limits: r.limits, aliases: c.m.cfg.Aliases, placement: r.placement}, c.now
+	c.keeping, c.remembered = keeping{limits: r.limits, aliases: c.m.cfg.Aliases, found: c.m.library.names(), placement: r.placement}, c.now
 	c.core.SetAliases(r.aliases)
 	for _, name := range r.hotAdded {
 		if e, ok := c.core.Find(name); ok {
@@ -244,7 +281,7 @@ func (c *control) kept() kept {
 	if c.keeping.placement != nil {
 		st.Blobs[blobPlacement] = c.keeping.placement
 	}
-	b := basis{Limits: c.keeping.limits, Homes: make(map[string]tier.Tier, len(configured)), Pinned: map[string]bool{}, Aliases: c.keeping.aliases}
+	b := basis{Found: c.keeping.found, Limits: c.keeping.limits, Homes: make(map[string]tier.Tier, len(configured)), Pinned: map[string]bool{}, Aliases: c.keeping.aliases}
 	for name, model := range configured {
 		b.Homes[name] = model.Home
 		if model.Pinned {

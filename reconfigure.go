@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/modeltier/modeltier/internal/core"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -28,7 +27,8 @@ type Reconfiguration struct {
 // touched, neither their leases nor what is resident. What was changed while
 // running stays changed where the configuration says what it said before: models
 // that were hot loaded or removed, home tiers, pins, limits. Aliases stay; a new model
-// whose name is one is refused (ErrExists).
+// whose name is one is refused (ErrExists). With Config.WatchModelDir the models of the
+// folder, which is read again at once, come to those that are named.
 //
 // It does not wait for the models. A model that is replaced or removed takes no
 // new leases, and leaves memory when those that are held have ended; requests for
@@ -48,25 +48,20 @@ func (m *Manager) Reconfigure(ctx context.Context, models []tier.Model, limits t
 	if m.closing.Load() {
 		return Reconfiguration{}, tier.ErrClosed
 	}
-	traits, err := m.traits(ctx, cfg.Models, nil)
-	if err != nil {
-		return Reconfiguration{}, fmt.Errorf("modeltier: %w", err)
-	}
-	changed, err := ask(ctx, m, func(_ time.Time, reply func(bool, error)) {
-		if err := m.ctl.hidden(cfg.Models); err != nil {
-			reply(false, err)
-			return
-		}
-		m.ctl.relimit(cfg.Limits, reply)
-	})
+	release, err := m.library.take(ctx)
 	if err != nil {
 		return Reconfiguration{}, err
 	}
-	r, err := ask(ctx, m, func(now time.Time, reply func(Reconfiguration, error)) {
-		m.ctl.reconfigure(cfg.Models, traits, now, reply)
-	})
-	r.Limits = changed
-	return r, err
+	defer release()
+	if w := m.library.watcher; w != nil {
+		c, err := w.Scan(ctx)
+		if err != nil {
+			return Reconfiguration{}, fmt.Errorf("modeltier: %w", err)
+		}
+		m.logLeftOut(c.Skipped)
+		m.library.apply(c)
+	}
+	return m.remake(ctx, cfg.Models, &cfg.Limits)
 }
 
 // byName returns the models by their names.
@@ -98,24 +93,34 @@ func (c *control) relimit(l tier.Limits, reply func(changed bool, err error)) {
 	})
 }
 
-func (c *control) reconfigure(models []tier.Model, traits []core.Traits, now time.Time, reply func(Reconfiguration, error)) {
+func (c *control) reconfigure(w *wanted, now time.Time, reply func(remade, error)) {
 	if c.stopping {
-		reply(Reconfiguration{}, tier.ErrClosed)
+		reply(remade{}, tier.ErrClosed)
 		return
 	}
-	if err := c.hidden(models); err != nil { // an alias that came meanwhile
-		reply(Reconfiguration{}, err)
+	if err := c.aliased(w.models[:w.declared]); err != nil { // an alias that came meanwhile
+		reply(remade{}, err)
 		return
 	}
-	d := c.core.Reconfigure(models, traits, c.newGate, now)
+	inUse := c.fit(w)
+	d := c.core.Reconfigure(w.models, w.traits, c.newGate, now)
 	r := Reconfiguration{Added: d.Added, Removed: d.Removed, Replaced: d.Replaced, Changed: d.Changed}
-	c.m.log.Info("reconfigured", "added", len(r.Added), "removed", len(r.Removed), "replaced", len(r.Replaced), "changed", len(r.Changed))
-	c.keep(func() { reply(r, nil) })
+	for _, told := range []struct {
+		what  string
+		names []string
+	}{{"added", r.Added}, {"removed", r.Removed}, {"replaced", r.Replaced}, {"changed", r.Changed}} {
+		if len(told.names) > 0 {
+			c.m.log.Info("the library has changed", "how", told.what, "models", len(told.names), "first", told.names[:min(len(told.names), maxToldLeftOut)])
+		}
+	}
+	c.keeping.found = w.names
+	got := remade{r, c.core.Configured(), inUse, w.hidden}
+	c.keep(func() { reply(got, nil) })
 }
 
-// hidden returns an error for every model that would come under a name that is an alias.
+// aliased returns an error for every model that would come under a name that is an alias.
 // One that was removed while running does not come.
-func (c *control) hidden(models []tier.Model) error {
+func (c *control) aliased(models []tier.Model) error {
 	var errs []error
 	for i := range models {
 		name := models[i].Name

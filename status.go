@@ -2,10 +2,12 @@ package modeltier
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,7 +71,9 @@ type Status struct {
 	// time.
 	EventsDropped int64 `json:"events_dropped,omitempty"`
 	LogDropped    int64 `json:"log_dropped,omitempty"`
-	// LeftOut is what Manager.SetLeftOut was told of last, the first 1000 of it.
+	// LeftOut is what is in the folder of models and not in the library: files of models
+	// that were removed while running, and what the watch of Config.WatchModelDir or
+	// Manager.SetLeftOut told of last, the first 1000 of it.
 	LeftOut []hotload.Skipped `json:"left_out,omitempty"`
 	// StateTrouble says what is wrong with the keeping of the state.
 	StateTrouble []string `json:"state_trouble,omitempty"`
@@ -328,6 +332,7 @@ func (c *control) status() Status {
 			s.Leftovers[e.Model.Name] += e.Residue() + e.Overdraft()
 		}
 	}
+	s.LeftOut = c.removedByOwner()
 	s.LastEvictions = slices.Clone(c.evictions)
 	for _, mv := range c.core.Moves() {
 		ms := MoveStatus{
@@ -347,11 +352,36 @@ func (c *control) status() Status {
 	return s
 }
 
+// removedByOwner returns the files of models that the configuration has and that were
+// removed while running.
+func (c *control) removedByOwner() (out []hotload.Skipped) {
+	var gone []tier.Model
+	for name, said := range c.core.Configured() {
+		if _, there := c.core.Named(name); !there && said.Path != "" {
+			gone = append(gone, said)
+		}
+	}
+	if gone == nil {
+		return nil
+	}
+	served := make(map[string]bool)
+	for _, e := range c.core.Entries() {
+		served[e.Model.Path] = true
+	}
+	for _, m := range gone {
+		if !served[m.Path] {
+			out = append(out, hotload.Skipped{Path: m.Path, Reason: fmt.Sprintf("is of the model %q, which its owner removed: hot load it to have it again", m.Name)})
+		}
+	}
+	slices.SortFunc(out, func(a, b hotload.Skipped) int { return strings.Compare(a.Path, b.Path) })
+	return out
+}
+
 // fillStatus adds what is told without the loop, and asks the kernel.
 func (m *Manager) fillStatus(s *Status) {
 	s.Closing = m.closing.Load()
 	if left := m.leftOut.Load(); left != nil {
-		s.LeftOut = slices.Clone(*left)
+		s.LeftOut = append(s.LeftOut, *left...)
 	}
 	s.Uptime = s.At.Sub(m.start)
 	s.Selection, s.Planning = m.count.selection.quantiles(), m.count.planning.quantiles()

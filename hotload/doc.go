@@ -2,8 +2,8 @@
 //
 // The three names that matter: [Jobs] starts and remembers background work and
 // returns a [Job] for each piece of it; [Inspect] reads what the model is that a file,
-// an index or a folder names; [Watch] reports the models that come and go in a folder.
-// [Scan] lists them once, [Gather] finds what belongs to models that are named,
+// an index or a folder names; [Watch] reports the models that come and go in a folder
+// ([Watcher] looks when its owner says so). [Scan] lists them once, [Gather] finds what belongs to models that are named,
 // [Resolve] keeps a path from a client within a folder, and [Estimate] says what
 // serving a model takes beyond its weights.
 //

@@ -88,7 +88,7 @@ func TestWatch_FileMayBeReadLater_ModelIsReportedThen(t *testing.T) {
 				f.Close()
 			}
 			for range times {
-				c, _ := w.look(context.Background())
+				c, _ := w.Look(context.Background())
 				added = append(added, c.Added...)
 			}
 		}()

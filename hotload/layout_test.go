@@ -755,7 +755,7 @@ func TestWatcher_FolderThatShowsNoChange_ReadAgainNowAndThen(t *testing.T) {
 	w := newWatcher(dir, known)
 	added := func(looks int) (names []string) {
 		for range looks {
-			c, _ := w.look(t.Context())
+			c, _ := w.Look(t.Context())
 			for _, m := range append(c.Added, c.Changed...) {
 				names = append(names, m.Name)
 			}

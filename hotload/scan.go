@@ -26,45 +26,12 @@ import (
 // downloads under way and what is not a regular file are left out. Only headers are
 // read. The error is that of the folder itself, a *FileError, or context.Cause(ctx).
 func Scan(ctx context.Context, dir string, follow ...string) ([]tier.Model, []Skipped, error) {
-	return Rescan(ctx, dir, nil, follow...)
-}
-
-// Rescan is Scan of a folder with known models. A model at the path of a known one
-// keeps that name, and a new model does not get it.
-func Rescan(ctx context.Context, dir string, known []tier.Model, follow ...string) ([]tier.Model, []Skipped, error) {
-	t, err := openTree(dir, follow...)
+	w, err := NewWatcher(dir, nil, nil, follow...)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer t.close()
-	folders, err := t.walk(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	found, err := t.models(ctx, folders)
-	if err != nil {
-		return nil, nil, err
-	}
-	before := make(map[string]string, len(known)) // name by path
-	for _, m := range known {
-		before[m.Path] = m.Name
-	}
-	taken := make(names)
-	for _, f := range found {
-		if name, ok := before[f.model.Path]; ok {
-			taken.take(name)
-		}
-	}
-	models := make([]tier.Model, len(found))
-	for i, f := range found {
-		models[i] = f.model
-		name, ok := before[f.model.Path]
-		if !ok {
-			name = taken.claim(f.model.Name, filepath.Dir(f.model.Path))
-		}
-		models[i].Name = name
-	}
-	return models, t.skipped, nil
+	c, err := w.Scan(ctx)
+	return c.Added, c.LeftOut, err
 }
 
 // walk lists the folder and those below, parents first.

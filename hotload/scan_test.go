@@ -347,22 +347,25 @@ func BenchmarkScan(b *testing.B) {
 	}
 }
 
-func TestRescan_FileOfTheSameNameIsNew_KnownOneKeepsItsName(t *testing.T) {
+func TestWatcher_ScanAgain_KnownOneKeepsItsName(t *testing.T) {
 	dir := t.TempDir()
 	plant(t, dir, map[string]string{"b/m.gguf": llama(), "c/m.gguf": llama()})
-	known, _, err := Scan(t.Context(), dir)
+	w, err := NewWatcher(dir, nil, nil)
 	must(t, err)
+	known := make(map[string]string)
 	check := func(want map[string]string) {
 		t.Helper()
-		known, _, err = Rescan(t.Context(), dir, known)
+		c, err := w.Scan(t.Context())
 		must(t, err)
-		got := map[string]string{}
-		for _, m := range known {
+		for _, m := range c.Removed {
+			delete(known, m.Name)
+		}
+		for _, m := range c.Added {
 			rel, err := filepath.Rel(dir, m.Path)
 			must(t, err)
-			got[m.Name] = filepath.ToSlash(rel)
+			known[m.Name] = filepath.ToSlash(rel)
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, known); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}
@@ -373,6 +376,26 @@ func TestRescan_FileOfTheSameNameIsNew_KnownOneKeepsItsName(t *testing.T) {
 	check(map[string]string{"c/m": "c/m.gguf", "a/m": "a/m.gguf"})
 	plant(t, dir, map[string]string{"b/m.gguf": llama()})
 	check(map[string]string{"m": "b/m.gguf", "c/m": "c/m.gguf", "a/m": "a/m.gguf"})
+}
+
+func TestWatcher_NamesOfBeforeAndOfOthers_AreKept(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{"a/m.gguf": llama(), "b/m.gguf": llama(), "c/m.gguf": llama(), "d/m.gguf": llama()})
+	at := func(name string) string { return filepath.Join(dir, name, "m.gguf") }
+	w, err := NewWatcher(dir, map[string]string{at("b"): "m", at("gone"): "gone", at("d"): "mine"}, func() []tier.Model {
+		return []tier.Model{{Name: "mine", Path: at("c")}}
+	})
+	must(t, err)
+	c, err := w.Scan(t.Context())
+	must(t, err)
+	got := make(map[string]string)
+	for _, m := range c.Added {
+		got[m.Path] = m.Name
+	}
+	want := map[string]string{at("a"): "a/m", at("b"): "m", at("c"): "mine", at("d"): "d/m"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }
 
 func TestNames_TakenOrTooLong_StillUniqueAndValid(t *testing.T) {

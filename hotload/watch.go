@@ -1,6 +1,7 @@
 package hotload
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -26,6 +27,7 @@ type Change struct {
 	Changed []tier.Model // same path and name, other content
 	Removed []tier.Model
 	Skipped []Skipped // newly left out
+	LeftOut []Skipped // all that is left out now
 }
 
 // Watch looks at the folder every interval (0: DefaultInterval) and reports what
@@ -48,12 +50,12 @@ func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Du
 	if interval <= 0 {
 		interval = DefaultInterval
 	}
-	abs, err := filepath.Abs(dir)
+	w, err := NewWatcher(dir, nil, nil, follow...)
 	if err != nil {
-		return &FileError{Path: dir, Reason: "cannot be watched", Err: err}
+		return err
 	}
-	w := newWatcher(abs, known, follow...)
-	w.look(ctx)
+	w.know(known)
+	w.Look(ctx)
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
@@ -62,21 +64,19 @@ func Watch(ctx context.Context, dir string, known []tier.Model, interval time.Du
 			return context.Cause(ctx)
 		case <-ticker.C:
 		}
-		if c, news := w.look(ctx); news {
-			for _, models := range [][]tier.Model{c.Added, c.Changed, c.Removed} {
-				for i := range models {
-					models[i] = clone(models[i])
-				}
-			}
+		if c, news := w.Look(ctx); news {
 			change(c)
 		}
 	}
 }
 
-// watcher is what Watch keeps from one look to the next.
-type watcher struct {
+// Watcher looks at a folder for its owner, who says when, and is what Watch is made of.
+// It is not for concurrent use.
+type Watcher struct {
 	dir      string
 	follow   []string
+	names    map[string]string // from earlier, by path
+	others   func() []tier.Model
 	taken    names
 	models   map[string]found       // what was reported or known, by the model's path
 	last     map[string]fs.FileInfo // files at the last look; nil before the first
@@ -93,24 +93,62 @@ type watcher struct {
 // retryLooks is after how many looks that is: it reads the JSON beside other models too.
 const retryLooks = 16
 
-func newWatcher(dir string, known []tier.Model, follow ...string) *watcher {
-	w := &watcher{dir: dir, follow: follow, taken: make(names), models: make(map[string]found), pending: map[string]bool{dir: true}}
-	for _, m := range known {
-		w.taken.take(m.Name)
-		if rel, err := filepath.Rel(dir, m.Path); err == nil && filepath.IsLocal(rel) {
-			w.models[m.Path] = found{model: m}
-		}
+// NewWatcher returns a Watcher of the folder, which need not be there yet. names are
+// what models were called earlier, by path: one that is found there is called so again,
+// if no other is. others, unless nil, returns models that do not come from the folder:
+// what is at the path of one of these is called as that, and nothing else has their
+// names. It is called by a look that finds a new model.
+func NewWatcher(dir string, names map[string]string, others func() []tier.Model, follow ...string) (*Watcher, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, &FileError{Path: dir, Reason: "cannot be watched", Err: err}
 	}
+	w := newWatcher(abs, nil, follow...)
+	w.names, w.others = names, others
+	return w, nil
+}
+
+func newWatcher(dir string, known []tier.Model, follow ...string) *Watcher {
+	w := &Watcher{dir: dir, follow: follow, taken: make(names), models: make(map[string]found), pending: map[string]bool{dir: true}}
+	w.know(known)
 	return w
 }
 
-// look returns what is new and has not changed since the last look.
-func (w *watcher) look(ctx context.Context) (Change, bool) {
-	t, err := openTree(w.dir, w.follow...)
+// know takes models as they would have been reported.
+func (w *Watcher) know(models []tier.Model) {
+	for _, m := range models {
+		w.taken.take(m.Name)
+		if rel, err := filepath.Rel(w.dir, m.Path); err == nil && filepath.IsLocal(rel) {
+			w.models[m.Path] = found{model: m}
+		}
+	}
+}
+
+// Scan returns what has changed since the last look, at rest or not: the owner says that
+// the folder is to be believed as it is. Its error is that of Scan.
+func (w *Watcher) Scan(ctx context.Context) (Change, error) {
+	t, folders, err := w.walk(ctx)
 	if err != nil {
-		return Change{}, false
+		return Change{}, err
 	}
 	defer t.close()
+	all := slices.Concat(folders, t.elsewhere(folders))
+	now, _ := fingerprints(all)
+	found, err := t.models(ctx, folders)
+	if err != nil {
+		return Change{}, err
+	}
+	w.last, w.pending, w.empty = now, nil, 0
+	c, _ := w.compare(t, found, nil)
+	return c, nil
+}
+
+// walk opens the folder and lists it. The tree is to be closed.
+func (w *Watcher) walk(ctx context.Context) (*tree, []*folder, error) {
+	t, err := openTree(w.dir, w.follow...)
+	if err != nil {
+		return nil, nil, err
+	}
 	t.before, t.headers = w.headers, make(map[string]header)
 	// Some file systems do not show in a folder when what is in it changes.
 	if w.looks++; w.looks%retryLooks != 0 {
@@ -118,16 +156,31 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	}
 	folders, err := t.walk(ctx)
 	if err != nil {
-		return Change{}, false
+		t.close()
+		return nil, nil, err
 	}
 	w.folders = t.listed
-	elsewhere := t.elsewhere(folders)
-	now, weights := fingerprints(slices.Concat(folders, elsewhere))
+	return t, folders, nil
+}
+
+// Look returns what is new and has not changed since the last look, and whether there is
+// any. It is as with Watch: the first look finds nothing new.
+func (w *Watcher) Look(ctx context.Context) (Change, bool) {
+	t, folders, err := w.walk(ctx)
+	if err != nil {
+		return Change{}, false
+	}
+	defer t.close()
+	all := slices.Concat(folders, t.elsewhere(folders))
+	now, weights := fingerprints(all)
 	first, moving := w.last == nil, make(map[string]bool)
 	if !first {
 		moving = differences(w.last, now)
 	}
 	w.last = now
+	if w.pending == nil {
+		w.pending = make(map[string]bool)
+	}
 	maps.Copy(w.pending, moving)
 	present, gone := w.goAway()
 	weights += present
@@ -146,24 +199,36 @@ func (w *watcher) look(ctx context.Context) (Change, bool) {
 	if !gone && len(w.pending) == len(moving) { // nothing has changed and come to rest
 		return Change{}, false
 	}
-	for _, f := range slices.Concat(folders, elsewhere) {
+	for _, f := range all {
 		f.without(moving)
 	}
 	found, err := t.models(ctx, folders)
 	if err != nil {
 		return Change{}, false
 	}
+	if first { // the baseline: Scan has reported it, or the next look does
+		w.headers = t.headers
+		w.reported = newUnrest(t.skipped, nil).lasting(t.skipped, nil)
+		return Change{}, false
+	}
+	c, news := w.compare(t, found, moving)
+	w.pending = moving
+	return c, news
+}
+
+// compare is settle for what was found in a tree.
+func (w *Watcher) compare(t *tree, found []found, moving map[string]bool) (Change, bool) {
 	w.headers, w.retry = t.headers, 0
 	if t.retry {
 		w.retry = retryLooks
 	}
-	if first { // the baseline: Scan has reported it, or the next look does
-		w.reported = newUnrest(t.skipped, nil).lasting(t.skipped)
-		return Change{}, false
+	c, news := w.settle(found, t.skipped, moving)
+	for _, models := range [][]tier.Model{c.Added, c.Changed, c.Removed} {
+		for i := range models {
+			models[i] = clone(models[i])
+		}
 	}
-	c := w.settle(found, t.skipped, moving)
-	w.pending = moving
-	return c, len(c.Added)+len(c.Changed)+len(c.Removed)+len(c.Skipped) > 0
+	return c, news
 }
 
 // elsewhere returns the folders outside the walk that decide about models in it: the
@@ -231,7 +296,7 @@ func differences(a, b map[string]fs.FileInfo) map[string]bool {
 // goAway checks the models that Scan does not find, because a hot load may name any
 // file. It returns how many of them are there, and whether one has been away for an
 // interval.
-func (w *watcher) goAway() (present int, gone bool) {
+func (w *Watcher) goAway() (present int, gone bool) {
 	away := make(map[string]int)
 	for path, f := range w.models {
 		if f.files != nil {
@@ -297,20 +362,26 @@ func (u *unrest) covers(m *tier.Model) bool {
 	return false
 }
 
-// lasting returns what was left out, unless a file beside it is moving.
-func (u *unrest) lasting(skipped []Skipped) map[Skipped]bool {
+// lasting returns what is left out: where a file beside it is moving, what was before.
+func (u *unrest) lasting(skipped []Skipped, before map[Skipped]bool) map[Skipped]bool {
 	out := make(map[Skipped]bool)
+	rests := func(s Skipped) bool { return !u.within[s.Path] && !u.within[filepath.Dir(s.Path)] }
 	for _, s := range skipped {
-		if !u.within[s.Path] && !u.within[filepath.Dir(s.Path)] {
+		if rests(s) {
+			out[s] = true
+		}
+	}
+	for s := range before {
+		if !rests(s) && !u.moving[s.Path] {
 			out[s] = true
 		}
 	}
 	return out
 }
 
-// settle compares what was found with what was reported.
-func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool) Change {
-	var c Change
+// settle compares what was found with what was reported, and returns whether that
+// differs.
+func (w *Watcher) settle(all []found, skipped []Skipped, moving map[string]bool) (c Change, news bool) {
 	unrest := newUnrest(skipped, moving)
 	models := make(map[string]found)
 	var added []found
@@ -345,23 +416,60 @@ func (w *watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 			c.Removed = append(c.Removed, f.model)
 		}
 	}
-	// After the names of those that are gone are free: an update is another file.
+	w.name(added) // after the names of those that are gone are free: an update is another file
 	for _, f := range added {
-		f.model.Name = w.taken.claim(f.model.Name, filepath.Dir(f.model.Path))
 		models[f.model.Path] = f
 		c.Added = append(c.Added, f.model)
 	}
 	slices.SortFunc(c.Removed, func(a, b tier.Model) int { return strings.Compare(a.Path, b.Path) })
 	w.models = models
 
-	lasting := unrest.lasting(skipped)
+	lasting := unrest.lasting(skipped, w.reported)
 	for _, s := range skipped {
 		if lasting[s] && !w.reported[s] {
 			c.Skipped = append(c.Skipped, s)
 		}
 	}
+	news = len(c.Added)+len(c.Changed)+len(c.Removed)+len(c.Skipped) > 0 || len(lasting) != len(w.reported)
+	if news {
+		c.LeftOut = slices.SortedFunc(maps.Keys(lasting), func(a, b Skipped) int {
+			return cmp.Or(strings.Compare(a.Path, b.Path), strings.Compare(a.Reason, b.Reason))
+		})
+	}
 	w.reported = lasting
-	return c
+	return c, news
+}
+
+// name gives models that are new their names.
+func (w *Watcher) name(added []found) {
+	if len(added) == 0 {
+		return
+	}
+	at := make(map[string]string) // others, by path
+	taken := w.taken
+	if w.others != nil {
+		taken = maps.Clone(taken)
+		for _, m := range w.others() {
+			taken.take(m.Name)
+			at[m.Path] = m.Name
+		}
+	}
+	claimed := make(map[int]bool)
+	for i := range added {
+		m := &added[i].model
+		if name, ok := at[m.Path]; ok {
+			m.Name, claimed[i] = name, true
+		} else if name, ok := w.names[m.Path]; ok && taken.take(name) {
+			m.Name, claimed[i] = name, true
+		}
+	}
+	for i := range added {
+		m := &added[i].model
+		if !claimed[i] {
+			m.Name = taken.claim(m.Name, filepath.Dir(m.Path))
+		}
+		w.taken.take(m.Name)
+	}
 }
 
 // differs compares with what is found at the same path later. Of a model that was

@@ -383,14 +383,14 @@ func TestWatch_SubfolderCannotBeListed_ItsModelsAreKept(t *testing.T) {
 	for range 2 { // looks, at which nothing is there
 		w.goAway()
 	}
-	c := w.settle(nil, []Skipped{{Path: "/m/sub", Reason: "cannot be listed: input/output error", unread: true}}, nil)
+	c, _ := w.settle(nil, []Skipped{{Path: "/m/sub", Reason: "cannot be listed: input/output error", unread: true}}, nil)
 	if len(c.Removed) != 1 || c.Removed[0].Name != "b" {
 		t.Errorf("removed %v, want b alone", c.Removed)
 	}
 	if len(c.Skipped) != 1 {
 		t.Errorf("reported %v, want the reason", c.Skipped)
 	}
-	c = w.settle(nil, nil, nil)
+	c, _ = w.settle(nil, nil, nil)
 	if len(c.Removed) != 2 {
 		t.Errorf("removed %v when the subfolder is gone, want both that were in it", c.Removed)
 	}
@@ -447,7 +447,7 @@ func TestWatch_ManyFilesMoving_WorkIsNearLinear(t *testing.T) {
 	}
 	w := newWatcher("/m", known)
 	began := time.Now()
-	c := w.settle(all, skipped, moving)
+	c, _ := w.settle(all, skipped, moving)
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("settling %d models took %v", n, took)
 	}
@@ -552,11 +552,11 @@ func BenchmarkWatch_Look(b *testing.B) {
 		plant(b, dir, map[string]string{fmt.Sprintf("m%03d.gguf", i): llama()})
 	}
 	w := newWatcher(dir, nil)
-	w.look(b.Context())
-	w.look(b.Context())
+	w.Look(b.Context())
+	w.Look(b.Context())
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, news := w.look(b.Context()); news {
+		if _, news := w.Look(b.Context()); news {
 			b.Fatal("news in a folder that is still")
 		}
 	}
@@ -574,7 +574,7 @@ func BenchmarkWatch_LookAtChanges(b *testing.B) {
 			known, _, err := Scan(b.Context(), dir)
 			must(b, err)
 			w := newWatcher(dir, known)
-			w.look(b.Context())
+			w.Look(b.Context())
 			b.ReportAllocs()
 			for b.Loop() {
 				w.headers, w.pending[dir] = nil, true
@@ -582,7 +582,7 @@ func BenchmarkWatch_LookAtChanges(b *testing.B) {
 					f.model.Size++
 					w.models[path] = f
 				}
-				if c, _ := w.look(b.Context()); len(c.Changed) != models {
+				if c, _ := w.Look(b.Context()); len(c.Changed) != models {
 					b.Fatal(len(c.Changed), "of", models, "were reported")
 				}
 			}
@@ -617,10 +617,10 @@ func BenchmarkFolder_AgainstFind(b *testing.B) {
 	})
 	b.Run("look", func(b *testing.B) {
 		w := newWatcher(dir, nil)
-		w.look(b.Context())
-		w.look(b.Context())
+		w.Look(b.Context())
+		w.Look(b.Context())
 		for b.Loop() {
-			if _, news := w.look(b.Context()); news {
+			if _, news := w.Look(b.Context()); news {
 				b.Fatal("news in a folder that is still")
 			}
 		}

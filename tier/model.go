@@ -20,7 +20,8 @@ import (
 const (
 	MaxNameLength   = 255 // bytes, for model names, capabilities and label keys
 	MaxCapabilities = 256
-	MaxParts        = 10_000
+	MaxParts        = 1024 // far above any real set; each costs a file handle and a mapping
+	MaxAliases      = 10_000
 )
 
 // Digest is what the content of a file should be.
@@ -194,6 +195,14 @@ func CheckAlias(field, name string) error {
 		return &InvalidError{Field: field, Value: shorten(name), Rule: autoRule}
 	}
 	return CheckName(field, name)
+}
+
+// CheckAliases returns nil if there may be that many aliases.
+func CheckAliases(n int) error {
+	if n <= MaxAliases {
+		return nil
+	}
+	return &InvalidError{Field: "aliases", Value: fmt.Sprint(n, " of them"), Rule: fmt.Sprint("must be ", MaxAliases, " at most"), Help: []string{"Remove an alias that is not used any more."}}
 }
 
 // faults collects what is wrong with a value of the user's.

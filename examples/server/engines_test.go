@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -50,8 +51,15 @@ func TestOpenLibrary_FileThatWouldBeCalledAuto_LeftOutWithAReason(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(lib.models) != 1 || lib.models[0].Name != "other" {
-		t.Errorf("served are %+v", lib.models)
+	m, _, _, err := newEngines(lib, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := m.Status()
+	m.Close()
+	lib.tellLeftOut(&told, now)
+	if len(now.Models) != 1 || now.Models[0].Name != "other" {
+		t.Errorf("served are %+v", now.Models)
 	}
 	if got := told.String(); !strings.Contains(got, "auto.gguf") || !strings.Contains(got, `name "auto" must be another`) {
 		t.Errorf("it says %q", got)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,10 +162,16 @@ func TestOpenLibrary_Folder_IsServedFromStorageAndKeepsItsOwnState(t *testing.T)
 		return l
 	}
 	a := lib("-models", s.lib.dir, "-ram", "20GB")
-	if len(a.models) != 7 || a.dir != s.lib.dir {
-		t.Errorf("%d models in %s", len(a.models), a.dir)
+	r := &reloader{}
+	if _, err := startFiles(a, r, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
 	}
-	for _, m := range a.models {
+	models := r.manager.Status().Models
+	r.manager.Close()
+	if len(models) != 7 || a.dir != s.lib.dir {
+		t.Errorf("%d models in %s", len(models), a.dir)
+	}
+	for _, m := range models {
 		if m.Home != tier.Storage {
 			t.Errorf("%s is at home in %v", m.Name, m.Home)
 		}

@@ -144,7 +144,7 @@ func TestServer_WhatItSaysToTry_Works(t *testing.T) {
 		t.Fatal(a)
 	}
 	job := ""
-	for _, request := range s.lib.requests(s.lib.limits) {
+	for _, request := range s.lib.requests(s.lib.models[0].Name, s.lib.models[len(s.lib.models)-1].Name, s.lib.limits) {
 		request = strings.ReplaceAll(request, "JOB", job)
 		status, answer := s.object(t, "POST", "/", request)
 		if status != http.StatusOK || answer["status"] == "error" || answer["status"] == "failed" {

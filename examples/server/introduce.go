@@ -18,6 +18,23 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
+// maxToldLeftOut bounds how many of the files that are left out are told.
+const maxToldLeftOut = 20
+
+// tellLeftOut prints what is in the folder and is not served.
+func (lib *library) tellLeftOut(w io.Writer, now modeltier.Status) {
+	for i, s := range now.LeftOut {
+		if i == maxToldLeftOut {
+			fmt.Fprintf(w, "left out: %d more, see left_out of /status\n", len(now.LeftOut)-i)
+			break
+		}
+		fmt.Fprintln(w, "left out:", s)
+	}
+	if len(now.Models) == 0 {
+		fmt.Fprintf(w, "there is no GGUF or safetensors file in %s yet\n", lib.dir)
+	}
+}
+
 // introduce prints what is served, where, and what to try. Models and limits are
 // those of now, which may be remembered ones.
 func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, token bool) {
@@ -45,13 +62,14 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, 
 		curl += `-H "Authorization: Bearer $` + tokenVariable + `" `
 	}
 	fmt.Fprintf(w, "\nTry, in another terminal; a JOB is the job_id of the answer before:\n\n")
-	for _, p := range lib.prompts() {
+	first, last := ends(now.Models)
+	for _, p := range lib.prompts(first, last) {
 		fmt.Fprintf(w, "%s%s -d %s\n", strings.Replace(curl, "-s ", "-sN ", 1), at.JoinPath(p[0]), quoted(p[1]))
 	}
-	for _, request := range lib.requests(now.Limits) {
+	for _, request := range lib.requests(first, last, now.Limits) {
 		fmt.Fprintf(w, "%s%s -d %s\n", curl, &at, quoted(request))
 	}
-	paths := []string{"/v1/models/" + lib.named(len(lib.models)-1), "/status", "/v1/models", "/readyz", "/healthz"}
+	paths := []string{"/v1/models/" + last, "/status", "/v1/models", "/readyz", "/healthz"}
 	if lib.engines == nil {
 		paths[0] += "/digest"
 	}
@@ -66,11 +84,11 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, 
 
 // prompts are paths of OpenAI's API, and what to send there. Without engines there
 // are none.
-func (lib *library) prompts() [][2]string {
+func (lib *library) prompts(first, last string) [][2]string {
 	if lib.engines == nil {
 		return nil
 	}
-	first, last := text(lib.named(0)), text(lib.named(len(lib.models)-1))
+	first, last = text(first), text(last)
 	return [][2]string{
 		{"/v1/chat/completions", `{"model": ` + last + `, "stream": true, "messages": [{"role": "user", "content": "What do you know of water?"}]}`},
 		{"/v1/completions", `{"model": "auto", "priority": "speed", "prompt": "The people", "max_tokens": 16}`},
@@ -80,8 +98,8 @@ func (lib *library) prompts() [][2]string {
 
 // requests are one of each that the JSON contract has, in an order in which they
 // make sense.
-func (lib *library) requests(limits tier.Limits) []string {
-	first, last := text(lib.named(0)), text(lib.named(len(lib.models)-1))
+func (lib *library) requests(first, last string, limits tier.Limits) []string {
+	first, last = text(first), text(last)
 	spare := lib.spare
 	if spare.Name == "" {
 		spare = tier.Model{Name: "NAME", Path: "FILE", Home: tier.RAM, Capabilities: []string{"text-generation"}}
@@ -103,12 +121,12 @@ func (lib *library) requests(limits tier.Limits) []string {
 	}
 }
 
-// named is the name of model i, or a placeholder where there is none.
-func (lib *library) named(i int) string {
-	if len(lib.models) == 0 {
-		return "NAME"
+// ends returns the names of the first and the last model, or placeholders if there is none.
+func ends(models []modeltier.ModelStatus) (first, last string) {
+	if len(models) == 0 {
+		return "NAME", "NAME"
 	}
-	return lib.models[i].Name
+	return models[0].Name, models[len(models)-1].Name
 }
 
 // text is v as JSON. It is given what has no error to give.

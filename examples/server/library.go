@@ -9,10 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/modeltier/modeltier/examples/server/demo"
-	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -20,26 +18,19 @@ import (
 type library struct {
 	dir    string   // of the models; hot loads come from here too
 	follow []string // where links in it may lead
+	watch  bool     // what is in the folder is served, beside models
 	models []tier.Model
-	left   []hotload.Skipped // of the folder
 	limits tier.Limits
 	state  string // "": nothing is remembered
 	// engines serve the models, by name. nil: there are none, and files are served.
 	engines map[string]engineConfig
-	// again opens the library as it is now, where those models are known. nil: it
-	// stays as it is.
-	again func(ctx context.Context, known []tier.Model) (*library, error)
-	// watch calls changed when the library has become another, until ctx ends. nil: the
-	// library is not watched.
-	watch func(ctx context.Context, changed func())
+	// again opens the library as it is now. nil: it stays as it is.
+	again func(ctx context.Context) (*library, error)
 
 	probe tier.MemoryProbe // nil: this machine's
 	about string           // the library, in words
 	spare tier.Model       // to try a hot load with; its name may be empty
 }
-
-// mostSkipped bounds how many of the files that are no models are named.
-const mostSkipped = 20
 
 // openLibrary returns the library that the options name, and makes what it has to
 // make for that: the demo's files, and the engine of llama.cpp.
@@ -49,7 +40,7 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 		if err != nil {
 			return nil, err
 		}
-		lib.again = func(context.Context, []tier.Model) (*library, error) { return openConfig(o) }
+		lib.again = func(context.Context) (*library, error) { return openConfig(o) }
 		return lib, nil
 	}
 	var engine *engineConfig
@@ -74,25 +65,11 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	if o.models == "" {
 		return openDemo(ctx, o, engine, stderr)
 	}
-	lib, err := openFolder(ctx, o, engine, nil, nil, stderr)
+	lib, err := openFolder(o, engine)
 	if err != nil {
 		return nil, err
 	}
-	left := lib.left
-	lib.again = func(ctx context.Context, known []tier.Model) (*library, error) {
-		lib, err := openFolder(ctx, o, engine, known, left, stderr)
-		if err == nil {
-			left = lib.left
-		}
-		return lib, err
-	}
-	dir, models := lib.dir, slices.Clone(lib.models)
-	lib.watch = func(ctx context.Context, changed func()) {
-		err := hotload.Watch(ctx, dir, models, hotload.DefaultInterval, func(hotload.Change) { changed() }, o.follow...)
-		if err != nil && ctx.Err() == nil {
-			fmt.Fprintln(stderr, "-models is not watched:", err)
-		}
-	}
+	lib.again = func(context.Context) (*library, error) { return openFolder(o, engine) }
 	return lib, nil
 }
 
@@ -132,10 +109,8 @@ func openConfig(o *options) (*library, error) {
 	return lib, nil
 }
 
-// openFolder returns the library of a folder. Models that are known keep their
-// names: what a client asks for does not become other weights beside it. It says what
-// it leaves out, unless that was said before.
-func openFolder(ctx context.Context, o *options, engine *engineConfig, known []tier.Model, said []hotload.Skipped, stderr io.Writer) (*library, error) {
+// openFolder returns the library of a folder, whose models the Manager finds.
+func openFolder(o *options, engine *engineConfig) (*library, error) {
 	dir, err := filepath.Abs(o.models)
 	if err != nil {
 		return nil, err
@@ -143,25 +118,7 @@ func openFolder(ctx context.Context, o *options, engine *engineConfig, known []t
 	if err := checkKind(dir, "a folder", fs.FileMode.IsDir); err != nil {
 		return nil, fmt.Errorf("-models: %w", err)
 	}
-	models, skipped, err := hotload.Rescan(ctx, dir, known, o.follow...)
-	if err != nil {
-		return nil, err
-	}
-	news := slices.DeleteFunc(slices.Clone(skipped), func(s hotload.Skipped) bool { return slices.Contains(said, s) })
-	for i, s := range news {
-		if i == mostSkipped {
-			fmt.Fprintf(stderr, "left out: %d more\n", len(news)-i)
-			break
-		}
-		fmt.Fprintln(stderr, "left out:", s)
-	}
-	if len(models) == 0 {
-		fmt.Fprintf(stderr, "there is no GGUF or safetensors file in %s yet\n", dir)
-	}
-	lib := &library{
-		dir: dir, follow: o.follow, models: models, left: skipped, limits: fill(o.limits, tier.DefaultLimits()),
-		about: "the files in " + dir,
-	}
+	lib := &library{dir: dir, follow: o.follow, watch: true, limits: fill(o.limits, tier.DefaultLimits()), about: "the files in " + dir}
 	state := "state-" + folderID(dir)
 	if engine != nil {
 		lib.withEngine(*engine, 0)

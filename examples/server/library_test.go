@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +25,14 @@ func TestOpenFolder_LinkToAnotherDrive_FollowedWhereAllowedAndElseTold(t *testin
 		if err != nil {
 			t.Fatal(err)
 		}
-		if models, left := len(lib.models), len(lib.left); models != len(follow) || left != 1-len(follow) || strings.Contains(said.String(), "leads out") != (left == 1) {
+		r := &reloader{}
+		if _, err := startFiles(lib, r, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		now := r.manager.Status()
+		r.manager.Close()
+		lib.tellLeftOut(&said, now)
+		if models, left := len(now.Models), len(now.LeftOut); models != len(follow) || left != 1-len(follow) || strings.Contains(said.String(), "leads out") != (left == 1) {
 			t.Errorf("-follow %q: %d models, %d left out, it said %q", follow, models, left, said.String())
 		}
 	}

@@ -87,7 +87,7 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 		if err != nil {
 			return nil, err
 		}
-		r := &reloader{open: lib.again, watch: lib.watch, state: lib.state, supervisor: supervisor, said: stdout, told: stderr}
+		r := &reloader{open: lib.again, state: lib.state, supervisor: supervisor, said: stdout, told: stderr}
 		answering := startFiles
 		if lib.engines != nil {
 			answering = startEngines
@@ -96,7 +96,9 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 		if err != nil {
 			return nil, err
 		}
-		lib.introduce(stdout, r.manager.Status(), ln.Addr(), opts.token != "")
+		status := r.manager.Status()
+		lib.tellLeftOut(stderr, status)
+		lib.introduce(stdout, status, ln.Addr(), opts.token != "")
 		return func() error {
 			end := r.start(stop, again, opts.config)
 			defer end()
@@ -150,13 +152,12 @@ func startFiles(lib *library, r *reloader, log *slog.Logger) (http.Handler, erro
 		Limits:   lib.limits,
 		Mover:    weights,
 		StateDir: lib.state,
-		ModelDir: lib.dir, Follow: lib.follow,
+		ModelDir: lib.dir, Follow: lib.follow, WatchModelDir: lib.watch,
 		Logger: log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.manager.SetLeftOut(lib.left)
 	return handler(r.manager, weights), nil
 }
 
@@ -167,7 +168,6 @@ func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, er
 		return nil, err
 	}
 	r.manager, r.engines = manager, known
-	manager.SetLeftOut(lib.left)
 	return newProxy(manager, useOf(engines), log).handler(), nil
 }
 

@@ -11,14 +11,11 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/tier"
 )
 
 // reloader has the Manager go by what the library is now, by difference.
 type reloader struct {
-	// open is library.again, watch is library.watch.
-	open       func(ctx context.Context, known []tier.Model) (*library, error)
-	watch      func(ctx context.Context, changed func())
+	open       func(ctx context.Context) (*library, error) // library.again
 	manager    *modeltier.Manager
 	engines    *registry // nil: files are served
 	state      string
@@ -31,27 +28,16 @@ type reloader struct {
 func (r *reloader) start(ctx context.Context, signals <-chan os.Signal, path string) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	changes := make(chan struct{}, 1)
-	if r.watch != nil {
-		running.Go(func() {
-			r.watch(ctx, func() {
-				select {
-				case changes <- struct{}{}:
-				default: // that reload is yet to come
-				}
-			})
-		})
-	}
-	running.Go(func() { r.run(ctx, signals, changes, path) })
+	running.Go(func() { r.run(ctx, signals, path) })
 	return func() {
 		cancel()
 		running.Wait()
 	}
 }
 
-// run reloads at each signal, at each change, and when the file of that path, if it is
+// run reloads at each signal, and when the file of that path, if it is
 // not empty, has changed, until ctx ends.
-func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, changes <-chan struct{}, path string) {
+func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, path string) {
 	const every = time.Second
 	look := time.NewTicker(every)
 	defer look.Stop()
@@ -66,8 +52,6 @@ func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, changes <-
 		case <-ctx.Done():
 			return
 		case <-signals:
-			r.reload(ctx)
-		case <-changes:
 			r.reload(ctx)
 		case <-look.C:
 			if file.look(os.Stat(path)) {
@@ -113,11 +97,7 @@ func (r *reloader) reload(ctx context.Context) {
 }
 
 func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, error) {
-	var known []tier.Model
-	for m := range r.manager.Models() {
-		known = append(known, tier.Model{Name: m.Name, Path: m.Path})
-	}
-	lib, err := r.open(ctx, known)
+	lib, err := r.open(ctx)
 	if err != nil {
 		return modeltier.Reconfiguration{}, err
 	}
@@ -131,7 +111,6 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 	if err != nil {
 		return done, err
 	}
-	r.manager.SetLeftOut(lib.left)
 	if r.engines != nil {
 		r.engines.name(lib.engines)
 	}

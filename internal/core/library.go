@@ -32,8 +32,13 @@ func (c *Core) SetAliases(aliases map[string]string) {
 // SetAlias makes alias stand for the entry, whatever it stood for, or with nil for
 // nothing. A View shows all of it or nothing.
 func (c *Core) SetAlias(alias string, e *Entry) error {
-	if _, taken := c.byName[alias]; taken {
+	if _, taken := c.byName[alias]; taken && e != nil {
 		return &tier.ExistsError{Model: alias}
+	}
+	if _, known := c.aliases[alias]; !known && e != nil {
+		if err := tier.CheckAliases(len(c.aliases) + 1); err != nil {
+			return err
+		}
 	}
 	next := maps.Clone(c.aliases)
 	if next == nil {

@@ -190,7 +190,7 @@ func (c *Core) Reconfigure(models []tier.Model, traits []Traits, gate func(*Entr
 		if _, stays := next[name]; stays {
 			continue
 		}
-		if e, ok := c.byName[name]; ok {
+		if e, ok := c.byName[name]; ok && !e.hotAdded { // that one is its owner's
 			c.Replace(e, nil, Traits{}, now)
 			d.Removed = append(d.Removed, name)
 		}

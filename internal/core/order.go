@@ -122,6 +122,9 @@ func (c *Core) Unload(o *Order, now time.Time) error {
 	e := o.Entry
 	o.To = tier.Storage
 	if now.Before(o.Until) {
+		if len(c.unloads) >= maxUnloads {
+			return &tier.BusyError{Queued: len(c.unloads), RetryAfter: time.Second, Reason: fmt.Sprintf("%d unloads wait for their models to be idle: wait for one to end, or cancel its job", len(c.unloads))}
+		}
 		e.unloads++
 		c.unloads = append(c.unloads, o)
 		c.watchGate(e)
@@ -142,6 +145,9 @@ func (c *Core) unload(o *Order, now time.Time) error {
 	c.endOrder(o, nil)
 	return nil
 }
+
+// maxUnloads bounds the unloads that wait: each is looked at in every step.
+const maxUnloads = 1024
 
 // carryUnloads begins or ends the unloads whose wait is over.
 func (c *Core) carryUnloads(now time.Time) {

@@ -165,7 +165,11 @@ func text(field string, raw []byte) (string, error) {
 // nonEmpty is text, but for "".
 var nonEmpty = ruled(text, func(s string) bool { return s != "" }, "must not be empty")
 
-func texts(field string, raw []byte) ([]string, error) {
+func texts(field string, raw []byte) ([]string, error) { return list(field, raw, tier.MaxCapabilities) }
+
+func parts(field string, raw []byte) ([]string, error) { return list(field, raw, tier.MaxParts) }
+
+func list(field string, raw []byte, most int) ([]string, error) {
 	if raw[0] != '[' {
 		return nil, invalid(field, raw, "must be a list of strings")
 	}
@@ -174,8 +178,8 @@ func texts(field string, raw []byte) ([]string, error) {
 		if value, rest = next(rest); value[0] != '"' {
 			return nil, invalid(field, raw, "must be a list of strings")
 		}
-		if out = append(out, unquote(value)); len(out) > tier.MaxCapabilities {
-			return nil, invalid(field, fmt.Appendf(nil, "with more than %d names", tier.MaxCapabilities), fmt.Sprintf("must have %d at most", tier.MaxCapabilities))
+		if out = append(out, unquote(value)); len(out) > most {
+			return nil, invalid(field, fmt.Appendf(nil, "with more than %d names", most), fmt.Sprintf("must have %d at most", most))
 		}
 	}
 	return out, nil

@@ -220,7 +220,7 @@ func parseHotLoad(raw []byte) (*HotLoad, error) {
 		{"tier", into(&m.Home, tierName)},
 		{"capabilities", into(&m.Capabilities, texts)},
 		{"path", into(&m.Path, text)},
-		{"parts", into(&m.Parts, texts)},
+		{"parts", into(&m.Parts, parts)},
 		{"digests", into(&m.Digests, digests)},
 		{"quality", into(&m.Quality, quality)},
 		{"pinned", into(&m.Pinned, flag)},

@@ -18,8 +18,8 @@ import (
 // Limits for one model, far above any real one: each shard costs a file handle
 // and a mapping.
 const (
-	maxShards  = 1024
-	maxEntries = 100_000 // directory entries read
+	maxShards  = 1 + tier.MaxParts // the file at the path, and its parts
+	maxEntries = 100_000           // directory entries read
 )
 
 // findShards returns the files that hold the model's weights: the file at its path

@@ -107,7 +107,7 @@ func TestOpen_BadPath_SaysWhatIsWrong(t *testing.T) {
 		{at("empty"), 0, "must not be empty"},
 		{at("hollow"), 0, "must not be empty"},
 		{at("empty folder"), 0, "must hold at least one regular file"},
-		{at("many"), 0, "must hold 1024 files of weights at most, has 1025"},
+		{at("many"), 0, "must hold 1025 files of weights at most, has 1026"},
 		{at("good"), 6, "6 bytes must not be less than what"},
 		{at("good"), 6, "has, 7 bytes"},
 		{at(strings.Repeat("x", 10_000)), 0, "must"},
