@@ -68,17 +68,14 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 		return nil, errs[0]
 	}
 	model = gathered[0]
-	if err := errors.Join(model.Validate(), inspect(&model)); err != nil {
+	if err := errors.Join(model.Validate(), checkMover("mover", model.Name, model.Mover, *m.movers.Load()), inspect(&model)); err != nil {
 		return nil, err
 	}
 	if m.closing.Load() {
 		return nil, tier.ErrClosed
 	}
-	traits, faults, err := m.traits(ctx, []tier.Model{model}, nil)
-	if err == nil {
-		err = faults[0]
-	}
-	if err != nil {
+	traits, faults, err := m.traits(ctx, []tier.Model{model})
+	if err = cmp.Or(err, faults[0]); err != nil {
 		return nil, err
 	}
 	candidate, err := ask(ctx, m, func(now time.Time, reply func(*snapshot, error)) {
@@ -87,7 +84,7 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 			return
 		}
 		v := m.ctl.core.ViewWith(model, traits[0], now)
-		reply(&snapshot{view: v, entries: make([]*entry, len(v.States)), inUse: m.ctl.inUse(), outside: m.ctl.core.OutsideHolders()}, nil)
+		reply(&snapshot{view: v, entries: make([]*entry, len(v.States)), inUse: m.ctl.core.InUse(), outside: m.ctl.core.OutsideHolders()}, nil)
 	})
 	if err != nil {
 		return nil, err
@@ -131,7 +128,7 @@ func (c *control) hotLoad(model tier.Model, t core.Traits, spec hotload.Spec, no
 		reply(nil, tier.ErrClosed)
 		return
 	}
-	if err := c.core.Add([]tier.Model{model}, []core.Traits{t}, c.newGate, false); err != nil {
+	if err := c.core.Add([]tier.Model{model}, []core.Traits{t}, false); err != nil {
 		reply(nil, err) // another took the name meanwhile
 		return
 	}
@@ -166,8 +163,8 @@ func (c *control) orderDone(o *core.Order, err error) {
 		return
 	}
 	if o.Kind == core.Remove && o.Entry.Cached() > 0 { // it was in storage, and not moved
-		name := o.Entry.Model.Name
-		c.m.goroutines.Go(func() { c.m.forget(c.m.ctx, name) })
+		model := o.Entry.Model
+		c.m.goroutines.Go(func() { c.m.forget(c.m.ctx, &model) })
 	}
 	c.keep(func() { j.work.Finish(nil) })
 }

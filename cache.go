@@ -3,7 +3,6 @@ package modeltier
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -18,7 +17,7 @@ const cachedEvery = 10 * time.Second
 
 // observeCached has all models that have cached bytes looked at, at once.
 func (c *control) observeCached() {
-	if c.m.cacher == nil || c.cacheAsked || c.now.Sub(c.cacheSeen) < cachedEvery {
+	if c.cacheAsked || c.now.Sub(c.cacheSeen) < cachedEvery {
 		return
 	}
 	c.cacheSeen = c.now
@@ -32,6 +31,7 @@ func (c *control) observeCached() {
 type cached struct {
 	entry *core.Entry
 	name  string
+	mover *mover
 	epoch core.Epoch
 	since time.Time
 	bytes tier.Bytes // that it has, as the mover says; if it does not, as it said before
@@ -48,7 +48,7 @@ type dropping struct {
 func (c *control) toDrop(d core.Drop) *dropping {
 	out := &dropping{bytes: d.Bytes, from: make([]*cached, len(d.From))}
 	for i, e := range d.From {
-		out.from[i] = &cached{entry: e, name: e.Model.Name, epoch: e.Epoch(), since: e.Since(), bytes: d.Had[i]}
+		out.from[i] = &cached{entry: e, name: e.Model.Name, mover: c.m.moverOf(&e.Model), epoch: e.Epoch(), since: e.Since(), bytes: d.Had[i]}
 	}
 	if d.Bytes > 0 && len(d.From) > 1 {
 		v := c.core.View(c.now)
@@ -57,7 +57,7 @@ func (c *control) toDrop(d core.Drop) *dropping {
 	return out
 }
 
-// lookAtCached has the mover asked how much is cached of models, and drop what is to be
+// lookAtCached has movers asked how much is cached of models, and drop what is to be
 // dropped of it, on a goroutine of its own. The loop hears how much is left, and then
 // calls done.
 func (c *control) lookAtCached(d core.Drop, done func()) {
@@ -81,46 +81,45 @@ func (c *control) uncached(d *dropping) {
 }
 
 // lookAtCached asks how much is cached of models, and drops what is to be dropped of it,
-// if anything. It waits for the mover for a stated time; what it does not drop in time,
-// the kernel takes when it has to.
+// if anything. It waits for all their movers together for a stated time; what they do not
+// drop in time, the kernel takes when it has to. A mover that has not returned from such a
+// call is not asked again before: others wait for the room.
 func (m *Manager) lookAtCached(ctx context.Context, d *dropping) {
 	m.sortByWorth(ctx, d)
-	seen := make(chan []cached, 1) // a mover that is stuck may answer much later
-	from := make([]cached, len(d.from))
-	for i, x := range d.from {
-		from[i] = *x
-	}
-	missing := d.bytes
-	gaveUp, err := m.askMover(ctx, observeLimit, func(ctx context.Context) error {
-		defer func() { seen <- from }()
-		var faults []error
-		for i := range from {
-			x := &from[i]
-			n, err := m.cacher.Cached(ctx, x.name)
-			if before := n; err == nil && missing > 0 && n > 0 {
-				if err := m.cacher.Uncache(ctx, x.name, missing); err != nil {
+	missing, began := d.bytes, time.Now()
+	for _, x := range d.from {
+		left := observeLimit - time.Since(began)
+		if left <= 0 {
+			m.log.Warn("what is cached cannot be told in time")
+			return
+		}
+		if x.mover.cacher == nil { // the model had another
+			x.bytes = 0
+			continue
+		}
+		type told struct{ had, has tier.Bytes }
+		seen := make(chan told, 1) // a mover that is stuck may answer much later
+		_, err := m.askMover(ctx, x.mover, 1, left, func(ctx context.Context) error {
+			had, err := x.mover.cacher.Cached(ctx, x.name)
+			has := had
+			if err == nil && missing > 0 && had > 0 {
+				if err := x.mover.cacher.Uncache(ctx, x.name, missing); err != nil {
 					m.log.Info("cached bytes stay", "model", x.name, "err", seal(err))
 				}
-				if n, err = m.cacher.Cached(ctx, x.name); err == nil {
-					missing -= max(before-n, 0)
-				}
+				has, err = x.mover.cacher.Cached(ctx, x.name)
 			}
-			if err != nil {
-				faults = append(faults, err)
-				continue
+			if err == nil {
+				seen <- told{had, has}
 			}
-			x.bytes = n
+			return err
+		})
+		if err != nil {
+			m.log.Warn("what is cached cannot be told", "model", x.name, "err", err)
+			continue
 		}
-		return errors.Join(faults...)
-	})
-	if err != nil {
-		m.log.Warn("what is cached cannot be told", "err", err)
-	}
-	if gaveUp {
-		return
-	}
-	for i, x := range <-seen {
-		*d.from[i] = x
+		t := <-seen
+		x.bytes = t.has
+		missing -= max(t.had-t.has, 0)
 	}
 }
 
@@ -143,14 +142,15 @@ func (m *Manager) sortByWorth(ctx context.Context, d *dropping) {
 }
 
 // forget drops all that is cached of a model that its owner sent away.
-func (m *Manager) forget(ctx context.Context, model string) {
-	if m.cacher == nil {
+func (m *Manager) forget(ctx context.Context, model *tier.Model) {
+	mv := m.moverOf(model)
+	if mv.cacher == nil {
 		return
 	}
-	_, err := m.askMover(context.WithoutCancel(ctx), observeLimit, func(ctx context.Context) error {
-		return m.cacher.Uncache(ctx, model, tier.Unlimited)
+	_, err := m.askMover(context.WithoutCancel(ctx), mv, maxStuckObservations, observeLimit, func(ctx context.Context) error {
+		return mv.cacher.Uncache(ctx, model.Name, tier.Unlimited)
 	})
 	if err != nil {
-		m.log.Warn("cached bytes of a model that was sent away stay", "model", model, "err", err)
+		m.log.Warn("cached bytes of a model that was sent away stay", "model", model.Name, "err", err)
 	}
 }

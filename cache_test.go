@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,6 +96,56 @@ func withCache(t *testing.T, available tier.Bytes, test func(r *rig, m *cachingM
 		})
 		test(r, mover)
 	})
+}
+
+// The pages of one mover have to go for loads of another's models, and it does not return.
+func TestCache_OneMoverNeverDropsItsPages_DelaysTheOthersOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := &clinging{cachingMover: &cachingMover{Mover: &tiertest.Mover{OnlyRAM: true, Files: true}}, free: make(chan struct{})}
+		available := func(beyond tier.Bytes) tier.Memory {
+			return tier.Memory{Total: 64 * tier.GiB, Available: beyond + tier.GiB}
+		}
+		probe := tiertest.NewProbe(available(20 * tier.GiB))
+		r := newRig(t, modeltier.Config{
+			Models: []tier.Model{by("bad", model("x", 2)), by("bad", model("y", 2)), by("bad", model("z", 2)), model("b", 2), model("c", 2)},
+			Limits: tier.Limits{RAM: 3 * tier.GiB, Swap: tier.None, Reserved: tier.GiB},
+			Mover:  &tiertest.Mover{OnlyRAM: true}, Movers: map[string]tier.Mover{"bad": bad}, Probe: probe, OptimizeEvery: -1,
+		})
+		for _, name := range []string{"x", "y", "z", "b"} {
+			r.use(name)
+			time.Sleep(time.Minute)
+		}
+		bad.clings.Store(true)
+		for _, c := range []struct {
+			name        string
+			beyond      tier.Bytes
+			least, most time.Duration
+		}{{"c", 5 * tier.GiB, 10 * time.Second, 14 * time.Second}, {"b", 3 * tier.GiB, 0, 4 * time.Second}} {
+			probe.Set(available(c.beyond), nil)
+			time.Sleep(time.Second)
+			began := time.Now()
+			r.use(c.name)
+			if took := time.Since(began); took < c.least || took > c.most {
+				t.Errorf("%s was served after %v", c.name, took)
+			}
+		}
+		close(bad.free)
+		synctest.Wait()
+	})
+}
+
+// clinging is a cachingMover that from some time on does not return from Cached.
+type clinging struct {
+	*cachingMover
+	clings atomic.Bool
+	free   chan struct{}
+}
+
+func (c *clinging) Cached(ctx context.Context, model string) (tier.Bytes, error) {
+	if c.clings.Load() {
+		<-c.free
+	}
+	return c.cachingMover.Cached(ctx, model)
 }
 
 func TestCache_MemoryToSpare_KeptAndShown(t *testing.T) {

@@ -31,6 +31,11 @@ type Config struct {
 	Limits tier.Limits
 	// Mover moves the bytes. nil: mapped files (tier/mapped).
 	Mover tier.Mover
+	// Movers are further movers, by the names that models call them (tier.Model.Mover): all
+	// share one ledger and one queue, and what each offers beyond Move counts for its own
+	// models. One value may stand under several names, and be Mover too. The Manager closes
+	// them. See Manager.AddMover.
+	Movers map[string]tier.Mover
 	// Probe reads how much memory there is. nil: safety.NewProbe; a tier.Overlay
 	// (jetson.Probe) is laid over one.
 	Probe tier.MemoryProbe
@@ -138,7 +143,7 @@ func (cfg *Config) fill() error {
 		positive("StuckAfter", &cfg.StuckAfter, 10*time.Second),
 		positive("ProbeEvery", &cfg.ProbeEvery, time.Second),
 		positive("MaxBody", &cfg.MaxBody, 1<<20),
-		cfg.Limits.Validate(), cfg.validateAccounts(),
+		cfg.Limits.Validate(), cfg.validateAccounts(), checkMovers(cfg.Movers),
 	}
 	if cfg.WatchModelDir && cfg.ModelDir == "" {
 		errs = append(errs, &tier.InvalidError{Field: "ModelDir", Value: `""`, Rule: "must name the folder that WatchModelDir is about"})
@@ -151,11 +156,14 @@ func (cfg *Config) fill() error {
 	models, faults := cfg.gather(cfg.Models)
 	cfg.Models = models
 	errs = append(errs, faults...)
+	for i := range models {
+		errs = append(errs, checkMover("mover", models[i].Name, models[i].Mover, cfg.Movers))
+	}
 	lib, err := tier.NewLibrary(models)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	cfg.Aliases = maps.Clone(cfg.Aliases)
+	cfg.Aliases, cfg.Movers = maps.Clone(cfg.Aliases), maps.Clone(cfg.Movers)
 	return errors.Join(append(errs, checkAliases(cfg.Aliases, lib, cfg.WatchModelDir))...)
 }
 

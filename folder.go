@@ -295,7 +295,7 @@ func (m *Manager) describe(ctx context.Context, w *wanted) error {
 	if len(asked) == 0 {
 		return nil
 	}
-	traits, faults, err := m.traits(ctx, asked, nil)
+	traits, faults, err := m.traits(ctx, asked)
 	if err != nil {
 		return fmt.Errorf("modeltier: %w", err)
 	}

@@ -59,6 +59,9 @@ func (m *Manager) answerSelect(ctx context.Context, req *Request) []byte {
 func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 	switch op := op.(type) {
 	case *wire.HotLoad:
+		if err := checkMover("engine", op.Name, op.Mover, *m.movers.Load()); err != nil {
+			return nil, err
+		}
 		if err := m.resolve(&op.Model); err != nil {
 			return nil, err
 		}

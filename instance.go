@@ -59,7 +59,8 @@ func (in *instance) of(s *stay) any {
 	if v := in.value.Load(); v != nil {
 		return *v
 	}
-	if s.m.instancer == nil {
+	mv := s.m.moverOf(&s.model)
+	if mv.instancer == nil {
 		return nil
 	}
 	in.mu.Lock()
@@ -70,7 +71,7 @@ func (in *instance) of(s *stay) any {
 	}
 	in.mu.Unlock()
 	if first {
-		in.ask(s, answered)
+		in.ask(s, mv, answered)
 	}
 	<-answered
 	if v := in.value.Load(); v != nil {
@@ -80,10 +81,10 @@ func (in *instance) of(s *stay) any {
 }
 
 // ask has the mover asked for a stay's instance, and closes answered when that is settled.
-func (in *instance) ask(s *stay, answered chan struct{}) {
+func (in *instance) ask(s *stay, mv *mover, answered chan struct{}) {
 	got := new(any) // the answer's own: a call that is stuck may write to it much later
-	s.m.mover.ask(adviceLimit, func(context.Context) error {
-		*got = s.m.instancer.Instance(s.model.Name)
+	mv.plugin.ask(adviceLimit, func(context.Context) error {
+		*got = mv.instancer.Instance(s.model.Name)
 		return nil
 	}, func(err error) {
 		if err != nil {

@@ -32,10 +32,10 @@ type world struct {
 
 	fake   *tiertest.Mover
 	sticky *tiertest.Sticky // over fake; nil: present bytes are not observed
+	second *tiertest.Sticky // the mover of some models; nil: there is one mover
 
 	mu     sync.Mutex
-	mode   string // what the mover does wrong
-	hang   chan struct{}
+	moods  [2]mood // of the movers
 	leases []*modeltier.Lease
 	rooms  map[string]room // reservations that were given and not released, by ID
 	held   map[string]int  // leases by model
@@ -58,16 +58,27 @@ type world struct {
 	unclear bool             // a change of limits was cancelled: either value may hold
 }
 
+// mood is what a mover does wrong, and what it waits for if it hangs.
+type mood struct {
+	mode string
+	hang chan struct{}
+}
+
 func (w *world) fault(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = append(w.faults, fmt.Sprintf(format, args...))
 }
 
-// move is the mover's Fault: it checks I3 and I2 when a move starts and then does
-// what the mode says.
-func (w *world) move(mv tier.Move) error {
+// move is a mover's Fault: it checks I3 and I2 when a move starts and then does what
+// its mode says.
+func (w *world) move(mv tier.Move) error { return w.moveBy(0, mv) }
+
+func (w *world) moveBy(mover int, mv tier.Move) error {
 	w.mu.Lock()
+	if mine := mv.Model.Mover == secondMover; mine != (mover == 1) {
+		w.faults = append(w.faults, fmt.Sprintf("%s of mover %q is moved by mover %d", mv.Model.Name, mv.Model.Mover, mover))
+	}
 	if n := w.held[mv.Model.Name]; n > 0 {
 		w.faults = append(w.faults, fmt.Sprintf("%s moves from %v to %v under %d leases", mv.Model.Name, mv.From, mv.To, n))
 	}
@@ -86,7 +97,7 @@ func (w *world) move(mv tier.Move) error {
 	case mv.From == tier.RAM:
 		w.cached[mv.Model.Name] = mv.Model.Size
 	}
-	mode, hang := w.mode, w.hang
+	mode, hang := w.moods[mover].mode, w.moods[mover].hang
 	w.mu.Unlock()
 	if busy {
 		time.Sleep(time.Second) // else the step never ends
@@ -140,6 +151,37 @@ func (w *world) lies(_ string, present tier.Bytes) (tier.Bytes, error) {
 	return present, nil
 }
 
+// secondMover is the name of the mover that some models have, in half of the runs.
+const secondMover = "second"
+
+// blindable is a mover whose looks block while it hangs.
+type blindable struct {
+	*tiertest.Sticky
+	w *world
+}
+
+// Resident implements tier.Resident.
+func (b blindable) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	b.w.mu.Lock()
+	hang := b.w.moods[1].hang
+	b.w.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+	return b.Sticky.Resident(ctx, model)
+}
+
+// spread gives models to both movers, if there are two.
+func (w *world) spread(models []tier.Model) []tier.Model {
+	models = slices.Clone(models)
+	for i := range models {
+		if m := &models[i]; w.second != nil && (m.Name == "b" || m.Name == "d" || m.Name == "y") {
+			m.Mover = secondMover
+		}
+	}
+	return models
+}
+
 var worldModels = []tier.Model{
 	{Name: "a", Size: 1 * tier.GiB, Capabilities: []string{"text-generation"}, Home: tier.RAM, KeepAlive: 10 * time.Second},
 	{Name: "b", Size: 2 * tier.GiB, Capabilities: []string{"text-generation", "chat"}, KeepAlive: tier.AtOnce},
@@ -168,7 +210,7 @@ func (w *world) start() {
 // restart ends the Manager and starts another on its stored state, with no model in
 // memory.
 func (w *world) restart() {
-	w.setMode("")
+	w.behave()
 	w.mu.Lock()
 	open := maps.Clone(w.open)
 	w.mu.Unlock()
@@ -210,6 +252,13 @@ func (w *world) close() {
 func (w *world) mover() {
 	w.fake = &tiertest.Mover{Fault: w.move, OnlyRAM: w.fake.OnlyRAM, Parts: w.fake.Parts, Cold: w.fake.Cold, Files: w.fake.Files, Deaf: w.fake.Deaf}
 	w.cfg.Mover = w.fake
+	if w.second != nil {
+		was := w.second.Mover
+		w.second = &tiertest.Sticky{Linger: w.sticks, Lie: w.second.Lie, Mover: &tiertest.Mover{
+			Fault: func(mv tier.Move) error { return w.moveBy(1, mv) }, OnlyRAM: was.OnlyRAM, Parts: was.Parts, Cold: was.Cold, Files: was.Files,
+		}}
+		w.cfg.Movers = map[string]tier.Mover{secondMover: blindable{w.second, w}}
+	}
 	if w.sticky != nil {
 		w.sticky = &tiertest.Sticky{Mover: w.fake, Linger: w.sticks, Lie: w.sticky.Lie}
 		w.cfg.Mover = w.sticky
@@ -427,17 +476,24 @@ func (w *world) release(i int) {
 	l.Release()
 }
 
-func (w *world) setMode(mode string) {
+func (w *world) setMode(mover int, mode string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.mode == "hang" && w.hang != nil {
-		close(w.hang)
-		w.hang = nil
+	m := &w.moods[mover]
+	if m.hang != nil {
+		close(m.hang)
+		m.hang = nil
 	}
 	if mode == "hang" {
-		w.hang = make(chan struct{})
+		m.hang = make(chan struct{})
 	}
-	w.mode = mode
+	m.mode = mode
+}
+
+// behave ends what the movers do wrong.
+func (w *world) behave() {
+	w.setMode(0, "")
+	w.setMode(1, "")
 }
 
 // check looks for violations while every goroutine is blocked.
@@ -449,7 +505,11 @@ func (w *world) check() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, f := range append(w.faults, w.fake.Faults()...) {
+	faults := append(w.faults, w.fake.Faults()...)
+	if w.second != nil {
+		faults = append(faults, w.second.Faults()...)
+	}
+	for _, f := range faults {
 		w.t.Fatalf("%s", f)
 	}
 	for s := range w.m.Models() {
@@ -461,6 +521,9 @@ func (w *world) check() {
 		var present tier.Bytes
 		for _, name := range worldNames {
 			present += w.sticky.Present(name)
+			if w.second != nil && w.second.Lie == nil {
+				present += w.second.Present(name)
+			}
 		}
 		for _, r := range w.rooms {
 			if !r.expires {
@@ -529,15 +592,24 @@ func anything(t *rapid.T) {
 	}
 	w.hungry, w.eats = rapid.IntRange(0, 2).Draw(t, "hungry") == 2, make(map[string]tier.Bytes)
 	w.cached = make(map[string]tier.Bytes)
+	if rapid.Bool().Draw(t, "two movers") {
+		w.second = &tiertest.Sticky{Mover: &tiertest.Mover{
+			OnlyRAM: rapid.Bool().Draw(t, "second only ram"), Parts: rapid.Bool().Draw(t, "second divisible"), Files: rapid.Bool().Draw(t, "second files"),
+		}}
+		if rapid.Bool().Draw(t, "second lies") {
+			w.second.Lie = w.lies
+		}
+	}
+	w.cfg.Models = w.spread(worldModels)
 	w.mover()
 	w.start()
 	defer func() { // even if a check failed: a bubble cannot end before its goroutines
-		w.setMode("")
+		w.behave()
 		w.m.Close()
 		w.waits.Wait()
 		time.Sleep(time.Minute) // until moves that ignore their context have ended
 	}()
-	names, grown := worldNames, slices.Clone(worldModels)
+	names, grown := worldNames, slices.Clone(w.cfg.Models)
 	hour := time.Hour
 	t.Repeat(map[string]func(*rapid.T){
 		"": func(*rapid.T) { w.check() },
@@ -586,6 +658,7 @@ func anything(t *rapid.T) {
 					model.Size = m.Size
 				}
 			}
+			model = w.spread([]tier.Model{model})[0]
 			j, err := w.m.HotLoad(context.Background(), model)
 			w.job(deed{Model: model.Name, Home: &model.Home}, j, err, true)
 		},
@@ -680,7 +753,11 @@ func anything(t *rapid.T) {
 			models := slices.Clone(grown)
 			for range rapid.IntRange(0, 3).Draw(t, "changes") {
 				i := rapid.IntRange(0, len(models)-1).Draw(t, "which")
-				switch rapid.IntRange(0, 3).Draw(t, "change") {
+				switch rapid.IntRange(0, 4).Draw(t, "change") {
+				case 4:
+					if w.second != nil {
+						models[i].Mover = rapid.SampledFrom([]string{"", secondMover}).Draw(t, "mover")
+					}
 				case 3:
 					models[i].KeepAlive = rapid.SampledFrom([]time.Duration{0, -1, tier.AtOnce, time.Second}).Draw(t, "keep alive")
 				case 0:
@@ -715,7 +792,7 @@ func anything(t *rapid.T) {
 			w.probe.Set(m, err)
 		},
 		"mover": func(t *rapid.T) {
-			w.setMode(rapid.SampledFrom([]string{"", "", "", "", "error", "lost", "short", "slow", "panic", "goexit", "hang"}).Draw(t, "mode"))
+			w.setMode(rapid.IntRange(0, 1).Draw(t, "which"), rapid.SampledFrom([]string{"", "", "", "", "error", "lost", "short", "slow", "panic", "goexit", "hang"}).Draw(t, "mode"))
 		},
 		"residency": func(t *rapid.T) {
 			linger := rapid.SampledFrom([]time.Duration{0, time.Second, 15 * time.Second, hour}).Draw(t, "linger")
@@ -758,7 +835,7 @@ func anything(t *rapid.T) {
 		"status": func(t *rapid.T) { w.checkRooms() },
 	})
 	// In the end the faults stop, and every wait must end.
-	w.setMode("")
+	w.behave()
 	w.probe.Set(plenty, nil)
 	for w.releaseAll() {
 	}

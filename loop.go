@@ -91,7 +91,7 @@ func (c *control) init(m *Manager, kept restored) error {
 	opt := core.Options{
 		Protection: cfg.protection(), Loads: cfg.Loads, MaxQueueModel: cfg.MaxQueueModel, Fresh: fresh, Stale: stale,
 		StallAfter: cfg.StallAfter, StuckAfter: cfg.StuckAfter, OptimizeEvery: cfg.OptimizeEvery,
-		KeepAlive: cfg.KeepAlive, StandbyFor: cfg.StandbyFor,
+		KeepAlive: cfg.KeepAlive, StandbyFor: cfg.StandbyFor, NewGate: c.newGate,
 		Room: func(p core.Promise) tier.Footprint { return safety.Room(promise(p, false), p.Memory) },
 		Admit: func(p core.Promise, model *tier.Model, need tier.Footprint, background bool) error {
 			return safety.Admit(promise(p, background), p.Memory, model, need)
@@ -100,7 +100,17 @@ func (c *control) init(m *Manager, kept restored) error {
 	for _, a := range cfg.accounts {
 		opt.Further = append(opt.Further, core.FurtherAccount{Name: a.name, Limit: a.limit, Takes: a.takes})
 	}
-	traits, faults, err := m.traits(m.ctx, cfg.Models, func(fileBacked bool) { opt.FileBacked = fileBacked })
+	var err error
+	if opt.FileBacked, err = m.fileBacked(m.ctx); err != nil {
+		return err
+	}
+	traits, faults, err := m.traits(m.ctx, cfg.Models)
+	for i, fault := range faults {
+		if fault != nil && slices.Contains(kept.hotAdded, cfg.Models[i].Name) {
+			m.log.Warn("a model that was hot loaded before cannot be moved now", "model", cfg.Models[i].Name, "err", fault)
+			faults[i] = nil
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -114,7 +124,7 @@ func (c *control) init(m *Manager, kept restored) error {
 	m.library.last = kept.configured
 	c.core = core.New(cfg.Limits, opt)
 	c.core.SetConfigured(kept.configured)
-	if err := c.core.Add(models, traits, c.newGate, true); err != nil {
+	if err := c.core.Add(models, traits, true); err != nil {
 		return err
 	}
 	c.restore(kept)
@@ -233,7 +243,7 @@ func (c *control) retryOrders() {
 
 // publish makes the core's picture the one that requests read.
 func (c *control) publish() {
-	s := &snapshot{view: c.core.View(c.now), inUse: c.inUse(), limits: c.core.Limits(), reserved: c.reserved(), outside: c.core.OutsideHolders()}
+	s := &snapshot{view: c.core.View(c.now), inUse: c.core.InUse(), limits: c.core.Limits(), reserved: c.reserved(), outside: c.core.OutsideHolders()}
 	if c.library == nil || c.library != s.view.Library {
 		entries := c.core.Entries()
 		c.library, c.gates = s.view.Library, make([]*entry, len(entries))
@@ -276,16 +286,6 @@ func (c *control) publishFailure(e *core.Entry) {
 	} else if was := s.failure.Load(); was == nil || !was.at.Equal(next.at) {
 		s.failure.Store(&next)
 	}
-}
-
-// inUse is what could be had if models left; of memory, if the mover can tell what is
-// present.
-func (c *control) inUse() tier.Footprint {
-	b := c.core.InUse()
-	if c.m.resident == nil {
-		b[tier.RAM] = 0
-	}
-	return b
 }
 
 // do carries out one action of the core.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,12 +33,6 @@ type Manager struct {
 	library library
 	jobs    *hotload.Jobs
 
-	// What is asked of the mover beyond Move; nil where it does not offer it.
-	resident    tier.Resident
-	cacher      tier.Cacher
-	footprinter tier.Footprinter
-	instancer   tier.Instancer
-
 	start    time.Time // the epoch of the access log
 	stripes  int
 	accesses *accessLog
@@ -51,16 +47,17 @@ type Manager struct {
 	waiting        atomic.Int64 // requests that wait
 	waitingReports atomic.Int64 // outcomes that wait for the loop
 
-	// The parts' calls, other than Select, Move and what is asked after a move.
-	mover, probe, selector, placement *plugin
-	learners                          []learner
+	movers atomic.Pointer[movers] // never changed once published
+	adding sync.Mutex             // held while one is added
+
+	// The other parts' calls, but for Select.
+	probe, selector, placement *plugin
+	learners                   []learner
 
 	// ctx ends when the Manager is closed; moves and jobs derive from it.
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
-	goroutines group          // every goroutine but the loop, the saver's and the outboxes'
-	stuckLooks atomic.Int32   // looks of the mover's that did not return in time
-	partAsked  [4]atomic.Bool // a part is being asked for its status
+	goroutines group // every goroutine but the loop, the saver's and the outboxes'
 	loopDone   chan struct{}
 
 	mail mailbox
@@ -154,29 +151,23 @@ func New(cfg Config) (*Manager, error) {
 	m.tickets.New = func() any { return &ticket{cell: uint8(m.issued.Add(1)) & uint8(m.stripes-1)} }
 	m.mail.wake = make(chan struct{}, 1)
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
-	for name, p := range map[string]**plugin{"mover": &m.mover, "memory probe": &m.probe, "selector": &m.selector, "placement": &m.placement} {
-		*p = &plugin{m: m, name: name}
-	}
+	m.movers.Store(&movers{})
+	m.probe = &plugin{m: m, name: "memory probe", key: "probe"}
+	m.selector = &plugin{m: m, name: "selector", key: "selector"}
+	m.placement = &plugin{m: m, name: "placement", key: "placement"}
 
 	kept, err := m.openState(&cfg)
 	if err != nil {
 		return nil, err
 	}
 	err = m.fillParts(&cfg)
-	m.cfg = cfg // with what was made until then, to be closed
+	m.takeParts(&cfg) // with what was made until then, to be closed
 	if err != nil {
 		m.cancel(tier.ErrClosed)
 		return nil, errors.Join(err, m.awaitGoroutines(), m.closeParts(), m.save.close())
 	}
-	m.resident, _ = cfg.Mover.(tier.Resident)
-	m.cacher, _ = cfg.Mover.(tier.Cacher)
-	m.footprinter, _ = cfg.Mover.(tier.Footprinter)
-	m.instancer, _ = cfg.Mover.(tier.Instancer)
-	for _, p := range []struct {
-		part   any
-		plugin *plugin
-	}{{cfg.Placement, m.placement}, {cfg.Selector, m.selector}} {
-		l := learner{plugin: p.plugin}
+	for _, p := range []*plugin{m.placement, m.selector} {
+		l := learner{plugin: p}
 		l.learner, _ = p.part.(tier.Learner)
 		l.reporter, _ = p.part.(tier.Reporter)
 		if l.learner != nil || l.reporter != nil {
@@ -229,6 +220,30 @@ func (m *Manager) fillParts(cfg *Config) error {
 	return nil
 }
 
+// takeParts makes the configuration the Manager's.
+func (m *Manager) takeParts(cfg *Config) {
+	m.cfg = *cfg
+	m.probe.part, m.selector.part, m.placement.part = cfg.Probe, cfg.Selector, cfg.Placement
+	all := movers{}
+	if cfg.Mover != nil {
+		all = all.with(m, "", cfg.Mover)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Movers)) {
+		all = all.with(m, name, cfg.Movers[name])
+	}
+	m.movers.Store(&all)
+}
+
+// parts are all parts, movers first.
+func (m *Manager) parts() (all []*plugin) {
+	m.adding.Lock() // after the intake has stopped, no more are added
+	defer m.adding.Unlock()
+	for _, mv := range m.movers.Load().each() {
+		all = append(all, mv.plugin)
+	}
+	return append(all, m.probe, m.selector, m.placement)
+}
+
 // Shutdown ends the Manager in order: it takes no more requests, refuses those
 // that wait with ErrClosed, lets the leases that are held end, calls off the
 // moves, keeps the state and lets go of everything. When ctx ends before the
@@ -270,7 +285,7 @@ func (m *Manager) Close() error {
 		m.kick()
 		<-m.loopDone
 		m.rememberLast()
-		for _, p := range []*plugin{m.mover, m.probe, m.selector, m.placement} {
+		for _, p := range m.parts() {
 			p.close()
 		}
 		stuck := m.awaitGoroutines()
@@ -303,15 +318,19 @@ func (m *Manager) awaitGoroutines() error {
 	}
 }
 
-// closeParts closes the parts that hold resources, and waits for each no longer than
+// closeParts closes the parts that hold resources, all at once, and waits no longer than
 // StuckAfter.
 func (m *Manager) closeParts() error {
-	var errs []error
-	for _, p := range []any{m.cfg.Mover, m.cfg.Probe, m.cfg.Selector, m.cfg.Placement} {
-		if c, ok := p.(tier.Closer); ok {
-			_, err := m.callFor(context.Background(), "part's Close", m.cfg.StuckAfter/2, func(context.Context) error { return c.Close() }, func() {})
-			errs = append(errs, err)
+	all := m.parts()
+	errs := make([]error, len(all))
+	var closing sync.WaitGroup
+	for i, p := range all {
+		if c, ok := p.part.(tier.Closer); ok {
+			closing.Go(func() {
+				_, errs[i] = m.callFor(context.Background(), p.name+"'s Close", m.cfg.StuckAfter/2, func(context.Context) error { return c.Close() }, func() {})
+			})
 		}
 	}
+	closing.Wait()
 	return errors.Join(errs...)
 }

@@ -88,9 +88,10 @@ func (c *control) startMove(mv *core.Move, drop core.Drop) {
 
 // carry runs a move, looks at what is resident after it, and tells the loop.
 func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier.Move, ev MoveEvent, bytes, reads tier.Bytes) {
+	mover := m.moverOf(&move.Model)
 	calledOff, began := false, time.Now() // what was dropped for it is not its own time
-	out := core.Outcome{Err: m.call("mover", func() error {
-		err := m.cfg.Mover.Move(ctx, move, func(done tier.Bytes) {
+	out := core.Outcome{Err: m.call(mover.plugin.name, func() error {
+		err := mover.Move(ctx, move, func(done tier.Bytes) {
 			g.touched.Store(int64(time.Since(m.start)))
 			if done >= bytes {
 				g.read.CompareAndSwap(0, int64(time.Since(began)))
@@ -114,10 +115,10 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	g.returned.Store(true)
 	took := time.Since(began)
 	if out.Err == nil && move.To == tier.Storage && (mv.Reason == tier.ReasonOrder || mv.Reason == tier.ReasonRemoved) {
-		m.forget(ctx, move.Model.Name)
+		m.forget(ctx, &move.Model)
 	}
 	l, err := m.look(&move.Model, observeLimit)
-	out.Seen, out.Observed, out.Traits = l.seen, err == nil && m.resident != nil, l.traits
+	out.Seen, out.Observed, out.Traits = l.seen, err == nil && mover.resident != nil, l.traits
 	if err != nil {
 		m.log.Warn("what is resident cannot be told", "model", move.Model.Name, "err", err)
 	}

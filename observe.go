@@ -9,20 +9,20 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// maxStuckObservations caps observations that have outlived their timeout. With
-// more the mover is not asked again until one returns: each holds a goroutine.
+// maxStuckObservations caps observations of one mover that have outlived their timeout.
+// With more it is not asked again until one returns: each holds a goroutine.
 const maxStuckObservations = 16
 
-// askMover has the mover asked what it sees, or told to drop what is cached, which ends
-// as callFor does. It is not asked where maxStuckObservations are stuck: gaveUp is true
-// then, too.
-func (m *Manager) askMover(ctx context.Context, limit time.Duration, fn func(context.Context) error) (gaveUp bool, err error) {
-	if m.stuckLooks.Load() >= maxStuckObservations {
-		return true, &tier.StuckError{What: "An observation of the mover's"}
+// askMover has a mover asked what it sees, or told to drop what is cached, which ends
+// as callFor does. It is not asked where most such calls are stuck: gaveUp is true then,
+// too.
+func (m *Manager) askMover(ctx context.Context, mv *mover, most int32, limit time.Duration, fn func(context.Context) error) (gaveUp bool, err error) {
+	if mv.stuck.Load() >= most {
+		return true, &tier.StuckError{What: "An observation of the " + mv.plugin.name}
 	}
-	gaveUp, err = m.callFor(ctx, "mover", limit, fn, func() { m.stuckLooks.Add(-1) })
+	gaveUp, err = m.callFor(ctx, mv.plugin.name, limit, fn, func() { mv.stuck.Add(-1) })
 	if gaveUp {
-		m.stuckLooks.Add(1)
+		mv.stuck.Add(1)
 	}
 	return gaveUp, err
 }
@@ -33,24 +33,25 @@ type look struct {
 	traits *core.Traits
 }
 
-// look asks the mover what it sees of a model, as far as it can see, and what it
+// look asks a model's mover what it sees of a model, as far as it can see, and what it
 // can do with it. It waits for twice limit at most. A model that was moved is
 // looked at though the Manager is being closed.
 func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
 	told := make(chan look, 1) // a mover that is stuck may answer much later
-	gaveUp, err := m.askMover(context.WithoutCancel(m.ctx), limit, func(ctx context.Context) (err error) {
-		l := look{traits: m.traitsOf(model)}
-		if m.footprinter != nil {
-			l.seen.Taken, l.seen.Peak, _ = m.footprinter.Footprint(model.Name)
+	mv := m.moverOf(model)
+	gaveUp, err := m.askMover(context.WithoutCancel(m.ctx), mv, maxStuckObservations, limit, func(ctx context.Context) (err error) {
+		l := look{traits: mv.traitsOf(model)}
+		if mv.footprinter != nil {
+			l.seen.Taken, l.seen.Peak, _ = mv.footprinter.Footprint(model.Name)
 		}
-		if m.resident != nil {
-			if l.seen.Present, l.seen.Reclaimable, err = m.resident.Resident(ctx, model.Name); err != nil {
+		if mv.resident != nil {
+			if l.seen.Present, l.seen.Reclaimable, err = mv.resident.Resident(ctx, model.Name); err != nil {
 				l.seen.Present, l.seen.Reclaimable = 0, 0
 			}
 		}
-		if m.cacher != nil {
+		if mv.cacher != nil {
 			var fault error
-			l.seen.Cached, fault = m.cacher.Cached(ctx, model.Name)
+			l.seen.Cached, fault = mv.cacher.Cached(ctx, model.Name)
 			l.seen.CachedTold = fault == nil
 		}
 		told <- l
@@ -68,68 +69,92 @@ func (m *Manager) look(model *tier.Model, limit time.Duration) (look, error) {
 }
 
 // traitsOf asks the mover what it can do with a model. It calls foreign code.
-func (m *Manager) traitsOf(model *tier.Model) *core.Traits {
-	var t core.Traits
-	if d, ok := m.cfg.Mover.(tier.Divider); ok {
+func (m *mover) traitsOf(model *tier.Model) *core.Traits {
+	t := core.Traits{Observed: m.resident != nil}
+	if d, ok := m.Mover.(tier.Divider); ok {
 		t.Divisible = d.Divisible(model)
 	}
-	if l, ok := m.cfg.Mover.(tier.Leaver); ok {
+	if l, ok := m.Mover.(tier.Leaver); ok {
 		t.Leaves = l.Leaves(model)
 	}
-	if p, ok := m.cfg.Mover.(tier.InPlacer); ok {
+	if p, ok := m.Mover.(tier.InPlacer); ok {
 		t.InPlace = p.InPlace(model)
 	}
-	if f, ok := m.cfg.Mover.(tier.Forecaster); ok {
+	if b, ok := m.Mover.(tier.FileBacker); ok {
+		t.FileBacked = b.FileBacked()
+	}
+	if f, ok := m.Mover.(tier.Forecaster); ok {
 		t.Takes, t.Seen = f.Forecast(model)
 		t.Takes, t.Seen = min(max(t.Takes, 0), core.MaxSeen), min(max(t.Seen, 0), core.MaxSeen)
 	}
 	return &t
 }
 
-// traits asks the mover what it can do with the models. faults has why it cannot move
-// them at all, nil for each that it can. It is not for the loop.
-func (m *Manager) traits(ctx context.Context, models []tier.Model, fileBacked func(bool)) (out []core.Traits, faults []error, err error) {
-	backed := false
-	limit := adviceLimit + time.Duration(len(models))*10*time.Millisecond
-	err = m.mover.wait(ctx, limit, func(context.Context) error {
-		own, wrong := make([]core.Traits, len(models)), make([]error, len(models))
-		for i := range models {
-			if c, ok := m.cfg.Mover.(tier.ModelChecker); ok {
-				wrong[i] = c.CheckModel(&models[i])
+// traits asks the movers what they can do with the models, and whether they can move them
+// at all: faults are by model. A mover that does not answer is an error. It is not for
+// the loop.
+func (m *Manager) traits(ctx context.Context, models []tier.Model) (traits []core.Traits, faults []error, err error) {
+	traits, faults = make([]core.Traits, len(models)), make([]error, len(models))
+	of := make(map[*mover][]int)
+	for i := range models {
+		mv := m.moverOf(&models[i])
+		of[mv] = append(of[mv], i)
+	}
+	for mv, list := range of {
+		type told struct {
+			traits core.Traits
+			fault  error
+		}
+		answers := make([]told, len(list)) // the call's own: one that is stuck may write to it much later
+		limit := adviceLimit + time.Duration(len(list))*10*time.Millisecond
+		err := mv.plugin.wait(ctx, limit, func(context.Context) error {
+			for k, i := range list {
+				if c, ok := mv.Mover.(tier.ModelChecker); ok {
+					answers[k].fault = seal(c.CheckModel(&models[i]))
+				}
+				answers[k].traits = *mv.traitsOf(&models[i])
 			}
-			own[i] = *m.traitsOf(&models[i])
+			return nil
+		})
+		if err != nil {
+			return nil, faults, err
 		}
-		if f, ok := m.cfg.Mover.(tier.FileBacker); ok {
-			backed = f.FileBacked()
+		for k, i := range list {
+			traits[i], faults[i] = answers[k].traits, answers[k].fault
 		}
-		out, faults = own, wrong
-		return nil
-	})
-	if err != nil {
-		return nil, nil, err
 	}
-	if fileBacked != nil {
-		fileBacked(backed)
+	return traits, faults, nil
+}
+
+// fileBacked reports whether the swap-tier weights of some mover need no swap device. It
+// is not for the loop.
+func (m *Manager) fileBacked(ctx context.Context) (bool, error) {
+	for _, mv := range m.movers.Load().each() {
+		b, ok := mv.Mover.(tier.FileBacker)
+		if !ok {
+			continue
+		}
+		backed := new(bool)
+		err := mv.plugin.wait(ctx, adviceLimit, func(context.Context) error { *backed = b.FileBacked(); return nil })
+		if err != nil || *backed {
+			return err == nil, err
+		}
 	}
-	return out, faults, nil
+	return false, nil
 }
 
 // observeAgain looks again at models that have cached bytes, at those whose bytes were
 // to be gone and were still seen, and at those that were used and may take more than
-// before.
+// before, as far as their movers can tell.
 func (c *control) observeAgain() {
 	c.observeCached()
-	if c.m.resident == nil && c.m.footprinter == nil {
-		return
-	}
 	for _, e := range c.core.Residues() {
-		c.observe(e)
-	}
-	if c.m.footprinter == nil {
-		return
+		if mv := c.m.moverOf(&e.Model); mv.resident != nil || mv.footprinter != nil {
+			c.observe(e)
+		}
 	}
 	for _, e := range c.core.Entries() {
-		if e.Tier() != tier.RAM {
+		if e.Tier() != tier.RAM || c.m.moverOf(&e.Model).footprinter == nil {
 			continue
 		}
 		s := c.shared[e]

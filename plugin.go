@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -32,8 +33,11 @@ const maxPluginQueue = 256
 // While a call has outlived its limit the part is stuck: further calls are answered
 // at once.
 type plugin struct {
-	m    *Manager
-	name string
+	m     *Manager
+	name  string
+	key   string // in Status.Parts
+	part  any
+	asked atomic.Bool // it is being asked for its status
 
 	mu      sync.Mutex // guards the rest; no call of the part runs under it
 	queue   []*pluginCall

@@ -14,9 +14,10 @@ import (
 type Reconfiguration struct {
 	// Added are models that are new, Removed those that are no more.
 	Added, Removed []string
-	// Replaced are models whose weights (tier.Model.Version), sizes or labels are others: they leave
-	// memory and are loaded again. Changed are those that only have other
-	// capabilities, another quality, home or KeepAlive, or are pinned or not.
+	// Replaced are models whose weights (tier.Model.Version), sizes, labels or movers are
+	// others: they leave memory, by the mover that they had, and are loaded again. Changed
+	// are those that only have other capabilities, another quality, home or KeepAlive, or
+	// are pinned or not.
 	Replaced, Changed []string
 	// Limits are others.
 	Limits bool
@@ -41,7 +42,12 @@ type Reconfiguration struct {
 // It does wait for the limits, which come first: where they are refused
 // (ErrLimits), or anything else of the configuration is wrong, nothing has changed.
 func (m *Manager) Reconfigure(ctx context.Context, models []tier.Model, limits tier.Limits) (Reconfiguration, error) {
-	cfg := Config{Models: models, Limits: limits, ModelDir: m.cfg.ModelDir, Follow: m.cfg.Follow}
+	cfg := Config{Models: models, Limits: limits, ModelDir: m.cfg.ModelDir, Follow: m.cfg.Follow, Movers: make(map[string]tier.Mover)}
+	for name, mv := range *m.movers.Load() {
+		if name != "" {
+			cfg.Movers[name] = mv
+		}
+	}
 	if err := cfg.fill(); err != nil {
 		return Reconfiguration{}, fmt.Errorf("modeltier: %w", err)
 	}
@@ -103,7 +109,7 @@ func (c *control) reconfigure(w *wanted, now time.Time, reply func(remade, error
 		return
 	}
 	inUse := c.fit(w)
-	d := c.core.Reconfigure(w.models, w.traits, c.newGate, now)
+	d := c.core.Reconfigure(w.models, w.traits, now)
 	r := Reconfiguration{Added: d.Added, Removed: d.Removed, Replaced: d.Replaced, Changed: d.Changed}
 	for _, told := range []struct {
 		what  string

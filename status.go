@@ -77,8 +77,9 @@ type Status struct {
 	LeftOut []hotload.Skipped `json:"left_out,omitempty"`
 	// StateTrouble says what is wrong with the keeping of the state.
 	StateTrouble []string `json:"state_trouble,omitempty"`
-	// Parts are what mover, probe, selector and placement say of themselves, where
-	// they are a tier.PartStatuser.
+	// Parts are what "mover", "probe", "selector" and "placement" say of themselves, and
+	// "mover NAME" for each of Config.Movers, where they are a tier.PartStatuser. A mover
+	// of several names is told of once, by the first.
 	Parts map[string]any `json:"parts,omitempty"`
 }
 
@@ -109,7 +110,9 @@ type ModelStatus struct {
 	// Aliases are further names, sorted. Like Parts, Capabilities and Labels they are
 	// shared with the Manager: not to be changed.
 	Aliases []string `json:"aliases,omitempty"`
-	Path    string   `json:"path,omitempty"`
+	// Mover is the one of Config.Movers that moves it; "": Config.Mover.
+	Mover string `json:"mover,omitempty"`
+	Path  string `json:"path,omitempty"`
 	// Parts are its further files.
 	Parts []string `json:"parts,omitempty"`
 	// Version tells its content, see tier.Model.Version.
@@ -242,7 +245,7 @@ func (s *snapshot) status(i int) ModelStatus {
 	model, st, g := v.Library.At(i), &v.States[i], s.entries[i].gate
 	charged := v.Footprint(i)
 	ms := ModelStatus{
-		Name: model.Name, Aliases: v.Library.AliasesOf(i), Path: model.Path, Parts: model.Parts, Version: model.Version, Size: model.Size, Runtime: model.Runtime,
+		Name: model.Name, Aliases: v.Library.AliasesOf(i), Mover: model.Mover, Path: model.Path, Parts: model.Parts, Version: model.Version, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Labels: model.Labels, Pinned: model.Pinned, Home: model.Home,
 		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
@@ -399,45 +402,69 @@ func (m *Manager) fillStatus(s *Status) {
 	for _, n := range s.EvictionsBy {
 		s.Evictions += n
 	}
-	looked := time.Now()
-	for i := range s.Models {
-		left := statusLimit - time.Since(looked)
-		if ms := &s.Models[i]; left > 0 && !m.closing.Load() && (ms.Tier != tier.Storage || ms.Leftover > 0) {
-			model := tier.Model{Name: ms.Name, Path: ms.Path, Size: ms.Size}
-			l, err := m.look(&model, left/2)
-			seen := l.seen.Believable()
-			if err == nil && m.resident != nil {
-				ms.Present = seen.Present
-			}
-			ms.Taken = seen.Taken
-		}
-	}
 	s.Parts = make(map[string]any)
-	for i, part := range [...]struct {
-		name string
-		part any
-	}{{"mover", m.cfg.Mover}, {"probe", m.cfg.Probe}, {"selector", m.cfg.Selector}, {"placement", m.cfg.Placement}} {
-		if p, ok := part.part.(tier.PartStatuser); ok {
-			told := make(chan any, 1) // a part that is stuck may answer much later
-			asked := &m.partAsked[i]
-			if s.Closing {
-				continue
-			}
-			if asked.Swap(true) { // one at a time: it may never end
-				s.Parts[part.name] = "it is being asked and has not answered yet"
-				continue
-			}
-			gaveUp, err := m.callFor(m.ctx, part.name, adviceLimit, func(context.Context) error { told <- p.PartStatus(); return nil }, func() { asked.Store(false) })
-			if !gaveUp {
-				asked.Store(false)
-			}
-			if err != nil {
-				s.Parts[part.name] = err.Error()
-			} else {
-				s.Parts[part.name] = <-told
-			}
+	if s.Closing {
+		return
+	}
+	parts := m.parts()
+	told := make([]any, len(parts))
+	var asking sync.WaitGroup // no mover's models, and no part, wait for another
+	of := make(map[*mover][]*ModelStatus)
+	for i := range s.Models {
+		if ms := &s.Models[i]; ms.Tier != tier.Storage || ms.Leftover > 0 {
+			mv := m.moverOf(&tier.Model{Mover: ms.Mover})
+			of[mv] = append(of[mv], ms)
 		}
 	}
+	for mv, models := range of {
+		asking.Go(func() { m.lookAt(mv, models) })
+	}
+	for i, p := range parts {
+		asking.Go(func() { told[i] = m.partStatus(p) })
+	}
+	asking.Wait()
+	for i, p := range parts {
+		if told[i] != nil {
+			s.Parts[p.key] = told[i]
+		}
+	}
+}
+
+// lookAt fills in what a mover sees of its models, as far as it tells in time.
+func (m *Manager) lookAt(mv *mover, models []*ModelStatus) {
+	began := time.Now()
+	for _, ms := range models {
+		left := statusLimit - time.Since(began)
+		if left <= 0 || m.closing.Load() {
+			return
+		}
+		l, err := m.look(&tier.Model{Name: ms.Name, Path: ms.Path, Size: ms.Size, Mover: ms.Mover}, left/2)
+		seen := l.seen.Believable()
+		if err == nil && mv.resident != nil {
+			ms.Present = seen.Present
+		}
+		ms.Taken = seen.Taken
+	}
+}
+
+// partStatus returns what a part says of itself; nil: nothing.
+func (m *Manager) partStatus(p *plugin) any {
+	part, ok := p.part.(tier.PartStatuser)
+	switch {
+	case !ok:
+		return nil
+	case p.asked.Swap(true): // one at a time: it may never end
+		return "it is being asked and has not answered yet"
+	}
+	told := make(chan any, 1) // a part that is stuck may answer much later
+	gaveUp, err := m.callFor(m.ctx, p.name, adviceLimit, func(context.Context) error { told <- part.PartStatus(); return nil }, func() { p.asked.Store(false) })
+	if !gaveUp {
+		p.asked.Store(false)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return <-told
 }
 
 // histogram counts durations in buckets that grow by a factor of 2^(1/4), from

@@ -21,7 +21,7 @@
 //
 // Value: a byte of a model is worth λ times the seconds for each byte that it
 // saves at a request over the tier below. Those seconds are measured, by medians of
-// the last moves of the model and of the device.
+// the last moves of the model and of its mover's others.
 //
 // Arrangement: ram is filled by falling value, then swap. The model at the margin
 // is cut; for models that cannot be cut, branch and bound improves on the filling,

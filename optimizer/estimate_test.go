@@ -166,3 +166,38 @@ func TestPredict_SplitOnceLearned_IsKept(t *testing.T) {
 		t.Errorf("a cached start is expected to take %v, want about 3s", got)
 	}
 }
+
+// Two movers: an engine that takes long to start, and files.
+func TestPredict_ModelOfAnotherMover_GoesByThatMoversPaceAlone(t *testing.T) {
+	slow, fast := engine{8 * time.Second, 2, true}, engine{0, 0.2, true}
+	l := New()
+	moved := tier.Model{Name: "m", Size: 2e9, Mover: "files"}
+	for i := range 2 * sampled {
+		slow.starts(l, tier.Model{Name: "a", Size: 2e9, Mover: "engine"}, tier.Bytes(i%2)*2e9, 1)
+		fast.starts(l, tier.Model{Name: "b", Size: 2e9, Mover: "files"}, 2e9, 1)
+		fast.starts(l, moved, 2e9, 1)
+	}
+	restarted := New()
+	state, err := l.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := restarted.UnmarshalBinary(state); err != nil {
+		t.Fatal(err)
+	}
+	for name, l := range map[string]*Learned{"at once": l, "after a restart": restarted} {
+		want := func(m tier.Model, from engine) {
+			t.Helper()
+			got, _, _ := l.Predict(&m, tier.Storage, tier.RAM, m.Size)
+			if want := from.takes(m.Size); math.Abs(got.Seconds()/want.Seconds()-1) > 0.2 {
+				t.Errorf("%s: %s by %q: %v, want %v", name, m.Name, m.Mover, got, want)
+			}
+		}
+		want(tier.Model{Name: "new", Size: 1e9, Mover: "engine"}, slow)
+		want(tier.Model{Name: "new", Size: 1e9, Mover: "files"}, fast)
+		want(moved, fast)
+		moved := moved
+		moved.Mover = "engine" // it was reconfigured: its own moves tell nothing any more
+		want(moved, slow)
+	}
+}

@@ -111,15 +111,12 @@ func (l *Learned) Hint(model string, probability float64, within time.Duration, 
 // fixed time, such as the start of an engine, and a time for each byte: it learns the
 // two apart from moves of different sizes, from those whose bytes are cached, and from
 // movers that report when all bytes are read. It knows moves of the model itself and
-// of others; before any, it goes by recorded figures.
+// of others of its mover; before any, it goes by recorded figures.
 func (l *Learned) Predict(model *tier.Model, from, to tier.Tier, bytes tier.Bytes) (took, lo, hi time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var own *paces
-	if u, known := l.learner.est.uses[model.Name]; known {
-		own = &u.Paces
-	}
-	return l.learner.device.predict(own, wayOf(from, to), bytes)
+	own := l.learner.pacesOf(l.learner.est.uses[model.Name], model)
+	return l.learner.device(model.Mover).predict(own, wayOf(from, to), bytes)
 }
 
 // Usage is how one model is used, at the moment it was asked about.
@@ -170,13 +167,31 @@ type learner struct {
 	options Options
 	est     estimator
 	hints   hints
-	device  paces // of all models
+	devices map[string]*paces // of all models, by mover
 
 	planner planner
 }
 
 func newLearner(o Options) learner {
-	return learner{options: o, est: newEstimator(o.Without)}
+	return learner{options: o, est: newEstimator(o.Without), devices: make(map[string]*paces)}
+}
+
+// device returns what was measured of all models of a mover.
+func (l *learner) device(mover string) *paces {
+	d := l.devices[mover]
+	if d == nil {
+		d = new(paces)
+		l.devices[mover] = d
+	}
+	return d
+}
+
+// pacesOf returns what was measured of the model; nil: nothing by the mover that it has.
+func (l *learner) pacesOf(u *use, m *tier.Model) *paces {
+	if u == nil || u.mover != m.Mover {
+		return nil
+	}
+	return &u.Paces
 }
 
 // lead is how far ahead in seconds a plan looks: what it moves is of use only
@@ -209,8 +224,11 @@ func (l *learner) hint(model string, probability float64, within time.Duration, 
 
 func (l *learner) moved(m *tier.Moved) {
 	u := l.est.use(m.Move.Model.Name) // may be new: an ordered move of a model never asked for
+	if mover := m.Move.Model.Mover; u.mover != mover {
+		u.mover, u.Paces = mover, paces{}
+	}
 	if from, to := m.Move.From, m.Move.To; from != to && !u.mixed {
-		l.device.note(&u.Paces, wayOf(from, to), m)
+		l.device(u.mover).note(&u.Paces, wayOf(from, to), m)
 	}
 }
 
@@ -225,13 +243,13 @@ func (l *learner) observe(v *tier.View) (now float64) {
 // save returns the seconds of waiting that a byte of a model of that size saves at a
 // request in ram instead of swap, and in swap instead of storage. cached is the share of
 // what it has below ram that is in the page cache.
-func (l *learner) save(own *paces, size tier.Bytes, cached float64) (hot, warm float64) {
+func (l *learner) save(device, own *paces, size tier.Bytes, cached float64) (hot, warm float64) {
 	// What is in the page cache is not read. A little is left, so that such bytes still
 	// have an order.
 	read := max(1-cached, 1.0/20)
 	each := func(w way) float64 {
 		bytes := float64(max(size, 1))
-		return l.device.expect(own, w).at(bytes*read) / bytes * 1e-9
+		return device.expect(own, w).at(bytes*read) / bytes * 1e-9
 	}
 	hot = each(wayPromote)
 	whole := each(wayLoad)
@@ -274,7 +292,7 @@ func (l *learner) value(it *item, now float64) {
 	u := l.est.byIndex[it.index]
 	it.rate, it.hinted = l.intensity(u, now+lead)
 	it.rate = finite(it.rate)
-	it.saveHot, it.saveWarm = l.save(&u.Paces, it.model.Size, it.cached)
+	it.saveHot, it.saveWarm = l.save(l.device(it.model.Mover), l.pacesOf(u, it.model), it.model.Size, it.cached)
 	hot, warm := it.rate, it.rate
 	if it.model.Home >= tier.Swap {
 		warm = max(warm, homely)

@@ -13,12 +13,12 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// What a Learned placement knows is kept across restarts as a magic word, a header,
-// and for each model its name and its history, in little endian, with a checksum at
-// the end.
+// What a Learned placement knows is kept across restarts as a magic word, a header, for
+// each mover its name and its paces, and for each model its name, its mover and its
+// history, in little endian, with a checksum at the end.
 const (
 	// stateMagic changes with the format. A state of another version is not read.
-	stateMagic = "mtl5"
+	stateMagic = "mtl6"
 	// maxState bounds what is read: four times the models that a plan has a budget for.
 	maxState = 64 << 20
 )
@@ -30,8 +30,8 @@ type savedHeader struct {
 	Last                     int32 // place of a model below, or -1
 	Mixture                  mixture
 	Logit                    logit
-	Device                   paces
 	HintAll, HintNext        hintRecord
+	Movers                   uint32
 }
 
 // MarshalBinary returns what was learned, for UnmarshalBinary. It implements
@@ -60,20 +60,29 @@ func (l *learner) marshal() ([]byte, error) {
 	h := savedHeader{
 		StartSeconds: e.start.Unix(), StartNanos: int64(e.start.Nanosecond()),
 		Now: e.now, Count: e.count, Surprise: e.surprise, Asked: e.asked, Last: -1,
-		Mixture: e.mixture, Logit: e.logit, Device: l.device,
-		HintAll: l.hints.all, HintNext: l.hints.next,
+		Mixture: e.mixture, Logit: e.logit,
+		HintAll: l.hints.all, HintNext: l.hints.next, Movers: uint32(len(l.devices)),
 	}
 	names := slices.Sorted(maps.Keys(e.uses))
 	if e.last != nil {
 		h.Last = int32(slices.IndexFunc(names, func(name string) bool { return e.uses[name] == e.last }))
 	}
 	out, err := binary.Append([]byte(stateMagic), binary.LittleEndian, &h)
-	for _, name := range names {
-		out = binary.LittleEndian.AppendUint16(out, uint16(len(name)))
-		out = append(out, name...)
-		if err == nil {
-			out, err = binary.Append(out, binary.LittleEndian, &e.uses[name].history)
+	add := func(v any, names ...string) {
+		for _, name := range names {
+			out = binary.LittleEndian.AppendUint16(out, uint16(len(name)))
+			out = append(out, name...)
 		}
+		if err == nil {
+			out, err = binary.Append(out, binary.LittleEndian, v)
+		}
+	}
+	for _, mover := range slices.Sorted(maps.Keys(l.devices)) {
+		add(l.devices[mover], mover)
+	}
+	for _, name := range names {
+		u := e.uses[name]
+		add(&u.history, name, u.mover)
 	}
 	if err != nil {
 		return nil, err
@@ -103,24 +112,41 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 	if !next.takeHeader(&h) {
 		return fault("must hold numbers in range")
 	}
+	// name reads a name; that of a mover may be empty.
+	name := func(mover bool) (string, bool) {
+		var n uint16
+		if binary.Read(r, binary.LittleEndian, &n) != nil || int(n) > r.Len() {
+			return "", false
+		}
+		b := make([]byte, n)
+		r.Read(b)
+		return string(b), mover && n == 0 || tier.CheckName("name", string(b)) == nil
+	}
+	for range h.Movers {
+		mover, ok := name(true)
+		d := new(paces)
+		if !ok || binary.Read(r, binary.LittleEndian, d) != nil {
+			return fault("must hold whole movers")
+		}
+		if next.devices[mover] != nil || !d.sane() {
+			return fault("must hold numbers in range, and each mover once")
+		}
+		next.devices[mover] = d
+	}
 	e := &next.est
 	for place := int32(0); r.Len() > 0; place++ {
-		var n uint16
+		model, known := name(false)
+		mover, ok := name(true)
 		var u history
-		if binary.Read(r, binary.LittleEndian, &n) != nil || int(n) > r.Len() {
+		if !known || !ok || binary.Read(r, binary.LittleEndian, &u) != nil {
 			return fault("must hold whole models")
 		}
-		name := make([]byte, n)
-		r.Read(name)
-		if tier.CheckName("name", string(name)) != nil || binary.Read(r, binary.LittleEndian, &u) != nil {
-			return fault("must hold whole models")
-		}
-		if _, twice := e.uses[string(name)]; twice || !u.sane(h.Now) {
+		if _, twice := e.uses[model]; twice || !u.sane(h.Now) {
 			return fault("must hold numbers in range, and each model once")
 		}
-		e.use(string(name)).history = u
+		e.use(model).history, e.uses[model].mover = u, mover
 		if place == h.Last {
-			e.last = e.uses[string(name)]
+			e.last = e.uses[model]
 		}
 	}
 	if h.Last != -1 && e.last == nil {
@@ -132,7 +158,7 @@ func unmarshal(data []byte, o Options) (*learner, error) {
 // takeHeader takes the header in, or reports false if it makes no sense.
 func (l *learner) takeHeader(h *savedHeader) bool {
 	ok := sane(h.Now, h.Count, h.Surprise, h.Asked) && h.HintAll.sane() && h.HintNext.sane() &&
-		sane(h.Mixture.Weights[:]...) && sane(h.Logit.Sum[:]...) && h.Device.sane() &&
+		sane(h.Mixture.Weights[:]...) && sane(h.Logit.Sum[:]...) &&
 		h.StartNanos >= 0 && h.StartNanos < 1e9
 	for _, x := range h.Logit.Theta {
 		ok = ok && math.Abs(x) <= maxTheta
@@ -144,7 +170,6 @@ func (l *learner) takeHeader(h *savedHeader) bool {
 	e.start, e.now, e.count = time.Unix(h.StartSeconds, h.StartNanos), h.Now, h.Count
 	e.surprise, e.asked = h.Surprise, h.Asked
 	e.mixture, e.logit = h.Mixture, h.Logit
-	l.device = h.Device
 	l.hints.all, l.hints.next = h.HintAll, h.HintNext
 	return true
 }

@@ -17,7 +17,8 @@ const scales = len(spans)
 // was. Times are seconds on the clock of the estimator.
 type use struct {
 	history
-	slot int // place in the estimator's sample; -1: not in it
+	mover string // that Paces are of
+	slot  int    // place in the estimator's sample; -1: not in it
 	// mixed: the move that was planned last reads from more than one tier.
 	mixed bool
 }

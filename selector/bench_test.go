@@ -75,7 +75,7 @@ func (l linear) Select(req *tier.Request, v *tier.View) (tier.Choice, error) {
 	best := pick{model: -1}
 	for i, m := range v.Library.All() {
 		s := &v.States[i]
-		if !m.Can(required) || stuck(s) || tooLarge(v, m, s) || m.Size > q.ceiling(m) && !resident(s) {
+		if !m.Can(required) || stuck(s) || tooLarge(v, m, s) || m.Size > q.ceiling(m, s) && !resident(s) {
 			continue
 		}
 		score := weights.Capability*float64(len(required)) + weights.bonus(req.Priority, m)

@@ -85,7 +85,7 @@ func (q *query) admit(m *tier.Model, s *tier.State, byName bool) (why eligibilit
 	switch {
 	case tooLarge(q.v, m, s):
 		return oversized, 0
-	case !resident(s) && m.Size > q.ceiling(m) || stuck(s) && !byName:
+	case !resident(s) && m.Size > q.ceiling(m, s) || stuck(s) && !byName:
 		return unavailable, 0
 	case q.req.Deadline > 0:
 		if expected = q.snapshot().expected(m, s); expected > q.req.Deadline {
@@ -166,9 +166,9 @@ func tooLarge(v *tier.View, m *tier.Model, s *tier.State) bool {
 	return s.Tier != tier.RAM && !(s.Moving && s.To == tier.RAM)
 }
 
-// ceiling is the largest size that is safe for a model at home where m is; without
-// bounds if memory was never read: the Manager's admission decides then.
-func (q *query) ceiling(m *tier.Model) tier.Bytes {
+// ceiling is the largest size that is safe for a model like m, at home where it is;
+// without bounds if memory was never read: the Manager's admission decides then.
+func (q *query) ceiling(m *tier.Model, s *tier.State) tier.Bytes {
 	mem := &q.v.Memory
 	if mem.Available == 0 && mem.Total == 0 && mem.SwapTotal == 0 && mem.SwapFree == 0 && mem.At.IsZero() {
 		return tier.Unlimited
@@ -178,7 +178,7 @@ func (q *query) ceiling(m *tier.Model) tier.Bytes {
 		most = share(mem.Available, q.p.safeRAM)
 	}
 	if m.Home != tier.RAM {
-		most = max(most, share(mem.Available.Plus(q.v.FreeSwap), q.p.safeTotal))
+		most = max(most, share(mem.Available.Plus(q.v.SwapFor(s)), q.p.safeTotal))
 	}
 	return most
 }

@@ -98,7 +98,7 @@ func (q *query) requirements() []string {
 // words where they are recorded.
 func (q *query) shortage(c *candidate, who string) *tier.CapacityError {
 	v, m := q.v, c.m
-	err := &tier.CapacityError{Model: m.Name, Tier: tier.Swap, Need: m.Size, Free: v.Memory.Available.Plus(v.FreeSwap), Limit: q.ceiling(m)}
+	err := &tier.CapacityError{Model: m.Name, Tier: tier.Swap, Need: m.Size, Free: v.Memory.Available.Plus(v.SwapFor(c.state)), Limit: q.ceiling(m, c.state)}
 	what := "Insufficient capacity"
 	if m.Home == tier.RAM {
 		err.Tier, err.Free, what = tier.RAM, v.Memory.Available, "Insufficient RAM"

@@ -10,7 +10,6 @@ import (
 
 // measure fills in what times depend on.
 func (st *snapshot) measure(v *tier.View) {
-	st.swap, st.storage = st.stats.rates(&st.Costs)
 	st.latency = st.Costs.RAM.Seconds()
 	if !st.adaptive {
 		return
@@ -21,7 +20,8 @@ func (st *snapshot) measure(v *tier.View) {
 	for i, m := range v.Library.All() {
 		if s := &v.States[i]; s.Moving && s.To > s.Tier {
 			gone, _ := missing(m.Size, s)
-			st.inFlight = st.inFlight.Plus(gone)
+			_, storage := st.stats.rates(m.Mover, &st.Costs)
+			st.inFlight += gone.GB() * storage
 		}
 		if first := st.stats.of(m.Name).FirstUseSeconds; first > 0 {
 			seconds += first
@@ -62,14 +62,14 @@ func (st *snapshot) prospect(m *tier.Model, s *tier.State) prospect {
 		latency: r.FirstUseSeconds, worth: worth(m) * r.Esteem,
 		reliability: r.reliability(st.now), avoided: st.now.Before(r.AvoidUntil),
 	}
-	switch gone, from := missing(size, s); {
-	case gone > 0 && from == tier.Swap:
-		x.load = gone.GB() * st.swap
-	case gone > 0:
-		x.load = r.wait.or(gone.GB() * st.storage)
+	if gone, from := missing(size, s); gone > 0 {
+		swap, storage := st.stats.rates(m.Mover, &st.Costs)
+		if x.load = gone.GB() * swap; from != tier.Swap {
+			x.load = r.wait.or(gone.GB() * storage)
+		}
 	}
 	if x.load > 0 && !s.Moving {
-		x.load += st.inFlight.GB() * st.storage
+		x.load += st.inFlight
 	}
 	if x.latency == 0 {
 		x.latency = size.GB() * st.latency

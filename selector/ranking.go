@@ -167,11 +167,11 @@ type snapshot struct {
 	adaptive bool
 	stats    *stats
 	*Options
-	// inFlight is the bytes that are being read for others: loads on one device are
-	// serial. The recorded policy does not look at them.
-	inFlight tier.Bytes
-	// Seconds per GB of loads, and until first use of a model that was not measured.
-	swap, storage, latency float64
+	// inFlight is the seconds that what is being read for others takes: loads on one
+	// device are serial. The recorded policy does not look at it.
+	inFlight float64
+	// latency is the seconds per GB until first use of a model that was not measured.
+	latency float64
 
 	library weak.Pointer[tier.Library]
 	number  uint64             // tells the answers of this snapshot from those of earlier ones, from 1

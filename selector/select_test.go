@@ -579,7 +579,7 @@ func TestPartStatus_CountsAndWhatWasLearned_MarshalsWhileAsked(t *testing.T) {
 	wg.Wait()
 	s.Moved([]tier.Moved{{Move: tier.Move{To: tier.RAM}, Bytes: tier.GiB, Took: 11 * time.Second}})
 	s.Reported([]tier.Outcome{good("gpt2-small", time.Second), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour)), failed("llama-7b", start.Add(time.Hour))})
-	_, storage := s.adaptive.stats.Load().rates(&s.options.Costs)
+	_, storage := s.adaptive.stats.Load().rates("", &s.options.Costs)
 	want := Status{
 		Policy:  PolicyRecorded,
 		Refused: map[string]uint64{"not_found": 1000, "no_capable_model": 1000},

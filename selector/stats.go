@@ -16,10 +16,12 @@ import (
 // be seen: each batch of news makes new ones.
 type stats struct {
 	records map[string]*record
-	unknown *record // of a model of which nothing was learned
-	// fromSwap and fromStorage are the seconds per GB that moves took.
-	fromSwap, fromStorage mean
+	unknown *record         // of a model of which nothing was learned
+	paces   map[string]pace // by mover
 }
+
+// pace is the seconds per GB that moves of one mover took.
+type pace struct{ fromSwap, fromStorage mean }
 
 func newStats() *stats {
 	return &stats{unknown: &record{LearnedModel: LearnedModel{Reliability: 1, Esteem: 1}}}
@@ -28,11 +30,12 @@ func newStats() *stats {
 // of returns what was learned of the model of that name.
 func (k *stats) of(model string) *record { return cmp.Or(k.records[model], k.unknown) }
 
-// rates returns the seconds per GB that loads from swap and from storage are expected
-// to take. Costs are times until first use, so a load takes what they are above that
-// of ram.
-func (k *stats) rates(c *Costs) (swap, storage float64) {
-	return k.fromSwap.or((c.Swap - c.RAM).Seconds()), k.fromStorage.or((c.Storage - c.RAM).Seconds())
+// rates returns the seconds per GB that loads by a mover from swap and from storage are
+// expected to take. Costs are times until first use, so a load takes what they are above
+// that of ram.
+func (k *stats) rates(mover string, c *Costs) (swap, storage float64) {
+	p := k.paces[mover]
+	return p.fromSwap.or((c.Swap - c.RAM).Seconds()), p.fromStorage.or((c.Storage - c.RAM).Seconds())
 }
 
 const (
@@ -79,19 +82,26 @@ func (k *stats) newest() []string {
 // moved returns the stats after those moves; k itself if they tell nothing.
 func (k *stats) moved(moves []tier.Moved) *stats {
 	n := *k
+	n.paces = maps.Clone(k.paces)
+	news := false
 	for i := range moves {
 		mv := &moves[i]
 		if mv.Move.To <= mv.Move.From || mv.Bytes < minMoved || mv.Took <= 0 {
 			continue
 		}
-		rate := mv.Took.Seconds() / mv.Bytes.GB()
+		rate, mover := mv.Took.Seconds()/mv.Bytes.GB(), mv.Move.Model.Mover
+		p := n.paces[mover]
 		if mv.Move.From == tier.Storage {
-			n.fromStorage.add(rate)
+			p.fromStorage.add(rate)
 		} else {
-			n.fromSwap.add(rate)
+			p.fromSwap.add(rate)
 		}
+		if n.paces == nil {
+			n.paces = make(map[string]pace)
+		}
+		n.paces[mover], news = p, true
 	}
-	if n.fromStorage == k.fromStorage && n.fromSwap == k.fromSwap {
+	if !news {
 		return k
 	}
 	return &n
@@ -99,7 +109,7 @@ func (k *stats) moved(moves []tier.Moved) *stats {
 
 // Learned is what the adaptive policy has learned, for an operator.
 type Learned struct {
-	// Seconds per GB that a load is expected to take.
+	// Seconds per GB that a load by Config.Mover is expected to take.
 	SwapSecondsPerGB    float64 `json:"swap_seconds_per_gb"`
 	StorageSecondsPerGB float64 `json:"storage_seconds_per_gb"`
 	// Known counts the models that something is known of; Models are the last hundred
@@ -132,7 +142,7 @@ func (k *stats) learned(c *Costs) Learned {
 	const maxModels = 100
 	names := k.newest()
 	l := Learned{Known: len(names), Models: []LearnedModel{}}
-	l.SwapSecondsPerGB, l.StorageSecondsPerGB = k.rates(c)
+	l.SwapSecondsPerGB, l.StorageSecondsPerGB = k.rates("", c)
 	for _, name := range names[:min(len(names), maxModels)] {
 		l.Models = append(l.Models, k.records[name].LearnedModel)
 	}

@@ -32,7 +32,8 @@
 //	any part    PartStatuser      Status.Parts does not list it           any goroutine, returns at once
 //	            Closer            it holds no resources                   once, after the last other call
 //
-// "Any goroutine" means concurrently with Move and with each other. BinaryMarshaler
+// Where there are several movers (Config.Movers), what each offers counts for the models
+// that name it. "Any goroutine" means concurrently with Move and with each other. BinaryMarshaler
 // is that of package encoding, together with its BinaryUnmarshaler. The doc of each
 // interface is its contract; the suites of tier/tiertest check those that a part
 // has. The examples of [Mover] show a Mover with none of them and one with several;

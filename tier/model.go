@@ -95,6 +95,8 @@ type Model struct {
 	// Manager sets it. Such a model is for those who name it: no Selector leads another
 	// request to it, and it is brought home for none.
 	VersionOf string
+	// Mover names what moves the model: a key of Config.Movers; "": Config.Mover.
+	Mover string
 	// Labels are the owner's own, 256 at most, but for ProjectorLabel. The Constraints of a Request
 	// look at them, and a Mover may.
 	Labels map[string]string
@@ -163,6 +165,9 @@ func (m *Model) Validate() error {
 	}
 	if math.IsNaN(m.Quality) || math.IsInf(m.Quality, 0) || m.Quality < 0 {
 		f.add("quality", strconv.FormatFloat(m.Quality, 'g', -1, 64), "must be a finite number, 0 or more")
+	}
+	if m.Mover != "" {
+		f.name("mover", m.Mover)
 	}
 	f.names("capabilities", "capability", m.Capabilities)
 	f.count("parts", len(m.Parts), MaxParts)

@@ -21,7 +21,7 @@ type View struct {
 	// ledger and what the probe leave, for Swap what the ledger leaves.
 	Room Footprint
 	// FreeSwap is the room for swap-tier weights beyond available memory: free swap on
-	// disk or, if the Mover is a FileBacker, what the swap limit leaves.
+	// disk or, if a Mover is a FileBacker, what the swap limit leaves. See State.Unbacked.
 	FreeSwap Bytes
 	// Memory is the probe's last reading, less what outsiders were given and have not
 	// taken yet, which is kept free. Zero: there was none yet.
@@ -44,6 +44,9 @@ type State struct {
 	Leaves bool
 	// InPlace: it can be served from Swap.
 	InPlace bool
+	// Unbacked: its Mover is no FileBacker and another is. FreeSwap and the Room in Swap
+	// are not for its weights, which take memory or swap on disk (Memory.SwapFree).
+	Unbacked bool
 	// Stuck: a mover did not return, or bytes were not freed. A plan leaves it out.
 	Stuck bool
 	// Held: it was loaded a moment ago and is in demand, so that it has not earned its
@@ -62,6 +65,15 @@ type State struct {
 	// Since is when it came to Tier, LastUse when a lease on it was last granted;
 	// zero: never.
 	Since, LastUse time.Time
+}
+
+// SwapFor returns the room for the weights of a model of that state beyond available
+// memory, see FreeSwap.
+func (v *View) SwapFor(s *State) Bytes {
+	if s.Unbacked {
+		return v.Memory.SwapFree
+	}
+	return v.FreeSwap
 }
 
 // Footprint returns what model i charges now, at rest.

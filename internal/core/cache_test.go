@@ -165,7 +165,7 @@ func TestForecast_ChargedFromTheFirstLoadOn(t *testing.T) {
 			m := sized("a", 30)
 			m.Runtime = c.declared
 			traits := []Traits{{Takes: 50, Seen: c.seen}}
-			if err := b.c.Add([]tier.Model{m}, traits, newGate, false); err != nil {
+			if err := b.c.Add([]tier.Model{m}, traits, false); err != nil {
 				t.Fatal(err)
 			}
 			b.load("a")
@@ -183,7 +183,7 @@ func TestForecast_ChargedFromTheFirstLoadOn(t *testing.T) {
 func TestForecast_AssumedBeyondTheLimit_TakesTheLimit(t *testing.T) {
 	for seen, want := range map[tier.Bytes]tier.Bytes{0: 100, 120: 0} {
 		b := newBench(t, 100, 100)
-		if err := b.c.Add([]tier.Model{sized("a", 90)}, []Traits{{Takes: 150, Seen: seen}}, newGate, false); err != nil {
+		if err := b.c.Add([]tier.Model{sized("a", 90)}, []Traits{{Takes: 150, Seen: seen}}, false); err != nil {
 			t.Fatal(err)
 		}
 		w := b.join("a")
@@ -201,7 +201,7 @@ func TestForecast_AssumedBeyondTheLimit_TakesTheLimit(t *testing.T) {
 // After several loads the mover may know that less is enough.
 func TestForecast_FallsOnceTheModelHasLeft(t *testing.T) {
 	b := newBench(t, 100, 100)
-	if err := b.c.Add([]tier.Model{sized("a", 30)}, []Traits{{Takes: 50}}, newGate, false); err != nil {
+	if err := b.c.Add([]tier.Model{sized("a", 30)}, []Traits{{Takes: 50}}, false); err != nil {
 		t.Fatal(err)
 	}
 	b.load("a")
@@ -222,7 +222,7 @@ func TestForecast_FallsOnceTheModelHasLeft(t *testing.T) {
 // one does not refuse the model for good, nor does it stay low when that rises again.
 func TestForecast_LimitsOrMemoryChange_AssumptionFollows(t *testing.T) {
 	b := newBench(t, 100, 100)
-	if err := b.c.Add([]tier.Model{sized("a", 30)}, []Traits{{Takes: 90}}, newGate, false); err != nil {
+	if err := b.c.Add([]tier.Model{sized("a", 30)}, []Traits{{Takes: 90}}, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ limit, total, want tier.Bytes }{{50, 0, 50}, {100, 0, 90}, {100, 61, 60}, {100, 101, 90}} {

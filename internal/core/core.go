@@ -27,8 +27,11 @@ type Options struct {
 	// KeepAlive is how long a model may be idle in ram that says nothing of its own,
 	// StandbyFor how long in swap; zero or less: for good.
 	KeepAlive, StandbyFor time.Duration
-	// FileBacked: swap-tier weights need no swap device.
+	// FileBacked: of some models the swap-tier weights need no swap device. It is so, too,
+	// once Traits say so.
 	FileBacked bool
+	// NewGate makes the gate of an entry.
+	NewGate func(*Entry) Gate
 	// Further are the accounts beyond ram and swap, from tier.FurtherAccount on.
 	Further []FurtherAccount
 	// Room and Admit are the admission rules for ram and swap.

@@ -343,7 +343,7 @@ func (c *Core) serveInPlace(x *demand, now time.Time) {
 		there := e.residence
 		there.serving = true
 		need := e.footprint(there).Beyond(e.footprint(e.residence))
-		err := c.admit(&e.Model, need, tier.Footprint{}, false, now)
+		err := c.admit(e, need, tier.Footprint{}, false, now)
 		if errors.Is(err, errReading) {
 			return
 		}

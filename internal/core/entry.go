@@ -41,6 +41,9 @@ type Traits struct {
 	// Takes is what it is expected to take in ram, Seen the most that it was seen to; 0:
 	// not known.
 	Takes, Seen tier.Bytes
+	// FileBacked: in swap its weights need no swap device. Observed: it is told what of
+	// them is present in memory.
+	FileBacked, Observed bool
 }
 
 // phase is what is being done with an entry.

@@ -87,10 +87,9 @@ func (c *Core) Taken(name string) error {
 	return nil
 }
 
-// Add puts models into the library, in storage, with what the mover says of each
-// and a gate for each. home brings them to their home tiers in the background, as
-// far as there is room.
-func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate, home bool) error {
+// Add puts models into the library, in storage, with what the mover says of each. home
+// brings them to their home tiers in the background, as far as there is room.
+func (c *Core) Add(models []tier.Model, traits []Traits, home bool) error {
 	for i := range models {
 		if err := c.Taken(models[i].Name); err != nil {
 			return err
@@ -99,7 +98,7 @@ func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate,
 	c.entries = slices.Grow(slices.Clone(c.entries), len(models))
 	for i := range models {
 		e := &Entry{Model: models[i], opt: &c.opt, declared: models[i].Runtime}
-		e.Gate = gate(e)
+		e.Gate = c.opt.NewGate(e)
 		c.renew(e, traits[i])
 		c.forecast(e)
 		c.keepAlives = c.keepAlives || e.Model.KeepAlive > 0
@@ -118,8 +117,15 @@ func (c *Core) Add(models []tier.Model, traits []Traits, gate func(*Entry) Gate,
 // renew makes the entry a model that was not there before.
 func (c *Core) renew(e *Entry, t Traits) {
 	c.epoch++
-	e.epoch, e.traits, e.cached = c.epoch, t, 0
+	e.epoch, e.cached = c.epoch, 0
+	c.takeTraits(e, t)
 	e.Gate.Close()
+}
+
+// takeTraits takes up what the mover says of the model.
+func (c *Core) takeTraits(e *Entry, t Traits) {
+	e.traits = t
+	c.opt.FileBacked = c.opt.FileBacked || t.FileBacked
 }
 
 // describe replaces a model's description. In memory its name, size and path stay.
@@ -153,16 +159,28 @@ func (c *Core) forget(entries ...*Entry) {
 }
 
 // inheritResidue lets a new entry answer for what is left of a removed one of its
-// name.
+// name: its mover cannot tell the two apart.
 func (c *Core) inheritResidue(e *Entry) {
 	c.residues = slices.DeleteFunc(c.residues, func(g *Entry) bool {
-		if g.Model.Name != e.Model.Name {
+		if g.Model.Name != e.Model.Name || g.Model.Mover != e.Model.Mover {
 			return false
 		}
 		e.charge, e.taken, e.since, e.foreign = g.charge, g.taken, g.since, true
 		g.charge, g.taken = tier.Footprint{}, 0
 		return true
 	})
+}
+
+// leaveResidue has what is left of an entry in storage charged apart, because its name is
+// about to be another mover's: only the one that it has knows when it is gone.
+func (c *Core) leaveResidue(e *Entry) {
+	if e.charge.IsZero() && e.Overdraft() == 0 {
+		return
+	}
+	old := &Entry{Model: e.Model, opt: e.opt, declared: e.declared, phase: removed, charge: e.charge, taken: e.taken, since: e.since}
+	old.Gate = c.opt.NewGate(old)
+	e.charge, e.taken = tier.Footprint{}, 0
+	c.residues = append(c.residues, old)
 }
 
 // Configured returns what the configuration says, by name. It is not to be changed.

@@ -153,8 +153,15 @@ func (c *Core) become(e *Entry, now time.Time) {
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
 	e.foreign, e.hotAdded = true, false
 	e.since = now // what was looked at before was the other
+	moves := next.Mover != e.Model.Mover
+	if moves {
+		c.leaveResidue(e)
+	}
 	c.renew(e, e.heirTraits)
 	c.describe(e, next)
+	if moves {
+		c.inheritResidue(e)
+	}
 	c.forecast(e)
 	c.bringHomeLater(e)
 }
@@ -165,7 +172,7 @@ type Difference struct{ Added, Removed, Replaced, Changed []string }
 // Reconfigure has the core go by another configuration: it does what is different.
 // What was changed while running stays changed where the configuration says what
 // it said before: models that were hot loaded or removed, home tiers, and pins.
-func (c *Core) Reconfigure(models []tier.Model, traits []Traits, gate func(*Entry) Gate, now time.Time) Difference {
+func (c *Core) Reconfigure(models []tier.Model, traits []Traits, now time.Time) Difference {
 	var d Difference
 	var added []tier.Model
 	var addedTraits []Traits
@@ -185,7 +192,7 @@ func (c *Core) Reconfigure(models []tier.Model, traits []Traits, gate func(*Entr
 		}
 	}
 	// No other model has the names, which is all that Add could find wrong.
-	_ = c.Add(added, addedTraits, gate, true)
+	_ = c.Add(added, addedTraits, true)
 	for name := range c.configured {
 		if _, stays := next[name]; stays {
 			continue
@@ -229,10 +236,10 @@ func (c *Core) reconfigureOne(e *Entry, said tier.Model, before bool, next tier.
 }
 
 // otherWeights reports whether a model has to be loaded again to be the other.
-// Labels are among it, as a mover may go by them.
+// The mover is among it, and the labels, as a mover may go by them.
 func otherWeights(a, b *tier.Model) bool {
 	return a.Path != b.Path || !slices.Equal(a.Parts, b.Parts) || a.Size != b.Size || a.Runtime != b.Runtime ||
-		tier.OtherVersion(a.Version, b.Version) || !maps.Equal(a.Labels, b.Labels)
+		tier.OtherVersion(a.Version, b.Version) || a.Mover != b.Mover || !maps.Equal(a.Labels, b.Labels)
 }
 
 // copyDescription copies what models of the same weights may differ in.

@@ -168,9 +168,13 @@ var errReading = errors.New("memory is being read")
 // being read: it is given again after the next Reading.
 func IsReading(err error) bool { return errors.Is(err, errReading) }
 
-// admit asks the admission rules whether need may be promised, to one that holds
-// own reservations already.
-func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, now time.Time) error {
+// admit asks the admission rules whether need may be promised, for an entry, or nil for
+// an outsider, that holds own reservations already.
+func (c *Core) admit(e *Entry, need, own tier.Footprint, background bool, now time.Time) error {
+	m := &tier.Model{}
+	if e != nil {
+		m = &e.Model
+	}
 	old := c.readAt.IsZero() || now.Sub(c.readAt) > c.opt.Fresh
 	switch {
 	case need[tier.RAM] <= 0:
@@ -191,6 +195,9 @@ func (c *Core) admit(m *tier.Model, need, own tier.Footprint, background bool, n
 		}
 	}
 	if err == nil {
+		if e != nil {
+			p.FileBacked = e.traits.FileBacked
+		}
 		err = c.opt.Admit(p, m, need, background)
 	}
 	if err != nil && c.dirty && c.readErr == nil {
@@ -218,7 +225,7 @@ func (c *Core) begin(m *Move, claim *Reservation, now time.Time) error {
 		claim = new(Reservation)
 	}
 	if m.To > m.From || need[tier.RAM] > 0 {
-		if err := c.admit(&e.Model, need, claim.Held(), !m.urgent, now); err != nil {
+		if err := c.admit(e, need, claim.Held(), !m.urgent, now); err != nil {
 			return err
 		}
 	} else if need[tier.Swap] > 0 {
@@ -400,7 +407,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		e.Reclaimable = out.Reclaimable
 	}
 	if out.Traits != nil {
-		e.traits = *out.Traits
+		c.takeTraits(e, *out.Traits)
 	}
 	defer func() {
 		if e.tier == tier.RAM {

@@ -138,7 +138,7 @@ func (c *Core) give(x *demand, now time.Time) error {
 	if err := c.everFits(o); err != nil {
 		return err
 	}
-	if err := c.admit(x.model(), need, own, false, now); err != nil {
+	if err := c.admit(nil, need, own, false, now); err != nil {
 		return err
 	}
 	if c.dirty && c.readErr == nil {

@@ -288,14 +288,16 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		c.block(x, err, now)
 		return
 	}
-	takes := pl.target()
-	if c.opt.FileBacked {
+	takes, promise := pl.target(), c.promise(tier.Footprint{})
+	if x.e == nil || x.e.traits.FileBacked {
 		takes[tier.Swap] = 0
+	} else {
+		promise.FileBacked = false
 	}
 	if c.pressureHigh() && !takes.IsZero() {
 		// Victims would leave for nothing. The reading that it goes by is as old as the
 		// question: a fresher one would be old again after the next.
-		if err := c.opt.Admit(c.promise(tier.Footprint{}), x.model(), takes, false); err != nil {
+		if err := c.opt.Admit(promise, x.model(), takes, false); err != nil {
 			if x.e != nil {
 				c.giveTurn(x.e, x.age())
 			}
@@ -308,9 +310,11 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 }
 
 // resolve finds the entries of the steps that answer a question, and refuses a plan
-// that cannot be one.
+// that cannot be one. Weights that would leave ram for swap and are no pages of their own
+// files go to storage where the machine has no room for them.
 func (c *Core) resolve(q *Question, steps []tier.Step) ([]*step, error) {
 	out := make([]*step, len(steps))
+	backing := tier.None // what there is for such weights; None: not asked yet
 	for i, s := range steps {
 		e, ok := c.Named(s.Model.Name)
 		switch {
@@ -341,6 +345,19 @@ func (c *Core) resolve(q *Question, steps []tier.Step) ([]*step, error) {
 		}
 		j, _ := q.View.Library.Find(s.Model.Name) // it is there: the epoch is not later
 		st := &q.View.States[j]
+		if st.Unbacked && st.Tier == tier.RAM && to.tier == tier.Swap {
+			if backing == tier.None {
+				p := c.promise(tier.Footprint{})
+				p.FileBacked = false
+				backing = c.opt.Room(p)[tier.Swap]
+			}
+			if grows := e.Model.Size - to.kept - to.left; grows > backing {
+				to = residence{}
+				s.Why += "; there is no swap on disk for it"
+			} else {
+				backing -= grows
+			}
+		}
 		down := st.Tier > to.tier || st.Tier == tier.Swap && to.tier == tier.Swap && (st.Kept > to.kept || st.Left < to.left)
 		out[i] = &step{e: e, epoch: q.epoch, from: st.Tier, down: down, to: to, reason: s.Reason, why: s.Why}
 	}

@@ -31,7 +31,7 @@ func (c *Core) pressureHigh() bool { return c.memory.Pressure.Level >= tier.Pres
 
 // takes reports whether the move takes memory, beyond what the model had.
 func (c *Core) takes(m *Move) bool {
-	return m.loads() && (m.res.Held()[tier.RAM] > 0 || !c.opt.FileBacked)
+	return m.loads() && (m.res.Held()[tier.RAM] > 0 || !m.Entry.traits.FileBacked)
 }
 
 // short reports whether a load of the model has just found less memory than was
@@ -41,7 +41,7 @@ func (e *Entry) short(now time.Time) bool { return now.Before(e.shortUntil) }
 // servableInPlace reports whether the model can be served with no more memory than
 // its runtime bytes: its weights are read where they are.
 func (c *Core) servableInPlace(e *Entry) bool {
-	return e.traits.InPlace && (c.opt.FileBacked || e.tier == tier.Swap)
+	return e.traits.InPlace && (e.traits.FileBacked || e.tier == tier.Swap)
 }
 
 // serveUnderPressure serves a demand without memory for the weights, where there
@@ -65,7 +65,7 @@ func (c *Core) serveUnderPressure(x *demand, now time.Time) bool {
 			there.left = max(e.Model.Size-c.promise(tier.Footprint{}).Free[tier.Swap], 0)
 		}
 	}
-	if err := c.admit(&e.Model, e.footprint(there).Beyond(e.own()), tier.Footprint{}, false, now); err != nil {
+	if err := c.admit(e, e.footprint(there).Beyond(e.own()), tier.Footprint{}, false, now); err != nil {
 		return errors.Is(err, errReading)
 	}
 	x.blocked, x.denied, x.settled = false, nil, true

@@ -57,13 +57,14 @@ type bench struct {
 // add puts models into the library, in storage.
 func (b *bench) add(models ...tier.Model) {
 	b.t.Helper()
-	if err := b.c.Add(models, slices.Repeat([]Traits{all}, len(models)), newGate, false); err != nil {
+	if err := b.c.Add(models, slices.Repeat([]Traits{all}, len(models)), false); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
 // traits sets the traits of all models.
 func (b *bench) traits(t Traits) {
+	t.FileBacked, t.Observed = true, true
 	for _, e := range b.c.entries {
 		e.traits = t
 	}
@@ -208,8 +209,8 @@ func newBench(t reporter, ram, swap tier.Bytes, models ...tier.Model) *bench {
 	b.c = New(tier.Limits{RAM: ram, Swap: swap, Reserved: 1, MaxModel: tier.Unlimited}, Options{
 		Protection: tier.Protection{Fairness: time.Second, Grace: 50 * time.Millisecond},
 		Loads:      1, Fresh: 100 * time.Millisecond, Stale: 5 * time.Second, StallAfter: time.Hour, StuckAfter: 10 * time.Second,
-		FileBacked: true,
-		Room:       func(p Promise) tier.Footprint { return p.Free },
+		FileBacked: true, NewGate: func(*Entry) Gate { return &fakeGate{} },
+		Room: func(p Promise) tier.Footprint { return p.Free },
 		Admit: func(p Promise, m *tier.Model, need tier.Footprint, _ bool) error {
 			if need.Within(p.Free) {
 				return nil
@@ -223,9 +224,7 @@ func newBench(t reporter, ram, swap tier.Bytes, models ...tier.Model) *bench {
 }
 
 // all are the traits of the most capable mover.
-var all = Traits{Divisible: true, Leaves: true, InPlace: true}
-
-func newGate(*Entry) Gate { return &fakeGate{} }
+var all = Traits{Divisible: true, Leaves: true, InPlace: true, FileBacked: true, Observed: true}
 
 func sized(name string, size tier.Bytes) tier.Model { return tier.Model{Name: name, Size: size} }
 

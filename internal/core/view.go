@@ -16,7 +16,7 @@ type Promise struct {
 	Leaving     tier.Bytes     // of memory, by moves under way
 	Reclaimable tier.Bytes     // ours, and counted as available by the reading
 	Mapped      tier.Bytes     // file pages that may be mapped for our models, at most
-	FileBacked  bool
+	FileBacked  bool           // the weights that it is about are; for none in particular, those of some models
 	Memory      tier.Memory
 }
 
@@ -74,17 +74,23 @@ func (c *Core) PressurePromise(m *tier.Memory, arrived tier.Bytes) Promise {
 }
 
 // InUse is what could be had if models left: the memory that they have and the machine
-// counts as taken, and what they charge to swap, where that is their own files.
+// counts as taken, as far as movers tell, and what they charge to swap, where that is
+// their own files.
 func (c *Core) InUse() (b tier.Footprint) {
 	for _, e := range c.entries {
-		if !e.Model.Pinned {
-			b[tier.RAM] = b[tier.RAM].Plus(max(e.charge[tier.RAM]-e.Reclaimable, 0))
-			b[tier.Swap] = b[tier.Swap].Plus(e.charge[tier.Swap])
+		if e.Model.Pinned {
+			continue
 		}
+		if e.traits.Observed {
+			b[tier.RAM] = b[tier.RAM].Plus(max(e.charge[tier.RAM]-e.Reclaimable, 0))
+		}
+		b[tier.Swap] = b[tier.Swap].Plus(e.charge[tier.Swap])
 	}
 	for _, m := range c.moves {
 		held := m.Held()
-		b[tier.RAM] = b[tier.RAM].Plus(held[tier.RAM])
+		if m.Entry.traits.Observed {
+			b[tier.RAM] = b[tier.RAM].Plus(held[tier.RAM])
+		}
 		b[tier.Swap] = b[tier.Swap].Plus(held[tier.Swap])
 	}
 	if !c.opt.FileBacked {
@@ -108,7 +114,7 @@ func (c *Core) View(now time.Time) tier.View { return c.view(tier.Footprint{}, n
 func (c *Core) ViewWith(m tier.Model, t Traits, now time.Time) tier.View {
 	v := c.View(now)
 	v.Library = v.Library.With(m)
-	v.States = append(slices.Clip(v.States), tier.State{Divisible: t.Divisible, Leaves: t.Leaves, InPlace: t.InPlace})
+	v.States = append(slices.Clip(v.States), tier.State{Divisible: t.Divisible, Leaves: t.Leaves, InPlace: t.InPlace, Unbacked: c.opt.FileBacked && !t.FileBacked})
 	return v
 }
 
@@ -133,7 +139,8 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 			Tier: e.tier, Kept: e.kept, Left: e.left, Cached: e.cached, Stuck: e.Stuck(), Since: e.since, LastUse: e.LastUse,
 			Leases: int32(e.Gate.Leases()), Waiters: int32(e.Waiters()),
 			Divisible: e.traits.Divisible, Leaves: e.traits.Leaves, InPlace: e.traits.InPlace,
-			Serving: e.servable(), Held: c.held(e, now),
+			Unbacked: p.FileBacked && !e.traits.FileBacked,
+			Serving:  e.servable(), Held: c.held(e, now),
 		}
 		switch {
 		case e.phase == moving:

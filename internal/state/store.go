@@ -268,6 +268,7 @@ type modelRecord struct {
 	KeepAlive    time.Duration          `json:"keep_alive_ns,omitempty"`
 	Version      string                 `json:"version,omitempty"`
 	VersionOf    string                 `json:"version_of,omitempty"`
+	Mover        string                 `json:"mover,omitempty"`
 	Labels       map[string]string      `json:"labels,omitempty"`
 }
 

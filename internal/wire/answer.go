@@ -181,7 +181,8 @@ func TooLargeToLoad(m *tier.Model, limit tier.Bytes) error {
 func UnsafeToLoad(m *tier.Model, e *tier.CapacityError, v *tier.View) error {
 	what, have := "RAM", v.Memory.Available
 	if m.Home != tier.RAM {
-		what, have = "capacity", have.Plus(v.FreeSwap)
+		i, _ := v.Library.Find(m.Name)
+		what, have = "capacity", have.Plus(v.SwapFor(&v.States[i]))
 	}
 	unsafe := *e
 	if e.Never && m.Size <= have {
@@ -388,10 +389,14 @@ func (o object) labels(labels map[string]string) object {
 	return o.object("labels", all.end())
 }
 
-// lifecycle adds which version a model is, that it is pinned, and its aliases, if it is so.
+// lifecycle adds which version a model is, its engine, that it is pinned, and its
+// aliases, as far as it has or is that.
 func (o object) lifecycle(lib *tier.Library, i int) object {
 	if version := lib.At(i).Version; version != "" {
 		o = o.text("version", version)
+	}
+	if engine := lib.At(i).Mover; engine != "" {
+		o = o.text("engine", engine)
 	}
 	if lib.At(i).Pinned {
 		o = o.flag("pinned", true)

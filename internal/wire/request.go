@@ -225,6 +225,7 @@ func parseHotLoad(raw []byte) (*HotLoad, error) {
 		{"quality", into(&m.Quality, quality)},
 		{"pinned", into(&m.Pinned, flag)},
 		{"labels", into(&m.Labels, labels)},
+		{"engine", into(&m.Mover, nonEmpty)},
 	})
 	if err != nil {
 		return nil, err
