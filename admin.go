@@ -505,32 +505,35 @@ func (m *Manager) Hint(model string, probability float64, within time.Duration) 
 		return m.unknown(model)
 	}
 	model = lib.At(i).Name
-	h, ok := m.cfg.Placement.(tier.Hinter)
-	if !ok {
-		return nil
+	if _, ok := m.cfg.Placement.(tier.Hinter); ok {
+		m.post(func(now time.Time) { m.ctl.hint([]string{model}, probability, within, now) })
 	}
-	m.post(func(now time.Time) {
-		c := &m.ctl
-		if c.stopping {
+	return nil
+}
+
+// hint gives the placement, which is a tier.Hinter, a hint for each of the models.
+func (c *control) hint(models []string, probability float64, within time.Duration, now time.Time) {
+	if c.stopping {
+		return
+	}
+	c.readAccesses()
+	c.teach(false)
+	h := c.m.cfg.Placement.(tier.Hinter)
+	c.m.placement.ask(planLimit, func(context.Context) error {
+		for _, model := range models {
+			h.Hint(model, probability, within, now)
+		}
+		return nil
+	}, func(err error) {
+		if errors.Is(err, tier.ErrBusy) {
+			return // too many at once: it is advice
+		}
+		if err != nil {
+			c.m.log.Error("a hint could not be given", "models", models, "err", err)
 			return
 		}
-		c.readAccesses()
-		c.teach(false)
-		m.placement.ask(planLimit, func(context.Context) error {
-			h.Hint(model, probability, within, now)
-			return nil
-		}, func(err error) {
-			if errors.Is(err, tier.ErrBusy) {
-				return // too many at once: it is advice
-			}
-			if err != nil {
-				m.log.Error("a hint could not be given", "model", model, "err", err)
-				return
-			}
-			m.post(func(now time.Time) { c.askIdle(false, now) }) // what to do about it
-		})
+		c.m.post(func(now time.Time) { c.askIdle(false, now) }) // what to do about it
 	})
-	return nil
 }
 
 // ReportCrash tells the Manager that a model has left memory though it was not

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -97,6 +98,13 @@ type Config struct {
 	// model may be idle in swap before it goes to storage. 0: never by idleness; a negative
 	// KeepAlive is as 0.
 	KeepAlive, StandbyFor time.Duration
+	// Schedules are hours in which the owner expects models to be asked for. They are told to
+	// the placement as hints, 5 min before they begin and each hour until they end, if it
+	// listens to hints. Quiet are hours in which no bytes move in the background: nothing is
+	// prefetched, brought to its home tier or optimised, Optimize included. Requests, what
+	// they wait for, and what leaves by KeepAlive are not affected. 256 of each at most.
+	Schedules []optimizer.Schedule
+	Quiet     []optimizer.Hours
 	// MaxBody is the largest JSON request, in bytes. 0: 1 MiB.
 	MaxBody int64
 
@@ -143,7 +151,7 @@ func (cfg *Config) fill() error {
 		positive("StuckAfter", &cfg.StuckAfter, 10*time.Second),
 		positive("ProbeEvery", &cfg.ProbeEvery, time.Second),
 		positive("MaxBody", &cfg.MaxBody, 1<<20),
-		cfg.Limits.Validate(), cfg.validateAccounts(), checkMovers(cfg.Movers),
+		cfg.Limits.Validate(), cfg.validateAccounts(), cfg.validateHours(), checkMovers(cfg.Movers),
 	}
 	if cfg.WatchModelDir && cfg.ModelDir == "" {
 		errs = append(errs, &tier.InvalidError{Field: "ModelDir", Value: `""`, Rule: "must name the folder that WatchModelDir is about"})
@@ -180,6 +188,34 @@ func checkAliases(aliases map[string]string, lib *tier.Library, open bool) error
 		}
 		if _, there := lib.Find(aliases[alias]); !there && !open {
 			errs = append(errs, fmt.Errorf("alias %q: %w", alias, lib.Unknown(aliases[alias])))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// validateHours returns what is wrong with Schedules and Quiet. It makes them the
+// Config's own.
+func (cfg *Config) validateHours() error {
+	const most = 256
+	var errs []error
+	for field, n := range map[string]int{"Schedules": len(cfg.Schedules), "Quiet": len(cfg.Quiet)} {
+		if n > most {
+			errs = append(errs, &tier.InvalidError{Field: field, Value: fmt.Sprint(n, " of them"), Rule: fmt.Sprint("must be ", most, " at most")})
+		}
+	}
+	cfg.Schedules, cfg.Quiet = slices.Clone(cfg.Schedules), slices.Clone(cfg.Quiet)
+	for i := range cfg.Schedules {
+		s := &cfg.Schedules[i]
+		s.Days, s.Models = slices.Clone(s.Days), slices.Clone(s.Models)
+		if err := s.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("in Schedules[%d]: %w", i, err))
+		}
+	}
+	for i := range cfg.Quiet {
+		h := &cfg.Quiet[i]
+		h.Days = slices.Clone(h.Days)
+		if err := h.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("in Quiet[%d]: %w", i, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -79,6 +79,7 @@ type control struct {
 	remembered time.Time // when what the placement has learned was last kept
 	waits      waitStats
 	evictions  []EvictEvent // the last keepEvictions, oldest first
+	calendar   calendar
 }
 
 func (c *control) init(m *Manager, kept restored) error {
@@ -87,6 +88,7 @@ func (c *control) init(m *Manager, kept restored) error {
 		m: m, now: time.Now(), shared: make(map[*core.Entry]*entry), moves: make(map[*core.Move]*moving),
 		reservations: make(map[*core.Outsider]*Reservation),
 		orders:       make(map[*core.Order]*orderJob), optimize: make(map[*core.Question]func(Optimization, error)),
+		calendar: calendar{told: make([]time.Time, len(cfg.Schedules))},
 	}
 	opt := core.Options{
 		Protection: cfg.protection(), Loads: cfg.Loads, MaxQueueModel: cfg.MaxQueueModel, Fresh: fresh, Stale: stale,
@@ -131,6 +133,7 @@ func (c *control) init(m *Manager, kept restored) error {
 	got := m.readMemory(m.ctx)
 	c.now = time.Now()
 	c.read(got)
+	c.keepCalendar()
 	c.publish()
 	return nil
 }
@@ -410,6 +413,7 @@ func (c *control) tick() {
 		return
 	}
 	c.ticker.Reset(c.m.cfg.ProbeEvery)
+	c.keepCalendar()
 	c.observeAgain()
 	if short := c.core.Shortfall(); short > 0 {
 		c.reclaim(short, tier.ReasonOverdraft, "models take more than was declared")

@@ -25,6 +25,9 @@ type Status struct {
 	Stale   bool          `json:"stale,omitempty"`
 	Closing bool          `json:"closing,omitempty"`
 	Uptime  time.Duration `json:"uptime_ns"`
+	// QuietUntil is when the quiet hours end that it is in (Config.Quiet); zero: it is in
+	// none.
+	QuietUntil time.Time `json:"quiet_until,omitzero"`
 
 	Limits tier.Limits `json:"limits"`
 	RAM    TierStatus  `json:"ram"`
@@ -336,7 +339,7 @@ func (c *control) status() Status {
 		}
 	}
 	s.LeftOut = c.removedByOwner()
-	s.LastEvictions = slices.Clone(c.evictions)
+	s.LastEvictions, s.QuietUntil = slices.Clone(c.evictions), c.calendar.quietUntil
 	for _, mv := range c.core.Moves() {
 		ms := MoveStatus{
 			Model: mv.Model.Name, From: mv.From, To: mv.To, Keep: mv.Keep, Leave: mv.Leave,

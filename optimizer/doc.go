@@ -29,6 +29,10 @@
 // places only if the waiting saved until the first of the two is asked for
 // outweighs the reading.
 //
+// [Hours] and a [Schedule] are how the owner of a Manager says when models are expected,
+// and when nothing is to move in the background; the Manager makes hints of them.
+// [Learned.Expect] is what a forecast goes by.
+//
 // It does not promise to be better than LRU on every request or on any traffic, and
 // it knows nothing of a model that was never asked for but its size and its home
 // tier. What each part brings, measured on recorded traffic, is in

@@ -14,7 +14,7 @@ type hint struct {
 	p      float64
 	given  float64 // when, in seconds
 	within float64
-	fresh  bool // nothing was asked for since
+	fresh  bool // nothing was asked for since, and it may be the next one
 }
 
 // hintRecord is how often hints came true: decayed sums of the probability that was
@@ -37,6 +37,8 @@ const (
 	recordKeep = 0.99
 	// hintGrace is by how many seconds a request may be late.
 	hintGrace = 1
+	// maxFresh: a hint for as long as this does not say that the model is the next one.
+	maxFresh = time.Hour
 	// recordPrior is how many hints the record of a model needs to weigh as much as
 	// that of all.
 	recordPrior = 8

@@ -43,6 +43,7 @@ var (
 	_ tier.Learner      = (*Learned)(nil)
 	_ tier.Hinter       = (*Learned)(nil)
 	_ tier.Valuer       = (*Learned)(nil)
+	_ tier.Expecter     = (*Learned)(nil)
 	_ tier.PartStatuser = (*Learned)(nil)
 )
 
@@ -210,7 +211,11 @@ func (l *learner) access(model string, at time.Time) {
 
 func (l *learner) hint(model string, probability float64, within time.Duration, now time.Time) {
 	u, known := l.est.uses[model]
-	if !known {
+	switch {
+	case known:
+	case l.est.library == nil && len(l.hints.open) < maxHints:
+		u = l.est.use(model) // the next view tells whether there is such a model
+	default:
 		return
 	}
 	if !(probability > 0 && probability <= 1) {
@@ -219,7 +224,7 @@ func (l *learner) hint(model string, probability float64, within time.Duration, 
 	if within <= 0 {
 		within = defaultWithin
 	}
-	l.hints.give(hint{use: u, p: probability, given: l.est.seconds(now), within: within.Seconds(), fresh: true})
+	l.hints.give(hint{use: u, p: probability, given: l.est.seconds(now), within: within.Seconds(), fresh: within < maxFresh})
 }
 
 func (l *learner) moved(m *tier.Moved) {

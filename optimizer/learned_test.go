@@ -200,6 +200,24 @@ func TestHint_ModelReplacedByAnother_IsForgotten(t *testing.T) {
 	}
 }
 
+// The first hints of a program come before the first plan.
+func TestHint_BeforeTheFirstView_CountsIfThereIsSuchAModel(t *testing.T) {
+	l := New()
+	for k := range 2 * maxHints {
+		l.Hint(fmt.Sprint("nowhere", k), 1, time.Hour, noon)
+	}
+	if n := len(l.learner.est.uses); n > maxHints {
+		t.Errorf("%d models are remembered that were never seen", n)
+	}
+	l = New()
+	l.Hint("m1", 1, time.Hour, noon)
+	v := viewOf(gigabytes(t, 3), 0, 0)
+	v.Room = tier.Footprint{tier.Swap: 4e9, tier.RAM: 4e9}
+	if plan := l.Plan(v, nil); len(plan.Steps) == 0 || plan.Steps[0].Model.Name != "m1" {
+		t.Errorf("%+v", plan.Steps)
+	}
+}
+
 func TestUnmarshalBinary_AnEarlierState_GoesOnAsBefore(t *testing.T) {
 	lib := gigabytes(t, 8)
 	l := New()

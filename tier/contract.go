@@ -257,6 +257,19 @@ type Valuer interface {
 	Worth(v *View) []float64
 }
 
+// Expecter is offered by a Placement that can tell how often models will be asked for.
+// Expect returns, by index of v.Library, what it expects for each model within that time
+// from v.Now. It is called as Plan is.
+type Expecter interface {
+	Expect(v *View, within time.Duration) []Expectation
+}
+
+// Expectation is how many requests for a model are expected, and how many of those only
+// because they were announced (Hinter).
+type Expectation struct {
+	Requests, Announced float64
+}
+
 // Predictor is offered by a Placement that predicts how long moves take. Predict
 // returns the expected time in which m goes from one tier to another if that many
 // bytes have to move, and the bounds that it believes in: 0 ≤ low ≤ took ≤ high. It

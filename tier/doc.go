@@ -24,6 +24,7 @@
 //	            ModelChecker      every valid model is accepted           any goroutine, returns at once
 //	Probe       Overlay           it reads the bytes itself               once, before the first Memory
 //	Placement   Valuer            the least recently used gives way       as Plan is
+//	            Expecter          Manager.Forecast knows hints alone      as Plan is
 //	            Predictor         a load takes the recorded 1.5 s a GB    as Plan is
 //	            Hinter            hints are ignored                       as Plan is
 //	            BinaryMarshaler   what it learned ends with the process   as Plan is

@@ -90,7 +90,8 @@ type Core struct {
 	unseen   tier.Footprint // charged since the reading
 	unseenAt time.Time      // when the last of that was charged
 
-	background bool // moves that no request waits for may start
+	background bool // pressure lets moves start that no request waits for
+	quietHours bool // its owner does not
 	begun      bool // a load, since pressure was last high
 	watching   bool // open gates tell when leases end
 	stopped    bool

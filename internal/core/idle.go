@@ -264,7 +264,7 @@ func (c *Core) staysIdle(e *Entry, short bool, now time.Time) {
 // their owner asked for it, models that the owner or idleness sent down, and that no
 // request came for since, stay there.
 func (c *Core) plannedIdle(q *Question, p tier.Plan) []tier.Step {
-	if len(c.demands) > 0 || c.planned() || !c.background {
+	if len(c.demands) > 0 || c.planned() || c.rests() {
 		return nil
 	}
 	steps := p.Steps

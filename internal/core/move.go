@@ -583,7 +583,7 @@ func (c *Core) bringHome(now time.Time) {
 		return
 	}
 	free := c.promise(tier.Footprint{}).Free // once: most of a large library has no room
-	for len(c.homes) > 0 && c.background && len(c.demands) == 0 && !c.planned() {
+	for len(c.homes) > 0 && !c.rests() && len(c.demands) == 0 && !c.planned() {
 		if slices.ContainsFunc(c.moves, func(m *Move) bool { return !m.Started() || m.loads() && m.returns() }) {
 			return
 		}

@@ -452,7 +452,7 @@ func (c *Core) advanceAll(now time.Time) {
 
 // advance begins every step that can begin, and ends the plan when all are done.
 func (c *Core) advance(p *plan, now time.Time) {
-	if p.purpose == forIdle && (len(c.demands) > 0 || !c.background) {
+	if p.purpose == forIdle && (len(c.demands) > 0 || c.rests()) {
 		c.abandon(p) // requests wait: what none waits for is planned again later
 		return
 	}

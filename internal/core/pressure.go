@@ -26,6 +26,18 @@ func (c *Core) Press(background bool, cause error, now time.Time) {
 	}
 }
 
+// SetQuietHours says whether moves that no request waits for are to rest, whatever the
+// pressure is. What a request waits for, and what gives way for it, moves all the same.
+func (c *Core) SetQuietHours(on bool) {
+	if c.quietHours != on {
+		c.quietHours = on
+		c.mark(progressed)
+	}
+}
+
+// rests reports whether moves that no request waits for may not start.
+func (c *Core) rests() bool { return !c.background || c.quietHours }
+
 // pressureHigh reports whether nothing that takes memory is admitted.
 func (c *Core) pressureHigh() bool { return c.memory.Pressure.Level >= tier.PressureHigh }
 

@@ -26,7 +26,8 @@ import (
 //
 // Each optional interface that the placement has is checked: a tier.Learner, Reporter
 // or Hinter is told what happens, sense and nonsense; a tier.Valuer puts a number on
-// each model; a tier.Predictor's bounds are in order; an encoding.BinaryMarshaler's
+// each model; a tier.Predictor's bounds are in order; a
+// tier.Expecter expects a number of requests for each model; an encoding.BinaryMarshaler's
 // bytes are taken by a fresh one, and damaged ones do not make it panic; a
 // tier.PartStatuser's status marshals to JSON at any time.
 //
@@ -54,7 +55,7 @@ func checkPlacement(fresh func() tier.Placement, seed uint64) error {
 		}
 		plan, err := s.ask(one, two, need)
 		if err == nil {
-			err = cmp.Or(s.act(plan, need), s.predict(one), checkStatus(one))
+			err = cmp.Or(s.act(plan, need), s.predict(one), s.expect(one, two), checkStatus(one))
 		}
 		if err != nil {
 			return fmt.Errorf("scene %d, need %+v: %w", scene, need, err)
@@ -248,6 +249,28 @@ func (s *stage) predict(p tier.Placement) error {
 	for _, bytes := range []tier.Bytes{0, 1, m.Size, -1, tier.Unlimited} {
 		if took, low, high := pr.Predict(m, from, to, bytes); low < 0 || took < low || high < took {
 			return fmt.Errorf("tier.Predictor: Predict of %d bytes of %s from %v to %v is %v, from %v to %v; want 0 ≤ low ≤ took ≤ high", bytes, m.Name, from, to, took, low, high)
+		}
+	}
+	return nil
+}
+
+// expect asks an expecter what it expects.
+func (s *stage) expect(one, two tier.Placement) error {
+	e, ok := one.(tier.Expecter)
+	if !ok {
+		return nil
+	}
+	within := time.Duration(s.dice.Int64N(int64(24 * time.Hour)))
+	all, same := e.Expect(&s.view, within), two.(tier.Expecter).Expect(&s.view, within)
+	if len(all) != s.view.Library.Len() {
+		return fmt.Errorf("tier.Expecter: Expect is of %d models, the library has %d; return one for each, by its index", len(all), s.view.Library.Len())
+	}
+	if !slices.Equal(all, same) { // nor where one is not a number
+		return fmt.Errorf("tier.Expecter: equal views and histories gave %v and %v", all, same)
+	}
+	for i, x := range all {
+		if !(x.Announced >= 0 && x.Announced <= x.Requests && x.Requests <= math.MaxFloat64) {
+			return fmt.Errorf("tier.Expecter: %+v is expected of %s; want 0 ≤ Announced ≤ Requests, and a finite number", x, s.view.Library.At(i).Name)
 		}
 	}
 	return nil

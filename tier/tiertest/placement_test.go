@@ -21,7 +21,7 @@ type crude struct {
 type crudeFaults struct {
 	mood                                                                                  *float64 // shared by all: the gain of the next step
 	unloadsLeased, forgetsTheNeed, refusesAll, neverWrong, noWhy, loudReason, changesView bool
-	noWorth, disorder, refusesItsOwn, panicsOnDamage, saysChannel                         bool
+	noWorth, disorder, refusesItsOwn, panicsOnDamage, saysChannel, expectsLess            bool
 }
 
 func (c *crude) Plan(v *tier.View, need *tier.Need) tier.Plan {
@@ -105,6 +105,14 @@ func (c *crude) Worth(v *tier.View) []float64 {
 	return make([]float64, len(v.States))
 }
 
+func (c *crude) Expect(v *tier.View, _ time.Duration) []tier.Expectation {
+	all := make([]tier.Expectation, len(v.States))
+	if c.expectsLess {
+		all[0].Announced = 1
+	}
+	return all
+}
+
 func (c *crude) Predict(*tier.Model, tier.Tier, tier.Tier, tier.Bytes) (took, low, high time.Duration) {
 	if c.disorder {
 		return 1, 2, 3
@@ -147,6 +155,7 @@ func TestTestPlacement_EachFault_IsFound(t *testing.T) {
 		"different plans":            {mood: new(float64)},
 		"have a worth":               {noWorth: true},
 		"tier.Predictor":             {disorder: true},
+		"tier.Expecter":              {expectsLess: true},
 		"encoding.BinaryUnmarshaler": {refusesItsOwn: true},
 		"panicked":                   {panicsOnDamage: true},
 		"tier.PartStatuser":          {saysChannel: true},
