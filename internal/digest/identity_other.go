@@ -1,0 +1,7 @@
+//go:build !linux
+
+package digest
+
+import "io/fs"
+
+func (*Identity) addSystem(fs.FileInfo) {}
