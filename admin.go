@@ -178,6 +178,11 @@ func (m *Manager) MoveTier(ctx context.Context, name string, to tier.Tier) (*Job
 		_, err := tier.ParseTier(to.String())
 		return nil, err
 	}
+	if s, ok := m.Model(name); ok && s.Quarantine != nil && to > tier.Storage {
+		if err := m.lookAgain(ctx, name); err != nil {
+			return nil, err
+		}
+	}
 	return m.order(ctx, name, func(s *ModelStatus) tier.Move {
 		// By home, which is what the tiers of the contract are; by residence where
 		// only that differs.

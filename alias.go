@@ -40,6 +40,7 @@ var (
 	ErrStuck          = tier.ErrStuck
 	ErrInvalid        = tier.ErrInvalid
 	ErrMove           = tier.ErrMove
+	ErrDamaged        = tier.ErrDamaged
 	ErrPanic          = tier.ErrPanic
 )
 

@@ -13,11 +13,12 @@ import (
 // arrows says which packages of this module a folder may import; "…" stands for
 // the folders below. What is not listed may import none.
 var arrows = map[string][]string{
-	".":                {"tier", "internal/core", "internal/wire", "internal/state", "internal/outbox", "selector", "safety", "hotload", "optimizer", "tier/mapped"},
+	".":                {"tier", "internal/core", "internal/wire", "internal/state", "internal/outbox", "internal/digest", "selector", "safety", "hotload", "optimizer", "tier/mapped"},
 	"internal/asuser":  {},
 	"internal/core":    {"tier"},
 	"internal/wire":    {"tier"},
 	"internal/state":   {"tier", "internal/regular"},
+	"internal/digest":  {"internal/regular"},
 	"internal/outbox":  {},
 	"internal/regular": {},
 	"selector":         {"tier"},

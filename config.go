@@ -62,6 +62,12 @@ type Config struct {
 	// Follow are folders that links in ModelDir may lead to, and below: models on another
 	// drive.
 	Follow []string
+	// Verify has files read and held against tier.Model.Digests while they are loaded, each
+	// once as long as it is the same file: by device, inode, size and times, which are kept
+	// in the StateDir. A load takes as long as the longer of the two. A model of which a
+	// file is damaged goes back to storage, and is not loaded, which gives ErrDamaged, until
+	// the file or its digest is another.
+	Verify bool
 	// Logger gets what an operator should know. nil: silent.
 	Logger *slog.Logger
 	// Events are called as things happen.

@@ -53,3 +53,6 @@ func (m *Manager) OnWake(fn func()) {
 		m.OnWake(fn)
 	})
 }
+
+// Sums returns what is known of files that were read, which differs after each reading.
+func (m *Manager) Sums() string { return string(m.sums.Encoded()) }

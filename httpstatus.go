@@ -50,7 +50,7 @@ func HTTPStatus(err error) (status int, retryAfter time.Duration) {
 		return http.StatusInsufficientStorage, 0
 	case is(tier.ErrNoCapacity), is(tier.ErrClosed), is(tier.ErrBusy), is(tier.ErrStuck):
 		return http.StatusServiceUnavailable, soon
-	case is(tier.ErrMove), is(tier.ErrPanic):
+	case is(tier.ErrMove), is(tier.ErrDamaged), is(tier.ErrPanic):
 		return http.StatusInternalServerError, 0
 	case is(tier.ErrNotFound), is(tier.ErrNoCapableModel):
 		return http.StatusNotFound, 0

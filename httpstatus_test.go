@@ -35,6 +35,8 @@ func TestHTTPStatus_EachKindOfError_SaysWhatAndWhen(t *testing.T) {
 		{&tier.NoCapableModelError{}, http.StatusNotFound, 0},
 		{&tier.NoCapableModelError{Unsafe: room}, http.StatusServiceUnavailable, time.Second},
 		{&tier.NoCapableModelError{Unsafe: never}, http.StatusInsufficientStorage, 0},
+		{&tier.NoCapableModelError{Unsafe: &tier.DigestError{}}, http.StatusInternalServerError, 0},
+		{&tier.DigestError{}, http.StatusInternalServerError, 0},
 		{&tier.ExistsError{}, http.StatusConflict, 0},
 		{&tier.InUseError{}, http.StatusConflict, 0},
 		{&tier.LimitsError{}, http.StatusConflict, 0},

@@ -130,6 +130,7 @@ func (c *control) init(m *Manager, kept restored) error {
 		return err
 	}
 	c.restore(kept)
+	c.judgeAll()
 	got := m.readMemory(m.ctx)
 	c.now = time.Now()
 	c.read(got)
@@ -215,7 +216,7 @@ func (c *control) turn() (wake time.Time) {
 	c.readAccesses()
 	for mv, g := range c.moves {
 		at := c.m.start.Add(time.Duration(g.touched.Load()))
-		if g.returned.Load() { // it is only looked at still
+		if g.looking.Load() { // it is only looked at still
 			at = c.now
 		}
 		c.core.Progressed(mv, at)
@@ -327,6 +328,18 @@ func (c *control) do(a core.Action) {
 
 // join takes up a request that has to wait for e.
 func (c *control) join(w *waiter, e *entry, began time.Time) {
+	if e.core.Quarantine() != nil && !c.stopping {
+		c.lookAgain(e.core, func() {
+			if w.state.Load() == waits { // it has not left meanwhile
+				c.joinAtOnce(w, e, began)
+			}
+		})
+		return
+	}
+	c.joinAtOnce(w, e, began)
+}
+
+func (c *control) joinAtOnce(w *waiter, e *entry, began time.Time) {
 	w.Entry, w.Claim = e.core, w.claim
 	w.Reply = func(err error) { c.answer(w, e, err) }
 	if c.stopping {
@@ -415,6 +428,7 @@ func (c *control) tick() {
 	c.ticker.Reset(c.m.cfg.ProbeEvery)
 	c.keepCalendar()
 	c.observeAgain()
+	c.lookAgainAtAll()
 	if short := c.core.Shortfall(); short > 0 {
 		c.reclaim(short, tier.ReasonOverdraft, "models take more than was declared")
 	}

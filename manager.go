@@ -13,6 +13,7 @@ import (
 
 	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/internal/core"
+	"github.com/modeltier/modeltier/internal/digest"
 	"github.com/modeltier/modeltier/internal/outbox"
 	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/safety"
@@ -53,6 +54,10 @@ type Manager struct {
 	// The other parts' calls, but for Select.
 	probe, selector, placement *plugin
 	learners                   []learner
+
+	// sums are of files that were read; files is what tells whether they are the same.
+	sums  digest.Memory
+	files *plugin
 
 	// ctx ends when the Manager is closed; moves and jobs derive from it.
 	ctx        context.Context
@@ -155,6 +160,7 @@ func New(cfg Config) (*Manager, error) {
 	m.probe = &plugin{m: m, name: "memory probe", key: "probe"}
 	m.selector = &plugin{m: m, name: "selector", key: "selector"}
 	m.placement = &plugin{m: m, name: "placement", key: "placement"}
+	m.files = &plugin{m: m, name: "file system", key: "files"}
 
 	kept, err := m.openState(&cfg)
 	if err != nil {
@@ -241,7 +247,7 @@ func (m *Manager) parts() (all []*plugin) {
 	for _, mv := range m.movers.Load().each() {
 		all = append(all, mv.plugin)
 	}
-	return append(all, m.probe, m.selector, m.placement)
+	return append(all, m.probe, m.selector, m.placement, m.files)
 }
 
 // Shutdown ends the Manager in order: it takes no more requests, refuses those

@@ -22,7 +22,9 @@ type moving struct {
 	touched atomic.Int64 // when progress was last made, since the Manager's start: no wall clock, which may be set
 	// returned: the mover has; a crash from then on the move's end does not tell.
 	returned atomic.Bool
-	crash    error // the loop's: why, if it crashed since
+	// looking: its files were checked as well, and it is looked at.
+	looking atomic.Bool
+	crash   error // the loop's: why, if it crashed since
 }
 
 // startMove hands a move to a goroutine.
@@ -90,20 +92,26 @@ func (c *control) startMove(mv *core.Move, drop core.Drop) {
 func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier.Move, ev MoveEvent, bytes, reads tier.Bytes) {
 	mover := m.moverOf(&move.Model)
 	calledOff, began := false, time.Now() // what was dropped for it is not its own time
-	out := core.Outcome{Err: m.call(mover.plugin.name, func() error {
-		err := mover.Move(ctx, move, func(done tier.Bytes) {
-			g.touched.Store(int64(time.Since(m.start)))
-			if done >= bytes {
-				g.read.CompareAndSwap(0, int64(time.Since(began)))
+	out := core.Outcome{}
+	check, damage := m.check(ctx, &move, func() { g.touched.Store(int64(time.Since(m.start))) })
+	if damage != nil {
+		out.Err = &tier.MoveError{Model: move.Model.Name, From: move.From, To: move.To, Err: damage}
+	} else {
+		out.Err = m.call(mover.plugin.name, func() error {
+			err := mover.Move(ctx, move, func(done tier.Bytes) {
+				g.touched.Store(int64(time.Since(m.start)))
+				if done >= bytes {
+					g.read.CompareAndSwap(0, int64(time.Since(began)))
+				}
+				g.work.Progressed(done)
+			})
+			if err == nil {
+				return nil
 			}
-			g.work.Progressed(done)
+			calledOff = core.CalledOff(context.Cause(ctx))
+			return moveError(ctx, &move, err)
 		})
-		if err == nil {
-			return nil
-		}
-		calledOff = core.CalledOff(context.Cause(ctx))
-		return moveError(ctx, &move, err)
-	})}
+	}
 	if out.Err != nil {
 		me, ok := errors.AsType[*tier.MoveError](out.Err)
 		if !ok { // it panicked
@@ -113,7 +121,12 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 		out.Lost, out.Short, out.CalledOff = me.Lost, errors.Is(out.Err, tier.ErrNoCapacity), calledOff
 	}
 	g.returned.Store(true)
-	took := time.Since(began)
+	took := time.Since(began) // without what a check takes longer, which is made once
+	if check != nil {
+		check.end(ctx, &out)
+	}
+	whole := time.Since(began)
+	g.looking.Store(true)
 	if out.Err == nil && move.To == tier.Storage && (mv.Reason == tier.ReasonOrder || mv.Reason == tier.ReasonRemoved) {
 		m.forget(ctx, &move.Model)
 	}
@@ -122,16 +135,19 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	if err != nil {
 		m.log.Warn("what is resident cannot be told", "model", move.Model.Name, "err", err)
 	}
-	ev.At, ev.Took, ev.Err = time.Now(), took, out.Err
-	m.count.moved(&move, bytes, took, out.Err)
-	m.log.Info("a move ended", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "took", took, "err", ev.Err)
+	ev.At, ev.Took, ev.Err = time.Now(), whole, out.Fault()
+	m.count.moved(&move, bytes, whole, ev.Err)
+	m.log.Info("a move ended", "job", ev.Job, "model", ev.Model, "from", ev.From, "to", ev.To, "took", whole, "err", ev.Err)
 	if fn := m.cfg.Events.MoveEnded; fn != nil {
 		m.events.Post(func() { fn(ev) })
 	}
 	if !m.post(func(time.Time) {
+		if check != nil || damage != nil {
+			m.ctl.checked(mv.Entry)
+		}
 		m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: reads, Took: took, Read: time.Duration(g.read.Load())})
 	}) {
-		finish(g.work, errors.Join(out.Err, tier.ErrClosed))
+		finish(g.work, errors.Join(ev.Err, tier.ErrClosed))
 	}
 }
 
@@ -165,7 +181,7 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 	c.publishFailure(mv.Entry)
 	c.corrected(mv.Entry, runtime)
 	if !g.ordered {
-		c.finish(g.work, out.Err)
+		c.finish(g.work, out.Fault())
 	}
 }
 

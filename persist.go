@@ -19,6 +19,7 @@ import (
 const (
 	blobBasis     = "basis"     // what the Config said when the state was kept
 	blobPlacement = "placement" // what the placement has learned
+	blobSums      = "sums"      // what was read of files, and their SHA-256
 )
 
 // basis is what the Config said. What was changed while running is taken up again
@@ -46,6 +47,7 @@ type keeping struct {
 	aliases   map[string]string // by the Config
 	found     map[string]string // names of models of the folder, by path; never changed
 	placement []byte            // what the placement has learned
+	sums      []byte            // what was read of files
 }
 
 // openState opens the StateDir and merges what it remembers into cfg.
@@ -111,6 +113,11 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 	cfg.Models = append(cfg.Models, hotAdded...)
 	m.warnOfHidden(cfg.Models, r.aliases)
 	r.placement = st.Blobs[blobPlacement]
+	if raw := st.Blobs[blobSums]; raw != nil {
+		if err := m.sums.Restore(raw); err != nil {
+			m.log.Warn("state folder", "warning", "what was read of files is not known; they are read again", "err", err)
+		}
+	}
 	return r, nil
 }
 
@@ -277,6 +284,9 @@ func (c *control) kept() kept {
 			}
 		}
 		slices.Sort(st.Removed)
+	}
+	if c.keeping.sums = c.m.sums.Encoded(); c.keeping.sums != nil {
+		st.Blobs[blobSums] = c.keeping.sums
 	}
 	if c.keeping.placement != nil {
 		st.Blobs[blobPlacement] = c.keeping.placement

@@ -256,7 +256,7 @@ func guarded(part string, fn func() error, end func(error)) {
 // sentinels are what a sealed error is asked for on the loop.
 var sentinels = []error{
 	ErrClosed, ErrNotFound, ErrExists, ErrNoCapableModel, ErrTooLarge, ErrNoCapacity, ErrBusy, ErrInUse,
-	ErrLimits, ErrStuck, ErrInvalid, ErrMove, ErrPanic, context.Canceled, context.DeadlineExceeded,
+	ErrLimits, ErrStuck, ErrInvalid, ErrMove, ErrDamaged, ErrPanic, context.Canceled, context.DeadlineExceeded,
 }
 
 // sealedError is an error of foreign code whose text, sentinels and typed errors of

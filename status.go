@@ -133,8 +133,10 @@ type ModelStatus struct {
 	Moving       bool              `json:"moving,omitempty"`
 	To           tier.Tier         `json:"to,omitempty"` // while moving
 	Stuck        bool              `json:"stuck,omitempty"`
-	Kept         tier.Bytes        `json:"kept,omitempty"` // present, while in swap
-	Left         tier.Bytes        `json:"left,omitempty"` // in storage, while in swap
+	// Quarantine is the file for which the model is not loaded; nil: none.
+	Quarantine *tier.DigestError `json:"quarantine,omitempty"`
+	Kept       tier.Bytes        `json:"kept,omitempty"` // present, while in swap
+	Left       tier.Bytes        `json:"left,omitempty"` // in storage, while in swap
 	// Cached is bytes in the page cache beyond those that are kept, as last asked, at
 	// most some ten seconds ago. They are charged nowhere.
 	Cached   tier.Bytes `json:"cached,omitempty"`
@@ -250,7 +252,7 @@ func (s *snapshot) status(i int) ModelStatus {
 	ms := ModelStatus{
 		Name: model.Name, Aliases: v.Library.AliasesOf(i), Mover: model.Mover, Path: model.Path, Parts: model.Parts, Version: model.Version, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Labels: model.Labels, Pinned: model.Pinned, Home: model.Home,
-		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
+		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck && (st.Quarantine == nil || st.Tier != tier.Storage), Quarantine: st.Quarantine, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,
 		ChargedRAM: charged[tier.RAM], ChargedSwap: charged[tier.Swap], Present: -1,
 	}

@@ -28,6 +28,9 @@ func (q *query) refusal(c *candidate, who string) error {
 	case late:
 		return &tier.DeadlineError{Model: c.m.Name, Expected: c.expected, Deadline: q.req.Deadline}
 	}
+	if c.state.Quarantine != nil && stuck(c.state) {
+		return c.state.Quarantine
+	}
 	return q.shortage(c, who)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -25,6 +26,7 @@ var (
 	ErrStuck          = errors.New("stuck")
 	ErrInvalid        = errors.New("invalid")
 	ErrMove           = errors.New("move failed")
+	ErrDamaged        = errors.New("damaged")
 	ErrPanic          = errors.New("panic in a plugged-in part")
 )
 
@@ -55,6 +57,7 @@ var codes = []struct {
 	{ErrLimits, "limits"},
 	{ErrStuck, "stuck"},
 	{ErrInvalid, "invalid_request"},
+	{ErrDamaged, "damaged"},
 	{ErrPanic, "internal"},
 	{ErrMove, "move_failed"},
 	{context.DeadlineExceeded, "deadline_exceeded"},
@@ -490,6 +493,44 @@ func (e *MoveError) Suggestions() []string {
 		return s.Suggestions()
 	}
 	return []string{"See the reason; ask for the model again once the cause is removed."}
+}
+
+// DigestError is a file of a model that does not hold what it should. The model is not
+// loaded until the file or what it should hold is another.
+type DigestError struct {
+	Model string `json:"-"`
+	Path  string `json:"path"`
+	// Want and Got are SHA-256 in hexadecimal digits; Source is the path of what says Want,
+	// "": the model's owner.
+	Want   string `json:"want"`
+	Got    string `json:"got"`
+	Source string `json:"source,omitempty"`
+}
+
+func (e *DigestError) Error() string {
+	by := "its owner"
+	if e.Source != "" {
+		by = strconv.Quote(e.Source)
+	}
+	return fmt.Sprintf("Model '%s' is damaged: %s has the SHA-256 %s, and by %s it should be %s", e.Model, strconv.Quote(e.Path), e.Got, by, e.Want)
+}
+
+// Unwrap returns ErrDamaged.
+func (e *DigestError) Unwrap() error { return ErrDamaged }
+
+// Code implements Coder.
+func (e *DigestError) Code() string { return "damaged" }
+
+// Suggestions implements Suggester.
+func (e *DigestError) Suggestions() []string {
+	help := []string{"Copy or download " + strconv.Quote(e.Path) + " again: the model is served as soon as the file is another."}
+	switch {
+	case e.Source == "":
+		return append(help, "If the file is right, declare its digest anew, or none.")
+	case e.Source != e.Path && !strings.HasSuffix(e.Source, e.Want):
+		return append(help, "If the file is right, "+strconv.Quote(e.Source)+" is old: make it again with sha256sum.")
+	}
+	return help
 }
 
 // StuckError is a call of a part that did not return in time.

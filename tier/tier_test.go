@@ -297,6 +297,8 @@ func TestCode_EveryErrorHasAStableWordAndAWayOut(t *testing.T) {
 		{&InUseError{}, ErrInUse, "in_use"},
 		{&LimitsError{Reason: "no"}, ErrLimits, "limits"},
 		{&StuckError{}, ErrStuck, "stuck"},
+		{&DigestError{}, ErrDamaged, "damaged"},
+		{&MoveError{Err: &DigestError{Source: "/m/SHA256SUMS"}}, ErrDamaged, "damaged"},
 		{&InvalidError{Field: "x", Rule: "must be y"}, ErrInvalid, "invalid_request"},
 		{&PanicError{Part: "mover", Value: context.Canceled}, ErrPanic, "internal"},
 		{&MoveError{Err: context.Canceled}, ErrMove, "move_failed"},

@@ -47,8 +47,11 @@ type State struct {
 	// Unbacked: its Mover is no FileBacker and another is. FreeSwap and the Room in Swap
 	// are not for its weights, which take memory or swap on disk (Memory.SwapFree).
 	Unbacked bool
-	// Stuck: a mover did not return, or bytes were not freed. A plan leaves it out.
+	// Stuck: a mover did not return, bytes were not freed, or it is in storage and in
+	// Quarantine. A plan leaves it out.
 	Stuck bool
+	// Quarantine is why it is not loaded: a file of it is damaged; nil: none is known to be.
+	Quarantine *DigestError
 	// Held: it was loaded a moment ago and is in demand, so that it has not earned its
 	// load yet. It is not evictable for now, but it can be drained.
 	Held bool
@@ -203,6 +206,9 @@ const (
 	ReasonReconfigured Reason = "reconfigured"
 	// ReasonCrashed: its engine crashed, and its weights left memory.
 	ReasonCrashed Reason = "crashed"
+	// ReasonUnverified: it was loaded, and its files are not, or not known to be, what they
+	// should be.
+	ReasonUnverified Reason = "unverified"
 	// ReasonHome: it goes to its home tier.
 	ReasonHome Reason = "home"
 	// ReasonIdle: no request used it for its KeepAlive, or for Config.StandbyFor.

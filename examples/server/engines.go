@@ -304,7 +304,7 @@ func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *process.Mo
 	}
 	m, err := modeltier.New(modeltier.Config{
 		Models: lib.models, Limits: lib.limits, Mover: engines, Probe: lib.probe,
-		StateDir: lib.state, ModelDir: lib.dir, Follow: lib.follow, WatchModelDir: lib.watch, Logger: log, StuckAfter: stuckAfter,
+		StateDir: lib.state, ModelDir: lib.dir, Follow: lib.follow, WatchModelDir: lib.watch, Verify: lib.verify, Logger: log, StuckAfter: stuckAfter,
 	})
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, engines.Close())

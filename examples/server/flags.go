@@ -34,6 +34,7 @@ type options struct {
 	state   string
 	stated  bool   // the state folder was named; "": none
 	token   string // "": none is wanted
+	verify  bool
 	verbose bool
 }
 
@@ -72,6 +73,7 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (*o
 	fs.Var(size{&o.limits.Swap, true}, "swap", "map at most this `SIZE` of weights beyond that (default 10GB, scaled in the demo)")
 	fs.Var(size{&o.limits.Reserved, true}, "reserve", "leave this `SIZE` of the machine's memory free (default 1GB, scaled in the demo)")
 	fs.StringVar(&o.state, "state", "", "remember models, limits and home tiers in this `FOLDER`, \"none\": nowhere (default a folder in the user's cache)")
+	fs.BoolVar(&o.verify, "verify", false, "hold files against their SHA-256, where one is known, as they are loaded for the first time")
 	fs.StringVar(&o.token, "token", "", "want this `TOKEN` from clients, as Authorization: Bearer TOKEN")
 	fs.BoolVar(&o.verbose, "v", false, "log what happens")
 	if err := fs.Parse(args); err != nil {

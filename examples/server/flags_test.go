@@ -37,6 +37,7 @@ func TestParse_WhatTheFlagsMean(t *testing.T) {
 		{[]string{"-engine", "llamacpp"}, options{addr: defaultAddr, scale: 16, engine: "llamacpp"}},
 		{[]string{"-engine", "srv '{path}' {port}", "-models", "/m"},
 			options{addr: defaultAddr, scale: 16, models: "/m", engine: "srv '{path}' {port}", command: []string{"srv", "{path}", "{port}"}}},
+		{[]string{"-verify"}, options{addr: defaultAddr, scale: 16, verify: true}},
 		{[]string{"-token", "abc"}, options{addr: defaultAddr, scale: 16, token: "abc"}},
 	} {
 		got, err := parse(c.args, noEnv, io.Discard)

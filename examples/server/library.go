@@ -22,6 +22,7 @@ type library struct {
 	models []tier.Model
 	limits tier.Limits
 	state  string // "": nothing is remembered
+	verify bool   // files are held against their digests
 	// engines serve the models, by name. nil: there are none, and files are served.
 	engines map[string]engineConfig
 	// again opens the library as it is now. nil: it stays as it is.

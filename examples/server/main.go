@@ -87,6 +87,7 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 		if err != nil {
 			return nil, err
 		}
+		lib.verify = opts.verify
 		r := &reloader{open: lib.again, state: lib.state, supervisor: supervisor, said: stdout, told: stderr}
 		answering := startFiles
 		if lib.engines != nil {
@@ -153,6 +154,7 @@ func startFiles(lib *library, r *reloader, log *slog.Logger) (http.Handler, erro
 		Mover:    weights,
 		StateDir: lib.state,
 		ModelDir: lib.dir, Follow: lib.follow, WatchModelDir: lib.watch,
+		Verify: lib.verify,
 		Logger: log,
 	})
 	if err != nil {

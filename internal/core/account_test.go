@@ -248,8 +248,19 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 					return
 				}
 				s := draw(m.Entry)
-				b.finish(Outcome{Observed: rapid.Bool().Draw(t, "observed"), Seen: s})
+				out := Outcome{Observed: rapid.Bool().Draw(t, "observed"), Seen: s}
+				if m.From == tier.Storage && rapid.IntRange(0, 4).Draw(t, "verified") == 0 {
+					out.Unverified, out.Changed = errors.New("damaged"), rapid.Bool().Draw(t, "changed")
+				}
+				b.finish(out)
 				took(m.Entry, s)
+			},
+			"quarantine": func(*rapid.T) {
+				why := &tier.DigestError{}
+				if rapid.Bool().Draw(t, "ends") {
+					why = nil
+				}
+				b.c.Quarantine(pick(), why)
 			},
 			"limits": func(t *rapid.T) {
 				n := b.c.ledger.Limits()

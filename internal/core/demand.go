@@ -255,6 +255,8 @@ func (c *Core) serve(x *demand, now time.Time) {
 		c.endOrder(x.order, nil)
 	case e.unloading() && x.order == nil:
 		// It goes to storage first.
+	case e.quarantine != nil && e.tier == tier.Storage:
+		c.fail(x, e.quarantine)
 	case e.tier == tier.RAM && x.order == nil:
 		e.Gate.Open()
 		c.grant(x)

@@ -80,6 +80,9 @@ const (
 	stays fate = iota
 	// crashed: its weights left memory by themselves. From storage on it stays.
 	crashed
+	// unverified: it was loaded and must not be served, see Outcome.Unverified. From
+	// storage on it stays.
+	unverified
 	// pendingRemoval: its hot load failed while its bytes were on their way. It
 	// leaves the library from storage.
 	pendingRemoval
@@ -137,6 +140,9 @@ type Entry struct {
 	sent     bool    // its owner, or idleness, sent it where it is, and no request came since
 	hotAdded bool    // it came by a hot load, and not from the configuration
 	unloads  int     // orders of Core.unloads for it
+
+	// quarantine is why it is not loaded; nil: it may be.
+	quarantine *tier.DigestError
 
 	failures  int       // loads that failed in a row
 	crashes   int       // crashes in a row soon after a load
@@ -230,9 +236,25 @@ func (e *Entry) SetHotAdded() { e.hotAdded = true }
 func (e *Entry) leaving() bool { return e.fate == replaced && e.successor == nil }
 
 // unloading reports whether the entry goes to storage before it is of use to any
-// request: it crashed, or becomes another.
+// request: it crashed, must not be served, or becomes another.
 func (e *Entry) unloading() bool {
-	return (e.fate == crashed || e.fate == replaced) && e.tier != tier.Storage
+	return (e.fate == crashed || e.fate == unverified || e.fate == replaced) && e.tier != tier.Storage
+}
+
+// Quarantine returns why the entry is not loaded; nil: it may be.
+func (e *Entry) Quarantine() *tier.DigestError { return e.quarantine }
+
+// Quarantine has the entry not loaded from now on, because a file of it is damaged, or,
+// with nil, loaded again. Requests for it and orders to load it get the error at once.
+func (c *Core) Quarantine(e *Entry, why *tier.DigestError) {
+	if e.quarantine == why || e.phase == removed {
+		return
+	}
+	if e.quarantine = why; why == nil {
+		e.failures, e.lastErr, e.coolUntil = 0, nil, time.Time{}
+		c.bringHomeLater(e)
+	}
+	c.mark(changed | progressed)
 }
 
 // free reports whether the entry rests and nothing holds it there but its leases.

@@ -117,7 +117,7 @@ func (c *Core) Add(models []tier.Model, traits []Traits, home bool) error {
 // renew makes the entry a model that was not there before.
 func (c *Core) renew(e *Entry, t Traits) {
 	c.epoch++
-	e.epoch, e.cached = c.epoch, 0
+	e.epoch, e.cached, e.quarantine = c.epoch, 0, nil
 	c.takeTraits(e, t)
 	e.Gate.Close()
 }

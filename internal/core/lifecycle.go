@@ -77,6 +77,7 @@ var exitReasons = [...]struct {
 	why    string
 }{
 	crashed:        {tier.ReasonCrashed, "its weights left memory by themselves"},
+	unverified:     {tier.ReasonUnverified, "its files are not known to be what they should be"},
 	pendingRemoval: {tier.ReasonRemoved, "its hot load was given up"},
 	replaced:       {tier.ReasonReconfigured, "its model was reconfigured"},
 }
@@ -111,7 +112,7 @@ func (c *Core) carryFates(now time.Time) {
 		case e.fate == pendingRemoval, e.fate == replaced && e.successor == nil && !hotLoad:
 			leave = append(leave, e)
 			return true
-		case e.fate == crashed:
+		case e.fate == crashed, e.fate == unverified:
 			e.fate, e.exit = stays, nil
 			return true
 		}

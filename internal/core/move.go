@@ -220,6 +220,9 @@ func (c *Core) lacks(a tier.Account, m *tier.Model, need, free tier.Bytes) error
 // and no lease is held. claim, if not nil, is room set aside before.
 func (c *Core) begin(m *Move, claim *Reservation, now time.Time) error {
 	e := m.Entry
+	if e.quarantine != nil && m.From == tier.Storage && m.To > tier.Storage {
+		return e.quarantine
+	}
 	need := e.peakFootprint(m.goal()).Beyond(e.own())
 	if claim == nil {
 		claim = new(Reservation)
@@ -377,11 +380,24 @@ type Outcome struct {
 	// promised (tier.ErrNoCapacity); CalledOff, that it ended because it was not
 	// wanted any more (see Cause).
 	Lost, Short, CalledOff bool
+	// Unverified is why the model must not be served though the move has brought it: it
+	// goes back to storage, and for all who wait the load has failed. Changed: what was
+	// loaded is not what is in its files by now, so that they wait for that instead.
+	Unverified error
+	Changed    bool
 	// Observed: Present and Reclaimable were asked of the kernel after the end.
 	Observed bool
 	Seen
 	// Traits are what the mover says of the model now; nil: as before.
 	Traits *Traits
+}
+
+// Fault returns the error of the move, or why what it has brought must not be served.
+func (o *Outcome) Fault() error {
+	if o.Err != nil {
+		return o.Err
+	}
+	return o.Unverified
 }
 
 // CalledOff reports whether a move ended because it was not wanted any more, and
@@ -424,6 +440,10 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		if x := e.demand; x != nil && x.order != nil && e.tier != x.order.To {
 			x.tries++ // a placement that brings it elsewhere would do so without end
 		}
+		if out.Unverified != nil {
+			c.doom(e, unverified)
+			out.Err = &tier.MoveError{Model: e.Model.Name, From: m.From, To: m.To, Err: out.Unverified}
+		}
 	} else {
 		c.turnBack(m, out, now)
 	}
@@ -441,9 +461,11 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	// It goes on waiting where there was less memory than promised: see
 	// serveUnderPressure.
 	short := out.Err != nil && x != nil && x.order == nil && (pressed || (m.To == tier.RAM || m.Keep > 0) && e.short(now) && c.servableInPlace(e))
-	again := short || out.Err != nil && c.retryAlone(m, out)
+	again := short || out.Err != nil && c.retryAlone(m, out) || out.Changed && x != nil && x.order == nil
 	if p := m.plan; p != nil {
 		switch {
+		case again && out.Changed:
+			c.abandon(p)
 		case out.Err != nil && out.Short:
 			c.broken(p, fmt.Errorf("%w: %v", tier.ErrNoCapacity, out.Err), now)
 		case out.Err != nil:

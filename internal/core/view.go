@@ -136,7 +136,7 @@ func (c *Core) view(own tier.Footprint, now time.Time) tier.View {
 	for i, e := range c.entries {
 		s := &v.States[i]
 		*s = tier.State{
-			Tier: e.tier, Kept: e.kept, Left: e.left, Cached: e.cached, Stuck: e.Stuck(), Since: e.since, LastUse: e.LastUse,
+			Tier: e.tier, Kept: e.kept, Left: e.left, Cached: e.cached, Stuck: e.Stuck() || e.quarantine != nil && e.tier == tier.Storage, Quarantine: e.quarantine, Since: e.since, LastUse: e.LastUse,
 			Leases: int32(e.Gate.Leases()), Waiters: int32(e.Waiters()),
 			Divisible: e.traits.Divisible, Leaves: e.traits.Leaves, InPlace: e.traits.InPlace,
 			Unbacked: p.FileBacked && !e.traits.FileBacked,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -305,7 +306,7 @@ func Models(v *tier.View, loads int64) []byte {
 	library := object("{")
 	for i, m := range v.Library.All() {
 		library = library.object(m.Name, object(nil).gb("size_gb", m.Size).tier("tier", m.Home).
-			list("capabilities", m.Capabilities).tier("resident_tier", v.States[i].Tier).labels(m.Labels).lifecycle(v.Library, i).end())
+			list("capabilities", m.Capabilities).tier("resident_tier", v.States[i].Tier).labels(m.Labels).lifecycle(v, i).end())
 	}
 	return object(nil).text("status", "success").object("models", library.end()).
 		whole("total_models", int64(v.Library.Len())).whole("active_hot_loads", loads).end()
@@ -317,7 +318,7 @@ func OpenAIModels(v *tier.View, since time.Time) []byte {
 	entries := []json.RawMessage{}
 	for i, m := range v.Library.All() {
 		entries = append(entries, json.RawMessage(object(nil).text("id", m.Name).text("object", "model").text("owned_by", "modeltier").
-			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).whole("created", since.Unix()).labels(m.Labels).lifecycle(v.Library, i).end()))
+			gb("size_gb", m.Size).list("capabilities", m.Capabilities).tier("tier", m.Home).tier("resident_tier", v.States[i].Tier).whole("created", since.Unix()).labels(m.Labels).lifecycle(v, i).end()))
 	}
 	return object(nil).value("data", entries).text("object", "list").end()
 }
@@ -389,19 +390,23 @@ func (o object) labels(labels map[string]string) object {
 	return o.object("labels", all.end())
 }
 
-// lifecycle adds which version a model is, its engine, that it is pinned, and its
-// aliases, as far as it has or is that.
-func (o object) lifecycle(lib *tier.Library, i int) object {
-	if version := lib.At(i).Version; version != "" {
-		o = o.text("version", version)
+// lifecycle adds which version a model is, its engine, that it is pinned or in quarantine,
+// and its aliases, as far as it has or is that.
+func (o object) lifecycle(v *tier.View, i int) object {
+	m := v.Library.At(i)
+	if m.Version != "" {
+		o = o.text("version", m.Version)
 	}
-	if engine := lib.At(i).Mover; engine != "" {
-		o = o.text("engine", engine)
+	if m.Mover != "" {
+		o = o.text("engine", m.Mover)
 	}
-	if lib.At(i).Pinned {
+	if m.Pinned {
 		o = o.flag("pinned", true)
 	}
-	if aliases := lib.AliasesOf(i); len(aliases) > 0 {
+	if q := v.States[i].Quarantine; q != nil { // without the folder, which concerns no client
+		o = o.object("quarantine", object(nil).text("file", filepath.Base(q.Path)).text("want", q.Want).text("got", q.Got).end())
+	}
+	if aliases := v.Library.AliasesOf(i); len(aliases) > 0 {
 		o = o.list("aliases", aliases)
 	}
 	return o
