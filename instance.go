@@ -13,9 +13,10 @@ import (
 // move asks the Mover; later ones, of all holders of the model, cost nanoseconds.
 //
 // The instance may be used until then and no longer: as soon as the leases have ended, the
-// model may move, and its memory be freed. A nil Lease has none.
+// model may move, and its memory be freed. A nil Lease
+// and a zero one have none.
 func (l *Lease) Instance() any {
-	if l == nil || l.over() {
+	if l == nil || l.stay == nil || l.over() {
 		return nil
 	}
 	v := l.stay.instance.of(l.stay)

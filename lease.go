@@ -33,16 +33,24 @@ type stay struct {
 	kept     tier.Bytes // of the weights, present in memory
 }
 
+// shared returns the stay of the lease; of a zero Lease, an empty one.
+func (l *Lease) shared() *stay {
+	if l.stay == nil {
+		return &stay{loss: &loss{}}
+	}
+	return l.stay
+}
+
 // Model returns the model that is leased.
-func (l *Lease) Model() tier.Model { return l.stay.model }
+func (l *Lease) Model() tier.Model { return l.shared().model }
 
 // Tier returns the tier that the model is served from: RAM, or Swap where it
 // did not fit or was not worth the room.
-func (l *Lease) Tier() tier.Tier { return l.stay.tier }
+func (l *Lease) Tier() tier.Tier { return l.shared().tier }
 
 // Kept returns how many bytes of the weights were present in memory when the
 // lease was granted.
-func (l *Lease) Kept() tier.Bytes { return l.stay.kept }
+func (l *Lease) Kept() tier.Bytes { return l.shared().kept }
 
 // Waited returns how long Acquire waited for the model to be ready; zero where
 // it was.
@@ -55,12 +63,12 @@ func (l *Lease) Moved() bool { return l.moved }
 // as Manager.ReportCrash told: what is asked of it fails, and will until the lease is
 // given back, which is still to be done, and the model is acquired again. It stays
 // open otherwise, after Release too.
-func (l *Lease) Done() <-chan struct{} { return l.stay.loss.done }
+func (l *Lease) Done() <-chan struct{} { return l.shared().loss.done }
 
-// Release gives the lease back. It is idempotent and never blocks; a nil Lease has
-// nothing to give.
+// Release gives the lease back. It is idempotent and never blocks; a nil Lease
+// and a zero one have nothing to give.
 func (l *Lease) Release() {
-	if l == nil || l.released.Swap(true) {
+	if l == nil || l.stay == nil || l.released.Swap(true) {
 		return
 	}
 	s := l.stay
@@ -79,6 +87,9 @@ func (l *Lease) Release() {
 // what Served is taken to end with; more than once, and never blocks; reports that
 // no part takes, or too many at once, are dropped.
 func (l *Lease) Report(o tier.Outcome) {
+	if l.stay == nil {
+		return
+	}
 	m := l.stay.m
 	now := time.Since(m.start)
 	o.Model, o.Waited, o.At = l.stay.model.Name, l.waited, m.start.Add(now)

@@ -25,18 +25,28 @@ type Reservation struct {
 }
 
 // ID names it, in Status and on the wire. No other has it, after a restart either.
-func (r *Reservation) ID() string { return r.room.ID }
+func (r *Reservation) ID() string {
+	if r.room == nil {
+		return ""
+	}
+	return r.room.ID
+}
 
 // Bytes returns the room that it is for.
-func (r *Reservation) Bytes() tier.Bytes { return r.room.Bytes }
+func (r *Reservation) Bytes() tier.Bytes {
+	if r.room == nil {
+		return 0
+	}
+	return r.room.Bytes
+}
 
 // Done is closed when the room has been given back, or the Manager ends.
 func (r *Reservation) Done() <-chan struct{} { return r.done }
 
-// Release gives the room back. It is idempotent and never blocks; a nil Reservation has
-// nothing to give. The outsider has freed its memory by then, or does so at once.
+// Release gives the room back. It is idempotent and never blocks; a nil Reservation
+// and a zero one have nothing to give. The outsider has freed its memory by then, or does so at once.
 func (r *Reservation) Release() {
-	if r == nil {
+	if r == nil || r.room == nil {
 		return
 	}
 	r.once.Do(func() {

@@ -194,7 +194,11 @@ func (j *Job) Wait(ctx context.Context) error {
 // The first cause counts. Cancel returns at once: the job has ended when Done is
 // closed, and can still succeed if the work was almost complete. A job that has
 // ended does not change.
-func (j *Job) Cancel(cause error) { j.cancel(cause) }
+func (j *Job) Cancel(cause error) {
+	if j.cancel != nil { // a zero Job has nothing to cancel
+		j.cancel(cause)
+	}
+}
 
 // Work is a job as its owner sees it, who does the work and must end it with
 // Finish. Methods are safe for concurrent use.

@@ -17,7 +17,7 @@ import (
 // of models that were never asked for, of which none is expected: both are left out. What
 // hints announce comes on top, by the share of their time that is ahead.
 func (l *Learned) Expect(v *tier.View, within time.Duration) []tier.Expectation {
-	l.mu.Lock()
+	l.lock()
 	defer l.unlock()
 	return l.learner.expect(v, within)
 }

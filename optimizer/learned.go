@@ -27,7 +27,8 @@ type Options struct {
 }
 
 // Learned is the default placement. It estimates how soon each model is asked
-// for again, and gives memory to the bytes that save the most waiting.
+// for again, and gives memory to the bytes that save the most waiting. The zero Learned
+// is that of New.
 //
 // Its methods may be called from any goroutine. They wait for each other, except
 // for Insight and PartStatus, which return what was known after the last call of
@@ -60,6 +61,14 @@ func NewLearned(o Options) *Learned {
 // publish makes what is known by now the Insight. mu is held.
 func (l *Learned) publish() { l.insight.Store(l.learner.insight()) }
 
+// lock also makes a zero Learned that of New.
+func (l *Learned) lock() {
+	l.mu.Lock()
+	if l.learner.est.uses == nil {
+		l.learner = newLearner(Options{})
+	}
+}
+
 func (l *Learned) unlock() {
 	l.publish()
 	l.mu.Unlock()
@@ -67,7 +76,7 @@ func (l *Learned) unlock() {
 
 // Plan implements tier.Placement.
 func (l *Learned) Plan(v *tier.View, need *tier.Need) tier.Plan {
-	l.mu.Lock()
+	l.lock()
 	defer l.unlock()
 	return l.learner.plan(v, need)
 }
@@ -75,14 +84,14 @@ func (l *Learned) Plan(v *tier.View, need *tier.Need) tier.Plan {
 // Worth implements tier.Valuer: the seconds of waiting that a byte is expected to
 // save in a second of time.
 func (l *Learned) Worth(v *tier.View) []float64 {
-	l.mu.Lock()
+	l.lock()
 	defer l.unlock()
 	return l.learner.worth(v)
 }
 
 // Accessed implements tier.Learner.
 func (l *Learned) Accessed(uses []tier.Access) {
-	l.mu.Lock()
+	l.lock()
 	defer l.unlock()
 	for _, a := range uses {
 		l.learner.access(a.Model, a.At)
@@ -91,7 +100,7 @@ func (l *Learned) Accessed(uses []tier.Access) {
 
 // Moved implements tier.Learner.
 func (l *Learned) Moved(moves []tier.Moved) {
-	l.mu.Lock()
+	l.lock()
 	defer l.unlock()
 	for i := range moves {
 		l.learner.moved(&moves[i])
@@ -102,7 +111,7 @@ func (l *Learned) Moved(moves []tier.Moved) {
 // within ≤ 0 means a minute. A hint replaces the one before for the same model; a
 // model that is not known is ignored.
 func (l *Learned) Hint(model string, probability float64, within time.Duration, now time.Time) {
-	l.mu.Lock()
+	l.lock()
 	defer l.unlock()
 	l.learner.hint(model, probability, within, now)
 }
@@ -114,7 +123,7 @@ func (l *Learned) Hint(model string, probability float64, within time.Duration, 
 // movers that report when all bytes are read. It knows moves of the model itself and
 // of others of its mover; before any, it goes by recorded figures.
 func (l *Learned) Predict(model *tier.Model, from, to tier.Tier, bytes tier.Bytes) (took, lo, hi time.Duration) {
-	l.mu.Lock()
+	l.lock()
 	defer l.mu.Unlock()
 	own := l.learner.pacesOf(l.learner.est.uses[model.Name], model)
 	return l.learner.device(model.Mover).predict(own, wayOf(from, to), bytes)
@@ -139,7 +148,7 @@ type Usage struct {
 // Usage returns how a model is used, as of now. It reports false for a model that
 // is not known.
 func (l *Learned) Usage(model string, now time.Time) (Usage, bool) {
-	l.mu.Lock()
+	l.lock()
 	defer l.mu.Unlock()
 	return l.learner.est.usage(model, now)
 }
@@ -158,7 +167,12 @@ type Insight struct {
 }
 
 // Insight returns what is known by now, without waiting for a Plan that runs.
-func (l *Learned) Insight() Insight { return *l.insight.Load() }
+func (l *Learned) Insight() Insight {
+	if known := l.insight.Load(); known != nil {
+		return *known
+	}
+	return Insight{}
+}
 
 // PartStatus implements tier.PartStatuser with an Insight.
 func (l *Learned) PartStatus() any { return l.Insight() }

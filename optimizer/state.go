@@ -37,7 +37,7 @@ type savedHeader struct {
 // MarshalBinary returns what was learned, for UnmarshalBinary. It implements
 // encoding.BinaryMarshaler.
 func (l *Learned) MarshalBinary() ([]byte, error) {
-	l.mu.Lock()
+	l.lock()
 	defer l.mu.Unlock()
 	return l.learner.marshal()
 }
@@ -46,7 +46,7 @@ func (l *Learned) MarshalBinary() ([]byte, error) {
 // learned so far. Other data gives an error that unwraps to tier.ErrInvalid and
 // changes nothing. It implements encoding.BinaryUnmarshaler.
 func (l *Learned) UnmarshalBinary(data []byte) error {
-	l.mu.Lock()
+	l.lock()
 	defer l.unlock()
 	next, err := unmarshal(data, l.learner.options)
 	if err == nil {
