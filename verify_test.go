@@ -371,3 +371,30 @@ func (m loadTeller) Move(ctx context.Context, mv tier.Move, progress func(tier.B
 	}
 	return err
 }
+
+func TestVerify_ListInTheFolderIsWrong_ServedOnceItIsMended(t *testing.T) {
+	s := newShelf(t, "a")
+	list := s.path("a") + ".sha256"
+	write := func(sum string) {
+		if err := os.WriteFile(list, []byte(sum+"  a.safetensors\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(strings.Repeat("0", 64))
+	cfg := s.watching()
+	cfg.Verify, cfg.StateDir = true, t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, cfg)
+		_, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+		if d, ok := errors.AsType[*tier.DigestError](err); !ok || d.Source != list || !strings.Contains(fmt.Sprint(tier.Suggestions(err)), list) {
+			t.Fatalf("error %v, suggestions %q", err, tier.Suggestions(err))
+		}
+		write(sumOf(t, s.path("a")))
+		r.settle()
+		if q := r.model("a").Quarantine; q != nil {
+			t.Errorf("in quarantine for %v", q)
+		}
+		r.use("a")
+		r.wantMoves("load a", "unload a", "load a")
+	})
+}
