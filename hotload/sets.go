@@ -58,6 +58,27 @@ func shardOf(name string) shard {
 	return shard{stem: m[1], no: no, of: of}
 }
 
+// otherShardName is how other tools and people number the parts of a model; no engine
+// finds them by that.
+var otherShardName = regexp.MustCompile(`(?i)^.+[-_. ](?:part[-_ ]?)?([0-9]{1,5})[-_ ]?of[-_ ]?([0-9]{1,5})$`)
+
+// misnamed returns an error if the name of a single file says that it is a shard.
+func misnamed(f *file) error {
+	m := otherShardName.FindStringSubmatch(shardOf(f.name()).stem)
+	if m == nil {
+		return nil
+	}
+	no, _ := strconv.Atoi(m[1])
+	of, _ := strconv.Atoi(m[2])
+	if of < 2 || no < 1 || no > of {
+		return nil
+	}
+	return &FileError{
+		Path: f.path, Reason: fmt.Sprintf("is shard %d of %d by its name, in a way that engines do not know", no, of),
+		Help: "Call shards as in NAME-00001-of-00002" + filepath.Ext(f.name()) + ", and a whole model by a name without \"of\"; or hot load it.",
+	}
+}
+
 // group sorts the weight files of the folder into groups: by the indexes in it, and
 // the rest by their names. Files that belong to a model in a folder above are none of
 // them.
@@ -138,6 +159,11 @@ func (t *tree) joinFiles(g *group) (sum Info, err error) {
 			widest, sum.Quantisation = info.TensorBytes, info.Quantisation
 		}
 		sum.add(&info)
+	}
+	if g.of == 1 && g.index == "" && sum.Shards <= 1 {
+		if err := misnamed(&g.files[0]); err != nil {
+			return Info{}, err
+		}
 	}
 	if len(g.files) < g.of {
 		return Info{}, g.missing(seen)

@@ -82,6 +82,7 @@ type Watcher struct {
 	last     map[string]fs.FileInfo // files at the last look; nil before the first
 	pending  map[string]bool        // what changed since models was compared with what is there: files, or dir for all
 	reported map[Skipped]bool
+	listed   []Skipped      // what listing the folders left out at the last look
 	away     map[string]int // models that Scan does not find: looks since something was at their path
 	empty    int            // looks since there was a weight file
 	headers  map[string]header
@@ -134,6 +135,7 @@ func (w *Watcher) Scan(ctx context.Context) (Change, error) {
 	defer t.close()
 	all := slices.Concat(folders, t.elsewhere(folders))
 	now, _ := fingerprints(all)
+	w.listed = slices.Clone(t.skipped)
 	found, err := t.models(ctx, folders)
 	if err != nil {
 		return Change{}, err
@@ -195,6 +197,9 @@ func (w *Watcher) Look(ctx context.Context) (Change, bool) {
 	}
 	if w.retry--; w.retry == 0 {
 		w.pending[w.dir] = true
+	}
+	if !slices.Equal(w.listed, t.skipped) { // links, and what else has no fingerprint
+		w.pending[w.dir], w.listed = true, slices.Clone(t.skipped)
 	}
 	if !gone && len(w.pending) == len(moving) { // nothing has changed and come to rest
 		return Change{}, false
