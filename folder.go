@@ -121,10 +121,15 @@ func (l *library) apply(c hotload.Change) {
 // others do. A file that a declared model is of is that model.
 func (l *library) admit(declared []tier.Model) (out []tier.Model, hidden map[string]hotload.Skipped) {
 	hidden = make(map[string]hotload.Skipped)
+	if len(l.found) == 0 {
+		return nil, hidden
+	}
 	named, files := byName(declared), make(map[string]bool, len(declared))
 	for i := range declared {
-		if abs, err := filepath.Abs(declared[i].Path); err == nil && declared[i].Path != "" {
-			files[abs] = true
+		if path := declared[i].Path; path != "" {
+			if abs, err := filepath.Abs(path); err == nil {
+				files[abs] = true
+			}
 		}
 	}
 	for _, m := range l.found {

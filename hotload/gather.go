@@ -35,10 +35,10 @@ func Gather(models []tier.Model, within string, follow ...string) (out []tier.Mo
 	for i, m := range models {
 		m = clone(m)
 		t := free
-		if abs, err := filepath.Abs(m.Path); err == nil && bounded != nil && bounded.relative(abs) != "" {
-			t = bounded
-		}
 		if m.Path != "" {
+			if abs, err := filepath.Abs(m.Path); err == nil && bounded != nil && bounded.relative(abs) != "" {
+				t = bounded
+			}
 			if whole, err := t.gather(m); err == nil {
 				m = whole
 				t.addDigests(&m)

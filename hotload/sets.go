@@ -64,7 +64,11 @@ var otherShardName = regexp.MustCompile(`(?i)^.+[-_. ](?:part[-_ ]?)?([0-9]{1,5}
 
 // misnamed returns an error if the name of a single file says that it is a shard.
 func misnamed(f *file) error {
-	m := otherShardName.FindStringSubmatch(shardOf(f.name()).stem)
+	stem := shardOf(f.name()).stem
+	if !strings.Contains(strings.ToLower(stem), "of") { // as most do
+		return nil
+	}
+	m := otherShardName.FindStringSubmatch(stem)
 	if m == nil {
 		return nil
 	}
