@@ -92,6 +92,9 @@ func parseConfig(b []byte, dir string) (*config, error) {
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	only := ""
 	for name, e := range c.Engines {
+		if err := tier.CheckName("its name", name); err != nil {
+			fault("engine %q: %w", name, err)
+		}
 		only = name
 		e.settle(dir)
 		c.Engines[name] = e
@@ -181,7 +184,7 @@ func (c *config) library(dir string) *library {
 		lib.models = append(lib.models, tier.Model{
 			Name: m.Name, Path: m.Path, Parts: m.Parts, Size: bytesOf(m.SizeGB), Runtime: bytesOf(m.RuntimeGB),
 			Home: m.Tier, Capabilities: m.Capabilities, Quality: m.Quality, Pinned: m.Pinned,
-			Labels: map[string]string{engineLabel: engine.id(m.Engine)},
+			Mover: m.Engine, Labels: map[string]string{engineLabel: engine.id()},
 		})
 	}
 	return lib

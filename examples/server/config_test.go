@@ -73,7 +73,7 @@ func TestConfig_Example_IsValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := &registry{}
+	known := &engineMover{}
 	known.admit(lib.engines)
 	if len(lib.models) != 2 {
 		t.Errorf("%+v", lib.models)

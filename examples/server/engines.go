@@ -167,7 +167,26 @@ var engineKeys = strings.NewReplacer(
 	"Engine.Pause", "pause", "Engine.Resume", "resume", "Engine.StopCommand", "stop",
 	"Engine.IdleCheck", "idle_check_s", "Engine.SilenceLimit", "silence_limit_s", "Engine.SlowFactor", "slow_factor",
 	"Engine.Save", "save", "Engine.Restore", "restore", "Engine.Slots", "slots",
+	"Engine.Command", "command", "Engine.Env", "env", "Engine.Health", "health", "Engine.Shutdown", "shutdown",
+	"Engine.Threads", "threads", "Engine.Context", "context", "Engine.StartTimeout", "start_timeout_s", "Engine.Standby", "standby",
+	"Options.StartTimeout", "five minutes", " Options.Excess bounds what is tolerated.", "",
+	"SilenceLimit", "silence_limit_s", "SlowFactor", "slow_factor", "StandbyStop", `"stop"`, "StateDir", "state",
+	"Cgroup, PidFile and Command", "cgroup, pid_file and command",
 )
+
+// byKeys is an error of an engine that names what is wrong as the configuration does.
+type byKeys struct{ error }
+
+func (e byKeys) Error() string { return engineKeys.Replace(e.error.Error()) }
+func (e byKeys) Unwrap() error { return e.error }
+
+// Suggestions implements tier.Suggester.
+func (e byKeys) Suggestions() (all []string) {
+	for _, s := range tier.Suggestions(e.error) {
+		all = append(all, engineKeys.Replace(s))
+	}
+	return all
+}
 
 // find returns an error where there is no such program.
 func (e *engineConfig) find() error {
@@ -199,19 +218,21 @@ func (e *engineConfig) estimate() (o hotload.EstimateOptions, ok bool) {
 	return o, false
 }
 
-// engineLabel is the label of a model that names its engine.
-const engineLabel = "engine"
-
-// id is what the label says: the name, and a mark of what the engine is, so that
+// engineLabel is the label of a configured model that says what its engine is, so that
 // the models of an engine whose configuration changed count as changed.
-func (e *engineConfig) id(name string) string {
+const engineLabel = "engine_config"
+
+// id is what the label says.
+func (e *engineConfig) id() string {
 	b, _ := json.Marshal(e) // plain strings and numbers
-	return fmt.Sprintf("%s#%x", name, sha256.Sum256(b))
+	return fmt.Sprintf("%.8x", sha256.Sum256(b))
 }
 
-// registry knows the engines. Those that a reload has replaced stay known: until
-// its turn has come, a model has the one that it had.
-type registry struct {
+// engineMover moves the models of all engines: it is Config.Mover, and stands under the
+// name of each engine that has one in Config.Movers. Engines that a reload has replaced stay known: until its turn has come, a
+// model has the one that it had.
+type engineMover struct {
+	*process.Mover
 	estimator hotload.Estimator
 
 	mu     sync.Mutex // guards the rest
@@ -219,20 +240,34 @@ type registry struct {
 	byID   map[string]engineConfig
 }
 
+// Move implements tier.Mover.
+func (r *engineMover) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	if err := r.Mover.Move(ctx, mv, progress); err != nil {
+		return byKeys{err}
+	}
+	return nil
+}
+
+// CheckModel implements tier.ModelChecker: a model has an engine.
+func (r *engineMover) CheckModel(m *tier.Model) error {
+	_, err := r.configOf(m)
+	return err
+}
+
 // admit makes engines known to the models that are labelled with them.
-func (r *registry) admit(engines map[string]engineConfig) {
+func (r *engineMover) admit(engines map[string]engineConfig) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byID == nil {
 		r.byID = make(map[string]engineConfig)
 	}
-	for name, e := range engines {
-		r.byID[e.id(name)] = e
+	for _, e := range engines {
+		r.byID[e.id()] = e
 	}
 }
 
 // name makes these the engines that there are by name.
-func (r *registry) name(engines map[string]engineConfig) {
+func (r *engineMover) name(engines map[string]engineConfig) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byName = maps.Clone(engines)
@@ -241,7 +276,7 @@ func (r *registry) name(engines map[string]engineConfig) {
 // engineOf is process.Options.EngineOf. What the engine takes beyond the weights is
 // estimated by its flags and the headers of the model's files, if the one is llama.cpp's
 // and the others tell enough.
-func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
+func (r *engineMover) engineOf(m *tier.Model) (process.Engine, error) {
 	e, err := r.configOf(m)
 	if err != nil {
 		return process.Engine{}, err
@@ -255,23 +290,23 @@ func (r *registry) engineOf(m *tier.Model) (process.Engine, error) {
 	return engine, nil
 }
 
-// configOf returns the engine of a model. One that was hot loaded may name an engine,
-// and has the only one if it does not.
-func (r *registry) configOf(m *tier.Model) (engineConfig, error) {
+// configOf returns the engine of a model: the one that its label says, else the one that
+// it names, else the only one.
+func (r *engineMover) configOf(m *tier.Model) (engineConfig, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	label, labelled := m.Labels[engineLabel]
-	if !labelled && len(r.byName) == 1 {
-		for label = range maps.Keys(r.byName) {
-		}
+	if e, ok := r.byID[m.Labels[engineLabel]]; ok {
+		return e, nil
 	}
-	for _, known := range []map[string]engineConfig{r.byID, r.byName} {
-		if e, ok := known[label]; ok {
-			return e, nil
-		}
+	names := slices.Sorted(maps.Keys(r.byName))
+	name := m.Mover
+	if name == "" && len(names) == 1 {
+		name = names[0]
 	}
-	name, _, _ := strings.Cut(label, "#")
-	return engineConfig{}, fmt.Errorf("there is no engine %q", name)
+	if e, ok := r.byName[name]; ok {
+		return e, nil
+	}
+	return engineConfig{}, &tier.InvalidError{Model: m.Name, Field: "engine", Value: strconv.Quote(name), Rule: "must be one of " + strings.Join(names, ", ")}
 }
 
 // stuckAfter is longer than an engine may take to save its conversations (30 s), stop
@@ -279,17 +314,17 @@ func (r *registry) configOf(m *tier.Model) (engineConfig, error) {
 const stuckAfter = 50 * time.Second
 
 // newEngines returns a Manager over the engines of a library. It closes them.
-func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *process.Mover, *registry, error) {
+func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *engineMover, error) {
 	var manager atomic.Pointer[modeltier.Manager]
-	known := &registry{}
-	known.admit(lib.engines)
-	known.name(lib.engines)
+	engines := &engineMover{}
+	engines.admit(lib.engines)
+	engines.name(lib.engines)
 	opts := process.Options{
-		EngineOf: known.engineOf,
+		EngineOf: engines.engineOf,
 		Logger:   log,
 		Crashed: func(model string, err error) {
 			if m := manager.Load(); m != nil {
-				if err := m.ReportCrash(model, err); err != nil && !errors.Is(err, modeltier.ErrClosed) {
+				if err := m.ReportCrash(model, byKeys{err}); err != nil && !errors.Is(err, modeltier.ErrClosed) {
 					log.Warn("a crash was not taken note of", "model", model, "err", err)
 				}
 			}
@@ -298,19 +333,24 @@ func newEngines(lib *library, log *slog.Logger) (*modeltier.Manager, *process.Mo
 	if lib.state != "" {
 		opts.StateDir = filepath.Join(lib.state, "engines")
 	}
-	engines, err := process.New(opts)
-	if err != nil {
-		return nil, nil, nil, err
+	var err error
+	if engines.Mover, err = process.New(opts); err != nil {
+		return nil, nil, err
 	}
+	movers := make(map[string]tier.Mover)
+	for name := range lib.engines {
+		movers[name] = engines
+	}
+	delete(movers, "") // that of -engine
 	m, err := modeltier.New(modeltier.Config{
-		Models: lib.models, Limits: lib.limits, Mover: engines, Probe: lib.probe,
+		Models: lib.models, Limits: lib.limits, Mover: engines, Movers: movers, Probe: lib.probe,
 		StateDir: lib.state, ModelDir: lib.dir, Follow: lib.follow, WatchModelDir: lib.watch, Verify: lib.verify, Logger: log, StuckAfter: stuckAfter,
 	})
 	if err != nil {
-		return nil, nil, nil, errors.Join(err, engines.Close())
+		return nil, nil, errors.Join(err, engines.Close())
 	}
 	manager.Store(m)
-	return m, engines, known, nil
+	return m, engines, nil
 }
 
 // commanded is an engine of a template's words. Those of the form NAME=value before
@@ -329,17 +369,10 @@ var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
 // withEngine returns the library, served by one engine that needs that much beyond the
 // weights of a model; 0: as process.Mover.Forecast says.
 func (lib *library) withEngine(e engineConfig, runtime tier.Bytes) {
-	const name = "engine"
-	lib.engines = map[string]engineConfig{name: e}
+	lib.engines = map[string]engineConfig{"": e}
 	for i := range lib.models {
 		m := &lib.models[i]
 		m.Runtime = cmp.Or(m.Runtime, runtime)
-		labels := maps.Clone(m.Labels)
-		if labels == nil {
-			labels = make(map[string]string)
-		}
-		labels[engineLabel] = e.id(name)
-		m.Labels = labels
 	}
 }
 

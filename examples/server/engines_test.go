@@ -51,7 +51,7 @@ func TestOpenLibrary_FileThatWouldBeCalledAuto_LeftOutWithAReason(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, _, _, err := newEngines(lib, slog.New(slog.DiscardHandler))
+	m, _, err := newEngines(lib, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,14 +219,14 @@ func TestRegistry_EngineOf_EstimatesWhatIsNotDeclared(t *testing.T) {
 	if err := errors.Join(llama.Write(t.Context(), f, nil), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	var r registry
+	var r engineMover
 	r.name(map[string]engineConfig{
 		"small": {Command: []string{"llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}"}, Context: 512},
 		"large": {Command: []string{"llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}"}, Context: 1 << 20},
 		"other": {Command: []string{"vllm", "{port}"}},
 	})
 	runtimeOf := func(engine, path string, declared tier.Bytes, parts ...string) tier.Bytes {
-		e, err := r.engineOf(&tier.Model{Name: "m", Path: path, Parts: parts, Runtime: declared, Labels: map[string]string{engineLabel: engine}})
+		e, err := r.engineOf(&tier.Model{Name: "m", Path: path, Parts: parts, Runtime: declared, Mover: engine})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,5 +241,28 @@ func TestRegistry_EngineOf_EstimatesWhatIsNotDeclared(t *testing.T) {
 		if got != 0 {
 			t.Errorf("%s: %v", what, got)
 		}
+	}
+}
+
+// What a server's user reads names the keys of his configuration.
+func TestEngineErrors_NameTheKeysOfTheConfiguration(t *testing.T) {
+	for _, say := range []string{
+		"raise Engine.IdleCheck, SilenceLimit or SlowFactor", "set Engine.Standby to StandbyStop", "set Engine.Processes", "Check that Engine.Command names",
+		"Engine.Health names a page", `StateDir "" is needed by Engine.Save`, "fewer slots. Options.Excess bounds what is tolerated.", "Engine.StartTimeout -1s must be positive, or zero for Options.StartTimeout",
+	} {
+		err := byKeys{&tier.InvalidError{Reason: say, Help: []string{say}}}
+		for _, got := range append(tier.Suggestions(err), err.Error()) {
+			if strings.Contains(got, "Engine.") || strings.Contains(got, "Options.") || strings.Contains(got, "StateDir") || got == say {
+				t.Errorf("%q", got)
+			}
+		}
+		if tier.Code(err) != "invalid_request" {
+			t.Errorf("its code is %s", tier.Code(err))
+		}
+	}
+	f := newFront(t, map[string]any{"command": []string{"/bin/false", "{port}"}})
+	res := f.post(t, t.Context(), "/v1/completions", `{"model":"small"}`)
+	if got := whole(t, res); res.StatusCode < 500 || strings.Contains(got, "Engine.") || !strings.Contains(got, "suggestions") {
+		t.Errorf("%d %s", res.StatusCode, got)
 	}
 }

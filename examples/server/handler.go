@@ -17,13 +17,21 @@ import (
 )
 
 // handler answers what the Manager's own Handler does (POST /, /v1/models,
-// /healthz, /readyz, /status), and the digest of a model.
+// /healthz, /readyz, /status), and the digest of a model. To clients of OpenAI's API it
+// says that there is no engine.
 func handler(m *modeltier.Manager, weights *mapped.Mover) http.Handler {
 	mux := http.NewServeMux()
 	own := m.Handler()
 	mux.Handle("/", own)
 	mux.Handle("/v1/models", own) // else it is taken for the folder of the next
 	mux.Handle("GET /v1/models/{name...}", &digests{m: m, weights: weights})
+	for _, path := range enginePaths {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set(shouldRetry, "false")
+			writeProblem(w, http.StatusNotImplemented, "no_engine", "This server has no engine: it keeps files in memory, and nothing answers for their models",
+				"Start it with -engine, such as -engine 'llama-server -m {path} --port {port}', or with -config.")
+		})
+	}
 	return mux
 }
 

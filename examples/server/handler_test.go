@@ -138,14 +138,15 @@ func TestServer_WhatItSaysToTry_Works(t *testing.T) {
 		"capabilities": "selection_reason", "preferred_model": "selection_reason", "hot_load": "estimated_time",
 		"load_status": "progress", "move_tier": "source_tier", "tier_job_status": "target_tier",
 		"tier_status": "tiers", "update_limits": "new_limits", "auto_optimize": "optimizations",
+		"alias": "model_name", "pin": "pinned", "unload": "job_id", "reserve": "granted_gb", "release": "reservation", "remove": "job_id",
 	}
 	// Served, it has come home: a move that runs is not to be overtaken.
 	if status, a := s.object(t, "GET", "/v1/models/"+s.lib.models[0].Name+"/digest", ""); status != http.StatusOK {
 		t.Fatal(a)
 	}
-	job := ""
+	job, reservation := "", ""
 	for _, request := range s.lib.requests(s.lib.models[0].Name, s.lib.models[len(s.lib.models)-1].Name, s.lib.limits) {
-		request = strings.ReplaceAll(request, "JOB", job)
+		request = strings.ReplaceAll(strings.ReplaceAll(request, "JOB", job), "RESERVATION", reservation)
 		status, answer := s.object(t, "POST", "/", request)
 		if status != http.StatusOK || answer["status"] == "error" || answer["status"] == "failed" {
 			t.Errorf("%s: %d %v", request, status, answer)
@@ -161,6 +162,7 @@ func TestServer_WhatItSaysToTry_Works(t *testing.T) {
 			}
 			delete(keys, key)
 		}
+		reservation, _ = answer["reservation"].(string)
 		if id, ok := answer["job_id"].(string); ok {
 			job = id
 			if j, ok := s.manager.Job(id); !ok || j.Wait(t.Context()) != nil {
@@ -197,6 +199,17 @@ func TestServer_EveryPath_AnswersJSON(t *testing.T) {
 		status, answer := s.object(t, c.method, c.path, "")
 		if status != c.status || answer[c.key] == nil {
 			t.Errorf("%s %s: %d %v, want %d with %s", c.method, c.path, status, answer, c.status, c.key)
+		}
+	}
+}
+
+func TestServer_WithoutEngine_ClientsOfOpenAIAreToldSo(t *testing.T) {
+	s := newSite(t, "")
+	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings"} {
+		status, answer := s.object(t, "POST", path, `{"model": "gpt2-small"}`)
+		problem, _ := answer["error"].(map[string]any)
+		if message, _ := problem["message"].(string); status != http.StatusNotImplemented || problem["code"] != "no_engine" || !strings.Contains(message, "no engine") || problem["suggestions"] == nil {
+			t.Errorf("%s: %d %v", path, status, answer)
 		}
 	}
 }

@@ -61,7 +61,7 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, 
 	if token {
 		curl += `-H "Authorization: Bearer $` + tokenVariable + `" `
 	}
-	fmt.Fprintf(w, "\nTry, in another terminal; a JOB is the job_id of the answer before:\n\n")
+	fmt.Fprintf(w, "\nTry, in another terminal; a JOB is the job_id of the answer before, a RESERVATION its reservation:\n\n")
 	first, last := ends(now.Models)
 	for _, p := range lib.prompts(first, last) {
 		fmt.Fprintf(w, "%s%s -d %s\n", strings.Replace(curl, "-s ", "-sN ", 1), at.JoinPath(p[0]), quoted(p[1]))
@@ -116,10 +116,20 @@ func (lib *library) requests(first, last string, limits tier.Limits) []string {
 		`{"move_tier": {"model_name": ` + first + `, "target_tier": "storage"}}`,
 		`{"tier_job_status": "JOB"}`,
 		`{"tier_status": true}`,
-		`{"update_limits": {"ram_max_gb": ` + strconv.FormatFloat(math.Round(1.2e6*limits.RAM.GB())/1e6, 'f', -1, 64) + `}}`,
+		`{"update_limits": {"ram_max_gb": ` + gb(limits.RAM+limits.RAM/5) + `}}`,
 		`{"auto_optimize": true}`,
+		`{"alias": {"name": "my-alias", "model_name": ` + last + `}}`,
+		`{"pin": {"model_name": "my-alias", "pinned": true}}`,
+		`{"pin": {"model_name": "my-alias", "pinned": false}}`,
+		`{"unload": {"model_name": "my-alias", "when_idle": true}}`,
+		`{"reserve": {"gb": ` + gb(limits.RAM/10) + `, "reason": "a game", "for_s": 60}}`,
+		`{"release": "RESERVATION"}`,
+		`{"remove": ` + text(spare.Name) + `}`,
 	}
 }
+
+// gb is a size in GB, to the KiB.
+func gb(b tier.Bytes) string { return strconv.FormatFloat(math.Round(1e6*b.GB())/1e6, 'f', -1, 64) }
 
 // ends returns the names of the first and the last model, or placeholders if there is none.
 func ends(models []modeltier.ModelStatus) (first, last string) {

@@ -165,11 +165,11 @@ func startFiles(lib *library, r *reloader, log *slog.Logger) (http.Handler, erro
 
 // startEngines returns what answers with engines that are programs.
 func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, error) {
-	manager, engines, known, err := newEngines(lib, log)
+	manager, engines, err := newEngines(lib, log)
 	if err != nil {
 		return nil, err
 	}
-	r.manager, r.engines = manager, known
+	r.manager, r.engines = manager, engines
 	return newProxy(manager, useOf(engines), log).handler(), nil
 }
 

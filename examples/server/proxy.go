@@ -14,11 +14,16 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
-	"github.com/modeltier/modeltier/tier/process"
 	"golang.org/x/sync/semaphore"
 )
 
 const embeddingsPath = "/v1/embeddings"
+
+// enginePaths are those of OpenAI's API that engines answer.
+var enginePaths = []string{"/v1/chat/completions", "/v1/completions", embeddingsPath}
+
+// shouldRetry is a header that OpenAI's own clients go by.
+const shouldRetry = "X-Should-Retry"
 
 // proxy passes OpenAI's requests on to the engine of their model, once that is
 // ready. It holds a lease until the answer has ended, or its client has left.
@@ -97,7 +102,7 @@ type engineUse interface {
 }
 
 // useOf returns what begins a request to an engine.
-func useOf(engines *process.Mover) func(model string) (engineUse, bool) {
+func useOf(engines *engineMover) func(model string) (engineUse, bool) {
 	return func(model string) (engineUse, bool) {
 		u, ok := engines.Use(model)
 		return u, ok
@@ -118,7 +123,7 @@ func (p *proxy) handler() http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { // clients try a connection so
 		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
-	for _, path := range []string{"/v1/chat/completions", "/v1/completions", embeddingsPath} {
+	for _, path := range enginePaths {
 		mux.Handle("POST "+path, p)
 	}
 	return mux
@@ -262,7 +267,7 @@ func writeProblem(w http.ResponseWriter, status int, code, message string, sugge
 func writeFailure(w http.ResponseWriter, err error) {
 	status, after := modeltier.HTTPStatus(err)
 	if setRetryAfter(w.Header(), after); after == 0 {
-		w.Header().Set("X-Should-Retry", "false") // to OpenAI's own clients: it would be the same
+		w.Header().Set(shouldRetry, "false") // to OpenAI's own clients: it would be the same
 	}
 	writeProblem(w, status, tier.Code(err), err.Error(), tier.Suggestions(err)...)
 }

@@ -24,7 +24,6 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
-	"github.com/modeltier/modeltier/tier/process"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -94,7 +93,7 @@ func (u fakeUse) End()                                {}
 type front struct {
 	*httptest.Server
 	m       *modeltier.Manager
-	engines *process.Mover
+	engines *engineMover
 	again   *reloader
 	path    string // of its configuration
 	config  map[string]any
@@ -136,11 +135,11 @@ func serveFront(t *testing.T, o *options) *front {
 	}
 	lib.probe = plenty()
 	log := slog.New(slog.DiscardHandler)
-	m, engines, known, err := newEngines(lib, log)
+	m, engines, err := newEngines(lib, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{m: m, engines: engines, again: &reloader{open: lib.again, manager: m, engines: known}}
+	f := &front{m: m, engines: engines, again: &reloader{open: lib.again, manager: m, engines: engines, state: lib.state}}
 	f.Server = httptest.NewServer(guard("", newProxy(m, useOf(engines), log).handler()))
 	t.Cleanup(func() {
 		f.Close()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,7 +18,7 @@ import (
 type reloader struct {
 	open       func(ctx context.Context) (*library, error) // library.again
 	manager    *modeltier.Manager
-	engines    *registry // nil: files are served
+	engines    *engineMover // nil: files are served
 	state      string
 	supervisor *supervisor
 	// said gets a line about each time, told what went wrong.
@@ -106,6 +107,14 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 	}
 	if r.engines != nil {
 		r.engines.admit(lib.engines)
+		for name := range lib.engines {
+			if name == "" { // that of -engine
+				continue
+			}
+			if err := r.manager.AddMover(name, r.engines); err != nil && !errors.Is(err, modeltier.ErrExists) {
+				return modeltier.Reconfiguration{}, err
+			}
+		}
 	}
 	done, err := r.manager.Reconfigure(ctx, lib.models, lib.limits)
 	if err != nil {
