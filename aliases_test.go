@@ -1,6 +1,7 @@
 package modeltier_test
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -302,4 +303,41 @@ func TestRestart_NameOfARemovedModelIsAnAlias_StaysSo(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+func TestWire_ByAlias_AnswersTellTheModelsName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("large", 1))
+		cfg.Aliases = map[string]string{"chat": "large"}
+		r := newRig(t, cfg)
+		for _, request := range []string{
+			`{"pin": {"model_name": "chat", "pinned": true}}`, `{"hint": {"model_name": "chat"}}`, `{"alias": {"name": "talk", "model_name": "chat"}}`,
+			`{"move_tier": {"model_name": "chat", "target_tier": "ram"}}`,
+		} {
+			var a struct {
+				Name string `json:"model_name"`
+			}
+			answer := r.HandleRequest(t.Context(), []byte(request))
+			if err := json.Unmarshal(answer, &a); err != nil || a.Name != "large" {
+				t.Errorf("%s: %s", request, answer)
+			}
+		}
+	})
+}
+
+// Its last lease has not ended: it is listed still, and not known any more.
+func TestNearMiss_ModelIsAboutToLeave_IsNotSuggestedInPlaceOfItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 1), model("other", 1))
+		r := newRig(t, cfg)
+		defer r.get("a").Release()
+		r.reconfigured(cfg.Limits, model("other", 1))
+		err := r.begin("a").refused(modeltier.ErrNotFound, 0)
+		if help := tier.Suggestions(err); slices.ContainsFunc(help, func(s string) bool { return strings.Contains(s, "Did you mean a") }) {
+			t.Errorf("%q", help)
+		}
+		if err := r.SetPinned(t.Context(), "a", true); !errors.Is(err, modeltier.ErrNotFound) || slices.ContainsFunc(tier.Suggestions(err), func(s string) bool { return strings.Contains(s, "Did you mean a") }) {
+			t.Errorf("%v: %q", err, tier.Suggestions(err))
+		}
+	})
 }

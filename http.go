@@ -77,8 +77,10 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 	case *wire.Remove:
 		return moveStarted(m.Remove(ctx, op.Model))
 	case *wire.Pin:
+		op.Model = m.ownName(op.Model)
 		return wire.PinSet(op), m.SetPinned(ctx, op.Model, op.Pinned)
 	case *wire.Alias:
+		op.Model = m.ownName(op.Model)
 		return wire.AliasSet(op), m.SetAlias(ctx, op.Name, op.Model)
 	case *wire.JobRef:
 		job, ok := m.Job(op.ID)
@@ -98,6 +100,7 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 	case *wire.Release:
 		return wire.Released(op.ID), m.release(ctx, op.ID)
 	case *wire.Hint:
+		op.Model = m.ownName(op.Model)
 		return wire.HintTaken(op.Model), m.Hint(op.Model, op.Probability, op.Within)
 	case wire.Query:
 		switch op {
@@ -116,6 +119,16 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 		}
 	}
 	panic("an operation that is not known")
+}
+
+// ownName returns the name of the model that a name stands for; a name that is not known
+// is left to the error of what it is for.
+func (m *Manager) ownName(name string) string {
+	lib := m.view().Library
+	if i, ok := lib.Find(name); ok {
+		return lib.At(i).Name
+	}
+	return name
 }
 
 func moveStarted(job *Job, err error) ([]byte, error) {
@@ -230,12 +243,20 @@ func (m *Manager) Handler() http.Handler {
 		}
 		write(w, http.StatusOK, out)
 	})
+	for path, allow := range map[string]string{
+		"/{$}": "POST", "/v1/models": "GET, HEAD", "/healthz": "GET, HEAD", "/readyz": "GET, HEAD", "/status": "GET, HEAD",
+		"/v1/reservations": "POST", "/v1/reservations/{id}": "DELETE",
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Allow", allow)
+			help := "Use " + allow + " here."
+			if r.URL.Path == "/" {
+				help = "POST one JSON object here."
+			}
+			writeError(w, http.StatusMethodNotAllowed, wire.Invalid("Method "+r.Method+" is not for this path", help))
+		})
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/" {
-			w.Header().Set("Allow", "POST")
-			writeError(w, http.StatusMethodNotAllowed, wire.Invalid("Method "+r.Method+" is not for this path", "POST one JSON object here."))
-			return
-		}
 		writeError(w, http.StatusNotFound, wire.Invalid("There is nothing at this path", "POST / takes the JSON contract; GET /v1/models, /status, /healthz and /readyz and POST /v1/reservations answer too."))
 	})
 	return mux
@@ -284,6 +305,10 @@ func (m *Manager) serveReserve(w http.ResponseWriter, r *http.Request) {
 		writeRefusal(w, err)
 		return
 	}
+	if op.Hold && !flushes(w) {
+		writeError(w, http.StatusNotImplemented, wire.Invalid("A reservation cannot be held here: what is written is not sent before the answer ends", `Name a time instead of "hold": "for_s".`))
+		return
+	}
 	control := http.NewResponseController(w)
 	deadline := func(t time.Time) { _ = control.SetWriteDeadline(t) } // not every ResponseWriter has one
 	deadline(time.Time{})                                             // HTTP/2 ends a request at the server's, also while room is made
@@ -318,6 +343,21 @@ func (m *Manager) serveReserve(w http.ResponseWriter, r *http.Request) {
 			return
 		case <-check.C:
 			err = tell(func() { io.WriteString(w, "\n") })
+		}
+	}
+}
+
+// flushes reports whether what is written can be sent at once, as far as that shows, by the
+// rules of http.ResponseController.
+func flushes(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Flusher, interface{ FlushError() error }:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
 		}
 	}
 }

@@ -310,3 +310,49 @@ func TestReserve_Restart_ReservationsAreGone(t *testing.T) {
 		}
 	})
 }
+
+// unflushed is a ResponseWriter that sends nothing before the answer ends.
+type unflushed struct {
+	header http.Header
+	status int
+	body   strings.Builder
+}
+
+func (u *unflushed) Header() http.Header         { return u.header }
+func (u *unflushed) WriteHeader(status int)      { u.status = status }
+func (u *unflushed) Write(p []byte) (int, error) { return u.body.Write(p) }
+
+func TestHandler_HoldWithoutAWayToSendAtOnce_IsRefusedAndNothingIsReserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM())
+		for body, want := range map[string]int{`{"gb": 1, "hold": true}`: http.StatusNotImplemented, `{"gb": 1, "for_s": 60}`: http.StatusOK} {
+			w := &unflushed{header: http.Header{}}
+			r.Handler().ServeHTTP(w, httptest.NewRequest("POST", "/v1/reservations", strings.NewReader(body)))
+			if w.status != want || want != http.StatusOK && !strings.Contains(w.body.String(), "for_s") {
+				t.Errorf("%s: %d %s", body, w.status, w.body.String())
+			}
+		}
+		r.wantUsed(tier.GiB)
+	})
+}
+
+func TestHandler_OtherMethod_IsToldWhichIsAllowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM())
+		for _, c := range [][3]string{
+			{"GET", "/v1/reservations", "POST"}, {"GET", "/v1/reservations/r-1", "DELETE"}, {"POST", "/status", "GET, HEAD"},
+			{"PUT", "/", "POST"}, {"DELETE", "/v1/models", "GET, HEAD"},
+		} {
+			w := httptest.NewRecorder()
+			r.Handler().ServeHTTP(w, httptest.NewRequest(c[0], c[1], nil))
+			if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != c[2] {
+				t.Errorf("%s %s: %d, Allow %q", c[0], c[1], w.Code, w.Header().Get("Allow"))
+			}
+		}
+		w := httptest.NewRecorder()
+		r.Handler().ServeHTTP(w, httptest.NewRequest("DELETE", "/v1/reservations/r-none", nil))
+		if w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "r-none") {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	})
+}

@@ -157,7 +157,7 @@ func (e *NotFoundError) Error() string {
 	case "job":
 		return "Job ID not found"
 	case "reservation":
-		return "Reservation ID not found"
+		return "Reservation " + shorten(e.Name) + " not found"
 	case "alias":
 		return "Alias '" + e.Name + "' not found"
 	}

@@ -172,7 +172,7 @@ func (l *Library) Unknown(name string) *NotFoundError {
 	}
 	names := make([]string, 0, len(l.models)+len(l.aliases))
 	for i := range l.models {
-		if l.models[i].VersionOf == "" {
+		if l.models[i].VersionOf == "" && l.models[i].Name != name { // one of that name is about to leave
 			names = append(names, l.models[i].Name)
 		}
 	}

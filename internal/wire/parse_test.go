@@ -221,3 +221,16 @@ func FuzzEachField(f *testing.F) {
 		}
 	})
 }
+
+func TestParse_ValueOfAnotherType_SuggestsWhatToSend(t *testing.T) {
+	for _, request := range []string{
+		`{"pin": 7}`, `{"pin": {"model_name": "a", "pinned": "yes"}}`, `{"alias": "a"}`, `{"alias": {"name": 7, "model_name": "a"}}`,
+		`{"unload": "a"}`, `{"unload": {"model_name": "a", "when_idle": 1}}`,
+	} {
+		_, err := Parse([]byte(request), 1<<20)
+		help := tier.Suggestions(err)
+		if len(help) != 2 || !strings.Contains(help[0], "must be") || !strings.HasPrefix(help[1], `Send {"`) {
+			t.Errorf("%s: %v, %q", request, err, help)
+		}
+	}
+}

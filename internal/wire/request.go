@@ -266,16 +266,26 @@ func parseMoveTier(raw []byte) (*MoveTier, error) {
 	return mv, err
 }
 
+// templated is the error of an operation about a value that breaks a rule: it also says
+// what to send.
+func templated(err error, template string) error {
+	if bad, ok := err.(*tier.InvalidError); ok && bad.Help == nil {
+		bad.Help = append(bad.Suggestions(), template)
+	}
+	return err
+}
+
 func parseUnload(raw []byte) (*Unload, error) {
 	u := &Unload{}
 	err := readObject("unload", raw, []field{
 		{"model_name", into(&u.Model, nonEmpty)},
 		{"when_idle", into(&u.WhenIdle, flag)},
 	})
+	const template = `Send {"unload": {"model_name": …, "when_idle": true}}; when_idle may be left out.`
 	if err == nil && u.Model == "" {
-		err = Invalid("Missing model_name", `Send {"unload": {"model_name": …, "when_idle": true}}; when_idle may be left out.`)
+		err = Invalid("Missing model_name", template)
 	}
-	return u, err
+	return u, templated(err, template)
 }
 
 func parsePin(raw []byte) (*Pin, error) {
@@ -288,10 +298,11 @@ func parsePin(raw []byte) (*Pin, error) {
 			return err
 		}},
 	})
+	const template = `Send {"pin": {"model_name": …, "pinned": true}}.`
 	if err == nil && (p.Model == "" || !said) {
-		err = Invalid("Missing model_name or pinned", `Send {"pin": {"model_name": …, "pinned": true}}.`)
+		err = Invalid("Missing model_name or pinned", template)
 	}
-	return p, err
+	return p, templated(err, template)
 }
 
 // parseAlias reads an alias, whose model may be null and not left out.
@@ -306,10 +317,11 @@ func parseAlias(raw []byte) (*Alias, error) {
 			return err
 		}},
 	})
+	const template = `Send {"alias": {"name": …, "model_name": …}}; null as model_name removes the alias.`
 	if err == nil && (a.Name == "" || !said) {
-		err = Invalid("Missing name or model_name", `Send {"alias": {"name": …, "model_name": …}}; null as model_name removes the alias.`)
+		err = Invalid("Missing name or model_name", template)
 	}
-	return a, err
+	return a, templated(err, template)
 }
 
 // parseHint reads a hint. Without a probability the request is certain, without a
