@@ -67,7 +67,7 @@ func (m *Manager) HotLoad(ctx context.Context, model tier.Model) (*Job, error) {
 	if errs[0] != nil {
 		return nil, errs[0]
 	}
-	model = gathered[0]
+	model, model.VersionOf = gathered[0], ""
 	if err := errors.Join(model.Validate(), checkMover("mover", model.Name, model.Mover, *m.movers.Load()), inspect(&model)); err != nil {
 		return nil, err
 	}
@@ -199,7 +199,7 @@ func (m *Manager) MoveTier(ctx context.Context, name string, to tier.Tier) (*Job
 // Config.Models that was removed stays removed. An alias gives ErrInvalid: to take that
 // away does not need the model to go.
 func (m *Manager) Remove(ctx context.Context, name string) (*Job, error) {
-	if s, ok := m.Model(name); ok && s.Name != name {
+	if s, ok := m.Model(name); ok && s.Name != name && (s.VersionOf == "" || s.isAlias(name)) {
 		return nil, &tier.InvalidError{
 			Field: "name", Value: strconv.Quote(name), Rule: "must be a model's own name to remove it: it is an alias of " + strconv.Quote(s.Name),
 			Help: []string{
@@ -255,7 +255,8 @@ func (m *Manager) SetPinned(ctx context.Context, name string, pinned bool) error
 
 // SetAlias makes alias stand for a model, wherever a name is taken, or for none if model
 // is "". What it stood for before is replaced at once: each request gets the one or the
-// other. model may be an alias, and then the model is meant that it stands for now. An
+// other. model may be an alias, and then the model is meant that it stands for now; or a
+// version, and then the alias stays with that, whatever becomes current. An
 // alias that is a model's name gives ErrExists, an unknown model, or an unknown alias to
 // remove, ErrNotFound. Aliases are kept as limits are: across restarts with a StateDir,
 // where the Config says of them what it said before.
@@ -268,13 +269,13 @@ func (m *Manager) SetAlias(ctx context.Context, alias, model string) error {
 	}
 	return m.change(ctx, func(c *control) error {
 		if model == "" {
-			return c.core.SetAlias(alias, nil)
+			return c.core.SetAlias(alias, nil, "")
 		}
 		e := c.there(model)
 		if e == nil {
 			return errUnknown
 		}
-		return c.core.SetAlias(alias, e)
+		return c.core.SetAlias(alias, e, c.asVersion(model, e))
 	}, model)
 }
 

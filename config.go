@@ -168,6 +168,9 @@ func (cfg *Config) fill() error {
 	cfg.Limits = cfg.Limits.Settled()
 
 	models, faults := cfg.gather(cfg.Models)
+	for i := range models {
+		models[i].VersionOf = "" // which is not the owner's to say
+	}
 	cfg.Models = models
 	errs = append(errs, faults...)
 	for i := range models {
@@ -193,7 +196,10 @@ func checkAliases(aliases map[string]string, lib *tier.Library, open bool) error
 			errs = append(errs, &tier.ExistsError{Model: alias})
 		}
 		if _, there := lib.Find(aliases[alias]); !there && !open {
-			errs = append(errs, fmt.Errorf("alias %q: %w", alias, lib.Unknown(aliases[alias])))
+			// Of which version there are files is known later.
+			if err := lib.Unknown(aliases[alias]); err.VersionOf == "" {
+				errs = append(errs, fmt.Errorf("alias %q: %w", alias, err))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -76,12 +76,14 @@ func (l *library) names() map[string]string {
 	return out
 }
 
-// elsewhere returns the models that do not come from the folder.
+// elsewhere returns the models that do not come from the folder. What a model of the folder
+// was before, or was rolled back to, is none of them.
 func (l *library) elsewhere(lib *tier.Library) []tier.Model {
 	here := byName(l.found)
 	out := slices.Clone(l.declared)
 	for _, model := range lib.All() {
-		if f, found := here[model.Name]; !found || f.Path != model.Path {
+		f, found := here[model.Name]
+		if ours := found && (f.Path == model.Path || f.Path == l.last[model.Name].Path); !ours && model.VersionOf == "" {
 			out = append(out, *model)
 		}
 	}
@@ -354,17 +356,17 @@ func (c *control) fit(w *wanted) (inUse []tier.Model) {
 		case alias && !before && !there:
 			hideForAlias(w.hidden, &m, of)
 			continue
-		case there && e.HotAdded() && e.Model.Path != m.Path:
+		case there && c.core.HotAdded(e) && e.Model.Path != m.Path:
 			hide(w.hidden, &m, fmt.Sprintf("is called as the model %q, which was hot loaded: rename the file, or remove the model", m.Name))
 			continue
-		case there && e.HotAdded():
+		case there && c.core.HotAdded(e):
 			m = e.Model
 			m.Runtime = e.Declared()
 		}
 		models, traits = append(models, m), append(traits, w.traits[w.declared+i])
 	}
 	for _, m := range w.vanished {
-		if e, there := c.core.Named(m.Name); there && !e.HotAdded() && (e.Gate.Leases() > 0 || e.Waiters() > 0) {
+		if e, there := c.core.Named(m.Name); there && !c.core.HotAdded(e) && (e.Gate.Leases() > 0 || e.Waiters() > 0) {
 			inUse = append(inUse, m)
 			models, traits = append(models, m), append(traits, core.Traits{})
 		}

@@ -82,6 +82,9 @@ func (m *Manager) carryOut(ctx context.Context, op any) ([]byte, error) {
 	case *wire.Alias:
 		op.Model = m.ownName(op.Model)
 		return wire.AliasSet(op), m.SetAlias(ctx, op.Name, op.Model)
+	case *wire.Rollback:
+		version, err := m.Rollback(ctx, op.Model, op.Version)
+		return wire.RolledBack(op.Model, version), err
 	case *wire.JobRef:
 		job, ok := m.Job(op.ID)
 		if !ok || op.Load != (job.Kind() == hotload.KindLoad) {

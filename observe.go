@@ -123,6 +123,7 @@ func (m *Manager) traits(ctx context.Context, models []tier.Model) (traits []cor
 			traits[i], faults[i] = answers[k].traits, answers[k].fault
 		}
 	}
+	m.markOldStays(models, traits)
 	return traits, faults, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/modeltier/modeltier/internal/core"
 	"github.com/modeltier/modeltier/internal/state"
 	"github.com/modeltier/modeltier/tier"
 )
@@ -30,6 +31,8 @@ type basis struct {
 	Pinned  map[string]bool      `json:"pinned,omitempty"` // those that are
 	Aliases map[string]string    `json:"aliases,omitempty"`
 	Found   map[string]string    `json:"found,omitempty"` // names of models of the folder, by path
+	// RolledBack is what it said of models that are another version since.
+	RolledBack map[string]content `json:"rolled_back,omitempty"`
 }
 
 // restored is what a StateDir gave back, beyond what went into the Config.
@@ -112,6 +115,7 @@ func (m *Manager) openState(cfg *Config) (restored, error) {
 	hotAdded, _ = cfg.gather(hotAdded) // one that cannot be measured now keeps the size that it had
 	cfg.Models = append(cfg.Models, hotAdded...)
 	m.warnOfHidden(cfg.Models, r.aliases)
+	m.restoreVersions(cfg, st.Versions, b.RolledBack, r.aliases)
 	r.placement = st.Blobs[blobPlacement]
 	if raw := st.Blobs[blobSums]; raw != nil {
 		if err := m.sums.Restore(raw); err != nil {
@@ -257,21 +261,32 @@ func (c *control) kept() kept {
 	ledger := c.core.Ledger()
 	st := state.State{Limits: ledger.Limits(), Homes: map[string]tier.Tier{}, Pins: map[string]bool{}, Aliases: c.core.Aliases(), Blobs: map[string][]byte{}}
 	configured := c.core.Configured()
+	b := basis{Found: c.keeping.found, Limits: c.keeping.limits, Homes: make(map[string]tier.Tier, len(configured)), Pinned: map[string]bool{}, Aliases: c.keeping.aliases}
 	here := 0
 	for _, e := range c.core.Entries() {
+		if e.Model.VersionOf != "" {
+			continue // with the model that it is a version of
+		}
 		said, known := configured[e.Model.Name]
+		model := e.Becoming()
+		st.Versions = append(st.Versions, c.core.Older(e)...)
 		switch {
-		case known && !e.HotAdded():
+		case known && !c.core.HotAdded(e):
 			here++
-			if said.Home != e.Model.Home {
-				st.Homes[e.Model.Name] = e.Model.Home
+			if said.Home != model.Home {
+				st.Homes[model.Name] = model.Home
 			}
-			if said.Pinned != e.Model.Pinned {
-				st.Pins[e.Model.Name] = e.Model.Pinned
+			if said.Pinned != model.Pinned {
+				st.Pins[model.Name] = model.Pinned
+			}
+			if core.OtherContent(&said, &model) {
+				st.Versions = append(st.Versions, model)
+				if b.RolledBack == nil {
+					b.RolledBack = make(map[string]content)
+				}
+				b.RolledBack[model.Name] = content{said.Path, said.Version}
 			}
 		case e.Owned():
-			model := e.Model
-			model.Runtime = e.Declared()
 			st.Models = append(st.Models, model)
 		}
 	}
@@ -279,7 +294,7 @@ func (c *control) kept() kept {
 		// A model that was hot loaded under the name of a removed one is listed twice:
 		// what the configuration says of the name stays removed.
 		for name := range configured {
-			if e, there := c.core.Named(name); !there || e.HotAdded() {
+			if e, there := c.core.Named(name); !there || c.core.HotAdded(e) {
 				st.Removed = append(st.Removed, name)
 			}
 		}
@@ -291,7 +306,6 @@ func (c *control) kept() kept {
 	if c.keeping.placement != nil {
 		st.Blobs[blobPlacement] = c.keeping.placement
 	}
-	b := basis{Found: c.keeping.found, Limits: c.keeping.limits, Homes: make(map[string]tier.Tier, len(configured)), Pinned: map[string]bool{}, Aliases: c.keeping.aliases}
 	for name, model := range configured {
 		b.Homes[name] = model.Home
 		if model.Pinned {

@@ -35,7 +35,8 @@ type Reconfiguration struct {
 // new leases, and leaves memory when those that are held have ended; requests for
 // one that is replaced wait for that and get the new one. At no time are both in
 // memory; bytes of the old one that are still seen there are waited for, 10 s at
-// most. One that is removed is not found from now on. New models come home in
+// most. If the files of the old one stay, at another path, it is kept as an older version
+// (tier.Model.VersionOf), the last three of a model, and those that aliases stand for. One that is removed is not found from now on. New models come home in
 // the background, as far as there is room. The library keeps its order; what is
 // new stands last.
 //

@@ -118,9 +118,11 @@ type ModelStatus struct {
 	Path  string `json:"path,omitempty"`
 	// Parts are its further files.
 	Parts []string `json:"parts,omitempty"`
-	// Version tells its content, see tier.Model.Version.
-	Version string     `json:"version,omitempty"`
-	Size    tier.Bytes `json:"size"`
+	// Version tells its content, see tier.Model.Version. VersionOf is the model of which
+	// it is an older version.
+	Version   string     `json:"version,omitempty"`
+	VersionOf string     `json:"version_of,omitempty"`
+	Size      tier.Bytes `json:"size"`
 	// Runtime is what is charged for serving beyond the weights: Declared by the
 	// owner, or more where the model was seen to take more.
 	Runtime      tier.Bytes        `json:"runtime,omitempty"`
@@ -250,7 +252,7 @@ func (s *snapshot) status(i int) ModelStatus {
 	model, st, g := v.Library.At(i), &v.States[i], s.entries[i].gate
 	charged := v.Footprint(i)
 	ms := ModelStatus{
-		Name: model.Name, Aliases: v.Library.AliasesOf(i), Mover: model.Mover, Path: model.Path, Parts: model.Parts, Version: model.Version, Size: model.Size, Runtime: model.Runtime,
+		Name: model.Name, Aliases: v.Library.AliasesOf(i), Mover: model.Mover, Path: model.Path, Parts: model.Parts, Version: model.Version, VersionOf: model.VersionOf, Size: model.Size, Runtime: model.Runtime,
 		Capabilities: model.Capabilities, Labels: model.Labels, Pinned: model.Pinned, Home: model.Home,
 		Tier: st.Tier, Moving: st.Moving, To: st.To, Stuck: st.Stuck && (st.Quarantine == nil || st.Tier != tier.Storage), Quarantine: st.Quarantine, Kept: st.Kept, Left: st.Left, Cached: st.Cached,
 		Leases: g.Leases(), Waiters: int(st.Waiters), Accesses: g.Uses(), Since: st.Since, LastUse: st.LastUse,

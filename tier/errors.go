@@ -139,9 +139,9 @@ func (e *InvalidError) Suggestions() []string {
 	return nil
 }
 
-// NotFoundError is an unknown model, job, reservation or alias.
+// NotFoundError is an unknown model, job, reservation, alias or older version.
 type NotFoundError struct {
-	What   string   // "model", "job", "reservation" or "alias"
+	What   string   // "model", "job", "reservation", "alias" or "older version"
 	Name   string   //
 	Nearby []string // names that look like it
 	Of     string   // the model that is not there, if Name is an alias of one
@@ -160,6 +160,8 @@ func (e *NotFoundError) Error() string {
 		return "Reservation " + shorten(e.Name) + " not found"
 	case "alias":
 		return "Alias '" + e.Name + "' not found"
+	case "older version":
+		return "Model '" + e.Name + "' has no older version"
 	}
 	switch {
 	case e.Ambiguous:
@@ -183,6 +185,8 @@ func (e *NotFoundError) Suggestions() []string {
 		return []string{"Job IDs are those that a start answered; old jobs are forgotten, and none outlives a restart."}
 	case e.What == "reservation":
 		return []string{"A reservation ends when it is released, when its time is up or its connection ends, and with the server: reserve again if the room is still needed."}
+	case e.What == "older version":
+		return []string{"An older version is kept when the model becomes another and its files stay: list_models shows those that there are."}
 	case len(e.Versions) > 0:
 		return []string{"Name one of its versions, by six digits or more: " + strings.Join(e.Versions, ", ") + ", of which the first is current."}
 	case e.VersionOf != "":

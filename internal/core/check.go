@@ -76,6 +76,14 @@ func (c *Core) Check() error {
 			fault("the alias %s is a model's name", alias)
 		}
 	}
+	for _, e := range c.entries {
+		if of := e.Model.VersionOf; of != "" && (!slices.Contains(c.older[of], e) || e.Model.Home != tier.Storage || e.homeward) {
+			fault("%s is an older version that is forgotten, or goes home to %v", e.Model.Name, e.Model.Home)
+		}
+		if e.old != nil && e.fate != replaced {
+			fault("%s is to be kept as %s and stays", e.Model.Name, e.old.Name)
+		}
+	}
 	if len(c.byName) != len(c.entries) {
 		fault("%d names for %d entries", len(c.byName), len(c.entries))
 	}

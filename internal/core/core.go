@@ -54,12 +54,14 @@ type Core struct {
 
 	entries  []*Entry // in the library's order
 	byName   map[string]*Entry
-	aliases  map[string]string // of which models; never changed in place
-	library  *tier.Library     // of the entries; nil: to be assembled
-	epoch    uint64            // counts the models that came, see Entry.epoch
-	residues []*Entry          // removed models that are still seen in memory
-	fated    []*Entry          // entries with a fate
-	turns    []*Entry          // models that pressure keeps out, see Entry.turn
+	aliases  map[string]string   // of which models; never changed in place
+	library  *tier.Library       // of the entries; nil: to be assembled
+	older    map[string][]*Entry // older versions by the model's name, the last to have been current at the end
+	unsorted map[string]bool     // names of which some may be kept no more
+	epoch    uint64              // counts the models that came, see Entry.epoch
+	residues []*Entry            // removed models that are still seen in memory
+	fated    []*Entry            // entries with a fate
+	turns    []*Entry            // models that pressure keeps out, see Entry.turn
 
 	demands []*demand
 	plans   []*plan
@@ -114,7 +116,7 @@ func New(limits tier.Limits, opt Options) *Core {
 	for i, a := range opt.Further {
 		further[i] = a.Limit
 	}
-	c := &Core{opt: opt, ledger: NewLedger(limits, further...), byName: map[string]*Entry{}, configured: map[string]tier.Model{}, background: true, keepAlives: opt.KeepAlive > 0 || opt.StandbyFor > 0}
+	c := &Core{opt: opt, ledger: NewLedger(limits, further...), byName: map[string]*Entry{}, older: map[string][]*Entry{}, unsorted: map[string]bool{}, configured: map[string]tier.Model{}, background: true, keepAlives: opt.KeepAlive > 0 || opt.StandbyFor > 0}
 	for a := range further {
 		c.further[int(tier.FurtherAccount)+a] = tier.Unlimited
 	}
@@ -243,6 +245,7 @@ func (c *Core) Step(now time.Time) (actions []Action, wake time.Time) {
 		before, p := len(c.out), c.progress
 		c.cover(now)
 		c.carryFates(now)
+		c.retireVersions(now)
 		c.serveAll(now)
 		c.carryUnloads(now)
 		c.advanceAll(now)

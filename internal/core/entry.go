@@ -44,6 +44,8 @@ type Traits struct {
 	// FileBacked: in swap its weights need no swap device. Observed: it is told what of
 	// them is present in memory.
 	FileBacked, Observed bool
+	// OldStays: the files of the model that it is to replace are there still, and will be.
+	OldStays bool
 }
 
 // phase is what is being done with an entry.
@@ -120,7 +122,10 @@ type Entry struct {
 	// successor and heirTraits are what a replaced entry becomes; exit is the plan
 	// that takes an entry with a fate to storage; retryAt is until when an unload
 	// that failed is not tried again.
+	// old is what a replaced entry is as an older version of its name, if it is to be kept
+	// as that, with the description that it had.
 	successor  *tier.Model
+	old        *tier.Model
 	heirTraits Traits
 	exit       *plan
 	retryAt    time.Time
@@ -224,10 +229,6 @@ func (e *Entry) HotLoad() *Order {
 // hot load is under way, nor where the model has yet to leave, because that has
 // failed or because it was taken out of the configuration.
 func (e *Entry) Owned() bool { return e.HotLoad() == nil && e.fate != pendingRemoval && !e.leaving() }
-
-// HotAdded reports whether the model came by a hot load, and not from the
-// configuration.
-func (e *Entry) HotAdded() bool { return e.hotAdded }
 
 // SetHotAdded tells that the model came by a hot load in an earlier life.
 func (e *Entry) SetHotAdded() { e.hotAdded = true }

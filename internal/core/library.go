@@ -3,6 +3,7 @@ package core
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -26,12 +27,16 @@ func (c *Core) Aliases() map[string]string { return c.aliases }
 func (c *Core) SetAliases(aliases map[string]string) {
 	c.aliases = maps.Clone(aliases)
 	c.library = nil
+	for name := range c.older {
+		c.lookAtVersions(name)
+	}
 	c.mark(changed)
 }
 
 // SetAlias makes alias stand for the entry, whatever it stood for, or with nil for
-// nothing. A View shows all of it or nothing.
-func (c *Core) SetAlias(alias string, e *Entry) error {
+// nothing; as is what it is called for that: its name, or that of its version. A View
+// shows all of it or nothing.
+func (c *Core) SetAlias(alias string, e *Entry, as string) error {
 	if _, taken := c.byName[alias]; taken && e != nil {
 		return &tier.ExistsError{Model: alias}
 	}
@@ -50,7 +55,7 @@ func (c *Core) SetAlias(alias string, e *Entry) error {
 		}
 		delete(next, alias)
 	} else {
-		next[alias] = e.Model.Name
+		next[alias] = as
 	}
 	c.SetAliases(next)
 	return nil
@@ -60,11 +65,18 @@ func (c *Core) SetAlias(alias string, e *Entry) error {
 // changed in place.
 func (c *Core) Entries() []*Entry { return c.entries }
 
-// Find returns the entry of that name or alias.
+// Find returns the entry of that name or alias, or version.
 func (c *Core) Find(name string) (*Entry, bool) {
 	e, ok := c.Named(name)
 	if !ok {
 		e, ok = c.byName[c.aliases[name]]
+	}
+	if ok || !strings.Contains(name, "@") && !strings.Contains(c.aliases[name], "@") {
+		return e, ok
+	}
+	i, ok := c.Library().Find(name)
+	if ok {
+		e = c.entries[i]
 	}
 	return e, ok
 }
@@ -105,6 +117,10 @@ func (c *Core) Add(models []tier.Model, traits []Traits, home bool) error {
 		c.inheritResidue(e)
 		c.byName[e.Model.Name] = e
 		c.entries = append(c.entries, e)
+		if of := e.Model.VersionOf; of != "" {
+			c.older[of] = append(c.older[of], e)
+			c.lookAtVersions(of)
+		}
 		if home {
 			c.bringHomeLater(e)
 		}
@@ -145,6 +161,10 @@ func (c *Core) forget(entries ...*Entry) {
 		}
 		c.endTurn(e)
 		delete(c.byName, e.Model.Name)
+		if of := e.Model.VersionOf; of != "" {
+			c.older[of] = slices.DeleteFunc(slices.Clone(c.older[of]), func(o *Entry) bool { return o == e })
+		}
+		c.lookAtVersions(e.Model.Name)
 		c.transition(e, removed, nil, nil)
 		if !e.charge.IsZero() || e.Overdraft() > 0 {
 			c.residues = append(c.residues, e)

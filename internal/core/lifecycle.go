@@ -45,6 +45,13 @@ func (c *Core) Replace(e *Entry, next *tier.Model, t Traits, now time.Time) {
 	if e.fate != replaced {
 		c.doom(e, replaced)
 	}
+	switch {
+	case next == nil || !t.OldStays:
+		e.old = nil
+	case e.old == nil:
+		m := e.older()
+		e.old = &m
+	}
 	e.successor, e.heirTraits, e.retryAt = next, t, time.Time{}
 	m := e.Model
 	m.Capabilities = nil
@@ -143,16 +150,21 @@ func later(a, b time.Time) time.Time {
 // become makes an entry in storage its successor.
 func (c *Core) become(e *Entry, now time.Time) {
 	next := *e.successor
+	if e.keepsOld() {
+		c.keepOld(e, now)
+	}
+	c.lookAtVersions(e.Model.Name)
+	hotAdded := c.HotAdded(e)
 	if x := e.demand; x != nil {
 		if x.plan != nil {
 			c.abandon(x.plan) // it made room for what is not wanted any more
 		}
 		x.blocked, x.tries, x.denied = false, 0, nil
 	}
-	e.fate, e.successor, e.exit = stays, nil, nil
+	e.fate, e.successor, e.exit, e.old = stays, nil, nil, nil
 	e.failures, e.lastErr, e.erredAt, e.coolUntil, e.sent = 0, nil, time.Time{}, time.Time{}, false
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
-	e.foreign, e.hotAdded = true, false
+	e.foreign, e.hotAdded = true, hotAdded
 	e.since = now // what was looked at before was the other
 	moves := next.Mover != e.Model.Mover
 	if moves {
@@ -225,7 +237,7 @@ func (c *Core) reconfigureOne(e *Entry, said tier.Model, before bool, next tier.
 		m.Pinned = e.Model.Pinned
 	}
 	switch {
-	case otherWeights(&said, &next) || !before && !e.Owned():
+	case OtherContent(&said, &next) || !before && !e.Owned():
 		c.Replace(e, &m, t, now)
 		d.Replaced = append(d.Replaced, m.Name)
 	case otherDescription(&said, &next):
@@ -236,9 +248,9 @@ func (c *Core) reconfigureOne(e *Entry, said tier.Model, before bool, next tier.
 	}
 }
 
-// otherWeights reports whether a model has to be loaded again to be the other.
+// OtherContent reports whether a model has to be loaded again to be the other.
 // The mover is among it, and the labels, as a mover may go by them.
-func otherWeights(a, b *tier.Model) bool {
+func OtherContent(a, b *tier.Model) bool {
 	return a.Path != b.Path || !slices.Equal(a.Parts, b.Parts) || a.Size != b.Size || a.Runtime != b.Runtime ||
 		tier.OtherVersion(a.Version, b.Version) || a.Mover != b.Mover || !maps.Equal(a.Labels, b.Labels)
 }

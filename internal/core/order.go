@@ -234,9 +234,10 @@ func (c *Core) endOrder(o *Order, err error) {
 	gone := e.tier == tier.Storage && e.phase != moving
 	switch {
 	case o.Kind == MoveTier && err == nil:
-		m := e.Model
-		m.Home = o.To
-		c.Amend(e, m)
+		if m := e.Model; m.VersionOf == "" { // an older version is brought home by no restart
+			m.Home = o.To
+			c.Amend(e, m)
+		}
 		e.sent = e.demand == nil // else a request has come since
 	case o.Kind == Unload && err == nil:
 		e.sent, e.homeward = e.demand == nil, false

@@ -218,6 +218,9 @@ func (s *Store) Close() error {
 type State struct {
 	// Models are kept with every field.
 	Models []tier.Model `json:"-"` // a record has them
+	// Versions are of models: older ones (VersionOf), and what those of the configuration
+	// are that are not what it says. They are kept as Models are.
+	Versions []tier.Model `json:"-"`
 	// Limits in force.
 	Limits tier.Limits `json:"limits"`
 	// Homes are home tiers of models that are not in Models because the
@@ -249,7 +252,8 @@ type record struct {
 	Generation uint64    `json:"generation"` // counts attempts to save, from 1
 	Saved      time.Time `json:"saved"`
 	State
-	Models []modelRecord `json:"models"`
+	Models   []modelRecord `json:"models"`
+	Versions []modelRecord `json:"versions,omitempty"`
 }
 
 // modelRecord is separate from tier.Model, so that either can change without the
@@ -274,12 +278,7 @@ type modelRecord struct {
 
 // encode returns the content of a state file.
 func encode(st State, generation uint64, now time.Time) ([]byte, error) {
-	rec := record{Generation: generation, Saved: now.UTC(), State: st, Models: make([]modelRecord, len(st.Models))}
-	for i, m := range st.Models {
-		m.Path, m.Parts, m.Labels = pack(m.Path), eachString(m.Parts, pack), mapStrings(m.Labels, pack)
-		m.Digests = mapDigests(m.Digests, pack)
-		rec.Models[i] = modelRecord(m)
-	}
+	rec := record{Generation: generation, Saved: now.UTC(), State: st, Models: records(st.Models), Versions: records(st.Versions)}
 	buf := bytes.NewBuffer(make([]byte, headerLength))
 	if err := json.NewEncoder(buf).Encode(&rec); err != nil {
 		return nil, err
@@ -310,12 +309,7 @@ func decode(data []byte) (rec record, err error) {
 		return rec, damagedError{errors.New("is torn or was changed: its checksum does not match")}
 	}
 	err = json.Unmarshal(body, &rec)
-	rec.State.Models = make([]tier.Model, len(rec.Models))
-	for i, m := range rec.Models {
-		m.Path, m.Parts, m.Labels = unpack(m.Path), eachString(m.Parts, unpack), mapStrings(m.Labels, unpack)
-		m.Digests = mapDigests(m.Digests, unpack)
-		rec.State.Models[i] = tier.Model(m)
-	}
+	rec.State.Models, rec.State.Versions = models(rec.Models), models(rec.Versions)
 	if err == nil && rec.Generation == 0 {
 		err = errors.New("it has no generation")
 	}
@@ -323,6 +317,31 @@ func decode(data []byte) (rec record, err error) {
 		return rec, damagedError{fmt.Errorf("has a valid checksum and invalid content: %w", err)}
 	}
 	return rec, nil
+}
+
+// records returns models as they are written.
+func records(models []tier.Model) []modelRecord {
+	out := make([]modelRecord, len(models))
+	for i, m := range models {
+		m.Path, m.Parts, m.Labels = pack(m.Path), eachString(m.Parts, pack), mapStrings(m.Labels, pack)
+		m.Digests = mapDigests(m.Digests, pack)
+		out[i] = modelRecord(m)
+	}
+	return out
+}
+
+// models is the inverse of records.
+func models(records []modelRecord) []tier.Model {
+	if records == nil {
+		return nil
+	}
+	out := make([]tier.Model, len(records))
+	for i, m := range records {
+		m.Path, m.Parts, m.Labels = unpack(m.Path), eachString(m.Parts, unpack), mapStrings(m.Labels, unpack)
+		m.Digests = mapDigests(m.Digests, unpack)
+		out[i] = tier.Model(m)
+	}
+	return out
 }
 
 // packed marks a string that JSON cannot represent: a path or a label may hold any

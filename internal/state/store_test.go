@@ -83,11 +83,12 @@ func drawState(t *rapid.T) State {
 	})
 	limit := rapid.Custom(func(t *rapid.T) tier.Bytes { return tier.Bytes(rapid.Int64().Draw(t, "limit")) })
 	return State{
-		Models:  rapid.SliceOfNDistinct(model, 0, 5, func(m tier.Model) string { return m.Name }).Draw(t, "models"),
-		Limits:  tier.Limits{RAM: limit.Draw(t, "ram"), Swap: limit.Draw(t, "swap"), Reserved: limit.Draw(t, "reserved"), MaxModel: limit.Draw(t, "max")},
-		Homes:   rapid.MapOfN(name, rapid.Map(rapid.IntRange(0, 2), func(i int) tier.Tier { return tier.Tier(i) }), 0, 3).Draw(t, "homes"),
-		Removed: rapid.SliceOfN(name, 0, 3).Draw(t, "removed"),
-		Blobs:   rapid.MapOfN(name, rapid.SliceOf(rapid.Byte()), 0, 3).Draw(t, "blobs"),
+		Models:   rapid.SliceOfNDistinct(model, 0, 5, func(m tier.Model) string { return m.Name }).Draw(t, "models"),
+		Versions: rapid.SliceOfN(model, 0, 2).Draw(t, "versions"),
+		Limits:   tier.Limits{RAM: limit.Draw(t, "ram"), Swap: limit.Draw(t, "swap"), Reserved: limit.Draw(t, "reserved"), MaxModel: limit.Draw(t, "max")},
+		Homes:    rapid.MapOfN(name, rapid.Map(rapid.IntRange(0, 2), func(i int) tier.Tier { return tier.Tier(i) }), 0, 3).Draw(t, "homes"),
+		Removed:  rapid.SliceOfN(name, 0, 3).Draw(t, "removed"),
+		Blobs:    rapid.MapOfN(name, rapid.SliceOf(rapid.Byte()), 0, 3).Draw(t, "blobs"),
 	}
 }
 

@@ -226,6 +226,11 @@ func AliasSet(a *Alias) []byte {
 	return o.text("model_name", a.Model).end()
 }
 
+// RolledBack answers a Rollback to a version.
+func RolledBack(model, version string) []byte {
+	return object(nil).text("status", "success").text("model_name", model).text("version", version).end()
+}
+
 // Reserved answers a Reserve.
 func Reserved(id string, granted tier.Bytes, lifetime time.Duration) []byte {
 	o := object(nil).text("status", "success").text("reservation", id).gb("granted_gb", granted)
@@ -390,12 +395,15 @@ func (o object) labels(labels map[string]string) object {
 	return o.object("labels", all.end())
 }
 
-// lifecycle adds which version a model is, its engine, that it is pinned or in quarantine,
-// and its aliases, as far as it has or is that.
+// lifecycle adds which version a model is, and of which model an older one, its engine,
+// that it is pinned or in quarantine, and its aliases, as far as it has or is that.
 func (o object) lifecycle(v *tier.View, i int) object {
 	m := v.Library.At(i)
 	if m.Version != "" {
 		o = o.text("version", m.Version)
+	}
+	if m.VersionOf != "" {
+		o = o.text("version_of", m.VersionOf)
 	}
 	if m.Mover != "" {
 		o = o.text("engine", m.Mover)

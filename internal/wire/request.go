@@ -35,6 +35,8 @@ type (
 	}
 	// Alias has a name stand for a model, or, with "", for none.
 	Alias struct{ Name, Model string }
+	// Rollback has a model become an older version of it; "": the one before.
+	Rollback struct{ Model, Version string }
 	// UpdateLimits changes limits; a zero field is to keep its value.
 	UpdateLimits struct{ tier.Limits }
 	// Hint says that a model will be asked for with a probability within a time.
@@ -69,7 +71,7 @@ const (
 )
 
 // requestKeys are the keys of a request, as the error of an unknown one lists them.
-const requestKeys = "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint, reserve, release, remove, unload, pin, alias"
+const requestKeys = "model, auto_select, preferences, constraints, deadline_ms, policy, background, explain, capabilities, priority, preferred_model, fallback, hot_load, load_status, move_tier, tier_job_status, tier_status, update_limits, auto_optimize, list_models, hint, reserve, release, remove, unload, pin, alias, rollback"
 
 // TooLarge is the error of a request of more than max bytes.
 func TooLarge(max int64) error {
@@ -77,7 +79,7 @@ func TooLarge(max int64) error {
 }
 
 // Parse returns the operation that a request of at most max bytes asks for: a
-// *Select, *HotLoad, *MoveTier, *Remove, *Unload, *Pin, *Alias,
+// *Select, *HotLoad, *MoveTier, *Remove, *Unload, *Pin, *Alias, *Rollback,
 // *UpdateLimits, *Hint, *Reserve, *Release, *JobRef or Query. An error is a
 // *tier.InvalidError that names what is wrong, or several of them, joined. Keys are
 // exact: neither another case nor a duplicate is forgiven.
@@ -113,6 +115,8 @@ func Parse(raw []byte, max int64) (any, error) {
 			op, err = parsePin(value)
 		case "alias":
 			op, err = parseAlias(value)
+		case "rollback":
+			op, err = parseRollback(value)
 		case "hint":
 			op, err = parseHint(value)
 		case "update_limits":
@@ -322,6 +326,18 @@ func parseAlias(raw []byte) (*Alias, error) {
 		err = Invalid("Missing name or model_name", template)
 	}
 	return a, templated(err, template)
+}
+
+func parseRollback(raw []byte) (*Rollback, error) {
+	r := &Rollback{}
+	err := readObject("rollback", raw, []field{
+		{"model_name", into(&r.Model, nonEmpty)},
+		{"version", into(&r.Version, nonEmpty)},
+	})
+	if err == nil && r.Model == "" {
+		err = Invalid("Missing model_name", `Send {"rollback": {"model_name": …, "version": …}}; without a version it is the one before.`)
+	}
+	return r, err
 }
 
 // parseHint reads a hint. Without a probability the request is certain, without a
