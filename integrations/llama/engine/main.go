@@ -21,6 +21,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -32,10 +33,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/modeltier/modeltier/integrations/llama"
+	"github.com/modeltier/modeltier/integrations/llama/server"
+	"github.com/modeltier/modeltier/tier"
 )
 
 func main() {
@@ -59,14 +63,8 @@ type options struct {
 	port             int
 	fetch            bool
 	load             llama.Options
-	serve            serving
-}
-
-// serving is how requests are served.
-type serving struct {
-	saves     string // the folder that slots are saved in; "": they are not
-	savesMiB  int    // how much may be in there
-	maxTokens int    // of an answer whose request does not say
+	saves            llama.Saves
+	maxTokens        int // of an answer whose request does not say
 }
 
 // parse reads the flags. Those of llama-server have its names, with one dash or two.
@@ -95,26 +93,28 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	number(&o.load.Context, 512, "context in `TOKENS`, which the slots share; 0: the model's own", "c", "ctx-size")
 	number(&o.load.Threads, 0, "this many `THREADS` compute; 0: one for each CPU", "t", "threads")
 	number(&o.load.Slots, 1, "answer this `MANY` requests at once, in slots", "np", "parallel")
-	number(&o.serve.maxTokens, 64, "the most `TOKENS` of an answer whose request does not say; negative: until its slot is full", "n", "predict")
+	number(&o.maxTokens, 64, "the most `TOKENS` of an answer whose request does not say; negative: until its slot is full", "n", "predict")
 	fs.BoolVar(&o.load.NoMmap, "no-mmap", false, "read the weights into memory, and do not map the file")
 	fs.BoolVar(&o.load.NoRepack, "no-repack", false, "make no copies of weights in another order for this processor")
-	text(&o.serve.saves, "", "the `FOLDER` that slots are saved in and restored from; without it they are not", "slot-save-path")
-	number(&o.serve.savesMiB, 8<<10, "save no slot that makes the files of its folder more than `MIB` together", "slot-save-max")
+	text(&o.saves.Dir, "", "the `FOLDER` that slots are saved in and restored from; without it they are not", "slot-save-path")
+	savesMiB := 0
+	number(&savesMiB, 8<<10, "save no slot that makes the files of its folder more than `MIB` together", "slot-save-max")
 	text(&o.libs, "", "the `FOLDER` of llama.cpp's libraries (default one in the user's cache, where they are put)", "libs")
 	fs.BoolVar(&o.fetch, "fetch", false, "fetch the libraries, say where they are, and end")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
 	o.load.Threads, o.load.Slots = max(o.load.Threads, 0), max(o.load.Slots, 0) // llama-server's -1 is its default
-	switch info, err := os.Stat(o.serve.saves); {
+	o.saves.Max = tier.Bytes(savesMiB) * tier.MiB
+	switch info, err := os.Stat(o.saves.Dir); {
 	case fs.NArg() > 0:
 		return o, fmt.Errorf("%q is no flag", fs.Arg(0))
 	case o.path == "" && !o.fetch:
 		return o, errors.New("-m is needed: the GGUF file to serve")
-	case o.serve.saves != "" && (err != nil || !info.IsDir()):
-		return o, fmt.Errorf("--slot-save-path: %s is no folder", o.serve.saves)
-	case o.serve.savesMiB < 0:
-		return o, fmt.Errorf("--slot-save-max: %d is no number of MiB", o.serve.savesMiB)
+	case o.saves.Dir != "" && (err != nil || !info.IsDir()):
+		return o, fmt.Errorf("--slot-save-path: %s is no folder", o.saves.Dir)
+	case savesMiB <= 0 || savesMiB > 1<<30:
+		return o, fmt.Errorf("--slot-save-max: %d is no number of MiB", savesMiB)
 	}
 	return o, nil
 }
@@ -137,11 +137,11 @@ func run(ctx context.Context, o options, load func(ctx context.Context, o option
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "engine: a test engine for %s, on http://%s\n", o.path, ln.Addr())
-	e := &engine{path: o.path, serving: o.serve}
-	srv := &http.Server{Handler: e.routes(), ReadHeaderTimeout: 5 * time.Second}
+	var serving atomic.Pointer[llama.Model]
+	srv := &http.Server{Handler: handler(o, &serving), ReadHeaderTimeout: 5 * time.Second}
 	failed := make(chan error, 2)
 	go func() { failed <- srv.Serve(ln) }()
-	// Nothing ends llama.cpp while it loads, so that the end of the process has to.
+	// A load that the kernel reads in one piece is ended by the end of the process only.
 	loaded := make(chan *llama.Model, 1)
 	go func() {
 		if model, err := load(ctx, o); err != nil {
@@ -157,7 +157,7 @@ func run(ctx context.Context, o options, load func(ctx context.Context, o option
 		return srv.Close()
 	case model := <-loaded:
 		defer model.Close()
-		e.model.Store(model)
+		serving.Store(model)
 	}
 	select {
 	case err := <-failed:
@@ -167,6 +167,23 @@ func run(ctx context.Context, o options, load func(ctx context.Context, o option
 	grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	return errors.Join(srv.Shutdown(grace), srv.Close())
+}
+
+// handler answers requests with the model, once there is one.
+func handler(o options, model *atomic.Pointer[llama.Model]) http.Handler {
+	name := filepath.Base(o.path)
+	acquire := func(_ context.Context, asked string) (server.Use, error) {
+		m := model.Load()
+		if m == nil {
+			return server.Use{}, &tier.BusyError{Reason: "Loading model", RetryAfter: time.Second}
+		}
+		return server.Use{Name: cmp.Or(asked, name), Model: m}, nil
+	}
+	return server.Handler(server.Config{
+		Acquire: acquire, Ready: func() error { _, err := acquire(context.Background(), ""); return err },
+		Models: func() []string { return []string{name} },
+		Saves:  o.saves, MaxTokens: o.maxTokens,
+	})
 }
 
 func load(ctx context.Context, o options) (*llama.Model, error) {

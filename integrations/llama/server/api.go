@@ -1,6 +1,8 @@
-package main
+package server
 
 import (
+	"cmp"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -9,63 +11,92 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/modeltier/modeltier/integrations/llama"
+	"github.com/modeltier/modeltier/tier"
 )
 
-// engine is the HTTP half: it serves a model once that is loaded. Its answers have
-// the shapes of llama-server's.
-type engine struct {
-	path string
-	serving
-	model atomic.Pointer[llama.Model] // nil: it loads
+// Config is what Handler serves.
+type Config struct {
+	// Acquire returns the model that a request names, or "" if it names none; the request
+	// ends its use. It waits no longer than ctx. Required.
+	Acquire func(ctx context.Context, name string) (Use, error)
+	// Models returns the names of the models, in the order in which they are listed.
+	Models func() []string
+	// Ready returns why no request can be served yet. nil: they can.
+	Ready func() error
+	// Saves is where slots are saved; zero: they are not.
+	Saves llama.Saves
+	// MaxTokens bounds an answer whose request does not say. 0: 64; negative: where its
+	// slot is full.
+	MaxTokens int
 }
 
-func (e *engine) routes() http.Handler {
+// Use is the use of a model by one request.
+type Use struct {
+	Name    string // in the answer
+	Model   *llama.Model
+	Release func() // or nil
+}
+
+type handler struct{ Config }
+
+// Handler serves completions, chats and embeddings as OpenAI does, and llama-server's
+// /tokenize, /health and /slots. A request whose body names no model may name it in its
+// query ("?model="). Errors have OpenAI's shape.
+func Handler(c Config) http.Handler {
+	h := &handler{c}
+	if h.MaxTokens == 0 {
+		h.MaxTokens = 64
+	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /health", e.handle(func(*llama.Model, *http.Request, []byte) (any, error) {
-		return map[string]any{"status": "ok"}, nil
-	}))
-	mux.HandleFunc("GET /v1/models", e.handle(e.models))
-	mux.HandleFunc("POST /v1/completions", e.complete)
-	mux.HandleFunc("POST /v1/chat/completions", e.complete)
-	mux.HandleFunc("POST /v1/embeddings", e.handle(e.embed))
-	mux.HandleFunc("POST /tokenize", e.handle(tokenize))
-	mux.HandleFunc("GET /slots", e.handle(slots))
-	mux.HandleFunc("POST /slots/{id}", e.handle(e.slot))
+	mux.HandleFunc("GET /health", h.health)
+	mux.HandleFunc("GET /v1/models", h.models)
+	mux.HandleFunc("POST /v1/completions", h.complete)
+	mux.HandleFunc("POST /v1/chat/completions", h.complete)
+	mux.HandleFunc("POST /v1/embeddings", h.handle(embed))
+	mux.HandleFunc("POST /tokenize", h.handle(tokenize))
+	mux.HandleFunc("GET /slots", h.handle(slots))
+	mux.HandleFunc("POST /slots/{id}", h.handle(h.slot))
 	return mux
 }
 
 const maxBody = 1 << 20
 
 // open reads a request's body, to its end: only then is it seen that a client goes
-// away. It returns the model too.
-func (e *engine) open(w http.ResponseWriter, r *http.Request) (*llama.Model, []byte, error) {
+// away. It returns the use of the model that is asked for, too, which the caller ends.
+func (h *handler) open(w http.ResponseWriter, r *http.Request) (Use, []byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		return nil, nil, invalid("the body: %v", err)
+		return Use{}, nil, invalid("the body: %v", err)
 	}
-	model := e.model.Load()
-	if model == nil {
-		return nil, nil, &refusal{http.StatusServiceUnavailable, "unavailable_error", "Loading model"}
+	var q struct {
+		Model string `json:"model"`
 	}
-	return model, body, nil
+	json.Unmarshal(body, &q) // what is wrong with it is told by its reader
+	use, err := h.Acquire(r.Context(), cmp.Or(q.Model, r.URL.Query().Get("model")))
+	if err != nil {
+		return Use{}, nil, err
+	}
+	if use.Release == nil {
+		use.Release = func() {}
+	}
+	return use, body, nil
 }
 
 // handle makes a handler of what answers with one object.
-func (e *engine) handle(answer func(m *llama.Model, r *http.Request, body []byte) (any, error)) http.HandlerFunc {
+func (h *handler) handle(answer func(use Use, r *http.Request, body []byte) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		model, body, err := e.open(w, r)
+		use, body, err := h.open(w, r)
 		var out any
 		if err == nil {
-			out, err = answer(model, r, body)
+			defer use.Release()
+			out, err = answer(use, r, body)
 		}
 		if err != nil {
 			refuse(w, r, err)
@@ -89,10 +120,25 @@ func invalid(format string, args ...any) error {
 
 // refuse answers with an error, unless its client has gone.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() == nil {
-		status, body := problem(err)
-		send(w, status, body)
+	if r.Context().Err() != nil {
+		return
 	}
+	status, body := problem(err)
+	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(max(busy.RetryAfter.Seconds(), 1)))))
+	}
+	send(w, status, body)
+}
+
+// statuses are those of a Manager's errors, by their code.
+var statuses = map[string]refusal{
+	"not_found":        {http.StatusNotFound, "not_found_error", ""},
+	"no_capable_model": {http.StatusNotFound, "not_found_error", ""},
+	"invalid_request":  {http.StatusBadRequest, "invalid_request_error", ""},
+	"too_large":        {http.StatusInsufficientStorage, "unavailable_error", ""},
+	"no_capacity":      {http.StatusServiceUnavailable, "unavailable_error", ""},
+	"busy":             {http.StatusServiceUnavailable, "unavailable_error", ""},
+	"closed":           {http.StatusServiceUnavailable, "unavailable_error", ""},
 }
 
 // problem returns an error as it is answered.
@@ -108,6 +154,8 @@ func problem(err error) (status int, body any) {
 		status, of["type"] = http.StatusBadRequest, "invalid_request_error"
 	} else if errors.Is(err, llama.ErrClosed) {
 		status, of["type"] = http.StatusServiceUnavailable, "unavailable_error"
+	} else if r, ok := statuses[tier.Code(err)]; ok {
+		status, of["type"] = r.status, r.kind
 	}
 	of["code"] = status
 	return status, map[string]any{"error": of}
@@ -119,11 +167,24 @@ func send(w http.ResponseWriter, status int, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
-func (e *engine) models(m *llama.Model, _ *http.Request, _ []byte) (any, error) {
-	return map[string]any{"object": "list", "data": []any{map[string]any{
-		"id": filepath.Base(e.path), "object": "model", "created": time.Now().Unix(),
-		"owned_by": "modeltier's test engine", "meta": map[string]any{"n_ctx": m.Context()},
-	}}}, nil
+func (h *handler) health(w http.ResponseWriter, r *http.Request) {
+	if h.Ready != nil {
+		if err := h.Ready(); err != nil {
+			refuse(w, r, err)
+			return
+		}
+	}
+	send(w, http.StatusOK, map[string]any{"status": "ok"})
+}
+
+func (h *handler) models(w http.ResponseWriter, _ *http.Request) {
+	list := []any{}
+	if h.Models != nil {
+		for _, name := range h.Models() {
+			list = append(list, map[string]any{"id": name, "object": "model", "created": time.Now().Unix(), "owned_by": "modeltier"})
+		}
+	}
+	send(w, http.StatusOK, map[string]any{"object": "list", "data": list})
 }
 
 // input is what is made into tokens: a text, tokens, or a list of such.
@@ -162,9 +223,8 @@ func (p *prompt) of(m *llama.Model) ([]int32, error) {
 	return m.Tokenize(p.text, true, true)
 }
 
-func (e *engine) embed(m *llama.Model, r *http.Request, body []byte) (any, error) {
+func embed(use Use, r *http.Request, body []byte) (any, error) {
 	var q struct {
-		Model          string `json:"model"`
 		Input          input  `json:"input"`
 		EncodingFormat string `json:"encoding_format"`
 	}
@@ -180,11 +240,11 @@ func (e *engine) embed(m *llama.Model, r *http.Request, body []byte) (any, error
 	var list []any
 	total := 0
 	for i := range q.Input {
-		tokens, err := q.Input[i].of(m)
+		tokens, err := q.Input[i].of(use.Model)
 		if err != nil {
 			return nil, err
 		}
-		v, err := m.Embed(r.Context(), tokens)
+		v, err := use.Model.Embed(r.Context(), tokens)
 		if err != nil {
 			return nil, err
 		}
@@ -199,19 +259,11 @@ func (e *engine) embed(m *llama.Model, r *http.Request, body []byte) (any, error
 		}
 		list = append(list, map[string]any{"object": "embedding", "index": i, "embedding": as})
 	}
-	return map[string]any{"object": "list", "model": e.name(q.Model), "data": list,
+	return map[string]any{"object": "list", "model": use.Name, "data": list,
 		"usage": map[string]any{"prompt_tokens": total, "total_tokens": total}}, nil
 }
 
-// name is that of the model in an answer: as the request had it.
-func (e *engine) name(asked string) string {
-	if asked != "" {
-		return asked
-	}
-	return filepath.Base(e.path)
-}
-
-func tokenize(m *llama.Model, _ *http.Request, body []byte) (any, error) {
+func tokenize(use Use, _ *http.Request, body []byte) (any, error) {
 	q := struct {
 		Content      string `json:"content"`
 		AddSpecial   bool   `json:"add_special"`
@@ -221,13 +273,13 @@ func tokenize(m *llama.Model, _ *http.Request, body []byte) (any, error) {
 	if err := json.Unmarshal(body, &q); err != nil {
 		return nil, invalid("%v", err)
 	}
-	tokens, err := m.Tokenize(q.Content, q.AddSpecial, q.ParseSpecial)
+	tokens, err := use.Model.Tokenize(q.Content, q.AddSpecial, q.ParseSpecial)
 	if err != nil || !q.WithPieces {
 		return map[string]any{"tokens": tokens}, err
 	}
 	pieces := make([]any, len(tokens))
 	for i, token := range tokens {
-		var as any = m.Piece(token)
+		var as any = use.Model.Piece(token)
 		if piece := as.(string); !utf8.ValidString(piece) { // a part of a character: its bytes
 			bytes := make([]int, len(piece))
 			for i := range bytes {
@@ -240,17 +292,17 @@ func tokenize(m *llama.Model, _ *http.Request, body []byte) (any, error) {
 	return map[string]any{"tokens": pieces}, nil
 }
 
-func slots(m *llama.Model, _ *http.Request, _ []byte) (any, error) {
+func slots(use Use, _ *http.Request, _ []byte) (any, error) {
 	list := []any{}
-	for _, s := range m.Slots() {
-		list = append(list, map[string]any{"id": s.ID, "n_ctx": m.Context(), "is_processing": s.Busy, "n_prompt_tokens": s.Tokens})
+	for _, s := range use.Model.Slots() {
+		list = append(list, map[string]any{"id": s.ID, "n_ctx": use.Model.Context(), "is_processing": s.Busy, "n_prompt_tokens": s.Tokens})
 	}
 	return list, nil
 }
 
 // slot saves, restores or erases a slot.
-func (e *engine) slot(m *llama.Model, r *http.Request, body []byte) (any, error) {
-	if e.saves == "" {
+func (h *handler) slot(use Use, r *http.Request, body []byte) (any, error) {
+	if h.Saves.Dir == "" {
 		return nil, &refusal{http.StatusNotImplemented, "not_supported_error", "This server does not support slots action. Start it with `--slot-save-path`"}
 	}
 	id, err := strconv.Atoi(r.PathValue("id"))
@@ -262,7 +314,7 @@ func (e *engine) slot(m *llama.Model, r *http.Request, body []byte) (any, error)
 		return map[string]any{name: float64(time.Since(began).Microseconds()) / 1000}
 	}
 	if action == "erase" {
-		n, err := m.Erase(r.Context(), id)
+		n, err := use.Model.Erase(r.Context(), id)
 		return map[string]any{"id_slot": id, "n_erased": n}, err
 	}
 	if action != "save" && action != "restore" {
@@ -277,29 +329,13 @@ func (e *engine) slot(m *llama.Model, r *http.Request, body []byte) (any, error)
 	if !plain(q.Filename) {
 		return nil, invalid("Invalid filename")
 	}
-	path := filepath.Join(e.saves, q.Filename)
+	path := filepath.Join(h.Saves.Dir, q.Filename)
 	if action == "save" {
-		st, err := m.Save(r.Context(), id, path, func() (int64, error) { return e.room(q.Filename) })
+		st, err := use.Model.Save(r.Context(), id, path, func() (int64, error) { return h.Saves.Room(q.Filename) })
 		return map[string]any{"id_slot": id, "filename": q.Filename, "n_saved": st.Tokens, "n_written": st.Bytes, "timings": took("save_ms")}, err
 	}
-	st, err := m.Restore(r.Context(), id, path)
+	st, err := use.Model.Restore(r.Context(), id, path)
 	return map[string]any{"id_slot": id, "filename": q.Filename, "n_restored": st.Tokens, "n_read": st.Bytes, "timings": took("restore_ms")}, err
-}
-
-// room returns how many bytes may be saved under a name, beside the other files of the
-// folder.
-func (e *engine) room(name string) (int64, error) {
-	entries, err := os.ReadDir(e.saves)
-	if err != nil {
-		return 0, err
-	}
-	room := int64(e.savesMiB) << 20
-	for _, entry := range entries {
-		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() && entry.Name() != name {
-			room -= info.Size()
-		}
-	}
-	return room, nil
 }
 
 // plain reports whether a name is one of a file in a folder, and of no other.

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"crypto/rand"
@@ -14,7 +14,6 @@ import (
 
 // question is what is understood of a request for a completion or a chat.
 type question struct {
-	Model         string           `json:"model"`
 	Prompt        input            `json:"prompt"`
 	Messages      []map[string]any `json:"messages"`
 	MaxTokens     *int             `json:"max_tokens"`
@@ -49,7 +48,7 @@ func (s *stops) UnmarshalJSON(b []byte) error {
 }
 
 // request returns what the model is asked for.
-func (e *engine) request(m *llama.Model, q *question, chat bool) (r llama.Request, err error) {
+func (h *handler) request(m *llama.Model, q *question, chat bool) (r llama.Request, err error) {
 	switch {
 	case chat && len(q.Messages) == 0:
 		return r, invalid(`"messages" is needed`)
@@ -59,7 +58,7 @@ func (e *engine) request(m *llama.Model, q *question, chat bool) (r llama.Reques
 		return r, invalid(`"n" is %d: this engine gives one answer`, q.N)
 	}
 	r = llama.Request{
-		MaxTokens: e.maxTokens, Stop: q.Stop, Temperature: q.Temperature, TopP: q.TopP,
+		MaxTokens: h.MaxTokens, Stop: q.Stop, Temperature: q.Temperature, TopP: q.TopP,
 		Seed: math.MaxUint32, Slot: llama.AnySlot, Fresh: q.CachePrompt != nil && !*q.CachePrompt,
 	}
 	for _, n := range []*int{q.MaxTokens, q.MaxCompletion} {
@@ -122,10 +121,11 @@ func flatten(message map[string]any) error {
 }
 
 // complete answers a prompt or a chat, as a whole or as a stream.
-func (e *engine) complete(w http.ResponseWriter, r *http.Request) {
-	model, body, err := e.open(w, r)
+func (h *handler) complete(w http.ResponseWriter, r *http.Request) {
+	use, body, err := h.open(w, r)
 	var q question
 	if err == nil {
+		defer use.Release()
 		if bad := json.Unmarshal(body, &q); bad != nil {
 			err = invalid("%v", bad)
 		}
@@ -133,22 +133,22 @@ func (e *engine) complete(w http.ResponseWriter, r *http.Request) {
 	chat := strings.HasPrefix(r.URL.Path, "/v1/chat/")
 	var ask llama.Request
 	if err == nil {
-		ask, err = e.request(model, &q, chat)
+		ask, err = h.request(use.Model, &q, chat)
 	}
 	if err != nil {
 		refuse(w, r, err)
 		return
 	}
-	a := answer{id: "cmpl-" + rand.Text(), model: e.name(q.Model), created: time.Now().Unix(), prompt: len(ask.Prompt), chat: chat}
+	a := answer{id: "cmpl-" + rand.Text(), model: use.Name, created: time.Now().Unix(), prompt: len(ask.Prompt), chat: chat}
 	if chat {
 		a.id = "chat" + a.id
 	}
 	if q.Stream {
-		e.stream(w, r, model, ask, a, q.StreamOptions.IncludeUsage)
+		stream(w, r, use.Model, ask, a, q.StreamOptions.IncludeUsage)
 		return
 	}
 	var all strings.Builder
-	done, err := model.Generate(r.Context(), ask, func(piece string) error {
+	done, err := use.Model.Generate(r.Context(), ask, func(piece string) error {
 		all.WriteString(piece)
 		return nil
 	})
@@ -163,7 +163,7 @@ func (e *engine) complete(w http.ResponseWriter, r *http.Request) {
 
 // stream answers in events. An error before the first of them is answered as any;
 // one after it is an event, after which there is no end.
-func (e *engine) stream(w http.ResponseWriter, r *http.Request, model *llama.Model, ask llama.Request, a answer, usage bool) {
+func stream(w http.ResponseWriter, r *http.Request, model *llama.Model, ask llama.Request, a answer, usage bool) {
 	begun := false
 	begin := func() error {
 		if begun {
