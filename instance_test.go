@@ -1,6 +1,7 @@
 package modeltier_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -189,4 +190,52 @@ func TestInstance_DefaultMover_IsItsWeights(t *testing.T) {
 		t.Errorf("%s, %v", files, err)
 	}
 	l.Release()
+}
+
+// Engines that sleep and keep memory are unloaded for it, the one first that was asked for
+// longest ago, and without a wait for bytes that no sleep gives back.
+func TestMoverFrom_SleepersHoldTheRoom_OldestIsUnloaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var awake sync.Map // by name
+		var unloaded []string
+		set := func(on bool) func(_ context.Context, m tier.Model, _ *int) error {
+			return func(_ context.Context, m tier.Model, _ *int) error { awake.Store(m.Name, on); return nil }
+		}
+		mover := tier.MoverFrom(tier.Loader[*int]{
+			Load: func(_ context.Context, m tier.Model, _ func(tier.Bytes)) (*int, error) {
+				return new(int), set(true)(nil, m, nil)
+			},
+			Unload: func(_ context.Context, m tier.Model, _ *int) error {
+				unloaded = append(unloaded, m.Name)
+				return nil
+			},
+			Sleep: set(false),
+			Wake: func(_ context.Context, m tier.Model, _ *int, _ func(tier.Bytes)) error {
+				return set(true)(nil, m, nil)
+			},
+			Size: func(m tier.Model, _ *int) tier.Bytes {
+				if on, _ := awake.Load(m.Name); on == true {
+					return m.Size + tier.GiB // with a context, which it keeps asleep
+				}
+				return tier.GiB
+			},
+		})
+		var models []tier.Model
+		for _, name := range []string{"a", "b", "c", "d"} {
+			mod := model(name, 2)
+			mod.Runtime = tier.GiB
+			models = append(models, mod)
+		}
+		r := newRig(t, modeltier.Config{Models: models, Mover: mover, Limits: tier.Limits{RAM: 5 * tier.GiB}, OptimizeEvery: -1})
+		began := time.Now()
+		for _, name := range []string{"a", "b", "c", "d"} { // with c, two sleep; with d they would be three
+			r.use(name)
+		}
+		if took := time.Since(began); took > time.Second || fmt.Sprint(unloaded) != "[a]" {
+			t.Errorf("after %v, %v were unloaded", took, unloaded)
+		}
+		if s := r.Status(); s.RAM.Used > s.RAM.Limit {
+			t.Errorf("ram holds %v of %v", s.RAM.Used, s.RAM.Limit)
+		}
+	})
 }

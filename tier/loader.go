@@ -38,8 +38,9 @@ type Loader[T any] struct {
 }
 
 // MoverFrom returns the Mover of an engine in this process. Beside Move it has the
-// optional interfaces Instancer, Footprinter, FileBacker, ModelChecker, PartStatuser and
-// Closer, which unloads what is loaded. Models are served from RAM, and move whole.
+// optional interfaces Instancer, Footprinter, Resident, FileBacker, ModelChecker,
+// PartStatuser and Closer, which unloads what is loaded. Models are served from RAM, and
+// move whole.
 //
 // In the background, what the goroutine of Load and C code that it calls read is read at
 // idle I/O priority (on Linux), until a request waits for the load and it calls progress.
@@ -61,6 +62,7 @@ var _ interface {
 	Mover
 	Instancer
 	Footprinter
+	Resident
 	FileBacker
 	ModelChecker
 	PartStatuser
@@ -253,25 +255,43 @@ func (f *loaderMover[T]) Instance(model string) any {
 	return nil
 }
 
-// Footprint implements Footprinter by Size. While the model moves it is what was last
-// seen.
-func (f *loaderMover[T]) Footprint(model string) (now, peak Bytes, ok bool) {
+// look measures a model, unless it moves: then it is as last seen, as its instance may be
+// gone.
+func (f *loaderMover[T]) look(model string) (h loaded[T]) {
 	f.mu.Lock()
-	h := f.models[model]
-	if h == nil || f.Size == nil {
+	known := f.models[model]
+	if known == nil {
 		f.mu.Unlock()
-		return 0, 0, false
+		return loaded[T]{state: notLoaded}
 	}
 	select {
-	case h.busy <- struct{}{}:
-		defer f.give(model, h)
+	case known.busy <- struct{}{}:
+		f.mu.Unlock()
+		defer f.give(model, known)
+		f.measure(known)
+		return *known
 	default:
 		defer f.mu.Unlock()
-		return h.now, h.peak, h.peak > 0
+		return *known
 	}
-	f.mu.Unlock()
-	f.measure(h)
+}
+
+// Footprint implements Footprinter by Size.
+func (f *loaderMover[T]) Footprint(model string) (now, peak Bytes, ok bool) {
+	h := f.look(model)
 	return h.now, h.peak, h.peak > 0
+}
+
+// Resident implements Resident: a model that serves is there as a whole, and of one that
+// sleeps what Size says, which no move within swap frees.
+func (f *loaderMover[T]) Resident(_ context.Context, model string) (present, reclaimable Bytes, err error) {
+	switch h := f.look(model); h.state {
+	case serves:
+		return h.model.Size, 0, nil
+	case asleep:
+		return min(h.now, h.model.Size), 0, nil
+	}
+	return 0, 0, nil
 }
 
 // FileBacked implements FileBacker: see Loader.Sleep.

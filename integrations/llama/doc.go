@@ -13,7 +13,9 @@
 //	model, ok := modeltier.Instance[*llama.Model](lease)
 //	answer, err := model.Generate(ctx, llama.Request{Prompt: tokens, MaxTokens: 64, Slot: llama.AnySlot}, emit)
 //
-// examples/server/demo of modeltier makes models of random weights to do it with.
+// The package server answers HTTP requests with such models; examples/inprocess is a whole
+// program, and engine a command that serves one model, for tests. examples/server/demo of
+// modeltier makes models of random weights to do it with.
 //
 // What it does not promise: speed, or all that llama-server can do. Slots take
 // turns, a token each; they do not share a batch. It needs libffi.so.8, without

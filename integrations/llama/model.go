@@ -57,10 +57,9 @@ type Model struct {
 	context yzma.Context
 	memory  yzma.Memory
 	takes   Memory
-	weights tier.Bytes // the size of its files, if a Mover has loaded it
-	tokens  int        // that it knows
-	size    int        // of a slot, in tokens
-	chunk   int        // how many tokens are computed at once
+	tokens  int // that it knows
+	size    int // of a slot, in tokens
+	chunk   int // how many tokens are computed at once
 
 	template    *jinja.Template
 	templateErr error

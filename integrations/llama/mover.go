@@ -48,6 +48,7 @@ type loader interface {
 	tier.Mover
 	tier.Instancer
 	tier.Footprinter
+	tier.Resident
 	tier.FileBacker
 	tier.ModelChecker
 	tier.PartStatuser
@@ -119,7 +120,6 @@ func (m *Mover) load(ctx context.Context, mod tier.Model, progress func(tier.Byt
 	if err != nil {
 		return nil, err
 	}
-	live.weights = mod.Size
 	m.opts.Saves.restore(ctx, live)
 	return live, nil
 }
@@ -152,7 +152,22 @@ func (m *Mover) wake(ctx context.Context, mod tier.Model, _ *Model, progress fun
 
 // size counts what the files have present, and what the model has of its own.
 func (m *Mover) size(mod tier.Model, live *Model) tier.Bytes {
-	return m.present(mod.Name, live) + live.takes.Copied + live.takes.Context
+	present, _, err := m.mapped(context.Background(), mod.Name)
+	if err != nil {
+		present = live.takes.Mapped
+	}
+	return present + live.takes.Copied + live.takes.Context
+}
+
+// Resident implements tier.Resident: of a model that serves, what is present of its files,
+// if they are mapped; of one in swap, what it still has in memory, its context included.
+func (m *Mover) Resident(ctx context.Context, model string) (present, reclaimable tier.Bytes, err error) {
+	if live, ok := m.Instance(model).(*Model); ok && !live.copies() {
+		if present, reclaimable, err = m.mapped(ctx, model); !errors.Is(err, errors.ErrUnsupported) {
+			return present, reclaimable, err
+		}
+	}
+	return m.loader.Resident(ctx, model)
 }
 
 // Cached implements tier.Cacher, as the mover of the files does.

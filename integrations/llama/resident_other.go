@@ -2,8 +2,14 @@
 
 package llama
 
-import "github.com/modeltier/modeltier/tier"
+import (
+	"context"
+	"errors"
 
-// present returns how much is mapped of the files of a model that is loaded: it is not
-// told here how much of that is present.
-func (m *Mover) present(_ string, live *Model) tier.Bytes { return live.takes.Mapped }
+	"github.com/modeltier/modeltier/tier"
+)
+
+// mapped is errors.ErrUnsupported: it is not told here which pages are present.
+func (m *Mover) mapped(context.Context, string) (present, reclaimable tier.Bytes, err error) {
+	return 0, 0, errors.ErrUnsupported
+}
