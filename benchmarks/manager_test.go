@@ -52,24 +52,34 @@ func manager(b *testing.B, models []tier.Model) *modeltier.Manager {
 
 var sizes = []int{6, 200, 10_000, 100_000}
 
+// BenchmarkSelect is the time to select, by how the model is asked for and by the size of
+// the library.
 func BenchmarkSelect(b *testing.B) {
-	for _, n := range sizes {
-		m := manager(b, library(n))
-		for name, req := range map[string]modeltier.Request{
-			"manual":   {Model: fmt.Sprintf("model-%06d", n/2)},
-			"auto":     {},
-			"auto-two": {Capabilities: []string{"embeddings", "chat"}, Priority: modeltier.Quality},
-		} {
-			b.Run(fmt.Sprintf("%s/models=%d", name, n), func(b *testing.B) {
+	managers := make([]*modeltier.Manager, len(sizes))
+	for i, n := range sizes {
+		managers[i] = manager(b, library(n))
+	}
+	for _, mode := range []struct {
+		name string
+		req  func(models int) modeltier.Request
+	}{
+		{"manual", func(n int) modeltier.Request { return modeltier.Request{Model: fmt.Sprintf("model-%06d", n/2)} }},
+		{"auto", func(int) modeltier.Request { return modeltier.Request{} }},
+		{"auto-two", func(int) modeltier.Request {
+			return modeltier.Request{Capabilities: []string{"embeddings", "chat"}, Priority: modeltier.Quality}
+		}},
+	} {
+		for i, n := range sizes {
+			b.Run(fmt.Sprintf("%s/models=%d", mode.name, n), func(b *testing.B) {
+				req := mode.req(n)
 				b.ReportAllocs()
 				for b.Loop() {
-					if _, err := m.Select(req); err != nil {
+					if _, err := managers[i].Select(req); err != nil {
 						b.Fatal(err)
 					}
 				}
 			})
 		}
-		m.Close()
 	}
 }
 
