@@ -113,14 +113,14 @@ func TestAccounts_FreeMemoryLagsBehindALoad_TheLedgerCounts(t *testing.T) {
 		r.probe.Set(tier.Memory{Total: 8 * tier.GiB, Available: 1536 * tier.MiB}, nil)
 		a.served(3 * time.Second)
 		time.Sleep(time.Second)
-		if !b.waits() || scale.most() != 2*tier.GiB {
-			t.Errorf("%v are in memory", scale.most())
+		if !b.waits() || scale.Peak() != 2*tier.GiB {
+			t.Errorf("%v are in memory", scale.Peak())
 		}
 		r.probe.Set(tier.Memory{Total: 8 * tier.GiB, Available: 3584 * tier.MiB}, nil) // when a has gone
 		a.lease.Release()
 		b.served(4*time.Second + 3*time.Second).Release()
-		if scale.most() != 2*tier.GiB {
-			t.Errorf("%v were in memory at once, want 2 GiB", scale.most())
+		if scale.Peak() != 2*tier.GiB {
+			t.Errorf("%v were in memory at once, want 2 GiB", scale.Peak())
 		}
 	})
 }
@@ -168,10 +168,10 @@ func TestFootprint_LoaderTakesTwiceItsModel_OthersGiveWayBeforeTheMachineHasNone
 		cfg.Limits.RAM = 6 * tier.GiB
 		r, scale := newScaleRig(t, cfg)
 		r.memory(8*tier.GiB, 6*tier.GiB)
-		scale.machine = r.probe
+		scale.Probe = r.probe
 		r.use("a")
 		time.Sleep(time.Minute)
-		scale.weigh = func(m tier.Model) tier.Bytes { return 2 * m.Size }
+		scale.Weigh = func(m tier.Model) tier.Bytes { return 2 * m.Size }
 		l := r.begin("b").served(3 * time.Second)
 		r.wantUsed(2*tier.GiB + tier.GiB/2) // the runtime bytes are of the same memory
 		r.wantMoves("load a", "load b", "unload a")
@@ -186,10 +186,10 @@ func TestFootprint_LoaderTakesTwiceItsModel_OthersGiveWayBeforeTheMachineHasNone
 func TestFootprint_ModelsTakeTwiceWhatTheySay_TheMachineDoesNotRunOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, scale := newScaleRig(t, onlyRAM(model("a", 1), model("b", 1), model("c", 1), model("d", 1), model("e", 1)))
-		scale.weigh = func(m tier.Model) tier.Bytes { return 2 * m.Size }
+		scale.Weigh = func(m tier.Model) tier.Bytes { return 2 * m.Size }
 		const has = 6 * tier.GiB
 		r.memory(8*tier.GiB, has)
-		scale.machine = r.probe
+		scale.Probe = r.probe
 		for i := range 40 {
 			r.use(fmt.Sprintf("%c", 'a'+(i*3)%5))
 			time.Sleep(5 * time.Second)
@@ -198,8 +198,8 @@ func TestFootprint_ModelsTakeTwiceWhatTheySay_TheMachineDoesNotRunOut(t *testing
 				t.Errorf("request %d: %v are left, want the reserved GiB", i, mem.Available)
 			}
 		}
-		if scale.most() > has {
-			t.Errorf("models took %v of %v", scale.most(), has)
+		if scale.Peak() > has {
+			t.Errorf("models took %v of %v", scale.Peak(), has)
 		}
 		if s := r.Status(); s.Refusals["no_capacity"] != 0 {
 			t.Errorf("%d refusals", s.Refusals["no_capacity"])
@@ -365,7 +365,7 @@ func TestResidue_PagesThatStay_AreTrackedAndNotReadAgain(t *testing.T) {
 func TestResidue_ModelThatLeftIsStillThere_ItsBytesAreHeldBackUntilSeenToBeGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, scale := newObserverRig(t, onlyRAM(model("a", 2), model("b", 4)), false)
-		scale.lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
+		scale.Lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
 		r.use("a")
 		b := r.begin("b")
 		time.Sleep(5500 * time.Millisecond)
@@ -373,7 +373,7 @@ func TestResidue_ModelThatLeftIsStillThere_ItsBytesAreHeldBackUntilSeenToBeGone(
 			t.Errorf("%+v, want a in storage with 2 GiB still charged", m)
 		}
 		r.wantMoves("load a", "unload a")
-		scale.put("a", 0)
+		scale.Put("a", 0)
 		b.served(6*time.Second + 6*time.Second).Release() // seen at the next look, then loaded
 		r.wantUsed(4 * tier.GiB)
 	})
@@ -383,7 +383,7 @@ func TestResidue_ModelThatLeftIsStillThere_ItsBytesAreHeldBackUntilSeenToBeGone(
 func TestResidue_BytesNeverComeBack_AreToldAndTheWaitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, scale := newObserverRig(t, onlyRAM(model("a", 2), model("b", 4), model("c", 3)), false)
-		scale.lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
+		scale.Lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
 		r.use("a")
 		err := r.begin("b").refused(modeltier.ErrNoCapacity, 10*time.Second)
 		if ce, ok := errors.AsType[*tier.CapacityError](err); !ok || len(ce.Holders) != 1 || ce.Holders[0].Model != "a" {
@@ -398,7 +398,7 @@ func TestResidue_BytesNeverComeBack_AreToldAndTheWaitEnds(t *testing.T) {
 func TestResidue_RemovedModelStillThere_ItsBytesAreNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, scale := newObserverRig(t, onlyRAM(model("a", 2), model("b", 1)), false)
-		scale.lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
+		scale.Lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
 		for _, name := range []string{"a", "b"} {
 			r.use(name)
 			if err := order(t)(r.Remove(t.Context(), name)).Wait(t.Context()); err != nil {
@@ -408,7 +408,7 @@ func TestResidue_RemovedModelStillThere_ItsBytesAreNotForgotten(t *testing.T) {
 		if s := r.Status(); s.RAM.Used != 3*tier.GiB || s.Leftovers["a"] != 2*tier.GiB || s.Leftovers["b"] != tier.GiB {
 			t.Errorf("%v are used, left over are %v; want 3 GiB of a and b", s.RAM.Used, s.Leftovers)
 		}
-		scale.put("a", 0)
+		scale.Put("a", 0)
 		time.Sleep(time.Minute)
 		r.wantUsed(tier.GiB)
 		order(t)(r.HotLoad(t.Context(), model("b", 2))) // another of its name answers for it
@@ -428,17 +428,17 @@ func TestResidue_RemovedModelStillThere_ItsBytesAreNotForgotten(t *testing.T) {
 //
 // Pain point 20.
 func TestResidue_WeightsStayInMemory_TheirOwnModelFitsAllTheSame(t *testing.T) {
-	start := map[string]func(r *rig, s *scale){
-		"after a load that failed": func(r *rig, s *scale) {
-			s.put("a", 3*tier.GiB)
+	start := map[string]func(r *rig, s *tiertest.Scale){
+		"after a load that failed": func(r *rig, s *tiertest.Scale) {
+			s.Put("a", 3*tier.GiB)
 			r.mover.Fault = func(tier.Move) error { return errors.New("bad weights") }
 			if _, err := r.Acquire(r.t.Context(), modeltier.Request{Model: "a"}); err == nil {
 				r.t.Fatal("the load did not fail")
 			}
 			r.mover.Fault = nil
 		},
-		"after a move to storage": func(r *rig, s *scale) {
-			s.lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
+		"after a move to storage": func(r *rig, s *tiertest.Scale) {
+			s.Lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
 			r.use("a")
 			if err := order(r.t)(r.MoveTier(r.t.Context(), "a", tier.Storage)).Wait(r.t.Context()); err != nil {
 				r.t.Fatal(err)

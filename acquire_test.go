@@ -360,8 +360,8 @@ func TestAcquire_ScenariosOfOllama(t *testing.T) {
 	scenario(t, "ollama/TestSchedRequestsSimpleReloadSameModel", func(t *testing.T) {
 		r, scale := newObserverRig(t, onlyRAM(model("a", 4)), false)
 		r.memory(8*tier.GiB, 6*tier.GiB)
-		scale.machine = r.probe
-		scale.lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
+		scale.Probe = r.probe
+		scale.Lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
 		old := r.get("a")
 		changed := model("a", 4)
 		changed.Runtime, changed.Home = tier.GiB/2, tier.RAM
@@ -377,14 +377,14 @@ func TestAcquire_ScenariosOfOllama(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		r.wantUsed(4 * tier.GiB) // it is still seen
-		scale.put("a", 0)
+		scale.Put("a", 0)
 		time.Sleep(2 * time.Second)
 		if err := order(t)(r.HotLoad(t.Context(), changed)).Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		r.wantUsed(4*tier.GiB + tier.GiB/2)
-		if scale.most() != 4*tier.GiB+tier.GiB/2 {
-			t.Errorf("%v were in memory at once, want 4.5 GiB", scale.most())
+		if scale.Peak() != 4*tier.GiB+tier.GiB/2 {
+			t.Errorf("%v were in memory at once, want 4.5 GiB", scale.Peak())
 		}
 	})
 	scenario(t, "ollama/TestSchedRequestsMultipleLoadedModels", func(t *testing.T) {

@@ -159,13 +159,13 @@ func TestEviction_MemoryTakenByIdleModels_TheyLeaveInsteadOfARefusal(t *testing.
 		// The machine has 6 GiB, a takes 4 of them: only 2 are available when b needs 3.
 		r, scale := newObserverRig(t, onlyRAM(model("a", 4), model("b", 3)), false)
 		r.memory(8*tier.GiB, 6*tier.GiB)
-		scale.machine = r.probe
+		scale.Probe = r.probe
 		r.use("a")
 		time.Sleep(time.Minute)
 		r.wantAt("a", tier.RAM)
 		r.begin("b").served(4500 * time.Millisecond).Release()
-		if scale.most() != 4*tier.GiB {
-			t.Errorf("%v were in memory at once, want 4 GiB", scale.most())
+		if scale.Peak() != 4*tier.GiB {
+			t.Errorf("%v were in memory at once, want 4 GiB", scale.Peak())
 		}
 		r.wantMoves("load a", "unload a", "load b")
 		m := model("hot", 4)
@@ -374,8 +374,8 @@ func TestEviction_ScenariosOfLlamaSwap(t *testing.T) {
 		a.served(4500 * time.Millisecond).Release()
 		b.served(9 * time.Second).Release()
 		c.served(13500 * time.Millisecond).Release()
-		if scale.most() != 3*tier.GiB {
-			t.Errorf("%v were in memory at once, want one model", scale.most())
+		if scale.Peak() != 3*tier.GiB {
+			t.Errorf("%v were in memory at once, want one model", scale.Peak())
 		}
 	})
 	scenario(t, "llama-swap/EvictCostsPreferred the most used model stays", func(t *testing.T) {
@@ -595,8 +595,8 @@ func TestEviction_ScenariosOfLocalAI(t *testing.T) {
 		}
 		a.served(4500 * time.Millisecond).Release()
 		b.served(3500*time.Millisecond + 4500*time.Millisecond).Release()
-		if scale.most() != 3*tier.GiB {
-			t.Errorf("%v were in memory at once", scale.most())
+		if scale.Peak() != 3*tier.GiB {
+			t.Errorf("%v were in memory at once", scale.Peak())
 		}
 	})
 	scenario(t, "LocalAI/several evictions at once", func(t *testing.T) {
@@ -614,8 +614,8 @@ func TestEviction_ScenariosOfLocalAI(t *testing.T) {
 		for i := range 20 {
 			r.begin([]string{"a", "b"}[i%2]).served(4500 * time.Millisecond).Release()
 		}
-		if scale.most() != 3*tier.GiB || len(r.mover.Moves()) != 39 {
-			t.Errorf("%v at once, %d moves; want 3 GiB and 39", scale.most(), len(r.mover.Moves()))
+		if scale.Peak() != 3*tier.GiB || len(r.mover.Moves()) != 39 {
+			t.Errorf("%v at once, %d moves; want 3 GiB and 39", scale.Peak(), len(r.mover.Moves()))
 		}
 	})
 	scenario(t, "LocalAI/busy skipped and next LRU taken", func(t *testing.T) {

@@ -288,8 +288,8 @@ func TestQueue_ScenariosOfLlamaSwap(t *testing.T) {
 		b, c := r.begin("b"), r.begin("c")
 		b.served(time.Second + 4500*time.Millisecond).Release()
 		c.served(5500*time.Millisecond + time.Second + 4500*time.Millisecond).Release()
-		if scale.most() != 4*tier.GiB {
-			t.Errorf("%v were in memory at once", scale.most())
+		if scale.Peak() != 4*tier.GiB {
+			t.Errorf("%v were in memory at once", scale.Peak())
 		}
 		r.wantMoves("load a", "unload a", "load b", "unload b", "load c")
 	})
@@ -428,8 +428,8 @@ func TestQueue_ScenariosOfOllama(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if scale.most() > 5*tier.GiB {
-			t.Errorf("%v were in memory at once", scale.most())
+		if scale.Peak() > 5*tier.GiB {
+			t.Errorf("%v were in memory at once", scale.Peak())
 		}
 		if s := r.Status(); s.Accesses.Total != 32*20 || s.Waiting != 0 {
 			t.Errorf("%d served, %d wait; want 640 and 0", s.Accesses.Total, s.Waiting)

@@ -80,8 +80,8 @@ func TestLimits_LoadsAtOnce_NeverMoreInMemoryThanTheLimit(t *testing.T) {
 		for _, c := range clients[2:] {
 			c.served(6 * time.Second).Release()
 		}
-		if scale.most() != 4*tier.GiB {
-			t.Errorf("%v were in memory at once, want 4 GiB of 5", scale.most())
+		if scale.Peak() != 4*tier.GiB {
+			t.Errorf("%v were in memory at once, want 4 GiB of 5", scale.Peak())
 		}
 		if s := r.Status(); s.RAM.Peak > s.Limits.RAM || s.Evictions != 2 {
 			t.Errorf("the account's peak is %v after %d evictions, want 5 GiB at most and 2", s.RAM.Peak, s.Evictions)
@@ -102,7 +102,7 @@ func budget(t *rapid.T) {
 		m.Runtime = tier.Bytes(rapid.IntRange(0, 2).Draw(t, "runtime")) * tier.GiB / 8
 		models = append(models, m)
 	}
-	scale := &scale{Mover: &tiertest.Mover{OnlyRAM: true, Time: func(tier.Move) time.Duration { return time.Second }}}
+	scale := &tiertest.Scale{Mover: &tiertest.Mover{OnlyRAM: true, Time: func(tier.Move) time.Duration { return time.Second }}}
 	bad := rapid.SampledFrom(names).Draw(t, "bad")
 	scale.Fault = func(mv tier.Move) error {
 		if mv.Model.Name == bad {
@@ -138,7 +138,7 @@ func budget(t *rapid.T) {
 			m.MoveTier(context.Background(), rapid.SampledFrom(names).Draw(t, "unloaded"), tier.Storage)
 		}
 		time.Sleep(rapid.SampledFrom([]time.Duration{0, 50 * time.Millisecond, time.Second}).Draw(t, "pause"))
-		if most := scale.most(); most > limits.RAM {
+		if most := scale.Peak(); most > limits.RAM {
 			t.Fatalf("%v were in memory at once, the limit is %v", most, limits.RAM)
 		}
 		if s := m.Status(); s.RAM.Used > limits.RAM || s.RAM.Peak > limits.RAM {
@@ -146,7 +146,7 @@ func budget(t *rapid.T) {
 		}
 	}
 	wg.Wait()
-	if most := scale.most(); most > limits.RAM {
+	if most := scale.Peak(); most > limits.RAM {
 		t.Fatalf("%v were in memory at once, the limit is %v", most, limits.RAM)
 	}
 }
@@ -158,12 +158,12 @@ func TestLimits_ThreeModelsOnAMachineForTwo_NoneIsKilled(t *testing.T) {
 		r, scale := newScaleRig(t, cfg)
 		const has = 850 * tier.MiB
 		r.memory(900*tier.MiB, has)
-		scale.machine = r.probe
+		scale.Probe = r.probe
 		for i := range 30 {
 			r.use(fmt.Sprintf("%c", 'a'+i%3))
 		}
-		if scale.most() > has-128*tier.MiB {
-			t.Errorf("%v of %v were taken", scale.most(), has)
+		if scale.Peak() > has-128*tier.MiB {
+			t.Errorf("%v of %v were taken", scale.Peak(), has)
 		}
 	})
 }
@@ -216,8 +216,8 @@ func TestLimits_ScenariosOfOllama(t *testing.T) {
 		r, scale := newScaleRig(t, slowUnload(onlyRAM(model("a", 3), model("b", 3)), 2*time.Second))
 		r.use("a")
 		r.begin("b").served(2*time.Second + 4500*time.Millisecond).Release() // one after the other
-		if scale.most() != 3*tier.GiB {
-			t.Errorf("%v were in memory at once", scale.most())
+		if scale.Peak() != 3*tier.GiB {
+			t.Errorf("%v were in memory at once", scale.Peak())
 		}
 	})
 	scenario(t, "ollama/FitsAlongside", func(t *testing.T) {

@@ -304,7 +304,7 @@ func TestPressure_MemoryIsShort_OnePlanGivesBackWhatIsMissing(t *testing.T) {
 		cfg.Placement = new(optimizer.LRU) // its order of worth is known
 		r, scale := newScaleRig(t, cfg)
 		r.memory(8*tier.GiB, 7*tier.GiB)
-		scale.machine = r.probe
+		scale.Probe = r.probe
 		for _, name := range []string{"a", "b", "c", "d", "e"} {
 			r.use(name)
 			time.Sleep(time.Minute)

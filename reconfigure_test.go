@@ -260,7 +260,7 @@ func TestReconfigure_WhatItWasIsStillInMemory_TheNewOneWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := onlyRAM(model("a", 2))
 		r, scale := newObserverRig(t, cfg, false)
-		scale.lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
+		scale.Lingers = func(mv tier.Move) tier.Bytes { return mv.Model.Size }
 		r.use("a")
 		r.reconfigured(cfg.Limits, model("a", 1))
 		a := r.begin("a")
@@ -268,7 +268,7 @@ func TestReconfigure_WhatItWasIsStillInMemory_TheNewOneWaits(t *testing.T) {
 		if m := r.model("a"); m.Tier != tier.Storage || m.ChargedRAM != 2*tier.GiB || !a.waits() {
 			t.Errorf("%+v, want the old one in storage with 2 GiB still charged, and the new one waited for", m)
 		}
-		scale.put("a", 0)
+		scale.Put("a", 0)
 		if l := a.served(6*time.Second + 1500*time.Millisecond); l.Model().Size != tier.GiB {
 			t.Errorf("served by a model of %v", l.Model().Size)
 		}

@@ -268,78 +268,10 @@ func (c *client) refused(kind error, after time.Duration) error {
 	return c.err
 }
 
-// scale is a mover that counts the memory of its models, from the start of a load to
-// the end of an unload.
-type scale struct {
-	*tiertest.Mover
-	// weigh returns the memory that a model takes; nil: its size and runtime bytes.
-	weigh func(m tier.Model) tier.Bytes
-	// lingers returns the residue of a model after an unload; nil: none.
-	lingers func(mv tier.Move) tier.Bytes
-	// machine, if not nil, is a probe that reports each change at once.
-	machine *tiertest.Probe
-
-	mu        sync.Mutex // guards the rest
-	now, peak tier.Bytes
-	at        map[string]tier.Bytes
-}
-
-func (s *scale) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
-	m := mv.Model
-	most := m.Size + m.Runtime
-	if s.weigh != nil {
-		most = s.weigh(m)
-	}
-	was := s.put(m.Name, -1)
-	if mv.To == tier.RAM {
-		s.put(m.Name, most)
-	}
-	err := s.Mover.Move(ctx, mv, progress)
-	switch {
-	case err != nil:
-		s.put(m.Name, was)
-	case mv.To != tier.RAM && s.lingers != nil:
-		s.put(m.Name, mv.Keep+s.lingers(mv))
-	case mv.To != tier.RAM:
-		s.put(m.Name, mv.Keep)
-	}
-	return err
-}
-
-// put sets the memory of a model, unless b is negative, and returns the memory that
-// it had.
-func (s *scale) put(name string, b tier.Bytes) tier.Bytes {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.at[name]
-	if b < 0 {
-		return was
-	}
-	if s.at == nil {
-		s.at = make(map[string]tier.Bytes)
-	}
-	s.at[name] = b
-	s.now += b - was
-	s.peak = max(s.peak, s.now)
-	if s.machine != nil {
-		m, _ := s.machine.Memory(context.Background())
-		m.Available -= b - was
-		s.machine.Set(m, nil)
-	}
-	return was
-}
-
-// most returns the peak of all models together.
-func (s *scale) most() tier.Bytes {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.peak
-}
-
 // newScaleRig is newRig with a scale under its mover.
-func newScaleRig(t *testing.T, cfg modeltier.Config) (*rig, *scale) {
+func newScaleRig(t *testing.T, cfg modeltier.Config) (*rig, *tiertest.Scale) {
 	t.Helper()
-	s := &scale{Mover: cfg.Mover.(*tiertest.Mover)}
+	s := &tiertest.Scale{Mover: cfg.Mover.(*tiertest.Mover)}
 	cfg.Mover = s
 	r := newRig(t, cfg)
 	r.mover = s.Mover
@@ -348,13 +280,13 @@ func newScaleRig(t *testing.T, cfg modeltier.Config) (*rig, *scale) {
 
 // observer is a scale that implements tier.Resident.
 type observer struct {
-	*scale
+	*tiertest.Scale
 	mapped bool // what is present counts as available
 }
 
 // Resident implements tier.Resident.
 func (o *observer) Resident(_ context.Context, model string) (present, reclaimable tier.Bytes, err error) {
-	present = o.put(model, -1)
+	present = o.Taken(model)
 	if o.mapped {
 		reclaimable = present
 	}
@@ -362,9 +294,9 @@ func (o *observer) Resident(_ context.Context, model string) (present, reclaimab
 }
 
 // newObserverRig is newRig with an observer over its mover.
-func newObserverRig(t *testing.T, cfg modeltier.Config, mapped bool) (*rig, *scale) {
+func newObserverRig(t *testing.T, cfg modeltier.Config, mapped bool) (*rig, *tiertest.Scale) {
 	t.Helper()
-	s := &scale{Mover: cfg.Mover.(*tiertest.Mover)}
+	s := &tiertest.Scale{Mover: cfg.Mover.(*tiertest.Mover)}
 	cfg.Mover = &observer{s, mapped}
 	r := newRig(t, cfg)
 	r.mover = s.Mover

@@ -48,7 +48,7 @@ var madeBy = map[string]string{
 	"Policies": "selector.New", "Work": "Jobs.Start", "Watcher": "hotload.Watch",
 	"mapped.Mover": "mapped.New", "process.Mover": "process.New", "safety.Probe": "safety.NewProbe", "jetson.Probe": "jetson.NewProbe",
 	"Jobs": "hotload.NewJobs", "Reader": "Tegrastats.Open", "Weights": "mapped.Mover", "Instance": "process.Mover", "Use": "process.Instance",
-	"Sticky": "a Mover in it", "Machine": "tiertest.NewMachine", "Recorder": "modeltiertest.NewManager",
+	"Sticky": "a Mover in it", "Scale": "a Mover in it", "Machine": "tiertest.NewMachine", "Recorder": "modeltiertest.NewManager",
 }
 
 // unasked are methods that are not called: what they do with zero arguments is the

@@ -133,15 +133,20 @@ func (f *Mover) time(mv tier.Move) time.Duration {
 	if f.Time != nil {
 		return f.Time(mv)
 	}
-	f.mu.Lock()
-	kept := f.place(mv.Model.Name).kept
-	f.mu.Unlock()
+	kept := f.kept(mv.Model.Name)
 	perGB := map[tier.Tier]float64{tier.Storage: 1.5, tier.Swap: 0.5}[mv.From]
 	missing := mv.Model.Size - kept
 	if mv.To == tier.Storage || mv.To < mv.From {
 		missing = 0
 	}
 	return time.Duration(min(perGB*missing.GB()*float64(time.Second), 1<<62))
+}
+
+// kept returns what is kept of a model.
+func (f *Mover) kept(model string) tier.Bytes {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.place(model).kept
 }
 
 func (f *Mover) end(mv tier.Move, arrived bool) {
@@ -200,6 +205,81 @@ func (f *Mover) Close() error {
 	defer f.mu.Unlock()
 	f.closing = true
 	return nil
+}
+
+// Scale is a [Mover] that counts the memory of its models: each takes its Size and Runtime
+// from the start of a load to the end of an unload, and in swap what is kept. Its fields
+// are set before use.
+type Scale struct {
+	*Mover
+	// Weigh, if not nil, is what a model takes in ram, whatever it declares.
+	Weigh func(m tier.Model) tier.Bytes
+	// Lingers, if not nil, is what stays in memory after a move down, beside what is kept.
+	Lingers func(mv tier.Move) tier.Bytes
+	// Probe, if not nil, is told each change at once: what models take is not available.
+	Probe *Probe
+
+	mu        sync.Mutex // guards the rest
+	now, peak tier.Bytes
+	taken     map[string]tier.Bytes
+}
+
+// Move implements tier.Mover.
+func (s *Scale) Move(ctx context.Context, mv tier.Move, progress func(tier.Bytes)) error {
+	m := mv.Model
+	all, was := m.Size.Plus(m.Runtime), s.Taken(m.Name)
+	if s.Weigh != nil {
+		all = s.Weigh(m)
+	}
+	if mv.To == tier.RAM {
+		s.Put(m.Name, max(all, was))
+	}
+	arrived := false // stays false if a Fault does not return
+	defer func() {
+		switch {
+		case !arrived:
+			s.Put(m.Name, was)
+		case mv.To == tier.RAM:
+			s.Put(m.Name, all)
+		case s.Lingers != nil:
+			s.Put(m.Name, mv.Keep+s.Lingers(mv))
+		default:
+			s.Put(m.Name, mv.Keep)
+		}
+	}()
+	err := s.Mover.Move(ctx, mv, progress)
+	arrived = err == nil
+	return err
+}
+
+// Put sets the memory that a model takes.
+func (s *Scale) Put(model string, b tier.Bytes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken == nil {
+		s.taken = make(map[string]tier.Bytes)
+	}
+	more := b - s.taken[model]
+	s.taken[model] = b
+	s.now += more
+	s.peak = max(s.peak, s.now)
+	if s.Probe != nil {
+		s.Probe.change(func(m *tier.Memory) { m.Available -= more })
+	}
+}
+
+// Taken returns the memory that a model takes.
+func (s *Scale) Taken(model string) tier.Bytes {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken[model]
+}
+
+// Peak returns the most that models ever took together.
+func (s *Scale) Peak() tier.Bytes {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peak
 }
 
 // Sticky is a [Mover] that reports what is present, and whose freed bytes stay
@@ -291,6 +371,13 @@ func (p *Probe) Memory(ctx context.Context) (tier.Memory, error) {
 	defer p.mu.Unlock()
 	p.reads++
 	return p.memory, p.err
+}
+
+// change changes what the Probe reports.
+func (p *Probe) change(fn func(m *tier.Memory)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fn(&p.memory)
 }
 
 // Reads returns how often Memory was called.

@@ -3,7 +3,6 @@ package tiertest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -15,26 +14,20 @@ import (
 // Machine is a fake machine: memory of which models and other programs take their parts,
 // disks with a speed, and engines whose faults are scripted. It is a tier.Mover and a
 // tier.MemoryProbe at once, to be given to one Manager as both. Only time passes: in a
-// testing/synctest bubble none does really. A model takes its Size and Runtime from the
-// start of its load to the end of its unload. It is safe for concurrent use; Mover's
-// fields, Takes and Crashed are set before use.
+// testing/synctest bubble none does really. It is safe for concurrent use; the fields of
+// its Mover and of its Scale are set before use.
 type Machine struct {
-	// Mover says what kind of engines they are, and knows the moves that were made. A load
-	// takes the time of its disk, unless Mover.Time is another's. Its Fault is the Machine's.
-	*Mover
-	// Takes, if not nil, is what a model takes in ram, whatever it declares.
-	Takes func(m tier.Model) tier.Bytes
+	// Scale knows what models take, and by its Mover what kind of engines they are and what
+	// moves were made. A load takes the time of its disk, unless Mover.Time is another's;
+	// Mover.Fault is the Machine's.
+	*Scale
 
 	mu      sync.Mutex // guards the rest; nothing waits under it
-	memory  tier.Memory
-	err     error
 	disks   []*disk
 	scripts map[string][]fault
 	crashes map[string]fault      // of loads that are under way
 	residue map[string]tier.Bytes // to stay after an unload
-	taken   map[string]tier.Bytes
-	weights map[string]tier.Bytes // of what is taken
-	most    tier.Bytes
+	sizes   map[string]tier.Bytes // of models that were moved
 	crashed func(model string, cause error)
 	closed  chan struct{}
 }
@@ -61,11 +54,11 @@ const defaultSpeed = tier.GiB * 2 / 3
 // engines are programs: a model is served from ram only, and moves as a whole.
 func NewMachine(memory tier.Bytes) *Machine {
 	m := &Machine{
-		Mover: &Mover{OnlyRAM: true}, memory: tier.Memory{Total: memory, Available: memory},
+		Scale:   &Scale{Mover: &Mover{OnlyRAM: true}, Probe: NewProbe(tier.Memory{Total: memory, Available: memory})},
 		scripts: make(map[string][]fault), crashes: make(map[string]fault), residue: make(map[string]tier.Bytes),
-		taken: make(map[string]tier.Bytes), weights: make(map[string]tier.Bytes), closed: make(chan struct{}),
+		sizes: make(map[string]tier.Bytes), closed: make(chan struct{}),
 	}
-	m.Mover.Time, m.Mover.Fault = m.time, m.fail
+	m.Mover.Time, m.Mover.Fault, m.Scale.Lingers = m.time, m.fail, m.lingers
 	m.Disk("", defaultSpeed)
 	return m
 }
@@ -90,48 +83,28 @@ func (m *Machine) disk(path string) *disk {
 // Others sets what other programs take of the memory. A Manager knows of it when it has
 // read the memory again, within a second.
 func (m *Machine) Others(take tier.Bytes) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.memory.Available = m.memory.Total - take
+	m.Scale.mu.Lock() // so that what models take does not change meanwhile
+	defer m.Scale.mu.Unlock()
+	m.Probe.change(func(mem *tier.Memory) { mem.Available = mem.Total - take - m.Scale.now })
 }
 
 // Press sets the memory pressure, of which a Manager knows as of Others.
 func (m *Machine) Press(level tier.PressureLevel) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.memory.Pressure.Level = level
+	m.Probe.change(func(mem *tier.Memory) { mem.Pressure.Level = level })
 }
 
 // Blind makes each look at the memory end with err; nil: no more.
 func (m *Machine) Blind(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.err = err
+	m.Probe.mu.Lock()
+	defer m.Probe.mu.Unlock()
+	m.Probe.err = err
 }
 
 // Memory implements tier.MemoryProbe.
 func (m *Machine) Memory(ctx context.Context) (tier.Memory, error) {
-	if ctx.Err() != nil {
-		return tier.Memory{}, context.Cause(ctx)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.err != nil {
-		return tier.Memory{}, m.err
-	}
-	seen := m.memory
-	for _, b := range m.taken {
-		seen.Available -= b
-	}
+	seen, err := m.Probe.Memory(ctx)
 	seen.Available = max(seen.Available, 0)
-	return seen, nil
-}
-
-// Peak returns the most that models ever had together.
-func (m *Machine) Peak() tier.Bytes {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.most
+	return seen, err
 }
 
 // ErrScripted is what a load fails with that Fails was not told an error for.
@@ -194,8 +167,8 @@ func (m *Machine) Residue(model string, bytes tier.Bytes) (free func()) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.residue, model)
-		if m.Mover.At(model) != tier.RAM {
-			m.put(model, 0, 0)
+		if m.At(model) != tier.RAM {
+			m.Put(model, 0)
 		}
 	})
 }
@@ -230,11 +203,19 @@ func (m *Machine) time(mv tier.Move) time.Duration {
 	if mv.To <= mv.From {
 		return 0
 	}
-	m.mu.Lock()
-	missing := max(mv.Model.Size-m.weights[mv.Model.Name], 0)
-	m.mu.Unlock()
+	missing := max(mv.Model.Size-m.Mover.kept(mv.Model.Name), 0)
 	took := float64(missing) / float64(m.disk(mv.Model.Path).speed) * float64(time.Second)
 	return time.Duration(min(took, 1<<62)).Round(time.Microsecond)
+}
+
+// lingers is the Scale's Lingers.
+func (m *Machine) lingers(mv tier.Move) tier.Bytes {
+	if mv.To != tier.Storage {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.residue[mv.Model.Name]
 }
 
 // Move implements tier.Mover.
@@ -252,69 +233,35 @@ func (m *Machine) Move(ctx context.Context, mv tier.Move, progress func(tier.Byt
 		}
 	}
 	name := mv.Model.Name
-	all := mv.Model.Size.Plus(mv.Model.Runtime)
-	if m.Takes != nil {
-		all = m.Takes(mv.Model)
-	}
 	m.mu.Lock()
-	before, had := m.taken[name], m.weights[name]
-	if mv.To == tier.RAM {
-		m.put(name, max(all, before), had)
-	}
+	m.sizes[name] = mv.Model.Size
 	m.mu.Unlock()
 	arrived := false // stays false if a script's fault does not return
-	defer func() { m.end(mv, arrived, before, had, all) }()
-	if err := m.Mover.Move(ctx, mv, progress); err != nil {
-		return err
-	}
-	arrived = true
-	return nil
-}
-
-// end sets what a model takes after a move.
-func (m *Machine) end(mv tier.Move, arrived bool, before, had, all tier.Bytes) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	name := mv.Model.Name
-	crash := m.crashes[name]
-	delete(m.crashes, name)
-	switch {
-	case !arrived:
-		m.put(name, before, had)
-	case mv.To == tier.RAM:
-		m.put(name, all, min(all, mv.Model.Size))
-		if crash.cause != nil {
-			time.AfterFunc(crash.after, func() { m.crash(name, crash.cause) })
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if c := m.crashes[name]; arrived && mv.To == tier.RAM && c.cause != nil {
+			time.AfterFunc(c.after, func() { m.crash(name, c.cause) })
 		}
-	case mv.To == tier.Swap:
-		m.put(name, mv.Keep, mv.Keep)
-	default:
-		m.put(name, m.residue[name], m.residue[name])
-	}
+		delete(m.crashes, name)
+	}()
+	err := m.Scale.Move(ctx, mv, progress)
+	arrived = err == nil
+	return err
 }
 
 // crash ends the engine of a model that is in ram.
 func (m *Machine) crash(model string, cause error) {
 	m.mu.Lock()
-	there := m.taken[model] > 0 && m.Mover.At(model) == tier.RAM
-	if there {
-		m.put(model, 0, 0)
-	}
 	crashed := m.crashed
 	m.mu.Unlock()
-	if there && crashed != nil {
+	if m.Taken(model) == 0 || m.At(model) != tier.RAM {
+		return
+	}
+	m.Put(model, 0)
+	if crashed != nil {
 		crashed(model, cause)
 	}
-}
-
-// put sets what a model takes, and how much of that is weights. m.mu is held.
-func (m *Machine) put(model string, taken, weights tier.Bytes) {
-	m.taken[model], m.weights[model] = taken, weights
-	var sum tier.Bytes
-	for _, b := range m.taken {
-		sum += b
-	}
-	m.most = max(m.most, sum)
 }
 
 // Resident implements tier.Resident.
@@ -324,7 +271,7 @@ func (m *Machine) Resident(ctx context.Context, model string) (present, reclaima
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.weights[model], 0, nil
+	return min(m.Taken(model), m.sizes[model]), 0, nil
 }
 
 // Close implements tier.Closer: what hangs is let go.
@@ -337,15 +284,4 @@ func (m *Machine) Close() error {
 	}
 	m.mu.Unlock()
 	return m.Mover.Close()
-}
-
-// String says what the models take, for a failed test's log.
-func (m *Machine) String() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var sum tier.Bytes
-	for _, b := range m.taken {
-		sum += b
-	}
-	return fmt.Sprintf("%v of memory, %v of it other programs' and %v models'", m.memory.Total, m.memory.Total-m.memory.Available, sum)
 }
