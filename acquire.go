@@ -44,6 +44,7 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lea
 	if err != nil {
 		if snap, choice, err = m.chooseAgain(ctx, req, err, waited); err != nil {
 			if ctx.Err() == nil {
+				err = m.whenRoom(err)
 				m.refused(req, choice.Model, err)
 			}
 			return nil, choice, err
@@ -67,6 +68,7 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lea
 		lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 	}
 	if err != nil && ctx.Err() == nil {
+		err = m.whenRoom(err)
 		m.refused(req, choice.Model, err)
 	}
 	return lease, choice, err

@@ -24,11 +24,14 @@ const statusClientClosed = 499
 //	409  ErrExists, ErrInUse, ErrLimits
 //	429  ErrBusy because a queue is full
 //	499  context.Canceled: the client has gone
-//	503  ErrNoCapacity, ErrClosed, ErrStuck, and ErrBusy for any other reason
+//	503  ErrNoCapacity (see tier.CapacityError.RetryAfter), ErrClosed, ErrStuck, and ErrBusy for any other reason
 //	504  context.DeadlineExceeded, *tier.DeadlineError
 //	507  ErrTooLarge
 //	500  any other error
 func HTTPStatus(err error) (status int, retryAfter time.Duration) {
+	if lack, ok := errors.AsType[*tier.CapacityError](err); ok && !lack.Never && lack.RetryAfter > 0 {
+		return http.StatusServiceUnavailable, wholeSeconds(lack.RetryAfter)
+	}
 	is := func(target error) bool { return errors.Is(err, target) }
 	const soon = time.Second
 	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
@@ -37,11 +40,7 @@ func HTTPStatus(err error) (status int, retryAfter time.Duration) {
 		if busy.Reason == "" {
 			status = http.StatusTooManyRequests
 		}
-		after := busy.RetryAfter.Truncate(time.Second)
-		if after < busy.RetryAfter && after < math.MaxInt64-time.Second {
-			after += time.Second
-		}
-		return status, max(after, soon)
+		return status, max(wholeSeconds(busy.RetryAfter), soon)
 	}
 	switch {
 	case err == nil:
@@ -67,4 +66,67 @@ func HTTPStatus(err error) (status int, retryAfter time.Duration) {
 		return http.StatusGatewayTimeout, retryAfter
 	}
 	return http.StatusInternalServerError, 0
+}
+
+// wholeSeconds rounds up.
+func wholeSeconds(d time.Duration) time.Duration {
+	whole := d.Truncate(time.Second)
+	if whole < d && whole < math.MaxInt64-time.Second {
+		whole += time.Second
+	}
+	return whole
+}
+
+// When it is worth asking again for room that is missing.
+const (
+	roomSoonest = time.Second
+	roomLatest  = time.Minute
+	// roomUnknown is while nothing is known of what has the room, as of other programs'
+	// memory, and while memory pressure is high: the averages that it is read from are of
+	// 10 s.
+	roomUnknown = 10 * time.Second
+)
+
+// whenRoom adds to a lack of room when it may end, see roomIn.
+func (m *Manager) whenRoom(err error) error {
+	switch e := err.(type) {
+	case *tier.CapacityError:
+		if !e.Never {
+			n := *e
+			n.RetryAfter = m.snap.Load().roomIn(time.Now())
+			return &n
+		}
+	case *tier.NoCapableModelError:
+		if e.Unsafe != nil {
+			n := *e
+			n.Unsafe = m.whenRoom(e.Unsafe)
+			return &n
+		}
+	}
+	return err
+}
+
+// roomIn returns the shortest time until something that is known may free room: a lease, a
+// wait or a move may end at any time, a reservation has its term.
+func (s *snapshot) roomIn(now time.Time) time.Duration {
+	if s.view.Memory.Pressure.Level >= tier.PressureHigh {
+		return roomUnknown
+	}
+	for i := range s.view.States {
+		st := &s.view.States[i]
+		inUse := st.Moving || st.Held || st.Waiters > 0 || s.entries[i].gate.Leases() > 0
+		if (st.Tier != tier.Storage || st.Moving) && !st.Stuck && inUse && !s.view.Library.At(i).Pinned {
+			return roomSoonest
+		}
+	}
+	var until time.Time
+	for _, r := range s.reserved {
+		if until.IsZero() || !r.Until.IsZero() && r.Until.Before(until) {
+			until = r.Until
+		}
+	}
+	if until.IsZero() {
+		return roomUnknown
+	}
+	return min(max(until.Sub(now), roomSoonest), roomLatest)
 }

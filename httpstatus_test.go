@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/modeltier/modeltier"
@@ -57,4 +59,45 @@ func TestHTTPStatus_EachKindOfError_SaysWhatAndWhen(t *testing.T) {
 	if _, after := modeltier.HTTPStatus(&tier.BusyError{RetryAfter: math.MaxInt64}); after <= 0 {
 		t.Errorf("the longest time became %v", after)
 	}
+}
+
+// 5 GiB of ram are an outsider's. What ends soonest says when to come back.
+func TestHTTPStatus_LackOfRoom_RetryAfterIsWhenItMayEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
+		wantAfter := func(what string, err error, want time.Duration) {
+			t.Helper()
+			if status, after := modeltier.HTTPStatus(err); status != http.StatusServiceUnavailable || after != want {
+				t.Errorf("%s: %d, after %v, want %v: %v", what, status, after, want, err)
+			}
+		}
+		ask := func() error { return r.begin("a").refused(modeltier.ErrNoCapacity, 0) }
+		give := func(seconds string) {
+			t.Helper()
+			if a := r.HandleRequest(t.Context(), []byte(`{"reserve": {"gb": 4, "for_s": `+seconds+`}}`)); !strings.Contains(string(a), "success") {
+				t.Fatalf("%s", a)
+			}
+		}
+		give("40.5")
+		wantAfter("a reservation with a term", ask(), 41*time.Second)
+		time.Sleep(40400 * time.Millisecond)
+		wantAfter("one that ends in a moment", ask(), time.Second)
+		time.Sleep(time.Second)
+		give("3600")
+		wantAfter("one of an hour", ask(), time.Minute)
+		_, err := r.Reserve(t.Context(), 2*tier.GiB, "another")
+		wantAfter("for an outsider", err, time.Minute)
+		wantAfter("by capabilities", func() error {
+			_, err := r.Acquire(t.Context(), modeltier.Request{Capabilities: []string{"text-generation"}})
+			return err
+		}(), time.Minute)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
+		r.memory(64*tier.GiB, 2*tier.GiB)
+		err := r.begin("a").refused(modeltier.ErrNoCapacity, 0)
+		if _, after := modeltier.HTTPStatus(err); after != 10*time.Second {
+			t.Errorf("others have the memory: after %v", after)
+		}
+	})
 }

@@ -98,7 +98,7 @@ func (m *Manager) reserve(ctx context.Context, b tier.Bytes, why string, lifetim
 	w.Outsider = r.room
 	a := m.wait(ctx, w, nil, func(began time.Time) { m.ctl.joinOutsider(w, r, began) }, func(answer) { r.Release() })
 	if a.err != nil {
-		return nil, a.err
+		return nil, m.whenRoom(a.err)
 	}
 	return r, nil
 }

@@ -331,6 +331,9 @@ type CapacityError struct {
 	// Reason is the whole sentence, if its wording is fixed. Detail is what is missing,
 	// without the model's name, for use in another sentence; a Selector sets both.
 	Reason, Detail string
+	// RetryAfter is when it is worth asking again, by what is known; 0: not known. A
+	// Manager sets it.
+	RetryAfter time.Duration
 	// Holders hold the room, largest first; what the Manager reports has reservations
 	// before models.
 	Holders []Holder
