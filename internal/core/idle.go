@@ -287,6 +287,11 @@ func (c *Core) carryOut(q *Question, steps []tier.Step) []tier.Step {
 	if q.Idle {
 		p.purpose = forIdle
 	}
+	for _, s := range resolved {
+		if q.ordered && !s.down {
+			s.e.sent = false // its owner wants it up again
+		}
+	}
 	c.start(p)
 	out := make([]tier.Step, len(resolved))
 	for i, s := range resolved {

@@ -178,3 +178,44 @@ func TestDrop_ModelIsBeingReplaced_IsRefusedAndNotSaidToHaveSucceeded(t *testing
 		})
 	}
 }
+
+// A plan that was asked for before the owner sent a model down does not bring it back.
+func TestMoveTo_DownWhileItIsPlannedUp_StaysUntilItsOwnerHasItPlanned(t *testing.T) {
+	b := newBench(t, 10, 10, sized("a", 4))
+	send := func(to tier.Tier) {
+		t.Helper()
+		if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("a"), To: to}, b.now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	finish := func() {
+		t.Helper()
+		for b.step(); len(b.started) > 0; b.step() {
+			b.finish(Outcome{})
+		}
+	}
+	b.load("a")
+	send(tier.Swap)
+	finish()
+	b.entry("a").sent = false // a request came since
+	sent := false
+	b.plan = func(*tier.View, *tier.Need) tier.Plan {
+		if !sent { // while it thinks
+			sent = true
+			send(tier.Storage)
+		}
+		return tier.Plan{Steps: []tier.Step{{Move: tier.Move{Model: b.entry("a").Model, To: tier.RAM}}}}
+	}
+	b.c.AskIdle(false, b.now)
+	finish()
+	b.c.AskIdle(false, b.now)
+	finish()
+	if e := b.entry("a"); e.tier != tier.Storage {
+		t.Errorf("it is in %v: %q", e.tier, b.log)
+	}
+	b.c.AskIdle(true, b.now)
+	finish()
+	if e := b.entry("a"); e.tier != tier.RAM {
+		t.Errorf("its owner had all planned, and it is in %v", e.tier)
+	}
+}

@@ -510,9 +510,11 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 	case e.phase == moving || e.phase == claimed && e.claimant != p:
 		return errLater
 	case e.tier == to.tier && (to.tier != tier.Swap || e.kept == to.kept && e.left == to.left),
+		p.purpose == forIdle && e.sent && (to.tier > e.tier || to.tier == e.tier && to.kept > e.kept),
 		!own && to.tier <= s.from && to.tier > e.tier,
 		!own && s.down && e.tier == to.tier && e.kept <= to.kept && e.left >= to.left:
-		// Overtaken by events: it is there, or has left further than it was to.
+		// Overtaken by events: it is there, or has left further than it was to, or was
+		// sent down since.
 		s.phase = stepVoid
 		c.unclaim(e)
 		return nil
