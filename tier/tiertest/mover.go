@@ -88,7 +88,7 @@ type moverSuite struct {
 func (c moverCheck) run(t testing.TB, opts MoverOptions) (err error) {
 	defer func() {
 		if r := recover(); r != nil { // such as the call of a progress that is nil
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			err = fmt.Errorf("panic: %v; a progress that is nil is not to be called\n%s", r, debug.Stack())
 		}
 	}()
 	s := &moverSuite{MoverOptions: opts, t: t, mover: opts.New(t), models: opts.Models(t)}
@@ -123,7 +123,7 @@ func closePart(part any) error {
 func (s *moverSuite) move(m tier.Model, from, to tier.Tier, keep tier.Bytes) error {
 	mv := tier.Move{Model: m, From: from, To: to, Keep: keep}
 	if err := s.mover.Move(context.Background(), mv, nil); err != nil {
-		return fmt.Errorf("%s of %q from %v to %v, keep %v: %w", mv.Verb(), m.Name, from, to, keep, err)
+		return fmt.Errorf("%s of %q from %v to %v, keep %v, failed; the models of MoverOptions.Models have to reach every tier: %w", mv.Verb(), m.Name, from, to, keep, err)
 	}
 	return nil
 }
@@ -184,11 +184,11 @@ func (s *moverSuite) progress() error {
 			defer mu.Unlock()
 			switch {
 			case returned:
-				fault = cmp.Or(fault, fmt.Errorf("from %v to %v: progress was called after Move had returned", mv.From, mv.To))
+				fault = cmp.Or(fault, fmt.Errorf("from %v to %v: progress was called after Move had returned; end what calls it first", mv.From, mv.To))
 			case done < last:
-				fault = cmp.Or(fault, fmt.Errorf("from %v to %v: progress fell from %d to %d", mv.From, mv.To, last, done))
+				fault = cmp.Or(fault, fmt.Errorf("from %v to %v: progress fell from %d to %d; report the bytes done so far, and not those of a step", mv.From, mv.To, last, done))
 			case done > m.Size:
-				fault = cmp.Or(fault, fmt.Errorf("from %v to %v: progress says %d of %d bytes", mv.From, mv.To, done, m.Size))
+				fault = cmp.Or(fault, fmt.Errorf("from %v to %v: progress says %d of %d bytes; report bytes of the weights, Size at most", mv.From, mv.To, done, m.Size))
 			}
 			last = max(last, done)
 		})
@@ -214,7 +214,7 @@ func (s *moverSuite) cancelledBefore() error {
 	for _, to := range []tier.Tier{tier.RAM, tier.Swap} {
 		err := s.mover.Move(ctx, tier.Move{Model: s.models[0], From: tier.Storage, To: to}, nil)
 		if !errors.Is(err, cause) {
-			return fmt.Errorf("a move to %v under a cancelled context returned %v, want the cause of the context", to, err)
+			return fmt.Errorf("a move to %v under a cancelled context returned %v, want the cause of the context: return context.Cause(ctx) before anything is begun", to, err)
 		}
 	}
 	if err := s.seen(s.models[0], 0, 0); err != nil {
@@ -257,12 +257,12 @@ func (s *moverSuite) cancelledHalfWay() error {
 		case at.IsZero():
 			return err
 		case !errors.Is(err, cause):
-			return fmt.Errorf("a move from %v that was cancelled half-way returned %v, want its cause", from, err)
+			return fmt.Errorf("a move from %v that was cancelled half-way returned %v, want its cause: return context.Cause(ctx), as it is or wrapped", from, err)
 		case took > s.Patience:
-			return fmt.Errorf("a move from %v that was cancelled half-way took %v to return", from, took)
+			return fmt.Errorf("a move from %v that was cancelled half-way took %v to return; look at the context more often, as Move has tens of milliseconds and here %v", from, took, s.Patience)
 		default:
 			if err := s.seen(m, 0, before); err != nil {
-				return fmt.Errorf("after a move from %v that was cancelled half-way: %w", from, err)
+				return fmt.Errorf("after a move from %v that was cancelled half-way, which is to be undone before Move returns: %w", from, err)
 			}
 		}
 		err = within("after a move that was cancelled half-way", s.move(m, from, tier.RAM, 0))
@@ -293,10 +293,10 @@ func (s *moverSuite) refuses() error {
 		for _, to := range []tier.Tier{tier.RAM, tier.Swap} {
 			err := s.mover.Move(context.Background(), tier.Move{Model: m, From: tier.Storage, To: to}, nil)
 			if err == nil {
-				return fmt.Errorf("the bad model %q (%s) was moved to %v", m.Name, m.Path, to)
+				return fmt.Errorf("the bad model %q (%s) was moved to %v; return an error that says what is wrong with it", m.Name, m.Path, to)
 			}
 			if code := tier.Code(err); code == "internal" {
-				return fmt.Errorf("the bad model %q gave an error without a code: %w", m.Name, err)
+				return fmt.Errorf("the bad model %q gave an error without a code; return a *tier.InvalidError, or wrap an error of package tier: %w", m.Name, err)
 			}
 			if err := s.seen(m, 0, 0); err != nil {
 				return err
@@ -337,7 +337,7 @@ func (s *moverSuite) closing() error {
 			return nil
 		}
 		if time.Now().After(limit) {
-			return fmt.Errorf("goroutines are left after Close, those labelled %q:\n%s", value, profile.String())
+			return fmt.Errorf("goroutines are left after Close, which has to end them and wait for them: those labelled %q:\n%s", value, profile.String())
 		}
 	}
 }
@@ -358,7 +358,7 @@ func (s *moverSuite) seen(m tier.Model, least, most tier.Bytes) error {
 	case present < least || present > most:
 		return fmt.Errorf("tier.Resident: Resident(%q) says that %d bytes are present, want %d to %d", m.Name, present, least, most)
 	case reclaimable < 0 || reclaimable > present:
-		return fmt.Errorf("tier.Resident: Resident(%q) says that %d bytes are reclaimable of the %d that are present", m.Name, reclaimable, present)
+		return fmt.Errorf("tier.Resident: Resident(%q) says that %d bytes are reclaimable of the %d that are present; it is a part of these", m.Name, reclaimable, present)
 	}
 	return nil
 }
@@ -396,7 +396,7 @@ func (s *moverSuite) footprint() error {
 		case now < 0 || now > peak:
 			return fmt.Errorf("tier.Footprinter: in %v Footprint(%q) says %d bytes now, which is not from 0 to its peak of %d", in, m.Name, now, peak)
 		case in == tier.Storage && now != 0:
-			return fmt.Errorf("tier.Footprinter: in storage Footprint(%q) still says %d bytes now", m.Name, now)
+			return fmt.Errorf("tier.Footprinter: in storage Footprint(%q) still says %d bytes now; forget what was there when the model is unloaded", m.Name, now)
 		case peak < most:
 			return fmt.Errorf("tier.Footprinter: in %v the peak of Footprint(%q) fell from %d to %d bytes; it is the most that was ever seen", in, m.Name, most, peak)
 		}

@@ -63,7 +63,7 @@ func possible(m tier.Memory) error {
 		return err
 	}
 	if m.Total == 0 && m.Available > 0 {
-		return fmt.Errorf("memory: %v are available of none", m.Available)
+		return fmt.Errorf("memory: %v are available of none; set Total as well", m.Available)
 	}
 	p := m.Pressure
 	for _, f := range [...]struct {
@@ -101,7 +101,7 @@ func checkLater(p tier.MemoryProbe) error {
 	case second.At.Before(first.At):
 		return fmt.Errorf("the second reading is of %v, the first of %v", second.At, first.At)
 	case second.Pressure.OOMKills < first.Pressure.OOMKills:
-		return fmt.Errorf("kills fell from %d to %d", first.Pressure.OOMKills, second.Pressure.OOMKills)
+		return fmt.Errorf("kills fell from %d to %d; they are counted since boot", first.Pressure.OOMKills, second.Pressure.OOMKills)
 	}
 	return possible(second)
 }
@@ -119,7 +119,7 @@ func checkEnded(p tier.MemoryProbe) error {
 		cause error
 	}{{expired, context.DeadlineExceeded}, {cancelled, cause}} {
 		if _, err := p.Memory(c.ctx); !errors.Is(err, c.cause) {
-			return fmt.Errorf("a reading under a context that ended with %q returned the error %v", c.cause, err)
+			return fmt.Errorf("a reading under a context that ended with %q returned the error %v; return context.Cause(ctx)", c.cause, err)
 		}
 		if err := checkReading(p); err != nil {
 			return fmt.Errorf("after a reading under an ended context: %w", err)
