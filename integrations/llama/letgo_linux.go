@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -19,12 +22,16 @@ func (m *Model) LetGo() error {
 	if m.closed {
 		return nil
 	}
-	path, err := filepath.EvalSymlinks(m.path)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err != nil {
-		return err
+	var files []string
+	for _, path := range shards(m.path) {
+		path, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		if err != nil {
+			return err
+		}
+		files = append(files, path)
 	}
 	maps, err := os.Open("/proc/self/maps")
 	if err != nil {
@@ -34,11 +41,13 @@ func (m *Model) LetGo() error {
 	lines := bufio.NewScanner(maps)
 	for lines.Scan() {
 		// proc_pid_maps(5): range, rights, offset, device, number, path.
-		f := strings.Fields(lines.Text())
+		line := lines.Text()
+		f := strings.Fields(line)
 		var from, to uintptr
 		// Of a private mapping, or a writable one, MADV_DONTNEED would lose what was
 		// written.
-		if len(f) < 6 || f[1] != "r--s" || !strings.HasSuffix(lines.Text(), " "+path) {
+		ours := func(path string) bool { return strings.HasSuffix(line, " "+path) }
+		if len(f) < 6 || f[1] != "r--s" || !slices.ContainsFunc(files, ours) {
 			continue
 		}
 		if _, err := fmt.Sscanf(f[0], "%x-%x", &from, &to); err != nil {
@@ -52,4 +61,21 @@ func (m *Model) LetGo() error {
 		}
 	}
 	return lines.Err()
+}
+
+// ofMany is the name of the first shard of a model, as llama.cpp finds the others by it.
+var ofMany = regexp.MustCompile(`^(.*)-00001-of-(\d{5})\.gguf$`)
+
+// shards returns the files of the model that is opened by path.
+func shards(path string) []string {
+	match := ofMany.FindStringSubmatch(path)
+	if match == nil {
+		return []string{path}
+	}
+	n, _ := strconv.Atoi(match[2]) // five digits
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf("%s-%05d-of-%s.gguf", match[1], i+1, match[2]))
+	}
+	return all
 }

@@ -133,6 +133,37 @@ func TestMover_WeightsLeaveUnderALiveModel_SameTokens(t *testing.T) {
 	}
 }
 
+// All shards of a model leave memory, not the one alone that llama.cpp was given.
+func TestMover_ModelOfShards_AllOfThemLeaveMemory(t *testing.T) {
+	m := newMover(t, llama.MoverOptions{})
+	paths := split(t, llamatest.File(t, demo.Llama{Width: 512, Inner: 1536, Layers: 6}), t.TempDir(), 3)
+	mod := tier.Model{Name: "shards", Path: paths[0], Parts: paths[1:]}
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := f.Stat()
+		if err := errors.Join(err, f.Sync(), f.Close()); err != nil { // dirty pages stay
+			t.Fatal(err)
+		}
+		mod.Size += tier.Bytes(info.Size())
+	}
+	shift(t, m, mod, tier.Storage, tier.RAM)
+	want := decode(t, liveModel(t, m, mod), 8)
+	shift(t, m, mod, tier.RAM, tier.Swap)
+	if err := m.Uncache(t.Context(), mod.Name, tier.Unlimited); err != nil {
+		t.Fatal(err)
+	}
+	if cached, err := m.Cached(t.Context(), mod.Name); err != nil || cached > mod.Size/20 {
+		t.Errorf("in swap %v of %v are still cached: %v", cached, mod.Size, err)
+	}
+	shift(t, m, mod, tier.Swap, tier.RAM)
+	if got := decode(t, liveModel(t, m, mod), 8); got != want {
+		t.Errorf("after swap it says %q and not %q", got, want)
+	}
+}
+
 // Where weights are copied, swap would free nothing.
 func TestMover_WeightsAreCopied_SwapUnloadsAndStatusSaysSo(t *testing.T) {
 	m := newMover(t, llama.MoverOptions{Load: func(tier.Model) llama.Options {
