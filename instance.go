@@ -13,13 +13,16 @@ import (
 // move asks the Mover; later ones, of all holders of the model, cost nanoseconds.
 //
 // The instance may be used until then and no longer: as soon as the leases have ended, the
-// model may move, and its memory be freed. A nil Lease
-// and a zero one have none.
+// model may move, and its memory be freed. A nil Lease and a zero one have none.
 func (l *Lease) Instance() any {
 	if l == nil || l.stay == nil || l.over() {
 		return nil
 	}
-	v := l.stay.instance.of(l.stay)
+	in := l.stay.instance
+	if v := in.value.Load(); v != nil {
+		return *v
+	}
+	v := in.ask(l.stay)
 	if l.over() { // meanwhile
 		return nil
 	}
@@ -28,13 +31,16 @@ func (l *Lease) Instance() any {
 
 // over reports whether the right to use the model has ended.
 func (l *Lease) over() bool {
-	select {
-	case <-l.stay.loss.done:
-		return true
-	case <-l.stay.m.ctx.Done():
+	return l.released.Load() || closed(l.stay.loss.done) || closed(l.stay.m.ctx.Done())
+}
+
+// closed reports whether ch is, which nothing is sent to.
+func closed(ch <-chan struct{}) bool {
+	select { // on one channel it takes no lock
+	case <-ch:
 		return true
 	default:
-		return l.released.Load()
+		return false
 	}
 }
 
@@ -54,12 +60,9 @@ type instance struct {
 	asking chan struct{} // closed when the mover has answered; nil: it is not asked
 }
 
-// of returns the instance of a stay, and asks the mover if it is not known: once, for all
-// who wait for the answer, and again if there was none.
-func (in *instance) of(s *stay) any {
-	if v := in.value.Load(); v != nil {
-		return *v
-	}
+// ask has the mover asked for the instance of a stay: once, for all who wait for the
+// answer, and again if there was none.
+func (in *instance) ask(s *stay) any {
 	mv := s.m.moverOf(&s.model)
 	if mv.instancer == nil {
 		return nil
@@ -72,7 +75,7 @@ func (in *instance) of(s *stay) any {
 	}
 	in.mu.Unlock()
 	if first {
-		in.ask(s, mv, answered)
+		in.post(s, mv, answered)
 	}
 	<-answered
 	if v := in.value.Load(); v != nil {
@@ -81,8 +84,8 @@ func (in *instance) of(s *stay) any {
 	return nil
 }
 
-// ask has the mover asked for a stay's instance, and closes answered when that is settled.
-func (in *instance) ask(s *stay, mv *mover, answered chan struct{}) {
+// post has the mover asked for a stay's instance, and closes answered when that is settled.
+func (in *instance) post(s *stay, mv *mover, answered chan struct{}) {
 	got := new(any) // the answer's own: a call that is stuck may write to it much later
 	mv.plugin.ask(adviceLimit, func(context.Context) error {
 		*got = mv.instancer.Instance(s.model.Name)
