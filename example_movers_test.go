@@ -56,5 +56,5 @@ func ExampleConfig_movers() {
 	// remote: load large
 	// large is in ram
 	// tiny gave way to swap
-	// model "other": mover "remotes" must be one of remote, or be left out
+	// model "other": mover "remotes" must be one of remote
 }

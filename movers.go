@@ -78,9 +78,19 @@ func (m *Manager) moverOf(model *tier.Model) *mover {
 	if mv, known := all[model.Mover]; known {
 		return mv
 	}
-	return m.newMover(model.Mover, tier.MoverFunc(func(context.Context, tier.Move, func(tier.Bytes)) error {
-		return checkMover("mover", model.Name, model.Mover, all)
-	}))
+	return m.newMover(model.Mover, missing{all})
+}
+
+// missing stands for a mover that there is none of.
+type missing struct{ known movers }
+
+func (m missing) Move(_ context.Context, mv tier.Move, _ func(tier.Bytes)) error {
+	return m.CheckModel(&mv.Model)
+}
+
+// CheckModel implements tier.ModelChecker.
+func (m missing) CheckModel(model *tier.Model) error {
+	return checkMover("mover", model.Name, model.Mover, m.known)
 }
 
 // AddMover adds a mover to those of Config.Movers: models that are hot loaded or come by
@@ -142,7 +152,7 @@ func checkMover[M ~map[string]V, V any](field, model, name string, known M) erro
 	if more := len(names) - maxMoverNames; more > 0 {
 		names = append(names[:maxMoverNames], fmt.Sprintf("… (%d more)", more))
 	}
-	err.Rule = "must be one of " + strings.Join(names, ", ") + ", or be left out"
+	err.Rule = "must be one of " + strings.Join(names, ", ")
 	err.Help = append(err.Help, field+" "+err.Rule+".")
 	return err
 }

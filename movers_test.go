@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -290,13 +291,17 @@ func TestReconfigure_OtherMoverAndResidue_StaysChargedUntilTheOldSeesItGone(t *t
 func TestRestart_MoverIsConfiguredNoMore_ModelIsKeptAndItsErrorSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
+		var log strings.Builder
 		start := func(names ...string) *modeltier.Manager {
 			t.Helper()
 			movers := map[string]tier.Mover{}
 			for _, name := range names {
 				movers[name] = &tiertest.Mover{OnlyRAM: true}
 			}
-			m, err := modeltier.New(modeltier.Config{Mover: &tiertest.Mover{}, Movers: movers, StateDir: dir, Probe: tiertest.NewProbe(plenty)})
+			m, err := modeltier.New(modeltier.Config{
+				Mover: &tiertest.Mover{}, Movers: movers, StateDir: dir, Probe: tiertest.NewProbe(plenty),
+				Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -312,7 +317,9 @@ func TestRestart_MoverIsConfiguredNoMore_ModelIsKeptAndItsErrorSaysWhy(t *testin
 		if !errors.Is(err, modeltier.ErrInvalid) || !strings.Contains(err.Error(), `mover "x"`) {
 			t.Errorf("%v", err)
 		}
-		m.Close()
+		if m.Close(); !strings.Contains(log.String(), `level=WARN`) || !strings.Contains(log.String(), "model=a") {
+			t.Errorf("it does not say so at the start: %s", &log)
+		}
 		m = start("x")
 		l, err := m.Acquire(t.Context(), modeltier.Request{Model: "a"})
 		if err != nil || l.Model().Mover != "x" {

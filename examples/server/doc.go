@@ -17,7 +17,8 @@
 //	go run ./examples/server -models FOLDER -engine 'llama-server -m {path} --mmproj {mmproj} --port {port}'
 //
 // With -config a file says which models there are, and which engine each has; see
-// config.example.json. The server reloads it, by difference, when it changes, as it does
+// config.example.json. A hot load then names its engine ("engine" in model_config), if
+// there are several. The server reloads it, by difference, when it changes, as it does
 // the folder of -models, and on SIGHUP, which never ends a server. SIGINT and SIGTERM end it in order, a second one at once.
 //
 // A service of systemd may have Type=notify: the server tells when it is ready, reloads

@@ -104,6 +104,10 @@ func (lib *library) requests(first, last string, limits tier.Limits) []string {
 	if spare.Name == "" {
 		spare = tier.Model{Name: "NAME", Path: "FILE", Home: tier.RAM, Capabilities: []string{"text-generation"}}
 	}
+	engine := ""
+	if len(lib.engines) > 1 {
+		engine = `, "engine": ` + text(slices.Min(slices.Collect(maps.Keys(lib.engines))))
+	}
 	return []string{
 		`{"list_models": true}`,
 		`{"model": ` + last + `}`,
@@ -111,7 +115,7 @@ func (lib *library) requests(first, last string, limits tier.Limits) []string {
 		`{"capabilities": ["text-generation"], "priority": "speed"}`,
 		`{"preferred_model": ` + last + `, "fallback": "auto"}`,
 		`{"hot_load": {"model_name": ` + text(spare.Name) + `, "model_config": {"path": ` + text(spare.Path) +
-			`, "tier": ` + text(spare.Home) + `, "capabilities": ` + text(spare.Capabilities) + `}}}`,
+			`, "tier": ` + text(spare.Home) + `, "capabilities": ` + text(spare.Capabilities) + engine + `}}}`,
 		`{"load_status": "JOB"}`,
 		`{"move_tier": {"model_name": ` + first + `, "target_tier": "storage"}}`,
 		`{"tier_job_status": "JOB"}`,
