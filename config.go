@@ -65,8 +65,9 @@ type Config struct {
 	// Verify has files read and held against tier.Model.Digests while they are loaded, each
 	// once as long as it is the same file: by device, inode, size and times, which are kept
 	// in the StateDir. A load takes as long as the longer of the two. A model of which a
-	// file is damaged goes back to storage, and is not loaded, which gives ErrDamaged, until
-	// the file or its digest is another.
+	// file is damaged goes back to storage, and is rolled back to the version before, if
+	// there is one; else it is not loaded, which gives ErrDamaged, until the file or its
+	// digest is another.
 	Verify bool
 	// Logger gets what an operator should know. nil: silent.
 	Logger *slog.Logger

@@ -225,6 +225,9 @@ func (c *control) turn() (wake time.Time) {
 	for _, a := range actions {
 		c.do(a)
 	}
+	if c.library != c.core.Library() {
+		c.judgeAll() // a model is another, or an older version, by now
+	}
 	if c.core.Changed() {
 		c.publish()
 	}

@@ -123,7 +123,12 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 	g.returned.Store(true)
 	took := time.Since(began) // without what a check takes longer, which is made once
 	if check != nil {
-		check.end(ctx, &out)
+		damage = check.end(ctx, &out)
+	}
+	older := ""
+	if damage != nil {
+		older = m.intact(&move.Model)
+		out.Again = older != ""
 	}
 	whole := time.Since(began)
 	g.looking.Store(true)
@@ -146,6 +151,9 @@ func (m *Manager) carry(ctx context.Context, mv *core.Move, g *moving, move tier
 			m.ctl.checked(mv.Entry)
 		}
 		m.ctl.moveEnded(mv, g, out, tier.Moved{Move: move, Bytes: reads, Took: took, Read: time.Duration(g.read.Load())})
+		if older != "" {
+			m.ctl.fallBack(mv.Entry, older)
+		}
 	}) {
 		finish(g.work, errors.Join(ev.Err, tier.ErrClosed))
 	}

@@ -111,7 +111,6 @@ func (c *control) reconfigure(w *wanted, now time.Time, reply func(remade, error
 	}
 	inUse := c.fit(w)
 	d := c.core.Reconfigure(w.models, w.traits, now)
-	c.judgeAll()
 	r := Reconfiguration{Added: d.Added, Removed: d.Removed, Replaced: d.Replaced, Changed: d.Changed}
 	for _, told := range []struct {
 		what  string

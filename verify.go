@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/modeltier/modeltier/internal/core"
@@ -102,17 +103,17 @@ func (c *checking) read(ctx context.Context, model *tier.Model, files []string, 
 }
 
 // end waits for the check of a load whose mover has returned, and adds to its outcome what
-// came of it.
-func (c *checking) end(ctx context.Context, out *core.Outcome) {
+// came of it. It returns the damage, if there is some.
+func (c *checking) end(ctx context.Context, out *core.Outcome) *tier.DigestError {
 	if out.Err != nil {
 		c.stop()
-		return
+		return nil
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done(): // a read that hangs is left to itself
 		out.Unverified, out.CalledOff = context.Cause(ctx), core.CalledOff(context.Cause(ctx))
-		return
+		return nil
 	}
 	out.Unverified = c.err
 	for path, was := range c.before {
@@ -123,10 +124,44 @@ func (c *checking) end(ctx context.Context, out *core.Outcome) {
 	switch {
 	case out.Unverified == nil && c.damage != nil:
 		out.Unverified = c.damage
+		return c.damage
 	case ctx.Err() != nil:
 		out.CalledOff = core.CalledOff(context.Cause(ctx))
 	}
-	out.Changed = errors.Is(out.Unverified, errOtherFiles)
+	out.Again = errors.Is(out.Unverified, errOtherFiles)
+	return nil
+}
+
+// intact returns the name of the version of a damaged model that was current before it, if
+// its files are there still and none is known to be damaged; "": there is none. It is not
+// for the loop.
+func (m *Manager) intact(damaged *tier.Model) string {
+	lib := m.snap.Load().view.Library
+	i, ok := lib.Find(damaged.Name)
+	if !ok || lib.At(i).Name != damaged.Name || lib.At(i).VersionOf != "" {
+		return ""
+	}
+	for _, j := range slices.Backward(lib.Versions(i)[1:]) {
+		older := lib.At(j)
+		if older.Version != damaged.Version && m.damage(older) == nil && m.cfg.stillThere([]tier.Model{*older})[0] == nil {
+			return older.Name
+		}
+	}
+	return ""
+}
+
+// fallBack rolls a damaged model back to an older version, which those who wait get.
+func (c *control) fallBack(e *core.Entry, older string) {
+	to, kept := c.core.Named(older)
+	if e.Quarantine() == nil || !kept {
+		return
+	}
+	if err := c.core.Rollback(e, to, true, c.now); err != nil {
+		c.m.log.Warn("a damaged model is not rolled back", "model", e.Model.Name, "to", older, "err", err)
+		return
+	}
+	c.m.log.Warn("a damaged model is rolled back", "model", e.Model.Name, "to", older)
+	c.keep(func() {})
 }
 
 // damage returns a file of the model that did not hold what it should when it was last

@@ -259,6 +259,25 @@ func TestVerify_FileChangesDuringTheLoad_WaitersGetTheNewOne(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	// One that is known, and so not read again, changes as well.
+	synctest.Test(t, func(t *testing.T) {
+		cfg, loads := verifying(m), 0
+		cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
+			if mv.To == tier.RAM {
+				if loads++; loads == 2 {
+					replace(t, m.Path, content)
+				}
+			}
+			return nil
+		}
+		r := newRig(t, cfg)
+		r.use("m.gguf")
+		if err := order(t)(r.Unload(t.Context(), "m.gguf")).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.use("m.gguf")
+		r.wantMoves("load m.gguf", "unload m.gguf", "load m.gguf", "unload m.gguf", "load m.gguf")
+	})
 	// One that changes each time is left alone in between.
 	synctest.Test(t, func(t *testing.T) {
 		cfg := verifying(m)
@@ -396,5 +415,55 @@ func TestVerify_ListInTheFolderIsWrong_ServedOnceItIsMended(t *testing.T) {
 		}
 		r.use("a")
 		r.wantMoves("load a", "unload a", "load a")
+	})
+}
+
+func TestVerify_NewVersionIsDamaged_TheOneBeforeStaysInService(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	old := holding(t, version(t, dir, "m", '1'))
+	now := holding(t, version(t, dir, "m", '2'))
+	damage(t, now.Path)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := verifying(old)
+		cfg.StateDir = state
+		r := newRig(t, cfg)
+		r.use("m")
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, now), modeltier.Reconfiguration{Replaced: []string{"m"}})
+		a, b := r.begin("m"), r.begin("m")
+		for _, c := range []*client{a, b} {
+			if <-c.done; c.err != nil || c.lease.Model().Path != old.Path {
+				t.Fatalf("%v, %v", c.lease, c.err)
+			}
+			c.lease.Release()
+		}
+		bad := ""
+		for _, s := range r.Status().Models {
+			if s.Path == now.Path {
+				bad = s.Name
+			}
+			if (s.Quarantine != nil) != (s.Path == now.Path) {
+				t.Errorf("%+v", s)
+			}
+		}
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: bad}); bad == "m" || !errors.Is(err, modeltier.ErrDamaged) {
+			t.Errorf("%q: %v", bad, err)
+		}
+		// What the configuration says again does not bring the damaged one back.
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, now), modeltier.Reconfiguration{})
+		r.use("m")
+		r.wantMoves("load m", "unload m", "load m", "unload m", "load m")
+		if err := errors.Join(r.Check(), r.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		cfg := verifying(now)
+		cfg.StateDir = state
+		r := newRig(t, cfg)
+		if l := r.get("m"); l.Model().Path != old.Path {
+			t.Errorf("after a restart it is %+v", l.Model())
+		} else {
+			l.Release()
+		}
 	})
 }

@@ -250,7 +250,7 @@ func TestStep_EnginesTakeWhatTheyLike_NothingIsPromisedTwice(t *testing.T) {
 				s := draw(m.Entry)
 				out := Outcome{Observed: rapid.Bool().Draw(t, "observed"), Seen: s}
 				if m.From == tier.Storage && rapid.IntRange(0, 4).Draw(t, "verified") == 0 {
-					out.Unverified, out.Changed = errors.New("damaged"), rapid.Bool().Draw(t, "changed")
+					out.Unverified, out.Again = errors.New("damaged"), rapid.Bool().Draw(t, "again")
 				}
 				b.finish(out)
 				took(m.Entry, s)

@@ -381,10 +381,10 @@ type Outcome struct {
 	// wanted any more (see Cause).
 	Lost, Short, CalledOff bool
 	// Unverified is why the model must not be served though the move has brought it: it
-	// goes back to storage, and for all who wait the load has failed. Changed: what was
-	// loaded is not what is in its files by now, so that they wait for that instead.
+	// goes back to storage. Again: requests go on waiting, as it is another by then, or is
+	// rolled back; else the load has failed for all who wait.
 	Unverified error
-	Changed    bool
+	Again      bool
 	// Observed: Present and Reclaimable were asked of the kernel after the end.
 	Observed bool
 	Seen
@@ -461,10 +461,10 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	// It goes on waiting where there was less memory than promised: see
 	// serveUnderPressure.
 	short := out.Err != nil && x != nil && x.order == nil && (pressed || (m.To == tier.RAM || m.Keep > 0) && e.short(now) && c.servableInPlace(e))
-	again := short || out.Err != nil && c.retryAlone(m, out) || out.Changed && x != nil && x.order == nil
+	again := short || out.Err != nil && c.retryAlone(m, out) || out.Again && x != nil && x.order == nil
 	if p := m.plan; p != nil {
 		switch {
-		case again && out.Changed:
+		case again && out.Again:
 			c.abandon(p)
 		case out.Err != nil && out.Short:
 			c.broken(p, fmt.Errorf("%w: %v", tier.ErrNoCapacity, out.Err), now)
