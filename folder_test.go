@@ -467,3 +467,38 @@ func TestAliasesAndUnloads_TooMany_OneMoreIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// A name that comes with a model is its own as long as no other has it.
+func TestModelAliases_ComeAndGoWithTheModel_AndGiveWayToOtherNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := model("a:8b", 1)
+		a.Aliases = []string{"a:latest", "b"}
+		cfg := onlyRAM(a, model("b", 1))
+		r := newRig(t, cfg)
+		r.wantServes("a:latest", "a:8b")
+		r.wantServes("b", "b")
+		if got := r.model("a:8b").Aliases; !slices.Equal(got, []string{"a:latest"}) {
+			t.Errorf("it is also called %q", got)
+		}
+		job := order(t)(r.MoveTier(t.Context(), "a:latest", tier.Storage))
+		if err := job.Wait(t.Context()); err != nil || job.Model() != "a:8b" {
+			t.Errorf("MoveTier: a job of %s, %v", job.Model(), err)
+		}
+		if err := r.SetAlias(t.Context(), "a:latest", "b"); err != nil {
+			t.Fatal(err)
+		}
+		r.wantServes("a:latest", "b")
+		if err := r.SetAlias(t.Context(), "a:latest", ""); err != nil {
+			t.Fatal(err)
+		}
+		r.wantServes("a:latest", "a:8b")
+		a.Aliases = []string{"a:new"}
+		if got := r.reconfigured(cfg.Limits, a); !slices.Equal(got.Changed, []string{"a:8b"}) {
+			t.Errorf("%+v", got)
+		}
+		r.wantServes("a:new", "a:8b")
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "a:latest"}); !errors.Is(err, modeltier.ErrNotFound) {
+			t.Errorf("a name that it has no more: %v", err)
+		}
+	})
+}

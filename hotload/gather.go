@@ -53,6 +53,7 @@ func Gather(models []tier.Model, within string, follow ...string) (out []tier.Mo
 
 // clone returns the model with slices and a map of its own.
 func clone(m tier.Model) tier.Model {
+	m.Aliases = slices.Clone(m.Aliases)
 	m.Capabilities, m.Parts, m.Labels, m.Digests = slices.Clone(m.Capabilities), slices.Clone(m.Parts), maps.Clone(m.Labels), maps.Clone(m.Digests)
 	return m
 }

@@ -112,12 +112,14 @@ func (t *tree) skipFor(path string, err error) *Skipped {
 type found struct {
 	model tier.Model
 	files []file
+	tags  []string // of Ollama's store: all that it is called there, which decides its name
 }
 
 // models reads the headers in the folders and returns their models, whose names may
 // repeat.
 func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err error) {
 	seen := make(map[string]string)      // real path of an entry → path as found
+	at := make(map[string]int)           // the same → index in out
 	revisions := make(map[string]string) // the same by repository and path in a snapshot
 	for _, f := range folders {
 		if ctx.Err() != nil {
@@ -138,6 +140,9 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 			path, real := s.info.Entry, s.files[0].real
 			source := cmp.Or(s.source, path)
 			if first, dup := seen[real]; dup {
+				if i, ok := at[real]; ok && s.source != "" && out[i].called(&s) {
+					continue
+				}
 				t.skip(source, fmt.Sprintf("is the same file as %q", first))
 				continue
 			}
@@ -157,7 +162,11 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 				t.skip(source, fmt.Sprintf("makes no valid model: %v", err))
 				continue
 			}
+			at[real] = len(out)
 			out = append(out, found{model: m, files: s.files})
+			if s.source != "" {
+				out[len(out)-1].tags = []string{m.Name}
+			}
 		}
 		t.foreign(f)
 	}
@@ -165,6 +174,19 @@ func (t *tree) models(ctx context.Context, folders []*folder) (out []found, err 
 		t.unpaired(f)
 	}
 	return out, nil
+}
+
+// called takes another name of the model, if the set is of the same files.
+func (f *found) called(s *set) bool {
+	same := slices.EqualFunc(f.files, s.files, func(a, b file) bool { return a.real == b.real })
+	if !same || len(f.model.Aliases) == tier.MaxCapabilities || tier.CheckAlias("alias", s.info.Name) != nil {
+		return false
+	}
+	f.model.Aliases = append(f.model.Aliases, s.info.Name)
+	if f.tags != nil {
+		f.tags = append(f.tags, s.info.Name)
+	}
+	return true
 }
 
 // foreign skips the weights in a folder that are of no format of ours, all of a kind

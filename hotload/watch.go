@@ -405,7 +405,11 @@ func (w *Watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 			added = append(added, f)
 			continue
 		}
-		f.model.Name = old.model.Name
+		if f.tags != nil && !slices.Contains(f.tags, old.model.Name) && slices.Contains(old.tags, old.model.Name) {
+			added = append(added, f) // the tag that gave it its name is gone
+			continue
+		}
+		f.keepName(old.model.Name)
 		models[path] = f
 		if old.differs(f) {
 			c.Changed = append(c.Changed, f.model)
@@ -445,6 +449,16 @@ func (w *Watcher) settle(all []found, skipped []Skipped, moving map[string]bool)
 	return c, news
 }
 
+// keepName gives the model the name that it had. The one that it would have is an alias,
+// if it is a tag.
+func (f *found) keepName(name string) {
+	if i := slices.Index(f.model.Aliases, name); i >= 0 {
+		f.model.Aliases[i] = f.model.Name
+		slices.Sort(f.model.Aliases)
+	}
+	f.model.Name = name
+}
+
 // name gives models that are new their names.
 func (w *Watcher) name(added []found) {
 	if len(added) == 0 {
@@ -463,9 +477,11 @@ func (w *Watcher) name(added []found) {
 	for i := range added {
 		m := &added[i].model
 		if name, ok := at[m.Path]; ok {
-			m.Name, claimed[i] = name, true
-		} else if name, ok := w.names[m.Path]; ok && taken.take(name) {
-			m.Name, claimed[i] = name, true
+			added[i].keepName(name)
+			claimed[i] = true
+		} else if name, ok := w.names[m.Path]; ok && (added[i].tags == nil || slices.Contains(added[i].tags, name)) && taken.take(name) {
+			added[i].keepName(name)
+			claimed[i] = true
 		}
 	}
 	for i := range added {

@@ -85,7 +85,27 @@ func assemble(models []Model, aliases map[string]string) *Library {
 		l.byName[alias] = i
 		l.called[i] = append(l.called[i], alias)
 	}
+	for i := range models {
+		if models[i].VersionOf == "" {
+			l.callAlso(i, models[i].Aliases)
+		}
+	}
 	return l
+}
+
+// callAlso gives a model those of the names that are free.
+func (l *Library) callAlso(i int, names []string) {
+	for _, name := range names {
+		if _, taken := l.byName[name]; taken || l.aliases[name] != "" {
+			continue
+		}
+		if l.called == nil {
+			l.called = make(map[int][]string)
+		}
+		l.byName[name] = i
+		l.called[i] = append(l.called[i], name)
+		slices.Sort(l.called[i])
+	}
 }
 
 // Aliases returns what each alias is of, those of models that are not there as well.

@@ -53,6 +53,9 @@ type Model struct {
 	// Name identifies the model. Any printable text of 1 to MaxNameLength bytes but
 	// AutoName, and what begins with that and an @.
 	Name string
+	// Aliases are further names that come with the model, as the tags of Ollama's store do.
+	// One that is a model's name, or an alias that was set, is that.
+	Aliases []string
 	// Path is where the weights are: a file or a folder of files. It is what an engine is
 	// given. The Mover decides whether it needs one; mapped files do.
 	Path string
@@ -180,6 +183,7 @@ func (m *Model) Validate() error {
 	if m.Version != "" && !versionForm.MatchString(m.Version) {
 		f.add("version", shorten(m.Version), versionRule)
 	}
+	f.names("aliases", "alias", m.Aliases)
 	f.count("labels", len(m.Labels), maxLabels)
 	f.digests(m)
 	return errors.Join(f.errs...)

@@ -69,11 +69,12 @@ type Core struct {
 	homes   []*Entry
 	unloads []*Order // that wait for their models to be idle
 	// outsiders are those that hold room, in the order in which they got it.
-	outsiders []*Outsider
-	takings   takings
-	limiting  *limitsChange
-	asked     *Question // a question is out
-	idle      idlePlanning
+	outsiders  []*Outsider
+	takings    takings
+	limiting   *limitsChange
+	asked      *Question // a question is out
+	idle       idlePlanning
+	calledAlso bool // models may have Model.Aliases
 	// keepAlives: some model may leave by idleness. None may before idleNext, unless
 	// progress differs from idleSeen.
 	keepAlives bool

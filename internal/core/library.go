@@ -71,7 +71,7 @@ func (c *Core) Find(name string) (*Entry, bool) {
 	if !ok {
 		e, ok = c.byName[c.aliases[name]]
 	}
-	if ok || !strings.Contains(name, "@") && !strings.Contains(c.aliases[name], "@") {
+	if ok || !c.calledAlso && !strings.Contains(name, "@") && !strings.Contains(c.aliases[name], "@") {
 		return e, ok
 	}
 	i, ok := c.Library().Find(name)
@@ -114,6 +114,7 @@ func (c *Core) Add(models []tier.Model, traits []Traits, home bool) error {
 		c.renew(e, traits[i])
 		c.forecast(e)
 		c.keepAlives = c.keepAlives || e.Model.KeepAlive > 0
+		c.calledAlso = c.calledAlso || len(e.Model.Aliases) > 0
 		c.inheritResidue(e)
 		c.byName[e.Model.Name] = e
 		c.entries = append(c.entries, e)
@@ -149,6 +150,7 @@ func (c *Core) describe(e *Entry, m tier.Model) {
 	e.Model = m
 	c.library = nil
 	c.keepAlives = c.keepAlives || m.KeepAlive > 0
+	c.calledAlso = c.calledAlso || len(m.Aliases) > 0
 	c.reopen(e) // who enters from now on gets the new one
 	c.mark(changed | progressed)
 }

@@ -258,10 +258,10 @@ func OtherContent(a, b *tier.Model) bool {
 // copyDescription copies what models of the same weights may differ in.
 func copyDescription(to, from *tier.Model) {
 	to.Capabilities, to.Quality, to.Pinned, to.Home, to.KeepAlive = from.Capabilities, from.Quality, from.Pinned, from.Home, from.KeepAlive
-	to.Digests = from.Digests
+	to.Digests, to.Aliases = from.Digests, from.Aliases
 }
 
 // otherDescription reports whether two models of the same weights differ.
 func otherDescription(a, b *tier.Model) bool {
-	return a.Home != b.Home || a.KeepAlive != b.KeepAlive || a.Quality != b.Quality || a.Pinned != b.Pinned || !slices.Equal(a.Capabilities, b.Capabilities) || !maps.Equal(a.Digests, b.Digests)
+	return a.Home != b.Home || a.KeepAlive != b.KeepAlive || a.Quality != b.Quality || a.Pinned != b.Pinned || !slices.Equal(a.Capabilities, b.Capabilities) || !maps.Equal(a.Digests, b.Digests) || !slices.Equal(a.Aliases, b.Aliases)
 }

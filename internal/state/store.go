@@ -260,6 +260,7 @@ type record struct {
 // other.
 type modelRecord struct {
 	Name         string                 `json:"name"`
+	Aliases      []string               `json:"aliases,omitempty"`
 	Path         string                 `json:"path,omitempty"`
 	Parts        []string               `json:"parts,omitempty"`
 	Digests      map[string]tier.Digest `json:"digests,omitempty"`
