@@ -100,16 +100,22 @@ func (m *Manager) take(ctx context.Context, req *Request, snap *snapshot, choice
 		}
 		return lease, err
 	}
-	m.keepAlive(e, req.KeepAlive)
+	l := new(Lease)
+	m.entered(l, e, cell, req.KeepAlive)
+	return l, nil
+}
+
+// entered makes a lease of one that the gate of e has counted in a cell.
+func (m *Manager) entered(l *Lease, e *entry, cell uint8, keepAlive time.Duration) {
+	m.keepAlive(e, keepAlive)
 	at := time.Since(m.start)
 	if e.gate.notable(cell, at) && m.accesses.add(cell, e, at) {
 		m.kick()
 	}
-	l := &Lease{stay: e.gate.stay.Load(), at: at, cell: cell}
+	l.stay, l.at, l.cell = e.gate.stay.Load(), at, cell
 	if m.cfg.Events.Granted != nil {
 		m.grantedEvent(l)
 	}
-	return l, nil
 }
 
 // Select says which model would answer req, by what is known now. It moves
@@ -216,8 +222,9 @@ const (
 )
 
 type answer struct {
-	lease *Lease
-	err   error
+	lease  *Lease
+	leases []*Lease // on a set
+	err    error
 }
 
 // await joins the requests that wait for e.

@@ -76,10 +76,11 @@ type Config struct {
 
 	// Protection from eviction, see tier.Protection, which has the defaults. Fairness
 	// bounds starvation and thrash: a request waits at most this long before busy
-	// models are drained for it, and a model in demand stays at most this long after a
-	// load. Grace is how long after its last use a model still counts as in demand.
-	// MinResidency is how long a model that came to ram is spared while memory is
-	// reclaimed. 0: 3 s, 50 ms, 30 s; negative, but for Fairness: none.
+	// models are drained for it and before it goes first, so that no model gives way for
+	// younger requests until one does for it; and a model in demand stays at most this
+	// long after a load. Grace is how long after its last use a model still counts as in
+	// demand. MinResidency is how long a model that came to ram is spared while memory
+	// is reclaimed. 0: 3 s, 50 ms, 30 s; negative, but for Fairness: none.
 	Fairness, Grace, MinResidency time.Duration
 	// MaxWait is the longest that a request waits; then it gets ErrBusy. 0: 5 min.
 	MaxWait time.Duration

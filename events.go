@@ -52,7 +52,7 @@ type EvictEvent struct {
 	Model string    `json:"model"`
 	From  tier.Tier `json:"from"`
 	To    tier.Tier `json:"to"`
-	For   string    `json:"for,omitempty"` // the model that needs the room, or "reservation ID"; "" where it is neither
+	For   string    `json:"for,omitempty"` // the model that needs the room, several separated by ", ", or "reservation ID"; "" where it is neither
 	// Reason is a stable word; Why tells the details.
 	Reason tier.Reason `json:"reason"`
 	Why    string      `json:"why"`

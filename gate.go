@@ -97,6 +97,15 @@ func (g *gate) enter(i uint8) bool {
 	return true
 }
 
+// open reports whether a lease could be taken now.
+func (g *gate) open() bool { return g.state.Load()&gateOpen != 0 }
+
+// retreat is leave for a lease that was taken and is of no use. It was none.
+func (g *gate) retreat(i uint8) bool {
+	g.cells[i].uses.Add(^uint64(0))
+	return g.leave(i)
+}
+
 // noteEvery is the least time between two noted uses of one model. Learners gain
 // nothing from more, and must not cost more.
 const noteEvery = time.Millisecond

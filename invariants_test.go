@@ -338,37 +338,55 @@ func (h hunger) Uncache(_ context.Context, model string, n tier.Bytes) error {
 	return nil
 }
 
-// acquire sends a request from a goroutine of its own and checks the answer.
-func (w *world) acquire(req modeltier.Request, patience time.Duration) {
+// acquire sends a request, or one for a set, from a goroutine of its own and checks the
+// answer.
+func (w *world) acquire(patience time.Duration, reqs ...modeltier.Request) {
 	m := w.m
 	w.waits.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		l, err := m.Acquire(ctx, req)
+		var leases []*modeltier.Lease
+		var err error
+		if len(reqs) == 1 {
+			leases = make([]*modeltier.Lease, 1)
+			leases[0], err = m.Acquire(ctx, reqs[0])
+		} else {
+			leases, err = m.AcquireAll(ctx, reqs...)
+		}
 		if err != nil {
+			if len(reqs) > 1 && len(leases) > 0 {
+				w.fault("%d leases with the error %v", len(leases), err)
+			}
 			if tier.Code(err) == "internal" && !errors.Is(err, tier.ErrPanic) {
 				w.fault("an error without a code: %v", err)
 			}
 			if patience > w.cfg.MaxWait && errors.Is(err, context.DeadlineExceeded) {
-				w.fault("a request for %+v had no answer within %v", req, patience)
+				w.fault("a request for %+v had no answer within %v", reqs, patience)
 			}
 			return
 		}
-		model := l.Model()
-		if !model.Can(req.Capabilities) || req.Model != "" && req.Model != "one" && model.Name != req.Model { // one may be an alias
-			w.fault("asked for %+v, got %s", req, model.Name)
+		if len(leases) != len(reqs) {
+			w.fault("%d leases for %d requests", len(leases), len(reqs))
 		}
-		if l.Tier() == tier.Storage {
-			w.fault("%s is leased from storage", model.Name)
+		for i, l := range leases {
+			model, req := l.Model(), &reqs[i]
+			if !model.Can(req.Capabilities) || req.Model != "" && req.Model != "one" && model.Name != req.Model { // one may be an alias
+				w.fault("asked for %+v, got %s", req, model.Name)
+			}
+			if l.Tier() == tier.Storage {
+				w.fault("%s is leased from storage", model.Name)
+			}
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.m != m { // restarted since
-			l.Release()
-			return
+		for _, l := range leases {
+			if w.m != m { // restarted since
+				l.Release()
+				continue
+			}
+			w.leases = append(w.leases, l)
+			w.held[l.Model().Name]++
 		}
-		w.leases = append(w.leases, l)
-		w.held[model.Name]++
 	})
 }
 
@@ -561,6 +579,27 @@ func TestManager_AnythingAtAnyTime_KeepsTheInvariants(t *testing.T) {
 
 var worldNames = []string{"a", "b", "c", "d", "e", "p", "x", "y", "one", "unknown"}
 
+// anyRequest is a request for a model or for a capability.
+func anyRequest(t *rapid.T, names []string) modeltier.Request {
+	req := modeltier.Request{Background: rapid.Bool().Draw(t, "background")}
+	if rapid.IntRange(0, 3).Draw(t, "says for how long") == 3 {
+		req.KeepAlive = rapid.SampledFrom([]time.Duration{-1, tier.AtOnce, 10 * time.Millisecond, 5 * time.Second, time.Hour}).Draw(t, "keep alive")
+	}
+	switch rapid.IntRange(0, 3).Draw(t, "mode") {
+	case 0:
+		req.Capabilities = []string{rapid.SampledFrom([]string{"text-generation", "chat", "embeddings", "vision", "flying"}).Draw(t, "capability")}
+		req.Priority = tier.Priority(rapid.IntRange(0, 2).Draw(t, "priority"))
+	default:
+		req.Model = rapid.SampledFrom(names).Draw(t, "model")
+	}
+	return req
+}
+
+// patience is how long a request waits.
+func patience(t *rapid.T) time.Duration {
+	return rapid.SampledFrom([]time.Duration{time.Millisecond, 2 * time.Second, time.Hour}).Draw(t, "patience")
+}
+
 func anything(t *rapid.T) {
 	w := &world{t: t, probe: tiertest.NewProbe(plenty), open: make(map[string]int), latest: make(map[string]int)}
 	w.cfg = modeltier.Config{
@@ -612,20 +651,14 @@ func anything(t *rapid.T) {
 	names, grown := worldNames, slices.Clone(w.cfg.Models)
 	hour := time.Hour
 	t.Repeat(map[string]func(*rapid.T){
-		"": func(*rapid.T) { w.check() },
-		"acquire": func(t *rapid.T) {
-			req := modeltier.Request{Background: rapid.Bool().Draw(t, "background")}
-			if rapid.IntRange(0, 3).Draw(t, "says for how long") == 3 {
-				req.KeepAlive = rapid.SampledFrom([]time.Duration{-1, tier.AtOnce, 10 * time.Millisecond, 5 * time.Second, hour}).Draw(t, "keep alive")
+		"":        func(*rapid.T) { w.check() },
+		"acquire": func(t *rapid.T) { w.acquire(patience(t), anyRequest(t, names)) },
+		"acquire all": func(t *rapid.T) {
+			reqs := make([]modeltier.Request, rapid.IntRange(2, 4).Draw(t, "models"))
+			for i := range reqs {
+				reqs[i] = anyRequest(t, names)
 			}
-			switch rapid.IntRange(0, 3).Draw(t, "mode") {
-			case 0:
-				req.Capabilities = []string{rapid.SampledFrom([]string{"text-generation", "chat", "embeddings", "vision", "flying"}).Draw(t, "capability")}
-				req.Priority = tier.Priority(rapid.IntRange(0, 2).Draw(t, "priority"))
-			default:
-				req.Model = rapid.SampledFrom(names).Draw(t, "model")
-			}
-			w.acquire(req, rapid.SampledFrom([]time.Duration{time.Millisecond, 2 * time.Second, hour}).Draw(t, "patience"))
+			w.acquire(patience(t), reqs...)
 		},
 		"release": func(t *rapid.T) {
 			w.mu.Lock()
@@ -865,6 +898,9 @@ func anything(t *rapid.T) {
 	models := tier.Bytes(0)
 	for _, m := range s.Models {
 		models += m.ChargedRAM
+		if m.Leases != 0 {
+			t.Fatalf("at the end %s has %d leases", m.Name, m.Leases)
+		}
 	}
 	if len(s.Leftovers) == 0 && s.RAM.Charged != models || len(s.Reservations) > 0 {
 		t.Fatalf("at the end %v of ram are charged, %v of them to models; %+v", s.RAM.Charged, models, s.Reservations)

@@ -356,6 +356,33 @@ func (c *control) joinAtOnce(w *waiter, e *entry, began time.Time) {
 	c.core.Join(&w.Waiter, c.now)
 }
 
+// joinSet takes up a request that has to wait for all of the entries at once.
+func (c *control) joinSet(w *waiter, entries []*entry, began time.Time) {
+	w.Claim = w.claim
+	w.Reply = func(err error) {
+		a := answer{err: err}
+		if err == nil {
+			a.leases = make([]*Lease, len(entries))
+			for i, e := range entries {
+				a.leases[i] = c.grant(w, e)
+			}
+		}
+		c.after = append(c.after, func() { w.answer <- a })
+	}
+	if c.stopping {
+		if w.claim() {
+			w.answer <- answer{err: tier.ErrClosed}
+		}
+		return
+	}
+	w.Since, w.Deadline = began, began.Add(c.m.cfg.MaxWait)
+	for _, e := range entries {
+		c.used(e, began)
+		w.Set = append(w.Set, e.core)
+	}
+	c.core.JoinSet(&w.Waiter, c.now)
+}
+
 // answer hands a waiter its lease, which the gate has counted, or its error.
 func (c *control) answer(w *waiter, e *entry, err error) {
 	if err != nil {
@@ -371,11 +398,18 @@ func (c *control) answer(w *waiter, e *entry, err error) {
 		c.after = append(c.after, func() { w.answer <- answer{err: err} })
 		return
 	}
-	l := &Lease{stay: e.gate.settle(), moved: w.Moved, waited: c.now.Sub(w.Since), at: c.now.Sub(c.m.start)}
-	c.waits.add(l, w.From)
+	l := c.grant(w, e)
+	c.after = append(c.after, func() { w.answer <- answer{lease: l} })
+}
+
+// grant makes a waiter's lease on e, which the gate has counted.
+func (c *control) grant(w *waiter, e *entry) *Lease {
+	from, moved := w.Moved[e.core]
+	l := &Lease{stay: e.gate.settle(), moved: moved, waited: c.now.Sub(w.Since), at: c.now.Sub(c.m.start)}
+	c.waits.add(l, from)
 	c.reported(tier.Outcome{Model: l.stay.model.Name, At: c.now, Waited: l.waited})
 	c.m.grantedEvent(l)
-	c.after = append(c.after, func() { w.answer <- answer{lease: l} })
+	return l
 }
 
 // plan asks the placement, on behalf of the core.

@@ -132,6 +132,45 @@ func BenchmarkAcquire(b *testing.B) {
 	})
 }
 
+// BenchmarkAcquireAll takes leases on three resident models in one call, and one by one.
+func BenchmarkAcquireAll(b *testing.B) {
+	ctx := context.Background()
+	models := library(200)
+	m := manager(b, models)
+	reqs := []modeltier.Request{{Model: models[7].Name}, {Model: models[11].Name}, {Model: models[13].Name}}
+	together := func() {
+		leases, err := m.AcquireAll(ctx, reqs...)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, l := range leases {
+			l.Release()
+		}
+	}
+	together()
+	b.Run("together", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			together()
+		}
+	})
+	b.Run("one-by-one", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var leases [3]*modeltier.Lease
+			for i := range reqs {
+				var err error
+				if leases[i], err = m.Acquire(ctx, reqs[i]); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for _, l := range leases {
+				l.Release()
+			}
+		}
+	})
+}
+
 func BenchmarkHandleRequest(b *testing.B) {
 	ctx := context.Background()
 	m := manager(b, library(200))

@@ -79,7 +79,7 @@ type LimitsDone struct {
 // Evicted tells that a model is leaving its tier for another's sake.
 type Evicted struct {
 	Entry  *Entry
-	For    string // the model that needs the room, or the reservation; "" where it is neither
+	For    string // the models that need the room, or the reservation; "" where it is neither
 	To     tier.Tier
 	Reason tier.Reason
 	Why    string

@@ -55,8 +55,13 @@ func (c *Core) Check() error {
 		}
 	}
 	for _, x := range c.demands {
-		if !x.stands() {
-			fault("%s: a demand that it does not know", x.name())
+		if x.ended || x.e != nil && x.e.demand != x {
+			fault("%s: a demand that it does not know, or that has ended", x.name())
+		}
+		for _, e := range x.members {
+			if !slices.Contains(e.sets, x) {
+				fault("%s: a set that %s does not know", x.name(), e.Model.Name)
+			}
 		}
 		if x.plan != nil && !slices.Contains(c.plans, x.plan) {
 			fault("%s: a demand with a plan that is not carried out", x.name())
@@ -116,7 +121,8 @@ func (c *Core) CheckIdle(now time.Time) error {
 func (c *Core) checkOutsiders(fault func(string, ...any)) (charged tier.Footprint) {
 	for i, o := range c.outsiders {
 		charged[tier.RAM] = charged[tier.RAM].Plus(o.Bytes)
-		if o.demand != nil || slices.Contains(c.outsiders[:i], o) {
+		waits := slices.ContainsFunc(c.demands, func(x *demand) bool { return x.outsider == o })
+		if waits || slices.Contains(c.outsiders[:i], o) {
 			fault("%s holds room and waits for it, or holds it twice", o.name())
 		}
 	}
@@ -162,6 +168,11 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 	}
 	if e.demand != nil && !slices.Contains(c.demands, e.demand) {
 		fault("%s: its demand is forgotten", name)
+	}
+	for _, x := range e.sets {
+		if !slices.Contains(c.demands, x) {
+			fault("%s: a set that it is one of is forgotten", name)
+		}
 	}
 	if e.move != nil {
 		return

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
 )
 
-// Waiter is one request that waits for one model, or for room for an outsider.
+// Waiter is one request that waits for one model, for several at once, or for room for
+// an outsider.
 type Waiter struct {
 	Entry      *Entry
+	Set        []*Entry  // if it waits for several: one for each lease
 	Outsider   *Outsider // if it waits for room
 	Background bool
 	// Since is when it came, Deadline when it is refused if it still waits.
@@ -22,23 +25,28 @@ type Waiter struct {
 	Claim func() bool
 	// Reply is the owner's, who calls it for Granted, with nil, and for Refused.
 	Reply func(error)
-	// Moved: bytes had to move for it, at first from tier From.
-	Moved bool
-	From  tier.Tier
+	// Moved are the models whose bytes had to move for it, and their tiers before that.
+	Moved map[*Entry]tier.Tier
+
+	demand *demand // what it is part of, though that may have ended
 }
 
-// demand is one model that requests, a hot load, or both wait for, or the room that an
-// outsider waits for.
+// demand is one model that requests, a hot load, or both wait for, a set of models, or
+// the room that an outsider waits for.
 type demand struct {
-	e        *Entry    // nil: it is an outsider's
-	outsider *Outsider // nil: it is a model's
+	e        *Entry      // nil: it is a set's or an outsider's
+	members  []*Entry    // the models of a set, by name, each once
+	places   []residence // where they are to be served, as of the last attempt
+	outsider *Outsider   // nil: it is a model's or a set's
 
 	order   *Order // hot load
 	waiters []*Waiter
 	since   time.Time // when the oldest of them came
 	plan    *plan
 
-	settled   bool      // the placement said to serve it where it is
+	ended     bool      // all are answered, or have left
+	seeks     bool      // it wants a plan, as of the last Step
+	settled   bool      // the placement said to serve it where it is; of a set, where its places are
 	blocked   bool      // no plan until progress differs from seen
 	seen      uint64    // progress at the last attempt
 	till      time.Time // when time alone may help, as of that attempt; zero: it may not
@@ -57,7 +65,7 @@ type demand struct {
 func (c *Core) Join(w *Waiter, now time.Time) {
 	e := w.Entry
 	switch n := e.Waiters(); {
-	case e.phase == removed || e.leaving() || e.fate == pendingRemoval:
+	case e.gone():
 		c.refuse(w, unknown(e))
 		return
 	case c.opt.MaxQueueModel > 0 && n >= c.opt.MaxQueueModel:
@@ -66,6 +74,7 @@ func (c *Core) Join(w *Waiter, now time.Time) {
 	}
 	e.sent = false
 	x := c.demandOf(e, now)
+	w.demand = x
 	x.waiters = append(x.waiters, w)
 	if e.move != nil { // whichever way: it waits for the end of one that goes down, too
 		c.urge(e.move)
@@ -73,20 +82,28 @@ func (c *Core) Join(w *Waiter, now time.Time) {
 	c.mark(progressed)
 }
 
-// stands reports whether the demand has not ended.
-func (x *demand) stands() bool {
-	if x.outsider != nil {
-		return x.outsider.demand == x
-	}
-	return x.e.demand == x
-}
-
 // name names for whom the demand is.
 func (x *demand) name() string {
 	if x.outsider != nil {
 		return x.outsider.name()
 	}
-	return x.e.Model.Name
+	return x.model().Name
+}
+
+// model is the model of a demand; for a set one of all their names, for an outsider one
+// without.
+func (x *demand) model() *tier.Model {
+	switch {
+	case x.e != nil:
+		return &x.e.Model
+	case x.outsider != nil:
+		return &tier.Model{}
+	}
+	names := make([]string, len(x.members))
+	for i, e := range x.members {
+		names[i] = e.Model.Name
+	}
+	return &tier.Model{Name: strings.Join(names, ", ")}
 }
 
 func (c *Core) demandOf(e *Entry, now time.Time) *demand {
@@ -98,18 +115,10 @@ func (c *Core) demandOf(e *Entry, now time.Time) *demand {
 	return e.demand
 }
 
-// demand is what the waiter is part of; nil: it has ended.
-func (w *Waiter) demand() *demand {
-	if w.Outsider != nil {
-		return w.Outsider.demand
-	}
-	return w.Entry.demand
-}
-
 // Leave tells that the waiter has given up; it was not answered.
 func (c *Core) Leave(w *Waiter) {
-	x := w.demand()
-	if x == nil {
+	x := w.demand
+	if x == nil || x.ended {
 		return
 	}
 	x.waiters = slices.DeleteFunc(x.waiters, func(y *Waiter) bool { return y == w })
@@ -145,11 +154,14 @@ func (c *Core) drop(x *demand) {
 		c.abandon(x.plan)
 	}
 	c.demands = slices.DeleteFunc(c.demands, func(y *demand) bool { return y == x })
-	if x.outsider != nil {
-		x.outsider.demand = nil
-	} else {
+	x.ended = true
+	if x.e != nil {
 		x.e.demand = nil
 		c.reopen(x.e)
+	}
+	for _, e := range x.members {
+		e.sets = slices.DeleteFunc(e.sets, func(y *demand) bool { return y == x })
+		c.reopen(e)
 	}
 	c.mark(progressed)
 }
@@ -175,9 +187,12 @@ func (c *Core) expire(now time.Time) {
 func (c *Core) overdue(x *demand, now time.Time) error {
 	waited := now.Sub(x.since).Round(time.Millisecond)
 	why, what, model := "the load is still running", "", ""
-	if x.outsider != nil {
+	switch {
+	case x.outsider != nil:
 		what = fmt.Sprintf("Room of %v was not free", x.outsider.Bytes)
-	} else {
+	case x.members != nil:
+		what = fmt.Sprintf("Models %s were not ready together", x.listed())
+	default:
 		model = x.e.Model.Name
 		what = fmt.Sprintf("Model '%s' was not ready", model)
 	}
@@ -186,13 +201,18 @@ func (c *Core) overdue(x *demand, now time.Time) error {
 		why = x.denied.Error()
 	case c.asked != nil && c.asked.demand == x:
 		why = "the placement has not answered yet"
-	case x.plan != nil && (x.e == nil || x.e.move == nil):
+	case x.plan != nil && !x.moves():
 		why = "models that have to leave for it are in use"
 	}
 	return &tier.BusyError{
 		Model: model, Queued: len(x.waiters), RetryAfter: max(c.opt.Protection.Fairness, time.Second),
 		Reason: fmt.Sprintf("%s within %v: %s", what, waited, why),
 	}
+}
+
+// moves reports whether a model that the demand is for is on the move.
+func (x *demand) moves() bool {
+	return x.e != nil && x.e.move != nil || slices.ContainsFunc(x.members, func(e *Entry) bool { return e.move != nil })
 }
 
 // age returns since when the demand waits, or its place among the models that
@@ -225,7 +245,7 @@ func (c *Core) serveAll(now time.Time) {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), a.age().Compare(b.age()))
 	})
 	for _, x := range slices.Clone(c.demands) {
-		if x.stands() {
+		if !x.ended {
 			c.serve(x, now)
 		}
 	}
@@ -234,6 +254,7 @@ func (c *Core) serveAll(now time.Time) {
 // serve does what can be done for one demand now.
 func (c *Core) serve(x *demand, now time.Time) {
 	e := x.e
+	x.seeks = false
 	if x.order == nil && len(x.waiters) == 0 {
 		if c.drop(x); x.outsider != nil {
 			c.comeHome(x.outsider)
@@ -243,6 +264,8 @@ func (c *Core) serve(x *demand, now time.Time) {
 	switch {
 	case x.outsider != nil:
 		c.serveOutsider(x, now)
+	case x.members != nil:
+		c.serveSet(x, now)
 	case e.Stuck():
 		c.fail(x, &tier.StuckError{Model: e.Model.Name, What: "A move", Bytes: e.charge[tier.RAM]})
 	case e.phase != resting:
@@ -264,8 +287,10 @@ func (c *Core) serve(x *demand, now time.Time) {
 		if c.serveInPlace(x, now); e.demand == x && !x.settled {
 			c.serve(x, now) // the placement may have to be asked at once
 		}
+	case x.order == nil && e.keptFrom(x):
+		// It comes with a set that it is one of.
 	case now.Before(x.notBefore):
-		// Its attempts change nothing: see attempt.
+		x.seeks = true // though its attempts change nothing: see attempt
 	case x.order == nil && c.serveUnderPressure(x, now):
 		// Planned without the placement: memory is short.
 	case now.Before(e.coolUntil):
@@ -277,6 +302,7 @@ func (c *Core) serve(x *demand, now time.Time) {
 
 // mayAsk reports whether the placement is to be asked for the demand now.
 func (c *Core) mayAsk(x *demand, now time.Time) bool {
+	x.seeks = true
 	switch {
 	case c.asked != nil:
 		// Planned carries on.
@@ -289,6 +315,22 @@ func (c *Core) mayAsk(x *demand, now time.Time) bool {
 		return true
 	}
 	return false
+}
+
+// behind returns a demand for which room is looked for in vain although it has waited for
+// longer than Fairness, and longer than x: what is on the move ends soon, and then it is
+// planned for. Until then none leaves for x. Without it, requests that come one after the
+// other would keep so much on the move that one which needs much room never gets it.
+func (c *Core) behind(x *demand, now time.Time) *demand {
+	for _, y := range c.demands { // in the order of who goes first
+		switch {
+		case y == x:
+			return nil
+		case y.plan == nil && y.seeks && now.Sub(y.since) >= c.opt.Protection.Fairness:
+			return y
+		}
+	}
+	return nil
 }
 
 // askFor asks the placement for the demand.
@@ -328,7 +370,7 @@ func (x *demand) begun() { x.attempts, x.overtaken, x.notBefore = 0, 0, time.Tim
 func (c *Core) grant(x *demand) {
 	for _, w := range x.waiters {
 		if w.Claim() {
-			x.e.Gate.Grant()
+			w.take()
 			c.emit(Granted{w})
 		}
 	}
@@ -375,9 +417,13 @@ func (c *Core) stopServing(e *Entry) {
 // need says what a plan for the demand is to reach.
 func (c *Core) need(x *demand) tier.Need {
 	n := tier.Need{Waiters: len(x.waiters), Patient: x.patient && x.plan == nil, Background: true}
-	if x.outsider != nil {
+	switch {
+	case x.outsider != nil:
 		n.Model, n.Room[tier.RAM] = tier.NoModel, x.outsider.Bytes
-	} else {
+	case x.members != nil:
+		lacks := x.lacks()
+		n.Model, n.Room = tier.NoModel, tier.Footprint{tier.Swap: lacks[tier.Swap], tier.RAM: lacks[tier.RAM]}
+	default:
 		n.Model, _ = c.Library().Find(x.e.Model.Name)
 		n.Room[tier.RAM] = max(x.e.peak-x.e.Model.Size.Plus(x.e.Model.Runtime), 0)
 	}
@@ -458,7 +504,7 @@ func (c *Core) held(e *Entry, now time.Time) bool {
 
 // denial is what a demand is denied for.
 func (c *Core) denial(x *demand, err error) error {
-	if x.outsider != nil {
+	if x.e == nil {
 		return err
 	}
 	return c.outgrown(x.e, err)
@@ -487,6 +533,9 @@ func (c *Core) outgrown(e *Entry, err error) error {
 func (c *Core) explained(x *demand, err error) error {
 	if x.outsider != nil {
 		return c.explain("", x.outsider.refusal(err))
+	}
+	if x.members != nil {
+		return c.explain("", x.refusal(err))
 	}
 	return c.explain(x.e.Model.Name, err)
 }

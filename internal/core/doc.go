@@ -11,9 +11,9 @@
 // A request that has to wait becomes part of its model's demand (demand.go). The
 // placement answers with a plan, which is carried out step by step (plan.go); each
 // step begins a move (move.go). What is charged and promised stands in the [Ledger]
-// (ledger.go, account.go). Other programs that are to have room are a demand, too
-// (outsider.go). Memory pressure, orders, crashes and reconfiguration have files of
-// their own names.
+// (ledger.go, account.go). Several models that are wanted at once are one demand
+// (set.go), and so are other programs that are to have room (outsider.go). Memory
+// pressure, orders, crashes and reconfiguration have files of their own names.
 //
 // The one thing it shares with other goroutines is each entry's [Gate], through
 // which requests for a resident model pass without asking the core.
@@ -21,7 +21,8 @@
 // What it promises are the invariants of the ledger and of leases: nothing moves
 // under a lease, nothing starts without its bytes set aside, every waiter is
 // answered exactly once, and a waiter that resident models starve gets its turn
-// after Fairness. Pressure starves no model either: what can be served without
+// after Fairness: from then on no model leaves for a younger one before it has its plan.
+// A set is granted as a whole, and what is loaded for it stays until then. Pressure starves no model either: what can be served without
 // memory is, whatever the pressure; of n models that it keeps out, each is the first
 // to be loaded in one of n gaps between two waves of it, as long as it is asked for
 // again within Fairness. Models may take more than was declared for them: what was

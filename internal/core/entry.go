@@ -140,11 +140,12 @@ type Entry struct {
 	foreign  bool           // in storage, what is charged is residue of another model of its name
 	sticky   bool           // its last demotion within swap freed nothing
 
-	demand   *demand // who waits for it
-	homeward bool    // it is to be brought to its home tier
-	sent     bool    // its owner, or idleness, sent it where it is, and no request came since
-	hotAdded bool    // it came by a hot load, and not from the configuration
-	unloads  int     // orders of Core.unloads for it
+	demand   *demand   // who waits for it
+	sets     []*demand // who waits for it and others at once
+	homeward bool      // it is to be brought to its home tier
+	sent     bool      // its owner, or idleness, sent it where it is, and no request came since
+	hotAdded bool      // it came by a hot load, and not from the configuration
+	unloads  int       // orders of Core.unloads for it
 
 	// quarantine is why it is not loaded; nil: it may be.
 	quarantine *tier.DigestError
@@ -209,11 +210,14 @@ func (e *Entry) LastError() (at time.Time, err error) { return e.erredAt, e.last
 func (e *Entry) Stuck() bool { return e.move != nil && e.move.phase == moveStuck }
 
 // Waiters returns how many requests wait for the model.
-func (e *Entry) Waiters() int {
-	if e.demand == nil {
-		return 0
+func (e *Entry) Waiters() (n int) {
+	if e.demand != nil {
+		n = len(e.demand.waiters)
 	}
-	return len(e.demand.waiters)
+	for _, x := range e.sets {
+		n += len(x.waiters)
+	}
+	return n
 }
 
 // HotLoad returns the order that loads the entry for the first time, while that
@@ -269,7 +273,7 @@ func (e *Entry) servable() bool {
 // reopen lets leases be taken on an entry that rests in ram and is in no other use.
 // Of one that was served from swap and is no more, the runtime bytes are given back.
 func (c *Core) reopen(e *Entry) {
-	if e.serving && e.phase != moving && e.demand == nil && e.Gate.Leases() == 0 {
+	if e.serving && e.phase != moving && !e.wanted() && e.Gate.Leases() == 0 {
 		c.stopServing(e)
 	}
 	if e.tier == tier.RAM && e.free() && !e.unloading() && e.fate != pendingRemoval && e.demand == nil && !c.stopped {

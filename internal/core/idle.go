@@ -160,7 +160,7 @@ func (c *Core) KeepAlives() bool { return c.keepAlives }
 func (c *Core) IdleTerm(e *Entry) IdleTerm {
 	limit := c.idleTime(e)
 	switch {
-	case limit == 0 || !e.idle.timed || e.phase != resting || e.demand != nil || e.fate != stays:
+	case limit == 0 || !e.idle.timed || e.phase != resting || e.wanted() || e.fate != stays:
 		return IdleTerm{}
 	case limit == tier.AtOnce && e.tier == tier.RAM && e.idle.unasked && e.Gate.Uses() == e.usesAtLoad:
 		return IdleTerm{} // it has had no lease that could end

@@ -158,8 +158,8 @@ func (c *Core) describe(e *Entry, m tier.Model) {
 // forget takes entries out of the library.
 func (c *Core) forget(entries ...*Entry) {
 	for _, e := range entries {
-		if e.demand != nil { // requests came while it was being removed
-			c.fail(e.demand, unknown(e))
+		for _, x := range e.demands() { // requests came while it was being removed
+			c.fail(x, unknown(e))
 		}
 		c.endTurn(e)
 		delete(c.byName, e.Model.Name)

@@ -155,7 +155,7 @@ func (c *Core) become(e *Entry, now time.Time) {
 	}
 	c.lookAtVersions(e.Model.Name)
 	hotAdded := c.HotAdded(e)
-	if x := e.demand; x != nil {
+	for _, x := range e.demands() {
 		if x.plan != nil {
 			c.abandon(x.plan) // it made room for what is not wanted any more
 		}

@@ -169,7 +169,7 @@ var errReading = errors.New("memory is being read")
 func IsReading(err error) bool { return errors.Is(err, errReading) }
 
 // admit asks the admission rules whether need may be promised, for an entry, or nil for
-// an outsider, that holds own reservations already.
+// a set or an outsider, that holds own reservations already.
 func (c *Core) admit(e *Entry, need, own tier.Footprint, background bool, now time.Time) error {
 	m := &tier.Model{}
 	if e != nil {
@@ -328,8 +328,8 @@ func (c *Core) stuck(m *Move, now time.Time) {
 	if m.plan != nil {
 		c.abandon(m.plan)
 	}
-	if e.demand != nil {
-		c.fail(e.demand, err)
+	for _, x := range e.demands() {
+		c.fail(x, err)
 	}
 	c.endOrder(o, err)
 	c.emit(Stuck{m, err})
@@ -365,7 +365,7 @@ func (c *Core) callOff(m *Move, why callOff, cause error, now time.Time) {
 // or the turn that they take.
 func (c *Core) yield(now time.Time) {
 	for _, m := range c.Moves() {
-		waited := m.Order != nil || m.plan != nil && (m.plan.demand != nil || m.plan.limiting != nil) || m.Entry.demand != nil
+		waited := m.Order != nil || m.plan != nil && (m.plan.demand != nil || m.plan.limiting != nil) || m.Entry.wanted()
 		if !waited && m.To > m.From {
 			c.callOff(m, forOther, errCalledOff, now)
 		}
@@ -488,11 +488,14 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 			// The mover went on, or the move was to another tier: it goes no further.
 			c.fail(x, &tier.MoveError{Model: e.Model.Name, From: e.tier, To: o.To, Err: o.cancelled})
 		} else {
-			for _, w := range x.waiters {
-				if !w.Moved {
-					w.Moved, w.From = true, m.From
-				}
-			}
+			x.brought(e, m.From)
+		}
+	}
+	for _, x := range slices.Clone(e.sets) {
+		if out.Err != nil && !pressed && m.To >= m.From && !out.CalledOff && !(e.short(now) && c.servableInPlace(e)) {
+			c.fail(x, out.Err)
+		} else {
+			x.brought(e, m.From)
 		}
 	}
 	c.endOrder(m.Order, out.Err)
@@ -614,7 +617,7 @@ func (c *Core) bringHome(now time.Time) {
 			return // on its way down for an outsider that has left since
 		}
 		home := residence{tier: e.Model.Home}
-		if e.homeward && e.free() && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0 && e.tier < e.Model.Home &&
+		if e.homeward && e.free() && e.fate == stays && !e.wanted() && e.Gate.Leases() == 0 && e.tier < e.Model.Home &&
 			e.peakFootprint(home).Beyond(e.own()).Within(free) {
 			m := newMove(e, home, forHome, tier.ReasonHome, "to its home tier")
 			if err := c.begin(m, nil, now); errors.Is(err, errReading) {

@@ -139,7 +139,7 @@ func (c *Core) Unload(o *Order, now time.Time) error {
 
 // unload carries an Unload out, or says what uses the model.
 func (c *Core) unload(o *Order, now time.Time) error {
-	if e := o.Entry; e.tier != tier.Storage || e.phase != resting || e.demand != nil {
+	if e := o.Entry; e.tier != tier.Storage || e.phase != resting || e.wanted() {
 		return c.orderMove(o, tier.ReasonOrder, "unloaded by order", now)
 	}
 	c.endOrder(o, nil)
@@ -156,7 +156,7 @@ func (c *Core) carryUnloads(now time.Time) {
 		switch {
 		case e.phase == removed || e.leaving() || e.fate == pendingRemoval:
 			c.endUnload(o, unknown(e))
-		case e.Stuck(), e.phase == resting && e.fate == stays && e.demand == nil && e.Gate.Leases() == 0:
+		case e.Stuck(), e.phase == resting && e.fate == stays && !e.wanted() && e.Gate.Leases() == 0:
 			err := c.unload(o, now)
 			if errors.Is(err, tier.ErrInUse) && now.Before(o.Until) {
 				continue // a lease has come in between
@@ -208,7 +208,7 @@ func (c *Core) seize(e *Entry) error {
 		return &tier.StuckError{Model: e.Model.Name, What: "A move", Bytes: e.charge[tier.RAM]}
 	case e.phase == moving:
 		return &tier.InUseError{Model: e.Model.Name, Reason: fmt.Sprintf("Model '%s' is moving from %v to %v", e.Model.Name, e.move.From, e.move.To)}
-	case e.phase == claimed || e.demand != nil:
+	case e.phase == claimed || e.wanted():
 		return &tier.InUseError{Model: e.Model.Name, Leases: e.Gate.Leases(), Reason: fmt.Sprintf("Model '%s' is in use: requests wait for it or for its room", e.Model.Name)}
 	}
 	if n := e.Gate.Close(); n > 0 {
@@ -238,9 +238,9 @@ func (c *Core) endOrder(o *Order, err error) {
 			m.Home = o.To
 			c.Amend(e, m)
 		}
-		e.sent = e.demand == nil // else a request has come since
+		e.sent = !e.wanted() // else a request has come since
 	case o.Kind == Unload && err == nil:
-		e.sent, e.homeward = e.demand == nil, false
+		e.sent, e.homeward = !e.wanted(), false
 	case gone && e.fate == replaced && (o.Kind == HotLoad && err != nil || o.Kind == Remove && err == nil && e.successor != nil):
 		// carryFates goes on with it.
 	case o.Kind == Remove && err == nil, o.Kind == HotLoad && err != nil && gone:

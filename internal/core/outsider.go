@@ -32,7 +32,6 @@ type Outsider struct {
 	// Since is when it got them, Until when it has to be done; zero: at no given time.
 	Since, Until time.Time
 
-	demand    *demand  // while it waits
 	displaced []*Entry // models that gave way for it
 }
 
@@ -109,14 +108,14 @@ func (c *Core) JoinOutsider(w *Waiter, now time.Time) {
 		c.refuse(w, &tier.BusyError{Queued: n, RetryAfter: c.opt.Protection.Fairness, Reason: fmt.Sprintf("%d reservations are held or waited for, which is the most", n)})
 		return
 	}
-	o.demand = &demand{outsider: o, since: now, waiters: []*Waiter{w}}
-	c.demands = append(c.demands, o.demand)
+	w.demand = &demand{outsider: o, since: now, waiters: []*Waiter{w}}
+	c.demands = append(c.demands, w.demand)
 	c.mark(progressed)
 }
 
 // serveOutsider does what can be done now for one that waits for room.
 func (c *Core) serveOutsider(x *demand, now time.Time) {
-	if now.Before(x.notBefore) || !c.mayAsk(x, now) {
+	if x.seeks = true; now.Before(x.notBefore) || !c.mayAsk(x, now) {
 		return
 	}
 	switch err := c.give(x, now); {
@@ -198,14 +197,6 @@ func (c *Core) everFits(o *Outsider) error {
 		e.Reason += fmt.Sprintf(", and pinned models hold %v of it", stays)
 	}
 	return e
-}
-
-// model is the model of a demand; one without a name for an outsider's.
-func (x *demand) model() *tier.Model {
-	if x.e == nil {
-		return &tier.Model{}
-	}
-	return &x.e.Model
 }
 
 // Outsiders returns those that hold room, in the order in which they got it.

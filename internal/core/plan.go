@@ -115,6 +115,9 @@ func (p *plan) target() tier.Footprint {
 	if p.demand != nil && p.demand.outsider != nil {
 		return tier.Footprint{tier.RAM: p.demand.outsider.Bytes}
 	}
+	if p.demand != nil && p.demand.members != nil {
+		return p.demand.lacks()
+	}
 	s := p.final()
 	if s == nil {
 		return tier.Footprint{}
@@ -152,6 +155,10 @@ func (c *Core) ask(q *Question, now time.Time) {
 		// One that was sent where it is stays there while no request comes for it: no other
 		// is to make room for it.
 		if q.Idle && !q.ordered && c.entries[i].sent && s.Tier < tier.RAM {
+			s.Moving, s.To = true, s.Tier
+		}
+		// What is there of a set stays there, while its room is looked for or made.
+		if e := c.entries[i]; len(e.sets) > 0 && (q.demand == nil || q.demand.e != e) && (q.demand.wants(e) || e.keptFrom(q.demand)) {
 			s.Moving, s.To = true, s.Tier
 		}
 	}
@@ -213,13 +220,13 @@ const maxTries = 8
 
 func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time) {
 	x := q.demand
-	if !x.stands() || x.e != nil && x.e.phase != resting || c.goesFirst(x, now) != nil {
+	if x.ended || x.e != nil && x.e.phase != resting || c.goesFirst(x, now) != nil {
 		return // overtaken by events: Step asks again where it still matters
 	}
 	if x.order == nil && len(x.waiters) == 0 {
 		return // all have left since it was asked: Step drops it
 	}
-	refused := err != nil || len(p.Steps) == 0
+	refused := err != nil || len(p.Steps) == 0 && x.members == nil
 	switch {
 	case x.plan != nil && refused:
 		x.seen = q.progress // nothing better than the drain that is under way
@@ -240,8 +247,8 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 			x.denied = errors.New("the placement found no plan that could be carried out")
 		}
 		lack := &tier.CapacityError{Tier: tier.RAM, Limit: c.limits().RAM}
-		if x.outsider != nil {
-			lack.Need = x.outsider.Bytes
+		if x.e == nil {
+			lack.Need = q.Need.Room[tier.RAM]
 			lack.Reason = fmt.Sprintf("no room could be made in %d attempts: %v", x.tries, x.denied)
 		} else {
 			lack.Need = x.e.Model.Size
@@ -251,7 +258,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		return
 	}
 	x.blocked, x.denied = false, nil
-	if len(p.Steps) == 0 {
+	if len(p.Steps) == 0 && x.members == nil {
 		x.tries++
 		if x.outsider != nil {
 			if err := c.give(x, now); err != nil && !errors.Is(err, errReading) {
@@ -267,6 +274,13 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		c.block(x, fmt.Errorf("%w: the placement has no plan", tier.ErrNoCapacity), now)
 		return
 	}
+	if x.plan == nil && slices.ContainsFunc(p.Steps, func(s tier.Step) bool { return s.Model.Name != x.name() }) {
+		if first := c.behind(x, now); first != nil {
+			x.blocked, x.seen = true, q.progress
+			x.denied = fmt.Errorf("%w: %s waits for room for longer", tier.ErrNoCapacity, first.name())
+			return
+		}
+	}
 	if x.plan != nil {
 		c.abandon(x.plan) // others left meanwhile: no need to wait for the drain
 	}
@@ -280,6 +294,16 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 		x.tries++
 		c.block(x, err, now)
 		return
+	}
+	if x.members != nil {
+		pl.steps = slices.DeleteFunc(pl.steps, func(s *step) bool { return x.wants(s.e) })
+		finals := c.finals(x)
+		x.settled = true
+		if len(finals) == 0 && x.lacks().IsZero() { // all are there or on their way by now
+			c.mark(progressed)
+			return
+		}
+		pl.steps = append(pl.steps, finals...)
 	}
 	if s := pl.final(); s != nil && s.to.tier == tier.Swap {
 		s.to.serving = x.order == nil
@@ -305,7 +329,7 @@ func (c *Core) plannedDemand(q *Question, p tier.Plan, err error, now time.Time)
 			return
 		}
 	}
-	x.settled = x.e != nil && x.e.tier == tier.Swap && pl.final() == nil && x.order == nil
+	x.settled = x.members != nil || x.e != nil && x.e.tier == tier.Swap && pl.final() == nil && x.order == nil
 	c.pursue(x, pl, now)
 }
 
@@ -399,7 +423,7 @@ func (c *Core) makeFurtherRoom(p *plan) error {
 			p.steps = slices.Insert(p.steps, 0, c.stepOf(e, residence{}, tier.ReasonRoom, "it holds "+c.AccountName(a)))
 		}
 		if missing > 0 {
-			return c.lacks(a, &p.demand.e.Model, target[a], free[a]) // an outsider needs none
+			return c.lacks(a, p.demand.model(), target[a], free[a]) // an outsider needs none
 		}
 	}
 	return nil
@@ -407,7 +431,7 @@ func (c *Core) makeFurtherRoom(p *plan) error {
 
 // mayLeave reports whether the entry can leave its tier at once.
 func (c *Core) mayLeave(e *Entry) bool {
-	return e.tier != tier.Storage && e.free() && !e.Model.Pinned && e.demand == nil && e.Gate.Leases() == 0
+	return e.tier != tier.Storage && e.free() && !e.Model.Pinned && !e.wanted() && e.Gate.Leases() == 0
 }
 
 // start puts a plan among those that are carried out.
@@ -501,7 +525,8 @@ var (
 // beginStep begins one step if it can begin now.
 func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Time) error {
 	e, to := s.e, s.to
-	own, final := p.demand != nil && e == p.demand.e, s == p.final()
+	own, final := p.demand.wants(e), s == p.final()
+	whole := own && p.demand.members != nil
 	switch {
 	case Epoch(e.epoch) > s.epoch:
 		return errOtherModel(e)
@@ -520,10 +545,18 @@ func (c *Core) beginStep(p *plan, s *step, earlier int, short bool, now time.Tim
 		return nil
 	case !own && e.Model.Pinned && !p.exit:
 		return fmt.Errorf("%w: '%s' is pinned", tier.ErrNoCapacity, e.Model.Name)
+	case !own && s.down && !p.exit && e.keptFrom(p.demand):
+		return errTaken
 	case short && (final || !e.peakFootprint(to).Beyond(e.charge).IsZero()):
 		return errLater
 	case final && earlier > 0 && (p.alone || !p.target().Within(p.claim.Held())):
 		return errLater
+	case whole:
+		if err := c.admitSet(p, now); err != nil && earlier > 0 {
+			return errLater
+		} else if err != nil {
+			return err
+		}
 	}
 	leases := e.Gate.Close()
 	if leases > 0 && (!p.patient || own) {
@@ -666,7 +699,7 @@ func (c *Core) stopOneFrozen(x *demand, now time.Time) {
 	if wanted != nil {
 		need = max(wanted.Model.Size.Plus(wanted.Model.Runtime), wanted.peak) - wanted.charge[tier.RAM]
 	} else {
-		need = x.outsider.Bytes
+		need = c.need(x).Room[tier.RAM]
 	}
 	if victim != nil && need <= room {
 		c.start(&plan{steps: []*step{c.stepOf(victim, residence{}, tier.ReasonRoom, "its memory is needed, and no other can be had")}})

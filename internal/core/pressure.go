@@ -116,7 +116,7 @@ func (c *Core) goesFirst(x *demand, now time.Time) *Entry {
 		return nil
 	}
 	for _, e := range c.turns {
-		if e.turn.Before(x.age()) && e.demand == nil && e.free() && e.tier == tier.Storage &&
+		if e.turn.Before(x.age()) && !e.wanted() && e.free() && e.tier == tier.Storage &&
 			now.Sub(e.LastUse) < c.opt.Protection.Fairness && !now.Before(e.coolUntil) {
 			return e
 		}

@@ -31,11 +31,45 @@ func (c *Core) Standings(now time.Time, fn func(*Entry, Standing)) {
 	}
 	var holders names // of ram, if asked for
 	queued := 0
+	queue := func(x *demand, members ...*Entry) Standing {
+		queued++
+		s := Standing{Position: queued, Behind: ahead.but(members...)}
+		if first := c.goesFirst(x, now); first != nil {
+			s.Behind = []string{first.Model.Name}
+		} else if len(s.Behind) == 0 && x.blocked {
+			if holders == nil {
+				for _, h := range c.Holders(tier.Account(tier.RAM)) {
+					holders.put(h.Name())
+				}
+			}
+			s.Behind = slices.Clip(holders)
+		}
+		for _, e := range members {
+			ahead.add(e)
+		}
+		return s
+	}
+	var told []*Entry // models of sets
 	for _, x := range c.demands {
 		e := x.e
-		if e == nil {
+		if x.outsider != nil {
 			queued++
 			ahead.put(x.outsider.name())
+			continue
+		}
+		if x.members != nil {
+			var s Standing
+			if x.plan != nil {
+				s.Phase, s.Behind = tier.MakingRoom, x.plan.leaving()
+			} else {
+				s = queue(x, x.members...)
+			}
+			for _, e := range x.members {
+				if e.demand == nil && !slices.Contains(told, e) {
+					told = append(told, e)
+					fn(e, s.of(e, x))
+				}
+			}
 			continue
 		}
 		s := Standing{}
@@ -45,34 +79,40 @@ func (c *Core) Standings(now time.Time, fn func(*Entry, Standing)) {
 		case x.plan != nil && (m == nil || !m.loads()):
 			s.Phase, s.Behind = tier.MakingRoom, x.plan.leaving()
 		default:
-			queued++
-			s.Position, s.Behind = queued, ahead.but(e)
-			if first := c.goesFirst(x, now); first != nil {
-				s.Behind = []string{first.Model.Name}
-			} else if len(s.Behind) == 0 && x.blocked {
-				if holders == nil {
-					for _, h := range c.Holders(tier.Account(tier.RAM)) {
-						holders.put(h.Name())
-					}
-				}
-				s.Behind = slices.Clip(holders)
-			}
-			ahead.add(e)
+			s = queue(x, e)
 		}
 		fn(e, s)
 	}
 	for _, m := range c.moves {
-		if m.Entry.demand == nil && m.phase == moveRuns && m.loads() {
+		if !m.Entry.wanted() && m.phase == moveRuns && m.loads() {
 			fn(m.Entry, Standing{Phase: tier.Loading, Move: m})
 		}
 	}
+}
+
+// of returns what those wait for who wait for a set, as far as one model of it is
+// concerned: its load, or where it is there already the others.
+func (s Standing) of(e *Entry, x *demand) Standing {
+	if m := e.move; m != nil && m.phase == moveRuns && m.loads() {
+		return Standing{Phase: tier.Loading, Move: m}
+	}
+	if len(s.Behind) == 0 && e.servable() {
+		var missing names
+		for _, other := range x.members {
+			if !other.servable() {
+				missing.add(other)
+			}
+		}
+		s.Behind = missing
+	}
+	return s
 }
 
 // leaving returns the models whose steps a plan waits for.
 func (p *plan) leaving() []string {
 	var out names
 	for _, s := range p.steps {
-		if !s.ended() && s.e != p.demand.e {
+		if !s.ended() && !p.demand.wants(s.e) {
 			out.add(s.e)
 		}
 	}
@@ -90,10 +130,12 @@ func (n *names) put(name string) {
 
 func (n *names) add(e *Entry) { n.put(e.Model.Name) }
 
-// but returns the names without that of the entry.
-func (n names) but(e *Entry) []string {
-	if i := slices.Index(n, e.Model.Name); i >= 0 {
-		return slices.Concat(n[:i], n[i+1:])
+// but returns the names without those of the entries.
+func (n names) but(entries ...*Entry) []string {
+	for _, e := range entries {
+		if i := slices.Index(n, e.Model.Name); i >= 0 {
+			n = slices.Concat(n[:i], n[i+1:])
+		}
 	}
 	return slices.Clip(n)
 }

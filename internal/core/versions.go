@@ -121,7 +121,7 @@ func (c *Core) retireVersions(now time.Time) {
 		for _, o := range c.older[name] {
 			switch {
 			case slices.ContainsFunc(kept, func(m tier.Model) bool { return m.Name == o.Model.Name }):
-			case o.fate != stays || o.phase != resting || o.demand != nil || o.Gate.Leases() > 0:
+			case o.fate != stays || o.phase != resting || o.wanted() || o.Gate.Leases() > 0:
 				wait = true
 			case o.tier == tier.Storage:
 				o.Gate.Close()
