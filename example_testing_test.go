@@ -24,7 +24,7 @@ func (s *chatServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		status, after := modeltier.HTTPStatus(err)
 		if after > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
+			w.Header().Set("Retry-After", strconv.FormatInt(int64(after/time.Second), 10))
 		}
 		http.Error(w, err.Error(), status)
 		return

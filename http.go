@@ -369,7 +369,7 @@ func flushes(w http.ResponseWriter) bool {
 func writeRefusal(w http.ResponseWriter, err error) {
 	status, after := HTTPStatus(err)
 	if after > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(after/time.Second), 10))
 	}
 	writeError(w, status, err)
 }

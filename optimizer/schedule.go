@@ -53,7 +53,7 @@ func (h *Hours) Next(t time.Time) (from, to time.Time) {
 	}
 	year, month, date := t.In(zone).Date()
 	clock := func(days int, at time.Duration) time.Time {
-		return time.Date(year, month, date+days, 0, int(at/time.Minute), 0, int(at%time.Minute), zone)
+		return time.Date(year, month, date+days, 0, int(at/time.Minute), int(at%time.Minute/time.Second), int(at%time.Second), zone)
 	}
 	for d := -1; d <= 8; d++ { // yesterday's may last until today, and a week may have one day
 		if weekday := clock(d, 12*time.Hour).Weekday(); len(h.Days) > 0 && !slices.Contains(h.Days, weekday) {

@@ -43,6 +43,7 @@ func TestHours_Next_GoesByTheClockOnTheWall(t *testing.T) {
 		"the night after the next":  {friday, "2026-01-11 03:00", "2026-01-16 21:00", "2026-01-17 05:00"},
 		"a zone of half hours":      {Hours{From: 9 * time.Hour, To: 10 * time.Hour, Zone: kolkata}, "2026-01-07 00:00", "2026-01-07 03:30", "2026-01-07 04:30"},
 		"a whole day":               {Hours{From: 0, To: 24 * time.Hour, Zone: time.UTC}, "2026-01-07 12:00", "2026-01-07 00:00", "2026-01-08 00:00"},
+		"not on the minute":         {Hours{From: 9*time.Hour + 30*time.Minute + 59*time.Second, To: 10 * time.Hour, Zone: time.UTC}, "2026-01-07 00:00", "2026-01-07 09:30", "2026-01-07 10:00"},
 		"a whole day is its length": {Hours{From: 0, To: 24 * time.Hour, Zone: berlin}, "2026-03-29 12:00", "2026-03-28 23:00", "2026-03-29 22:00"},
 	} {
 		t.Run(name, func(t *testing.T) {

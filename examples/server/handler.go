@@ -57,7 +57,7 @@ func writeError(w http.ResponseWriter, err error) {
 // setRetryAfter says when to come back, if that is of use.
 func setRetryAfter(h http.Header, after time.Duration) {
 	if after > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(after.Seconds())))
+		h.Set("Retry-After", strconv.FormatInt(int64(after/time.Second), 10))
 	}
 }
 
