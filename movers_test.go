@@ -97,6 +97,22 @@ func TestMovers_OneIsNoFileBacker_ItsModelsNeedMemoryInSwap(t *testing.T) {
 	})
 }
 
+func TestMoveTier_ToSwapWithoutADevice_OnlyForModelsOfFileBackers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, modeltier.Config{
+			Models: []tier.Model{model("heap", 4), by("files", model("mapped", 4))},
+			Mover:  &tiertest.Mover{}, Movers: map[string]tier.Mover{"files": &tiertest.Mover{Files: true}}, OptimizeEvery: -1,
+			Probe: tiertest.NewProbe(tier.Memory{Total: 8 * tier.GiB, Available: 3 * tier.GiB}),
+		})
+		if _, err := r.MoveTier(t.Context(), "heap", tier.Swap); !errors.Is(err, modeltier.ErrNoCapacity) {
+			t.Errorf("%v", err)
+		}
+		if err := order(t)(r.MoveTier(t.Context(), "mapped", tier.Swap)).Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A model whose weights are no file pages gives way to storage where the machine has no
 // swap for them, though the swap limit has room.
 func TestMovers_VictimIsNotFileBacked_LeavesSwapOut(t *testing.T) {
