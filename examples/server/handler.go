@@ -98,21 +98,22 @@ func (d *digests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeRefusal(w, http.StatusNotFound, "not_found", "There is nothing at this path", "GET /v1/models lists the models, GET /v1/models/NAME/digest reads one.")
 		return
 	}
-	a, err := d.digest(r.Context(), name)
+	lease, err := d.m.Acquire(r.Context(), modeltier.Request{Model: name})
 	if err != nil {
 		writeError(w, err)
+		return
+	}
+	defer lease.Release()
+	a, err := d.digest(r.Context(), lease)
+	if err != nil { // the file is at fault, and not the request
+		writeRefusal(w, http.StatusInternalServerError, tier.Code(err), err.Error(), tier.Suggestions(err)...)
 		return
 	}
 	writeJSON(w, http.StatusOK, a)
 }
 
-func (d *digests) digest(ctx context.Context, name string) (*digest, error) {
-	lease, err := d.m.Acquire(ctx, modeltier.Request{Model: name})
-	if err != nil {
-		return nil, err
-	}
-	defer lease.Release()
-	name = lease.Model().Name // it may have been an alias
+func (d *digests) digest(ctx context.Context, lease *modeltier.Lease) (*digest, error) {
+	name := lease.Model().Name // it may have been asked for by an alias
 	weights, err := d.weights.Weights(name)
 	if err != nil {
 		return nil, err
