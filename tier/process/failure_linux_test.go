@@ -128,6 +128,32 @@ func TestCrash_BetweenMoves_IsReportedAndNextMoveStartsAgain(t *testing.T) {
 	})
 }
 
+func TestCrash_WhatIsLeftIsStillBeingEnded_HasNoURL(t *testing.T) {
+	sys := withoutCgroups()
+	kill, ended := sys.kill, make(chan struct{})
+	sys.kill = func(pid int, others []int) error {
+		<-ended
+		return kill(pid, others)
+	}
+	r := newRig(t, sys, Options{Engine: fake{}.engine()})
+	r.move(modelOf(t, "m", 1<<20), tier.Storage, tier.RAM)
+	i := r.Instance("m").(*Instance)
+	if _, ok := i.URL(); !ok {
+		t.Error("an engine that runs has no URL")
+	}
+	c, _ := r.engineOf("m")
+	unix.Kill(c.pid, unix.SIGKILL)
+	<-c.exited
+	if url, ok := i.URL(); ok {
+		t.Errorf("requests are still sent to %s", url)
+	}
+	if _, ok := i.Use(); ok {
+		t.Error("an engine that has exited can be used")
+	}
+	close(ended)
+	<-r.crashed
+}
+
 func TestCrash_NotYetKnownToTheManager_DemotionReturnsIt(t *testing.T) {
 	r := newRig(t, newSystem(), Options{Engine: fake{}.engine()})
 	m := modelOf(t, "m", 1<<20)

@@ -116,10 +116,11 @@ func (m *Mover) URL(model string) (string, bool) {
 }
 
 // serving returns the engine that a request is about to be sent to, or nil if that does
-// not run. m.mu is held.
+// not run, or has just exited: what is left of it may take a while to end, and until then
+// it counts as running. m.mu is held.
 func (m *Mover) serving(model string) *child {
 	s := m.slots[model]
-	if s == nil || s.state != Running {
+	if s == nil || s.state != Running || s.child.hasExited() {
 		return nil
 	}
 	s.talk.used = true
