@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,9 @@ func (s *sleeper) call(what string) error {
 func (s *sleeper) loader() tier.Loader[*sleeping] {
 	return tier.Loader[*sleeping]{
 		Load: func(ctx context.Context, m tier.Model, progress func(tier.Bytes)) (*sleeping, error) {
+			if m.Path == "bad" {
+				return nil, fs.ErrNotExist
+			}
 			for i := range tier.Bytes(4) {
 				progress(m.Size * i / 4)
 				if ctx.Err() != nil {
@@ -83,7 +87,7 @@ func TestMoverFrom_AnyLoader_KeepsTheContract(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tiertest.TestMover(t, tiertest.MoverOptions{
 				New: func(testing.TB) tier.Mover { return tier.MoverFrom(loader) }, Models: exampleModels,
-				Bad: func(testing.TB) []tier.Model { return nil },
+				Bad: func(testing.TB) []tier.Model { return []tier.Model{{Name: "bad", Path: "bad", Size: 1000}} },
 			})
 		})
 	}
