@@ -45,7 +45,9 @@ func closed(ch <-chan struct{}) bool {
 }
 
 // Instance returns Lease.Instance if there is one and it is a T: the mapping, the engine
-// or the handle with which the holder of the lease asks the model.
+// or the handle with which the holder of the lease asks the model. It is false as well if
+// T is not exactly the type that the Mover returns, such as Engine for *Engine:
+// Lease.Instance is then not nil.
 func Instance[T any](l *Lease) (T, bool) {
 	v, ok := l.Instance().(T)
 	return v, ok

@@ -134,8 +134,9 @@ func (s *snapshot) emptied() *snapshot {
 
 // New returns a running Manager. It reads the memory once, takes up what a
 // StateDir remembers, and begins in the background to bring models to their home
-// tiers as far as there is room. An error names every fault of cfg at once. The
-// caller ends the Manager with Shutdown or Close.
+// tiers as far as there is room. An error names every fault of cfg at once; the
+// parts that the caller made are then his to close, whether or not New has closed
+// them as well. The caller ends the Manager with Shutdown or Close.
 func New(cfg Config) (*Manager, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, fmt.Errorf("modeltier: %w", err)

@@ -11,7 +11,9 @@ import (
 )
 
 // Loader is an engine in this process, as the functions that MoverFrom makes a Mover of.
-// T is what serves a loaded model: what the holder of a lease gets (Instancer).
+// T is what serves a loaded model: what the holder of a lease gets (modeltier.Instance[T]).
+// While a lease is held on a model, no function is called for it but Size, and Unload by
+// Manager.Close.
 //
 // For one model no two of its functions are called at once, for different ones they are.
 // They are called with no lock held. One that panics fails its move, and the model stays

@@ -373,7 +373,8 @@ type Options struct {
 	// then: Resident counts nothing of it, URL does not know it, and a Move to ram starts it
 	// again. err is an *EngineError with the last lines of the engine. Only if one that is
 	// renewed cannot be killed, err holds a *tier.StuckError as well, and Resident counts
-	// what is left of it. Manager.ReportCrash is the usual thing to call.
+	// what is left of it. Manager.ReportCrash is the usual thing to call; its example shows
+	// how, as this may be called before modeltier.New has returned.
 	//
 	// The next Move of that model, and Close, wait for it, for at most a second. It is
 	// not called for a crash during a Move of the model, which that Move returns, nor
