@@ -237,6 +237,9 @@ func (c *control) lookAgain(e *core.Entry, then func()) {
 
 // lookAgainAtAll is lookAgain for all models in quarantine.
 func (c *control) lookAgainAtAll() {
+	if !c.m.cfg.Verify {
+		return
+	}
 	for _, e := range c.core.Entries() {
 		if e.Quarantine() != nil {
 			c.lookAgain(e, func() {})
