@@ -51,6 +51,12 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lea
 		}
 	}
 	lease, err := m.take(ctx, req, snap, &choice, cell, waited)
+	if errors.Is(err, tier.ErrMove) && m.awaitFiles(ctx, snap.view.Library.At(choice.Index)) {
+		snap = m.snap.Load()
+		if choice, cell, err = m.choose(req, snap); err == nil {
+			lease, err = m.take(ctx, req, snap, &choice, cell, waited)
+		}
+	}
 	if choice.Mode != tier.Manual && errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
 		// It was chosen by a reading that is out of date; by a fresh one another may
 		// be.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -220,6 +221,55 @@ func (m *Manager) lookAtFolder(ctx context.Context) error {
 	}
 	_, err = m.remake(ctx, l.declared, nil)
 	return err
+}
+
+// awaitFiles waits for files in the folder to come to rest and to be taken up, if they are
+// what a model does not load for. It reports whether another attempt is due.
+func (m *Manager) awaitFiles(ctx context.Context, failed *tier.Model) bool {
+	l := &m.library
+	if l.watcher == nil || asFound(failed) {
+		return false
+	}
+	release, err := l.take(ctx)
+	if err != nil {
+		return false
+	}
+	ours := slices.ContainsFunc(l.found, func(f tier.Model) bool { return f.Name == failed.Name && f.Path == failed.Path })
+	release()
+	if !ours {
+		return false
+	}
+	ticker := time.NewTicker(hotload.DefaultInterval / 4)
+	defer ticker.Stop()
+	for limit := time.Now().Add(m.cfg.MaxWait); time.Now().Before(limit); {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return false
+		case <-m.ctx.Done():
+			return false
+		}
+		now, known := m.Model(failed.Name)
+		if !known || now.Path != failed.Path || now.Version != failed.Version || asFound(failed) {
+			return true
+		}
+	}
+	return false
+}
+
+// asFound reports whether the files of a model have the size that it has.
+func asFound(m *tier.Model) bool {
+	var size int64
+	for _, path := range append([]string{m.Path}, m.Parts...) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return false
+		}
+		if info.Mode().IsRegular() {
+			size += info.Size()
+		}
+	}
+	return tier.Bytes(size) == m.Size
 }
 
 // maxToldLeftOut bounds how many files that are left out are logged at once.

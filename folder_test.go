@@ -502,3 +502,38 @@ func TestModelAliases_ComeAndGoWithTheModel_AndGiveWayToOtherNames(t *testing.T)
 		}
 	})
 }
+
+// A model is asked for after its file was replaced and before that is taken up: its mover
+// finds more than was set aside.
+func TestWatchModelDir_LoadFailsAsItsFileIsAnother_RequestWaitsForThat(t *testing.T) {
+	s := newShelf(t, "a", "b")
+	synctest.Test(t, func(t *testing.T) {
+		cfg := s.watching()
+		fault := errors.New("has other bytes than its model")
+		broken := false
+		cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
+			if info, err := os.Stat(mv.Model.Path); err != nil || tier.Bytes(info.Size()) != mv.Model.Size || broken {
+				return fault
+			}
+			return nil
+		}
+		r := newRig(t, cfg)
+		s.put("a", 5000)
+		c := r.begin("a")
+		<-c.done
+		if c.err != nil || c.lease.Model().Size < 5000 || c.took > settle {
+			t.Errorf("after %v: %v, %v", c.took, c.lease, c.err)
+		}
+		s.remove("b")
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "b"}); !errors.Is(err, modeltier.ErrNotFound) {
+			t.Errorf("one that is gone: %v", err)
+		}
+		s.put("c", 100)
+		r.settle()
+		broken = true
+		c = r.begin("c")
+		if <-c.done; !errors.Is(c.err, fault) || c.took > time.Second {
+			t.Errorf("one whose file is as it was: %v after %v", c.err, c.took)
+		}
+	})
+}
