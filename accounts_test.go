@@ -19,16 +19,16 @@ import (
 )
 
 // deviceRig is a Manager with a third account: a device of 4 GiB, on which a model in
-// ram takes its size.
+// ram takes its size, unless it is the host's.
 func deviceRig(t *testing.T, available *atomic.Int64) *rig {
 	t.Helper()
 	available.Store(int64(4 * tier.GiB))
 	cfg := modeltier.Config{
-		Models: []tier.Model{model("a", 3), model("b", 3), model("c", 1), model("huge", 6)}, Mover: &tiertest.Mover{OnlyRAM: true},
+		Models: []tier.Model{model("a", 3), model("b", 3), model("c", 1), model("huge", 6), model("host", 4)}, Mover: &tiertest.Mover{OnlyRAM: true},
 		Limits: tier.Limits{RAM: 20 * tier.GiB, Swap: tier.None}, OptimizeEvery: -1, MaxWait: time.Minute,
 	}
 	cfg.AddAccount("device", 4*tier.GiB, func(m *tier.Model, at tier.Tier) tier.Bytes {
-		if at == tier.RAM {
+		if at == tier.RAM && m.Name != "host" {
 			return m.Size
 		}
 		return 0
@@ -53,6 +53,19 @@ func TestAccounts_ThirdOneFull_IdleModelsLeaveForIt(t *testing.T) {
 		}
 		r.wantAt("a", tier.Storage)
 		r.wantAt("b", tier.RAM)
+	})
+}
+
+// Pain point 31: who gives way holds what is missing, in that account.
+func TestAccounts_ThirdOneFull_ModelThatHoldsNoneOfItStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := deviceRig(t, new(atomic.Int64))
+		r.use("host") // larger than what is missing, and used longest ago
+		time.Sleep(time.Second)
+		r.use("a")
+		r.use("b")
+		r.wantAt("a", tier.Storage)
+		r.wantAt("host", tier.RAM)
 	})
 }
 
@@ -125,7 +138,7 @@ func TestAccounts_FreeMemoryLagsBehindALoad_TheLedgerCounts(t *testing.T) {
 	})
 }
 
-// Pain point 7.
+// Pain points 7 and 31: the memory of processor and device, where it is one, is one.
 func TestAccounts_SameBytesCountedOnce_WhetherMappedOrNot(t *testing.T) {
 	for _, x := range []struct {
 		name      string

@@ -160,7 +160,7 @@ func TestAcquire_AtAnyMomentOfAnUnload_IsServed(t *testing.T) {
 	})
 }
 
-// Pain point 10.
+// Pain points 10 and 31: no waiter's context ends a load that others wait for.
 func TestAcquire_FirstClientLeaves_LoadGoesOnForTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 2)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,6 +37,7 @@ func TestEviction_NoRoom_IdleModelGivesWay(t *testing.T) {
 	})
 }
 
+// Pain point 31: who finds all room in use waits in the queue, and is not told to come back.
 func TestEviction_VictimLeased_WaitsForRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, modeltier.Config{Models: []tier.Model{model("a", 3), model("b", 4)}, Mover: &tiertest.Mover{OnlyRAM: true}})
@@ -50,6 +52,36 @@ func TestEviction_VictimLeased_WaitsForRelease(t *testing.T) {
 			t.Errorf("b waited %v, want 1s for the lease and 6s for the load", b.Waited())
 		}
 		b.Release()
+	})
+}
+
+// Pain point 31: what an unload that failed did not free is promised to no other.
+func TestEviction_UnloadFails_ItsBytesStayChargedAndNoOtherIsLoadedIntoThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 3), model("b", 4))
+		stays := false
+		cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
+			if stays && mv.To == tier.Storage {
+				return errors.New("the engine does not stop")
+			}
+			return nil
+		}
+		r, scale := newScaleRig(t, cfg)
+		r.use("a")
+		stays = true
+		err := r.begin("b").refused(tier.ErrMove, 0)
+		if !strings.Contains(err.Error(), "does not stop") {
+			t.Error(err)
+		}
+		r.wantUsed(3 * tier.GiB)
+		r.wantAt("a", tier.RAM)
+		r.use("a") // it is served where it is
+		stays = false
+		time.Sleep(time.Minute)
+		r.use("b")
+		if scale.Peak() != 4*tier.GiB {
+			t.Errorf("%v were in memory at once", scale.Peak())
+		}
 	})
 }
 
@@ -130,7 +162,7 @@ func TestEviction_LeaseNeverEnds_WaiterIsRefusedInTime(t *testing.T) {
 	})
 }
 
-// Pain point 2.
+// Pain points 2 and 31: no eviction comes between getting a model and using it.
 func TestEviction_ModelInUse_IsNeverTakenFromUnderALease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, onlyRAM(model("a", 2), model("b", 2), model("c", 2), model("d", 2)))
