@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -370,7 +372,7 @@ func (w *world) acquire(patience time.Duration, reqs ...modeltier.Request) {
 		}
 		for i, l := range leases {
 			model, req := l.Model(), &reqs[i]
-			if !model.Can(req.Capabilities) || req.Model != "" && req.Model != "one" && model.Name != req.Model { // one may be an alias
+			if !model.Can(req.Capabilities) || req.Model != "" && req.Model != "one" && model.Name != req.Model && !strings.HasPrefix(req.Model, model.Name+"@") { // one may be an alias
 				w.fault("asked for %+v, got %s", req, model.Name)
 			}
 			if l.Tier() == tier.Storage {
@@ -606,13 +608,20 @@ func anything(t *rapid.T) {
 		Models: worldModels, Probe: w.probe, Fairness: time.Second, MaxWait: time.Minute,
 		StallAfter: 20 * time.Second, StuckAfter: 5 * time.Second, OptimizeEvery: 2 * time.Second,
 	}
+	dir, err := os.MkdirTemp(memoryDir(), "modeltier-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
 	if rapid.IntRange(0, 3).Draw(t, "keeps state") == 3 {
-		dir, err := os.MkdirTemp(memoryDir(), "modeltier-test-")
-		if err != nil {
+		w.cfg.StateDir = filepath.Join(dir, "state")
+	}
+	var contents []string // of b, which becomes another version with another path
+	for i := range 6 {
+		contents = append(contents, filepath.Join(dir, strconv.Itoa(i)))
+		if err := os.WriteFile(contents[i], []byte{byte(i)}, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		defer os.RemoveAll(dir)
-		w.cfg.StateDir = dir
 	}
 	w.cfg.KeepAlive = rapid.SampledFrom([]time.Duration{0, 0, tier.AtOnce, time.Second, time.Minute}).Draw(t, "keep alive")
 	w.cfg.StandbyFor = rapid.SampledFrom([]time.Duration{0, 0, tier.AtOnce, 2 * time.Second, time.Minute}).Draw(t, "standby for")
@@ -640,6 +649,7 @@ func anything(t *rapid.T) {
 		}
 	}
 	w.cfg.Models = w.spread(worldModels)
+	w.cfg.Models[1].Path = contents[0]
 	w.mover()
 	w.start()
 	defer func() { // even if a check failed: a bubble cannot end before its goroutines
@@ -649,14 +659,22 @@ func anything(t *rapid.T) {
 		time.Sleep(time.Minute) // until moves that ignore their context have ended
 	}()
 	names, grown := worldNames, slices.Clone(w.cfg.Models)
+	older := func() (names []string) {
+		for s := range w.m.Models() {
+			if s.VersionOf != "" {
+				names = append(names, s.Name)
+			}
+		}
+		return names
+	}
 	hour := time.Hour
 	t.Repeat(map[string]func(*rapid.T){
 		"":        func(*rapid.T) { w.check() },
-		"acquire": func(t *rapid.T) { w.acquire(patience(t), anyRequest(t, names)) },
+		"acquire": func(t *rapid.T) { w.acquire(patience(t), anyRequest(t, append(older(), names...))) },
 		"acquire all": func(t *rapid.T) {
 			reqs := make([]modeltier.Request, rapid.IntRange(2, 4).Draw(t, "models"))
 			for i := range reqs {
-				reqs[i] = anyRequest(t, names)
+				reqs[i] = anyRequest(t, append(older(), names...))
 			}
 			w.acquire(patience(t), reqs...)
 		},
@@ -696,7 +714,7 @@ func anything(t *rapid.T) {
 			w.job(deed{Model: model.Name, Home: &model.Home}, j, err, true)
 		},
 		"remove": func(t *rapid.T) {
-			name := rapid.SampledFrom([]string{"x", "y", "b", "c", "unknown"}).Draw(t, "model")
+			name := rapid.SampledFrom(append(older(), "x", "y", "b", "c", "unknown")).Draw(t, "model")
 			j, err := w.m.Remove(context.Background(), name)
 			w.job(deed{Model: name}, j, err, false)
 		},
@@ -742,6 +760,13 @@ func anything(t *rapid.T) {
 				w.memoir = d.apply(w.memoir)
 			}
 		},
+		"rollback": func(t *rapid.T) {
+			name := rapid.SampledFrom(append(older(), "b", "b", "b", "one")).Draw(t, "model")
+			version := rapid.SampledFrom([]string{"", "", "", "abcdef"}).Draw(t, "version")
+			if _, err := w.m.Rollback(context.Background(), name, version); err != nil && tier.Code(err) == "internal" {
+				t.Fatalf("an error without a code: %v", err)
+			}
+		},
 		"crash": func(t *rapid.T) {
 			name := rapid.SampledFrom(names).Draw(t, "model")
 			if err := w.m.ReportCrash(name, errors.New("signal: killed")); err != nil && tier.Code(err) == "internal" {
@@ -783,6 +808,8 @@ func anything(t *rapid.T) {
 			if rapid.Bool().Draw(t, "grows") {
 				grown[rapid.IntRange(0, len(grown)-1).Draw(t, "who")].Size += tier.GiB
 			}
+			b := slices.IndexFunc(grown, func(m tier.Model) bool { return m.Name == "b" })
+			grown[b].Path = rapid.SampledFrom(contents).Draw(t, "content")
 			models := slices.Clone(grown)
 			for range rapid.IntRange(0, 3).Draw(t, "changes") {
 				i := rapid.IntRange(0, len(models)-1).Draw(t, "which")

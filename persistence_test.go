@@ -11,6 +11,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,12 +34,14 @@ const (
 func long() bool { return os.Getenv("MODELTIER_LONG") != "" }
 
 // memoir is what a Manager has to persist: homes by model, limits, which models are
-// pinned, and aliases.
+// pinned, aliases, and of the model v which file it is and which are its older versions.
 type memoir struct {
 	Homes   map[string]tier.Tier
 	Limits  tier.Limits
 	Pinned  map[string]bool // those that are
 	Aliases map[string]string
+	Current string
+	Older   map[string]bool
 }
 
 // memoirOf returns what a Manager knows.
@@ -46,7 +51,15 @@ func memoirOf(m *modeltier.Manager) memoir {
 	if got.Aliases == nil {
 		got.Aliases = make(map[string]string)
 	}
+	got.Older = make(map[string]bool)
 	for s := range m.Models() {
+		if s.VersionOf != "" {
+			got.Older[s.Path] = true
+			continue
+		}
+		if s.Name == "v" {
+			got.Current = s.Path
+		}
 		got.Homes[s.Name] = s.Home
 		if s.Pinned {
 			got.Pinned[s.Name] = true
@@ -56,9 +69,11 @@ func memoirOf(m *modeltier.Manager) memoir {
 }
 
 // deed is one change of the child: of Limits, of a pin, of an Alias, which stands for
-// Model from then on or is gone if that is "", or else of a home, of which nil is a
-// removal.
+// Model from then on or is gone if that is "", of the file of v, by what the configuration
+// Said or by going Back, or else of a home, of which nil is a removal.
 type deed struct {
+	Said, Back string `json:",omitempty"`
+
 	Model  string       `json:",omitempty"`
 	Home   *tier.Tier   `json:",omitempty"`
 	Limits *tier.Limits `json:",omitempty"`
@@ -75,6 +90,8 @@ func (d *deed) within(got memoir) bool {
 		return got.Pinned[d.Model] == *d.Pinned
 	case d.Alias != "":
 		return got.Aliases[d.Alias] == d.Model
+	case d.Said+d.Back != "":
+		return got.Current == d.Said+d.Back
 	}
 	home, there := got.Homes[d.Model]
 	if d.Home == nil {
@@ -95,6 +112,13 @@ func (d *deed) apply(to memoir) memoir {
 		to.Aliases[d.Alias] = d.Model
 	case d.Alias != "":
 		delete(to.Aliases, d.Alias)
+	case d.Said+d.Back != "":
+		if next := d.Said + d.Back; next != to.Current {
+			to.Older = maps.Clone(to.Older)
+			to.Older[to.Current] = true
+			delete(to.Older, next)
+			to.Current = next
+		}
 	case d.Home == nil:
 		delete(to.Homes, d.Model)
 		delete(to.Pinned, d.Model)
@@ -113,6 +137,21 @@ func crashConfig(dir string) modeltier.Config {
 	}
 }
 
+// killedConfig is that of the process that is killed, whose model v is of the file that
+// the configuration in the folder says.
+func killedConfig(dir string) (modeltier.Config, error) {
+	cfg := crashConfig(filepath.Join(dir, "state"))
+	said, err := os.ReadFile(filepath.Join(dir, "said"))
+	cfg.Models = append(cfg.Models, tier.Model{Name: "v", Path: string(said)})
+	return cfg, err
+}
+
+// say has the configuration in the folder say another file.
+func say(dir, path string) error {
+	next := filepath.Join(dir, "next")
+	return errors.Join(os.WriteFile(next, []byte(path), 0o600), os.Rename(next, filepath.Join(dir, "said")))
+}
+
 // TestCrashChild is no test: it is the process that is killed. It changes persistent
 // state as fast as it can and prints each change before it ("begin") and once it is
 // acknowledged ("done").
@@ -127,13 +166,15 @@ func TestCrashChild(t *testing.T) {
 			os.Exit(1)
 		}
 	}
-	m, err := modeltier.New(crashConfig(dir))
+	cfg, err := killedConfig(dir)
+	fail("configuration", err)
+	m, err := modeltier.New(cfg)
 	fail("New", err)
 	var seed uint64
 	_, err = fmt.Sscan(os.Getenv(crashSeed), &seed)
 	fail("seed", err)
 	dice := rand.New(rand.NewPCG(seed, 0))
-	say := func(what string, d deed) {
+	tell := func(what string, d deed) {
 		text, err := json.Marshal(d)
 		fail("JSON", err)
 		fmt.Println(what, string(text))
@@ -143,42 +184,74 @@ func TestCrashChild(t *testing.T) {
 		now := memoirOf(m)
 		name := fmt.Sprintf("model-%d", dice.IntN(8))
 		if n := dice.IntN(4); n == 0 {
-			name = []string{"a", "b", "c"}[dice.IntN(3)]
+			name = []string{"a", "b", "c", "v"}[dice.IntN(4)]
 		}
 		home, known := now.Homes[name]
 		to := tier.Tier(dice.IntN(int(tier.Count)))
 		d := deed{Model: name, Home: &to}
 		var act func() (*modeltier.Job, error)
 		switch {
+		case dice.IntN(4) == 0: // v becomes another
+			var err error
+			switch older := slices.Sorted(maps.Keys(now.Older)); {
+			case len(older) > 0 && dice.IntN(2) == 0:
+				d = deed{Back: older[dice.IntN(len(older))]}
+				version := ""
+				for s := range m.Models() {
+					if s.VersionOf != "" && s.Path == d.Back {
+						_, version, _ = strings.Cut(s.Version, ":")
+					}
+				}
+				tell("begin", d)
+				_, err = m.Rollback(ctx, "v", version)
+			default:
+				d = deed{Said: filepath.Join(dir, fmt.Sprint("v-", dice.IntN(4)))}
+				if d.Said == cfg.Models[len(cfg.Models)-1].Path {
+					continue
+				}
+				tell("begin", d)
+				fail("say", say(dir, d.Said))
+				cfg, err = killedConfig(dir)
+				fail("configuration", err)
+				_, err = m.Reconfigure(ctx, cfg.Models, cfg.Limits)
+			}
+			fail("v", err)
+			tell("done", d)
+			for s, _ := m.Model("v"); s.Path != d.Said+d.Back; s, _ = m.Model("v") {
+				runtime.Gosched() // what it was leaves memory first
+			}
+			continue
 		case dice.IntN(6) == 0:
 			l := tier.Limits{RAM: 32*tier.GiB + tier.Bytes(dice.IntN(1000)), Swap: 32*tier.GiB + tier.Bytes(dice.IntN(1000)), Reserved: tier.GiB, MaxModel: now.Limits.MaxModel}
 			d = deed{Limits: &l}
-			say("begin", d)
+			tell("begin", d)
 			_, _, err := m.UpdateLimits(ctx, l)
 			fail("UpdateLimits", err)
-			say("done", d)
+			tell("done", d)
 			continue
 		case known && dice.IntN(6) == 0:
 			pinned := !now.Pinned[name]
 			d = deed{Model: name, Pinned: &pinned}
-			say("begin", d)
+			tell("begin", d)
 			fail("SetPinned", m.SetPinned(ctx, name, pinned))
-			say("done", d)
+			tell("done", d)
 			continue
 		case known && dice.IntN(6) == 0:
 			d = deed{Model: name, Alias: fmt.Sprint("alias-", dice.IntN(3))}
 			if _, there := now.Aliases[d.Alias]; there && dice.IntN(2) == 0 {
 				d.Model = ""
+			} else if s, _ := m.Model("v"); name == "v" && dice.IntN(2) == 0 {
+				d.Model = tier.VersionName("v", s.Version)
 			}
-			say("begin", d)
+			tell("begin", d)
 			fail("SetAlias", m.SetAlias(ctx, d.Alias, d.Model))
-			say("done", d)
+			tell("done", d)
 			continue
 		case !known:
 			act = func() (*modeltier.Job, error) {
 				return m.HotLoad(ctx, tier.Model{Name: name, Size: tier.GiB, Home: to})
 			}
-		case dice.IntN(3) == 0:
+		case name != "v" && dice.IntN(3) == 0:
 			d.Home = nil
 			act = func() (*modeltier.Job, error) { return m.Remove(ctx, name) }
 		case home == to:
@@ -186,15 +259,15 @@ func TestCrashChild(t *testing.T) {
 		default:
 			act = func() (*modeltier.Job, error) { return m.MoveTier(ctx, name, to) }
 		}
-		say("begin", d)
+		tell("begin", d)
 		job, err := act()
 		if errors.Is(err, tier.ErrInUse) {
-			say("never", d) // it moves to its home tier
+			tell("never", d) // it moves to its home tier
 			continue
 		}
 		fail(fmt.Sprint(d), err)
 		fail("job", job.Wait(ctx))
-		say("done", d)
+		tell("done", d)
 	}
 }
 
@@ -208,15 +281,25 @@ func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
 		kills = 500
 	}
 	dir := t.TempDir()
+	for i := range 4 {
+		written(t, filepath.Join(dir, fmt.Sprint("v-", i)), '0'+byte(i))
+	}
+	if err := say(dir, filepath.Join(dir, "v-0")); err != nil {
+		t.Fatal(err)
+	}
 	dice := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	known := memoir{}
-	deeds := 0
+	deeds, switches := 0, 0
 	for i := range kills {
 		acked, open, err := liveAndDie(t.Context(), dir, dice)
 		if err != nil {
 			t.Fatalf("life %d: %v", i, err)
 		}
-		m, err := modeltier.New(crashConfig(dir))
+		cfg, err := killedConfig(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := modeltier.New(cfg)
 		if err != nil {
 			t.Fatalf("life %d: %v", i, err)
 		}
@@ -228,13 +311,20 @@ func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
 			t.Errorf("life %d: Close: %v", i, err)
 		}
 		if known.Homes == nil { // the first life began with the Config
-			known = memoir{Homes: map[string]tier.Tier{"a": 0, "b": 0, "c": 0}, Limits: crashConfig("").Limits.OrElse(tier.DefaultLimits()), Pinned: map[string]bool{}, Aliases: map[string]string{}}
+			known = memoir{Current: filepath.Join(dir, "v-0"), Older: map[string]bool{}, Homes: map[string]tier.Tier{"a": 0, "b": 0, "c": 0, "v": 0}, Limits: crashConfig("").Limits.OrElse(tier.DefaultLimits()), Pinned: map[string]bool{}, Aliases: map[string]string{}}
 		}
 		for _, d := range acked {
 			known = d.apply(known)
 		}
 		if open != nil && open.within(got) {
+			was := known.Current
 			known = open.apply(known) // persisted, and killed before it was acknowledged
+			if open.Said != "" && !got.Older[was] {
+				delete(known.Older, was) // the Manager was killed before it knew of the configuration
+			}
+		}
+		if open != nil && open.Said+open.Back != "" {
+			switches++
 		}
 		if fmt.Sprint(got) != fmt.Sprint(known) {
 			t.Fatalf("life %d, %d deeds: a Manager remembers\n%v\nwhat was acknowledged is\n%v\nunderway: %+v", i, len(acked), got, known, open)
@@ -244,7 +334,7 @@ func TestManager_KilledAtRandomPoints_NothingAcknowledgedIsLost(t *testing.T) {
 	if deeds < kills {
 		t.Errorf("only %d deeds in %d lives: the kills come too early to prove anything", deeds, kills)
 	}
-	t.Logf("%d kills, %d acknowledged deeds", kills, deeds)
+	t.Logf("%d kills, %d of them during a switch or rollback, %d acknowledged deeds", kills, switches, deeds)
 }
 
 // liveAndDie runs a child until some changes were acknowledged and kills it at a

@@ -2,6 +2,7 @@ package modeltier_test
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -457,5 +458,44 @@ func TestWatchModelDir_HubCacheGetsARevision_TheOneBeforeCanBeHadAgain(t *testin
 			t.Errorf("there is a newer revision, and it is %s", now)
 		}
 		r.wantVersions(name, two, one)
+	})
+}
+
+// A state folder that was written before there were versions, by its format of then.
+func TestRestart_StateFromBeforeThereWereVersions_IsTakenUp(t *testing.T) {
+	dir := t.TempDir()
+	v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+	hot := version(t, dir, "hot", '1')
+	basis := `{"limits":{"ram":5368709120,"swap":-1,"reserved":-1,"max_model":5368709120},"homes":{"a":"storage","b":"storage","gone":"storage"}}`
+	body := fmt.Sprintf(`{"generation":3,"saved":"2026-01-02T03:04:05Z","limits":{},"homes":{"b":"ram"},"pins":{"a":true},"aliases":{"chat":"a","h":"hot"},"removed":["gone"],"blobs":{"basis":%q},"models":[{"name":"hot","path":%q,"size":1073741824,"home":"swap","capabilities":["x"],"labels":{"k":"v"}}]}`+"\n",
+		base64.StdEncoding.EncodeToString([]byte(basis)), hot.Path)
+	state := t.TempDir()
+	header := fmt.Sprintf("modeltier-state 1 %x\n", sha256.Sum256([]byte(body)))
+	if err := os.WriteFile(filepath.Join(state, "state-a"), []byte(header+body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(v1, model("b", 1), model("gone", 1))
+		cfg.StateDir = state
+		r := newRig(t, cfg)
+		for range 2 {
+			if s := r.Status(); len(s.StateTrouble) > 0 || len(s.Models) != 3 || s.Aliases["h"] != "hot" {
+				t.Fatalf("%d models, aliases %v, trouble %q", len(s.Models), s.Aliases, s.StateTrouble)
+			}
+			r.wantServes("chat", "a")
+			if h := r.model("hot"); h.Home != tier.Swap || h.Labels["k"] != "v" || h.Version == "" || !r.model("a").Pinned || r.model("b").Home != tier.RAM {
+				t.Errorf("hot is %+v, a is pinned: %v, b is at home in %v", h, r.model("a").Pinned, r.model("b").Home)
+			}
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+			cfg = onlyRAM(cfg.Models...)
+			cfg.StateDir = state
+			r = newRig(t, cfg)
+		}
+		one := at(r, "a")
+		r.reconfigured(cfg.Limits, v2, model("b", 1), model("gone", 1))
+		time.Sleep(time.Second)
+		r.wantVersions("a", one)
 	})
 }
