@@ -36,7 +36,9 @@ type Reconfiguration struct {
 // one that is replaced wait for that and get the new one. At no time are both in
 // memory; bytes of the old one that are still seen there are waited for, 10 s at
 // most. If the files of the old one stay, at another path, it is kept as an older version
-// (tier.Model.VersionOf), the last three of a model, and those that aliases stand for. One that is removed is not found from now on. New models come home in
+// (tier.Model.VersionOf), the last three of a model, and those that aliases stand for; and
+// a request that would fail because leases on it last for all of Config.MaxWait gets one on
+// it as well. One that is removed is not found from now on. New models come home in
 // the background, as far as there is room. The library keeps its order; what is
 // new stands last.
 //

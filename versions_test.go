@@ -198,6 +198,45 @@ func TestVersions_BeyondTheBound_TheOldestLeaveWhenFree(t *testing.T) {
 	})
 }
 
+func TestReconfigure_LeasedLongerThanRequestsWait_NoneFailsForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+		cfg := onlyRAM(v1)
+		cfg.MaxWait = time.Minute
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.reconfigured(cfg.Limits, v2)
+		next := r.begin("a")
+		time.Sleep(59 * time.Second)
+		if !next.waits() {
+			t.Error("it does not wait")
+		}
+		second := next.served(time.Minute)
+		if second.Model().Path != v1.Path || second.Tier() != tier.RAM {
+			t.Errorf("served by %s from %v", second.Model().Path, second.Tier())
+		}
+		l.Release()
+		time.Sleep(10 * time.Second)
+		if r.mover.At("a") != tier.RAM || len(r.mover.Moves()) != 1 {
+			t.Error("it was taken from under a lease")
+		}
+		third := r.begin("a")
+		time.Sleep(time.Second)
+		second.Release()
+		if got := third.served(2500 * time.Millisecond); got.Model().Path != v2.Path {
+			t.Errorf("served by %s", got.Model().Path)
+		}
+		// What was overwritten serves no one more.
+		third.leave()
+		last := r.begin("a")
+		last.served(0)
+		written(t, v2.Path, '7')
+		r.reconfigured(cfg.Limits, v2)
+		r.begin("a").refused(modeltier.ErrBusy, time.Minute)
+	})
+}
+
 func TestRollback_ToTheVersionBeforeAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()

@@ -175,10 +175,16 @@ func (c *Core) expire(now time.Time) {
 		}
 		err := c.overdue(x, now)
 		x.waiters = slices.DeleteFunc(x.waiters, func(w *Waiter) bool {
-			if late(w) {
+			switch {
+			case !late(w):
+				return false
+			case x.e == nil || !x.e.servesOld():
 				c.refuse(w, err)
+			case w.Claim(): // rather than that it fails because the model becomes another
+				x.e.Gate.Grant()
+				c.emit(Granted{w})
 			}
-			return late(w)
+			return true
 		})
 		c.mark(progressed)
 	}

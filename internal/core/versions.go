@@ -31,9 +31,12 @@ func (e *Entry) Becoming() tier.Model {
 // HotAdded reports whether the model, or the one that it is about to become, came by a
 // hot load, and not from the configuration.
 func (c *Core) HotAdded(e *Entry) bool {
+	if !e.hotAdded {
+		return false
+	}
 	said, known := c.configured[e.Model.Name]
 	next := e.Becoming()
-	return e.hotAdded && (!known || e.fate != replaced || OtherContent(&said, &next))
+	return !known || e.fate != replaced || OtherContent(&said, &next)
 }
 
 // older returns what the entry is as an older version of its name.
@@ -48,6 +51,12 @@ func (e *Entry) older() tier.Model {
 // stay.
 func (e *Entry) keepsOld() bool {
 	return e.fate == replaced && e.successor != nil && e.old != nil && e.old.Name != "" && e.successor.Version != e.old.Version
+}
+
+// servesOld reports whether the entry can serve as what it still is: it is to become
+// another version, leases on this one have kept it where it is, and its files stay.
+func (e *Entry) servesOld() bool {
+	return e.keepsOld() && e.phase != moving && (e.tier == tier.RAM || e.serving) && e.Gate.Leases() > 0
 }
 
 // Older returns the older versions of an entry that are kept, once it is what it becomes,
