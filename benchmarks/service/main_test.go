@@ -117,7 +117,7 @@ func start(t *testing.T, way, dir string, size, limit int64) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{way: way, ended: make(chan error, 1), client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients}}}
+	s := &server{way: way, ended: make(chan error, 1), client: &http.Client{Timeout: maxWait + maxWait/2, Transport: &http.Transport{MaxIdleConnsPerHost: clients}}}
 	s.cmd = exec.Command(self, dir, strconv.FormatInt(size, 10), strconv.FormatInt(limit, 10))
 	s.cmd.Env = append(os.Environ(), role+"="+way)
 	s.cmd.Stderr = os.Stderr
