@@ -192,41 +192,45 @@ func TestInstance_DefaultMover_IsItsWeights(t *testing.T) {
 	l.Release()
 }
 
+// sleepers is a Manager of five engines of 2 GiB, with a context of 1 GiB that they keep
+// asleep, in 5 GiB; unloaded hears which of them are.
+func sleepers(t *testing.T, unloaded func(model string)) *rig {
+	var awake sync.Map // by name
+	set := func(on bool) func(context.Context, tier.Model, *int) error {
+		return func(_ context.Context, m tier.Model, _ *int) error { awake.Store(m.Name, on); return nil }
+	}
+	mover := tier.MoverFrom(tier.Loader[*int]{
+		Load: func(ctx context.Context, m tier.Model, _ func(tier.Bytes)) (*int, error) {
+			time.Sleep(50 * time.Millisecond)
+			return new(int), set(true)(ctx, m, nil)
+		},
+		Unload: func(_ context.Context, m tier.Model, _ *int) error { unloaded(m.Name); return nil },
+		Sleep:  set(false),
+		Wake: func(ctx context.Context, m tier.Model, _ *int, _ func(tier.Bytes)) error {
+			return set(true)(ctx, m, nil)
+		},
+		Size: func(m tier.Model, _ *int) tier.Bytes {
+			if on, _ := awake.Load(m.Name); on == true {
+				return m.Size + tier.GiB
+			}
+			return tier.GiB
+		},
+	})
+	var models []tier.Model
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		mod := model(name, 2)
+		mod.Runtime = tier.GiB
+		models = append(models, mod)
+	}
+	return newRig(t, modeltier.Config{Models: models, Mover: mover, Limits: tier.Limits{RAM: 5 * tier.GiB}, OptimizeEvery: -1})
+}
+
 // Engines that sleep and keep memory are unloaded for it, the one first that was asked for
 // longest ago, and without a wait for bytes that no sleep gives back.
 func TestMoverFrom_SleepersHoldTheRoom_OldestIsUnloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var awake sync.Map // by name
 		var unloaded []string
-		set := func(on bool) func(_ context.Context, m tier.Model, _ *int) error {
-			return func(_ context.Context, m tier.Model, _ *int) error { awake.Store(m.Name, on); return nil }
-		}
-		mover := tier.MoverFrom(tier.Loader[*int]{
-			Load: func(_ context.Context, m tier.Model, _ func(tier.Bytes)) (*int, error) {
-				return new(int), set(true)(nil, m, nil)
-			},
-			Unload: func(_ context.Context, m tier.Model, _ *int) error {
-				unloaded = append(unloaded, m.Name)
-				return nil
-			},
-			Sleep: set(false),
-			Wake: func(_ context.Context, m tier.Model, _ *int, _ func(tier.Bytes)) error {
-				return set(true)(nil, m, nil)
-			},
-			Size: func(m tier.Model, _ *int) tier.Bytes {
-				if on, _ := awake.Load(m.Name); on == true {
-					return m.Size + tier.GiB // with a context, which it keeps asleep
-				}
-				return tier.GiB
-			},
-		})
-		var models []tier.Model
-		for _, name := range []string{"a", "b", "c", "d"} {
-			mod := model(name, 2)
-			mod.Runtime = tier.GiB
-			models = append(models, mod)
-		}
-		r := newRig(t, modeltier.Config{Models: models, Mover: mover, Limits: tier.Limits{RAM: 5 * tier.GiB}, OptimizeEvery: -1})
+		r := sleepers(t, func(model string) { unloaded = append(unloaded, model) })
 		began := time.Now()
 		for _, name := range []string{"a", "b", "c", "d"} { // with c, two sleep; with d they would be three
 			r.use(name)
@@ -237,5 +241,27 @@ func TestMoverFrom_SleepersHoldTheRoom_OldestIsUnloaded(t *testing.T) {
 		if s := r.Status(); s.RAM.Used > s.RAM.Limit {
 			t.Errorf("ram holds %v of %v", s.RAM.Used, s.RAM.Limit)
 		}
+	})
+}
+
+// Where every engine that sleeps is waited for, one has to give way all the same.
+func TestMoverFrom_SleepersAreAllWaitedFor_EachIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := sleepers(t, func(string) {})
+		var clients sync.WaitGroup
+		for client := range 16 {
+			clients.Go(func() {
+				for i := range 5 {
+					l, err := r.Acquire(t.Context(), modeltier.Request{Model: string("abcde"[(client+i)%5])})
+					if err != nil {
+						t.Errorf("client %d: %v", client, err)
+						return
+					}
+					time.Sleep(200 * time.Millisecond)
+					l.Release()
+				}
+			})
+		}
+		clients.Wait()
 	})
 }

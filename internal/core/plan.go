@@ -687,7 +687,10 @@ func (c *Core) stopOneFrozen(x *demand, now time.Time) {
 	wanted := x.e
 	room := c.promise(tier.Footprint{}).Free[tier.RAM]
 	for _, e := range c.entries {
-		if e == wanted || !c.mayLeave(e) {
+		// Who waits for one that is frozen waits for its move anyway, and this demand goes
+		// first: where all that are frozen are waited for, none would leave otherwise.
+		awaited := e.tier == tier.Swap && !e.serving && e.free() && !e.Model.Pinned && e.Gate.Leases() == 0 && e.demand != nil && e.demand.plan == nil
+		if e == wanted || !c.mayLeave(e) && !awaited {
 			continue
 		}
 		room = room.Plus(e.charge[tier.RAM])

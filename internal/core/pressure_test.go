@@ -113,6 +113,27 @@ func TestStopOneFrozen_OthersMakeRoomSoon_FrozenStaysMeanwhile(t *testing.T) {
 	}
 }
 
+// Where all that are frozen are waited for, one leaves for who goes first.
+func TestStopOneFrozen_TheOnlyOneIsWaitedFor_LeavesAllTheSame(t *testing.T) {
+	b := newBench(t, 10, 10, sized("f", 6), sized("x", 8))
+	b.traits(Traits{})
+	b.load("f")
+	if err := b.c.MoveTo(&Order{Kind: MoveTier, Entry: b.entry("f"), To: tier.Swap}, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.finish(seen(6))
+	b.step()
+	b.plan = func(*tier.View, *tier.Need) tier.Plan { return tier.Plan{Err: &tier.CapacityError{}} }
+	b.join("x")
+	b.now = b.now.Add(time.Millisecond)
+	b.join("f")
+	b.step()
+	if mv := b.entry("f").move; mv == nil || mv.To != tier.Storage || b.entry("f").Waiters() != 1 || b.entry("x").Waiters() != 1 {
+		t.Errorf("the frozen engine moves by %+v, %d wait for it, and %d for the one that goes first", mv, b.entry("f").Waiters(), b.entry("x").Waiters())
+	}
+}
+
 // The residue of a removed model of the same name is not the new model's charge. If
 // it counted, a load would be planned that its move then refuses, again and again.
 func TestServeUnderPressure_ResidueOfAnotherOfItsName_IsNotTheModelsOwn(t *testing.T) {
