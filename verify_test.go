@@ -342,38 +342,40 @@ func TestVerify_LeftWhileItReads_NothingIsLeft(t *testing.T) {
 	}
 	m := tier.Model{Name: "m.gguf", Path: path, Size: tier.GiB, Digests: map[string]tier.Digest{path: {SHA256: strings.Repeat("0", 64)}}}
 	for _, how := range []string{"the request leaves", "Close"} {
-		cfg := verifying(m)
-		cfg.Limits.RAM, cfg.Limits.MaxModel = 2<<40, 2<<40
-		cfg.Mover.(*tiertest.Mover).Time = func(tier.Move) time.Duration { return 0 }
-		loaded := make(chan struct{}, 1)
-		cfg.Mover = loadTeller{cfg.Mover.(*tiertest.Mover), loaded}
-		cfg.Probe = tiertest.NewProbe(tier.Memory{Total: 4 << 40, Available: 4 << 40})
-		r := newRig(t, cfg)
-		ctx, leave := context.WithCancelCause(t.Context())
-		answered := make(chan error, 1)
-		go func() {
-			_, err := r.Acquire(ctx, modeltier.Request{Model: "m.gguf"})
-			answered <- err
-		}()
-		<-loaded
-		want := errLeft
-		if how == "Close" {
-			want = modeltier.ErrClosed
-			if err := r.Close(); err != nil {
-				t.Error(err)
+		t.Run(how, func(t *testing.T) {
+			cfg := verifying(m)
+			cfg.Limits.RAM, cfg.Limits.MaxModel = 2<<40, 2<<40
+			cfg.Mover.(*tiertest.Mover).Time = func(tier.Move) time.Duration { return 0 }
+			loaded := make(chan struct{}, 1)
+			cfg.Mover = loadTeller{cfg.Mover.(*tiertest.Mover), loaded}
+			cfg.Probe = tiertest.NewProbe(tier.Memory{Total: 4 << 40, Available: 4 << 40})
+			r := newRig(t, cfg)
+			ctx, leave := context.WithCancelCause(t.Context())
+			answered := make(chan error, 1)
+			go func() {
+				_, err := r.Acquire(ctx, modeltier.Request{Model: "m.gguf"})
+				answered <- err
+			}()
+			<-loaded
+			want := errLeft
+			if how == "Close" {
+				want = modeltier.ErrClosed
+				if err := r.Close(); err != nil {
+					t.Error(err)
+				}
+			} else {
+				leave(errLeft)
 			}
-		} else {
-			leave(errLeft)
-		}
-		if err := <-answered; !errors.Is(err, want) {
-			t.Errorf("%s: %v", how, err)
-		}
-		if how != "Close" {
-			if j, err := r.Unload(t.Context(), "m.gguf"); err == nil {
-				j.Cancel(errLeft)
+			if err := <-answered; !errors.Is(err, want) {
+				t.Errorf("%s: %v", how, err)
 			}
-		}
-		leave(nil)
+			if how != "Close" {
+				if j, err := r.Unload(t.Context(), "m.gguf"); err == nil {
+					j.Cancel(errLeft)
+				}
+			}
+			leave(nil)
+		})
 	}
 }
 
