@@ -237,6 +237,64 @@ func TestReconfigure_LeasedLongerThanRequestsWait_NoneFailsForIt(t *testing.T) {
 	})
 }
 
+// Requests for the same model twice wait as one for it: the lease that each gets on what it
+// still is counts.
+func TestReconfigure_LeasedLongerThanASetOfOneWaits_EachLeaseHoldsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+		cfg := onlyRAM(v1)
+		cfg.MaxWait = time.Minute
+		r := newRig(t, cfg)
+		l := r.get("a")
+		r.reconfigured(cfg.Limits, v2)
+		c := r.beginAll(named("a", "a")...).served(time.Minute, "a", "a")
+		r.wantLeases("a", 3)
+		l.Release()
+		c.leases[0].Release()
+		time.Sleep(10 * time.Second)
+		if len(r.mover.Moves()) != 1 {
+			t.Error("it was taken from under a lease")
+		}
+		c.release()
+		if got := r.begin("a").served(1500 * time.Millisecond); got.Model().Path != v2.Path {
+			t.Errorf("served by %s", got.Model().Path)
+		}
+	})
+}
+
+func TestReconfigure_LeasedAndCrashed_NoLeaseOnWhatIsGone(t *testing.T) {
+	for _, order := range []string{"crashed first", "replaced first"} {
+		t.Run(order, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				v1, v2, v3 := version(t, dir, "a", '1'), version(t, dir, "a", '2'), version(t, dir, "a", '3')
+				cfg := onlyRAM(v1)
+				cfg.MaxWait = time.Minute
+				r := newRig(t, cfg)
+				l := r.get("a")
+				if order == "crashed first" {
+					r.ReportCrash("a", errors.New("segmentation fault"))
+					r.reconfigured(cfg.Limits, v2)
+				} else {
+					r.reconfigured(cfg.Limits, v2)
+					r.ReportCrash("a", errors.New("segmentation fault"))
+				}
+				r.begin("a").refused(modeltier.ErrBusy, time.Minute)
+				l.Release()
+				// That was of the one before only.
+				next := r.begin("a")
+				time.Sleep(10 * time.Second)
+				r.reconfigured(cfg.Limits, v3)
+				if got := r.begin("a").served(time.Minute); got.Model().Path != v2.Path {
+					t.Errorf("served by %s", got.Model().Path)
+				}
+				next.leave()
+			})
+		})
+	}
+}
+
 func TestRollback_ToTheVersionBeforeAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()

@@ -181,7 +181,7 @@ func (c *Core) expire(now time.Time) {
 			case x.e == nil || !x.e.servesOld():
 				c.refuse(w, err)
 			case w.Claim(): // rather than that it fails because the model becomes another
-				x.e.Gate.Grant()
+				w.take()
 				c.emit(Granted{w})
 			}
 			return true

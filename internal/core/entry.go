@@ -119,6 +119,9 @@ type Entry struct {
 	move     *Move // while moving
 	claimant *plan // while claimed
 	fate     fate
+	// unfit: its weights are not to be served again, whatever fate outweighs that one.
+	// From storage on it is as good as any.
+	unfit bool
 	// successor and heirTraits are what a replaced entry becomes; exit is the plan
 	// that takes an entry with a fate to storage; retryAt is until when an unload
 	// that failed is not tried again.

@@ -19,6 +19,7 @@ func (c *Core) doom(e *Entry, f fate) {
 		c.fated = append(c.fated, e)
 	}
 	e.fate = max(e.fate, f)
+	e.unfit = e.unfit || f == crashed || f == unverified
 	e.retryAt = time.Time{}
 	e.Gate.Close()
 	c.mark(changed | progressed)
@@ -29,7 +30,11 @@ func (c *Core) doom(e *Entry, f fate) {
 // is moving, the move's end tells what became of it. One that crashes soon after
 // each load is left alone for a while, like one that does not load.
 func (c *Core) Crash(e *Entry, cause error, now time.Time) {
-	if e.phase == moving || e.phase == removed || e.fate != stays || e.tier == tier.Storage {
+	switch {
+	case e.phase == moving || e.phase == removed || e.tier == tier.Storage:
+		return
+	case e.fate != stays:
+		e.unfit = true // it leaves as it is
 		return
 	}
 	e.crash(cause, now)
@@ -120,7 +125,7 @@ func (c *Core) carryFates(now time.Time) {
 			leave = append(leave, e)
 			return true
 		case e.fate == crashed, e.fate == unverified:
-			e.fate, e.exit = stays, nil
+			e.fate, e.exit, e.unfit = stays, nil, false
 			return true
 		}
 		if hotLoad { // it waits for what is not wanted any more
@@ -161,7 +166,7 @@ func (c *Core) become(e *Entry, now time.Time) {
 		}
 		x.blocked, x.tries, x.denied = false, 0, nil
 	}
-	e.fate, e.successor, e.exit, e.old = stays, nil, nil, nil
+	e.fate, e.successor, e.exit, e.old, e.unfit = stays, nil, nil, nil, false
 	e.failures, e.lastErr, e.erredAt, e.coolUntil, e.sent = 0, nil, time.Time{}, time.Time{}, false
 	e.declared, e.peak = next.Runtime, 0 // what was seen was of the other
 	e.foreign, e.hotAdded = true, hotAdded

@@ -56,7 +56,7 @@ func (e *Entry) keepsOld() bool {
 // servesOld reports whether the entry can serve as what it still is: it is to become
 // another version, leases on this one have kept it where it is, and its files stay.
 func (e *Entry) servesOld() bool {
-	return e.keepsOld() && e.phase != moving && (e.tier == tier.RAM || e.serving) && e.Gate.Leases() > 0
+	return e.keepsOld() && !e.unfit && e.phase != moving && (e.tier == tier.RAM || e.serving) && e.Gate.Leases() > 0
 }
 
 // Older returns the older versions of an entry that are kept, once it is what it becomes,
