@@ -26,6 +26,7 @@ type Machine struct {
 	disks   []*disk
 	scripts map[string][]fault
 	crashes map[string]fault      // of loads that are under way
+	engines map[string]int        // how many a model has had: each load from storage starts one
 	residue map[string]tier.Bytes // to stay after an unload
 	sizes   map[string]tier.Bytes // of models that were moved
 	crashed func(model string, cause error)
@@ -55,7 +56,7 @@ const defaultSpeed = tier.GiB * 2 / 3
 func NewMachine(memory tier.Bytes) *Machine {
 	m := &Machine{
 		Scale:   &Scale{Mover: &Mover{OnlyRAM: true}, Probe: NewProbe(tier.Memory{Total: memory, Available: memory})},
-		scripts: make(map[string][]fault), crashes: make(map[string]fault), residue: make(map[string]tier.Bytes),
+		scripts: make(map[string][]fault), crashes: make(map[string]fault), engines: make(map[string]int), residue: make(map[string]tier.Bytes),
 		sizes: make(map[string]tier.Bytes), closed: make(chan struct{}),
 	}
 	m.Mover.Time, m.Mover.Fault, m.Scale.Lingers = m.time, m.fail, m.lingers
@@ -235,13 +236,17 @@ func (m *Machine) Move(ctx context.Context, mv tier.Move, progress func(tier.Byt
 	name := mv.Model.Name
 	m.mu.Lock()
 	m.sizes[name] = mv.Model.Size
+	if mv.From == tier.Storage {
+		m.engines[name]++
+	}
+	engine := m.engines[name]
 	m.mu.Unlock()
 	arrived := false // stays false if a script's fault does not return
 	defer func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if c := m.crashes[name]; arrived && mv.To == tier.RAM && c.cause != nil {
-			time.AfterFunc(c.after, func() { m.crash(name, c.cause) })
+			time.AfterFunc(c.after, func() { m.crash(name, engine, c.cause) })
 		}
 		delete(m.crashes, name)
 	}()
@@ -250,12 +255,12 @@ func (m *Machine) Move(ctx context.Context, mv tier.Move, progress func(tier.Byt
 	return err
 }
 
-// crash ends the engine of a model that is in ram.
-func (m *Machine) crash(model string, cause error) {
+// crash ends that engine of a model, unless it is another's turn by now or not in ram.
+func (m *Machine) crash(model string, engine int, cause error) {
 	m.mu.Lock()
-	crashed := m.crashed
+	crashed, gone := m.crashed, m.engines[model] != engine
 	m.mu.Unlock()
-	if m.Taken(model) == 0 || m.At(model) != tier.RAM {
+	if gone || m.Taken(model) == 0 || m.At(model) != tier.RAM {
 		return
 	}
 	m.Put(model, 0)
