@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 )
@@ -100,10 +101,17 @@ const maxRemembered = 1024
 func (f *loaderMover[T]) take(ctx context.Context, name string) (*loaded[T], error) {
 	for {
 		f.mu.Lock()
+		if f.closed {
+			f.mu.Unlock()
+			return nil, ErrClosed
+		}
 		h := f.models[name]
-		if h == nil {
+		if h == nil { // it is taken before others see it, so that give always follows
 			h = &loaded[T]{busy: make(chan struct{}, 1), state: notLoaded}
+			h.busy <- struct{}{}
 			f.models[name] = h
+			f.mu.Unlock()
+			return h, nil
 		}
 		f.mu.Unlock()
 		select {
@@ -201,6 +209,11 @@ func (f *loaderMover[T]) measure(h *loaded[T]) {
 }
 
 func (f *loaderMover[T]) load(ctx context.Context, h *loaded[T], m *Model, l *loading) error {
+	f.mu.Lock()
+	if h.model.Path != m.Path || h.model.Version != m.Version { // what the name's last model took says nothing of this one
+		h.model, h.peak = *m, 0
+	}
+	f.mu.Unlock()
 	instance, err := f.Load(ctx, *m, l.reached)
 	if err != nil {
 		return err
@@ -337,19 +350,34 @@ func (f *loaderMover[T]) PartStatus() any {
 	return map[string]any{"models": models}
 }
 
-// Close implements Closer: it unloads what is loaded.
+// Close implements Closer: it unloads what is loaded, all of it at once, so that one that
+// hangs or panics keeps none of the others in memory. It waits for all of them.
 func (f *loaderMover[T]) Close() error {
 	f.mu.Lock()
 	f.closed = true
 	models := maps.Clone(f.models)
 	f.mu.Unlock()
-	var errs []error
+	failed := make(chan error, len(models))
 	for name, h := range models {
-		h.busy <- struct{}{} // no move begins any more
-		if err := f.unload(context.Background(), h, ""); err != nil {
-			errs = append(errs, &MoveError{Model: name, To: Storage, Err: err})
-		}
-		<-h.busy
+		go func() {
+			err := error(&PanicError{Part: "mover"}) // until unload has returned
+			defer func() {
+				if v := recover(); v != nil {
+					err = &PanicError{Part: "mover", Value: v, Stack: debug.Stack()}
+				}
+				if err != nil {
+					err = &MoveError{Model: name, To: Storage, Err: err}
+				}
+				failed <- err
+			}()
+			h.busy <- struct{}{} // no move begins any more
+			defer func() { <-h.busy }()
+			err = f.unload(context.Background(), h, "")
+		}()
+	}
+	var errs []error
+	for range models {
+		errs = append(errs, <-failed)
 	}
 	return errors.Join(errs...)
 }
@@ -395,15 +423,18 @@ func (l *loading) arrived() {
 	}
 }
 
-// reached passes on that so much is done. Nothing is passed on after the move's end.
+// reached passes on that so much is done. After the move's end it does nothing.
 func (l *loading) reached(done Bytes) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.over { // the thread may be another goroutine's by now
+		return
+	}
 	if l.restore != nil && !l.normal && !l.background() {
 		l.normal = l.restore()
 	}
 	l.done = max(l.done, min(done, l.size))
-	if l.fn != nil && !l.over {
+	if l.fn != nil {
 		l.fn(l.done)
 	}
 }

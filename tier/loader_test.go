@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -277,4 +278,106 @@ func TestMoverFrom_FootprintDuringAMove_IsAsLastSeen(t *testing.T) {
 			t.Errorf("%v, and %v", err, takes(m))
 		}
 	})
+}
+
+// An Unload that panics, or ends its goroutine, keeps none of the others in memory.
+func TestMoverFrom_UnloadsPanicAtClose_OthersAreUnloaded(t *testing.T) {
+	var mu sync.Mutex
+	freed := map[string]bool{}
+	m := tier.MoverFrom(tier.Loader[int]{
+		Load: func(context.Context, tier.Model, func(tier.Bytes)) (int, error) { return 1, nil },
+		Unload: func(_ context.Context, mod tier.Model, _ int) error {
+			switch mod.Name {
+			case "panics":
+				panic(mod.Name)
+			case "exits":
+				runtime.Goexit()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			freed[mod.Name] = true
+			return nil
+		},
+	})
+	for _, name := range []string{"a", "b", "panics", "c", "exits", "d", "e"} {
+		if err := m.Move(t.Context(), tier.Move{Model: tier.Model{Name: name, Size: 1}, To: tier.RAM}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := m.(tier.Closer).Close()
+	if len(freed) != 5 || !errors.Is(err, tier.ErrPanic) || !errors.Is(err, tier.ErrMove) {
+		t.Errorf("only %v were unloaded: %v", freed, err)
+	}
+}
+
+// An Unload that hangs at Close keeps none of the others in memory.
+func TestMoverFrom_UnloadHangsAtClose_OthersAreUnloaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		let, freed := make(chan struct{}), atomic.Int32{}
+		m := tier.MoverFrom(tier.Loader[int]{
+			Load: func(context.Context, tier.Model, func(tier.Bytes)) (int, error) { return 1, nil },
+			Unload: func(_ context.Context, mod tier.Model, _ int) error {
+				if mod.Name == "hangs" {
+					<-let
+				}
+				freed.Add(1)
+				return nil
+			},
+		})
+		for _, name := range []string{"a", "hangs", "b", "c", "d"} {
+			if err := m.Move(t.Context(), tier.Move{Model: tier.Model{Name: name, Size: 1}, To: tier.RAM}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- m.(tier.Closer).Close() }()
+		synctest.Wait()
+		if freed.Load() != 4 {
+			t.Errorf("%d of 4 are unloaded while one hangs", freed.Load())
+		}
+		close(let)
+		if err := <-closed; err != nil || freed.Load() != 5 {
+			t.Errorf("%d of 5 are unloaded: %v", freed.Load(), err)
+		}
+	})
+}
+
+// A name whose model becomes another is not held to what the model before it took.
+func TestMoverFrom_NameIsOfAnotherModel_PeakIsItsOwn(t *testing.T) {
+	old := tier.Model{Name: "m", Path: "/a", Version: "1", Size: 7 * tier.GiB}
+	for what, now := range map[string]tier.Model{
+		"path":    {Name: "m", Path: "/b", Version: "1", Size: tier.GiB},
+		"version": {Name: "m", Path: "/a", Version: "2", Size: tier.GiB},
+	} {
+		m := tier.MoverFrom(tier.Loader[int]{
+			Load:   func(context.Context, tier.Model, func(tier.Bytes)) (int, error) { return 1, nil },
+			Unload: func(context.Context, tier.Model, int) error { return nil },
+			Size:   func(mod tier.Model, _ int) tier.Bytes { return mod.Size },
+		})
+		for _, mv := range []tier.Move{{Model: old, To: tier.RAM}, {Model: old, From: tier.RAM}, {Model: now, To: tier.RAM}} {
+			if err := m.Move(t.Context(), mv, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, peak, _ := m.(tier.Footprinter).Footprint("m"); peak != tier.GiB {
+			t.Errorf("another %s: the peak is %v of a model that takes 1 GiB", what, peak)
+		}
+	}
+}
+
+// Moves that were called off before they began leave nothing behind, however many names
+// they have.
+func TestMoverFrom_MovesUnderAnEndedContext_LeaveNothing(t *testing.T) {
+	m := tier.MoverFrom((&sleeper{}).loader())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 100 {
+		mv := tier.Move{Model: tier.Model{Name: fmt.Sprint(i), Size: 1}, To: tier.RAM}
+		if err := m.Move(ctx, mv, nil); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	if got := fmt.Sprint(m.(tier.PartStatuser).PartStatus()); got != "map[models:[]]" {
+		t.Errorf("it knows of %s", got)
+	}
 }

@@ -450,3 +450,19 @@ func TestNotes_AreLinesAndAnArrayInJSON(t *testing.T) {
 		t.Error("a string is taken for notes")
 	}
 }
+
+// A progress that comes after the move's end gives no thread another priority: it may be
+// another goroutine's by then.
+func TestLoading_ProgressAfterTheEnd_RestoresNothing(t *testing.T) {
+	ctx, urge := Background(t.Context())
+	passed, restored := 0, 0
+	l := beginLoading(ctx, 1, func(Bytes) { passed++ })
+	restore := l.restore
+	l.restore = func() bool { restored++; return restore == nil || restore() }
+	l.end()
+	urge()
+	l.reached(1)
+	if restored != 1 || passed != 0 {
+		t.Errorf("restored %d times, and %d reports passed on", restored, passed)
+	}
+}
