@@ -50,7 +50,7 @@ type keeping struct {
 	aliases   map[string]string // by the Config
 	found     map[string]string // names of models of the folder, by path; never changed
 	placement []byte            // what the placement has learned
-	sums      []byte            // what was read of files
+	sums      uint64            // what was read of files: Memory.Changes
 }
 
 // openState opens the StateDir and merges what it remembers into cfg.
@@ -300,9 +300,7 @@ func (c *control) kept() kept {
 		}
 		slices.Sort(st.Removed)
 	}
-	if c.keeping.sums = c.m.sums.Encoded(); c.keeping.sums != nil {
-		st.Blobs[blobSums] = c.keeping.sums
-	}
+	c.keeping.sums = c.m.sums.Changes() // the saver encodes them
 	if c.keeping.placement != nil {
 		st.Blobs[blobPlacement] = c.keeping.placement
 	}
@@ -315,15 +313,17 @@ func (c *control) kept() kept {
 	return kept{st, b}
 }
 
-// encode returns the state with the basis in it.
-func (k kept) encode() state.State {
-	if raw, err := json.Marshal(k.basis); err == nil {
-		st := k.state
-		st.Blobs = maps.Clone(st.Blobs)
-		st.Blobs[blobBasis] = raw
-		return st
+// encode returns the state with the basis in it, and what was read of files until now.
+func (k kept) encode(sums []byte) state.State {
+	st := k.state
+	st.Blobs = maps.Clone(st.Blobs)
+	if sums != nil {
+		st.Blobs[blobSums] = sums
 	}
-	return k.state
+	if raw, err := json.Marshal(k.basis); err == nil {
+		st.Blobs[blobBasis] = raw
+	}
+	return st
 }
 
 // A save that failed is tried again after saveRetry, and after twice as long each
@@ -390,7 +390,7 @@ func (s *saver) flush(m *Manager) {
 	s.acks, s.unsaved = nil, false
 	s.mu.Unlock()
 	if unsaved && s.store != nil {
-		err := s.store.Save(latest.encode())
+		err := s.store.Save(latest.encode(m.sums.Encoded()))
 		s.mu.Lock()
 		changed := (err == nil) != (s.err == nil)
 		s.err, s.unsaved = err, s.unsaved || err != nil

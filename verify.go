@@ -1,7 +1,6 @@
 package modeltier
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -195,7 +194,7 @@ func (c *control) checked(e *core.Entry) {
 		q := e.Quarantine()
 		c.m.log.Error("a model's file is damaged: the model is not loaded", "model", q.Model, "file", q.Path, "sha256", q.Got, "want", q.Want, "by", q.Source)
 	}
-	if text := c.m.sums.Encoded(); !bytes.Equal(text, c.keeping.sums) {
+	if c.m.sums.Changes() != c.keeping.sums {
 		c.keep(func() {})
 	}
 }

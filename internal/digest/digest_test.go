@@ -137,3 +137,26 @@ func TestMemory_MoreThanItHolds_OldestAreForgotten(t *testing.T) {
 		t.Errorf("%d files are known", len(m.files))
 	}
 }
+
+func TestMemory_Full_ToKnowAFileDoesNotEncodeAll(t *testing.T) {
+	var m Memory
+	m.files = make(map[string]known)
+	sum := strings.Repeat("0", 64)
+	for i := range MaxFiles {
+		m.last++
+		path := fmt.Sprintf("/models/some/long/folder/model-%05d-of-99999.safetensors", i)
+		m.files[path] = known{[]byte(path), Identity{Size: 1}, sum, m.last}
+	}
+	// As long as Know takes Last may wait for it.
+	began := time.Now()
+	for i := range 32 {
+		m.Know(fmt.Sprint("/x/", i%4), Identity{}, sum)
+	}
+	if each := time.Since(began) / 32; each > 3*time.Millisecond {
+		t.Errorf("to know a file takes %v", each)
+	}
+	before := m.Changes()
+	if text := m.Encoded(); len(text) < MaxFiles*100 || m.Changes() != before {
+		t.Errorf("%d bytes", len(text))
+	}
+}

@@ -1,11 +1,10 @@
 package digest
 
 import (
+	"cmp"
 	"encoding/json"
-	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 )
 
 // MaxFiles bounds how many files a Memory knows. Beyond it those are forgotten that were
@@ -13,13 +12,13 @@ import (
 const MaxFiles = 16384
 
 // Memory knows the SHA-256 of files that were read, by what they were. The zero Memory
-// knows none. It may be used by any number of goroutines at once.
+// knows none. It may be used by any number of goroutines at once: all but Encoded and
+// Restore take microseconds, and do not wait for those.
 type Memory struct {
-	mu    sync.Mutex // guards the rest
-	files map[string]known
-	last  uint64 // Read of the newest
-
-	text atomic.Pointer[[]byte] // of all, encoded
+	mu      sync.RWMutex // guards the rest; under it is only the map
+	files   map[string]known
+	last    uint64 // Read of the newest
+	changes uint64 // how often it came to know and to forget
 }
 
 // known is one file. A path may hold any bytes, which a JSON string can not.
@@ -37,18 +36,18 @@ func (m *Memory) Know(path string, id Identity, sum string) {
 	if m.files == nil {
 		m.files = make(map[string]known)
 	}
+	m.changes++
 	m.last++
 	m.files[path] = known{[]byte(path), id, sum, m.last}
 	if len(m.files) > MaxFiles {
-		oldest := path
+		oldest, read := path, m.last
 		for other, k := range m.files {
-			if k.Read < m.files[oldest].Read {
-				oldest = other
+			if k.Read < read {
+				oldest, read = other, k.Read
 			}
 		}
 		delete(m.files, oldest)
 	}
-	m.encode()
 }
 
 // Forget forgets a file that is another by now, and reports whether nothing is known of
@@ -62,32 +61,40 @@ func (m *Memory) Forget(path string, now Identity) (unknown bool) {
 	}
 	if ok {
 		delete(m.files, path)
-		m.encode()
+		m.changes++
 	}
 	return true
 }
 
 // Last returns the SHA-256 of the file at the path as it was last read; "": it was not.
 func (m *Memory) Last(path string) string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	return m.files[path].SHA256
 }
 
-// encode is called with the lock held. It takes 20 ms for MaxFiles.
-func (m *Memory) encode() {
-	all := slices.SortedFunc(maps.Values(m.files), func(a, b known) int { return int(a.Read) - int(b.Read) })
-	text, _ := json.Marshal(all) // there is nothing in it that JSON has not
-	m.text.Store(&text)
+// Changes returns a number that grows when what Encoded returns becomes another.
+func (m *Memory) Changes() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.changes
 }
 
-// Encoded returns what the Memory knows, for Restore; nil: nothing. It is not to be
-// changed, and does not wait.
+// Encoded returns what the Memory knows, for Restore; nil: nothing. It takes 20 ms for
+// MaxFiles.
 func (m *Memory) Encoded() []byte {
-	if text := m.text.Load(); text != nil {
-		return *text
+	m.mu.RLock()
+	all := make([]known, 0, len(m.files))
+	for _, k := range m.files {
+		all = append(all, k)
 	}
-	return nil
+	m.mu.RUnlock()
+	if len(all) == 0 {
+		return nil
+	}
+	slices.SortFunc(all, func(a, b known) int { return cmp.Compare(a.Read, b.Read) })
+	text, _ := json.Marshal(all) // there is nothing in it that JSON has not
+	return text
 }
 
 // Restore takes up what Encoded returned, in an earlier life of the program.
@@ -97,13 +104,13 @@ func (m *Memory) Restore(text []byte) error {
 	if err := json.Unmarshal(text, &all); err != nil {
 		return err
 	}
+	files, last := make(map[string]known), uint64(0)
+	for _, k := range all[max(len(all)-MaxFiles, 0):] {
+		files[string(k.Path)] = k
+		last = max(last, k.Read)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.files = make(map[string]known)
-	for _, k := range all[max(len(all)-MaxFiles, 0):] {
-		m.files[string(k.Path)] = k
-		m.last = max(m.last, k.Read)
-	}
-	m.encode()
+	m.files, m.last = files, max(m.last, last)
 	return nil
 }
