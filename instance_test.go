@@ -265,3 +265,35 @@ func TestMoverFrom_SleepersAreAllWaitedFor_EachIsServed(t *testing.T) {
 		clients.Wait()
 	})
 }
+
+// closer is a mover that does something when it is closed.
+type closer struct {
+	*tiertest.Mover
+	closing func()
+}
+
+func (c closer) Close() error {
+	c.closing()
+	return nil
+}
+
+func TestClose_LeasesHeld_AreToldBeforeTheMoverIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l *modeltier.Lease
+		told := false
+		cfg := onlyRAM(model("a", 3))
+		cfg.Mover = closer{&tiertest.Mover{OnlyRAM: true}, func() {
+			select {
+			case <-l.Done():
+				told = true
+			default:
+			}
+		}}
+		r := newRig(t, cfg)
+		l = r.get("a")
+		if err := r.Close(); err != nil || !told {
+			t.Errorf("%v, told %v", err, told)
+		}
+		l.Release()
+	})
+}

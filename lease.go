@@ -61,8 +61,9 @@ func (l *Lease) Moved() bool { return l.moved }
 
 // Done is closed when the model has left memory by itself while the lease is held,
 // as Manager.ReportCrash told: what is asked of it fails, and will until the lease is
-// given back, which is still to be done, and the model is acquired again. It stays
-// open otherwise, after Release too.
+// given back, which is still to be done, and the model is acquired again. Manager.Close
+// closes it as well, before it frees what serves the model. It stays open otherwise, after
+// Release too.
 func (l *Lease) Done() <-chan struct{} { return l.shared().loss.done }
 
 // Release gives the lease back. It is idempotent and never blocks; a nil Lease

@@ -200,6 +200,15 @@ func (c *control) end(rest []func(time.Time)) {
 	c.idle = nil
 }
 
+// loseAll tells those who hold leases that what serves their models goes. The loop has
+// ended.
+func (c *control) loseAll() {
+	for _, e := range c.shared {
+		e.gate.Close()
+		e.gate.lose()
+	}
+}
+
 // endJobs ends the jobs of movers that have not returned. The loop has ended.
 func (c *control) endJobs(err error) {
 	for _, g := range c.moves {

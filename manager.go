@@ -280,8 +280,9 @@ func (m *Manager) stopIntake() {
 }
 
 // Close ends the Manager at once: requests that wait get ErrClosed, moves are
-// called off, weights are unmapped though leases may be held, and the state is
-// kept. It returns when no goroutine, mapping, process or file handle of the
+// called off, weights are unmapped though leases may be held (Lease.Done of those is
+// closed first), and the state is kept. Slices of mapped weights are unmapped memory from
+// then on: end who reads them before, or use Shutdown, or read by mapped.Weights.ReadAt. It returns when no goroutine, mapping, process or file handle of the
 // Manager is left, or an error that unwraps to ErrStuck when a part did not
 // return within StuckAfter. Log records and events that are queued are delivered
 // for one second at most. It is idempotent; later calls wait for the first.
@@ -291,6 +292,7 @@ func (m *Manager) Close() error {
 		m.cancel(tier.ErrClosed)
 		m.kick()
 		<-m.loopDone
+		m.ctl.loseAll()
 		m.rememberLast()
 		for _, p := range m.parts() {
 			p.close()

@@ -54,7 +54,9 @@ func (m *Mover) Bytes(name string) ([][]byte, error) {
 // It costs one stat per file and copies nothing.
 //
 // The slices are read-only: writing to them ends the process. They are valid as
-// long as the lease is held; later they are unmapped memory. A read may wait for the
+// long as the lease is held and the Manager is not closed; later they are unmapped memory.
+// Lease.Done is closed before that, but Manager.Close does not wait for readers, as
+// Shutdown does: end them first. A read may wait for the
 // device in swap. It faults if a file was truncated meanwhile, which ends the process
 // unless debug.SetPanicOnFault is set. ReadAt reads without that risk.
 //
