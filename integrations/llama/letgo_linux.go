@@ -19,7 +19,7 @@ import (
 func (m *Model) LetGo() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.phase == closed {
 		return nil
 	}
 	var files []string

@@ -67,11 +67,20 @@ type Model struct {
 	addsBOS     bool
 
 	mu     sync.Mutex // guards the rest and all calls that read or change the context
-	closed bool
+	phase  phase
 	batch  yzma.Batch
 	embeds bool            // the context gives embeddings, and no logits
 	asking context.Context // whose tokens are computed just now
 }
+
+// phase is how far the end of a model is.
+type phase int
+
+const (
+	open   phase = iota
+	ending       // it computes nothing more, and what its slots hold can be saved; may be open again
+	closed       // it is freed
+)
 
 // Load opens a GGUF file. Models are loaded one after the other. When ctx ends, the load
 // does, with context.Cause(ctx): at once while weights are read into memory; a file that
@@ -145,16 +154,38 @@ func (l *Library) Load(ctx context.Context, path string, o Options) (*Model, err
 // Close frees the model. What it generates just now ends with ErrClosed, after the
 // token that it is at. Close is idempotent.
 func (m *Model) Close() {
+	m.end()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.phase == closed {
 		return
 	}
-	m.closed = true
+	m.phase = closed
 	m.l.drop(m.number)
 	yzma.BatchFree(m.batch)
 	yzma.Free(m.context)
 	yzma.ModelFree(m.model)
+}
+
+// end has the model compute nothing more, after the token that it is at: all that is
+// asked of it ends with ErrClosed, and so does who waits for a slot.
+func (m *Model) end() {
+	m.queue.end(true)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase == open {
+		m.phase = ending
+	}
+}
+
+// resume takes end back, unless the model is closed.
+func (m *Model) resume() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase == ending {
+		m.phase = open
+		m.queue.end(false)
+	}
 }
 
 // Memory returns what the model takes.
@@ -172,7 +203,7 @@ func (m *Model) Tokenize(text string, whole, special bool) ([]int32, error) {
 	}
 	m.mu.Lock() // against Close
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.phase == closed {
 		return nil, ErrClosed
 	}
 	return ints(yzma.Tokenize(m.vocab, text, whole, special)), nil
@@ -190,7 +221,7 @@ func ints(tokens []yzma.Token) []int32 {
 func (m *Model) Piece(token int32) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.phase == closed {
 		return ""
 	}
 	return m.piece(yzma.Token(token))
@@ -381,7 +412,7 @@ func (m *Model) check(prompt []int32) ([]yzma.Token, error) {
 func (m *Model) begin(s *slot, prompt []yzma.Token, fresh bool) (cached int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.phase != open {
 		return 0, ErrClosed
 	}
 	if !fresh {
@@ -421,7 +452,7 @@ func (m *Model) take(ctx context.Context, s *slot, tokens []yzma.Token, embed bo
 func (m *Model) step(ctx context.Context, s *slot, tokens []yzma.Token, embed bool, then func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.phase != open {
 		return ErrClosed
 	}
 	if ctx.Err() != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/tier"
@@ -39,8 +40,9 @@ type MoverOptions struct {
 // page cache until its room is needed.
 type Mover struct {
 	loader
-	files *mapped.Mover
-	opts  MoverOptions
+	files  *mapped.Mover
+	opts   MoverOptions
+	saving chan struct{} // holds one while a model's slots are saved
 }
 
 // loader is what tier.MoverFrom makes.
@@ -75,7 +77,7 @@ func NewMover(o MoverOptions) (*Mover, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mover{files: files, opts: o}
+	m := &Mover{files: files, opts: o, saving: make(chan struct{}, 1)}
 	m.loader = tier.MoverFrom(tier.Loader[*Model]{
 		Load: m.load, Unload: m.unload, Sleep: m.sleep, Wake: m.wake, Size: m.size,
 	}).(loader)
@@ -128,12 +130,30 @@ func (m *Mover) load(ctx context.Context, mod tier.Model, progress func(tier.Byt
 func (m *Model) copies() bool { return m.takes.Copied > m.takes.Mapped }
 
 func (m *Mover) unload(ctx context.Context, mod tier.Model, live *Model) error {
-	m.opts.Saves.save(ctx, live)
+	live.end()
+	m.save(ctx, live)
 	if err := m.page(context.WithoutCancel(ctx), mod, tier.Storage, nil); err != nil {
+		live.resume()
 		return err
 	}
 	live.Close()
 	return nil
+}
+
+// longestSave is how long the slots of a model that ends are saved, one more not begun
+// after it: a model is unloaded because its memory is needed.
+const longestSave = 10 * time.Second
+
+// save saves for one model after the other, so that together they keep to Saves.Max.
+func (m *Mover) save(ctx context.Context, live *Model) {
+	ctx, cancel := context.WithTimeout(ctx, longestSave)
+	defer cancel()
+	select {
+	case m.saving <- struct{}{}:
+		defer func() { <-m.saving }()
+		m.opts.Saves.save(ctx, live)
+	case <-ctx.Done():
+	}
 }
 
 func (m *Mover) sleep(ctx context.Context, mod tier.Model, live *Model) error {

@@ -1,12 +1,14 @@
 package llama_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/examples/server/demo"
@@ -263,6 +265,63 @@ func TestManager_FiveLiveModelsInTheMemoryOfTwo_EachItsOwnAnswer(t *testing.T) {
 			lease.Release()
 			if s := m.Status(); s.RAM.Used > s.RAM.Limit {
 				t.Errorf("ram holds %v of %v", s.RAM.Used, s.RAM.Limit)
+			}
+		}
+	}
+}
+
+// A client that reads nothing holds the only slot, and another waits for it: the model is
+// saved, unloaded and closed all the same, and both hear of it.
+func TestMover_ClientBlocksItsSlot_IsUnloadedAndClosed(t *testing.T) {
+	for what, end := range map[string]func(m *llama.Mover, mod tier.Model) error{
+		"unload": func(m *llama.Mover, mod tier.Model) error {
+			return m.Move(context.Background(), tier.Move{Model: mod, From: tier.RAM, To: tier.Storage}, nil)
+		},
+		"close": func(m *llama.Mover, _ tier.Model) error { return m.Close() },
+	} {
+		for _, dir := range []string{"", t.TempDir()} {
+			m := newMover(t, llama.MoverOptions{Saves: llama.Saves{Dir: dir}})
+			mod := random(t, "m", small)
+			shift(t, m, mod, tier.Storage, tier.RAM)
+			live := liveModel(t, m, mod)
+			r := ask(t, live, prompt, 200)
+			holds, let, answers := make(chan bool, 1), make(chan bool), make(chan error, 2)
+			go func() {
+				_, err := live.Generate(context.Background(), r, func(string) error {
+					select {
+					case holds <- true:
+					default:
+					}
+					<-let
+					return nil
+				})
+				answers <- err
+			}()
+			<-holds
+			go func() {
+				_, err := live.Generate(context.Background(), r, func(string) error { return nil })
+				answers <- err
+			}()
+			ended := make(chan error, 1)
+			go func() { ended <- end(m, mod) }()
+			const long = 30 * time.Second
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("%s: %v", what, err)
+				}
+			case <-time.After(long):
+				t.Errorf("%s, saved in %q: it waits for the client", what, dir)
+			}
+			if err := <-answers; !errors.Is(err, llama.ErrClosed) {
+				t.Errorf("%s: who waits for the slot hears %v", what, err)
+			}
+			close(let)
+			if err := <-answers; !errors.Is(err, llama.ErrClosed) {
+				t.Errorf("%s: who had the slot hears %v", what, err)
+			}
+			if saved, _ := filepath.Glob(filepath.Join(dir, "*.slot")); dir != "" && len(saved) != 1 {
+				t.Errorf("%s: saved are %v", what, saved)
 			}
 		}
 	}

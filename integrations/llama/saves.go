@@ -53,16 +53,16 @@ func (s Saves) name(m *Model, slot int) string {
 	return fmt.Sprintf("%s-%d.slot", hex.EncodeToString(m.print[:16]), slot)
 }
 
-// save saves what the slots of a model hold, as far as there is room: it is about to be
-// freed, with or without that.
+// save saves what the slots of a model that is ending hold, as far as there is room and
+// until ctx ends: it is about to be freed, with or without that.
 func (s Saves) save(ctx context.Context, m *Model) {
 	if s.Dir == "" {
 		return
 	}
 	for _, slot := range m.Slots() {
-		if slot.Tokens > 0 {
+		if slot.Tokens > 0 && ctx.Err() == nil {
 			name := s.name(m, slot.ID)
-			m.Save(ctx, slot.ID, filepath.Join(s.Dir, name), func() (int64, error) { return s.Room(name) })
+			m.saveEnding(slot.ID, filepath.Join(s.Dir, name), func() (int64, error) { return s.Room(name) })
 		}
 	}
 }

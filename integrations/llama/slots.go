@@ -31,12 +31,13 @@ type queue struct {
 	slots   []*slot
 	waiting []*waiter
 	count   uint64
+	ended   bool // no slot is given out
 }
 
 type waiter struct {
 	id      int // AnySlot, or that one
 	prompt  []yzma.Token
-	granted chan *slot // of capacity 1
+	granted chan *slot // of capacity 1; nil: the queue has ended
 }
 
 func newQueue(slots int) *queue {
@@ -55,11 +56,18 @@ func (q *queue) take(ctx context.Context, id int, prompt []yzma.Token) (*slot, e
 	}
 	w := &waiter{id: id, prompt: prompt, granted: make(chan *slot, 1)}
 	q.mu.Lock()
+	if q.ended {
+		q.mu.Unlock()
+		return nil, ErrClosed
+	}
 	q.waiting = append(q.waiting, w)
 	q.grant()
 	q.mu.Unlock()
 	select {
 	case s := <-w.granted:
+		if s == nil {
+			return nil, ErrClosed
+		}
 		return s, nil
 	case <-ctx.Done():
 	}
@@ -67,10 +75,22 @@ func (q *queue) take(ctx context.Context, id int, prompt []yzma.Token) (*slot, e
 	defer q.mu.Unlock()
 	if i := slices.Index(q.waiting, w); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
-	} else {
-		q.free(<-w.granted)
+	} else if s := <-w.granted; s != nil {
+		q.free(s)
 	}
 	return nil, context.Cause(ctx)
+}
+
+// end sends all that wait away, and who comes; or takes that back.
+func (q *queue) end(ended bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ended = ended; ended {
+		for _, w := range q.waiting {
+			w.granted <- nil
+		}
+		q.waiting = nil
+	}
 }
 
 // give gives a slot back.

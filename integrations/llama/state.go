@@ -87,42 +87,62 @@ func fingerprint(path string) (sum [sha256.Size]byte, err error) {
 // an ErrNoRoom.
 func (m *Model) Save(ctx context.Context, id int, path string, room func() (int64, error)) (st State, err error) {
 	err = m.withSlot(ctx, id, func(s *slot) error {
-		if room != nil {
-			left, err := room()
-			if err != nil {
-				return err
-			}
-			// The file has the tokens and a few numbers beside the state.
-			const about = 1 << 10
-			if need := yzma.StateSeqGetSize(m.context, s.id) + uint64(4*len(s.tokens)+sealSize+about); need > uint64(max(left, 0)) {
-				return fmt.Errorf("%w: it takes %d bytes, and %d are left", ErrNoRoom, need, max(left, 0))
-			}
-		}
-		f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.part")
-		if err != nil {
-			return err
-		}
-		defer os.Remove(f.Name()) // unless it has its name by then
-		defer f.Close()
-		if yzma.StateSeqSaveFile(m.context, f.Name(), s.id, s.tokens) == 0 {
-			return m.l.fail("cannot save a slot")
-		}
-		sum := sha256.New()
-		n, err := io.Copy(sum, f)
-		if err != nil {
-			return err
-		}
-		sum.Write(m.print[:])
-		if _, err := f.Write(append(sum.Sum(m.print[:]), sealed...)); err != nil {
-			return err
-		}
-		if err := f.Close(); err != nil {
-			return err
-		}
-		st = State{Tokens: len(s.tokens), Bytes: n + int64(sealSize)}
-		return os.Rename(f.Name(), path)
+		st, err = m.write(s, path, room)
+		return err
 	})
 	return st, err
+}
+
+// saveEnding is Save of a model that is ending. Nothing is computed in it any more, so
+// that it does not wait for a slot: who has it may never give it back.
+func (m *Model) saveEnding(id int, path string, room func() (int64, error)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase != ending {
+		return ErrClosed
+	}
+	_, err := m.write(m.queue.slots[id], path, room)
+	return err
+}
+
+// write is Save of a slot that does not change meanwhile.
+func (m *Model) write(s *slot, path string, room func() (int64, error)) (st State, err error) {
+	if room != nil {
+		left, err := room()
+		if err != nil {
+			return st, err
+		}
+		// The file has the tokens and a few numbers beside the state.
+		const about = 1 << 10
+		if need := yzma.StateSeqGetSize(m.context, s.id) + uint64(4*len(s.tokens)+sealSize+about); need > uint64(max(left, 0)) {
+			return st, fmt.Errorf("%w: it takes %d bytes, and %d are left", ErrNoRoom, need, max(left, 0))
+		}
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.part")
+	if err != nil {
+		return st, err
+	}
+	defer os.Remove(f.Name()) // unless it has its name by then
+	defer f.Close()
+	if yzma.StateSeqSaveFile(m.context, f.Name(), s.id, s.tokens) == 0 {
+		return st, m.l.fail("cannot save a slot")
+	}
+	sum := sha256.New()
+	n, err := io.Copy(sum, f)
+	if err != nil {
+		return st, err
+	}
+	sum.Write(m.print[:])
+	if _, err := f.Write(append(sum.Sum(m.print[:]), sealed...)); err != nil {
+		return st, err
+	}
+	if err := f.Close(); err != nil {
+		return st, err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return st, err
+	}
+	return State{Tokens: len(s.tokens), Bytes: n + int64(sealSize)}, nil
 }
 
 // whole returns the size of a file that Save wrote for the model of a fingerprint, and
@@ -201,7 +221,7 @@ func (m *Model) withSlot(ctx context.Context, id int, do func(s *slot) error) er
 	defer m.queue.give(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.phase != open {
 		return ErrClosed
 	}
 	return do(s)
