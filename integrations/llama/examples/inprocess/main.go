@@ -74,17 +74,25 @@ func run(ctx context.Context, addr, dir string, ram tier.Bytes) error {
 		return errors.Join(err, m.Close())
 	}
 	fmt.Fprintf(os.Stderr, "inprocess: %d models, http://%s/v1 and /status\n", len(models), listener.Addr())
+	return serve(ctx, listener, m)
+}
+
+// serve serves until ctx ends, and closes m.
+func serve(ctx context.Context, listener net.Listener, m *modeltier.Manager) error {
 	srv := &http.Server{Handler: routes(m), ReadHeaderTimeout: 5 * time.Second}
-	context.AfterFunc(ctx, func() {
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(listener) }()
+	var err error
+	select {
+	case err = <-served:
+	case <-ctx.Done(): // what is being answered has five seconds, and its models until then
 		grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		srv.Shutdown(grace)
-		srv.Close()
-	})
-	if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return errors.Join(err, m.Close())
+		if srv.Shutdown(grace) != nil {
+			srv.Close()
+		}
 	}
-	return m.Close()
+	return errors.Join(err, m.Close())
 }
 
 // How a model is loaded: for four requests at once, its weights mapped and not copied, so

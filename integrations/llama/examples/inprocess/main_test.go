@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -119,6 +121,46 @@ func TestServer_SixteenClientsOfFiveModelsInTheMemoryOfTwo_EachGetsItsModelsAnsw
 		t.Errorf("an unknown model is answered with %d", res.StatusCode)
 	}
 	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is being answered when the server is told to end is answered to its end.
+func TestRun_EndsUnderARequest_ItIsAnswered(t *testing.T) {
+	llamatest.Libraries(t)
+	load.Threads = 1
+	dir, err := demoModels(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	models, err := modelsOf(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := manager(llamatest.Libraries(t), models, 2*(models[0].Size+models[0].Runtime)+tier.MiB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, l, m) }()
+	body := fmt.Sprintf(`{"model":%q,"prompt":"the people","max_tokens":200,"temperature":1,"stream":true}`, models[0].Name)
+	res, err := http.Post("http://"+l.Addr().String()+"/v1/completions", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	cancel() // its answer has begun
+	answer, err := io.ReadAll(res.Body)
+	if err != nil || !bytes.Contains(answer, []byte("data: [DONE]")) {
+		t.Errorf("the answer ends with %q: %v", answer[max(0, len(answer)-200):], err)
+	}
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 }
