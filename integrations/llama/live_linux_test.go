@@ -161,3 +161,53 @@ func TestRestore_Pipe_IsRefusedAtOnce(t *testing.T) {
 		f.Close()
 	}
 }
+
+// Of two models of one file each lets go of its own pages, and of none that it does not
+// own.
+func TestLetGo_TwoModelsOfOneFile_EachItsOwn(t *testing.T) {
+	l := llamatest.Open(t)
+	path := llamatest.File(t, small)
+	var models []*llama.Model
+	for range 2 {
+		m, err := l.Load(t.Context(), path, llama.Options{Context: 256, Threads: 1, NoRepack: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		models = append(models, m)
+	}
+	for i, m := range models {
+		for _, m := range models {
+			decode(t, m, 1)
+		}
+		if err := m.LetGo(); err != nil {
+			t.Fatal(err)
+		}
+		if mapped, present := pagesOf(t, path); mapped != 2 || present != 1 {
+			t.Errorf("model %d has let go: of %d mappings, %d have pages", i, mapped, present)
+		}
+	}
+}
+
+// pagesOf returns how often a file is mapped here, and how many of these mappings have
+// pages.
+func pagesOf(t *testing.T, path string) (mapped, present int) {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := false
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Fields(line)
+		switch {
+		case !strings.HasSuffix(f[0], ":"):
+			if ours = strings.HasSuffix(strings.TrimSpace(line), " "+path); ours {
+				mapped++
+			}
+		case ours && f[0] == "Rss:" && f[1] != "0":
+			present++
+		}
+	}
+	return mapped, present
+}

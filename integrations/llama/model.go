@@ -57,9 +57,10 @@ type Model struct {
 	context yzma.Context
 	memory  yzma.Memory
 	takes   Memory
-	tokens  int // that it knows
-	size    int // of a slot, in tokens
-	chunk   int // how many tokens are computed at once
+	spans   []span // where its files are mapped, as long as it is not closed; nil: not known
+	tokens  int    // that it knows
+	size    int    // of a slot, in tokens
+	chunk   int    // how many tokens are computed at once
 
 	template    *jinja.Template
 	templateErr error
@@ -121,6 +122,7 @@ func (l *Library) Load(ctx context.Context, path string, o Options) (*Model, err
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	before, mapErr := spans(path)
 	if m.model, err = yzma.ModelLoadFromFile(path, p); err != nil {
 		if load.panicked != nil {
 			panic(load.panicked)
@@ -129,6 +131,9 @@ func (l *Library) Load(ctx context.Context, path string, o Options) (*Model, err
 			return nil, context.Cause(ctx)
 		}
 		return nil, errors.Join(l.fail("cannot load "+path), err)
+	}
+	if mapErr == nil {
+		m.spans = ownSpans(path, before)
 	}
 	m.number = l.number(m)
 	c := yzma.ContextDefaultParams()
