@@ -17,8 +17,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/llama"
-	"github.com/modeltier/modeltier/tier"
 )
 
 // Config is what Handler serves.
@@ -124,21 +124,21 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	status, body := problem(err)
-	if busy, ok := errors.AsType[*tier.BusyError](err); ok {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(max(busy.RetryAfter.Seconds(), 1)))))
+	if _, again := modeltier.HTTPStatus(err); again > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(again/time.Second)))
 	}
 	send(w, status, body)
 }
 
-// statuses are those of a Manager's errors, by their code.
-var statuses = map[string]refusal{
-	"not_found":        {http.StatusNotFound, "not_found_error", ""},
-	"no_capable_model": {http.StatusNotFound, "not_found_error", ""},
-	"invalid_request":  {http.StatusBadRequest, "invalid_request_error", ""},
-	"too_large":        {http.StatusInsufficientStorage, "unavailable_error", ""},
-	"no_capacity":      {http.StatusServiceUnavailable, "unavailable_error", ""},
-	"busy":             {http.StatusServiceUnavailable, "unavailable_error", ""},
-	"closed":           {http.StatusServiceUnavailable, "unavailable_error", ""},
+// kinds are the types of a Manager's errors, by their status.
+var kinds = map[int]string{
+	http.StatusBadRequest:          "invalid_request_error",
+	http.StatusNotFound:            "not_found_error",
+	http.StatusConflict:            "invalid_request_error",
+	http.StatusTooManyRequests:     "unavailable_error",
+	http.StatusServiceUnavailable:  "unavailable_error",
+	http.StatusGatewayTimeout:      "unavailable_error",
+	http.StatusInsufficientStorage: "unavailable_error",
 }
 
 // problem returns an error as it is answered.
@@ -154,8 +154,9 @@ func problem(err error) (status int, body any) {
 		status, of["type"] = http.StatusBadRequest, "invalid_request_error"
 	} else if errors.Is(err, llama.ErrClosed) {
 		status, of["type"] = http.StatusServiceUnavailable, "unavailable_error"
-	} else if r, ok := statuses[tier.Code(err)]; ok {
-		status, of["type"] = r.status, r.kind
+	} else {
+		status, _ = modeltier.HTTPStatus(err)
+		of["type"] = cmp.Or(kinds[status], "server_error")
 	}
 	of["code"] = status
 	return status, map[string]any{"error": of}

@@ -436,3 +436,26 @@ func TestPages_OfAModelThatServes(t *testing.T) {
 		}
 	}
 }
+
+// What a Manager refuses is answered as its own pages answer it (modeltier.HTTPStatus).
+func TestRequests_ThatAManagerRefuses_HaveItsStatus(t *testing.T) {
+	for _, c := range []struct {
+		err         error
+		status      int
+		kind, again string
+	}{
+		{&tier.BusyError{}, http.StatusTooManyRequests, "unavailable_error", "1"},
+		{tier.ErrStuck, http.StatusServiceUnavailable, "unavailable_error", "1"},
+		{tier.ErrTooLarge, http.StatusInsufficientStorage, "unavailable_error", ""},
+		{tier.ErrNoCapableModel, http.StatusNotFound, "not_found_error", ""},
+		{context.DeadlineExceeded, http.StatusGatewayTimeout, "unavailable_error", "1"},
+		{tier.ErrDamaged, http.StatusInternalServerError, "server_error", ""},
+	} {
+		h := Handler(Config{Acquire: func(context.Context, string) (Use, error) { return Use{}, c.err }})
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/completions", strings.NewReader(`{"prompt":"a"}`)))
+		if again := w.Header().Get("Retry-After"); w.Code != c.status || again != c.again || !strings.Contains(w.Body.String(), `"type":"`+c.kind+`"`) {
+			t.Errorf("%v: %d, again after %q: %s", c.err, w.Code, again, w.Body)
+		}
+	}
+}
