@@ -20,5 +20,8 @@
 // What it does not promise: speed, or all that llama-server can do. Slots take
 // turns, a token each; they do not share a batch. It needs libffi.so.8, without
 // which a program that imports it panics at its start, and on Linux glibc 2.34 or
-// later. Only linux/amd64 and linux/arm64 have libraries to fetch.
+// later. It does not keep the program from a bad file: one that llama.cpp asserts on, or
+// that is truncated while it is mapped, ends the whole process, and a chat template may
+// loop without end. Who does not trust the files runs engines with tier/process.
+// Only linux/amd64 and linux/arm64 have libraries to fetch.
 package llama
