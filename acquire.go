@@ -65,7 +65,7 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lea
 			lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 		}
 	}
-	for try := 0; choice.Mode != tier.Manual && outdated(lease, snap.view.Library.At(choice.Index), err) && try < maxChoices; try++ {
+	for try := 0; try < maxChoices && m.outdated(req, newPick(snap, &choice), lease, err); try++ {
 		lease.Release()
 		lease = nil
 		if snap, choice, err = m.chooseAgain(ctx, req, tier.ErrNoCapacity, waited); err != nil {
@@ -85,12 +85,20 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lea
 const maxChoices = 100
 
 // outdated reports whether a model is not what it was when it was chosen: while
-// the request waited its configuration changed, or it was removed.
-func outdated(l *Lease, chosen *tier.Model, err error) bool {
-	if l == nil {
-		return errors.Is(err, tier.ErrNotFound)
+// the request waited its configuration changed, or it was removed, or it became another
+// version than the request names.
+func (m *Manager) outdated(req *Request, p pick, l *Lease, err error) bool {
+	switch {
+	case l == nil:
+		return p.auto && errors.Is(err, tier.ErrNotFound)
+	case p.auto && !slices.Equal(l.stay.model.Capabilities, p.chosen.Capabilities):
+		return true
+	case !p.named || l.stay.model.Version == p.chosen.Version:
+		return false
 	}
-	return !slices.Equal(l.stay.model.Capabilities, chosen.Capabilities)
+	snap := m.snap.Load()
+	i, ok := snap.view.Library.Find(cmp.Or(req.Model, req.Preferred))
+	return !ok || snap.entries[i] != p.entry
 }
 
 // take takes a lease on the model that was chosen, at once or when it is ready.

@@ -103,11 +103,16 @@ func (m *Manager) enterAll(reqs []Request, snap *snapshot) []*Lease {
 	return leases
 }
 
-// pick is the model that was chosen for one request of a set.
+// pick is the model that was chosen for a request.
 type pick struct {
 	entry  *entry
 	chosen *tier.Model
-	auto   bool
+	auto   bool // the request may get another
+	named  bool // it is the one that the request names
+}
+
+func newPick(snap *snapshot, c *Choice) pick {
+	return pick{snap.entries[c.Index], snap.view.Library.At(c.Index), c.Mode != tier.Manual, c.Mode != tier.Auto && !c.FellBack}
 }
 
 // pick has the model of a request chosen; after an error of an earlier choice by a fresh
@@ -127,14 +132,15 @@ func (m *Manager) pick(ctx context.Context, req *Request, cause error, waited *w
 			return pick{}, err
 		}
 	}
-	return pick{snap.entries[choice.Index], snap.view.Library.At(choice.Index), choice.Mode != tier.Manual}, nil
+	return newPick(snap, &choice), nil
 }
 
 // pickAgain has those models chosen again that no request named, by a fresh reading, and
-// reports whether any is another.
-func (m *Manager) pickAgain(ctx context.Context, reqs []Request, picks []pick, waited []wait) (changed bool, err error) {
+// reports whether any is another. With renamed the others are as well: what a name stands
+// for may be another.
+func (m *Manager) pickAgain(ctx context.Context, reqs []Request, picks []pick, waited []wait, renamed bool) (changed bool, err error) {
 	for i := range picks {
-		if !picks[i].auto {
+		if !picks[i].auto && !renamed {
 			continue
 		}
 		p, err := m.pick(ctx, &reqs[i], tier.ErrNoCapacity, &waited[i])
@@ -159,15 +165,15 @@ func (m *Manager) acquireSet(ctx context.Context, reqs []Request, waited []wait)
 	}
 	leases, err := m.awaitAll(ctx, reqs, picks, waited)
 	if errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
-		if changed, fault := m.pickAgain(ctx, reqs, picks, waited); fault == nil && changed {
+		if changed, fault := m.pickAgain(ctx, reqs, picks, waited, false); fault == nil && changed {
 			leases, err = m.awaitAll(ctx, reqs, picks, waited)
 		}
 	}
-	for try := 0; anyOutdated(leases, picks, err) && try < maxChoices; try++ {
+	for try := 0; m.anyOutdated(reqs, leases, picks, err) && try < maxChoices; try++ {
 		for _, l := range leases {
 			l.Release()
 		}
-		if _, err := m.pickAgain(ctx, reqs, picks, waited); err != nil {
+		if _, err := m.pickAgain(ctx, reqs, picks, waited, true); err != nil {
 			return nil, err
 		}
 		leases, err = m.awaitAll(ctx, reqs, picks, waited)
@@ -179,15 +185,14 @@ func (m *Manager) acquireSet(ctx context.Context, reqs []Request, waited []wait)
 	return leases, err
 }
 
-// anyOutdated reports whether a model that no request named is not what it was when it
-// was chosen.
-func anyOutdated(leases []*Lease, picks []pick, err error) bool {
+// anyOutdated reports whether a model is not what it was when it was chosen.
+func (m *Manager) anyOutdated(reqs []Request, leases []*Lease, picks []pick, err error) bool {
 	for i, p := range picks {
 		var l *Lease
 		if err == nil {
 			l = leases[i]
 		}
-		if p.auto && outdated(l, p.chosen, err) {
+		if m.outdated(&reqs[i], p, l, err) {
 			return true
 		}
 	}

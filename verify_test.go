@@ -469,3 +469,25 @@ func TestVerify_NewVersionIsDamaged_TheOneBeforeStaysInService(t *testing.T) {
 		}
 	})
 }
+
+func TestVerify_VersionThatIsNamedIsDamaged_NoOtherIsServedForIt(t *testing.T) {
+	dir := t.TempDir()
+	old := holding(t, version(t, dir, "m", '1'))
+	now := holding(t, version(t, dir, "m", '2'))
+	damage(t, now.Path)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := verifying(old)
+		r := newRig(t, cfg)
+		r.use("m")
+		r.reconfigured(cfg.Limits, now)
+		time.Sleep(time.Second)
+		named, any := r.begin(at(r, "m")), r.begin("m")
+		if <-named.done; !errors.Is(named.err, modeltier.ErrDamaged) {
+			t.Errorf("%+v, %v", named.lease, named.err)
+		}
+		if <-any.done; any.err != nil || any.lease.Model().Path != old.Path {
+			t.Errorf("%+v, %v", any.lease, any.err)
+		}
+		any.lease.Release()
+	})
+}

@@ -295,6 +295,33 @@ func TestReconfigure_LeasedAndCrashed_NoLeaseOnWhatIsGone(t *testing.T) {
 	}
 }
 
+// The name of a version is resolved before its lease is granted, and not only before the wait.
+func TestAcquire_VersionIsReplacedWhileItIsWaitedFor_LeaseIsOnTheOneNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+		cfg := onlyRAM(v1, model("b", 1))
+		r := newRig(t, cfg)
+		one := at(r, "a")
+		l := r.get("a")
+		r.reconfigured(cfg.Limits, v2, model("b", 1))
+		named, any, set := r.begin(one), r.begin("a"), r.beginAll(modeltier.Request{Model: one}, modeltier.Request{Model: "b"})
+		time.Sleep(time.Second)
+		l.Release()
+		for c, want := range map[*client]tier.Model{named: v1, any: v2} {
+			if <-c.done; c.err != nil || c.lease.Model().Path != want.Path {
+				t.Errorf("served by %+v, %v; want %s", c.lease, c.err, want.Path)
+				continue
+			}
+			c.lease.Release()
+		}
+		if <-set.done; set.err != nil || set.leases[0].Model().Path != v1.Path {
+			t.Errorf("of a set: %+v, %v", set.leases, set.err)
+		}
+		set.release()
+	})
+}
+
 func TestRollback_ToTheVersionBeforeAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
