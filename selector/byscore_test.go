@@ -86,6 +86,28 @@ func TestByScore_FunctionPanics_IsAnErrorOfThatRequest(t *testing.T) {
 	}
 }
 
+func TestByScore_Explained_OnlyWhatMayServeIsScored(t *testing.T) {
+	lib := tier.AssembleLibrary([]tier.Model{{Name: "a", Size: 1, Capabilities: []string{"text-generation"}}, {Name: "embeds", Size: 1, Capabilities: []string{"embedding"}}})
+	v := &tier.View{Library: lib, States: make([]tier.State, 2), Limits: tier.DefaultLimits(), Memory: tier.Memory{Total: 64 * tier.GiB, Available: 64 * tier.GiB}}
+	calls := 0
+	s := ByScore(func(_ *tier.Request, m *tier.Model, _ *tier.State) float64 {
+		if calls++; m.Name != "a" || calls > 2 {
+			panic("it was not to be asked")
+		}
+		return 1
+	})
+	req := &tier.Request{Capabilities: []string{"text-generation"}, Explain: true}
+	c, err := s.Select(req, v)
+	if err != nil || c.Model != "a" || c.Explanation == nil || len(c.Explanation.Candidates) != 2 || c.Explanation.Candidates[1].Factors != nil {
+		t.Errorf("%+v, %v", c, err)
+	}
+	// What panics only while it explains costs the explanation.
+	calls = 1
+	if c, err := s.Select(req, v); err != nil || c.Model != "a" || c.Explanation != nil {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 func TestByScore_NoModelIsWanted_SaysSoAndWhichCouldBeNamed(t *testing.T) {
 	s := ByScore(func(*tier.Request, *tier.Model, *tier.State) float64 { return math.NaN() })
 	v := viewOf(newLibrary(t, recordedModels()...))

@@ -14,9 +14,11 @@ const maxCandidates = 1000
 
 // explain says why a choice came out as it did. It costs time and memory in
 // proportion to the library.
-func (q *query) explain(by string, c *tier.Choice, err error) (x *tier.Explanation, fault error) {
-	fault = err
-	defer q.caught(&fault)
+//
+// A score function that panics here, and did not when the choice was made, costs the
+// explanation and not the choice: it is nil then.
+func (q *query) explain(by string, c *tier.Choice, err error) (x *tier.Explanation) {
+	defer q.caught(new(error))
 	q.generalize()
 	all := make([]candidate, q.v.Library.Len())
 	for i := range all {
@@ -25,7 +27,11 @@ func (q *query) explain(by string, c *tier.Choice, err error) (x *tier.Explanati
 		if q.match(this); this.why == eligible {
 			this.why, this.expected = q.admit(this.m, this.state, false)
 		}
-		if q.rate(this); err == nil && i == c.Index {
+		this.ready = readinessOf(this.state)
+		if this.why == eligible || q.p.score == nil { // a score function is asked only of what may serve
+			q.rate(this)
+		}
+		if err == nil && i == c.Index {
 			this.why = chosen
 		}
 	}
@@ -37,12 +43,16 @@ func (q *query) explain(by string, c *tier.Choice, err error) (x *tier.Explanati
 	for i := range all[:len(all)-x.Omitted] {
 		this := &all[i]
 		this.expected = q.snapshot().expected(this.m, this.state)
+		var factors []tier.Factor
+		if q.p.score == nil || this.why <= eligible || this.why == unwanted {
+			factors = q.st.factors(q.req.Priority, this, q.p.score != nil)
+		}
 		x.Candidates = append(x.Candidates, tier.Candidate{
 			Model: this.m.Name, Index: int(this.model), Eligible: this.why <= eligible, Verdict: q.verdict(this, &all[0], named),
-			Score: this.score, Factors: q.st.factors(q.req.Priority, this, q.p.score != nil), Expected: this.expected,
+			Score: this.score, Factors: factors, Expected: this.expected,
 		})
 	}
-	return x, fault
+	return x
 }
 
 // verdict says what became of a model in the choice. named: first was asked for by

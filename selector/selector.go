@@ -120,7 +120,7 @@ func (q *query) answer(c *tier.Choice) error {
 	}
 	err := q.decide(c)
 	if q.req.Explain {
-		c.Explanation, err = q.explain(by, c, err)
+		c.Explanation = q.explain(by, c, err)
 	}
 	return err
 }
