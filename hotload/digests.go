@@ -108,39 +108,55 @@ func isHubBlob(path string) bool {
 }
 
 // sums returns what the lists in a folder say of the files in it, by their names in NFC.
-// The list of one file goes before that of all. What is no list is skipped.
+// The list of one file goes before those of all; where two of those say different things of
+// a file, neither counts. What is no list is skipped.
 func (t *tree) sums(f *folder) map[string]tier.Digest {
 	if f.sums != nil {
 		return f.sums
 	}
 	f.sums = make(map[string]tier.Digest)
+	disagree := make(map[string]bool)
 	for _, single := range [...]bool{false, true} {
 		for i := range f.others {
 			list := &f.others[i]
 			if !isSums(list.name()) || single != isSumsOfOne(list.name()) {
 				continue
 			}
-			all, err := t.readSums(list)
+			all, err := t.readSums(list, single)
 			if err != nil {
 				t.skipFor(list.path, err)
 				continue
 			}
-			if single { // it is of that file, however that was called when the list was made
+			if single { // it is of that file, wherever that was and however it was called then
 				name := list.name()[:len(list.name())-len(sumsSuffix)]
-				all = sums{name: all.only(name)}
+				if all = (sums{name: all.only(name)}); all[name] == "" {
+					t.skipFor(list.path, &FileError{Path: list.path, Reason: "has no digest of " + name + ", or two", Help: "Make it with sha256sum, in the folder of the file."})
+				}
 			}
 			for name, sum := range all {
-				if sum != "" {
-					f.sums[compose(name)] = tier.Digest{SHA256: sum, Source: list.path}
+				name = compose(name)
+				switch was := f.sums[name]; {
+				case sum == "":
+				case !single && was.SHA256 != "" && was.SHA256 != sum:
+					disagree[name] = true
+					t.skipFor(list.path, &FileError{Path: list.path, Reason: "says something else of " + name + " than " + was.Source, Help: "Remove the list that is wrong."})
+				case single:
+					delete(disagree, name)
+					fallthrough
+				default:
+					f.sums[name] = tier.Digest{SHA256: sum, Source: list.path}
 				}
 			}
 		}
 	}
+	for name := range disagree {
+		delete(f.sums, name)
+	}
 	return f.sums
 }
 
-// readSums reads a list. An error is a *FileError.
-func (t *tree) readSums(f *file) (sums, error) {
+// readSums reads a list, as parseSums. An error is a *FileError.
+func (t *tree) readSums(f *file, single bool) (sums, error) {
 	text, err := t.readText(f, maxSums+1)
 	switch {
 	case err != nil:
@@ -150,7 +166,7 @@ func (t *tree) readSums(f *file) (sums, error) {
 		err = errors.New("it is too long")
 	default:
 		var list sums
-		if list, err = parseSums(text); err == nil {
+		if list, err = parseSums(text, single); err == nil {
 			return list, nil
 		}
 	}
@@ -169,8 +185,10 @@ var (
 )
 
 // parseSums reads a list. Lines of other kinds are passed over, if there is a digest at
-// all; names that lead out of the folder, or into one below, are none of its files.
-func parseSums(text []byte) (sums, error) {
+// all; names that lead out of the folder, or into one below, are none of its files. Of a
+// list of a single file the last element of a name counts: what it leads to depends on
+// where the list was made.
+func parseSums(text []byte, single bool) (sums, error) {
 	out := make(sums)
 	found := false
 	for line := range bytes.Lines(text) {
@@ -184,6 +202,9 @@ func parseSums(text []byte) (sums, error) {
 		}
 		found = true
 		key, digest := strings.TrimPrefix(string(name), "./"), strings.ToLower(string(sum))
+		if single {
+			key = key[strings.LastIndexAny(key, `/\`)+1:]
+		}
 		if key != "" && (!localName(key) || key != filepath.Base(key) || key == ".") {
 			continue
 		}
@@ -198,14 +219,18 @@ func parseSums(text []byte) (sums, error) {
 	return out, nil
 }
 
-// only returns the digest that a list of one file has for it: under its name or, if there
-// is no other, under any; "": none.
+// only returns the digest that a list of one file has for it: under its name or, if that is
+// not in it, the one digest that it has under any; "": none.
 func (s sums) only(name string) string {
-	if sum, ok := s[name]; ok || len(s) != 1 {
+	if sum, ok := s[name]; ok {
 		return sum
 	}
+	one := ""
 	for _, sum := range s {
-		return sum
+		if sum == "" || one != "" && sum != one {
+			return ""
+		}
+		one = sum
 	}
-	return ""
+	return one
 }

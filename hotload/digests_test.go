@@ -28,6 +28,12 @@ func TestGather_DigestsBesideTheFiles_FoundWherePeopleKeepThem(t *testing.T) {
 		"of Windows":             {files: map[string]string{"m.gguf.SHA256": "\xef\xbb\xbf" + right + " *m.gguf\r\n"}, want: map[string]string{"m.gguf": right}, by: "m.gguf.SHA256"},
 		"of BSD":                 {files: map[string]string{"m.gguf.sha256": "SHA256 (m.gguf) = " + right + "\n"}, want: map[string]string{"m.gguf": right}, by: "m.gguf.sha256"},
 		"renamed since":          {files: map[string]string{"m.gguf.sha256": right + "  dist/first-name.gguf\n" + right + "  first.gguf"}, want: map[string]string{"m.gguf": right}, by: "m.gguf.sha256"},
+		"made from above":        {files: map[string]string{"m.gguf.sha256": right + "  models/m.gguf\n"}, want: map[string]string{"m.gguf": right}, by: "m.gguf.sha256"},
+		"of an absolute path":    {files: map[string]string{"m.gguf.sha256": right + "  /srv/models/m.gguf\n", "SHA256SUMS": wrong + "  m.gguf\n"}, want: map[string]string{"m.gguf": right}, by: "m.gguf.sha256"},
+		"made from above, two":   {files: map[string]string{"m.gguf.sha256": right + "  a/m.gguf\n" + wrong + "  b/m.gguf\n"}},
+		"two lists of a folder":  {files: map[string]string{"SHA256SUMS": right + "  m.gguf\n", "sha256sums.txt": wrong + "  m.gguf\n"}},
+		"two lists and its own":  {files: map[string]string{"SHA256SUMS": right + "  m.gguf\n", "sha256sums.txt": wrong + "  m.gguf\n", "m.gguf.sha256": other}, want: map[string]string{"m.gguf": other}, by: "m.gguf.sha256"},
+		"two lists that agree":   {files: map[string]string{"SHA256SUMS": right + "  m.gguf\n", "huggingface-metadata.txt": right + "  m.gguf\n"}, want: map[string]string{"m.gguf": right}, by: "huggingface-metadata.txt"},
 		"one of several":         {files: map[string]string{"m.gguf.sha256": wrong + "  a.gguf\n" + right + "  ./m.gguf\n"}, want: map[string]string{"m.gguf": right}, by: "m.gguf.sha256"},
 		"none of several":        {files: map[string]string{"m.gguf.sha256": wrong + "  a.gguf\n" + right + "  b.gguf\n"}},
 		"list of the folder":     {files: map[string]string{"SHA256SUMS": "# made by hand\n" + wrong + "  a.gguf\n" + right + "  m.gguf\n"}, want: map[string]string{"m.gguf": right}, by: "SHA256SUMS"},
@@ -114,6 +120,18 @@ func TestScan_ListOfNoDigests_ToldWhy(t *testing.T) {
 	}
 }
 
+func TestScan_ListsThatSayTwoThings_AreTold(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, dir, map[string]string{
+		"m.gguf": llama(), "SHA256SUMS": sumOf("a") + "  m.gguf\n", "sha256sums.txt": sumOf("b") + "  m.gguf\n",
+		"n.gguf": llama(), "n.gguf.sha256": sumOf("a") + "  x/n.gguf\n" + sumOf("b") + "  n.gguf\n",
+	})
+	_, skipped := sets(t, dir)
+	if !strings.Contains(skipped["sha256sums.txt"], "SHA256SUMS") || !strings.Contains(skipped["n.gguf.sha256"], "no digest of n.gguf") {
+		t.Errorf("left out %v", skipped)
+	}
+}
+
 func TestWatch_DigestChanges_ModelIsReported(t *testing.T) {
 	bubble(t, map[string]string{"a.gguf": llama()}, func(t *testing.T, w *watched) {
 		w.plant(map[string]string{"a.gguf.sha256": sumOf("1")})
@@ -131,10 +149,11 @@ func FuzzParseSums(f *testing.F) {
 		sum, sum + "  m.gguf\n", sum + " *m.gguf\r\n", "SHA256 (m.gguf) = " + sum + "\n", "\\" + sum + "  a\\nb\n",
 		sum + "  ../../etc/passwd\n" + sum + "  /etc/passwd\n" + sum + "  a/b\n" + sum + "  C:\\x\n", "url: x\n    " + sum + " m\n", sum + sum, "\x00" + sum,
 	} {
-		f.Add([]byte(seed))
+		f.Add([]byte(seed), false)
+		f.Add([]byte(seed), true)
 	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		list, err := parseSums(text)
+	f.Fuzz(func(t *testing.T, text []byte, single bool) {
+		list, err := parseSums(text, single)
 		if (err == nil) == (list == nil) {
 			t.Fatalf("%v, %v", list, err)
 		}
