@@ -107,6 +107,9 @@ func (c *control) init(m *Manager, kept restored) error {
 		return err
 	}
 	traits, faults, err := m.traits(m.ctx, cfg.Models)
+	if err == nil && m.leaveVersions(cfg, faults, kept) {
+		traits, faults, err = m.traits(m.ctx, cfg.Models)
+	}
 	for i, fault := range faults {
 		if fault != nil && slices.Contains(kept.hotAdded, cfg.Models[i].Name) {
 			m.log.Warn("a model that was hot loaded before cannot be moved now", "model", cfg.Models[i].Name, "err", fault)

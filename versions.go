@@ -183,3 +183,26 @@ func (m *Manager) restoreVersions(cfg *Config, versions []tier.Model, said map[s
 		cfg.Models = append(cfg.Models, v)
 	}
 }
+
+// leaveVersions takes versions that the state had, and that their movers refuse now, out of
+// the models: a model that was rolled back to one is what the Config says. It reports
+// whether there was one.
+func (m *Manager) leaveVersions(cfg *Config, faults []error, kept restored) (changed bool) {
+	all := make([]tier.Model, 0, len(cfg.Models))
+	for i, v := range cfg.Models {
+		said, known := kept.configured[v.Name]
+		rolledBack := known && core.OtherContent(&said, &v) && !slices.Contains(kept.hotAdded, v.Name)
+		if faults[i] == nil || v.VersionOf == "" && !rolledBack {
+			all = append(all, v)
+			continue
+		}
+		changed = true
+		m.log.Warn("a version cannot be moved any more", "model", cmp.Or(v.VersionOf, v.Name), "version", v.Version, "err", faults[i])
+		if rolledBack {
+			said.Home, said.Pinned = v.Home, v.Pinned
+			all = append(all, said)
+		}
+	}
+	cfg.Models = all
+	return changed
+}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
 // written writes a file of a MiB that is all of one byte, and returns its path.
@@ -621,5 +622,56 @@ func TestRestart_StateFromBeforeThereWereVersions_IsTakenUp(t *testing.T) {
 		r.reconfigured(cfg.Limits, v2, model("b", 1), model("gone", 1))
 		time.Sleep(time.Second)
 		r.wantVersions("a", one)
+	})
+}
+
+func TestRestart_MoverOfAVersionIsConfiguredNoMore_TheConfigCounts(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+	v1.Mover, v2.Mover = "old", "new"
+	was, is := tier.Mover(&tiertest.Mover{OnlyRAM: true}), tier.Mover(&tiertest.Mover{OnlyRAM: true})
+	synctest.Test(t, func(t *testing.T) {
+		var r *rig
+		start := func(movers map[string]tier.Mover, m tier.Model) {
+			t.Helper()
+			if r != nil {
+				if err := r.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cfg := onlyRAM(m)
+			cfg.StateDir, cfg.Movers = state, movers
+			r = newRig(t, cfg)
+		}
+		both, left := map[string]tier.Mover{"old": was, "new": is}, map[string]tier.Mover{"new": is}
+		keepsV1 := func() (one string) {
+			t.Helper()
+			start(both, v1)
+			one = at(r, "a")
+			r.reconfigured(r.Status().Limits, v2)
+			time.Sleep(time.Second)
+			r.wantVersions("a", one)
+			return one
+		}
+		keepsV1()
+		start(left, v2)
+		r.wantVersions("a")
+		r.use("a")
+
+		keepsV1()
+		if _, err := r.Rollback(t.Context(), "a", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.SetPinned(t.Context(), "a", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		start(left, v2)
+		if s := r.model("a"); s.Path != v2.Path || !s.Pinned {
+			t.Errorf("rolled back to what cannot be moved, it is %+v", s)
+		}
+		r.use("a")
+		time.Sleep(time.Second)
+		r.wantVersions("a")
 	})
 }
