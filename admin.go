@@ -557,7 +557,10 @@ func (c *control) hint(models []string, probability float64, within time.Duratio
 // anything, and may be called from any goroutine, a Mover's included.
 func (m *Manager) ReportCrash(model string, cause error) error {
 	lib := m.snap.Load().view.Library
-	i, ok := lib.Find(model)
+	i, ok := lib.Named(model) // as its mover knows it
+	if !ok {
+		i, ok = lib.Find(model)
+	}
 	if !ok {
 		return m.unknown(model)
 	}

@@ -405,7 +405,7 @@ func TestRollback_ModelInUse_IsTheOtherWhenItIsFree(t *testing.T) {
 		} else {
 			got.Release()
 		}
-		r.wantServes(one, one) // it is leased still, and no request is refused for it
+		r.wantServes(one, "a") // what is leased still under that name takes no more
 		older.Release()
 		time.Sleep(10 * time.Second)
 		r.wantServes(one, "a")
@@ -673,5 +673,45 @@ func TestRestart_MoverOfAVersionIsConfiguredNoMore_TheConfigCounts(t *testing.T)
 		r.use("a")
 		time.Sleep(time.Second)
 		r.wantVersions("a")
+	})
+}
+
+func TestRollback_VersionIsNamedWhileItsOldEntryLeaves_IsTheModel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+		cfg := slowUnload(onlyRAM(v1), 5*time.Second)
+		r := newRig(t, cfg)
+		one := at(r, "a")
+		r.reconfigured(cfg.Limits, v2)
+		time.Sleep(time.Second)
+		two := at(r, "a")
+		if err := r.SetAlias(t.Context(), "stable", one); err != nil {
+			t.Fatal(err)
+		}
+		l := r.get(one)
+		if _, err := r.Rollback(t.Context(), "a", ""); err != nil {
+			t.Fatal(err)
+		}
+		r.use("a")
+		for range 10 {
+			for _, name := range []string{one, "stable"} {
+				next, err := r.Acquire(t.Context(), modeltier.Request{Model: name})
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.Release()
+				l = next
+				if s, ok := r.Manager.Model(name); !ok || s.Name != "a" {
+					t.Errorf("%s is %q", name, s.Name)
+				}
+			}
+			time.Sleep(10 * time.Second)
+		}
+		if used := r.Status().RAM.Used; used != tier.GiB {
+			t.Errorf("%v in ram for one version", used)
+		}
+		r.wantVersions("a", two)
+		l.Release()
 	})
 }

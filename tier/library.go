@@ -72,8 +72,10 @@ func assemble(models []Model, aliases map[string]string) *Library {
 		}
 	}
 	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
-		i, there := l.byName[aliases[alias]]
-		if there = there && l.models[i].Name == aliases[alias]; !there {
+		i, there := l.Named(aliases[alias])
+		if there {
+			i = l.current(i)
+		} else {
 			i, there = l.version(aliases[alias], true)
 		}
 		if _, taken := l.byName[alias]; taken || !there {
@@ -124,12 +126,19 @@ func (l *Library) At(i int) *Model { return &l.models[i] }
 // Find returns the index of the model of that name or alias or, where there is none, of
 // the version that is so named: NAME@VERSION, where NAME is a model's name or alias and
 // VERSION the first six or more of its digits, as many as tell it from the other versions
-// of the model. The current version is the model itself.
+// of the model. The current version is the model itself, also while an older version of
+// that name, which it was before, has yet to leave.
 func (l *Library) Find(name string) (int, bool) {
 	if i, ok := l.byName[name]; ok {
-		return i, true
+		return l.current(i), true
 	}
 	return l.version(name, false)
+}
+
+// Named returns the index of the model that has that very name.
+func (l *Library) Named(name string) (int, bool) {
+	i, ok := l.byName[name]
+	return i, ok && l.models[i].Name == name
 }
 
 // All yields the models in order.
@@ -147,7 +156,7 @@ func (l *Library) All() iter.Seq2[int, *Model] {
 // of the same name. It does not validate m.
 func (l *Library) With(m Model) *Library {
 	models := slices.Clone(l.models)
-	if i, ok := l.byName[m.Name]; ok && l.models[i].Name == m.Name {
+	if i, ok := l.Named(m.Name); ok {
 		models[i] = m
 		return assemble(models, l.aliases) // an alias may be of the version that it was
 	}
@@ -157,8 +166,8 @@ func (l *Library) With(m Model) *Library {
 // Without returns a library that lacks the model of that name; the models
 // behind it move up by one.
 func (l *Library) Without(name string) *Library {
-	i, ok := l.byName[name]
-	if !ok || l.models[i].Name != name {
+	i, ok := l.Named(name)
+	if !ok {
 		return l
 	}
 	return assemble(slices.Delete(slices.Clone(l.models), i, i+1), l.aliases)

@@ -75,10 +75,21 @@ func (m *Model) begins(digits string) bool {
 func (l *Library) Versions(i int) []int {
 	name := cmp.Or(l.models[i].VersionOf, l.models[i].Name)
 	var all []int
-	if j, there := l.byName[name]; there && l.models[j].Name == name {
+	if j, there := l.Named(name); there {
 		all = append(all, j)
 	}
 	return append(all, l.older[name]...)
+}
+
+// current returns the index of the model that the one at index i is an older version of,
+// if it has become that version since, and else i.
+func (l *Library) current(i int) int {
+	if m := &l.models[i]; m.VersionOf != "" {
+		if j, there := l.Named(m.VersionOf); there && l.models[j].Version == m.Version {
+			return j
+		}
+	}
+	return i
 }
 
 // version returns the index of the model that NAME@VERSION names: the version is one

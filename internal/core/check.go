@@ -138,7 +138,7 @@ func (c *Core) checkEntry(e *Entry, fault func(string, ...any)) {
 		fault("%s: its name leads to another", name)
 	}
 	if c.library != nil {
-		if i, ok := c.library.Find(name); !ok || c.entries[i] != e || c.library.At(i).Runtime != e.Model.Runtime {
+		if i, ok := c.library.Named(name); !ok || c.entries[i] != e || c.library.At(i).Runtime != e.Model.Runtime {
 			fault("%s: the library says something else", name)
 		}
 	}

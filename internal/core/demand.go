@@ -430,7 +430,7 @@ func (c *Core) need(x *demand) tier.Need {
 		lacks := x.lacks()
 		n.Model, n.Room = tier.NoModel, tier.Footprint{tier.Swap: lacks[tier.Swap], tier.RAM: lacks[tier.RAM]}
 	default:
-		n.Model, _ = c.Library().Find(x.e.Model.Name)
+		n.Model, _ = c.Library().Named(x.e.Model.Name)
 		n.Room[tier.RAM] = max(x.e.peak-x.e.Model.Size.Plus(x.e.Model.Runtime), 0)
 	}
 	if x.order != nil {

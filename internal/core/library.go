@@ -65,11 +65,16 @@ func (c *Core) SetAlias(alias string, e *Entry, as string) error {
 // changed in place.
 func (c *Core) Entries() []*Entry { return c.entries }
 
-// Find returns the entry of that name or alias, or version.
+// Find returns the entry of that name or alias, or version, as the library's Find does.
 func (c *Core) Find(name string) (*Entry, bool) {
 	e, ok := c.Named(name)
 	if !ok {
 		e, ok = c.byName[c.aliases[name]]
+	}
+	if ok && e.Model.VersionOf != "" {
+		if now, there := c.byName[e.Model.VersionOf]; there && now.Model.Version == e.Model.Version {
+			e = now
+		}
 	}
 	if ok || !c.calledAlso && !strings.Contains(name, "@") && !strings.Contains(c.aliases[name], "@") {
 		return e, ok
