@@ -275,7 +275,14 @@ func (m *Manager) SetAlias(ctx context.Context, alias, model string) error {
 		if e == nil {
 			return errUnknown
 		}
-		return c.core.SetAlias(alias, e, c.asVersion(model, e))
+		as := c.asVersion(model, e)
+		if as == "" {
+			return &tier.InvalidError{
+				Model: e.Model.Name, Field: "alias", Value: strconv.Quote(alias), Rule: "cannot be of a version: the model has too long a name for that",
+				Help: []string{"Make it an alias of the model.", "Give the model a shorter name."},
+			}
+		}
+		return c.core.SetAlias(alias, e, as)
 	}, model)
 }
 

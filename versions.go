@@ -64,6 +64,7 @@ func (m *Manager) Rollback(ctx context.Context, name, version string) (now strin
 		return "", there[0]
 	}
 	_, err = ask(ctx, m, func(now time.Time, reply func(struct{}, error)) {
+		var err error // the caller may have left with its own
 		c := &m.ctl
 		e, known := c.core.Named(current.Name)
 		o, kept := c.core.Named(next.Name)
@@ -82,7 +83,10 @@ func (m *Manager) Rollback(ctx context.Context, name, version string) (now strin
 		m.log.Info("a model is rolled back", "model", current.Name, "from", current.Version, "to", next.Version)
 		c.keep(func() { reply(struct{}{}, nil) })
 	})
-	return next.Version, err
+	if err != nil {
+		return "", err
+	}
+	return next.Version, nil
 }
 
 // stillThere returns what keeps the files of each model from holding what its version
@@ -125,7 +129,7 @@ func (m *Manager) markOldStays(models []tier.Model, traits []core.Traits) {
 }
 
 // asVersion returns what an alias of the entry, which was found by that name, is to stand
-// for: its name, or the version if that was named.
+// for: its name, or the version if that was named; "" if that would be too long a name.
 func (c *control) asVersion(name string, e *core.Entry) string {
 	_, own := c.core.Named(name)
 	if _, alias := c.core.Aliases()[name]; own || alias || e.Model.VersionOf != "" {

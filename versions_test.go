@@ -1,6 +1,7 @@
 package modeltier_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -713,5 +714,40 @@ func TestRollback_VersionIsNamedWhileItsOldEntryLeaves_IsTheModel(t *testing.T) 
 		}
 		r.wantVersions("a", two)
 		l.Release()
+	})
+}
+
+func TestRollback_ContextEnds_ReturnsAVersionOrAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+		cfg := onlyRAM(v1)
+		r := newRig(t, cfg)
+		r.reconfigured(cfg.Limits, v2)
+		time.Sleep(time.Second)
+		l := r.get("a") // so that all but the first are refused, on the loop
+		defer l.Release()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 200 { // the call returns while the loop is at it
+			if now, err := r.Rollback(ctx, "a", ""); (err == nil) != (now != "") {
+				t.Fatalf("%q, %v", now, err)
+			}
+		}
+	})
+}
+
+func TestSetAlias_VersionOfAModelWithALongName_IsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v1 := version(t, t.TempDir(), "a", '1')
+		v1.Name = strings.Repeat("n", tier.MaxNameLength-8)
+		r := newRig(t, onlyRAM(v1))
+		_, digits, _ := strings.Cut(r.model(v1.Name).Version, ":")
+		if err := r.SetAlias(t.Context(), "stable", v1.Name+"@"+digits[:6]); !errors.Is(err, modeltier.ErrInvalid) {
+			t.Errorf("%v", err)
+		}
+		if err := r.SetAlias(t.Context(), "stable", v1.Name); err != nil {
+			t.Error(err)
+		}
 	})
 }
