@@ -737,6 +737,27 @@ func TestRollback_ContextEnds_ReturnsAVersionOrAnError(t *testing.T) {
 	})
 }
 
+func TestReconfigure_FollowsARollback_NothingIsReloaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		v1, v2 := version(t, dir, "a", '1'), version(t, dir, "a", '2')
+		cfg := onlyRAM(v1)
+		r := newRig(t, cfg)
+		r.reconfigured(cfg.Limits, v2)
+		time.Sleep(time.Second)
+		if _, err := r.Rollback(t.Context(), "a", ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		l := r.get("a")
+		v1.KeepAlive = time.Hour
+		wantReconfiguration(t, r.reconfigured(cfg.Limits, v1), modeltier.Reconfiguration{Changed: []string{"a"}})
+		r.use("a")
+		l.Release()
+		r.wantMoves("load a")
+	})
+}
+
 func TestSetAlias_VersionOfAModelWithALongName_IsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v1 := version(t, t.TempDir(), "a", '1')

@@ -241,6 +241,9 @@ func (c *Core) reconfigureOne(e *Entry, said tier.Model, before bool, next tier.
 	if before && said.Pinned == next.Pinned {
 		m.Pinned = e.Model.Pinned
 	}
+	if now := e.Becoming(); before && !e.hotAdded && e.Owned() && OtherContent(&said, &next) && !OtherContent(&now, &next) {
+		said, next = now, m // it was rolled back to that
+	}
 	switch {
 	case OtherContent(&said, &next) || !before && !e.Owned():
 		c.Replace(e, &m, t, now)
