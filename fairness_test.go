@@ -139,6 +139,28 @@ func TestFairness_ConstantDemandForTwo_NeitherThrashNorStarvation(t *testing.T) 
 }
 
 // Pain point 14.
+// One that finds no room because of a long lease does not keep idle models where they are.
+func TestFairness_OldestWaitsForALongLease_OthersGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z, big, x := model("z", 2), model("big", 4), model("x", 2)
+		cfg := onlyRAM(model("leased", 1.5), z, big, x)
+		r := newRig(t, cfg)
+		l := r.get("leased")
+		r.use("z")
+		r.reconfigured(cfg.Limits, model("leased", 1.6), z, big, x) // it is to leave
+		oldest := r.begin("big")
+		time.Sleep(30 * time.Second)
+		r.begin("x").served(3 * time.Second).Release()
+		if !oldest.waits() {
+			t.Error("there is room for the oldest")
+		}
+		l.Release()
+		if <-oldest.done; oldest.err != nil {
+			t.Error(oldest.err)
+		}
+	})
+}
+
 func TestFairness_Background_GoesBehindInteractiveAndAges(t *testing.T) {
 	for _, x := range []struct {
 		name        string

@@ -327,7 +327,12 @@ func (c *Core) mayAsk(x *demand, now time.Time) bool {
 // longer than Fairness, and longer than x: what is on the move ends soon, and then it is
 // planned for. Until then none leaves for x. Without it, requests that come one after the
 // other would keep so much on the move that one which needs much room never gets it.
+// Where nothing moves and only leases are waited for, which last as long as an answer does,
+// others go on.
 func (c *Core) behind(x *demand, now time.Time) *demand {
+	if !slices.ContainsFunc(c.moves, (*Move).returns) && slices.ContainsFunc(c.plans, (*plan).drains) {
+		return nil
+	}
 	for _, y := range c.demands { // in the order of who goes first
 		switch {
 		case y == x:
