@@ -26,7 +26,8 @@ import (
 // Sets and other requests go by age, so that neither starves the other. A set that does
 // not fit beside models in use waits for Config.Fairness at most before those are
 // drained for it; from then on no model gives way for a request that came later, until
-// the set has its room or its models are draining. The same holds the other way round,
+// the set has its room or its models are draining, or while nothing is on the move and
+// only leases are waited for. The same holds the other way round,
 // for a request that needs much room among sets. So beyond Config.Fairness either waits
 // for what was there before it: moves that are under way, requests that have waited for
 // longer, the leases on models that are drained, and then for its own loads.
@@ -135,6 +136,25 @@ func (m *Manager) pick(ctx context.Context, req *Request, cause error, waited *w
 	return newPick(snap, &choice), nil
 }
 
+// pickAll has the models of all requests chosen.
+func (m *Manager) pickAll(ctx context.Context, reqs []Request, waited []wait) (picks []pick, err error) {
+	picks = make([]pick, len(reqs))
+	for i := range reqs {
+		if picks[i], err = m.pick(ctx, &reqs[i], nil, &waited[i]); err != nil {
+			return nil, err
+		}
+	}
+	return picks, nil
+}
+
+// awaitAllFiles is awaitFiles for each model of a set.
+func (m *Manager) awaitAllFiles(ctx context.Context, picks []pick) (again bool) {
+	for _, p := range picks {
+		again = m.awaitFiles(ctx, p.chosen) || again
+	}
+	return again
+}
+
 // pickAgain has those models chosen again that no request named, by a fresh reading, and
 // reports whether any is another. With renamed the others are as well: what a name stands
 // for may be another.
@@ -155,15 +175,17 @@ func (m *Manager) pickAgain(ctx context.Context, reqs []Request, picks []pick, w
 
 // acquireSet waits for the leases of a set that is not resident, see acquire.
 func (m *Manager) acquireSet(ctx context.Context, reqs []Request, waited []wait) ([]*Lease, error) {
-	picks := make([]pick, len(reqs))
-	for i := range reqs {
-		p, err := m.pick(ctx, &reqs[i], nil, &waited[i])
-		if err != nil {
-			return nil, err
-		}
-		picks[i] = p
+	picks, err := m.pickAll(ctx, reqs, waited)
+	if err != nil {
+		return nil, err
 	}
 	leases, err := m.awaitAll(ctx, reqs, picks, waited)
+	if errors.Is(err, tier.ErrMove) && m.awaitAllFiles(ctx, picks) {
+		if picks, err = m.pickAll(ctx, reqs, waited); err != nil {
+			return nil, err
+		}
+		leases, err = m.awaitAll(ctx, reqs, picks, waited)
+	}
 	if errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
 		if changed, fault := m.pickAgain(ctx, reqs, picks, waited, false); fault == nil && changed {
 			leases, err = m.awaitAll(ctx, reqs, picks, waited)

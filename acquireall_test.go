@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/selector"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
@@ -404,6 +405,39 @@ func TestAcquireAll_OneDoesNotLoad_ItsErrorAndNoLease(t *testing.T) {
 		time.Sleep(time.Minute)
 		r.wantLeases("a", 0)
 		r.wantUsed(1 * tier.GiB) // a goes on to ram, for others
+	})
+}
+
+func TestAcquireAll_OneDoesNotLoad_TheSelectorIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := &tally{Selector: selector.New()}
+		cfg := doomed(onlyRAM(model("a", 1), model("b", 2)), map[string]error{"b": errors.New("the disk said no")})
+		cfg.Selector = told
+		r := newRig(t, cfg)
+		r.beginAll(named("a", "b")...).refused(tier.ErrMove, 1500*time.Millisecond)
+		time.Sleep(time.Second)
+		if n := told.reports.Load(); n != 1 {
+			t.Errorf("%d outcomes, want that of b", n)
+		}
+	})
+}
+
+func TestAcquireAll_LoadLastsLongerThanItMayWait_MayComeBackWhenItHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := onlyRAM(model("a", 2), model("b", 3))
+		cfg.MaxWait = time.Second
+		r := newRig(t, cfg)
+		for _, name := range []string{"a", "b"} {
+			for _, to := range []tier.Tier{tier.RAM, tier.Storage} {
+				if err := order(t)(r.MoveTier(t.Context(), name, to)).Wait(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		err := r.beginAll(named("a", "b")...).refused(modeltier.ErrBusy, cfg.MaxWait)
+		if busy, ok := errors.AsType[*tier.BusyError](err); !ok || !near(busy.RetryAfter, 3500*time.Millisecond) {
+			t.Errorf("it may come back as %+v", busy)
+		}
 	})
 }
 

@@ -506,7 +506,7 @@ func TestModelAliases_ComeAndGoWithTheModel_AndGiveWayToOtherNames(t *testing.T)
 // A model is asked for after its file was replaced and before that is taken up: its mover
 // finds more than was set aside.
 func TestWatchModelDir_LoadFailsAsItsFileIsAnother_RequestWaitsForThat(t *testing.T) {
-	s := newShelf(t, "a", "b")
+	s := newShelf(t, "a", "b", "d")
 	synctest.Test(t, func(t *testing.T) {
 		cfg := s.watching()
 		fault := errors.New("has other bytes than its model")
@@ -524,6 +524,12 @@ func TestWatchModelDir_LoadFailsAsItsFileIsAnother_RequestWaitsForThat(t *testin
 		if c.err != nil || c.lease.Model().Size < 5000 || c.took > settle {
 			t.Errorf("after %v: %v, %v", c.took, c.lease, c.err)
 		}
+		s.put("d", 7000)
+		both := r.beginAll(named("a", "d")...)
+		if <-both.done; both.err != nil || both.leases[1].Model().Size < 7000 || both.took > settle {
+			t.Errorf("together after %v: %v", both.took, both.err)
+		}
+		both.release()
 		s.remove("b")
 		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "b"}); !errors.Is(err, modeltier.ErrNotFound) {
 			t.Errorf("one that is gone: %v", err)

@@ -343,15 +343,29 @@ func (c *control) do(a core.Action) {
 
 // join takes up a request that has to wait for e.
 func (c *control) join(w *waiter, e *entry, began time.Time) {
-	if e.core.Quarantine() != nil && !c.stopping {
+	c.lookAgainFor(w, []*entry{e}, func() { c.joinAtOnce(w, e, began) })
+}
+
+// joinSet takes up a request that has to wait for all of the entries at once.
+func (c *control) joinSet(w *waiter, entries []*entry, began time.Time) {
+	c.lookAgainFor(w, entries, func() { c.joinSetAtOnce(w, entries, began) })
+}
+
+// lookAgainFor looks at the files of those entries that are in quarantine, and then, if the
+// request has not left meanwhile, calls join.
+func (c *control) lookAgainFor(w *waiter, entries []*entry, join func()) {
+	for i, e := range entries {
+		if e.core.Quarantine() == nil || c.stopping {
+			continue
+		}
 		c.lookAgain(e.core, func() {
-			if w.state.Load() == waits { // it has not left meanwhile
-				c.joinAtOnce(w, e, began)
+			if w.state.Load() == waits {
+				c.lookAgainFor(w, entries[i+1:], join)
 			}
 		})
 		return
 	}
-	c.joinAtOnce(w, e, began)
+	join()
 }
 
 func (c *control) joinAtOnce(w *waiter, e *entry, began time.Time) {
@@ -368,11 +382,10 @@ func (c *control) joinAtOnce(w *waiter, e *entry, began time.Time) {
 	c.core.Join(&w.Waiter, c.now)
 }
 
-// joinSet takes up a request that has to wait for all of the entries at once.
-func (c *control) joinSet(w *waiter, entries []*entry, began time.Time) {
+func (c *control) joinSetAtOnce(w *waiter, entries []*entry, began time.Time) {
 	w.Claim = w.claim
 	w.Reply = func(err error) {
-		a := answer{err: err}
+		a := answer{err: c.refusal(w, entries, err)}
 		if err == nil {
 			a.leases = make([]*Lease, len(entries))
 			for i, e := range entries {
@@ -397,21 +410,36 @@ func (c *control) joinSet(w *waiter, entries []*entry, began time.Time) {
 
 // answer hands a waiter its lease, which the gate has counted, or its error.
 func (c *control) answer(w *waiter, e *entry, err error) {
-	if err != nil {
-		if errors.Is(err, tier.ErrMove) {
-			c.reported(tier.Outcome{Model: e.core.Model.Name, At: c.now, Waited: c.now.Sub(w.Since), Err: err})
-		}
-		if busy, ok := err.(*tier.BusyError); ok && e.standing.Load().left() > 0 {
-			// The core knows of the load that is under way, not how long it takes.
-			later := *busy
-			later.RetryAfter = e.standing.Load().left()
-			err = &later
-		}
-		c.after = append(c.after, func() { w.answer <- answer{err: err} })
-		return
+	a := answer{err: c.refusal(w, []*entry{e}, err)}
+	if err == nil {
+		a.lease = c.grant(w, e)
 	}
-	l := c.grant(w, e)
-	c.after = append(c.after, func() { w.answer <- answer{lease: l} })
+	c.after = append(c.after, func() { w.answer <- a })
+}
+
+// refusal takes note of a load that failed a waiter for the entries, and returns the error
+// that it is told.
+func (c *control) refusal(w *waiter, entries []*entry, err error) error {
+	if failed, ok := errors.AsType[*tier.MoveError](err); ok {
+		c.reported(tier.Outcome{Model: failed.Model, At: c.now, Waited: c.now.Sub(w.Since), Err: err})
+	}
+	busy, ok := err.(*tier.BusyError)
+	if !ok {
+		return err
+	}
+	// The core knows of the loads that are under way, not how long they take.
+	var left time.Duration
+	for _, e := range entries {
+		if busy.Model == "" || busy.Model == e.name {
+			left = max(left, e.standing.Load().left())
+		}
+	}
+	if left == 0 {
+		return err
+	}
+	later := *busy
+	later.RetryAfter = left
+	return &later
 }
 
 // grant makes a waiter's lease on e, which the gate has counted.

@@ -491,3 +491,52 @@ func TestVerify_VersionThatIsNamedIsDamaged_NoOtherIsServedForIt(t *testing.T) {
 		any.lease.Release()
 	})
 }
+
+func TestVerify_DamagedFileIsMended_ServedAmongOthersAtOnce(t *testing.T) {
+	good := holding(t, weights(t, "m.gguf", 3*tier.MiB))
+	other := holding(t, weights(t, "other.gguf", tier.MiB))
+	content, err := os.ReadFile(good.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage(t, good.Path)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, verifying(good, other))
+		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "m.gguf"}); !errors.Is(err, modeltier.ErrDamaged) {
+			t.Fatal(err)
+		}
+		if _, err := r.AcquireAll(t.Context(), named("other.gguf", "m.gguf")...); !errors.Is(err, modeltier.ErrDamaged) {
+			t.Fatal(err)
+		}
+		replace(t, good.Path, content)
+		c := r.beginAll(named("other.gguf", "m.gguf")...)
+		if <-c.done; c.err != nil {
+			t.Error(c.err)
+		}
+	})
+}
+
+func TestVerify_NewVersionIsDamaged_SetGetsTheOneBefore(t *testing.T) {
+	dir := t.TempDir()
+	old := holding(t, version(t, dir, "m", '1'))
+	now := holding(t, version(t, dir, "m", '2'))
+	other := holding(t, version(t, dir, "other", '1'))
+	damage(t, now.Path)
+	for _, names := range [][]string{{"m", "other"}, {"other", "m"}, {"m", "m"}} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := verifying(old, other)
+			r := newRig(t, cfg)
+			r.use("m")
+			r.reconfigured(cfg.Limits, now, other)
+			c := r.beginAll(named(names...)...)
+			if <-c.done; c.err != nil {
+				t.Fatal(c.err)
+			}
+			for i, l := range c.leases {
+				if names[i] == "m" && l.Model().Path != old.Path {
+					t.Errorf("served by %s", l.Model().Path)
+				}
+			}
+		})
+	}
+}

@@ -464,7 +464,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 	again := short || out.Err != nil && c.retryAlone(m, out) || out.Again && x != nil && x.order == nil
 	if p := m.plan; p != nil {
 		switch {
-		case again && out.Again:
+		case out.Again && p.demand != nil:
 			c.abandon(p)
 		case out.Err != nil && out.Short:
 			c.broken(p, fmt.Errorf("%w: %v", tier.ErrNoCapacity, out.Err), now)
@@ -492,7 +492,7 @@ func (c *Core) MoveEnded(m *Move, out Outcome, now time.Time) {
 		}
 	}
 	for _, x := range slices.Clone(e.sets) {
-		if out.Err != nil && !pressed && m.To >= m.From && !out.CalledOff && !(e.short(now) && c.servableInPlace(e)) {
+		if out.Err != nil && !pressed && !out.Again && m.To >= m.From && !out.CalledOff && !(e.short(now) && c.servableInPlace(e)) {
 			c.fail(x, out.Err)
 		} else {
 			x.brought(e, m.From)
