@@ -239,6 +239,11 @@ func (m *Manager) awaitFiles(ctx context.Context, failed *tier.Model) bool {
 	if !ours {
 		return false
 	}
+	if n := m.waiting.Add(1); n > int64(m.cfg.MaxQueue) {
+		m.waiting.Add(-1)
+		return false // others wait in its place: it gets its error
+	}
+	defer m.waiting.Add(-1)
 	ticker := time.NewTicker(hotload.DefaultInterval / 4)
 	defer ticker.Stop()
 	for limit := time.Now().Add(m.cfg.MaxWait); time.Now().Before(limit); {

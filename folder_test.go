@@ -543,3 +543,25 @@ func TestWatchModelDir_LoadFailsAsItsFileIsAnother_RequestWaitsForThat(t *testin
 		}
 	})
 }
+
+func TestWatchModelDir_ManyWaitForFiles_NoMoreThanMaxQueue(t *testing.T) {
+	s := newShelf(t, "a")
+	synctest.Test(t, func(t *testing.T) {
+		cfg := s.watching()
+		cfg.MaxQueue = 2
+		cfg.Mover.(*tiertest.Mover).Fault = func(tier.Move) error { return errors.New("it has other bytes than its model") }
+		r := newRig(t, cfg)
+		s.put("a", 3000)
+		waiting := 0
+		for range 20 {
+			c := r.begin("a")
+			time.Sleep(50 * time.Millisecond)
+			if c.waits() {
+				waiting++
+			}
+		}
+		if waiting != cfg.MaxQueue {
+			t.Errorf("%d requests wait, MaxQueue is %d", waiting, cfg.MaxQueue)
+		}
+	})
+}
