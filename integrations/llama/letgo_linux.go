@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 )
@@ -101,21 +99,4 @@ func (m *Model) LetGo() error {
 		}
 	}
 	return nil
-}
-
-// ofMany is the name of the first shard of a model, as llama.cpp finds the others by it.
-var ofMany = regexp.MustCompile(`^(.*)-00001-of-(\d{5})\.gguf$`)
-
-// shards returns the files of the model that is opened by path.
-func shards(path string) []string {
-	match := ofMany.FindStringSubmatch(path)
-	if match == nil {
-		return []string{path}
-	}
-	n, _ := strconv.Atoi(match[2]) // five digits
-	var all []string
-	for i := range n {
-		all = append(all, fmt.Sprintf("%s-%05d-of-%s.gguf", match[1], i+1, match[2]))
-	}
-	return all
 }

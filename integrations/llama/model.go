@@ -48,7 +48,7 @@ type Memory struct {
 type Model struct {
 	l      *Library
 	path   string
-	print  [sha256.Size]byte // the fingerprint of its file
+	print  [sha256.Size]byte // the fingerprint of its files
 	number uintptr           // by which abort finds it
 	queue  *queue
 

@@ -122,7 +122,7 @@ func (m *Mover) load(ctx context.Context, mod tier.Model, progress func(tier.Byt
 	if err != nil {
 		return nil, err
 	}
-	m.opts.Saves.restore(ctx, live)
+	m.opts.Saves.restore(ctx, mod.Name, live)
 	return live, nil
 }
 
@@ -131,7 +131,7 @@ func (m *Model) copies() bool { return m.takes.Copied > m.takes.Mapped }
 
 func (m *Mover) unload(ctx context.Context, mod tier.Model, live *Model) error {
 	live.end()
-	m.save(ctx, live)
+	m.save(ctx, mod.Name, live)
 	if err := m.page(context.WithoutCancel(ctx), mod, tier.Storage, nil); err != nil {
 		live.resume()
 		return err
@@ -145,13 +145,13 @@ func (m *Mover) unload(ctx context.Context, mod tier.Model, live *Model) error {
 const longestSave = 10 * time.Second
 
 // save saves for one model after the other, so that together they keep to Saves.Max.
-func (m *Mover) save(ctx context.Context, live *Model) {
+func (m *Mover) save(ctx context.Context, model string, live *Model) {
 	ctx, cancel := context.WithTimeout(ctx, longestSave)
 	defer cancel()
 	select {
 	case m.saving <- struct{}{}:
 		defer func() { <-m.saving }()
-		m.opts.Saves.save(ctx, live)
+		m.opts.Saves.save(ctx, model, live)
 	case <-ctx.Done():
 	}
 }

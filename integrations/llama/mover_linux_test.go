@@ -326,3 +326,56 @@ func TestMover_ClientBlocksItsSlot_IsUnloadedAndClosed(t *testing.T) {
 		}
 	}
 }
+
+// Two models of one file have conversations of their own.
+func TestMover_TwoModelsOfOneFileWereFreed_EachGoesOnWithItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	m := newMover(t, llama.MoverOptions{Saves: llama.Saves{Dir: dir}})
+	one := random(t, "one", small)
+	two := one
+	two.Name = "two"
+	for i, mod := range []tier.Model{one, two} {
+		shift(t, m, mod, tier.Storage, tier.RAM)
+		generate(t, liveModel(t, m, mod), ask(t, liveModel(t, m, mod), prompt, 4+i))
+		shift(t, m, mod, tier.RAM, tier.Storage)
+	}
+	if saved, err := filepath.Glob(filepath.Join(dir, "*.slot")); err != nil || len(saved) != 2 {
+		t.Errorf("saved are %v: %v", saved, err)
+	}
+}
+
+// What was saved of a model whose later shard is another since is not taken.
+func TestRestore_LaterShardIsAnother_IsRefused(t *testing.T) {
+	dir := t.TempDir()
+	paths, state := split(t, llamatest.File(t, small), dir, 2), filepath.Join(dir, "state")
+	open := func() *llama.Model {
+		m, err := llamatest.Open(t).Load(t.Context(), paths[0], llama.Options{Context: 256, Threads: 1, NoRepack: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(m.Close)
+		return m
+	}
+	m := open()
+	generate(t, m, ask(t, m, prompt, 4))
+	if _, err := m.Save(t.Context(), 0, state, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open().Restore(t.Context(), 0, state); err != nil {
+		t.Error(err)
+	}
+	raw, err := os.ReadFile(paths[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-1] ^= 1
+	if err := os.WriteFile(paths[1]+".new", raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(paths[1]+".new", paths[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open().Restore(t.Context(), 0, state); !errors.Is(err, llama.ErrNoRestore) {
+		t.Error(err)
+	}
+}

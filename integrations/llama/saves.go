@@ -2,10 +2,12 @@ package llama
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/modeltier/modeltier/tier"
 )
@@ -48,20 +50,22 @@ func (s Saves) Room(name string) (int64, error) {
 	return room, nil
 }
 
-// name is that of the file of a slot of a model, by its weights.
-func (s Saves) name(m *Model, slot int) string {
-	return fmt.Sprintf("%s-%d.slot", hex.EncodeToString(m.print[:16]), slot)
+// name is that of the file of a slot of a model, by its name and its weights: two models
+// of one file have conversations of their own.
+func (s Saves) name(model string, m *Model, slot int) string {
+	sum := sha256.Sum256(append(slices.Clone(m.print[:]), model...))
+	return fmt.Sprintf("%s-%d.slot", hex.EncodeToString(sum[:16]), slot)
 }
 
 // save saves what the slots of a model that is ending hold, as far as there is room and
 // until ctx ends: it is about to be freed, with or without that.
-func (s Saves) save(ctx context.Context, m *Model) {
+func (s Saves) save(ctx context.Context, model string, m *Model) {
 	if s.Dir == "" {
 		return
 	}
 	for _, slot := range m.Slots() {
 		if slot.Tokens > 0 && ctx.Err() == nil {
-			name := s.name(m, slot.ID)
+			name := s.name(model, m, slot.ID)
 			m.saveEnding(slot.ID, filepath.Join(s.Dir, name), func() (int64, error) { return s.Room(name) })
 		}
 	}
@@ -69,12 +73,12 @@ func (s Saves) save(ctx context.Context, m *Model) {
 
 // restore has the slots of a model hold what was saved of them, once. What does not fit, or
 // is damaged, is removed, too.
-func (s Saves) restore(ctx context.Context, m *Model) {
+func (s Saves) restore(ctx context.Context, model string, m *Model) {
 	if s.Dir == "" {
 		return
 	}
 	for _, slot := range m.Slots() {
-		path := filepath.Join(s.Dir, s.name(m, slot.ID))
+		path := filepath.Join(s.Dir, s.name(model, m, slot.ID))
 		if _, err := m.Restore(ctx, slot.ID, path); err == nil || ctx.Err() == nil {
 			os.Remove(path)
 		}

@@ -5,9 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 
 	yzma "github.com/hybridgroup/yzma/pkg/llama"
 
@@ -56,16 +59,27 @@ const (
 	samples, sampleSize = 256, 4 << 10
 )
 
-// fingerprint tells the file of one model from that of another, by its size, its
-// beginning and samples of its weights: to read all of it would take as long as to load
-// it.
+// fingerprint tells the files of one model from those of another, by their size, their
+// beginning and samples of their weights: to read all of them would take as long as to
+// load them.
 func fingerprint(path string) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	for _, shard := range shards(path) {
+		if err := sample(h, shard); err != nil {
+			return sum, err
+		}
+	}
+	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// sample adds one file to a fingerprint.
+func sample(h hash.Hash, path string) error {
 	f, info, err := regular.Open(path)
 	if err != nil {
-		return sum, err
+		return err
 	}
 	defer f.Close()
-	h, size := sha256.New(), info.Size()
+	size := info.Size()
 	fmt.Fprintln(h, size)
 	add := func(at, n int64) error {
 		_, err := io.Copy(h, io.NewSectionReader(f, at, n))
@@ -78,7 +92,24 @@ func fingerprint(path string) (sum [sha256.Size]byte, err error) {
 			err = add(at, sampleSize)
 		}
 	}
-	return [sha256.Size]byte(h.Sum(nil)), err
+	return err
+}
+
+// ofMany is the name of the first shard of a model, as llama.cpp finds the others by it.
+var ofMany = regexp.MustCompile(`^(.*)-00001-of-(\d{5})\.gguf$`)
+
+// shards returns the files of the model that is opened by path.
+func shards(path string) []string {
+	match := ofMany.FindStringSubmatch(path)
+	if match == nil {
+		return []string{path}
+	}
+	n, _ := strconv.Atoi(match[2]) // five digits
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf("%s-%05d-of-%s.gguf", match[1], i+1, match[2]))
+	}
+	return all
 }
 
 // Save writes what a slot holds into a file, which is there as a whole or as it was
