@@ -254,6 +254,9 @@ func (m *Manager) awaitFiles(ctx context.Context, failed *tier.Model) bool {
 		case <-m.ctx.Done():
 			return false
 		}
+		if m.closing.Load() {
+			return true // which says so
+		}
 		now, known := m.Model(failed.Name)
 		if !known || now.Path != failed.Path || now.Version != failed.Version || asFound(failed) {
 			return true

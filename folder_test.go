@@ -565,3 +565,34 @@ func TestWatchModelDir_ManyWaitForFiles_NoMoreThanMaxQueue(t *testing.T) {
 		}
 	})
 }
+
+func TestWatchModelDir_ShutdownWhileARequestWaitsForFiles_IsRefused(t *testing.T) {
+	s := newShelf(t, "a", "b")
+	synctest.Test(t, func(t *testing.T) {
+		cfg := s.watching()
+		cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
+			if mv.Model.Name == "a" {
+				return errors.New("it has other bytes than its model")
+			}
+			return nil
+		}
+		r := newRig(t, cfg)
+		l := r.get("b") // its lease holds the shutdown up
+		s.put("a", 3000)
+		c := r.begin("a")
+		time.Sleep(100 * time.Millisecond)
+		if !c.waits() {
+			t.Fatal("it does not wait for the files")
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- r.Shutdown(t.Context()) }()
+		time.Sleep(time.Second)
+		if c.waits() || !errors.Is(c.err, modeltier.ErrClosed) {
+			t.Errorf("it waits on, or got %v", c.err)
+		}
+		l.Release()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
