@@ -229,15 +229,23 @@ func sleepers(t *testing.T, unloaded func(model string)) *rig {
 // longest ago, and without a wait for bytes that no sleep gives back.
 func TestMoverFrom_SleepersHoldTheRoom_OldestIsUnloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // Close unloads all at once
 		var unloaded []string
-		r := sleepers(t, func(model string) { unloaded = append(unloaded, model) })
+		r := sleepers(t, func(model string) {
+			mu.Lock()
+			defer mu.Unlock()
+			unloaded = append(unloaded, model)
+		})
 		began := time.Now()
 		for _, name := range []string{"a", "b", "c", "d"} { // with c, two sleep; with d they would be three
 			r.use(name)
 		}
-		if took := time.Since(began); took > time.Second || fmt.Sprint(unloaded) != "[a]" {
+		took := time.Since(began)
+		mu.Lock()
+		if took > time.Second || fmt.Sprint(unloaded) != "[a]" {
 			t.Errorf("after %v, %v were unloaded", took, unloaded)
 		}
+		mu.Unlock()
 		if s := r.Status(); s.RAM.Used > s.RAM.Limit {
 			t.Errorf("ram holds %v of %v", s.RAM.Used, s.RAM.Limit)
 		}
