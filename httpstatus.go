@@ -47,7 +47,9 @@ func HTTPStatus(err error) (status int, retryAfter time.Duration) {
 		return http.StatusOK, 0
 	case is(tier.ErrTooLarge):
 		return http.StatusInsufficientStorage, 0
-	case is(tier.ErrNoCapacity), is(tier.ErrClosed), is(tier.ErrBusy), is(tier.ErrStuck):
+	case is(tier.ErrBusy):
+		return http.StatusTooManyRequests, soon
+	case is(tier.ErrNoCapacity), is(tier.ErrClosed), is(tier.ErrStuck):
 		return http.StatusServiceUnavailable, soon
 	case is(tier.ErrMove), is(tier.ErrDamaged), is(tier.ErrPanic):
 		return http.StatusInternalServerError, 0

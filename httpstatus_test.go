@@ -26,6 +26,7 @@ func TestHTTPStatus_EachKindOfError_SaysWhatAndWhen(t *testing.T) {
 		{nil, http.StatusOK, 0},
 		{&tier.BusyError{RetryAfter: 300 * time.Millisecond}, http.StatusTooManyRequests, time.Second},
 		{&tier.BusyError{}, http.StatusTooManyRequests, time.Second},
+		{tier.ErrBusy, http.StatusTooManyRequests, time.Second},
 		{&tier.BusyError{RetryAfter: 2100 * time.Millisecond}, http.StatusTooManyRequests, 3 * time.Second},
 		{&tier.BusyError{RetryAfter: -time.Hour}, http.StatusTooManyRequests, time.Second},
 		{&tier.BusyError{RetryAfter: 4 * time.Second, Reason: "it failed to load", Cause: tier.ErrNotFound}, http.StatusServiceUnavailable, 4 * time.Second},
