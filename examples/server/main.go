@@ -110,7 +110,16 @@ func run(stop, now context.Context, again <-chan os.Signal, args []string, env f
 		return err
 	}
 	supervisor.tell(ready)
-	defer context.AfterFunc(stop, func() { supervisor.tell(stopping) })()
+	told := make(chan struct{})
+	untell := context.AfterFunc(stop, func() {
+		defer close(told)
+		supervisor.tell(stopping)
+	})
+	defer func() {
+		if !untell() {
+			<-told // a server without requests ends faster than that is said
+		}
+	}()
 	return serving()
 }
 

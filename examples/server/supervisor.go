@@ -2,6 +2,7 @@ package main
 
 import (
 	"net"
+	"time"
 )
 
 // notifyVariable is the environment variable with which systemd names the socket that a
@@ -36,5 +37,6 @@ func (s *supervisor) tell(state string) {
 		return
 	}
 	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(time.Second)) // it may read nothing
 	conn.Write([]byte(state))
 }
