@@ -39,23 +39,16 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lea
 	if ctx.Err() != nil {
 		return nil, Choice{}, context.Cause(ctx)
 	}
-	snap := m.snap.Load()
-	choice, cell, err := m.choose(req, snap)
+	snap, choice, cell, err := m.chooseFor(ctx, req, waited)
 	if err != nil {
-		if snap, choice, err = m.chooseAgain(ctx, req, err, waited); err != nil {
-			if ctx.Err() == nil {
-				err = m.whenRoom(err)
-				m.refused(req, choice.Model, err)
-			}
-			return nil, choice, err
-		}
+		return nil, choice, m.refuse(ctx, req, choice.Model, err)
 	}
 	lease, err := m.take(ctx, req, snap, &choice, cell, waited)
 	if errors.Is(err, tier.ErrMove) && m.awaitFiles(ctx, snap.view.Library.At(choice.Index)) {
-		snap = m.snap.Load()
-		if choice, cell, err = m.choose(req, snap); err == nil {
-			lease, err = m.take(ctx, req, snap, &choice, cell, waited)
+		if snap, choice, cell, err = m.chooseFor(ctx, req, waited); err != nil {
+			return nil, choice, m.refuse(ctx, req, choice.Model, err)
 		}
+		lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 	}
 	if choice.Mode != tier.Manual && errors.Is(err, tier.ErrNoCapacity) && ctx.Err() == nil {
 		// It was chosen by a reading that is out of date; by a fresh one another may
@@ -73,11 +66,19 @@ func (m *Manager) acquire(ctx context.Context, req *Request, waited *wait) (*Lea
 		}
 		lease, err = m.take(ctx, req, snap, &choice, cell, waited)
 	}
-	if err != nil && ctx.Err() == nil {
-		err = m.whenRoom(err)
-		m.refused(req, choice.Model, err)
+	if err != nil {
+		err = m.refuse(ctx, req, choice.Model, err)
 	}
 	return lease, choice, err
+}
+
+// refuse returns the error of a request that gets no lease, and tells of it unless its caller has left.
+func (m *Manager) refuse(ctx context.Context, req *Request, model string, err error) error {
+	if ctx.Err() == nil {
+		err = m.whenRoom(err)
+		m.refused(req, model, err)
+	}
+	return err
 }
 
 // maxChoices bounds how often a request is led elsewhere because the model that
@@ -181,6 +182,15 @@ func (m *Manager) choose(req *Request, snap *snapshot) (choice Choice, cell uint
 		err = &tier.PanicError{Part: "selector", Value: errors.New("it chose an index that is not in the library")}
 	}
 	return choice, cell, err
+}
+
+// chooseFor is choose on the newest snapshot, and chooseAgain where that is of help.
+func (m *Manager) chooseFor(ctx context.Context, req *Request, waited *wait) (snap *snapshot, choice Choice, cell uint8, err error) {
+	snap = m.snap.Load()
+	if choice, cell, err = m.choose(req, snap); err != nil {
+		snap, choice, err = m.chooseAgain(ctx, req, err, waited)
+	}
+	return snap, choice, cell, err
 }
 
 // chooseAgain asks a second time, with a fresh reading, where the answer was that

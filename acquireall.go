@@ -116,22 +116,20 @@ func newPick(snap *snapshot, c *Choice) pick {
 	return pick{snap.entries[c.Index], snap.view.Library.At(c.Index), c.Mode != tier.Manual, c.Mode != tier.Auto && !c.FellBack}
 }
 
-// pick has the model of a request chosen; after an error of an earlier choice by a fresh
-// reading.
-func (m *Manager) pick(ctx context.Context, req *Request, cause error, waited *wait) (p pick, err error) {
-	snap := m.snap.Load()
-	var choice Choice
-	if cause == nil {
-		choice, _, cause = m.choose(req, snap)
+// pick has the model of a request chosen; again: by a fresh reading.
+func (m *Manager) pick(ctx context.Context, req *Request, again bool, waited *wait) (pick, error) {
+	var (
+		snap   *snapshot
+		choice Choice
+		err    error
+	)
+	if again {
+		snap, choice, err = m.chooseAgain(ctx, req, tier.ErrNoCapacity, waited)
+	} else {
+		snap, choice, _, err = m.chooseFor(ctx, req, waited)
 	}
-	if cause != nil {
-		if snap, choice, err = m.chooseAgain(ctx, req, cause, waited); err != nil {
-			if ctx.Err() == nil {
-				err = m.whenRoom(err)
-				m.refused(req, choice.Model, err)
-			}
-			return pick{}, err
-		}
+	if err != nil {
+		return pick{}, m.refuse(ctx, req, choice.Model, err)
 	}
 	return newPick(snap, &choice), nil
 }
@@ -140,7 +138,7 @@ func (m *Manager) pick(ctx context.Context, req *Request, cause error, waited *w
 func (m *Manager) pickAll(ctx context.Context, reqs []Request, waited []wait) (picks []pick, err error) {
 	picks = make([]pick, len(reqs))
 	for i := range reqs {
-		if picks[i], err = m.pick(ctx, &reqs[i], nil, &waited[i]); err != nil {
+		if picks[i], err = m.pick(ctx, &reqs[i], false, &waited[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -163,7 +161,7 @@ func (m *Manager) pickAgain(ctx context.Context, reqs []Request, picks []pick, w
 		if !picks[i].auto && !renamed {
 			continue
 		}
-		p, err := m.pick(ctx, &reqs[i], tier.ErrNoCapacity, &waited[i])
+		p, err := m.pick(ctx, &reqs[i], true, &waited[i])
 		if err != nil {
 			return false, err
 		}
@@ -200,9 +198,8 @@ func (m *Manager) acquireSet(ctx context.Context, reqs []Request, waited []wait)
 		}
 		leases, err = m.awaitAll(ctx, reqs, picks, waited)
 	}
-	if err != nil && ctx.Err() == nil {
-		err = m.whenRoom(err)
-		m.refused(&reqs[0], listed(picks), err)
+	if err != nil {
+		err = m.refuse(ctx, &reqs[0], listed(picks), err)
 	}
 	return leases, err
 }
