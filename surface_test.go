@@ -54,21 +54,30 @@ func TestSurface_NothingThatProgramsCompileAgainst_HasGone(t *testing.T) {
 	}
 }
 
-// surface returns what a folder exports, a line for each name and each field.
-func surface(t *testing.T, folder string) (lines []string) {
+// parsedFiles returns the files of a folder but its tests.
+func parsedFiles(t *testing.T, folder string) (parsed []*ast.File) {
+	t.Helper()
 	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%s: %v", folder, err)
 	}
-	add := func(format string, args ...any) { lines = append(lines, folder+": "+fmt.Sprintf(format, args...)) }
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
 		}
-		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)
 		}
+		parsed = append(parsed, f)
+	}
+	return parsed
+}
+
+// surface returns what a folder exports, a line for each name and each field.
+func surface(t *testing.T, folder string) (lines []string) {
+	add := func(format string, args ...any) { lines = append(lines, folder+": "+fmt.Sprintf(format, args...)) }
+	for _, parsed := range parsedFiles(t, folder) {
 		for _, d := range parsed.Decls {
 			switch d := d.(type) {
 			case *ast.FuncDecl:

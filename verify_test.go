@@ -242,17 +242,21 @@ func TestVerify_FileChangesDuringTheLoad_WaitersGetTheNewOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	synctest.Test(t, func(t *testing.T) {
+	// changing has the file replaced during the load of that number; 0: during each.
+	changing := func(load int) modeltier.Config {
 		cfg, loads := verifying(m), 0
 		cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
 			if mv.To == tier.RAM {
-				if loads++; loads == 1 {
+				if loads++; load == 0 || loads == load {
 					replace(t, m.Path, content)
 				}
 			}
 			return nil
 		}
-		r := newRig(t, cfg)
+		return cfg
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, changing(1))
 		r.use("m.gguf")
 		r.wantMoves("load m.gguf", "unload m.gguf", "load m.gguf")
 		if err := r.Check(); err != nil {
@@ -261,16 +265,7 @@ func TestVerify_FileChangesDuringTheLoad_WaitersGetTheNewOne(t *testing.T) {
 	})
 	// One that is known, and so not read again, changes as well.
 	synctest.Test(t, func(t *testing.T) {
-		cfg, loads := verifying(m), 0
-		cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
-			if mv.To == tier.RAM {
-				if loads++; loads == 2 {
-					replace(t, m.Path, content)
-				}
-			}
-			return nil
-		}
-		r := newRig(t, cfg)
+		r := newRig(t, changing(2))
 		r.use("m.gguf")
 		if err := order(t)(r.Unload(t.Context(), "m.gguf")).Wait(t.Context()); err != nil {
 			t.Fatal(err)
@@ -280,14 +275,7 @@ func TestVerify_FileChangesDuringTheLoad_WaitersGetTheNewOne(t *testing.T) {
 	})
 	// One that changes each time is left alone in between.
 	synctest.Test(t, func(t *testing.T) {
-		cfg := verifying(m)
-		cfg.Mover.(*tiertest.Mover).Fault = func(mv tier.Move) error {
-			if mv.To == tier.RAM {
-				replace(t, m.Path, content)
-			}
-			return nil
-		}
-		r := newRig(t, cfg)
+		r := newRig(t, changing(0))
 		if _, err := r.Acquire(t.Context(), modeltier.Request{Model: "m.gguf"}); !errors.Is(err, modeltier.ErrBusy) {
 			t.Errorf("error %v", err)
 		}
