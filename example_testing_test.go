@@ -15,7 +15,7 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// chatServer is a server of somebody who embeds a Manager: GET /?model=NAME talks to a
+// chatServer is the server of a program that embeds a Manager: GET /?model=NAME talks to a
 // model for two seconds.
 type chatServer struct{ models *modeltier.Manager }
 

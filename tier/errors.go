@@ -533,7 +533,7 @@ func (e *DigestError) Suggestions() []string {
 	help := []string{"Copy or download " + strconv.Quote(e.Path) + " again: the model is served as soon as the file is another."}
 	switch {
 	case e.Source == "":
-		return append(help, "If the file is right, declare its digest anew, or none.")
+		return append(help, "If the file is right, declare its new digest, or none.")
 	case e.Source != e.Path && !strings.HasSuffix(e.Source, e.Want):
 		return append(help, "If the file is right, "+strconv.Quote(e.Source)+" is old: make it again with sha256sum.")
 	}
