@@ -1,4 +1,4 @@
-module github.com/modeltier/modeltier/integrations/openai
+module github.com/modeltier/modeltier/integrations/clients
 
 go 1.26.0
 
