@@ -25,7 +25,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/examples/demo"
 )
 
 // patience bounds each start and each answer.

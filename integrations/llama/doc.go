@@ -14,7 +14,7 @@
 //	answer, err := model.Generate(ctx, llama.Request{Prompt: tokens, MaxTokens: 64, Slot: llama.AnySlot}, emit)
 //
 // The package server answers HTTP requests with such models; examples/inprocess is a whole
-// program, and engine a command that serves one model, for tests. examples/server/demo of
+// program, and engine a command that serves one model, for tests. examples/demo of
 // modeltier makes models of random weights to do it with.
 //
 // What it does not promise: speed, or all that llama-server can do. Slots take

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/examples/demo"
 	"github.com/modeltier/modeltier/integrations/llama/internal/llamatest"
 	"github.com/modeltier/modeltier/optimizer"
 	"github.com/modeltier/modeltier/tier"

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/examples/demo"
 	"github.com/modeltier/modeltier/integrations/llama"
 	"github.com/modeltier/modeltier/integrations/llama/internal/llamatest"
 	"github.com/modeltier/modeltier/tier"

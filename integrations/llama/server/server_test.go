@@ -18,7 +18,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/examples/demo"
 	"github.com/modeltier/modeltier/integrations/llama"
 	"github.com/modeltier/modeltier/integrations/llama/internal/llamatest"
 	"github.com/modeltier/modeltier/tier"

@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/modeltier/modeltier/examples/server/demo"
+	"github.com/modeltier/modeltier/examples/demo"
 )
 
 // demoModels makes five models of random weights, once: they say words, and no sense.

@@ -1,6 +1,0 @@
-//go:build !linux
-
-package main
-
-// runAsInit is not called: only Linux has containers whose first process this can be.
-func runAsInit() int { return 1 }

@@ -1,0 +1,2 @@
+// Package engines moves models whose engines are programs that a configuration names.
+package engines

@@ -1,0 +1,87 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/openai"
+	"github.com/modeltier/modeltier/integrations/gateway/room"
+)
+
+// Config is what New may be told. The zero value is a good one.
+type Config struct {
+	Room room.Options
+}
+
+// New returns an http.Handler with all faces over the models of a Manager, and what the
+// Manager's own Handler answers: the JSON contract at POST /, /status and the probes. Who
+// may ask is not its business: see package access.
+func New(m *modeltier.Manager, c Config) http.Handler {
+	mux := http.NewServeMux()
+	own := m.Handler()
+	for _, pattern := range []string{"POST /{$}", "/healthz", "/readyz", "/status", "/v1/reservations", "/v1/reservations/{id...}"} {
+		mux.Handle(pattern, own)
+	}
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { // clients try a connection so
+		room.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { // llama-server's and llama-swap's
+		r.URL.Path = "/readyz"
+		own.ServeHTTP(w, r)
+	})
+	openai.Mount(mux, room.New(m, c.Room))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := FaceOf(r.URL.Path).(contract); ok {
+			own.ServeHTTP(w, r) // which says what it has
+			return
+		}
+		refuse(mux, w, r)
+	})
+	return mux
+}
+
+// FaceOf returns how the clients of a path read errors.
+func FaceOf(path string) room.Face {
+	if strings.HasPrefix(path, "/v1/") {
+		return openai.Face{}
+	}
+	return contract{}
+}
+
+// contract is how the JSON contract's clients read errors.
+type contract struct{}
+
+// Problem implements room.Face.
+func (contract) Problem(p *room.Problem) any {
+	return map[string]any{"status": "error", "reason": p.Message, "code": p.Code, "suggestions": append([]string{}, p.Suggestions...)}
+}
+
+// Event implements room.Face. The contract has no streams.
+func (contract) Event(*room.Problem) []byte { return nil }
+
+// methods are those that a path may have.
+var methods = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
+
+// refuse answers a path, or a method of it, that is not there.
+func refuse(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
+	p := &room.Problem{
+		Status: http.StatusNotFound, Code: "not_found", Message: "There is nothing at " + r.URL.Path,
+		Suggestions: []string{"GET /v1/models lists the models; POST /v1/chat/completions asks one."},
+	}
+	var allowed []string
+	for _, method := range methods {
+		other := *r
+		other.Method = method
+		if _, pattern := mux.Handler(&other); pattern != "/" {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) > 0 {
+		list := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", list)
+		p.Status, p.Code, p.Message = http.StatusMethodNotAllowed, "method_not_allowed", r.Method+" is no method of "+r.URL.Path
+		p.Suggestions = []string{"It takes " + list + "."}
+	}
+	room.WriteProblem(w, FaceOf(r.URL.Path), p)
+}

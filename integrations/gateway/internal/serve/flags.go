@@ -1,0 +1,254 @@
+package serve
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/modeltier/modeltier/examples/demo"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// tokenVariable is where the token comes from if not from the flag. Other users
+// of the machine can read a command line, but not the environment.
+const tokenVariable = "MODELTIER_TOKEN"
+
+// ErrUsage: the command line is wrong.
+var ErrUsage = errors.New("see -h")
+
+// options are what the command line says.
+type options struct {
+	demo    bool // the demo library is served
+	addr    string
+	models  string
+	follow  []string
+	config  string // "": there is no such file
+	engine  string // "": there is none but those of config
+	command []string
+	scale   int
+	limits  tier.Limits // zero fields were not named
+	state   string
+	stated  bool   // the state folder was named; "": none
+	token   string // "": none is wanted
+	verify  bool
+	verbose bool
+}
+
+func (o *options) level() slog.Level {
+	if o.verbose {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
+// bind has flags set the options.
+func (o *options) bind(fs *flag.FlagSet) {
+	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "listen on this `HOST:PORT`; port 0 takes any free one")
+	if o.demo {
+		fs.IntVar(&o.scale, "scale", 16, fmt.Sprintf("make the library, and its limits, `N` times smaller than on an 8 GB board, %d to %d", demo.MinScale, demo.MaxScale))
+		fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, \"llamacpp\": build and fetch a small one, \"none\": keep files in memory only (default llamacpp, if go and npm are at hand)")
+	} else {
+		fs.StringVar(&o.models, "models", "", "serve the GGUF and safetensors files in this `FOLDER`")
+		fs.Func("follow", "let links in the folder of -models lead to this `FOLDER`, and below; may be repeated", func(dir string) error {
+			if dir == "" {
+				return errors.New("must not be empty")
+			}
+			abs, err := filepath.Abs(dir)
+			o.follow = append(o.follow, abs)
+			return err
+		})
+		fs.StringVar(&o.config, "config", "", "serve the models of this `FILE` with the engines it names")
+		fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, started for each: {path}, {mmproj}, {dir}, {port}, {name}, {threads} and {context} are filled in, and it needs a GET /health; or \"llamacpp\": build and fetch a small one")
+		fs.BoolVar(&o.verify, "verify", false, "hold files against their SHA-256, where one is known, as they are loaded for the first time")
+	}
+	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of weights in memory")
+	fs.Var(size{&o.limits.Swap, true}, "swap", "map at most this `SIZE` of weights beyond that")
+	fs.Var(size{&o.limits.Reserved, true}, "reserve", "leave this `SIZE` of the machine's memory free")
+	fs.StringVar(&o.state, "state", "", "remember models, limits and home tiers in this `FOLDER`, \"none\": nowhere (default a folder in the user's cache)")
+	fs.StringVar(&o.token, "token", "", "want this `TOKEN` from clients; other users of the machine can read a command line, but not the environment variable "+tokenVariable)
+	fs.BoolVar(&o.verbose, "v", false, "log what happens")
+}
+
+// settle completes the options by the environment, and checks them. named tells which
+// flags the command line has. An error unwraps to ErrUsage.
+func (o *options) settle(named func(flag string) bool, env func(string) (string, bool)) error {
+	if o.stated = named("state"); o.state == "none" {
+		o.state = ""
+	}
+	fault := func(format string, args ...any) error {
+		return fmt.Errorf(format+" (%w)", append(args, ErrUsage)...)
+	}
+	for flag, value := range map[string]string{"addr": o.addr, "models": o.models, "config": o.config, "engine": o.engine} {
+		if named(flag) && value == "" {
+			return fault("-%s must not be empty", flag)
+		}
+	}
+	switch {
+	case o.demo:
+		if err := (demo.Library{Scale: o.scale}).Validate(); err != nil {
+			return fault("-%v", err)
+		}
+	case named("config") && (named("models") || named("engine")):
+		return fault("-config names models and engines itself: leave out -models and -engine")
+	case !named("config") && !named("models"):
+		return fault("there is nothing to serve: name a folder of models with -models, or a configuration with -config; \"modeltier demo\" serves a library that it makes")
+	case named("follow") && !named("models"):
+		return fault("-follow is for the folder of -models")
+	}
+	if o.engine != "" && o.engine != llamacpp && o.engine != noEngine {
+		var err error
+		if o.command, err = splitWords(o.engine); err != nil {
+			return fault("-engine: %v", err)
+		}
+	}
+	tokened := named("token")
+	if !tokened {
+		o.token, tokened = env(tokenVariable)
+	}
+	// A token that came out empty was meant to be one: a server without any is not
+	// what its owner wanted.
+	if err := checkToken(o.token); err != nil && tokened {
+		return fault("the token of -token or %s %v", tokenVariable, err)
+	}
+	return nil
+}
+
+// checkToken returns why the token could not be sent in a header.
+func checkToken(token string) error {
+	switch {
+	case token == "":
+		return errors.New("is empty")
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return errors.New("must be printable ASCII without blanks")
+	}
+	return nil
+}
+
+// size is a flag.Value for one of the limits.
+type size struct {
+	to   *tier.Bytes
+	none bool // 0 is allowed, and means none at all
+}
+
+func (s size) String() string {
+	if s.to == nil || *s.to == 0 {
+		return ""
+	}
+	return s.to.String()
+}
+
+func (s size) Set(text string) error {
+	b, err := parseSize(text)
+	switch {
+	case err != nil:
+		return err
+	case b == 0 && !s.none:
+		return errors.New("must be more than nothing")
+	case b == 0:
+		b = tier.None // in limits, zero is the default
+	}
+	*s.to = b
+	return nil
+}
+
+// units by their names, in lower case. As on the wire, 1 GB is 2^30 bytes.
+var units = map[string]tier.Bytes{
+	"b": 1,
+	"k": tier.KiB, "kb": tier.KiB, "kib": tier.KiB,
+	"m": tier.MiB, "mb": tier.MiB, "mib": tier.MiB,
+	"g": tier.GiB, "gb": tier.GiB, "gib": tier.GiB,
+	"t": 1024 * tier.GiB, "tb": 1024 * tier.GiB, "tib": 1024 * tier.GiB,
+}
+
+// parseSize reads a size such as "5GB", "320MiB", "0.5 G" or "0".
+func parseSize(text string) (tier.Bytes, error) {
+	const digits = "0123456789."
+	end := len(text) - len(strings.TrimLeft(text, digits))
+	number, unit := text[:end], strings.ToLower(strings.TrimSpace(text[end:]))
+	if number == "0" && unit == "" {
+		return 0, nil
+	}
+	factor, known := units[unit]
+	n, err := strconv.ParseFloat(number, 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange):
+		return 0, errors.New("must be a size such as 5GB, 320MiB or 0.5G")
+	case unit == "":
+		return 0, fmt.Errorf("has no unit; did you mean %sGB?", number)
+	case !known:
+		return 0, fmt.Errorf("has an unknown unit %.20q; known are B, KB, MB, GB and TB, all powers of 1024", text[end:])
+	}
+	b, err := tier.FromGB(n * factor.GB())
+	if err != nil {
+		return 0, errors.New("is more than can be counted")
+	}
+	return b, nil
+}
+
+// splitWords splits a command into words as a POSIX shell does, without being one:
+// blanks separate, and '…', "…" and \ quote. What only a shell could do, variables,
+// pipes, patterns, is an error, where it is not quoted, and not an argument that
+// was not meant.
+func splitWords(command string) (words []string, err error) {
+	var (
+		word   strings.Builder
+		inWord bool // also where the word is empty so far, as '' is one
+		quote  byte // ' or " or, after a backslash, \; 0: none
+		within bool // the backslash stands in "…"
+	)
+	has := func(set string, c byte) bool { return strings.IndexByte(set, c) >= 0 }
+	for i := range len(command) {
+		c := command[i] // all that means something is ASCII
+		switch {
+		case quote == '\\':
+			if quote = 0; within {
+				quote = '"'
+			}
+			if c == '\n' {
+				continue // the line goes on
+			}
+			// In "…" a backslash stands for itself before all but these.
+			if within && !has("$`\"\\", c) {
+				word.WriteByte('\\')
+			}
+			word.WriteByte(c)
+			inWord = true
+		case quote == '\'' && c != '\'', quote == '"' && !has("\"\\$`", c):
+			word.WriteByte(c)
+		case c == quote:
+			quote = 0
+		case c == '\\':
+			within = quote == '"'
+			quote = '\\'
+		case quote == 0 && (c == '\'' || c == '"'):
+			quote, inWord = c, true
+		case quote == 0 && has(" \t\r\n", c):
+			if inWord {
+				words = append(words, word.String())
+				word.Reset()
+				inWord = false
+			}
+		case has("$`", c), quote == 0 && has("|&;<>()*?[", c), !inWord && has("~#", c):
+			return nil, fmt.Errorf("%q would have to be read by a shell, and none reads this: quote it as '%c', or write out what it stands for", c, c)
+		default:
+			word.WriteByte(c)
+			inWord = true
+		}
+	}
+	switch {
+	case quote == '\\':
+		return nil, errors.New("there is nothing after its last \\")
+	case quote != 0:
+		return nil, fmt.Errorf("a %c is not closed", quote)
+	case inWord:
+		words = append(words, word.String())
+	}
+	if len(words) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	return words, nil
+}

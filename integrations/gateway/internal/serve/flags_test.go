@@ -1,0 +1,262 @@
+package serve
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/modeltier/modeltier/tier"
+)
+
+func noEnv(string) (string, bool) { return "", false }
+
+func TestParse_WhatTheFlagsMean(t *testing.T) {
+	const defaultAddr = "127.0.0.1:8080"
+	for _, c := range []struct {
+		args []string
+		want options
+	}{
+		{nil, options{addr: defaultAddr, scale: 16}},
+		{[]string{"-addr", "127.0.0.1:0", "-v"}, options{addr: "127.0.0.1:0", scale: 16, verbose: true}},
+		{[]string{"-models", "/m", "-ram", "5GB", "-swap", "320MiB", "-reserve", "0.5G"},
+			options{addr: defaultAddr, models: "/m", scale: 16, limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 320 * tier.MiB, Reserved: tier.GiB / 2}}},
+		{[]string{"-models", "/m", "-follow", "/a", "-follow=/b/../c"}, options{addr: defaultAddr, models: "/m", follow: []string{"/a", "/c"}, scale: 16}},
+		{[]string{"-swap=0", "-reserve=0"}, options{addr: defaultAddr, scale: 16, limits: tier.Limits{Swap: tier.None, Reserved: tier.None}}},
+		{[]string{"-scale", "64"}, options{addr: defaultAddr, scale: 64}},
+		{[]string{"-state", "/s"}, options{addr: defaultAddr, scale: 16, state: "/s", stated: true}},
+		{[]string{"-state", "none"}, options{addr: defaultAddr, scale: 16, stated: true}},
+		{[]string{"-state", ""}, options{addr: defaultAddr, scale: 16, stated: true}},
+		{[]string{"-engine", "llamacpp"}, options{addr: defaultAddr, scale: 16, engine: "llamacpp"}},
+		{[]string{"-engine", "srv '{path}' {port}", "-models", "/m"},
+			options{addr: defaultAddr, scale: 16, models: "/m", engine: "srv '{path}' {port}", command: []string{"srv", "{path}", "{port}"}}},
+		{[]string{"-verify"}, options{addr: defaultAddr, scale: 16, verify: true}},
+		{[]string{"-token", "abc"}, options{addr: defaultAddr, scale: 16, token: "abc"}},
+	} {
+		got, err := parse(c.args, noEnv, io.Discard)
+		if err != nil {
+			t.Errorf("%q: %v", c.args, err)
+			continue
+		}
+		if diff := cmp.Diff(c.want, *got, cmp.AllowUnexported(options{})); diff != "" {
+			t.Errorf("%q: %s", c.args, diff)
+		}
+	}
+}
+
+func TestParse_WhatIsWrong_IsNamed(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"models"}, "-models"},
+		{[]string{"-nope"}, "-nope"},
+		{[]string{"-ram", "5"}, "5GB"},
+		{[]string{"-ram", "0"}, "more than nothing"},
+		{[]string{"-ram", "-5GB"}, "such as 5GB"},
+		{[]string{"-swap", "NaN"}, "such as 5GB"},
+		{[]string{"-reserve", "5 parsecs"}, "parsecs"},
+		{[]string{"-ram", "99999999999TB"}, "more than can be counted"},
+		{[]string{"-addr", ""}, "-addr"},
+		{[]string{"-models", ""}, "-models"},
+		{[]string{"-models", "/m", "-scale", "8"}, "-scale"},
+		{[]string{"-follow", "/a"}, "-models"},
+		{[]string{"-models", "/m", "-follow", ""}, "-follow"},
+		{[]string{"-engine", ""}, "-engine must not"},
+		{[]string{"-engine", "srv 'x"}, "' is not closed"},
+		{[]string{"-engine", "srv $HOME"}, "'$'"},
+		{[]string{"-engine", "srv", "-config", "f"}, "leave out"},
+		{[]string{"-scale", "0"}, "1 to 4096"},
+		{[]string{"-scale", "x"}, "-scale"},
+		{[]string{"-token", ""}, "is empty"},
+		{[]string{"-token", "a b"}, "ASCII"},
+		{[]string{"-token", "a\n"}, "ASCII"},
+	} {
+		var stderr strings.Builder
+		_, err := parse(c.args, noEnv, &stderr)
+		if !errors.Is(err, ErrUsage) {
+			t.Errorf("%q: got %v", c.args, err)
+			continue
+		}
+		if said := stderr.String() + err.Error(); !strings.Contains(said, c.says) {
+			t.Errorf("%q: says %q, and nothing of %q", c.args, said, c.says)
+		}
+	}
+}
+
+func TestParse_Help_IsNoFault(t *testing.T) {
+	var stderr strings.Builder
+	if _, err := parse([]string{"-h"}, noEnv, &stderr); !errors.Is(err, flag.ErrHelp) || errors.Is(err, ErrUsage) {
+		t.Errorf("got %v", err)
+	}
+	for _, name := range []string{"-addr", "-models", "-ram", "-swap", "-reserve", "-state", "-token", "-v", tokenVariable} {
+		if !strings.Contains(stderr.String(), name) {
+			t.Errorf("the help does not speak of %s", name)
+		}
+	}
+}
+
+func TestParse_TokenFromTheEnvironment(t *testing.T) {
+	env := func(value string) func(string) (string, bool) {
+		return func(name string) (string, bool) { return value, name == tokenVariable }
+	}
+	if o, err := parse(nil, env("abc"), io.Discard); err != nil || o.token != "abc" {
+		t.Errorf("got %+v, %v", o, err)
+	}
+	if o, err := parse([]string{"-token", "flag"}, env("abc"), io.Discard); err != nil || o.token != "flag" {
+		t.Errorf("with a flag: got %+v, %v", o, err)
+	}
+	// The user who set it wanted a token: not to have one must not go unseen.
+	if _, err := parse(nil, env(""), io.Discard); !errors.Is(err, ErrUsage) {
+		t.Errorf("empty: got %v", err)
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]tier.Bytes{
+		"0": 0, "0GB": 0, "17B": 17, "1k": tier.KiB, "1.5KiB": 1536, "320MiB": 320 * tier.MiB, "320mb": 320 * tier.MiB, "5GB": 5 * tier.GiB,
+		"5 GiB": 5 * tier.GiB, "0.5G": tier.GiB / 2, ".5g": tier.GiB / 2, "2TB": 2048 * tier.GiB,
+	} {
+		if got, err := parseSize(text); err != nil || got != want {
+			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "GB", "5", "-1GB", "+1GB", "1e3GB", "0x5GB", "inf", "1,5GB", "1.2.3GB", "5XB", "5GBGB", "1_000MB", "9e999TB", strings.Repeat("9", 400) + "GB"} {
+		if got, err := parseSize(text); err == nil {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+}
+
+func FuzzParseSize(f *testing.F) {
+	for _, seed := range []string{"5GB", "0.5 G", "320MiB", "0", "-1GB", "..GB"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if b, err := parseSize(text); err == nil && b < 0 {
+			t.Errorf("%q is %d", text, b)
+		}
+	})
+}
+
+func TestOpenLibrary_Folder_IsServedFromStorageAndKeepsItsOwnState(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	s := newSite(t, "") // for its files
+	lib := func(args ...string) *library {
+		t.Helper()
+		o, err := parse(args, noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := openLibrary(t.Context(), o, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	a := lib("-models", s.lib.dir, "-ram", "20GB")
+	r := &reloader{}
+	if _, err := startFiles(a, r, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	models := r.manager.Status().Models
+	r.manager.Close()
+	if len(models) != 7 || a.dir != s.lib.dir {
+		t.Errorf("%d models in %s", len(models), a.dir)
+	}
+	for _, m := range models {
+		if m.Home != tier.Storage {
+			t.Errorf("%s is at home in %v", m.Name, m.Home)
+		}
+	}
+	want := tier.Limits{RAM: 20 * tier.GiB, Swap: 10 * tier.GiB, Reserved: tier.GiB, MaxModel: 20 * tier.GiB}
+	if a.limits != want {
+		t.Errorf("limits %+v, want %+v", a.limits, want)
+	}
+	b := lib("-models", t.TempDir())
+	if len(b.models) != 0 || b.state == "" || a.state == b.state {
+		t.Errorf("an empty folder: %d models, state %q beside %q", len(b.models), b.state, a.state)
+	}
+	if again := lib("-models", s.lib.dir); again.state != a.state {
+		t.Errorf("the state folder was %s and is %s", a.state, again.state)
+	}
+	if none := lib("-models", s.lib.dir, "-state", "none"); none.state != "" {
+		t.Errorf("state %q", none.state)
+	}
+}
+
+func TestOpenLibrary_FolderThatIsNotThere_IsAnError(t *testing.T) {
+	o := &options{models: filepath.Join(t.TempDir(), "gone"), stated: true}
+	if _, err := openLibrary(t.Context(), o, io.Discard); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSplitWords_AsAShellDoes(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	for command, want := range map[string][]string{
+		"llama-server -m {path} --port {port}":     {"llama-server", "-m", "{path}", "--port", "{port}"},
+		"  a\tb  c  ":                              {"a", "b", "c"},
+		`'/my models/server' -x`:                   {"/my models/server", "-x"},
+		`"/my models/server" "" ''`:                {"/my models/server", "", ""},
+		`a\ b 'c'"d"e`:                             {"a b", "cde"},
+		`"a\"b" "a\\b" "a\nb" "a\$b" 'a\'`:         {`a"b`, `a\b`, `a\nb`, `a$b`, `a\`},
+		"a \\\n-b \"c\\\nd\"":                      {"a", "-b", "cd"},
+		`--json '{"a": "$x|y"}' a~ a#b x=1`:        {"--json", `{"a": "$x|y"}`, "a~", "a#b", "x=1"},
+		`-ot '.*=CPU' \* "?" '[' "it's" 'say "x"'`: {"-ot", ".*=CPU", "*", "?", "[", "it's", `say "x"`},
+	} {
+		got, fault := splitWords(command)
+		if fault != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v, want %q", command, got, fault, want)
+		}
+		if err != nil {
+			continue
+		}
+		out, err := exec.CommandContext(t.Context(), sh, "-c", `printf '%s\037' `+strings.TrimSpace(command)).Output()
+		if words := strings.Split(strings.TrimSuffix(string(out), "\037"), "\037"); err != nil || !slices.Equal(words, want) {
+			t.Errorf("%s: the shell says %q, %v", command, words, err)
+		}
+	}
+}
+
+func TestSplitWords_WhatOnlyAShellCouldDo_IsAnError(t *testing.T) {
+	for command, says := range map[string]string{
+		"":           "empty",
+		"  ":         "empty",
+		`a 'b`:       "' is not closed",
+		`a "b`:       `" is not closed`,
+		`a "b\`:      `after its last \`,
+		`a \`:        `after its last \`,
+		"a $HOME":    "'$'",
+		`a "$HOME"`:  "'$'",
+		"a `b`":      "'`'",
+		"a | b":      "'|'",
+		"a && b":     "'&'",
+		"a > log":    "'>'",
+		"a *.gguf":   "'*'",
+		"~/bin/x -m": "'~'",
+		"a # b":      "'#'",
+	} {
+		if got, err := splitWords(command); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %q, %v, want an error that says %q", command, got, err, says)
+		}
+	}
+}
+
+func FuzzSplitWords(f *testing.F) {
+	f.Add(`a 'b' "c\"" \d`)
+	f.Fuzz(func(t *testing.T, text string) {
+		splitWords(text)
+		if got, err := splitWords("x " + quoted(text)); err != nil || !slices.Equal(got, []string{"x", text}) {
+			t.Errorf("%q, quoted, is %q, %v", text, got, err)
+		}
+	})
+}

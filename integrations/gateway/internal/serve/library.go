@@ -1,0 +1,227 @@
+package serve
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/modeltier/modeltier/examples/demo"
+	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// library is what is served, and where.
+type library struct {
+	dir    string   // of the models; hot loads come from here too
+	follow []string // where links in it may lead
+	watch  bool     // what is in the folder is served, beside models
+	models []tier.Model
+	limits tier.Limits
+	state  string // "": nothing is remembered
+	verify bool   // files are held against their digests
+	// engines serve the models, by name. nil: there are none, and files are served.
+	engines map[string]engines.Config
+	// again opens the library as it is now. nil: it stays as it is.
+	again func(ctx context.Context) (*library, error)
+
+	probe tier.MemoryProbe // nil: this machine's
+	about string           // the library, in words
+	spare tier.Model       // to try a hot load with; its name may be empty
+}
+
+// openLibrary returns the library that the options name, and makes what it has to
+// make for that: the demo's files, and the engine of llama.cpp.
+func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
+	if o.config != "" {
+		lib, err := openConfig(o)
+		if err != nil {
+			return nil, err
+		}
+		lib.again = func(context.Context) (*library, error) { return openConfig(o) }
+		return lib, nil
+	}
+	var engine *engines.Config
+	switch {
+	case o.engine == noEngine:
+	case o.engine == llamacpp || o.demo && o.engine == "" && canMake() == nil:
+		e, err := makeLlamacpp(ctx, !o.stated || o.state != "", stderr)
+		if err != nil {
+			return nil, fmt.Errorf("-engine %s: %w", llamacpp, err)
+		}
+		engine = &e
+	case o.engine != "":
+		e := engines.Commanded(o.command)
+		err := e.Validate()
+		if err == nil {
+			err = e.Find()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("-engine: %w", err)
+		}
+		engine = &e
+	}
+	if o.demo {
+		return openDemo(ctx, o, engine, stderr)
+	}
+	lib, err := openFolder(o, engine)
+	if err != nil {
+		return nil, err
+	}
+	lib.again = func(context.Context) (*library, error) { return openFolder(o, engine) }
+	return lib, nil
+}
+
+func openConfig(o *options) (*library, error) {
+	lib, err := readConfig(o.config)
+	if err != nil {
+		return nil, err
+	}
+	var missing []error
+	for name, e := range lib.engines {
+		if err := e.Find(); err != nil {
+			missing = append(missing, fmt.Errorf("%s: engine %q: %w", o.config, name, err))
+		}
+	}
+	for i := range lib.models {
+		switch m := &lib.models[i]; {
+		case m.Path != "" && exists(m.Path):
+			if err := checkKind(m.Path, "a regular file or a folder", func(m fs.FileMode) bool { return m.IsRegular() || m.IsDir() }); err != nil {
+				missing = append(missing, fmt.Errorf("%s: model %q: %w", o.config, m.Name, err))
+			}
+		case m.Path != "" && m.Size == 0:
+			missing = append(missing, fmt.Errorf("%s: model %q: there is no %s in %s; if it is a name that the engine knows, size_gb is needed", o.config, m.Name, m.Path, lib.dir))
+		}
+	}
+	if o.stated {
+		lib.state = o.state
+	}
+	for name, e := range lib.engines {
+		if e.Save != nil && lib.state == "" {
+			missing = append(missing, fmt.Errorf("%s: engine %q: save needs a folder: name one in \"state\", or with -state", o.config, name))
+		}
+	}
+	if err := errors.Join(missing...); err != nil {
+		return nil, err
+	}
+	lib.limits = fill(o.limits.OrElse(lib.limits), tier.DefaultLimits())
+	return lib, nil
+}
+
+// openFolder returns the library of a folder, whose models the Manager finds.
+func openFolder(o *options, engine *engines.Config) (*library, error) {
+	dir, err := filepath.Abs(o.models)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKind(dir, "a folder", fs.FileMode.IsDir); err != nil {
+		return nil, fmt.Errorf("-models: %w", err)
+	}
+	lib := &library{dir: dir, follow: o.follow, watch: true, limits: fill(o.limits, tier.DefaultLimits()), about: "the files in " + dir}
+	state := "state-" + folderID(dir)
+	if engine != nil {
+		lib.withEngine(*engine, 0)
+		state += enginesSuffix
+	}
+	lib.state, err = stateFolder(o, state)
+	return lib, err
+}
+
+// withEngine returns the library, served by one engine that needs that much beyond the
+// weights of a model; 0: as process.Mover.Forecast says.
+func (lib *library) withEngine(e engines.Config, runtime tier.Bytes) {
+	lib.engines = map[string]engines.Config{"": e}
+	for i := range lib.models {
+		m := &lib.models[i]
+		m.Runtime = cmp.Or(m.Runtime, runtime)
+	}
+}
+
+// enginesSuffix tells the state of a library that engines serve from that of the
+// same files alone: what is learned of the one is not true of the other.
+const enginesSuffix = "-engines"
+
+func openDemo(ctx context.Context, o *options, engine *engines.Config, stderr io.Writer) (*library, error) {
+	cache, err := cacheFolder(fmt.Sprintf("demo-%d", o.scale))
+	if err != nil {
+		return nil, fmt.Errorf("%w; or serve a folder of your own with -models", err)
+	}
+	d := demo.Library{Dir: filepath.Join(cache, "models"), Scale: o.scale}
+	file := ""
+	err = d.Make(ctx, func(p demo.Progress) {
+		if p.File != file {
+			file = p.File
+			fmt.Fprintf(stderr, "making the demo library in %s, once: %s (%v of %v done)\n", d.Dir, file, p.Done, p.Total)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	lib := &library{
+		dir: d.Dir, models: d.Models(), limits: d.Limits(), spare: d.Spare(),
+		about: fmt.Sprintf("the demo library, 1/%d of its real size, in %s", o.scale, d.Dir),
+	}
+	state := filepath.Join(filepath.Base(cache), "state")
+	if engine != nil {
+		lib.withEngine(*engine, demoRuntime)
+		lib.limits.RAM = roomForEngines(lib)
+		state += enginesSuffix
+	}
+	lib.limits = fill(o.limits, lib.limits)
+	lib.state, err = stateFolder(o, state)
+	return lib, err
+}
+
+// demoRuntime is what an engine of a demo model needs beyond its weights.
+const demoRuntime = 48 * tier.MiB
+
+// roomForEngines is the demo's ram where engines serve it: they need some of their
+// own, and serve nothing from swap, so that the largest model has to fit.
+func roomForEngines(lib *library) tier.Bytes {
+	most := lib.limits.RAM + tier.Bytes(len(lib.models))*demoRuntime
+	for i := range lib.models {
+		most = max(most, lib.models[i].Size+lib.models[i].Runtime)
+	}
+	return most
+}
+
+// fill returns the defaults but for what was named. Who gives a tier more room
+// than any model may have wants larger models to fit as well.
+func fill(named, defaults tier.Limits) tier.Limits {
+	l := named.OrElse(defaults)
+	l.MaxModel = max(l.MaxModel, l.RAM, l.Swap)
+	return l
+}
+
+// stateFolder returns the folder that was named, or else the one of that name in
+// the user's cache.
+func stateFolder(o *options, name string) (string, error) {
+	if o.stated {
+		return o.state, nil
+	}
+	dir, err := cacheFolder(name)
+	if err != nil {
+		return "", fmt.Errorf("%w; or name a folder with -state, or -state none", err)
+	}
+	return dir, nil
+}
+
+func cacheFolder(name string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", errors.New("the user has no cache folder: set HOME or XDG_CACHE_HOME")
+	}
+	return filepath.Join(cache, "modeltier", name), nil
+}
+
+// folderID is a name for a folder that no other folder has, and that a person
+// can tell from others.
+func folderID(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return fmt.Sprintf("%s-%x", filepath.Base(dir), sum[:4])
+}

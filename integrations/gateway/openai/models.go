@@ -1,0 +1,65 @@
+package openai
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/room"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// models answers the list of models.
+type models struct {
+	m *modeltier.Manager
+	// since is when the Manager was made, in Unix time: when models count as created.
+	since int64
+}
+
+// entry is a model in the list.
+type entry struct {
+	ID           string            `json:"id"`
+	Object       string            `json:"object"`
+	Created      int64             `json:"created"`
+	OwnedBy      string            `json:"owned_by"`
+	Capabilities []string          `json:"capabilities"`
+	Resident     tier.Tier         `json:"resident_tier"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	Loading      *room.Loading     `json:"loading,omitempty"`
+}
+
+func (m *models) entry(s *modeltier.ModelStatus) entry {
+	e := entry{s.Name, "model", m.since, "modeltier", append([]string{}, s.Capabilities...), s.Tier, s.Labels, nil}
+	if s.Waiting != nil {
+		at := room.LoadingAt(*s.Waiting)
+		e.Loading = &at
+	}
+	return e
+}
+
+// list answers all of them.
+func (m *models) list(w http.ResponseWriter, _ *http.Request) {
+	data := []entry{}
+	for s := range m.m.Models() {
+		data = append(data, m.entry(&s))
+	}
+	room.WriteJSON(w, http.StatusOK, map[string]any{"object": "list", "data": data})
+}
+
+// one answers one of them, and, while it is loaded or waited for, how far that is.
+func (m *models) one(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	if s, ok := m.m.Model(name); ok {
+		room.WriteJSON(w, http.StatusOK, m.entry(&s))
+		return
+	}
+	if of, ok := strings.CutSuffix(name, "/digest"); ok {
+		m.digest(w, r, of)
+		return
+	}
+	_, err := m.m.Select(modeltier.Request{Model: name})
+	if err == nil { // it came in this very moment
+		err = &tier.NotFoundError{What: "model", Name: name}
+	}
+	room.WriteProblem(w, Face{}, room.ProblemOf(err))
+}

@@ -1,0 +1,391 @@
+package room
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier/process"
+)
+
+// pass is a request on its way to an engine.
+type pass struct {
+	room   *Room
+	face   Face
+	ask    *Ask
+	caller string
+	class  *Class // nil: that of the model
+
+	model string // that serves it
+	lease *modeltier.Lease
+	turn  string // the model at whose engine it has a turn; "": none
+	url   string // of the engine
+	use   *process.Use
+}
+
+type passKey struct{}
+
+// enter waits for a turn at the engine and takes the lease. progress is that of the
+// request, if it is not nil.
+func (p *pass) enter(ctx context.Context, req *modeltier.Request) error {
+	if req == nil {
+		req = &p.ask.Request
+	}
+	q := &p.room.queues
+	// Before the lease, which would keep the model from leaving while the request waits.
+	if req.Model != "" {
+		if err := p.enterQueue(ctx, req.Model); err != nil {
+			return err
+		}
+	}
+	lease, err := p.room.m.Acquire(ctx, *req)
+	if err != nil {
+		return err
+	}
+	name := lease.Model().Name
+	if p.turn == "" && q.tryEnter(name) {
+		p.turn = name
+	}
+	if p.turn == "" { // it was chosen, and its engine is busy
+		lease.Release()
+		if err := p.enterQueue(ctx, name); err != nil {
+			return err
+		}
+		named := *req
+		named.Model = name
+		if lease, err = p.room.m.Acquire(ctx, named); err != nil {
+			return err
+		}
+	}
+	p.lease, p.model = lease, name
+	return nil
+}
+
+// enterQueue waits for a turn at the engine of a model, of whatever name. What has no such
+// model is left to Acquire.
+func (p *pass) enterQueue(ctx context.Context, name string) error {
+	s, ok := p.room.m.Model(name)
+	if !ok {
+		return nil
+	}
+	class := Normal
+	if p.class != nil {
+		class = *p.class
+	} else {
+		class = p.room.class(s.Name)
+	}
+	if err := p.room.queues.enter(ctx, s.Name, p.caller, class); err != nil {
+		return err
+	}
+	p.turn = s.Name
+	return nil
+}
+
+// point finds the engine of the lease.
+func (p *pass) point() error {
+	switch at := p.lease.Instance().(type) {
+	case used:
+		if use, ok := at.Use(); ok {
+			p.use, p.url = use, use.URL()
+			return nil
+		}
+	case endpoint:
+		if url, ok := at.URL(); ok {
+			p.url = url
+			return nil
+		}
+	}
+	return errEnded(p.model)
+}
+
+// end gives back what the request holds.
+func (p *pass) end() {
+	if p.use != nil {
+		p.use.End()
+		p.use = nil
+	}
+	p.lease.Release()
+	p.lease = nil
+	if p.turn != "" {
+		p.room.queues.leave(p.turn)
+		p.turn = ""
+	}
+}
+
+// newTransport returns what asks engines. They are on this machine, and asked directly.
+// Connections are kept: an engine that was frozen goes on with them.
+func newTransport() http.RoundTripper {
+	return &http.Transport{MaxIdleConnsPerHost: parallel, IdleConnTimeout: time.Minute, DisableCompression: true}
+}
+
+// newForward returns what passes a pass on.
+func newForward(room *Room) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			h := r.Out.Header
+			h.Del("Authorization") // is between the client and us
+			h.Del("X-Api-Key")
+			h.Del("Cookie")
+			h.Del("Upgrade") // no path of ours has another protocol
+			h.Del("Connection")
+			if h.Get(requestID) == "" {
+				h.Set(requestID, rand.Text())
+			}
+		},
+		Transport:      roundTripper{room},
+		FlushInterval:  -1, // a token is passed on when it comes
+		BufferPool:     &buffers,
+		ModifyResponse: func(res *http.Response) error { return res.Request.Context().Value(passKey{}).(*pass).answer(res) },
+		ErrorLog:       slog.NewLogLogger(room.log.Handler(), slog.LevelWarn),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() != nil {
+				return // the client has left
+			}
+			p := r.Context().Value(passKey{}).(*pass)
+			problem := failed("The engine did not answer: " + err.Error())
+			if own, ok := errors.AsType[*problemError](err); ok {
+				problem = own.Problem
+			} else {
+				room.log.Warn("an engine failed a request", "model", p.model, "err", err)
+			}
+			WriteProblem(w, p.face, problem)
+		},
+	}
+}
+
+// requestID is the header with a request's name, for logs: its client's, or a new one.
+const requestID = "X-Request-Id"
+
+// buffers are what answers are copied by.
+var buffers pool
+
+type pool struct{ sync.Pool }
+
+// Get implements httputil.BufferPool.
+func (p *pool) Get() []byte {
+	if b, ok := p.Pool.Get().(*[32 << 10]byte); ok {
+		return b[:]
+	}
+	return make([]byte, 32<<10)
+}
+
+// Put implements httputil.BufferPool.
+func (p *pool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
+
+// roundTripper asks the engine of a pass, and asks again if it may.
+type roundTripper struct{ room *Room }
+
+// RoundTrip implements http.RoundTripper.
+func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	p := r.Context().Value(passKey{}).(*pass)
+	if p.ask.Instead != nil && p.room.isLacking(p) {
+		if err := p.turnTo(p.ask.Instead); err != nil {
+			return nil, err
+		}
+	}
+	res, err := p.send(r)
+	if err != nil && p.crashed(r.Context()) {
+		if err := p.reenter(r.Context()); err != nil {
+			return nil, Refuse(ProblemOf(err))
+		}
+		res, err = p.send(r)
+	}
+	if err != nil || !isLack(res.StatusCode) {
+		return res, err
+	}
+	return p.lacking(r, res)
+}
+
+// send asks the engine as it is now.
+func (p *pass) send(r *http.Request) (*http.Response, error) {
+	body := p.ask.Body
+	if p.ask.Named != nil {
+		var err error
+		if body, err = p.ask.Named(body, p.model); err != nil {
+			return nil, err
+		}
+	}
+	path, query, _ := strings.Cut(p.ask.Path, "?")
+	r.URL.Scheme, r.URL.Host = "http", strings.TrimPrefix(p.url, "http://")
+	r.URL.Path, r.URL.RawPath, r.URL.RawQuery = path, "", query
+	r.Host = r.URL.Host
+	if len(body) > 0 {
+		// curl -d says it is a form, of which engines take little.
+		kind := p.ask.Type
+		if kind == "" {
+			kind = "application/json"
+		}
+		r.Header["Content-Type"] = []string{kind}
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		r.Body, _ = r.GetBody()
+		// The transport then sends it again if a kept connection has ended without an answer.
+		// Without a value it is not sent. What asks a model for words has no effect that a
+		// second time would repeat.
+		if r.Header["Idempotency-Key"] == nil {
+			r.Header["Idempotency-Key"] = []string{}
+		}
+	} else {
+		r.Body = nil
+	}
+	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
+	if p.ask.Answer != nil || p.ask.Stream {
+		r.Header.Del("Accept-Encoding") // it is read here
+	}
+	return p.room.engines.RoundTrip(r)
+}
+
+// crashLimit is how long an engine that did not answer may take to be known as ended.
+const crashLimit = 2 * time.Second
+
+// crashed reports whether the engine has ended.
+func (p *pass) crashed(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	late := time.NewTimer(crashLimit)
+	defer late.Stop()
+	select {
+	case <-p.lease.Done():
+		return true
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// reenter takes a new lease of the same model, of which the engine has ended.
+func (p *pass) reenter(ctx context.Context) error {
+	if p.use != nil {
+		p.use.End()
+		p.use = nil
+	}
+	p.lease.Release()
+	p.lease = nil
+	lease, err := p.room.m.Acquire(ctx, modeltier.Request{Model: p.model})
+	if err != nil {
+		return err
+	}
+	p.lease = lease
+	return p.point()
+}
+
+// lack is a path that the engine of a model does not have, while it has the same URL.
+type lack struct{ model, path string }
+
+func (room *Room) isLacking(p *pass) bool {
+	path, _, _ := strings.Cut(p.ask.Path, "?")
+	url, ok := room.lacks.Load(lack{p.model, path})
+	return ok && url == p.url
+}
+
+// isLack reports whether an engine says by a status that it does not have the path.
+func isLack(status int) bool {
+	return status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented
+}
+
+// lacking answers for an engine that does not have the path.
+func (p *pass) lacking(r *http.Request, res *http.Response) (*http.Response, error) {
+	path, _, _ := strings.Cut(p.ask.Path, "?")
+	if p.ask.Instead != nil {
+		io.CopyN(io.Discard, res.Body, 4<<10) // so that its connection is kept
+		res.Body.Close()
+		p.room.lacks.Store(lack{p.model, path}, p.url)
+		if err := p.turnTo(p.ask.Instead); err != nil {
+			return nil, err
+		}
+		return p.send(r)
+	}
+	if res.StatusCode == http.StatusNotImplemented { // it says so itself
+		return res, nil
+	}
+	io.CopyN(io.Discard, res.Body, 4<<10)
+	res.Body.Close()
+	return nil, Refuse(&Problem{
+		Status: http.StatusNotImplemented, Code: "not_supported",
+		Message:     fmt.Sprintf("The engine of '%s' does not have %s", p.model, path),
+		Suggestions: []string{"Ask a model whose engine has it."},
+	})
+}
+
+// turnTo asks for something else instead.
+func (p *pass) turnTo(instead func() (*Ask, error)) error {
+	other, err := instead()
+	if err != nil {
+		if _, ok := errors.AsType[*problemError](err); ok {
+			return err
+		}
+		return Refuse(Invalid(err))
+	}
+	ask := *p.ask
+	ask.Path, ask.Body, ask.Named, ask.Type, ask.Answer, ask.Instead = other.Path, other.Body, other.Named, other.Type, other.Answer, nil
+	p.ask = &ask
+	return nil
+}
+
+// answer prepares the engine's answer for the client.
+func (p *pass) answer(res *http.Response) error {
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return nil // ReverseProxy refuses what was not asked for
+	}
+	if p.use != nil {
+		res.Body = p.use.Body(res.Body)
+	}
+	if id := res.Request.Header.Get(requestID); res.Header.Get(requestID) == "" {
+		res.Header.Set(requestID, id)
+	}
+	if isStream(res.Header) {
+		res.Header.Set(noBuffering, "no")
+	}
+	if p.ask.Answer != nil {
+		return p.ask.Answer(res)
+	}
+	if isStream(res.Header) && res.Header.Get("Content-Encoding") == "" {
+		res.Body = &stream{ReadCloser: res.Body, ctx: res.Request.Context(), face: p.face}
+	}
+	return nil
+}
+
+// TakeLimit is how long an answer may take: a request may wait minutes for its model
+// and then read gigabytes. It only lets go, some day, of a client that does not take
+// its answer. One that flows, as a stream does, has it again with each part.
+const TakeLimit = 30 * time.Minute
+
+// flowing is an answer that may take for ever, as long as it flows.
+type flowing struct {
+	http.ResponseWriter
+	set time.Time // when its deadline was last set
+}
+
+func (f *flowing) Write(p []byte) (int, error) {
+	f.goOn()
+	return f.ResponseWriter.Write(p)
+}
+
+// FlushError is for http.ResponseController.
+func (f *flowing) FlushError() error {
+	f.goOn()
+	return http.NewResponseController(f.ResponseWriter).Flush()
+}
+
+func (f *flowing) goOn() {
+	now := time.Now()
+	if now.Sub(f.set) < time.Minute {
+		return
+	}
+	f.set = now
+	// Where there is no deadline to set, there is no connection.
+	_ = http.NewResponseController(f.ResponseWriter).SetWriteDeadline(now.Add(TakeLimit))
+}
+
+// Unwrap is for http.ResponseController, too.
+func (f *flowing) Unwrap() http.ResponseWriter { return f.ResponseWriter }

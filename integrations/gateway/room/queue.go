@@ -1,0 +1,190 @@
+package room
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/modeltier/modeltier/tier"
+)
+
+// Class says how soon a request has its turn at a busy engine. Of the requests that wait,
+// a class has turns in proportion to its weight, so that none starves.
+type Class uint8
+
+// The classes, with weights of 4, 16 and 1.
+const (
+	Normal Class = iota
+	High
+	Low
+)
+
+var classNames = [...]string{Normal: "normal", High: "high", Low: "low"}
+
+// String returns the class's word in configurations and headers.
+func (c Class) String() string {
+	if int(c) < len(classNames) {
+		return classNames[c]
+	}
+	return fmt.Sprintf("Class(%d)", c)
+}
+
+// ParseClass returns the class of a word: "normal", "high" or "low"; "" is normal.
+func ParseClass(word string) (Class, error) {
+	if word == "" {
+		return Normal, nil
+	}
+	for c, name := range classNames {
+		if name == word {
+			return Class(c), nil
+		}
+	}
+	return Normal, &tier.InvalidError{Field: "class", Value: fmt.Sprintf("%q", word), Rule: "must be high, normal or low"}
+}
+
+// weight is how many turns a class has where a request of class Low has one.
+func (c Class) weight() float64 { return [...]float64{Normal: 4, High: 16, Low: 1}[c] }
+
+// maxWaiting bounds the requests that wait for their turn at one engine.
+const maxWaiting = 1024
+
+// queues admit requests to engines, each model's as many at once as its limit says. Those
+// that wait go by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller with a
+// hundred requests does not hold up one with a single one, and no class starves another.
+type queues struct {
+	limit func(model string) int
+
+	mu      sync.Mutex // guards the rest
+	byModel map[string]*queue
+}
+
+// queue is that of one model. It is there while a request runs.
+type queue struct {
+	running int
+	waiting turns
+	virtual float64            // the start tag of the last turn
+	ends    map[string]float64 // by caller: the end tag of its last request that waits or waited
+	arrived uint64
+}
+
+// turn is a request that waits. granted is closed when it may run.
+type turn struct {
+	start   float64
+	arrived uint64 // breaks ties
+	index   int    // in turns; -1: it no longer waits
+	granted chan struct{}
+}
+
+// enter waits for a turn at the engine of a model. The caller has to call leave exactly
+// once for it. Its error is the cause of ctx, or a *tier.BusyError.
+func (q *queues) enter(ctx context.Context, model, caller string, class Class) error {
+	q.mu.Lock()
+	m := q.byModel[model]
+	if m == nil {
+		m = &queue{}
+		q.byModel[model] = m
+	}
+	if m.running < q.limit(model) {
+		m.running++
+		q.mu.Unlock()
+		return nil
+	}
+	if len(m.waiting) >= maxWaiting {
+		q.mu.Unlock()
+		return &tier.BusyError{Model: model, Queued: maxWaiting, RetryAfter: time.Second}
+	}
+	if m.ends == nil {
+		m.ends = make(map[string]float64)
+	}
+	if len(m.ends) >= 2*maxWaiting { // those that left nothing to go by
+		maps.DeleteFunc(m.ends, func(_ string, end float64) bool { return end <= m.virtual })
+	}
+	m.arrived++
+	t := &turn{start: max(m.virtual, m.ends[caller]), arrived: m.arrived, granted: make(chan struct{})}
+	m.ends[caller] = t.start + 1/class.weight()
+	heap.Push(&m.waiting, t)
+	q.mu.Unlock()
+	select {
+	case <-t.granted:
+		return nil
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t.index < 0 { // it was granted in this very moment
+		q.pass(model, m)
+		return context.Cause(ctx)
+	}
+	heap.Remove(&m.waiting, t.index)
+	return context.Cause(ctx)
+}
+
+// tryEnter is enter, but does not wait.
+func (q *queues) tryEnter(model string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.byModel[model]
+	if m == nil {
+		m = &queue{}
+		q.byModel[model] = m
+	}
+	if m.running >= q.limit(model) {
+		return false
+	}
+	m.running++
+	return true
+}
+
+// leave ends a turn.
+func (q *queues) leave(model string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.pass(model, q.byModel[model])
+}
+
+// pass gives a turn that has ended to those that wait. The caller holds mu.
+func (q *queues) pass(model string, m *queue) {
+	m.running--
+	for len(m.waiting) > 0 && m.running < q.limit(model) {
+		t := heap.Pop(&m.waiting).(*turn)
+		m.virtual = t.start
+		m.running++
+		close(t.granted)
+	}
+	switch {
+	case m.running == 0: // none waits either
+		delete(q.byModel, model)
+	case len(m.waiting) == 0:
+		m.ends, m.virtual = nil, 0
+	}
+}
+
+// turns is a heap of the requests that wait.
+type turns []*turn
+
+func (t turns) Len() int { return len(t) }
+func (t turns) Less(i, j int) bool {
+	if t[i].start != t[j].start {
+		return t[i].start < t[j].start
+	}
+	return t[i].arrived < t[j].arrived
+}
+func (t turns) Swap(i, j int) {
+	t[i], t[j] = t[j], t[i]
+	t[i].index, t[j].index = i, j
+}
+func (t *turns) Push(x any) {
+	turn := x.(*turn)
+	turn.index = len(*t)
+	*t = append(*t, turn)
+}
+func (t *turns) Pop() any {
+	old := *t
+	last := old[len(old)-1]
+	old[len(old)-1] = nil
+	*t, last.index = old[:len(old)-1], -1
+	return last
+}

@@ -1,0 +1,208 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+
+	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/process"
+	"golang.org/x/sync/semaphore"
+)
+
+// Options are what a Room may be told. The zero value is a good one.
+type Options struct {
+	// Parallel is how many requests the engine of a model is given at once; more wait for
+	// their turn here. nil: 64. It may be called from any goroutine, often, and must not
+	// block; less than 1 is 1.
+	Parallel func(model string) int
+	// Caller tells whose request it is, for turns that are fair between callers, and the
+	// class of its requests. nil: the address that it comes from, and Normal.
+	Caller func(*http.Request) (name string, class Class)
+	// ModelClass is the class of the requests for a model whose caller has none of its own.
+	// nil: Normal.
+	ModelClass func(model string) Class
+	// Refusal is what all asks are answered, if there are no engines; nil: there are.
+	Refusal *Problem
+	Logger  *slog.Logger // nil: silent
+}
+
+// parallel is Options.Parallel's default: above what engines answer at once, below what
+// fills the backlog of their sockets.
+const parallel = 64
+
+// Room passes requests on to the engines of leased models. Its methods may be called from
+// any number of goroutines.
+type Room struct {
+	m      *modeltier.Manager
+	caller func(*http.Request) (string, Class)
+	class  func(model string) Class
+	refuse *Problem
+	log    *slog.Logger
+
+	queues  queues
+	bodies  *semaphore.Weighted // the room for those of all requests
+	forward *httputil.ReverseProxy
+	engines http.RoundTripper
+	lacks   sync.Map // of lack: paths that an engine has been seen to lack
+}
+
+// New returns a Room over the engines of a Manager: its leases' instances have a method
+// URL() (string, bool), as those of tier/process do.
+func New(m *modeltier.Manager, o Options) *Room {
+	room := &Room{
+		m: m, caller: o.Caller, class: o.ModelClass, refuse: o.Refusal, log: o.Logger,
+		bodies: semaphore.NewWeighted(maxBodies),
+		queues: queues{byModel: make(map[string]*queue), limit: func(model string) int {
+			if o.Parallel == nil {
+				return parallel
+			}
+			return max(o.Parallel(model), 1)
+		}},
+	}
+	if room.caller == nil {
+		room.caller = func(r *http.Request) (string, Class) {
+			host, _, _ := net.SplitHostPort(r.RemoteAddr)
+			return host, Normal
+		}
+	}
+	if room.class == nil {
+		room.class = func(string) Class { return Normal }
+	}
+	if room.log == nil {
+		room.log = slog.New(slog.DiscardHandler)
+	}
+	room.engines = newTransport()
+	room.forward = newForward(room)
+	return room
+}
+
+// Manager returns the Manager whose models answer.
+func (room *Room) Manager() *modeltier.Manager { return room.m }
+
+// Ask is what a face made of a request.
+type Ask struct {
+	Request modeltier.Request // which model is wanted
+	Stream  bool              // the answer is an event stream
+	// Path is where the engine takes the request, with the query; "": where it came.
+	Path string
+	Body []byte
+	// Named returns the body with the name of the model that serves it: a wish, or an alias,
+	// is none that the engine knows. nil: the body names none.
+	Named func(body []byte, model string) ([]byte, error)
+	// Type is the Content-Type of Body; "": application/json.
+	Type string
+	// Answer translates the engine's answer, of whatever status. nil: it passes untouched.
+	Answer func(*http.Response) error
+	// Instead is what an engine is asked that lacks the path. nil: its client is told so.
+	// Only Path, Body, Named, Type and Answer count, and that one has none itself.
+	Instead func() (*Ask, error)
+}
+
+// classHeader is the header of a request that says its class.
+const classHeader = "X-Class"
+
+// Serve answers a request. understand makes an Ask of it and of its body; its error is
+// what the client did wrong. Serve returns when the answer has ended, or its client has
+// left.
+func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, understand func(r *http.Request, body []byte) (*Ask, error)) {
+	if room.refuse != nil {
+		WriteProblem(w, face, room.refuse)
+		return
+	}
+	w = &flowing{ResponseWriter: w}
+	body, held, p := room.read(w, r)
+	if p != nil {
+		WriteProblem(w, face, p)
+		return
+	}
+	defer held.release()
+	ask, err := understand(r, body)
+	if err != nil {
+		var p *problemError
+		if !errors.As(err, &p) {
+			p = &problemError{Invalid(err, `Send a JSON object with "model": the name of a model, or "auto".`)}
+		}
+		WriteProblem(w, face, p.Problem)
+		return
+	}
+	if ask.Path == "" {
+		ask.Path = r.URL.RequestURI()
+	}
+	caller, class, err := room.classOf(r)
+	if err != nil {
+		WriteProblem(w, face, Invalid(err))
+		return
+	}
+	pass := &pass{room: room, face: face, ask: ask, caller: caller, class: class}
+	defer pass.end()
+	if ask.Stream && r.Header.Get(progressHeader) != "" {
+		var b *begun
+		b, err = pass.enterTelling(w, r)
+		if b != nil {
+			w = b
+			defer b.end()
+		}
+	} else {
+		err = pass.enter(r.Context(), nil)
+	}
+	if err == nil {
+		err = pass.point()
+	}
+	if err != nil {
+		if r.Context().Err() == nil {
+			WriteProblem(w, face, ProblemOf(err))
+		}
+		return
+	}
+	w.Header().Set("X-Model", pass.model)
+	room.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
+}
+
+// classOf returns whose request it is and its class, nil if neither the caller nor a header
+// says one. A caller with a class of its own may ask for a lower one only.
+func (room *Room) classOf(r *http.Request) (caller string, class *Class, err error) {
+	caller, own := room.caller(r)
+	if own != Normal {
+		class = &own
+	}
+	if word := r.Header.Get(classHeader); word != "" {
+		asked, err := ParseClass(word)
+		if err != nil {
+			return "", nil, err
+		}
+		if class == nil || asked.weight() < own.weight() {
+			class = &asked
+		}
+	}
+	return caller, class, nil
+}
+
+// problemError is a Problem that understand returned.
+type problemError struct{ *Problem }
+
+func (e *problemError) Error() string { return e.Message }
+
+// Refuse returns an error with which an understand function has the client told p.
+func Refuse(p *Problem) error { return &problemError{p} }
+
+// endpoint is the instance of a leased model: where its engine takes requests. ok is
+// false once it has ended.
+type endpoint interface {
+	URL() (url string, ok bool)
+}
+
+// used is an endpoint that is told of each request, as those of tier/process are.
+type used interface {
+	Use() (*process.Use, bool)
+}
+
+// errEnded is of an engine that ended between its lease and the request.
+func errEnded(model string) error {
+	return &tier.BusyError{Model: model, Reason: "the engine of '" + model + "' has just ended, and is being restarted"}
+}
