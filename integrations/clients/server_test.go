@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,77 +14,46 @@ import (
 	"time"
 )
 
-// standIn is the variable that makes this binary an engine, on its port.
-const standIn = "MODELTIER_TEST_ENGINE_PORT"
-
 func TestMain(m *testing.M) {
-	if port := os.Getenv(standIn); port != "" {
-		fmt.Fprintln(os.Stderr, http.ListenAndServe("127.0.0.1:"+port, engine()))
-		os.Exit(1)
-	}
-	dir, err := os.MkdirTemp("", "server-")
+	dir, err := os.MkdirTemp("", "clients-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	bin = filepath.Join(dir, "server")
+	server, standIn = filepath.Join(dir, "modeltier"), filepath.Join(dir, "standin")
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
-// bin is where the server is built, once.
-var bin string
+// server and standIn are where the server and its engine are built, once.
+var server, standIn string
 
 // root is the checkout, where -engine llamacpp finds its source.
 const root = "../.."
 
-var build = sync.OnceValue(func() error {
-	cmd := exec.Command("go", "build", "-o", bin, "./examples/server")
+var (
+	buildServer  = sync.OnceValue(func() error { return build(server, "./integrations/gateway/cmd/modeltier") })
+	buildStandIn = sync.OnceValue(func() error { return build(standIn, "./integrations/gateway/gatewaytest/standin") })
+)
+
+func build(bin, of string) error {
+	cmd := exec.Command("go", "build", "-o", bin, of)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
-})
-
-// engine answers in OpenAI's shapes: five words, and an embedding of three
-// numbers.
-func engine() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("/v1/chat/completions", func(w http.ResponseWriter, r *http.Request) {
-		var body bytes.Buffer
-		body.ReadFrom(r.Body)
-		if !strings.Contains(body.String(), `"stream":true`) {
-			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprint(w, `{"id":"x","object":"chat.completion","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"one two three four five"}}]}`)
-			return
-		}
-		w.Header().Set("Content-Type", "text/event-stream")
-		for i := 0; i < 5 || strings.Contains(body.String(), "for ever"); i++ {
-			fmt.Fprintf(w, `data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" %d"}}]}`+"\n\n", i)
-			if http.NewResponseController(w).Flush() != nil || r.Context().Err() != nil {
-				return
-			}
-		}
-		fmt.Fprint(w, "data: [DONE]\n\n")
-	})
-	mux.HandleFunc("/v1/embeddings", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprint(w, `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.5,0.5,0.7]}]}`)
-	})
-	return mux
 }
 
-// serve runs the example server, with a cache of its own but for
-// what is fetched, until the test's end. It returns its URL.
+// serve runs a command of the server, with a cache of its own but for what is fetched,
+// until the test's end. It returns its URL.
 func serve(t *testing.T, args ...string) string {
 	t.Helper()
-	if err := build(); err != nil {
+	if err := buildServer(); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, append(args, "-addr", "127.0.0.1:0", "-state", "none")...)
+	cmd := exec.Command(server, append(args, "-addr", "127.0.0.1:0", "-state", "none")...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+cache(t), "GOCACHE="+goCache(t))
 	var stderr bytes.Buffer

@@ -22,7 +22,10 @@ import (
 // engines are the servers that the client is held against.
 var engines = map[string]func(t *testing.T, args ...string) string{
 	"stand-in": func(t *testing.T, args ...string) string {
-		return serve(t, append(args, "-scale", "4096", "-engine", standIn+"={port} '"+os.Args[0]+"'")...)
+		if err := buildStandIn(); err != nil {
+			t.Fatal(err)
+		}
+		return serve(t, append([]string{"demo", "-scale", "4096", "-engine", "'" + standIn + "' gatewaytest-engine {port} {name}"}, args...)...)
 	},
 	"llama.cpp": func(t *testing.T, args ...string) string {
 		if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
@@ -31,7 +34,7 @@ var engines = map[string]func(t *testing.T, args ...string) string{
 		if _, err := exec.LookPath("npm"); err != nil {
 			t.Skip("llama.cpp cannot be fetched: ", err)
 		}
-		return serve(t, append(args, "-scale", "512", "-engine", "llamacpp")...)
+		return serve(t, append([]string{"demo", "-scale", "512", "-engine", "llamacpp"}, args...)...)
 	},
 }
 
@@ -121,14 +124,35 @@ func TestClient_EveryEndpoint(t *testing.T) {
 			}
 			// With the header that asks for progress as well, which comes as comments.
 			for _, opts := range [][]option.RequestOption{nil, {option.WithHeader("X-Load-Progress", "1")}} {
-				stream := client.Chat.Completions.NewStreaming(ctx, chat(small, "And of the sea?"), opts...)
+				ask := chat(small, "And what of the sea?")
+				ask.StreamOptions.IncludeUsage = openai.Bool(true)
+				stream := client.Chat.Completions.NewStreaming(ctx, ask, opts...)
 				var all openai.ChatCompletionAccumulator
 				for stream.Next() {
 					all.AddChunk(stream.Current())
 				}
-				if err := stream.Err(); err != nil || len(all.Choices) != 1 || len(strings.Fields(all.Choices[0].Message.Content)) != 5 {
-					t.Errorf("stream: %+v, %v", all.Choices, err)
+				if err := stream.Err(); err != nil || len(all.Choices) != 1 || len(strings.Fields(all.Choices[0].Message.Content)) != 5 || all.Usage.CompletionTokens != 5 {
+					t.Errorf("stream: %+v %+v, %v", all.Choices, all.Usage, said(err))
 				}
+			}
+			complete := openai.CompletionNewParams{
+				Model: small, MaxTokens: openai.Int(5), Prompt: openai.CompletionNewParamsPromptUnion{OfString: openai.String("The sea is deep and blue")},
+			}
+			completion, err := client.Completions.New(ctx, complete)
+			if err != nil || len(strings.Fields(completion.Choices[0].Text)) != 5 || completion.Choices[0].FinishReason != "length" || completion.Usage.CompletionTokens != 5 {
+				t.Errorf("completion: %+v, %v", completion, said(err))
+			}
+			complete.StreamOptions.IncludeUsage = openai.Bool(true)
+			text, usage := "", openai.CompletionUsage{}
+			stream := client.Completions.NewStreaming(ctx, complete)
+			for stream.Next() {
+				chunk := stream.Current()
+				if usage = chunk.Usage; len(chunk.Choices) > 0 {
+					text += chunk.Choices[0].Text
+				}
+			}
+			if err := stream.Err(); err != nil || len(strings.Fields(text)) != 5 || usage.CompletionTokens != 5 {
+				t.Errorf("completion as a stream: %q %+v, %v", text, usage, said(err))
 			}
 			// "auto" picks the only model that is able to.
 			var by *http.Response
@@ -191,7 +215,7 @@ func TestClient_LeavesAStream_LeaseEnds(t *testing.T) {
 	url := engines["stand-in"](t)
 	client := clientOf(url)
 	ctx, leave := context.WithCancel(t.Context())
-	stream := client.Chat.Completions.NewStreaming(ctx, chat(small, "for ever"))
+	stream := client.Chat.Completions.NewStreaming(ctx, chat(small, "for ever"), option.WithHeader("X-Fault", "endless"))
 	for range 10 {
 		if !stream.Next() {
 			t.Fatal(stream.Err())
@@ -220,7 +244,7 @@ func TestClient_Busy_ComesBackWhenToldTo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	client, ctx := clientOf(serve(t, "-config", filepath.Join(dir, "config.json"))), t.Context()
+	client, ctx := clientOf(serve(t, "serve", "-config", filepath.Join(dir, "config.json"))), t.Context()
 	for range 2 {
 		_, err := client.Chat.Completions.New(ctx, chat("broken", "x"))
 		if e, ok := errors.AsType[*openai.Error](err); !ok || e.Code != "move_failed" {
