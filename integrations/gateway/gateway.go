@@ -16,8 +16,12 @@ type Config struct {
 
 // New returns an http.Handler with all faces over the models of a Manager, and what the
 // Manager's own Handler answers: the JSON contract at POST /, /status and the probes. Who
-// may ask is not its business: see package access.
+// may ask is the business of an access.Guard before it, with ScopeOf and Deny; the key that
+// a request came with then says whose it is, and its class.
 func New(m *modeltier.Manager, c Config) http.Handler {
+	if c.Room.Caller == nil {
+		c.Room.Caller = caller
+	}
 	mux := http.NewServeMux()
 	own := m.Handler()
 	for _, pattern := range []string{"POST /{$}", "/healthz", "/readyz", "/status", "/v1/reservations", "/v1/reservations/{id...}"} {

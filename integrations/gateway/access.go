@@ -1,0 +1,56 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/modeltier/modeltier/integrations/gateway/access"
+	"github.com/modeltier/modeltier/integrations/gateway/room"
+)
+
+// ScopeOf says which scope a request to the handler of New needs: it is for
+// access.Options. Asking a model is access.Use, also by a path that is not there, as long as
+// it could be one of a face; lists are for access.Use and access.Watch; /status is for
+// access.Watch. All else is access.Manage, the whole JSON contract with it, which has one
+// path for everything.
+func ScopeOf(r *http.Request) access.Scope {
+	path, reads := r.URL.Path, r.Method == http.MethodGet || r.Method == http.MethodHead
+	lists := path == "/v1/models" || path == "/models"
+	model := (strings.HasPrefix(path, "/v1/models/") || strings.HasPrefix(path, "/models/")) && !strings.HasSuffix(path, "/digest")
+	switch {
+	case path == "/" && reads:
+		return access.Use | access.Watch | access.Manage
+	case path == "/status" && reads:
+		return access.Watch
+	case (lists || model) && reads:
+		return access.Use | access.Watch
+	case lists || model, path == "/v1/reservations", strings.HasPrefix(path, "/v1/reservations/"):
+		return access.Manage
+	case strings.HasPrefix(path, "/v1/"), strings.HasPrefix(path, "/v/"), strings.HasPrefix(path, "/models/"):
+		return access.Use
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch first { // llama-server's own, and those of /v1 without it
+	case "chat", "completions", "responses", "embeddings", "rerank", "reranking", "audio", "images", "messages",
+		"infill", "completion", "tokenize", "detokenize", "apply-template", "props":
+		return access.Use
+	}
+	return access.Manage
+}
+
+// Deny refuses a request in the shape of the face that its path belongs to: it is for
+// access.Options.
+func Deny(w http.ResponseWriter, r *http.Request, status int, code, reason string, suggestions ...string) {
+	room.WriteProblem(w, FaceOf(r.URL.Path), &room.Problem{Status: status, Code: code, Message: reason, Suggestions: suggestions})
+}
+
+// caller is whose request it is: that of a key, with its class, else of an address.
+func caller(r *http.Request) (name string, class room.Class) {
+	if c, ok := access.From(r.Context()); ok {
+		class, _ := room.ParseClass(c.Class) // Normal, if it is none
+		return "key " + c.Name, class
+	}
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	return host, room.Normal
+}
