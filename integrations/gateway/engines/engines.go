@@ -96,8 +96,8 @@ func (s seconds) duration() time.Duration {
 	return time.Duration(float64(s) * float64(time.Second))
 }
 
-// engine returns what the configuration says.
-func (e *Config) engine() process.Engine {
+// Engine returns what the configuration says.
+func (e *Config) Engine() process.Engine {
 	standby := map[string]process.Standby{
 		process.StandbyFreeze.String(): process.StandbyFreeze,
 		process.StandbyStop.String():   process.StandbyStop,
@@ -113,7 +113,7 @@ func (e *Config) engine() process.Engine {
 	}
 }
 
-// settle makes the paths that are relative those of a folder.
+// Settle makes the paths that are relative those of a folder.
 func (e *Config) Settle(dir string) {
 	for _, c := range e.commands() {
 		if argv := *c; len(argv) > 0 && strings.ContainsRune(argv[0], filepath.Separator) && !filepath.IsAbs(argv[0]) {
@@ -131,10 +131,10 @@ func (e *Config) commands() []*[]string {
 	return []*[]string{&e.Command, &e.Pause, &e.Resume, &e.Stop, &e.Processes.Command}
 }
 
-// validate returns what is wrong with the engine, as far as that shows in what is
+// Validate returns what is wrong with the engine, as far as that shows in what is
 // written.
 func (e *Config) Validate() error {
-	engine := e.engine()
+	engine := e.Engine()
 	var errs []error
 	if err := engine.Validate(); err != nil {
 		errs = append(errs, errors.New(engineKeys.Replace(err.Error())))
@@ -183,7 +183,7 @@ func (e byKeys) Suggestions() (all []string) {
 	return all
 }
 
-// find returns an error where there is no such program.
+// Find returns an error where there is no such program.
 func (e *Config) Find() error {
 	for _, c := range e.commands() {
 		if argv := *c; len(argv) > 0 && !strings.ContainsRune(argv[0], '{') {
@@ -195,7 +195,7 @@ func (e *Config) Find() error {
 	return nil
 }
 
-// estimate returns how to estimate what the engine takes; ok is false if it is none of
+// Estimate returns how to estimate what the engine takes; ok is false if it is none of
 // llama.cpp's.
 func (e *Config) Estimate() (o hotload.EstimateOptions, ok bool) {
 	for i, word := range e.Command {
@@ -217,7 +217,7 @@ func (e *Config) Estimate() (o hotload.EstimateOptions, ok bool) {
 // the models of an engine whose configuration changed count as changed.
 const Label = "engine_config"
 
-// id is what the label says.
+// ID is what the label says.
 func (e *Config) ID() string {
 	b, _ := json.Marshal(e) // plain strings and numbers
 	return fmt.Sprintf("%.8x", sha256.Sum256(b))
@@ -249,7 +249,7 @@ func (r *Mover) CheckModel(m *tier.Model) error {
 	return err
 }
 
-// admit makes engines known to the models that are labelled with them.
+// Admit makes engines known to the models that are labelled with them.
 func (r *Mover) Admit(engines map[string]Config) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -261,22 +261,22 @@ func (r *Mover) Admit(engines map[string]Config) {
 	}
 }
 
-// name makes these the engines that there are by name.
+// Name makes these the engines that there are by name.
 func (r *Mover) Name(engines map[string]Config) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byName = maps.Clone(engines)
 }
 
-// engineOf is process.Options.EngineOf. What the engine takes beyond the weights is
+// EngineOf is process.Options.EngineOf. What the engine takes beyond the weights is
 // estimated by its flags and the headers of the model's files, if the one is llama.cpp's
 // and the others tell enough.
-func (r *Mover) engineOf(m *tier.Model) (process.Engine, error) {
+func (r *Mover) EngineOf(m *tier.Model) (process.Engine, error) {
 	e, err := r.configOf(m)
 	if err != nil {
 		return process.Engine{}, err
 	}
-	engine := e.engine()
+	engine := e.Engine()
 	if o, ok := e.Estimate(); ok && m.Runtime == 0 {
 		if estimated, err := r.estimator.Estimate(m.Path, o, m.Parts...); err == nil {
 			engine.Runtime = estimated.Runtime()
@@ -313,7 +313,7 @@ func New(byName map[string]Config, dir string, crashed func(model string, cause 
 	m.Name(byName)
 	var err error
 	m.Mover, err = process.New(process.Options{
-		EngineOf: m.engineOf, StateDir: dir, Logger: log,
+		EngineOf: m.EngineOf, StateDir: dir, Logger: log,
 		Crashed: func(model string, err error) { crashed(model, byKeys{err}) },
 	})
 	return m, err

@@ -54,7 +54,7 @@ func WriteProblem(w http.ResponseWriter, face Face, p *Problem) {
 	switch {
 	case p.RetryAfter > 0:
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(max(p.RetryAfter.Round(time.Second), time.Second)/time.Second), 10))
-	case p.Status >= http.StatusInternalServerError:
+	default:
 		w.Header().Set(shouldRetry, "false") // it would be the same
 	}
 	WriteJSON(w, p.Status, face.Problem(p))

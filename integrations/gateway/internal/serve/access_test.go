@@ -42,7 +42,7 @@ func TestRun_PublicAddressWithoutToken_EndsBeforeItMakesAnything(t *testing.T) {
 	for _, name := range []string{"XDG_CACHE_HOME", "HOME", "LocalAppData"} {
 		t.Setenv(name, cache)
 	}
-	err := run(t.Context(), t.Context(), nil, []string{"-addr", "0.0.0.0:0", "-scale", "4096"}, noEnv, io.Discard, io.Discard)
+	err := run(t.Context(), t.Context(), nil, &options{demo: true, addr: "0.0.0.0:0", scale: 4096}, noEnv, io.Discard, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), tokenVariable) {
 		t.Errorf("got %v", err)
 	}
@@ -61,7 +61,7 @@ func TestListen_WithToken_Anywhere(t *testing.T) {
 
 func TestRun_TokenOfTheEnvironment_IsNotLeftThereForEngines(t *testing.T) {
 	t.Setenv(tokenVariable, "secret")
-	if err := run(t.Context(), t.Context(), nil, []string{"-addr", "nowhere"}, os.LookupEnv, io.Discard, io.Discard); err == nil {
+	if err := run(t.Context(), t.Context(), nil, &options{demo: true, addr: "nowhere", scale: 4096}, os.LookupEnv, io.Discard, io.Discard); err == nil {
 		t.Fatal("it ran")
 	}
 	if _, left := os.LookupEnv(tokenVariable); left {

@@ -31,18 +31,18 @@ func build(t *testing.T) string {
 	if testing.Short() {
 		t.Skip("builds and runs the server")
 	}
-	bin := filepath.Join(t.TempDir(), "server")
+	bin := filepath.Join(t.TempDir(), "modeltier")
 	if runtime.GOOS == "windows" {
 		bin += ".exe"
 	}
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../../cmd/modeltier").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return bin
 }
 
-// command runs the binary with a cache folder of the test's.
-func command(ctx context.Context, bin, cache string, args ...string) *exec.Cmd {
+// program runs the binary with a cache folder of the test's.
+func program(ctx context.Context, bin, cache string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, bin, args...)
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, tokenVariable) {
@@ -145,7 +145,9 @@ func (c *child) homes(t *testing.T) map[string]any {
 // The life of a server: made, used, killed, started again, ended in order.
 func TestChild_KilledAndRestarted_KnowsWhatItAcknowledged(t *testing.T) {
 	bin, cache := build(t), t.TempDir()
-	served := func() *exec.Cmd { return command(t.Context(), bin, cache, "-addr", "127.0.0.1:0", "-scale", "4096") }
+	served := func() *exec.Cmd {
+		return program(t.Context(), bin, cache, "demo", "-engine", "none", "-addr", "127.0.0.1:0", "-scale", "4096")
+	}
 	c := launch(t, served())
 	// Served, it has come home: a move that runs is not to be overtaken.
 	if a := c.do(t, "GET", "/v1/models/gpt2-small/digest", ""); a["status"] != "success" {
@@ -182,7 +184,7 @@ func TestChild_KilledAndRestarted_KnowsWhatItAcknowledged(t *testing.T) {
 	// The folder is this server's while it runs.
 	short, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	out, err := command(short, bin, cache, "-addr", "127.0.0.1:0", "-scale", "4096").CombinedOutput()
+	out, err := program(short, bin, cache, "demo", "-engine", "none", "-addr", "127.0.0.1:0", "-scale", "4096").CombinedOutput()
 	if err == nil || strings.Contains(string(out), "listening") {
 		t.Errorf("a second server on the same state: %v %s", err, out)
 	}

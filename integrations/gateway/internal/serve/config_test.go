@@ -50,7 +50,7 @@ func TestConfig_EngineOfADaemon_IsTakenAndItsFaultsAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	conf := c.Engines["e"]
-	if e := conf.engine(); e.Pause[1] != "pause" || e.Resume[1] != "unpause" || e.StopCommand[1] != "rm" || e.Processes.Command[3] != "{{.State.Pid}}" {
+	if e := conf.Engine(); e.Pause[1] != "pause" || e.Resume[1] != "unpause" || e.StopCommand[1] != "rm" || e.Processes.Command[3] != "{{.State.Pid}}" {
 		t.Errorf("%+v", e)
 	}
 	c, err = parseConfig([]byte(`{"engines": {"e": {"command": ["./run", "{port}"], "stop": ["./stop"], "processes": {"pid_file": "run/{mark}.pid"}}}}`), "/srv")
@@ -70,16 +70,16 @@ func TestConfig_EngineOfADaemon_IsTakenAndItsFaultsAreNamed(t *testing.T) {
 }
 
 func TestConfig_Example_IsValid(t *testing.T) {
-	lib, err := readConfig("config.example.json")
+	lib, err := readConfig("../../config.example.json")
 	if err != nil {
 		t.Fatal(err)
 	}
 	known := &engines.Mover{}
-	known.admit(lib.engines)
+	known.Admit(lib.engines)
 	if len(lib.models) != 2 {
 		t.Errorf("%+v", lib.models)
 	}
-	if engine, err := known.engineOf(&lib.models[0]); err != nil || engine.Context != 4096 {
+	if engine, err := known.EngineOf(&lib.models[0]); err != nil || engine.Context != 4096 {
 		t.Errorf("%+v, %v", engine, err)
 	}
 }
@@ -98,7 +98,7 @@ func TestConfig_TimesOfAnEngine(t *testing.T) {
 		"off":   {},
 	} {
 		e := c.Engines[name]
-		got := e.engine()
+		got := e.Engine()
 		if got.StartTimeout != want.StartTimeout || got.IdleCheck != want.IdleCheck || got.SilenceLimit != want.SilenceLimit || got.SlowFactor != want.SlowFactor {
 			t.Errorf("%s: %+v", name, got)
 		}
@@ -115,7 +115,7 @@ func TestConfig_SaveAndRestore_AreTheEngines(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := c.Engines["e"]
-	got := e.engine()
+	got := e.Engine()
 	want := process.Engine{
 		Command: []string{"e", "{port}", "{state}"}, Slots: 4, IdleCheck: time.Minute,
 		Save:    process.Request{Path: "/slots/{slot}?action=save", Body: `{"filename": "{file}"}`},
@@ -151,7 +151,7 @@ func TestConfig_SaveWithoutAState_IsRefused(t *testing.T) {
 }
 
 func FuzzParseConfig(f *testing.F) {
-	b, err := os.ReadFile("config.example.json")
+	b, err := os.ReadFile("../../config.example.json")
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 // jetsonPage returns the first block of that language of docs/jetson.md.
 func jetsonPage(t *testing.T, language string) string {
 	t.Helper()
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "jetson.md"))
+	page, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "jetson.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func jetsonPage(t *testing.T, language string) string {
 }
 
 func TestUnit_OfTheDocs_IsTheFileAndOneOfSystemd(t *testing.T) {
-	b, err := os.ReadFile("modeltier.service")
+	b, err := os.ReadFile("../../modeltier.service")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"errors"
-	"flag"
 	"io"
 	"log/slog"
 	"os"
@@ -14,9 +13,20 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/modeltier/modeltier/tier"
+	"github.com/spf13/cobra"
 )
 
 func noEnv(string) (string, bool) { return "", false }
+
+// parse returns what a command, serve or demo, makes of its arguments.
+func parse(args []string, env func(string) (string, bool), out io.Writer) (*options, error) {
+	o := &options{demo: args[0] == "demo"}
+	c := command(&cobra.Command{Use: args[0], SilenceErrors: true, SilenceUsage: true}, o)
+	c.RunE = func(*cobra.Command, []string) error { return o.settle(c.Flags().Changed, env) }
+	c.SetArgs(args[1:])
+	c.SetOut(out)
+	return o, c.Execute()
+}
 
 func TestParse_WhatTheFlagsMean(t *testing.T) {
 	const defaultAddr = "127.0.0.1:8080"
@@ -24,21 +34,22 @@ func TestParse_WhatTheFlagsMean(t *testing.T) {
 		args []string
 		want options
 	}{
-		{nil, options{addr: defaultAddr, scale: 16}},
-		{[]string{"-addr", "127.0.0.1:0", "-v"}, options{addr: "127.0.0.1:0", scale: 16, verbose: true}},
-		{[]string{"-models", "/m", "-ram", "5GB", "-swap", "320MiB", "-reserve", "0.5G"},
-			options{addr: defaultAddr, models: "/m", scale: 16, limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 320 * tier.MiB, Reserved: tier.GiB / 2}}},
-		{[]string{"-models", "/m", "-follow", "/a", "-follow=/b/../c"}, options{addr: defaultAddr, models: "/m", follow: []string{"/a", "/c"}, scale: 16}},
-		{[]string{"-swap=0", "-reserve=0"}, options{addr: defaultAddr, scale: 16, limits: tier.Limits{Swap: tier.None, Reserved: tier.None}}},
-		{[]string{"-scale", "64"}, options{addr: defaultAddr, scale: 64}},
-		{[]string{"-state", "/s"}, options{addr: defaultAddr, scale: 16, state: "/s", stated: true}},
-		{[]string{"-state", "none"}, options{addr: defaultAddr, scale: 16, stated: true}},
-		{[]string{"-state", ""}, options{addr: defaultAddr, scale: 16, stated: true}},
-		{[]string{"-engine", "llamacpp"}, options{addr: defaultAddr, scale: 16, engine: "llamacpp"}},
-		{[]string{"-engine", "srv '{path}' {port}", "-models", "/m"},
-			options{addr: defaultAddr, scale: 16, models: "/m", engine: "srv '{path}' {port}", command: []string{"srv", "{path}", "{port}"}}},
-		{[]string{"-verify"}, options{addr: defaultAddr, scale: 16, verify: true}},
-		{[]string{"-token", "abc"}, options{addr: defaultAddr, scale: 16, token: "abc"}},
+		{[]string{"demo"}, options{demo: true, addr: defaultAddr, scale: 16}},
+		{[]string{"demo", "--addr", "127.0.0.1:0", "-v"}, options{demo: true, addr: "127.0.0.1:0", scale: 16, verbose: true}},
+		{[]string{"serve", "--models", "/m", "--ram", "5GB", "--swap", "320MiB", "--reserve", "0.5G"},
+			options{addr: defaultAddr, models: "/m", limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 320 * tier.MiB, Reserved: tier.GiB / 2}}},
+		{[]string{"serve", "--models", "/m", "--follow", "/a", "--follow=/b/../c"}, options{addr: defaultAddr, models: "/m", follow: []string{"/a", "/c"}}},
+		{[]string{"demo", "--swap=0", "--reserve=0"}, options{demo: true, addr: defaultAddr, scale: 16, limits: tier.Limits{Swap: tier.None, Reserved: tier.None}}},
+		{[]string{"demo", "--scale", "64"}, options{demo: true, addr: defaultAddr, scale: 64}},
+		{[]string{"demo", "--state", "/s"}, options{demo: true, addr: defaultAddr, scale: 16, state: "/s", stated: true}},
+		{[]string{"demo", "--state", "none"}, options{demo: true, addr: defaultAddr, scale: 16, stated: true}},
+		{[]string{"demo", "--state", ""}, options{demo: true, addr: defaultAddr, scale: 16, stated: true}},
+		{[]string{"demo", "--engine", "llamacpp"}, options{demo: true, addr: defaultAddr, scale: 16, engine: "llamacpp"}},
+		{[]string{"demo", "--engine", "none"}, options{demo: true, addr: defaultAddr, scale: 16, engine: "none"}},
+		{[]string{"serve", "--engine", "srv '{path}' {port}", "--models", "/m"},
+			options{addr: defaultAddr, models: "/m", engine: "srv '{path}' {port}", command: []string{"srv", "{path}", "{port}"}}},
+		{[]string{"serve", "--config", "f", "--verify"}, options{addr: defaultAddr, config: "f", verify: true}},
+		{[]string{"demo", "--token", "abc"}, options{demo: true, addr: defaultAddr, scale: 16, token: "abc"}},
 	} {
 		got, err := parse(c.args, noEnv, io.Discard)
 		if err != nil {
@@ -56,48 +67,54 @@ func TestParse_WhatIsWrong_IsNamed(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{"models"}, "-models"},
-		{[]string{"-nope"}, "-nope"},
-		{[]string{"-ram", "5"}, "5GB"},
-		{[]string{"-ram", "0"}, "more than nothing"},
-		{[]string{"-ram", "-5GB"}, "such as 5GB"},
-		{[]string{"-swap", "NaN"}, "such as 5GB"},
-		{[]string{"-reserve", "5 parsecs"}, "parsecs"},
-		{[]string{"-ram", "99999999999TB"}, "more than can be counted"},
-		{[]string{"-addr", ""}, "-addr"},
-		{[]string{"-models", ""}, "-models"},
-		{[]string{"-models", "/m", "-scale", "8"}, "-scale"},
-		{[]string{"-follow", "/a"}, "-models"},
-		{[]string{"-models", "/m", "-follow", ""}, "-follow"},
-		{[]string{"-engine", ""}, "-engine must not"},
-		{[]string{"-engine", "srv 'x"}, "' is not closed"},
-		{[]string{"-engine", "srv $HOME"}, "'$'"},
-		{[]string{"-engine", "srv", "-config", "f"}, "leave out"},
-		{[]string{"-scale", "0"}, "1 to 4096"},
-		{[]string{"-scale", "x"}, "-scale"},
-		{[]string{"-token", ""}, "is empty"},
-		{[]string{"-token", "a b"}, "ASCII"},
-		{[]string{"-token", "a\n"}, "ASCII"},
+		{[]string{"serve"}, "nothing to serve"},
+		{[]string{"serve", "models"}, "-models"},
+		{[]string{"demo", "models"}, "-models"},
+		{[]string{"demo", "--nope"}, "-nope"},
+		{[]string{"demo", "--ram", "5"}, "5GB"},
+		{[]string{"demo", "--ram", "0"}, "more than nothing"},
+		{[]string{"demo", "--ram", "-5GB"}, "such as 5GB"},
+		{[]string{"demo", "--swap", "NaN"}, "such as 5GB"},
+		{[]string{"demo", "--reserve", "5 parsecs"}, "parsecs"},
+		{[]string{"demo", "--ram", "99999999999TB"}, "more than can be counted"},
+		{[]string{"demo", "--addr", ""}, "-addr"},
+		{[]string{"serve", "--models", ""}, "-models"},
+		{[]string{"serve", "--config", ""}, "-config"},
+		{[]string{"serve", "--models", "/m", "--scale", "8"}, "-scale"},
+		{[]string{"serve", "--follow", "/a"}, "-models"},
+		{[]string{"serve", "--config", "f", "--follow", "/a"}, "-follow is for"},
+		{[]string{"serve", "--models", "/m", "--follow", ""}, "-follow"},
+		{[]string{"serve", "--models", "/m", "--engine", ""}, "-engine must not"},
+		{[]string{"demo", "--engine", ""}, "-engine must not"},
+		{[]string{"serve", "--models", "/m", "--engine", "srv 'x"}, "' is not closed"},
+		{[]string{"demo", "--engine", "srv $HOME"}, "'$'"},
+		{[]string{"serve", "--engine", "srv", "--config", "f"}, "leave out"},
+		{[]string{"demo", "--scale", "0"}, "1 to 4096"},
+		{[]string{"demo", "--scale", "x"}, "-scale"},
+		{[]string{"demo", "--token", ""}, "is empty"},
+		{[]string{"demo", "--token", "a b"}, "ASCII"},
+		{[]string{"demo", "--token", "a\n"}, "ASCII"},
 	} {
-		var stderr strings.Builder
-		_, err := parse(c.args, noEnv, &stderr)
+		_, err := parse(c.args, noEnv, io.Discard)
 		if !errors.Is(err, ErrUsage) {
 			t.Errorf("%q: got %v", c.args, err)
 			continue
 		}
-		if said := stderr.String() + err.Error(); !strings.Contains(said, c.says) {
-			t.Errorf("%q: says %q, and nothing of %q", c.args, said, c.says)
+		if !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%q: says %q, and nothing of %q", c.args, err, c.says)
 		}
 	}
 }
 
 func TestParse_Help_IsNoFault(t *testing.T) {
-	var stderr strings.Builder
-	if _, err := parse([]string{"-h"}, noEnv, &stderr); !errors.Is(err, flag.ErrHelp) || errors.Is(err, ErrUsage) {
-		t.Errorf("got %v", err)
+	var help strings.Builder
+	for _, command := range []string{"serve", "demo"} {
+		if _, err := parse([]string{command, "-h"}, noEnv, &help); err != nil {
+			t.Errorf("%s: got %v", command, err)
+		}
 	}
 	for _, name := range []string{"-addr", "-models", "-ram", "-swap", "-reserve", "-state", "-token", "-v", tokenVariable} {
-		if !strings.Contains(stderr.String(), name) {
+		if !strings.Contains(help.String(), name) {
 			t.Errorf("the help does not speak of %s", name)
 		}
 	}
@@ -107,14 +124,14 @@ func TestParse_TokenFromTheEnvironment(t *testing.T) {
 	env := func(value string) func(string) (string, bool) {
 		return func(name string) (string, bool) { return value, name == tokenVariable }
 	}
-	if o, err := parse(nil, env("abc"), io.Discard); err != nil || o.token != "abc" {
+	if o, err := parse([]string{"demo"}, env("abc"), io.Discard); err != nil || o.token != "abc" {
 		t.Errorf("got %+v, %v", o, err)
 	}
-	if o, err := parse([]string{"-token", "flag"}, env("abc"), io.Discard); err != nil || o.token != "flag" {
+	if o, err := parse([]string{"demo", "--token", "flag"}, env("abc"), io.Discard); err != nil || o.token != "flag" {
 		t.Errorf("with a flag: got %+v, %v", o, err)
 	}
 	// The user who set it wanted a token: not to have one must not go unseen.
-	if _, err := parse(nil, env(""), io.Discard); !errors.Is(err, ErrUsage) {
+	if _, err := parse([]string{"demo"}, env(""), io.Discard); !errors.Is(err, ErrUsage) {
 		t.Errorf("empty: got %v", err)
 	}
 }
@@ -162,7 +179,7 @@ func TestOpenLibrary_Folder_IsServedFromStorageAndKeepsItsOwnState(t *testing.T)
 		}
 		return l
 	}
-	a := lib("-models", s.lib.dir, "-ram", "20GB")
+	a := lib("serve", "--models", s.lib.dir, "--ram", "20GB")
 	r := &reloader{}
 	if _, err := startFiles(a, r, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
@@ -181,14 +198,14 @@ func TestOpenLibrary_Folder_IsServedFromStorageAndKeepsItsOwnState(t *testing.T)
 	if a.limits != want {
 		t.Errorf("limits %+v, want %+v", a.limits, want)
 	}
-	b := lib("-models", t.TempDir())
+	b := lib("serve", "--models", t.TempDir())
 	if len(b.models) != 0 || b.state == "" || a.state == b.state {
 		t.Errorf("an empty folder: %d models, state %q beside %q", len(b.models), b.state, a.state)
 	}
-	if again := lib("-models", s.lib.dir); again.state != a.state {
+	if again := lib("serve", "--models", s.lib.dir); again.state != a.state {
 		t.Errorf("the state folder was %s and is %s", a.state, again.state)
 	}
-	if none := lib("-models", s.lib.dir, "-state", "none"); none.state != "" {
+	if none := lib("serve", "--models", s.lib.dir, "--state", "none"); none.state != "" {
 		t.Errorf("state %q", none.state)
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,9 +19,8 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/examples/demo"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier"
-	"github.com/modeltier/modeltier/tier/mapped"
-	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
 // site is a server in this process.
@@ -37,10 +36,7 @@ type site struct {
 var made = demo.Library{Scale: demo.MaxScale}
 
 func TestMain(m *testing.M) {
-	if port := os.Getenv(fakePort); port != "" {
-		fmt.Fprintln(os.Stderr, fakeEngine(port))
-		os.Exit(1)
-	}
+	enginetest.Main()
 	dir, err := os.MkdirTemp("", "demo")
 	if err == nil {
 		made.Dir = dir
@@ -56,11 +52,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// plenty is a machine that has memory, whatever else this one is doing.
-func plenty() tier.MemoryProbe {
-	return tiertest.NewProbe(tier.Memory{Total: 8 * tier.GiB, Available: 8 * tier.GiB})
-}
-
 // newSite serves a copy of the demo library, and the models that are given.
 func newSite(t *testing.T, token string, models ...tier.Model) *site {
 	t.Helper()
@@ -69,15 +60,14 @@ func newSite(t *testing.T, token string, models ...tier.Model) *site {
 		t.Fatal(err)
 	}
 	lib := &library{dir: d.Dir, models: append(d.Models(), models...), limits: d.Limits(), spare: d.Spare()}
-	weights, err := mapped.New(mapped.Options{})
+	lib.probe = enginetest.Plenty()
+	r := &reloader{}
+	h, err := startFiles(lib, r, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := modeltier.New(modeltier.Config{Models: lib.models, Limits: lib.limits, ModelDir: lib.dir, Mover: weights, Probe: plenty()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &site{httptest.NewServer(guard(token, handler(m, weights))), m, lib, token}
+	m := r.manager
+	s := &site{httptest.NewServer(guard(token, h)), m, lib, token}
 	t.Cleanup(func() {
 		s.Close()
 		if err := m.Close(); err != nil {
@@ -118,6 +108,12 @@ func (s *site) object(t *testing.T, method, path string, body string) (int, map[
 		t.Fatalf("%s %s: %d %q: %v", method, path, status, raw, err)
 	}
 	return status, v
+}
+
+// problemIn returns the error of an answer as OpenAI's clients read it.
+func problemIn(answer map[string]any) map[string]any {
+	p, _ := answer["error"].(map[string]any)
+	return p
 }
 
 func TestServer_DigestByAlias_IsTheModels(t *testing.T) {
@@ -195,12 +191,13 @@ func TestServer_EveryPath_AnswersJSON(t *testing.T) {
 		{"GET", "/readyz", 200, "status"},
 		{"GET", "/status", 200, "limits"},
 		{"GET", "/v1/models/gpt2-small/digest", 200, "sha256"},
-		{"GET", "/v1/models/gpt2-small", 404, "reason"},
-		{"GET", "/v1/models/", 404, "reason"},
-		{"GET", "/v1/models/digest", 404, "reason"},
-		{"GET", "/v1/models//digest", 404, "reason"},
-		{"POST", "/v1/models/gpt2-small/digest", 404, "reason"},
-		{"GET", "/", 405, "reason"},
+		{"GET", "/v1/models/gpt2-small", 200, "id"},
+		{"GET", "/v1/models/gpt2-smal", 404, "error"},
+		{"GET", "/v1/models/", 404, "error"},
+		{"GET", "/v1/models/digest", 404, "error"},
+		{"GET", "/v1/models//digest", 404, "error"},
+		{"POST", "/v1/models/gpt2-small/digest", 405, "error"},
+		{"GET", "/", 200, "status"},
 		{"GET", "/nothing", 404, "reason"},
 		{"POST", "/", 200, "reason"}, // no JSON: an error of the contract
 	} {
@@ -215,7 +212,7 @@ func TestServer_WithoutEngine_ClientsOfOpenAIAreToldSo(t *testing.T) {
 	s := newSite(t, "")
 	for _, path := range []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings"} {
 		status, answer := s.object(t, "POST", path, `{"model": "gpt2-small"}`)
-		problem, _ := answer["error"].(map[string]any)
+		problem := problemIn(answer)
 		if message, _ := problem["message"].(string); status != http.StatusNotImplemented || problem["code"] != "no_engine" || !strings.Contains(message, "no engine") || problem["suggestions"] == nil {
 			t.Errorf("%s: %d %v", path, status, answer)
 		}
@@ -331,7 +328,7 @@ func TestDigest_SeveralFiles_IsThatOfOneBehindTheOther(t *testing.T) {
 func TestDigest_UnknownModel_IsNotFound(t *testing.T) {
 	s := newSite(t, "")
 	status, a := s.object(t, "GET", "/v1/models/gpt2-smal/digest", "")
-	if status != http.StatusNotFound || a["code"] != "not_found" || len(a["suggestions"].([]any)) == 0 {
+	if p := problemIn(a); status != http.StatusNotFound || p["code"] != "not_found" || len(p["suggestions"].([]any)) == 0 {
 		t.Errorf("%d %v", status, a)
 	}
 }
@@ -348,29 +345,10 @@ func TestDigest_FileCutShortWhileResident_IsAnErrorAndTheServerGoesOn(t *testing
 		t.Fatal(err)
 	}
 	status, a := s.object(t, "GET", "/v1/models/"+m.Name+"/digest", "")
-	if status < 500 || a["status"] != "error" || len(a["suggestions"].([]any)) == 0 {
+	if p := problemIn(a); status < 500 || p["type"] != "server_error" || len(p["suggestions"].([]any)) == 0 {
 		t.Errorf("%d %v", status, a)
 	}
 	if status, a := s.object(t, "GET", "/v1/models/"+s.lib.models[1].Name+"/digest", ""); status != http.StatusOK {
 		t.Errorf("the next model: %d %v", status, a)
 	}
 }
-
-func TestSHA256Of_ClientGone_StopsEarly(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	gone := errors.New("gone")
-	reads := 0
-	_, err := sha256Of(ctx, readerFunc(func(p []byte, _ int64) (int, error) {
-		if reads++; reads == 2 {
-			cancel(gone)
-		}
-		return len(p), nil
-	}), 1<<30)
-	if !errors.Is(err, gone) || reads != 2 {
-		t.Errorf("%d reads, %v", reads, err)
-	}
-}
-
-type readerFunc func(p []byte, off int64) (int, error)
-
-func (f readerFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }

@@ -49,7 +49,7 @@ func TestHotLoad_SeveralEngines_ServedByTheOneThatItNames(t *testing.T) {
 			t.Errorf("%d %s", res.StatusCode, whole(t, res))
 		}
 		s, _ := f.m.Model("hot")
-		if e, err := f.engines.engineOf(&tier.Model{Mover: s.Mover}); err != nil || e.Slots != 3 {
+		if e, err := f.engines.EngineOf(&tier.Model{Mover: s.Mover}); err != nil || e.Slots != 3 {
 			t.Errorf("it is served by %q: %+v, %v", s.Mover, e, err)
 		}
 		if a := f.contract(t, `{"list_models": true}`); a.Models["hot"].Engine != "other" || a.Models["small"].Engine != "fake" {

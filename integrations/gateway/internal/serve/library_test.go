@@ -46,7 +46,7 @@ func TestParseConfig_MarkOfWindowsAndParts_AreTaken(t *testing.T) {
 	if got := strings.Join(c.library("/m").models[0].Parts, " "); got != filepath.Join("/m", "b.gguf")+" /c.gguf" {
 		t.Errorf("parts %q", got)
 	}
-	if _, err := parse([]string{"-follow", "/x"}, noEnv, io.Discard); err == nil {
+	if _, err := parse([]string{"serve", "--follow", "/x"}, noEnv, io.Discard); err == nil {
 		t.Error("-follow without -models is taken")
 	}
 }

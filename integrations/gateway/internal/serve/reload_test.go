@@ -191,7 +191,7 @@ func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
 		}
 	}
 	add("c")
-	o, err := parse([]string{"-models", dir, "-state", "none", "-engine", fakePort + "={port} " + quoted(os.Args[0])}, noEnv, io.Discard)
+	o, err := parse([]string{"serve", "--models", dir, "--state", "none", "--engine", fakeCommand()}, noEnv, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

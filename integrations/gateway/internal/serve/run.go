@@ -46,6 +46,7 @@ func command(c *cobra.Command, o *options) *cobra.Command {
 	fs := flag.NewFlagSet(c.Use, flag.ContinueOnError)
 	o.bind(fs)
 	c.Flags().AddGoFlagSet(fs)
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w (%w)", err, ErrUsage) })
 	c.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return fmt.Errorf("%q is no flag; the folder of models is given with -models (%w)", args[0], ErrUsage)

@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/prometheus/procfs"
 )
 
@@ -44,11 +46,6 @@ func (b boss) wants(t *testing.T, states ...string) {
 	}
 }
 
-// fakeCommand is the -engine that is this binary.
-func fakeCommand() string {
-	return fakePort + "={port} GORACE=atexit_sleep_ms=0 " + quoted(os.Args[0])
-}
-
 func TestChild_Hangup_ReloadsAndNeverEnds(t *testing.T) {
 	bin := build(t)
 	b, err := os.ReadFile(filepath.Join(made.Dir, "gpt2-small.gguf"))
@@ -56,9 +53,9 @@ func TestChild_Hangup_ReloadsAndNeverEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, args := range map[string][]string{
-		"the demo":              {"-scale", "4096"},
-		"a folder":              {"-models", "FOLDER"},
-		"a folder with engines": {"-models", "FOLDER", "-engine", fakeCommand()},
+		"the demo":              {"demo", "-scale", "4096", "-engine", "none"},
+		"a folder":              {"serve", "-models", "FOLDER"},
+		"a folder with engines": {"serve", "-models", "FOLDER", "-engine", fakeCommand()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -69,13 +66,13 @@ func TestChild_Hangup_ReloadsAndNeverEnds(t *testing.T) {
 				}
 			}
 			add("first.gguf")
-			args := append([]string{"-addr", "127.0.0.1:0", "-state", "none"}, args...)
-			folder := args[5] == "FOLDER"
+			args := append(slices.Clone(args), "-addr", "127.0.0.1:0", "-state", "none")
+			folder := args[2] == "FOLDER"
 			if folder {
-				args[5] = dir
+				args[2] = dir
 			}
 			supervisor, socket := newBoss(t)
-			cmd := command(t.Context(), bin, t.TempDir(), args...)
+			cmd := program(t.Context(), bin, t.TempDir(), args...)
 			cmd.Env = append(cmd.Env, notifyVariable+"="+socket)
 			c := launch(t, cmd)
 			supervisor.wants(t, ready)
@@ -105,7 +102,7 @@ func TestChild_Hangup_ReloadsAndNeverEnds(t *testing.T) {
 
 // A terminal, or a supervisor, may signal the whole process group.
 func TestChild_GroupIsTerminated_StreamEndsInOrder(t *testing.T) {
-	cmd := command(t.Context(), build(t), t.TempDir(), "-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir, "-engine", fakeCommand())
+	cmd := program(t.Context(), build(t), t.TempDir(), "serve", "-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir, "-engine", fakeCommand())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c := launch(t, cmd)
 	resp, err := http.Post(c.url+"/v1/chat/completions", "application/json", strings.NewReader(`{"model":"gpt2-small","stream":true,"messages":"long"}`))
@@ -134,7 +131,7 @@ func TestChild_ReaderOfItsOutputLeaves_GoesOn(t *testing.T) {
 	}
 	defer out.Close()
 	supervisor, socket := newBoss(t)
-	cmd := command(t.Context(), build(t), t.TempDir(), "-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir)
+	cmd := program(t.Context(), build(t), t.TempDir(), "serve", "-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir)
 	cmd.Env = append(cmd.Env, notifyVariable+"="+socket)
 	cmd.Stdout, cmd.Stderr = in, in
 	err = cmd.Start()
@@ -170,7 +167,7 @@ func TestChild_FolderChanges_IsTakenUp(t *testing.T) {
 	if err := os.WriteFile(first, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := launch(t, command(t.Context(), bin, t.TempDir(), "-addr", "127.0.0.1:0", "-state", "none", "-models", dir))
+	c := launch(t, program(t.Context(), bin, t.TempDir(), "serve", "-addr", "127.0.0.1:0", "-state", "none", "-models", dir))
 	wants := func(name string, there bool) {
 		t.Helper()
 		await(t, func() (string, bool) {
@@ -241,9 +238,9 @@ func TestChild_FirstProcessOfAContainer_ReapsWhatEnginesLeave(t *testing.T) {
 		t.Skipf("no namespace of processes can be made here: %v: %s", err, out)
 	}
 	// The engine leaves three orphans, of which the last has ended when the file exists.
-	engine := fakePort + `={port} GORACE=atexit_sleep_ms=0 sh -c '(true &); (sleep 0.01 &); (: >"$1" &); exec "$0"' ` + quoted(os.Args[0]) + " " + quoted(left)
-	cmd := command(t.Context(), unshare[0], t.TempDir(), append(unshare[1:], bin,
-		"-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir, "-engine", engine)...)
+	engine := strings.Join(enginetest.Env, " ") + ` sh -c '(true &); (sleep 0.01 &); (: >"$1" &); exec "$0"' ` + quoted(os.Args[0]) + " " + quoted(left)
+	cmd := program(t.Context(), unshare[0], t.TempDir(), append(unshare[1:], bin,
+		"serve", "-addr", "127.0.0.1:0", "-state", "none", "-models", made.Dir, "-engine", engine)...)
 	c := launch(t, cmd)
 	first := only(t, cmd.Process.Pid)
 	if a := c.do(t, "POST", "/v1/completions", `{"model":"gpt2-small"}`); a["error"] != nil {

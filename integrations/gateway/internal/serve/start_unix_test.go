@@ -35,13 +35,15 @@ func TestRun_PathOfTheWrongKind_IsNamedAtOnce(t *testing.T) {
 		{"-state", fifo, fifo, "must be a folder"},
 	} {
 		ended := make(chan error, 1)
-		go func() {
-			args := []string{"-addr", "127.0.0.1:0", c.flag, c.path}
-			if c.flag == "-state" {
-				args = append(args, "-models", dir)
-			}
-			ended <- run(t.Context(), t.Context(), nil, args, noEnv, io.Discard, io.Discard)
-		}()
+		args := []string{"serve", "--addr", "127.0.0.1:0", "-" + c.flag, c.path}
+		if c.flag == "-state" {
+			args = append(args, "--models", dir)
+		}
+		o, err := parse(args, noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { ended <- run(t.Context(), t.Context(), nil, o, noEnv, io.Discard, io.Discard) }()
 		select {
 		case err := <-ended:
 			if err == nil || !strings.Contains(err.Error(), c.named) || !strings.Contains(err.Error(), c.says) {

@@ -1,9 +1,8 @@
-package serve
+package room
 
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -12,17 +11,17 @@ import (
 func TestMembers_ExactlyTheKeysOfTheObject(t *testing.T) {
 	body := ` {"model":"a","Model":"b","mod\u0065l2":{"model":"c","x":[{"model":"d"}]},"s":"},{\"model\":\\","list":["model",{"model":1}],"stream":true,"model":"e","":null} `
 	var got []string
-	for key, value := range members([]byte(body)) {
+	for key, value := range Members([]byte(body)) {
 		got = append(got, key+"="+strings.TrimSpace(string(value)))
 	}
 	want := []string{`model="a"`, `Model="b"`, `model2={"model":"c","x":[{"model":"d"}]}`, `s="},{\"model\":\\"`, `list=["model",{"model":1}]`, `stream=true`, `model="e"`, `=null`}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%q, want\n%q", got, want)
 	}
-	for range members([]byte(" {} ")) {
+	for range Members([]byte(" {} ")) {
 		t.Error("an empty object has a member")
 	}
-	for range members([]byte(body)) {
+	for range Members([]byte(body)) {
 		break
 	}
 }
@@ -40,7 +39,7 @@ func FuzzMembers(f *testing.F) {
 			t.Fatal(err)
 		}
 		got := map[string]json.RawMessage{}
-		for key, value := range members(b) {
+		for key, value := range Members(b) {
 			got[key] = value
 		}
 		for key, value := range want {
@@ -52,21 +51,4 @@ func FuzzMembers(f *testing.F) {
 			t.Errorf("%q: %d keys, want %d", b, len(got), len(want))
 		}
 	})
-}
-
-// The engine is given the model that the body names, and not what only looks like it.
-func TestProxy_KeysOfAnotherCase_AreNotTheModel(t *testing.T) {
-	f := newFront(t)
-	res := f.post(t, t.Context(), "/v1/completions", `{"model":"small","Model":"large","STREAM":true}`)
-	if got := res.Header.Get("X-Model"); got != "small" || res.StatusCode != http.StatusOK {
-		t.Errorf("%d from %q", res.StatusCode, got)
-	}
-	res = f.post(t, t.Context(), "/v1/completions", `{"MODEL":"small"}`)
-	if got := whole(t, res); res.StatusCode != http.StatusBadRequest || !strings.Contains(got, "names no model") {
-		t.Errorf("%d %s", res.StatusCode, got)
-	}
-	res = f.post(t, t.Context(), "/v1/completions", `{"model":7}`)
-	if got := whole(t, res); res.StatusCode != http.StatusBadRequest || !strings.Contains(got, "model: ") {
-		t.Errorf("%d %s", res.StatusCode, got)
-	}
 }

@@ -1,4 +1,4 @@
-package serve
+package gateway_test
 
 import (
 	"bufio"
@@ -6,22 +6,24 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
+	"github.com/modeltier/modeltier/integrations/gateway/room"
 )
+
+// progress asks for comments on how far a load is.
+const progress = "X-Load-Progress"
 
 // gated is a front end whose engines are not ready before open is called.
 func gated(t *testing.T) (f *front, open func()) {
 	t.Helper()
-	f = newFront(t)
 	gate := filepath.Join(t.TempDir(), "gate")
-	engine := f.config["engines"].(map[string]any)["fake"].(map[string]any)
-	engine["env"] = append(engine["env"].([]string), fakeGate+"="+gate)
-	f.write(t)
-	if got := f.reload(t); !strings.HasPrefix(got, "reloaded: ") {
-		t.Fatal(got)
-	}
+	f = newFront(t, func(e *engines.Config) { e.Env = append(slices.Clone(e.Env), enginetest.Gate+"="+gate) })
 	return f, func() {
 		if err := os.WriteFile(gate, nil, 0o600); err != nil {
 			t.Error(err)
@@ -30,7 +32,7 @@ func gated(t *testing.T) (f *front, open func()) {
 }
 
 // told reads comments up to one of that kind, and returns what it says.
-func told(t *testing.T, lines *bufio.Reader, kind string) (at loading) {
+func told(t *testing.T, lines *bufio.Reader, kind string) (at room.Loading) {
 	t.Helper()
 	for {
 		line, err := lines.ReadString('\n')
@@ -51,8 +53,8 @@ func told(t *testing.T, lines *bufio.Reader, kind string) (at loading) {
 
 func TestProgress_ClientThatAsks_IsToldInComments(t *testing.T) {
 	f, open := gated(t)
-	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","stream":true,"messages":"short"}`, progressHeader, "1")
-	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get(noBuffering) != "no" {
+	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","stream":true,"messages":"short"}`, progress, "1")
+	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get("X-Accel-Buffering") != "no" {
 		t.Fatalf("%d %s", res.StatusCode, res.Header)
 	}
 	lines := bufio.NewReader(res.Body)
@@ -90,8 +92,8 @@ func TestProgress_NobodyAsks_AnswerIsTheEnginesAlone(t *testing.T) {
 		header []string
 	}{
 		{`{"model":"small","stream":true,"messages":"short"}`, nil},
-		{`{"model":"large","messages":"short"}`, []string{progressHeader, "1"}},               // no stream
-		{`{"model":"large","stream":true,"messages":"short"}`, []string{progressHeader, "1"}}, // ready
+		{`{"model":"large","messages":"short"}`, []string{progress, "1"}},               // no stream
+		{`{"model":"large","stream":true,"messages":"short"}`, []string{progress, "1"}}, // ready
 	} {
 		res := f.post(t, t.Context(), "/v1/chat/completions", c.body, c.header...)
 		if got := whole(t, res); got != "data: 0\n\ndata: 1\n\ndata: 2\n\ndata: [DONE]\n\n" || res.Header.Get("X-Model") == "" {
@@ -105,7 +107,7 @@ func TestProgress_Failure_IsAnEventOfTheStream(t *testing.T) {
 	f, open := gated(t)
 	event := func(body string, then func()) (p problem) {
 		t.Helper()
-		res := f.post(t, t.Context(), "/v1/chat/completions", body, progressHeader, "1")
+		res := f.post(t, t.Context(), "/v1/chat/completions", body, progress, "1")
 		lines := bufio.NewReader(res.Body)
 		told(t, lines, "loading")
 		then()
@@ -124,9 +126,9 @@ func TestProgress_Failure_IsAnEventOfTheStream(t *testing.T) {
 	}
 	// The model is taken out while it loads.
 	p := event(`{"model":"large","stream":true}`, func() {
-		f.config["models"] = f.config["models"].([]map[string]any)[:1]
-		f.write(t)
-		f.reload(t)
+		if _, err := f.m.Reconfigure(t.Context(), f.models[:1], f.limits); err != nil {
+			t.Error(err)
+		}
 	})
 	if p.Error.Code != "not_found" || p.Error.Message == "" {
 		t.Errorf("%+v", p)
@@ -140,7 +142,7 @@ func TestProgress_Failure_IsAnEventOfTheStream(t *testing.T) {
 
 func TestProgress_ClientLeavesWhileItLoads_NothingIsHeld(t *testing.T) {
 	f, open := gated(t)
-	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","stream":true}`, progressHeader, "1")
+	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","stream":true}`, progress, "1")
 	told(t, bufio.NewReader(res.Body), "loading")
 	res.Body.Close()
 	waiting := func() (n int) {

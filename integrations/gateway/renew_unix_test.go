@@ -1,8 +1,9 @@
 //go:build unix
 
-package serve
+package gateway_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modeltier/modeltier/integrations/gateway/engines"
 	"github.com/modeltier/modeltier/tier/process"
 )
 
@@ -24,12 +26,16 @@ func (f *front) smallEngine() process.ModelStatus {
 }
 
 func TestProxy_EngineHangs_IsRenewedAndTheNextRequestIsServed(t *testing.T) {
-	for name, settings := range map[string]map[string]any{
-		"InItsAnswer": {"silence_limit_s": 0.2},
-		"Idle":        {"idle_check_s": 0.2},
+	for name, settings := range map[string]string{
+		"InItsAnswer": `{"silence_limit_s": 0.2}`,
+		"Idle":        `{"idle_check_s": 0.2}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFront(t, settings)
+			f := newFront(t, func(e *engines.Config) {
+				if err := json.Unmarshal([]byte(settings), e); err != nil {
+					t.Fatal(err)
+				}
+			})
 			const once, endless = `{"model":"small","prompt":"short"}`, `{"model":"small","prompt":"on and on"}`
 			whole(t, f.post(t, t.Context(), "/v1/chat/completions", once))
 			var answer io.Reader = strings.NewReader("")
