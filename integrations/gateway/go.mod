@@ -3,6 +3,7 @@ module github.com/modeltier/modeltier/integrations/gateway
 go 1.26.0
 
 require (
+	github.com/go-json-experiment/json v1.27.2
 	github.com/google/go-cmp v0.7.0
 	github.com/modeltier/modeltier v0.0.0
 	github.com/prometheus/procfs v0.23.0
