@@ -133,11 +133,7 @@ func newForward(room *Room) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			h := r.Out.Header
-			h.Del("Authorization") // is between the client and us
-			h.Del("X-Api-Key")
-			h.Del("Cookie")
-			h.Del("Upgrade") // no path of ours has another protocol
-			h.Del("Connection")
+			cleanRequest(h)
 			if h.Get(requestID) == "" {
 				h.Set(requestID, rand.Text())
 			}
@@ -188,6 +184,7 @@ type roundTripper struct{ room *Room }
 // RoundTrip implements http.RoundTripper.
 func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	p := r.Context().Value(passKey{}).(*pass)
+	r = r.WithContext(untraced{r.Context()})
 	if p.ask.Instead != nil && p.room.isLacking(p) {
 		if err := p.turnTo(p.ask.Instead); err != nil {
 			return nil, err
@@ -335,8 +332,9 @@ func (p *pass) turnTo(instead func() (*Ask, error)) error {
 // answer prepares the engine's answer for the client.
 func (p *pass) answer(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return nil // ReverseProxy refuses what was not asked for
+		return errors.New("it switched protocols, which it was not asked to")
 	}
+	cleanAnswer(res.Header)
 	if p.use != nil {
 		res.Body = p.use.Body(res.Body)
 	}

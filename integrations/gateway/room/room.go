@@ -160,7 +160,7 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 		}
 		return
 	}
-	w.Header().Set("X-Model", pass.model)
+	w.Header().Set(modelHeader, pass.model)
 	room.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
 }
 
