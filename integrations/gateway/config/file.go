@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"io/fs"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -43,8 +44,9 @@ type File struct {
 	// How long things may take.
 	Timeouts Timeouts `json:"timeouts,omitzero"`
 
-	name string   // of the file, in faults
-	root ast.Node // nil: there is nothing in it
+	name string      // of the file, in faults
+	root ast.Node    // nil: there is nothing in it
+	info fs.FileInfo // as it was when it was read; nil: no file was
 }
 
 // Model is a model, by its files or by a name that its engine knows.

@@ -74,6 +74,10 @@ func Read(path string) (*File, []Warning, error) {
 		return nil, nil, err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
@@ -82,7 +86,11 @@ func Read(path string) (*File, []Warning, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return Parse(path, b, dir)
+	file, warnings, err := Parse(path, b, dir)
+	if err == nil {
+		file.info = info
+	}
+	return file, warnings, err
 }
 
 // checkKind returns an error that names path if it is not there or is not what it must be.
