@@ -2,6 +2,7 @@ package openai
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/modeltier/modeltier"
@@ -22,6 +23,7 @@ type entry struct {
 	Object       string            `json:"object"`
 	Created      int64             `json:"created"`
 	OwnedBy      string            `json:"owned_by"`
+	Context      int               `json:"context_length,omitempty"` // tokens, as its header says
 	Capabilities []string          `json:"capabilities"`
 	Resident     tier.Tier         `json:"resident_tier"`
 	Labels       map[string]string `json:"labels,omitempty"`
@@ -29,7 +31,8 @@ type entry struct {
 }
 
 func (m *models) entry(s *modeltier.ModelStatus) entry {
-	e := entry{s.Name, "model", m.since, "modeltier", append([]string{}, s.Capabilities...), s.Tier, s.Labels, nil}
+	e := entry{ID: s.Name, Object: "model", Created: m.since, OwnedBy: "modeltier", Capabilities: append([]string{}, s.Capabilities...), Resident: s.Tier, Labels: s.Labels}
+	e.Context, _ = strconv.Atoi(s.Labels["context_length"])
 	if s.Waiting != nil {
 		at := room.LoadingAt(*s.Waiting)
 		e.Loading = &at

@@ -94,7 +94,7 @@ var byteOrderMark = []byte("\xef\xbb\xbf") // which editors on Windows put befor
 // (with commas) and X-Priority, which go before what the body says.
 func understand(r *http.Request, body []byte, wants []string) (*room.Ask, error) {
 	body = bytes.TrimPrefix(body, byteOrderMark)
-	if err := json.Unmarshal(body, new(struct{})); err != nil { // it is no JSON, or no object
+	if err := room.CheckObject(body); err != nil {
 		return nil, err
 	}
 	ask := &room.Ask{Body: body}

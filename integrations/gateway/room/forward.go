@@ -74,20 +74,21 @@ func (p *pass) enter(ctx context.Context, req *modeltier.Request) error {
 // enterQueue waits for a turn at the engine of a model, of whatever name. What has no such
 // model is left to Acquire.
 func (p *pass) enterQueue(ctx context.Context, name string) error {
-	s, ok := p.room.m.Model(name)
-	if !ok {
+	choice, err := p.room.m.Select(modeltier.Request{Model: name})
+	if err != nil {
 		return nil
 	}
+	name = choice.Model
 	class := Normal
 	if p.class != nil {
 		class = *p.class
 	} else {
-		class = p.room.class(s.Name)
+		class = p.room.class(name)
 	}
-	if err := p.room.queues.enter(ctx, s.Name, p.caller, class); err != nil {
+	if err := p.room.queues.enter(ctx, name, p.caller, class); err != nil {
 		return err
 	}
-	p.turn = s.Name
+	p.turn = name
 	return nil
 }
 
@@ -125,7 +126,7 @@ func (p *pass) end() {
 // newTransport returns what asks engines. They are on this machine, and asked directly.
 // Connections are kept: an engine that was frozen goes on with them.
 func newTransport() http.RoundTripper {
-	return &http.Transport{MaxIdleConnsPerHost: parallel, IdleConnTimeout: time.Minute, DisableCompression: true}
+	return &http.Transport{MaxIdleConnsPerHost: maxUnanswered, IdleConnTimeout: time.Minute, DisableCompression: true}
 }
 
 // newForward returns what passes a pass on.
@@ -139,7 +140,6 @@ func newForward(room *Room) *httputil.ReverseProxy {
 			}
 		},
 		Transport:      roundTripper{room},
-		FlushInterval:  -1, // a token is passed on when it comes
 		BufferPool:     &buffers,
 		ModifyResponse: func(res *http.Response) error { return res.Request.Context().Value(passKey{}).(*pass).answer(res) },
 		ErrorLog:       slog.NewLogLogger(room.log.Handler(), slog.LevelWarn),
@@ -167,16 +167,19 @@ var buffers pool
 
 type pool struct{ sync.Pool }
 
+// bufferSize is small, as each stream that is idle holds one.
+const bufferSize = 8 << 10
+
 // Get implements httputil.BufferPool.
 func (p *pool) Get() []byte {
-	if b, ok := p.Pool.Get().(*[32 << 10]byte); ok {
+	if b, ok := p.Pool.Get().(*[bufferSize]byte); ok {
 		return b[:]
 	}
-	return make([]byte, 32<<10)
+	return make([]byte, bufferSize)
 }
 
 // Put implements httputil.BufferPool.
-func (p *pool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
+func (p *pool) Put(b []byte) { p.Pool.Put((*[bufferSize]byte)(b)) }
 
 // roundTripper asks the engine of a pass, and asks again if it may.
 type roundTripper struct{ room *Room }
@@ -335,6 +338,9 @@ func (p *pass) answer(res *http.Response) error {
 		return errors.New("it switched protocols, which it was not asked to")
 	}
 	cleanAnswer(res.Header)
+	if p.turn != "" && p.room.queues.begun(p.turn) {
+		p.turn = ""
+	}
 	if p.use != nil {
 		res.Body = p.use.Body(res.Body)
 	}

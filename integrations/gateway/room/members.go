@@ -1,10 +1,19 @@
 package room
 
 import (
+	"bytes"
 	"encoding/json"
 	"iter"
 	"slices"
 )
+
+// CheckObject returns an error unless b is a JSON object.
+func CheckObject(b []byte) error {
+	if trimmed := bytes.TrimLeft(b, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' && json.Valid(b) {
+		return nil
+	}
+	return json.Unmarshal(b, new(struct{})) // which says what is wrong
+}
 
 // Members yields the keys and values of a JSON object that is known to be valid. To
 // encoding/json "Model" is "model", and the last of them counts: the engine would be given

@@ -3,8 +3,8 @@ package room
 import (
 	"encoding/json"
 	"math"
-	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/modeltier/modeltier/tier"
@@ -105,8 +105,7 @@ func (b *begun) end() {
 }
 
 func isStream(h http.Header) bool {
-	kind, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
-	return kind == "text/event-stream"
+	return strings.HasPrefix(h.Get("Content-Type"), "text/event-stream")
 }
 
 // text is v as JSON. It is given what has no error to give.

@@ -55,7 +55,9 @@ const maxWaiting = 1024
 // that wait go by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller with a
 // hundred requests does not hold up one with a single one, and no class starves another.
 type queues struct {
-	limit func(model string) int
+	// limit is how many requests of a model have a turn; whole: until their answers have
+	// ended, and not only until these begin.
+	limit func(model string) (n int, whole bool)
 
 	mu      sync.Mutex // guards the rest
 	byModel map[string]*queue
@@ -63,6 +65,8 @@ type queues struct {
 
 // queue is that of one model. It is there while a request runs.
 type queue struct {
+	limit   int
+	whole   bool
 	running int
 	waiting turns
 	virtual float64            // the start tag of the last turn
@@ -82,12 +86,8 @@ type turn struct {
 // once for it. Its error is the cause of ctx, or a *tier.BusyError.
 func (q *queues) enter(ctx context.Context, model, caller string, class Class) error {
 	q.mu.Lock()
-	m := q.byModel[model]
-	if m == nil {
-		m = &queue{}
-		q.byModel[model] = m
-	}
-	if m.running < q.limit(model) {
+	m := q.of(model)
+	if m.running < m.limit {
 		m.running++
 		q.mu.Unlock()
 		return nil
@@ -126,15 +126,35 @@ func (q *queues) enter(ctx context.Context, model, caller string, class Class) e
 func (q *queues) tryEnter(model string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	m := q.of(model)
+	if m.running >= m.limit {
+		return false
+	}
+	m.running++
+	return true
+}
+
+// of returns the queue of a model, with its limit as it is now. The caller holds mu.
+func (q *queues) of(model string) *queue {
 	m := q.byModel[model]
 	if m == nil {
 		m = &queue{}
 		q.byModel[model] = m
 	}
-	if m.running >= q.limit(model) {
+	m.limit, m.whole = q.limit(model)
+	return m
+}
+
+// begun ends a turn that does not last until the answer has ended. It reports whether it
+// did.
+func (q *queues) begun(model string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.of(model)
+	if m.whole {
 		return false
 	}
-	m.running++
+	q.pass(model, m)
 	return true
 }
 
@@ -142,13 +162,13 @@ func (q *queues) tryEnter(model string) bool {
 func (q *queues) leave(model string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.pass(model, q.byModel[model])
+	q.pass(model, q.of(model))
 }
 
 // pass gives a turn that has ended to those that wait. The caller holds mu.
 func (q *queues) pass(model string, m *queue) {
 	m.running--
-	for len(m.waiting) > 0 && m.running < q.limit(model) {
+	for len(m.waiting) > 0 && m.running < m.limit {
 		t := heap.Pop(&m.waiting).(*turn)
 		m.virtual = t.start
 		m.running++

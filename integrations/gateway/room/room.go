@@ -3,11 +3,13 @@ package room
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"sync"
+	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
@@ -18,8 +20,9 @@ import (
 // Options are what a Room may be told. The zero value is a good one.
 type Options struct {
 	// Parallel is how many requests the engine of a model is given at once; more wait for
-	// their turn here. nil: 64. It may be called from any goroutine, often, and must not
-	// block; less than 1 is 1.
+	// their turn here, fairly. nil, or 0 of it: any number, of which 64 may be without the
+	// first byte of an answer, so that a burst does not overrun the engine's socket. It may
+	// be called from any goroutine, often, and must not block.
 	Parallel func(model string) int
 	// Caller tells whose request it is, for turns that are fair between callers, and the
 	// class of its requests. nil: the address that it comes from, and Normal.
@@ -32,9 +35,9 @@ type Options struct {
 	Logger  *slog.Logger // nil: silent
 }
 
-// parallel is Options.Parallel's default: above what engines answer at once, below what
-// fills the backlog of their sockets.
-const parallel = 64
+// maxUnanswered is how many requests may be without an answer at an engine that has no
+// limit: above what engines answer at once, below what fills the backlog of their sockets.
+const maxUnanswered = 64
 
 // Room passes requests on to the engines of leased models. Its methods may be called from
 // any number of goroutines.
@@ -58,11 +61,13 @@ func New(m *modeltier.Manager, o Options) *Room {
 	room := &Room{
 		m: m, caller: o.Caller, class: o.ModelClass, refuse: o.Refusal, log: o.Logger,
 		bodies: semaphore.NewWeighted(maxBodies),
-		queues: queues{byModel: make(map[string]*queue), limit: func(model string) int {
-			if o.Parallel == nil {
-				return parallel
+		queues: queues{byModel: make(map[string]*queue), limit: func(model string) (n int, whole bool) {
+			if o.Parallel != nil {
+				if n := o.Parallel(model); n > 0 {
+					return n, true
+				}
 			}
-			return max(o.Parallel(model), 1)
+			return maxUnanswered, false
 		}},
 	}
 	if room.caller == nil {
@@ -104,8 +109,12 @@ type Ask struct {
 	Instead func() (*Ask, error)
 }
 
-// classHeader is the header of a request that says its class.
-const classHeader = "X-Class"
+// Headers of a request: its class, and how long its model stays in memory when it is idle
+// (a time.Duration such as 10m; 0: not at all; negative: as long as there is room).
+const (
+	classHeader     = "X-Class"
+	keepAliveHeader = "X-Keep-Alive"
+)
 
 // Serve answers a request. understand makes an Ask of it and of its body; its error is
 // what the client did wrong. Serve returns when the answer has ended, or its client has
@@ -138,6 +147,12 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 	if err != nil {
 		WriteProblem(w, face, Invalid(err))
 		return
+	}
+	if word := r.Header.Get(keepAliveHeader); word != "" {
+		if ask.Request.KeepAlive, err = ParseKeepAlive(word); err != nil {
+			WriteProblem(w, face, Invalid(err))
+			return
+		}
 	}
 	pass := &pass{room: room, face: face, ask: ask, caller: caller, class: class}
 	defer pass.end()
@@ -205,4 +220,17 @@ type used interface {
 // errEnded is of an engine that ended between its lease and the request.
 func errEnded(model string) error {
 	return &tier.BusyError{Model: model, Reason: "the engine of '" + model + "' has just ended, and is being restarted"}
+}
+
+// ParseKeepAlive returns a tier.Request's KeepAlive of a duration such as "10m"; "0" is
+// at once, and a negative one never.
+func ParseKeepAlive(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, &tier.InvalidError{Field: "keep-alive", Value: fmt.Sprintf("%q", text), Rule: "must be a duration such as 90s, 10m or -1s"}
+	}
+	if d == 0 {
+		d = tier.AtOnce
+	}
+	return d, nil
 }
