@@ -5,9 +5,14 @@
 //	go run ./examples/server -models FOLDER
 //	curl -s 127.0.0.1:8080 -d '{"auto_select": true}'
 //
-// Nothing answers for the models: what one is asked in a program of one's own stands where
-// this one reads a page of the weights. The command modeltier, in integrations/gateway, is
-// the front end of engines.
+// This file is the life of the server: it starts, answers, and ends in order. handler.go is
+// what it answers: the Manager's own Handler, and GET /first/NAME, which does with a model
+// what any server does: it takes a lease, uses what serves the model, and gives the lease
+// back. Nothing infers here; your code stands where this reads the first bytes.
+//
+// It listens on loopback, and asks no one for a key: package access of
+// integrations/gateway does that. The command modeltier, there, is the front end of engines
+// that are programs.
 package main
 
 import (
@@ -32,7 +37,7 @@ func main() {
 	flag.Parse()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	if err := run(ctx, *addr, *models, *state, log); err != nil {
 		log.Error("the server has ended", "err", err)
 		os.Exit(1)
