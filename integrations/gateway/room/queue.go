@@ -52,8 +52,9 @@ func (c Class) weight() float64 { return [...]float64{Normal: 4, High: 16, Low: 
 const maxWaiting = 1024
 
 // queues admit requests to engines, each model's as many at once as its limit says. Those
-// that wait go by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller with a
-// hundred requests does not hold up one with a single one, and no class starves another.
+// that wait go by start-time fair queueing (Goyal, Vin and Cheng, 1996) on two levels:
+// between the classes, by their weights, and in a class between callers. One with a hundred
+// requests does not hold up one with a single one, and no class starves another.
 type queues struct {
 	// limit is how many requests of a model have a turn; whole: until their answers have
 	// ended, and not only until these begin.
@@ -68,14 +69,24 @@ type queue struct {
 	limit   int
 	whole   bool
 	running int
-	waiting turns
-	virtual float64            // the start tag of the last turn
-	ends    map[string]float64 // by caller: the end tag of its last request that waits or waited
+	waiting int
+	virtual float64 // the start tag of the class that had the last turn
+	classes [len(classNames)]line
 	arrived uint64
+}
+
+// line is the requests of one class that wait.
+type line struct {
+	waiting turns
+	start   float64            // the tag of its next turn among the classes
+	virtual float64            // the start tag of its last turn
+	ends    map[string]float64 // by caller: the end tag of its last request that waits or waited
 }
 
 // turn is a request that waits. granted is closed when it may run.
 type turn struct {
+	caller  string
+	class   Class
 	start   float64
 	arrived uint64 // breaks ties
 	index   int    // in turns; -1: it no longer waits
@@ -85,41 +96,63 @@ type turn struct {
 // enter waits for a turn at the engine of a model. The caller has to call leave exactly
 // once for it. Its error is the cause of ctx, or a *tier.BusyError.
 func (q *queues) enter(ctx context.Context, model, caller string, class Class) error {
-	q.mu.Lock()
-	m := q.of(model)
-	if m.running < m.limit {
-		m.running++
-		q.mu.Unlock()
-		return nil
+	t, err := q.join(model, caller, class)
+	if t == nil {
+		return err
 	}
-	if len(m.waiting) >= maxWaiting {
-		q.mu.Unlock()
-		return &tier.BusyError{Model: model, Queued: maxWaiting, RetryAfter: time.Second}
-	}
-	if m.ends == nil {
-		m.ends = make(map[string]float64)
-	}
-	if len(m.ends) >= 2*maxWaiting { // those that left nothing to go by
-		maps.DeleteFunc(m.ends, func(_ string, end float64) bool { return end <= m.virtual })
-	}
-	m.arrived++
-	t := &turn{start: max(m.virtual, m.ends[caller]), arrived: m.arrived, granted: make(chan struct{})}
-	m.ends[caller] = t.start + 1/class.weight()
-	heap.Push(&m.waiting, t)
-	q.mu.Unlock()
 	select {
 	case <-t.granted:
 		return nil
 	case <-ctx.Done():
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if t.index < 0 { // it was granted in this very moment
-		q.pass(model, m)
+		q.quit(model, t)
 		return context.Cause(ctx)
 	}
-	heap.Remove(&m.waiting, t.index)
-	return context.Cause(ctx)
+}
+
+// join takes a turn, or a place among those that wait for one: then it returns that.
+func (q *queues) join(model, caller string, class Class) (*turn, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.of(model)
+	if m.running < m.limit {
+		m.running++
+		return nil, nil
+	}
+	if m.waiting >= maxWaiting {
+		return nil, &tier.BusyError{Model: model, Queued: maxWaiting, RetryAfter: time.Second}
+	}
+	l := &m.classes[class]
+	if len(l.waiting) == 0 {
+		l.start = max(l.start, m.virtual)
+	}
+	if l.ends == nil {
+		l.ends = make(map[string]float64)
+	}
+	if len(l.ends) >= 2*maxWaiting { // those that left nothing to go by
+		maps.DeleteFunc(l.ends, func(_ string, end float64) bool { return end <= l.virtual })
+	}
+	m.arrived++
+	t := &turn{caller: caller, class: class, start: max(l.virtual, l.ends[caller]), arrived: m.arrived, granted: make(chan struct{})}
+	l.ends[caller] = t.start + 1
+	heap.Push(&l.waiting, t)
+	m.waiting++
+	return t, nil
+}
+
+// quit gives up a turn, or the place of one that waits.
+func (q *queues) quit(model string, t *turn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.of(model)
+	if t.index < 0 { // it was granted in this very moment
+		q.pass(model, m)
+		return
+	}
+	l := &m.classes[t.class]
+	heap.Remove(&l.waiting, t.index)
+	l.ends[t.caller]-- // what it did not have does not count against its caller
+	m.waiting--
+	m.rest()
 }
 
 // tryEnter is enter, but does not wait.
@@ -132,17 +165,6 @@ func (q *queues) tryEnter(model string) bool {
 	}
 	m.running++
 	return true
-}
-
-// of returns the queue of a model, with its limit as it is now. The caller holds mu.
-func (q *queues) of(model string) *queue {
-	m := q.byModel[model]
-	if m == nil {
-		m = &queue{}
-		q.byModel[model] = m
-	}
-	m.limit, m.whole = q.limit(model)
-	return m
 }
 
 // begun ends a turn that does not last until the answer has ended. It reports whether it
@@ -165,20 +187,50 @@ func (q *queues) leave(model string) {
 	q.pass(model, q.of(model))
 }
 
+// of returns the queue of a model, with its limit as it is now. The caller holds mu.
+func (q *queues) of(model string) *queue {
+	m := q.byModel[model]
+	if m == nil {
+		m = &queue{}
+		q.byModel[model] = m
+	}
+	m.limit, m.whole = q.limit(model)
+	return m
+}
+
 // pass gives a turn that has ended to those that wait. The caller holds mu.
 func (q *queues) pass(model string, m *queue) {
 	m.running--
-	for len(m.waiting) > 0 && m.running < m.limit {
-		t := heap.Pop(&m.waiting).(*turn)
-		m.virtual = t.start
+	for m.waiting > 0 && m.running < m.limit {
+		l, class := m.next()
+		t := heap.Pop(&l.waiting).(*turn)
+		m.virtual, l.virtual = l.start, t.start
+		l.start += 1 / class.weight()
+		m.waiting--
 		m.running++
 		close(t.granted)
 	}
-	switch {
-	case m.running == 0: // none waits either
+	if m.running == 0 { // none waits either
 		delete(q.byModel, model)
-	case len(m.waiting) == 0:
-		m.ends, m.virtual = nil, 0
+		return
+	}
+	m.rest()
+}
+
+// next returns the class whose turn it is; of several, the one with the most weight.
+func (m *queue) next() (l *line, class Class) {
+	for _, c := range []Class{High, Normal, Low} {
+		if other := &m.classes[c]; len(other.waiting) > 0 && (l == nil || other.start < l.start) {
+			l, class = other, c
+		}
+	}
+	return l, class
+}
+
+// rest forgets who had how many turns, if none waits.
+func (m *queue) rest() {
+	if m.waiting == 0 {
+		*m = queue{limit: m.limit, whole: m.whole, running: m.running}
 	}
 }
 
