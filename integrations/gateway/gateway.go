@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/anthropic"
 	"github.com/modeltier/modeltier/integrations/gateway/openai"
 	"github.com/modeltier/modeltier/integrations/gateway/room"
 )
@@ -34,7 +35,9 @@ func New(m *modeltier.Manager, c Config) http.Handler {
 		r.URL.Path = "/readyz"
 		own.ServeHTTP(w, r)
 	})
-	openai.Mount(mux, room.New(m, c.Room))
+	r := room.New(m, c.Room)
+	openai.Mount(mux, r)
+	anthropic.Mount(mux, r)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if _, ok := FaceOf(r.URL.Path).(contract); ok {
 			own.ServeHTTP(w, r) // which says what it has
@@ -47,6 +50,11 @@ func New(m *modeltier.Manager, c Config) http.Handler {
 
 // FaceOf returns how the clients of a path read errors.
 func FaceOf(path string) room.Face {
+	for _, prefix := range []string{"/v1", "/v", ""} {
+		if rest, ok := strings.CutPrefix(path, prefix+"/messages"); ok && (rest == "" || rest[0] == '/') {
+			return anthropic.Face{}
+		}
+	}
 	if strings.HasPrefix(path, "/v1/") {
 		return openai.Face{}
 	}

@@ -56,7 +56,7 @@ func understandForm(r *http.Request, body []byte, path string) (*room.Ask, error
 	case "":
 		return nil, errors.New(`the form has no field "model"`)
 	case tier.AutoName:
-		if ask.Request, err = wished(r.Header, nil, nil); err != nil {
+		if ask.Request, err = room.Wished(r.Header, path, nil); err != nil {
 			return nil, err
 		}
 	default:

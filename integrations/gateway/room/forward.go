@@ -188,22 +188,54 @@ type roundTripper struct{ room *Room }
 func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	p := r.Context().Value(passKey{}).(*pass)
 	r = r.WithContext(untraced{r.Context()})
-	if p.ask.Instead != nil && p.room.isLacking(p) {
-		if err := p.turnTo(p.ask.Instead); err != nil {
+	again := false
+	for {
+		if p.ask.Instead != nil && p.room.isLacking(p) {
+			if err := p.turnTo(p.ask.Instead()); err != nil {
+				return nil, err
+			}
+		}
+		res, err := p.send(r)
+		switch {
+		case err != nil && !again && p.crashed(r.Context()):
+			again = true
+			if err := p.reenter(r.Context()); err != nil {
+				return nil, Refuse(ProblemOf(err))
+			}
+		case err != nil:
 			return nil, err
+		case isLack(res.StatusCode) && p.ask.Instead != nil:
+			drain(res)
+			p.room.lacks.Store(lack{p.model, p.path()}, p.url)
+		case isLack(res.StatusCode) && res.StatusCode != http.StatusNotImplemented: // else it says so itself
+			return nil, p.unsupported(res)
+		case res.StatusCode == http.StatusOK && p.ask.Next != nil:
+			answer, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+			res.Body.Close()
+			if err == nil {
+				err = p.turnTo(p.ask.Next(answer))
+			}
+			if err != nil {
+				return nil, err
+			}
+		default:
+			return res, nil
 		}
 	}
-	res, err := p.send(r)
-	if err != nil && p.crashed(r.Context()) {
-		if err := p.reenter(r.Context()); err != nil {
-			return nil, Refuse(ProblemOf(err))
-		}
-		res, err = p.send(r)
-	}
-	if err != nil || !isLack(res.StatusCode) {
-		return res, err
-	}
-	return p.lacking(r, res)
+}
+
+// path is where the engine is asked, without the query.
+func (p *pass) path() string {
+	path, _, _ := strings.Cut(p.ask.Path, "?")
+	return path
+}
+
+// drain reads what little an answer holds that is not wanted, so that its connection is
+// kept.
+func drain(res *http.Response) []byte {
+	b, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+	res.Body.Close()
+	return b
 }
 
 // send asks the engine as it is now.
@@ -283,8 +315,7 @@ func (p *pass) reenter(ctx context.Context) error {
 type lack struct{ model, path string }
 
 func (room *Room) isLacking(p *pass) bool {
-	path, _, _ := strings.Cut(p.ask.Path, "?")
-	url, ok := room.lacks.Load(lack{p.model, path})
+	url, ok := room.lacks.Load(lack{p.model, p.path()})
 	return ok && url == p.url
 }
 
@@ -293,33 +324,21 @@ func isLack(status int) bool {
 	return status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented
 }
 
-// lacking answers for an engine that does not have the path.
-func (p *pass) lacking(r *http.Request, res *http.Response) (*http.Response, error) {
-	path, _, _ := strings.Cut(p.ask.Path, "?")
-	if p.ask.Instead != nil {
-		io.CopyN(io.Discard, res.Body, 4<<10) // so that its connection is kept
-		res.Body.Close()
-		p.room.lacks.Store(lack{p.model, path}, p.url)
-		if err := p.turnTo(p.ask.Instead); err != nil {
-			return nil, err
-		}
-		return p.send(r)
+// unsupported is the error of a request whose path the engine does not have.
+func (p *pass) unsupported(res *http.Response) error {
+	said := ""
+	if b := drain(res); len(b) > 0 {
+		said = fmt.Sprintf("; it says %d: %.200q", res.StatusCode, b)
 	}
-	if res.StatusCode == http.StatusNotImplemented { // it says so itself
-		return res, nil
-	}
-	io.CopyN(io.Discard, res.Body, 4<<10)
-	res.Body.Close()
-	return nil, Refuse(&Problem{
+	return Refuse(&Problem{
 		Status: http.StatusNotImplemented, Code: "not_supported",
-		Message:     fmt.Sprintf("The engine of '%s' does not have %s", p.model, path),
+		Message:     fmt.Sprintf("The engine of '%s' does not have %s%s", p.model, p.path(), said),
 		Suggestions: []string{"Ask a model whose engine has it."},
 	})
 }
 
-// turnTo asks for something else instead.
-func (p *pass) turnTo(instead func() (*Ask, error)) error {
-	other, err := instead()
+// turnTo asks the engine for something else. err is why there is nothing to ask for.
+func (p *pass) turnTo(other *Ask, err error) error {
 	if err != nil {
 		if _, ok := errors.AsType[*problemError](err); ok {
 			return err
@@ -327,7 +346,7 @@ func (p *pass) turnTo(instead func() (*Ask, error)) error {
 		return Refuse(Invalid(err))
 	}
 	ask := *p.ask
-	ask.Path, ask.Body, ask.Named, ask.Type, ask.Answer, ask.Instead = other.Path, other.Body, other.Named, other.Type, other.Answer, nil
+	ask.Path, ask.Body, ask.Named, ask.Type, ask.Answer, ask.Instead, ask.Next = other.Path, other.Body, other.Named, other.Type, other.Answer, nil, other.Next
 	p.ask = &ask
 	return nil
 }
@@ -351,7 +370,7 @@ func (p *pass) answer(res *http.Response) error {
 		res.Header.Set(noBuffering, "no")
 	}
 	if p.ask.Answer != nil {
-		return p.ask.Answer(res)
+		return p.ask.Answer(res, p.model)
 	}
 	if isStream(res.Header) && res.Header.Get("Content-Encoding") == "" {
 		res.Body = &stream{ReadCloser: res.Body, ctx: res.Request.Context(), face: p.face}

@@ -102,11 +102,14 @@ type Ask struct {
 	Named func(body []byte, model string) ([]byte, error)
 	// Type is the Content-Type of Body; "": application/json.
 	Type string
-	// Answer translates the engine's answer, of whatever status. nil: it passes untouched.
-	Answer func(*http.Response) error
+	// Answer translates the answer of a model's engine, of whatever status. nil: it passes
+	// untouched.
+	Answer func(res *http.Response, model string) error
 	// Instead is what an engine is asked that lacks the path. nil: its client is told so.
-	// Only Path, Body, Named, Type and Answer count, and that one has none itself.
+	// Next is what it is asked after an answer of 200, which it is given; nil: that answer
+	// is the client's. Of both only Path, Body, Named, Type, Answer and Next count.
 	Instead func() (*Ask, error)
+	Next    func(answer []byte) (*Ask, error)
 }
 
 // Headers of a request: its class, and how long its model stays in memory when it is idle
