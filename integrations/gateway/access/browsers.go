@@ -12,7 +12,7 @@ import (
 )
 
 // exposed are the headers of an answer that scripts of other origins may read.
-var exposed = []string{"X-Model", "X-Request-Id", "Retry-After"}
+var exposed = []string{"X-Model", "X-Request-Id", "X-Should-Retry", "Retry-After"}
 
 // preflightAge is how long a browser may remember the answer to a preflight, in seconds,
 // also after a change of the origins.

@@ -160,7 +160,7 @@ func TestGuard_Origins_WhoseScriptsMayReadAnswers(t *testing.T) {
 			if admitted := w.Code == 200; admitted != (at.want || at.keys()) {
 				t.Errorf("%s: %q: %d", name, c.origin, w.Code)
 			}
-			if at.want && w.Header().Get("Access-Control-Expose-Headers") != "X-Model, X-Request-Id, Retry-After" {
+			if at.want && w.Header().Get("Access-Control-Expose-Headers") != "X-Model, X-Request-Id, X-Should-Retry, Retry-After" {
 				t.Errorf("%s: exposed %q", name, w.Header().Get("Access-Control-Expose-Headers"))
 			}
 			if w.Header().Get("Access-Control-Allow-Credentials") != "" {

@@ -70,7 +70,7 @@ func serveFront(t *testing.T, o *options) *front {
 		t.Fatal(err)
 	}
 	f := &front{m: r.manager, engines: r.engines, again: r}
-	f.Server = httptest.NewServer(guard("", h))
+	f.Server = httptest.NewServer(guarded(t, "", h))
 	t.Cleanup(func() {
 		f.Close()
 		if err := f.m.Close(); err != nil {

@@ -67,7 +67,7 @@ func newSite(t *testing.T, token string, models ...tier.Model) *site {
 		t.Fatal(err)
 	}
 	m := r.manager
-	s := &site{httptest.NewServer(guard(token, h)), m, lib, token}
+	s := &site{httptest.NewServer(guarded(t, token, h)), m, lib, token}
 	t.Cleanup(func() {
 		s.Close()
 		if err := m.Close(); err != nil {

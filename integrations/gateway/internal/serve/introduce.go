@@ -35,9 +35,9 @@ func (lib *library) tellLeftOut(w io.Writer, now modeltier.Status) {
 	}
 }
 
-// introduce prints what is served, where, and what to try. Models and limits are
-// those of now, which may be remembered ones.
-func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, token bool) {
+// introduce prints what is served, where, and what to try at the first of the listeners.
+// Models and limits are those of now, which may be remembered ones.
+func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Listener, token bool) {
 	fmt.Fprintf(w, "serving %d models: %s\n", len(now.Models), lib.about)
 	fmt.Fprintf(w, "limits: ram %v, swap %v, reserved %v\n", now.Limits.RAM, now.Limits.Swap, now.Limits.Reserved)
 	for _, name := range slices.Sorted(maps.Keys(lib.engines)) {
@@ -46,18 +46,29 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, addr net.Addr, 
 	if lib.state != "" {
 		fmt.Fprintf(w, "what changes is remembered in %s\n", lib.state)
 	}
-	at := url.URL{Scheme: "http", Host: addr.String()}
-	everywhere := false
-	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
-		everywhere, at.Host = true, net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
-	}
-	// Programs read this line: it stands alone, and from then on the server answers.
-	fmt.Fprintf(w, "listening on %s\n", &at)
-	if everywhere {
-		fmt.Fprintln(w, "and on every other address of this machine")
+	at, curl := url.URL{Scheme: "http"}, "  curl -s "
+	// Programs read the first of these lines: from then on the server answers.
+	for i, ln := range lns {
+		what, everywhere := url.URL{Scheme: "http", Host: ln.Addr().String()}, false
+		switch addr := ln.Addr().(type) {
+		case *net.TCPAddr:
+			if addr.IP.IsUnspecified() {
+				everywhere, what.Host = true, net.JoinHostPort("127.0.0.1", strconv.Itoa(addr.Port))
+			}
+		case *net.UnixAddr:
+			what = url.URL{Scheme: "unix", Opaque: addr.Name}
+		}
+		if fmt.Fprintf(w, "listening on %s\n", &what); everywhere {
+			fmt.Fprintln(w, "and on every other address of this machine")
+		}
+		if i > 0 {
+			continue
+		}
+		if at.Host = what.Host; what.Scheme == "unix" {
+			at.Host, curl = "localhost", curl+"--unix-socket "+quoted(what.Opaque)+" "
+		}
 	}
 
-	curl := "  curl -s "
 	if token {
 		curl += `-H "Authorization: Bearer $` + tokenVariable + `" `
 	}

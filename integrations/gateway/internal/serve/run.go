@@ -12,12 +12,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/gateway"
+	"github.com/modeltier/modeltier/integrations/gateway/access"
 	"github.com/modeltier/modeltier/integrations/gateway/engines"
 	"github.com/modeltier/modeltier/integrations/gateway/room"
 	"github.com/modeltier/modeltier/tier"
@@ -104,11 +106,19 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 	os.Unsetenv(tokenVariable)
 	os.Unsetenv(notifyVariable)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: opts.level()}))
-	ln, err := listen(opts.addr, opts.token)
+	lns, err := access.Listen(strings.Split(opts.addr, ","), opts.token != "")
+	if err != nil {
+		return fmt.Errorf("-addr: %w", err)
+	}
+	defer func() {
+		for _, ln := range lns {
+			ln.Close()
+		}
+	}()
+	guard, err := access.New(accessOf(opts.token, access.Local(lns)))
 	if err != nil {
 		return err
 	}
-	defer ln.Close()
 	serving, err := startWithin(startLimit, stop, now, func() (func() error, error) {
 		lib, err := openLibrary(stop, opts, stderr)
 		if err != nil {
@@ -126,11 +136,11 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 		}
 		status := r.manager.Status()
 		lib.tellLeftOut(stderr, status)
-		lib.introduce(stdout, status, ln.Addr(), opts.token != "")
+		lib.introduce(stdout, status, lns, opts.token != "")
 		return func() error {
 			end := r.start(stop, again, opts.config)
 			defer end()
-			return serve(stop, now, ln, guard(opts.token, h), r.manager, log)
+			return serve(stop, now, lns, guard.Handler(h), r.manager, log)
 		}, nil
 	})
 	if err != nil {
@@ -246,20 +256,15 @@ const grace = 30 * time.Second
 // connections, waiting requests get an error, those that are served have grace to
 // finish. When that is over, or now ends, it ends at once, with an error that
 // says so. Either way the Manager is closed when serve returns.
-func serve(stop, now context.Context, ln net.Listener, h http.Handler, m *modeltier.Manager, log *slog.Logger) error {
-	srv := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		WriteTimeout:      room.TakeLimit,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+func serve(stop, now context.Context, lns []net.Listener, h http.Handler, m *modeltier.Manager, log *slog.Logger) error {
+	srv := access.Server(h, log)
+	failed := make(chan error, len(lns))
+	for _, ln := range lns {
+		go func() { failed <- srv.Serve(ln) }()
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ln) }()
 	select {
 	case err := <-failed:
-		return errors.Join(err, m.Close())
+		return errors.Join(err, srv.Close(), m.Close())
 	case <-stop.Done():
 	}
 	log.Info("stopping", "why", context.Cause(stop), "grace", grace)
