@@ -123,7 +123,7 @@ func (m *message) assistant(out *chat.Request) error {
 		case "text":
 			to.Content = append(to.Content, chat.Text(b.Text))
 		case "thinking":
-			to.ReasoningContent += b.Thinking
+			to.ReasoningContent = append(to.ReasoningContent, b.Thinking)
 		case "redacted_thinking": // can be read by the one who wrote it alone
 		case "tool_use":
 			switch {

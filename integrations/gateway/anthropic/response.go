@@ -64,7 +64,7 @@ func MessagesResponse(body []byte, model string) ([]byte, error) {
 	r.StopReason, r.StopSequence = stopOf(a.Finish)
 	for _, p := range a.Pieces {
 		switch p.Kind {
-		case chat.KindText:
+		case chat.KindText, chat.KindRefusal:
 			r.Content = append(r.Content, textBlock{"text", p.Text})
 		case chat.KindReasoning:
 			r.Content = append(r.Content, thinkingBlock{"thinking", p.Text, ""})
@@ -97,7 +97,7 @@ func stopOf(f chat.Finish) (reason, sequence *string) {
 		word = "max_tokens"
 	case "tool_calls":
 		word = "tool_use"
-	case "content_filter":
+	case "content_filter", "refusal":
 		word = "refusal"
 	default:
 		if f.StopSequence != "" {

@@ -20,6 +20,7 @@ const (
 	KindText      Kind = iota + 1
 	KindReasoning      // what the model thought before
 	KindToolCall
+	KindRefusal // what the model says instead of an answer
 )
 
 // Opening is how a part of an answer begins.
@@ -43,7 +44,7 @@ type Usage struct {
 
 // Finish is how an answer ended.
 type Finish struct {
-	// Reason is "stop", "length", "tool_calls" or "content_filter".
+	// Reason is "stop", "length", "tool_calls", "content_filter" or "refusal".
 	Reason       string
 	StopSequence string // that the answer ended at, where the engine tells
 	Usage        Usage
@@ -223,8 +224,11 @@ func ParseAnswer(body []byte) (*Answer, error) {
 	if text := m.reasoning(); text != "" {
 		a.Pieces = append(a.Pieces, Piece{Opening{Kind: KindReasoning}, text})
 	}
-	if text := m.Content + m.Refusal; text != "" {
-		a.Pieces = append(a.Pieces, Piece{Opening{Kind: KindText}, text})
+	if m.Content != "" {
+		a.Pieces = append(a.Pieces, Piece{Opening{Kind: KindText}, m.Content})
+	}
+	if m.Refusal != "" {
+		a.Pieces = append(a.Pieces, Piece{Opening{Kind: KindRefusal}, m.Refusal})
 	}
 	for i := range m.ToolCalls {
 		call := &m.ToolCalls[i]
@@ -282,7 +286,7 @@ func finishOf(c *wireChoice, called, refused bool) Finish {
 	f := Finish{Reason: c.FinishReason, StopSequence: stringOf(c.StopReason)}
 	switch {
 	case refused:
-		f.Reason = "content_filter"
+		f.Reason = "refusal"
 	case f.Reason == "length", f.Reason == "content_filter":
 	case called: // some say "stop"
 		f.Reason = "tool_calls"

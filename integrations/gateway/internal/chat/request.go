@@ -70,7 +70,7 @@ type JSONSchema struct {
 type Message struct {
 	Role             string     `json:"role"` // "system", "user", "assistant" or "tool"
 	Content          Parts      `json:"content"`
-	ReasoningContent string     `json:"reasoning_content,omitempty"`
+	ReasoningContent Thoughts   `json:"reasoning_content,omitempty"`
 	ToolCalls        []ToolCall `json:"tool_calls,omitempty"`
 	ToolCallID       string     `json:"tool_call_id,omitempty"`
 }
@@ -95,6 +95,14 @@ func (p Parts) text() string {
 		texts = append(texts, part.Text)
 	}
 	return strings.Join(texts, "\n")
+}
+
+// Thoughts are what the model thought, one after the other.
+type Thoughts []string
+
+// MarshalJSONTo implements json.MarshalerTo.
+func (t Thoughts) MarshalJSONTo(enc *jsontext.Encoder) error {
+	return enc.WriteToken(jsontext.String(strings.Join(t, "")))
 }
 
 // Part is a part of a message.
@@ -167,11 +175,12 @@ type Definition struct {
 // System adds instructions to the conversation. Those that follow each other are one
 // message: chat templates know one, at the beginning.
 func (r *Request) System(text string) {
-	if last := r.last("system"); last != nil {
-		last.Content = Parts{Text(last.Content.text() + "\n\n" + text)}
+	last := r.last("system")
+	if last == nil {
+		r.Messages = append(r.Messages, Message{Role: "system", Content: Parts{Text(text)}})
 		return
 	}
-	r.Messages = append(r.Messages, Message{Role: "system", Content: Parts{Text(text)}})
+	last.Content = append(last.Content, Text("\n"+text)) // with an empty line between
 }
 
 // Assistant returns the last message, if it is the model's, or a new one of the model's.
@@ -199,13 +208,24 @@ func (r *Request) RequireTools(names ...string) error {
 
 // AllowTools leaves out the tools that are not named, if any is.
 func (r *Request) AllowTools(names ...string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	missing := make(map[string]bool, len(names))
 	for _, name := range names {
-		if !slices.ContainsFunc(r.Tools, func(t Tool) bool { return t.Function.Name == name }) {
+		missing[name] = true
+	}
+	r.Tools = slices.DeleteFunc(r.Tools, func(t Tool) bool {
+		if _, named := missing[t.Function.Name]; !named {
+			return true
+		}
+		missing[t.Function.Name] = false
+		return false
+	})
+	for _, name := range names {
+		if missing[name] {
 			return Errorf("tool_choice", "names %q, which is not among the tools", name)
 		}
-	}
-	if len(names) > 0 {
-		r.Tools = slices.DeleteFunc(r.Tools, func(t Tool) bool { return !slices.Contains(names, t.Function.Name) })
 	}
 	return nil
 }

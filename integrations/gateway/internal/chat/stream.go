@@ -205,7 +205,8 @@ func (s *sequence) chunk(w *wireAnswer) error {
 		d := &c.Delta
 		s.refused = s.refused || d.Refusal != ""
 		s.text(KindReasoning, d.reasoning())
-		s.text(KindText, d.Content+d.Refusal)
+		s.text(KindText, d.Content)
+		s.text(KindRefusal, d.Refusal)
 		for j := range d.ToolCalls {
 			if err := s.tool(&d.ToolCalls[j]); err != nil {
 				return err

@@ -103,7 +103,7 @@ func TestReader_StreamsOfEngines(t *testing.T) {
 		},
 		"a refusal": {
 			delta(`{"refusal":"no"}`) + last("stop") + done,
-			"start 1 7\nopen 1  \ndelta no\nclose\nend content_filter \"\" {0 0 0 0}\n",
+			"start 1 7\nopen 4  \ndelta no\nclose\nend refusal \"\" {0 0 0 0}\n",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
