@@ -12,10 +12,16 @@ import (
 // paths are those with a JSON body, each with and without the /v1 before it. What is
 // not there in llama-server is in engines like it.
 var paths = []string{
-	"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/v1/reranking",
+	chatPath, "/v1/completions", responsesPath, "/v1/embeddings", "/v1/rerank", "/v1/reranking",
 	"/v1/audio/speech", "/v1/images/generations",
 	"/infill", "/completion", "/tokenize", "/detokenize", "/apply-template",
 }
+
+// Paths of the two APIs to chat with a model.
+const (
+	chatPath      = "/v1/chat/completions"
+	responsesPath = "/v1/responses"
+)
 
 // forms are the paths with a multipart form.
 var forms = []string{"/v1/audio/transcriptions", "/v1/images/edits"}
@@ -27,7 +33,13 @@ var queries = []string{"/props", "/v1/audio/voices"}
 func Mount(mux *http.ServeMux, r *room.Room) {
 	for _, path := range paths {
 		serve := func(w http.ResponseWriter, req *http.Request) {
-			r.Serve(w, req, Face{}, func(req *http.Request, body []byte) (*room.Ask, error) { return room.Understand(req, body, path) })
+			r.Serve(w, req, Face{}, func(req *http.Request, body []byte) (*room.Ask, error) {
+				ask, err := room.Understand(req, body, path)
+				if err == nil && path == responsesPath {
+					ask.Instead = func() (*room.Ask, error) { return chatInstead(ask) }
+				}
+				return ask, err
+			})
 		}
 		mux.HandleFunc("POST "+path, serve)
 		if short, ok := strings.CutPrefix(path, "/v1"); ok {
@@ -60,4 +72,13 @@ func Mount(mux *http.ServeMux, r *room.Room) {
 		mux.HandleFunc("GET "+path, m.list)
 		mux.HandleFunc("GET "+path+"/{name...}", m.one)
 	}
+}
+
+// chatInstead asks an engine by chat/completions for what it lacks responses for.
+func chatInstead(ask *room.Ask) (*room.Ask, error) {
+	in, err := ParseResponses(ask.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &room.Ask{Path: chatPath, Body: in.Chat, Named: ask.Named, Answer: in.Translate}, nil
 }
