@@ -8,6 +8,7 @@ import (
 	"github.com/modeltier/modeltier/integrations/gateway/anthropic"
 	"github.com/modeltier/modeltier/integrations/gateway/openai"
 	"github.com/modeltier/modeltier/integrations/gateway/room"
+	"github.com/modeltier/modeltier/tier"
 )
 
 // Config is what New may be told. The zero value is a good one.
@@ -23,7 +24,7 @@ func New(m *modeltier.Manager, c Config) http.Handler {
 	if c.Room.Caller == nil {
 		c.Room.Caller = caller
 	}
-	mux := http.NewServeMux()
+	mux := &paths{ServeMux: http.NewServeMux()}
 	own := m.Handler()
 	for _, pattern := range []string{"POST /{$}", "/healthz", "/readyz", "/status", "/v1/reservations", "/v1/reservations/{id...}"} {
 		mux.Handle(pattern, own)
@@ -43,7 +44,7 @@ func New(m *modeltier.Manager, c Config) http.Handler {
 			own.ServeHTTP(w, r) // which says what it has
 			return
 		}
-		refuse(mux, w, r)
+		mux.refuse(w, r)
 	})
 	return mux
 }
@@ -72,28 +73,44 @@ func (contract) Problem(p *room.Problem) any {
 // Event implements room.Face. The contract has no streams.
 func (contract) Event(*room.Problem) []byte { return nil }
 
+// paths is a mux that knows what it was told to answer.
+type paths struct {
+	*http.ServeMux
+	known []string
+}
+
+// HandleFunc implements room.Mux.
+func (p *paths) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
+	p.ServeMux.HandleFunc(pattern, handler)
+	if _, path, ok := strings.Cut(pattern, " "); ok && !strings.Contains(path, "{") {
+		p.known = append(p.known, path)
+	}
+}
+
 // methods are those that a path may have.
 var methods = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 
 // refuse answers a path, or a method of it, that is not there.
-func refuse(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
-	p := &room.Problem{
-		Status: http.StatusNotFound, Code: "not_found", Message: "There is nothing at " + r.URL.Path,
-		Suggestions: []string{"GET /v1/models lists the models; POST /v1/chat/completions asks one."},
-	}
+func (p *paths) refuse(w http.ResponseWriter, r *http.Request) {
 	var allowed []string
 	for _, method := range methods {
 		other := *r
 		other.Method = method
-		if _, pattern := mux.Handler(&other); pattern != "/" {
+		if _, pattern := p.Handler(&other); pattern != "/" {
 			allowed = append(allowed, method)
 		}
 	}
-	if len(allowed) > 0 {
+	problem := &room.Problem{Status: http.StatusNotFound, Code: "not_found", Message: "There is nothing at " + r.URL.Path}
+	switch near := tier.Nearest(r.URL.Path, p.known); {
+	case len(allowed) > 0:
 		list := strings.Join(allowed, ", ")
 		w.Header().Set("Allow", list)
-		p.Status, p.Code, p.Message = http.StatusMethodNotAllowed, "method_not_allowed", r.Method+" is no method of "+r.URL.Path
-		p.Suggestions = []string{"It takes " + list + "."}
+		problem.Status, problem.Code, problem.Message = http.StatusMethodNotAllowed, "method_not_allowed", r.Method+" is no method of "+r.URL.Path
+		problem.Suggestions = []string{"It takes " + list + "."}
+	case len(near) > 0:
+		problem.Suggestions = []string{"Did you mean " + near[0] + "?"}
+	default:
+		problem.Suggestions = []string{"GET /v1/models lists the models; POST /v1/chat/completions asks one."}
 	}
-	room.WriteProblem(w, FaceOf(r.URL.Path), p)
+	room.WriteProblem(w, FaceOf(r.URL.Path), problem)
 }

@@ -27,7 +27,7 @@ const (
 
 // Mount has a mux answer the paths of Anthropic's clients by engines, with and without
 // the /v1.
-func Mount(mux *http.ServeMux, r *room.Room) {
+func Mount(mux room.Mux, r *room.Room) {
 	for path, instead := range map[string]func(*room.Ask) (*room.Ask, error){messagesPath: chatInstead, countPath: countInstead} {
 		serve := func(w http.ResponseWriter, req *http.Request) {
 			r.Serve(w, req, Face{}, func(req *http.Request, body []byte) (*room.Ask, error) {

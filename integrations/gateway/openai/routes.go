@@ -30,7 +30,7 @@ var forms = []string{"/v1/audio/transcriptions", "/v1/images/edits"}
 var queries = []string{"/props", "/v1/audio/voices"}
 
 // Mount has a mux answer the paths of OpenAI's clients by engines, and the list of models.
-func Mount(mux *http.ServeMux, r *room.Room) {
+func Mount(mux room.Mux, r *room.Room) {
 	for _, path := range paths {
 		serve := func(w http.ResponseWriter, req *http.Request) {
 			r.Serve(w, req, Face{}, func(req *http.Request, body []byte) (*room.Ask, error) {

@@ -209,6 +209,11 @@ func (e *problemError) Error() string { return e.Message }
 // Refuse returns an error with which an understand function has the client told p.
 func Refuse(p *Problem) error { return &problemError{p} }
 
+// Mux is what a face has its paths answered by: an *http.ServeMux is one.
+type Mux interface {
+	HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request))
+}
+
 // endpoint is the instance of a leased model: where its engine takes requests. ok is
 // false once it has ended.
 type endpoint interface {
