@@ -234,7 +234,7 @@ func (c *client) judge(answer *http.Response, text []byte) (json.RawMessage, err
 
 // unauthorized says how to give a key.
 func (c *client) unauthorized(reason string) *Failure {
-	help := fmt.Sprintf("Put the key into the environment variable %s, or its file behind --key-file.", keyVariable)
+	help := fmt.Sprintf("Put the key into the environment variable %s, or name a file that holds it with --key-file.", keyVariable)
 	if c.key != "" {
 		reason += ", and the one that was sent does not do"
 	}

@@ -58,6 +58,7 @@ type spec struct {
 	use, short, long string
 	// least and most bound how many arguments there may be; most < 0: any number.
 	least, most int
+	args        cobra.PositionalArgs // instead
 	complete    cobra.CompletionFunc
 	flags       func(*pflag.FlagSet)
 	run         func(ctx context.Context, s *session, args []string) error
@@ -86,6 +87,9 @@ func (o *options) command(of spec) *cobra.Command {
 			defer end()
 			return of.run(ctx, &session{c, o.json, cmd.OutOrStdout(), cmd.ErrOrStderr(), cmd.InOrStdin()}, args)
 		},
+	}
+	if of.args != nil {
+		cmd.Args = of.args
 	}
 	if of.complete == nil {
 		cmd.ValidArgsFunction = cobra.NoFileCompletions
@@ -138,11 +142,12 @@ func AddTo(root *cobra.Command) {
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.AddGroup(&cobra.Group{ID: "client", Title: "Commands that ask a running server:"})
-	for _, cmd := range []*cobra.Command{
-		o.psCommand(), o.lsCommand(), o.showCommand(),
-		o.loadCommand(), o.unloadCommand(), o.moveCommand(), o.pinCommand(true), o.pinCommand(false), o.rmCommand(),
-		o.reserveCommand(), o.limitsCommand(), o.optimizeCommand(),
+	for _, of := range []spec{
+		o.ps(), o.ls(), o.show(),
+		o.load(), o.unload(), o.move(), o.pin(true), o.pin(false), o.rm(),
+		o.reserve(), o.limits(), o.optimize(),
 	} {
+		cmd := o.command(of)
 		cmd.GroupID = "client"
 		root.AddCommand(cmd)
 	}

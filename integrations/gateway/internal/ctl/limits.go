@@ -6,13 +6,12 @@ import (
 	"fmt"
 
 	"github.com/modeltier/modeltier/tier"
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
-func (o *options) limitsCommand() *cobra.Command {
+func (o *options) limits() spec {
 	var ram, swap, reserve size
-	return o.command(spec{
+	return spec{
 		use: "limits", short: "Show the limits, or change them",
 		long: `Without a flag, shows what may be used and what is. With flags, changes those limits, at
 once and for the next start of the server as well; models leave for lower ones. A limit
@@ -55,7 +54,7 @@ bytes; 0 is none.`,
 			}
 			return table(s.out, rows)
 		},
-	})
+	}
 }
 
 func (s *session) showLimits(ctx context.Context) error {
@@ -84,8 +83,8 @@ func (s *session) showLimits(ctx context.Context) error {
 	return nil
 }
 
-func (o *options) optimizeCommand() *cobra.Command {
-	return o.command(spec{
+func (o *options) optimize() spec {
+	return spec{
 		use: "optimize", short: "Move models to where they are worth most, by what is known of their use",
 		long: `Has the server plan moves by what it learned of use, and start them. Prints what it
 started and why; modeltier ps shows how far that is. Nothing has to be started by hand:
@@ -110,5 +109,5 @@ the server does the same when it is idle.`,
 			}
 			return nil
 		},
-	})
+	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
-	"github.com/spf13/cobra"
 )
 
 // status is what is shown of GET /status. keys is all that it has, and raw what it has of
@@ -29,6 +28,7 @@ type status struct {
 	Reservations []modeltier.ReservationStatus `json:"reservations"`
 	Moves        []modeltier.MoveStatus        `json:"moves"`
 	Waiting      int                           `json:"waiting"`
+	Parts        map[string]json.RawMessage    `json:"parts"`
 
 	keys map[string]json.RawMessage
 	raw  []json.RawMessage
@@ -93,8 +93,8 @@ func (st *status) move(model string) *modeltier.MoveStatus {
 	return nil
 }
 
-func (o *options) psCommand() *cobra.Command {
-	return o.command(spec{
+func (o *options) ps() spec {
+	return spec{
 		use: "ps", short: "Show what is in memory or on its way, and the room that is left",
 		long: `Shows the models that are in ram or in swap, that move, or that requests wait for, and
 room that other programs have. IN MEMORY is what is charged to ram for a model.`,
@@ -143,7 +143,7 @@ room that other programs have. IN MEMORY is what is charged to ram for a model.`
 			st.room(s)
 			return nil
 		},
-	})
+	}
 }
 
 // room tells what is used and left.
@@ -201,8 +201,8 @@ func (st *status) state(m *modeltier.ModelStatus) string {
 	return strings.Join(out, ", ")
 }
 
-func (o *options) lsCommand() *cobra.Command {
-	return o.command(spec{
+func (o *options) ls() spec {
+	return spec{
 		use: "ls", short: "List the library",
 		long: "Lists every model that the server has. TIER is where it is, HOME where it is meant to be.",
 		run: func(ctx context.Context, s *session, _ []string) error {
@@ -235,11 +235,11 @@ func (o *options) lsCommand() *cobra.Command {
 			}
 			return table(s.out, rows)
 		},
-	})
+	}
 }
 
-func (o *options) showCommand() *cobra.Command {
-	return o.command(spec{
+func (o *options) show() spec {
+	return spec{
 		use: "show MODEL", short: "Show all that is known of a model", least: 1, most: 1, complete: o.completeModels(1),
 		run: func(ctx context.Context, s *session, args []string) error {
 			st, err := s.status(ctx)
@@ -262,7 +262,7 @@ func (o *options) showCommand() *cobra.Command {
 			}
 			return failure(exitFailed, "not_found", fmt.Sprintf("Model '%s' not found", args[0]), help)
 		},
-	})
+	}
 }
 
 // describe is a model in rows of a name and a value.
@@ -283,11 +283,15 @@ func (st *status) describe(m *modeltier.ModelStatus) (rows [][]string) {
 	row("state", st.state(m))
 	row("tier", m.Tier.String())
 	row("home", m.Home.String())
-	row("engine", m.Mover)
+	row("configured as", m.Mover)
+	for _, words := range st.engine(m.Name) {
+		row("engine", words)
+	}
 	row("weights", m.Size.String())
 	row("runtime", bytes(m.Runtime))
 	row("charged to ram", m.ChargedRAM.String())
 	row("charged to swap", bytes(m.ChargedSwap))
+	row("left in storage", bytes(m.Left))
 	row("seen in memory", bytes(m.Present))
 	row("takes in all", bytes(m.Taken))
 	row("cached", bytes(m.Cached))
@@ -321,6 +325,42 @@ func (st *status) describe(m *modeltier.ModelStatus) (rows [][]string) {
 	return rows
 }
 
+// engine says what the movers tell of the program that serves a model.
+func (st *status) engine(model string) (words []string) {
+	for _, key := range slices.Sorted(maps.Keys(st.Parts)) {
+		var part struct {
+			Engines []struct {
+				Name, State, Standby, Note, URL string
+				PID                             int
+			}
+		}
+		// What is no mover of programs has another shape.
+		if !strings.HasPrefix(key, "mover") || json.Unmarshal(st.Parts[key], &part) != nil {
+			continue
+		}
+		for _, e := range part.Engines {
+			if e.Name != model {
+				continue
+			}
+			line := e.State
+			if e.Standby != "" && e.Standby != e.State {
+				line += ", " + e.Standby
+			}
+			if e.PID != 0 {
+				line += fmt.Sprintf(", process %d", e.PID)
+			}
+			if e.URL != "" {
+				line += ", " + e.URL
+			}
+			words = append(words, line)
+			if e.Note != "" {
+				words = append(words, e.Note)
+			}
+		}
+	}
+	return words
+}
+
 // loading is how far a model is that a request waits for, or a job.
 type loading struct {
 	Model    string     `json:"model"`
@@ -344,18 +384,20 @@ func fromWaiting(w *tier.Waiting) *loading {
 // words says how far it is, without the model.
 func (l *loading) words() string {
 	out := l.Phase
-	if l.Progress > 0 || l.Done > 0 {
-		out += " " + strconv.Itoa(int(100*l.Progress)) + "%"
-	}
-	if l.Total > 0 {
-		out += fmt.Sprintf(" of %v", l.Total)
+	if l.Phase != tier.Starting.String() { // all bytes are read by then
+		if l.Progress > 0 || l.Total > 0 {
+			out += " " + strconv.Itoa(int(100*l.Progress)) + "%"
+		}
+		if l.Total > 0 {
+			out += fmt.Sprintf(" of %v", l.Total)
+		}
 	}
 	if l.Position > 0 && len(l.Behind) > 0 {
 		out += " behind " + strings.Join(l.Behind, ", ")
 	} else if len(l.Behind) > 0 {
 		out += ", " + strings.Join(l.Behind, ", ") + " leaving"
 	}
-	if l.Left > 0 {
+	if l.Left >= 0.1 {
 		out += ", " + seconds(l.Left) + " left"
 	}
 	return out

@@ -40,6 +40,10 @@ func busyStatus(t *testing.T) string {
 		Reservations: []modeltier.ReservationStatus{{ID: "r-1", Reason: "a game", Bytes: gib, Until: now.Add(time.Hour)}, {ID: "r-2", Bytes: gib}},
 		Moves:        []modeltier.MoveStatus{{Model: "going", From: tier.RAM, To: tier.Storage, Started: true, Progress: modeltier.Progress{Fraction: 0.5}}},
 		Waiting:      4,
+		Parts: map[string]any{"probe": 7, "mover": map[string]any{"engines": []map[string]any{
+			{"name": "used", "state": "running", "pid": 42, "url": "http://127.0.0.1:39173"},
+			{"name": "pinned", "state": "frozen", "standby": "kept", "note": "as it should be"},
+		}}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -17,9 +17,9 @@ import (
 // pollEvery is how often it is asked how far something is.
 const pollEvery = 250 * time.Millisecond
 
-func (o *options) loadCommand() *cobra.Command {
+func (o *options) load() spec {
 	var timeout time.Duration
-	return o.command(spec{
+	return spec{
 		use: "load MODEL", short: "Make a model ready, and wait until it is", least: 1, most: 1, complete: o.completeModels(1),
 		long: `Asks for a model as a client's request does, and returns when it is ready: it waits its
 turn, idle models give way, and it may be served from swap if it does not fit in ram. It
@@ -42,7 +42,7 @@ gives way as soon as a request for another model needs the room.`,
 			}
 			return s.load(ctx, args[0])
 		},
-	})
+	}
 }
 
 // load asks for a model, and tells how far it is while the answer takes its time.
@@ -160,7 +160,11 @@ func (s *session) follow(ctx context.Context, j *job, p *progress) (json.RawMess
 			f.Model = j.Model
 			return nil, f
 		}
-		p.tell(j.Model, &loading{Phase: "to " + j.To, Progress: j.Progress, Left: max(j.Estimate-j.Elapsed, 0)})
+		at := &loading{Phase: "to " + j.To, Progress: j.Progress, Left: max(j.Estimate-j.Elapsed, 0)}
+		if j.Progress == 0 { // what uses it may have to end first
+			at.Phase = "waiting to go " + at.Phase
+		}
+		p.tell(j.Model, at)
 		select {
 		case <-poll.C:
 		case <-ctx.Done(): // the next request tells it
@@ -233,9 +237,9 @@ func (s *session) each(ctx context.Context, models []string, request func(model 
 	return nil
 }
 
-func (o *options) unloadCommand() *cobra.Command {
+func (o *options) unload() spec {
 	var all, now bool
-	return o.command(spec{
+	return spec{
 		use: "unload MODEL...", short: "Take models out of memory", most: -1, complete: o.completeModels(-1),
 		long: `Takes models to storage, and returns when they are there. A model that is in use, waited
 for or moving leaves when that has ended; with --now it is refused, with in_use. Each keeps
@@ -274,11 +278,11 @@ Ctrl-C ends the wait; what was begun goes on.`,
 				return fmt.Sprintf("%s is unloaded from %s", j.Model, j.From)
 			})
 		},
-	})
+	}
 }
 
-func (o *options) moveCommand() *cobra.Command {
-	return o.command(spec{
+func (o *options) move() spec {
+	return spec{
 		use: "move MODEL TIER", short: "Move a model to ram, swap or storage", least: 2, most: 2,
 		long: `Moves a model to a tier, which is its home from then on, and returns when it is there.
 Unlike load it is refused if there is no room at once.
@@ -311,7 +315,7 @@ Ctrl-C ends the wait; the move goes on.`,
 			fmt.Fprintf(s.out, "%s is in %s after %s\n", clean(j.Model), j.To, seconds(j.Elapsed))
 			return nil
 		},
-	})
+	}
 }
 
 // there makes success of the refusal of a move if the model is where it is to go.
@@ -334,8 +338,8 @@ func (s *session) there(ctx context.Context, model string, to tier.Tier, refused
 	return nil
 }
 
-func (o *options) rmCommand() *cobra.Command {
-	return o.command(spec{
+func (o *options) rm() spec {
+	return spec{
 		use: "rm MODEL...", short: "Take models out of the library; files stay", least: 1, most: -1, complete: o.completeModels(-1),
 		long: `Takes models out of memory and out of the library, also after a restart, until they are
 loaded anew from their file. The files stay where they are. A model in use is refused.`,
@@ -343,22 +347,22 @@ loaded anew from their file. The files stay where they are. A model in use is re
 			return s.each(ctx, models, func(model string) map[string]any { return map[string]any{"remove": model} }, true,
 				func(j *job) string { return j.Model + " is removed from the library; its file stays" })
 		},
-	})
+	}
 }
 
-func (o *options) pinCommand(on bool) *cobra.Command {
+func (o *options) pin(on bool) spec {
 	name, short, done := "pin", "Keep models where they are", " is pinned"
 	long := "A pinned model gives way to no other and does not leave by idleness. It is brought nowhere:\nload or move it first."
 	if !on {
 		name, short, done = "unpin", "Let models give way again", " is not pinned"
 		long = "Undoes pin."
 	}
-	return o.command(spec{
+	return spec{
 		use: name + " MODEL...", short: short, long: long, least: 1, most: -1, complete: o.completeModels(-1),
 		run: func(ctx context.Context, s *session, models []string) error {
 			return s.each(ctx, models, func(model string) map[string]any {
 				return map[string]any{"pin": map[string]any{"model_name": model, "pinned": on}}
 			}, false, func(j *job) string { return j.Model + done })
 		},
-	})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -39,8 +40,15 @@ func clean(s string) string {
 	}, s)
 }
 
-// table prints rows with aligned columns.
+// table prints rows with aligned columns, of which those go that have a heading alone.
 func table(w io.Writer, rows [][]string) error {
+	for col := len(rows[0]) - 1; col >= 0; col-- {
+		if !slices.ContainsFunc(rows[1:], func(row []string) bool { return row[col] != "" }) && len(rows) > 1 {
+			for i := range rows {
+				rows[i] = slices.Delete(rows[i], col, col+1)
+			}
+		}
+	}
 	var text bytes.Buffer
 	tw := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
 	for _, row := range rows {

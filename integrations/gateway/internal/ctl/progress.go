@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -14,14 +15,18 @@ type progress struct {
 	w     io.Writer
 	fd    int
 	live  bool
+	began time.Time
 	shown bool   // a line stands in the terminal
 	phase string // that was told last, and
 	tenth int
 }
 
+// worthALine is how long something takes before lines are told of it that stay.
+const worthALine = time.Second
+
 // progress returns where to tell it; with --json nowhere.
 func (s *session) progress() *progress {
-	p := &progress{w: s.err, tenth: -1}
+	p := &progress{w: s.err, began: time.Now(), tenth: -1}
 	if s.json {
 		p.w = io.Discard
 	}
@@ -37,7 +42,7 @@ func (p *progress) tell(model string, l *loading) {
 	}
 	words := clean(model + ": " + l.words())
 	if !p.live {
-		if tenth := int(10 * l.Progress); l.Phase != p.phase || tenth > p.tenth {
+		if tenth := int(10 * l.Progress); time.Since(p.began) >= worthALine && (l.Phase != p.phase || tenth > p.tenth) {
 			p.phase, p.tenth = l.Phase, tenth
 			fmt.Fprintln(p.w, words)
 		}

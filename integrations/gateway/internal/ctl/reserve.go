@@ -21,13 +21,13 @@ import (
 // line every 15 s.
 const heldQuiet = time.Minute
 
-func (o *options) reserveCommand() *cobra.Command {
+func (o *options) reserve() spec {
 	var (
 		reason   string
 		lifetime time.Duration
 	)
-	cmd := o.command(spec{
-		use: "reserve SIZE [-- COMMAND...]", short: "Have models give way to another program while it runs", least: 1, most: -1,
+	return spec{
+		use: "reserve SIZE [-- COMMAND...]", short: "Have models give way to another program while it runs", args: reserveArgs,
 		long: `Waits until SIZE of memory is free of models, such as 4GB, and holds it: until Ctrl-C, for
 the time of --for, or, with a COMMAND, while that runs. What holds it is the connection, so
 that it cannot be forgotten. Idle models give way at once, models in use when their
@@ -67,10 +67,17 @@ it; if it could not be started, or no room was given, it is one of modeltier's o
 			if lifetime > 0 {
 				request["for_s"] = lifetime.Seconds()
 			}
-			if !s.json {
-				fmt.Fprintf(s.err, "waiting for %v\n", want.bytes)
-			}
+			told := make(chan struct{})
+			waits := time.AfterFunc(worthALine, func() {
+				defer close(told)
+				if !s.json {
+					fmt.Fprintf(s.err, "waiting for %v\n", want.bytes)
+				}
+			})
 			room, err := s.reserve(ctx, request)
+			if !waits.Stop() {
+				<-told
+			}
 			if err != nil {
 				return err
 			}
@@ -85,20 +92,21 @@ it; if it could not be started, or no room was given, it is one of modeltier's o
 			}
 			return s.hold(ctx, room, want.bytes, lifetime)
 		},
-	})
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		dash := cmd.ArgsLenAtDash()
-		switch {
-		case dash == 0 || len(args) == 0:
-			return usagef("reserve needs a SIZE, such as 4GB, before all else")
-		case dash < 0 && len(args) > 1, dash > 1:
-			return usagef("a COMMAND stands behind --: modeltier reserve %s -- %s …", args[0], args[1])
-		case dash == 1 && len(args) == 1:
-			return usagef("there is no COMMAND behind --")
-		}
-		return nil
 	}
-	return cmd
+}
+
+// reserveArgs checks what there is before and behind the --.
+func reserveArgs(cmd *cobra.Command, args []string) error {
+	dash := cmd.ArgsLenAtDash()
+	switch {
+	case dash == 0 || len(args) == 0:
+		return usagef("reserve needs a SIZE, such as 4GB, before all else")
+	case dash < 0 && len(args) > 1, dash > 1:
+		return usagef("a COMMAND stands behind --: modeltier reserve %s -- %s …", args[0], args[1])
+	case dash == 1 && len(args) == 1:
+		return usagef("there is no COMMAND behind --")
+	}
+	return nil
 }
 
 // room is a reservation that a connection holds.
@@ -166,6 +174,9 @@ func (s *session) hold(ctx context.Context, r *room, b tier.Bytes, lifetime time
 	began := time.Now()
 	select {
 	case <-ctx.Done(): // the end that was meant
+		if !s.json {
+			fmt.Fprintf(s.err, "%v is given back\n", b)
+		}
 		return nil
 	case err := <-r.ended:
 		// An orderly end is that of its time, which the server counts, or of a server that ends.

@@ -22,7 +22,7 @@ func TestReserve_HoldsUntilItEnds(t *testing.T) {
 	}
 	cancel(interrupted{os.Interrupt})
 	got := <-done
-	if got.code != exitDone || got.out != "2.0 GiB is yours, until Ctrl-C\n" {
+	if got.code != exitDone || got.out != "2.0 GiB is yours, until Ctrl-C\n" || !strings.HasSuffix(got.stderr, "2.0 GiB is given back\n") {
 		t.Errorf("%+v", got)
 	}
 	until20s(t, "the room is given back", func() bool { return reserved(l) == 0 })
