@@ -18,6 +18,7 @@ import (
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/gateway"
 	"github.com/modeltier/modeltier/integrations/gateway/access"
+	"github.com/modeltier/modeltier/integrations/gateway/gatewaytest"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/tiertest"
 )
@@ -319,4 +320,21 @@ func TestForward_WhateverThePath_TheEngineIsAskedForThoseOfItsFacesOnly(t *testi
 		}
 	}
 	f.free(t)
+}
+
+// What is translated is read here, compressed or not.
+func TestForward_EngineCompressesUnasked_AnswerIsTranslated(t *testing.T) {
+	engine := httptest.NewServer(gatewaytest.Engine{Without: []string{"/v1/messages"}}.Handler())
+	t.Cleanup(engine.Close)
+	h := servedAt(t, engine.URL)
+	for _, stream := range []bool{false, true} {
+		body := fmt.Sprintf(`{"model":"m","max_tokens":9,"stream":%t,"messages":[{"role":"user","content":"water"}]}`, stream)
+		r := httptest.NewRequest("POST", "/v1/messages", strings.NewReader(body))
+		r.Header.Set(gatewaytest.Fault, gatewaytest.Gzip)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if got := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(got, `"text":"water"`) || w.Header().Get("Content-Encoding") != "" {
+			t.Errorf("stream %t: %d %v %q", stream, w.Code, w.Header(), got)
+		}
+	}
 }

@@ -134,6 +134,9 @@ func TestEngine_Faults_AreSeenByAClient(t *testing.T) {
 			return nil, nil, err
 		}
 		defer res.Body.Close()
+		if res.StatusCode == http.StatusSwitchingProtocols {
+			return res, nil, nil // its body is the connection
+		}
 		b, err := io.ReadAll(res.Body)
 		return res, b, err
 	}
@@ -147,6 +150,10 @@ func TestEngine_Faults_AreSeenByAClient(t *testing.T) {
 		case CloseMidStream, StallMidStream, GarbageMidStream, WrongLength, Endless:
 			if res == nil || err == nil || len(b) == 0 {
 				t.Errorf("%s: %s, %v; want a part of an answer", fault, b, err)
+			}
+		case Unasked101:
+			if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+				t.Errorf("%s: %+v %s, %v", fault, res, b, err)
 			}
 		case Error500, Error503, HTML500:
 			if err != nil || res.StatusCode < 500 {

@@ -29,6 +29,7 @@ const (
 	GarbageMidStream  = "garbage-mid-stream"  // half the answer, then what is no chunk
 	WrongLength       = "wrong-length"        // fewer bytes than Content-Length says
 	ExtraBytes        = "extra-bytes"         // a second answer after the first, unasked
+	Unasked101        = "unasked-101"         // another protocol, which nobody asked for
 	Endless           = "endless"             // the answer's second event, or all of it, without end
 	Error500          = "500"                 // an error in llama-server's shape
 	Error503          = "503"                 // "Loading model", as llama-server says while it starts
@@ -47,7 +48,7 @@ const (
 // Faults are all of them but for Crash and CrashMidStream.
 var Faults = []string{
 	CloseBeforeAnswer, ResetBeforeAnswer, CloseMidStream, Stall, StallMidStream, Garbage, GarbageMidStream, WrongLength, ExtraBytes,
-	Endless, Error500, Error503, HTML500, OneXX, Trailers, Gzip, SlowHeaders, HTTP10, CloseAfter,
+	Unasked101, Endless, Error500, Error503, HTML500, OneXX, Trailers, Gzip, SlowHeaders, HTTP10, CloseAfter,
 }
 
 // Smuggled is in the second answer of ExtraBytes: no client may ever see it.
@@ -139,6 +140,9 @@ func fail(w http.ResponseWriter, r *http.Request, fault string, next http.Handle
 		write("\x00\xff\x16\x03 these are not the bytes of HTTP\r\n\r\n")
 	case GarbageMidStream:
 		write(head(chunked), chunk(half), "zz\r\nno chunk\r\n")
+	case Unasked101:
+		write(switching("websocket"))
+		io.Copy(io.Discard, conn)
 	case WrongLength:
 		write(head(length(len(body)+100)), string(body))
 	case ExtraBytes:
@@ -191,6 +195,10 @@ func upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+	io.WriteString(conn, switching(r.Header.Get("Upgrade")))
 	io.Copy(conn, buffered)
+}
+
+func switching(to string) string {
+	return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + to + "\r\n\r\n"
 }

@@ -370,6 +370,9 @@ func (p *pass) answer(res *http.Response) error {
 		res.Header.Set(noBuffering, "no")
 	}
 	if p.ask.Answer != nil {
+		if err := decompress(res); err != nil {
+			return err
+		}
 		return p.ask.Answer(res, p.model)
 	}
 	if isStream(res.Header) && res.Header.Get("Content-Encoding") == "" {

@@ -1,7 +1,10 @@
 package room
 
 import (
+	"compress/gzip"
 	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -40,6 +43,30 @@ func cleanAnswer(h http.Header) {
 			delete(h, name)
 		}
 	}
+}
+
+// decompress makes an answer that is to be read here plain. It was asked for plain; an
+// engine behind a proxy of its own may compress all the same.
+func decompress(res *http.Response) error {
+	switch encoding := res.Header.Get("Content-Encoding"); encoding {
+	case "", "identity":
+		return nil
+	case "gzip":
+		zip, err := gzip.NewReader(res.Body)
+		if err != nil {
+			return fmt.Errorf("its answer is not the gzip that it is said to be: %w", err)
+		}
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{zip, res.Body}
+	default:
+		return fmt.Errorf("its answer is compressed by %q, which it was not asked for", encoding)
+	}
+	res.Header.Del("Content-Encoding")
+	res.Header.Del("Content-Length")
+	res.ContentLength = -1
+	return nil
 }
 
 // untraced hides a client trace. By that of httputil.ReverseProxy an engine's interim
