@@ -136,6 +136,16 @@ func TestOpenAI_Auto_TakesAModelThatIsAbleTo(t *testing.T) {
 	client, ctx := clientOf(faces(t)), t.Context()
 	var by *http.Response
 	into := option.WithResponseInto(&by)
+	image := openai.ChatCompletionNewParams{Model: "auto", Messages: []openai.ChatCompletionMessageParamUnion{
+		openai.UserMessage([]openai.ChatCompletionContentPartUnionParam{
+			openai.TextContentPart(told),
+			openai.ImageContentPart(openai.ChatCompletionContentPartImageImageURLParam{URL: "data:image/png;base64,aGk="}),
+		}),
+	}}
+	got, err := client.Chat.Completions.New(ctx, image, into)
+	if err != nil || got.Choices[0].Message.Content != told+" (images: 1)" || by.Header.Get("X-Model") != seer {
+		t.Errorf("an image: %+v by %v, %v", got, by, said(err))
+	}
 	embedding, err := client.Embeddings.New(ctx, openai.EmbeddingNewParams{
 		Model: "auto", Input: openai.EmbeddingNewParamsInputUnion{OfArrayOfStrings: []string{"water", "fire"}},
 	}, into)
