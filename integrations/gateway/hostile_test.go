@@ -53,6 +53,7 @@ func newWire(t *testing.T, answer http.HandlerFunc) *wire {
 		f.asked, f.sent = append(f.asked, r), append(f.sent, string(body))
 		f.mu.Unlock()
 		if answer != nil {
+			r.Body = io.NopCloser(strings.NewReader(string(body)))
 			answer(w, r)
 			return
 		}

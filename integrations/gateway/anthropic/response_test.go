@@ -237,6 +237,19 @@ func TestTranslate_AnswersOfEveryKind(t *testing.T) {
 	}
 }
 
+func TestTranslate_CompressedAnswer_IsTheEnginesFault(t *testing.T) {
+	for _, kind := range []string{"application/json", "text/event-stream"} {
+		res := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {kind}, "Content-Encoding": {"gzip"}}, Body: io.NopCloser(strings.NewReader("\x1f\x8b"))}
+		if err := Translate(res, "m", kind != "application/json"); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := io.ReadAll(res.Body)
+		if res.StatusCode != 502 || res.Header.Get("Content-Encoding") != "" || !strings.Contains(string(got), `compressed with \"gzip\"`) {
+			t.Errorf("%d %v %s", res.StatusCode, res.Header, got)
+		}
+	}
+}
+
 func TestTranslate_EndlessAnswer_IsAnError(t *testing.T) {
 	res := &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(io.LimitReader(spaces{}, 1<<30))}
 	if err := Translate(res, "m", false); err == nil || !strings.Contains(err.Error(), "longer than 32 MiB") {

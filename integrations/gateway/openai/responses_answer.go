@@ -151,6 +151,14 @@ func (r *Responses) Answer(body []byte, model string) ([]byte, error) {
 	return json.Marshal(out)
 }
 
+// notKept answers what asks for an earlier response.
+func notKept(w http.ResponseWriter, _ *http.Request) {
+	room.WriteProblem(w, Face{}, &room.Problem{
+		Status: http.StatusNotImplemented, Code: "not_supported", Message: "No response is kept that could be asked for, changed or deleted",
+		Suggestions: []string{"POST " + responsesPath + " answers at once, or as a stream; send the whole conversation in input."},
+	})
+}
+
 // Translate makes an engine's answer of POST /v1/chat/completions one of POST /v1/responses,
 // whatever its status; model is who it says it is of. It is for httputil.ReverseProxy's
 // ModifyResponse. An error is a connection that broke, or an answer beyond all bounds.

@@ -47,6 +47,9 @@ func Mount(mux room.Mux, r *room.Room) {
 			mux.HandleFunc("POST /v"+short, serve) // llama-swap's spelling
 		}
 	}
+	for _, path := range []string{responsesPath, strings.TrimPrefix(responsesPath, "/v1")} {
+		mux.HandleFunc(path+"/{id...}", notKept)
+	}
 	for _, path := range forms {
 		serve := func(w http.ResponseWriter, req *http.Request) {
 			r.Serve(w, req, Face{}, func(req *http.Request, body []byte) (*room.Ask, error) { return understandForm(req, body, path) })

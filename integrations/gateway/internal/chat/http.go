@@ -25,9 +25,8 @@ type Face struct {
 func (f *Face) Translate(res *http.Response, wantStream bool) error {
 	res.Header.Del("Content-Length")
 	res.ContentLength = -1
-	res.Uncompressed = false
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	if kind == "text/event-stream" && res.StatusCode == http.StatusOK {
+	if kind == "text/event-stream" && res.StatusCode == http.StatusOK && res.Header.Get("Content-Encoding") == "" {
 		res.Body = f.Stream(res.Body)
 		return nil
 	}
@@ -40,7 +39,9 @@ func (f *Face) Translate(res *http.Response, wantStream bool) error {
 		return fmt.Errorf("the engine's answer is longer than %d MiB", maxBody>>20)
 	}
 	var out []byte
-	switch {
+	switch coding := res.Header.Get("Content-Encoding"); {
+	case coding != "":
+		err = enginef("the engine's answer is compressed with %q, which it was not asked for", coding)
 	case res.StatusCode != http.StatusOK:
 		out = f.Error(ParseError(res.StatusCode, body))
 	case wantStream:
@@ -50,7 +51,7 @@ func (f *Face) Translate(res *http.Response, wantStream bool) error {
 	}
 	if e, ok := errors.AsType[*EngineError](err); ok {
 		res.StatusCode, out = e.Status, f.Error(e)
-		res.Status = ""
+		res.Header.Del("Content-Encoding")
 	} else if err != nil {
 		return err
 	}
