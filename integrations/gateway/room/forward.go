@@ -381,12 +381,12 @@ func (p *pass) answer(res *http.Response) error {
 	return nil
 }
 
-// TakeLimit is how long an answer may take: a request may wait minutes for its model
-// and then read gigabytes. It only lets go, some day, of a client that does not take
-// its answer. One that flows, as a stream does, has it again with each part.
-const TakeLimit = 30 * time.Minute
+// takeLimit is how long a client may take to take a part of its answer, beyond what fits
+// into the buffers on the way: until then its model cannot give way to others. The time to
+// the next part, which its engine takes, does not count.
+const takeLimit = 2 * time.Minute
 
-// flowing is an answer that may take for ever, as long as it flows.
+// flowing is an answer that may take for ever, as long as its client takes it.
 type flowing struct {
 	http.ResponseWriter
 	set time.Time // when its deadline was last set
@@ -405,12 +405,12 @@ func (f *flowing) FlushError() error {
 
 func (f *flowing) goOn() {
 	now := time.Now()
-	if now.Sub(f.set) < time.Minute {
+	if now.Sub(f.set) < takeLimit/4 { // a token comes more often than that is worth
 		return
 	}
 	f.set = now
 	// Where there is no deadline to set, there is no connection.
-	_ = http.NewResponseController(f.ResponseWriter).SetWriteDeadline(now.Add(TakeLimit))
+	_ = http.NewResponseController(f.ResponseWriter).SetWriteDeadline(now.Add(takeLimit))
 }
 
 // Unwrap is for http.ResponseController, too.
