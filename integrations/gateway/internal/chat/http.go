@@ -20,13 +20,14 @@ type Face struct {
 	Error  func(e *EngineError) []byte            // one that is an error
 }
 
-// Translate makes an engine's answer one of the face. An engine that is asked for a stream
-// and answers with something else is at fault.
+// Translate makes an engine's answer, which is not compressed, one of the face. An engine
+// that is asked for a stream and answers with something else is at fault, and the other way
+// round. An error is a connection that broke, or an answer beyond all bounds.
 func (f *Face) Translate(res *http.Response, wantStream bool) error {
 	res.Header.Del("Content-Length")
 	res.ContentLength = -1
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	if kind == "text/event-stream" && res.StatusCode == http.StatusOK && res.Header.Get("Content-Encoding") == "" {
+	if wantStream && kind == "text/event-stream" && res.StatusCode == http.StatusOK {
 		res.Body = f.Stream(res.Body)
 		return nil
 	}
@@ -39,9 +40,9 @@ func (f *Face) Translate(res *http.Response, wantStream bool) error {
 		return fmt.Errorf("the engine's answer is longer than %d MiB", maxBody>>20)
 	}
 	var out []byte
-	switch coding := res.Header.Get("Content-Encoding"); {
-	case coding != "":
-		err = enginef("the engine's answer is compressed with %q, which it was not asked for", coding)
+	switch {
+	case res.StatusCode < http.StatusBadRequest && res.StatusCode != http.StatusOK:
+		err = enginef("the engine answered %d, which is neither an answer nor an error", res.StatusCode)
 	case res.StatusCode != http.StatusOK:
 		out = f.Error(ParseError(res.StatusCode, body))
 	case wantStream:
@@ -51,7 +52,6 @@ func (f *Face) Translate(res *http.Response, wantStream bool) error {
 	}
 	if e, ok := errors.AsType[*EngineError](err); ok {
 		res.StatusCode, out = e.Status, f.Error(e)
-		res.Header.Del("Content-Encoding")
 	} else if err != nil {
 		return err
 	}
