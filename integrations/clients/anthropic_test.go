@@ -23,7 +23,7 @@ func toldTo(blocks ...anthropic.ContentBlockParamUnion) anthropic.MessageNewPara
 }
 
 func TestAnthropic_Messages(t *testing.T) {
-	for way, without := range map[string][]string{"native": nil, "translated": {"/v1/messages"}} {
+	for way, without := range natively("/v1/messages") {
 		t.Run(way, func(t *testing.T) {
 			client, ctx := anthropicOf(faces(t, without...)), t.Context()
 			streamed := func(ask anthropic.MessageNewParams) *anthropic.Message {
@@ -89,7 +89,7 @@ func TestAnthropic_Messages(t *testing.T) {
 }
 
 func TestAnthropic_CountTokens(t *testing.T) {
-	for way, without := range map[string][]string{"native": nil, "translated": {"/v1/messages"}} {
+	for way, without := range natively("/v1/messages") {
 		t.Run(way, func(t *testing.T) {
 			client := anthropicOf(faces(t, without...))
 			got, err := client.Messages.CountTokens(t.Context(), anthropic.MessageCountTokensParams{

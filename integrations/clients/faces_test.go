@@ -18,9 +18,9 @@ import (
 // told is what the stand-in is told, and therefore says.
 const told = "tell me of the sea"
 
-// natively are engines with a path.
-func natively(string) map[string][]string {
-	return map[string][]string{"native": nil}
+// natively are engines with a path and without it, where it is translated to their chat.
+func natively(path string) map[string][]string {
+	return map[string][]string{"native": nil, "translated": {path}}
 }
 
 // argument is what the stand-in calls a tool with.

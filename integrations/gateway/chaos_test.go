@@ -42,7 +42,7 @@ func standIns() tier.Mover {
 		Load: func(_ context.Context, m tier.Model, _ func(tier.Bytes)) (standIn, error) {
 			engine := gatewaytest.Engine{Name: m.Name}
 			if strings.HasPrefix(m.Name, "old") {
-				engine.Without = []string{"/v1/messages"}
+				engine.Without = []string{"/v1/messages", "/v1/responses"}
 			}
 			return standIn{httptest.NewServer(engine.Handler())}, nil
 		},
