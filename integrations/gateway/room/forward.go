@@ -9,9 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier"
@@ -31,6 +33,7 @@ type pass struct {
 	turn  string // the model at whose engine it has a turn; "": none
 	url   string // of the engine
 	use   *process.Use
+	way   way
 }
 
 type passKey struct{}
@@ -123,10 +126,30 @@ func (p *pass) end() {
 	}
 }
 
-// newTransport returns what asks engines. They are on this machine, and asked directly.
-// Connections are kept: an engine that was frozen goes on with them.
-func newTransport() http.RoundTripper {
-	return &http.Transport{MaxIdleConnsPerHost: maxUnanswered, IdleConnTimeout: time.Minute, DisableCompression: true}
+// newTransports returns what asks engines. They are on this machine, and asked directly.
+// Connections are kept: an engine that was frozen goes on with them. anew asks by one that
+// is made for the request.
+func newTransports() (kept, anew http.RoundTripper) {
+	return &http.Transport{MaxIdleConnsPerHost: maxUnanswered, IdleConnTimeout: time.Minute, DisableCompression: true},
+		&http.Transport{DisableKeepAlives: true, DisableCompression: true}
+}
+
+// way is how the last attempt of a pass has reached its engine.
+type way struct {
+	connected, kept bool
+	answered        atomic.Bool // with a first byte
+}
+
+// dropped reports whether a kept connection has ended without an answer: as a rule the
+// engine had closed it when the request came. What it did with the request is unknown.
+func (w *way) dropped() bool { return w.kept && !w.answered.Load() }
+
+// trace has the attempts of a pass tell their way.
+func (p *pass) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(untraced{ctx}, &httptrace.ClientTrace{
+		GotConn:              func(c httptrace.GotConnInfo) { p.way.connected, p.way.kept = true, c.Reused },
+		GotFirstResponseByte: func() { p.way.answered.Store(true) },
+	})
 }
 
 // newForward returns what passes a pass on.
@@ -187,18 +210,26 @@ type roundTripper struct{ room *Room }
 // RoundTrip implements http.RoundTripper.
 func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	p := r.Context().Value(passKey{}).(*pass)
-	r = r.WithContext(untraced{r.Context()})
-	again := false
+	r = r.WithContext(p.trace(r.Context()))
+	taken := 0 // attempts that may have reached an engine, without an answer
+	restarted, anew := false, false
 	for {
 		if p.ask.Instead != nil && p.room.isLacking(p) {
 			if err := p.turnTo(p.ask.Instead()); err != nil {
 				return nil, err
 			}
 		}
-		res, err := p.send(r)
+		res, err := p.send(r, anew)
+		if err == nil {
+			taken, anew = 0, false
+		} else if p.way.connected {
+			taken++
+		}
 		switch {
-		case err != nil && !again && p.crashed(r.Context()):
-			again = true
+		case err != nil && taken < 2 && !anew && p.way.dropped() && r.Context().Err() == nil:
+			anew = true // the others that are kept may have ended as well
+		case err != nil && taken < 2 && !restarted && p.crashed(r.Context()):
+			restarted, anew = true, false
 			if err := p.reenter(r.Context()); err != nil {
 				return nil, Refuse(ProblemOf(err))
 			}
@@ -238,8 +269,8 @@ func drain(res *http.Response) []byte {
 	return b
 }
 
-// send asks the engine as it is now.
-func (p *pass) send(r *http.Request) (*http.Response, error) {
+// send asks the engine as it is now, anew by a connection that is not kept.
+func (p *pass) send(r *http.Request, anew bool) (*http.Response, error) {
 	body := p.ask.Body
 	if p.ask.Named != nil {
 		var err error
@@ -258,20 +289,20 @@ func (p *pass) send(r *http.Request) (*http.Response, error) {
 			kind = "application/json"
 		}
 		r.Header["Content-Type"] = []string{kind}
-		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-		r.Body, _ = r.GetBody()
-		// The transport then sends it again if a kept connection has ended without an answer.
-		// Without a value it is not sent. What asks a model for words has no effect that a
-		// second time would repeat.
-		if r.Header["Idempotency-Key"] == nil {
-			r.Header["Idempotency-Key"] = []string{}
-		}
+		// Without GetBody the transport does not send it again by itself, which it would do
+		// on one kept connection after the other.
+		r.Body, r.GetBody = io.NopCloser(bytes.NewReader(body)), nil
 	} else {
 		r.Body = nil
 	}
 	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
 	if p.ask.Answer != nil || p.ask.Stream {
 		r.Header.Del("Accept-Encoding") // it is read here
+	}
+	p.way.connected, p.way.kept = false, false
+	p.way.answered.Store(false)
+	if anew {
+		return p.room.anew.RoundTrip(r)
 	}
 	return p.room.engines.RoundTrip(r)
 }

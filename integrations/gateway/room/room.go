@@ -51,8 +51,9 @@ type Room struct {
 	queues  queues
 	bodies  *semaphore.Weighted // the room for those of all requests
 	forward *httputil.ReverseProxy
-	engines http.RoundTripper
-	lacks   sync.Map // of lack: paths that an engine has been seen to lack
+	engines http.RoundTripper // by connections that are kept
+	anew    http.RoundTripper // by a new one
+	lacks   sync.Map          // of lack: paths that an engine has been seen to lack
 }
 
 // New returns a Room over the engines of a Manager: its leases' instances have a method
@@ -82,7 +83,7 @@ func New(m *modeltier.Manager, o Options) *Room {
 	if room.log == nil {
 		room.log = slog.New(slog.DiscardHandler)
 	}
-	room.engines = newTransport()
+	room.engines, room.anew = newTransports()
 	room.forward = newForward(room)
 	return room
 }
