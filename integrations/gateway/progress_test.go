@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/integrations/gateway/room"
 )
@@ -23,7 +23,7 @@ const progress = "X-Load-Progress"
 func gated(t *testing.T) (f *front, open func()) {
 	t.Helper()
 	gate := filepath.Join(t.TempDir(), "gate")
-	f = newFront(t, func(e *engines.Config) { e.Env = append(slices.Clone(e.Env), enginetest.Gate+"="+gate) })
+	f = newFront(t, func(e *config.Engine) { e.Env = append(slices.Clone(e.Env), enginetest.Gate+"="+gate) })
 	return f, func() {
 		if err := os.WriteFile(gate, nil, 0o600); err != nil {
 			t.Error(err)

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier/process"
 )
 
@@ -31,7 +31,7 @@ func TestProxy_EngineHangs_IsRenewedAndTheNextRequestIsServed(t *testing.T) {
 		"Idle":        `{"idle_check_s": 0.2}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFront(t, func(e *engines.Config) {
+			f := newFront(t, func(e *config.Engine) {
 				if err := json.Unmarshal([]byte(settings), e); err != nil {
 					t.Fatal(err)
 				}

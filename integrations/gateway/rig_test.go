@@ -15,6 +15,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/gateway"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/integrations/gateway/engines"
 	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier"
@@ -35,7 +36,7 @@ type front struct {
 }
 
 // newFront has engines that are this binary, with these further settings.
-func newFront(t *testing.T, settings ...func(*engines.Config)) *front {
+func newFront(t *testing.T, settings ...func(*config.Engine)) *front {
 	t.Helper()
 	dir := t.TempDir()
 	f := &front{limits: tier.Limits{RAM: 150 * tier.MiB, Swap: tier.GiB, Reserved: 10 * tier.MiB, MaxModel: tier.GiB}}
@@ -46,7 +47,7 @@ func newFront(t *testing.T, settings ...func(*engines.Config)) *front {
 		}
 		f.models = append(f.models, tier.Model{Name: name, Path: path, Runtime: 100 * tier.MiB, Capabilities: []string{"text-generation", name}})
 	}
-	engine := engines.Config{Command: []string{os.Args[0]}, Env: enginetest.Env}
+	engine := config.Engine{Command: []string{os.Args[0]}, Env: enginetest.Env}
 	for _, set := range settings {
 		set(&engine)
 	}
@@ -58,7 +59,7 @@ func newFront(t *testing.T, settings ...func(*engines.Config)) *front {
 		}
 	}
 	var err error
-	if f.engines, err = engines.New(map[string]engines.Config{"fake": engine}, "", crashed, log); err != nil {
+	if f.engines, err = engines.New(engines.Options{Engines: map[string]config.Engine{"fake": engine}, Crashed: crashed, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
 	if f.m, err = modeltier.New(modeltier.Config{Models: f.models, Limits: f.limits, Mover: f.engines, Probe: enginetest.Plenty()}); err != nil {

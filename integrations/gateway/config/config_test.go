@@ -210,7 +210,7 @@ func TestParse_Spellings_AreTheSameField(t *testing.T) {
 	old := parsed(t, "\ufeff"+`{
 	"engines": {"e": {"command": ["llama-server", "-m", "{path}", "--port", "{port}"], "env": ["A=1"],
 		"start_timeout_s": 900, "idle_check_s": 0, "silence_limit_s": 1.5e1}},
-	"models": [{"name": "a", "path": "x", "size_gb": 0.5, "runtime_gb": 1, "tier": "ram", "capabilities": ["chat"]}],
+	"models": [{"name": "a", "path": "x", "size_gb": 0.5, "runtime_gb": 1, "tier": "ram", "capabilities": ["chat"], "parts": ["b", "/c"]}],
 	"limits": {"ram_gb": 5, "swap_gb": 10, "reserved_gb": 1},
 	"state": null
 }`, "/srv")
@@ -228,11 +228,15 @@ models:
     runtime: 1 GB
     tier: ram
     capabilities: chat
+    parts: [b, /c]
 limits: {ram: 5GiB, swap: 10G, reserve: 1024M}
 `, "/srv")
 	old.root, now.root = nil, nil
 	if !reflect.DeepEqual(old, now) {
 		t.Errorf("\n%+v\n%+v", old, now)
+	}
+	if got := now.Models[0].Parts; !reflect.DeepEqual(got, []string{"/srv/b", "/c"}) {
+		t.Errorf("%q", got)
 	}
 	e := now.Engines["e"]
 	if p := e.Process(); p.StartTimeout != 15*time.Minute || p.IdleCheck != 0 || p.SilenceLimit != 15*time.Second {

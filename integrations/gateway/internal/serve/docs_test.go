@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -50,12 +51,11 @@ func TestUnit_OfTheDocs_IsTheFileAndOneOfSystemd(t *testing.T) {
 }
 
 func TestConfig_OfTheDocs_FitsTheirBoard(t *testing.T) {
-	c, err := parseConfig([]byte(jetsonPage(t, "json")), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
+	f, warnings, err := config.Parse("the configuration of docs/jetson.md", []byte(jetsonPage(t, "json")), t.TempDir())
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(warnings, err)
 	}
-	lib := c.library(t.TempDir())
-	if len(lib.models) != 3 || lib.limits != (tier.Limits{RAM: 5 * tier.GiB, Swap: 10 * tier.GiB, Reserved: tier.GiB}) {
-		t.Errorf("it has %d models and the limits %+v", len(lib.models), lib.limits)
+	if l := f.Limits.OrElse(tier.Limits{}); len(f.Models) != 3 || l.RAM != 5*tier.GiB || l.Swap != 10*tier.GiB || l.Reserved != tier.GiB {
+		t.Errorf("it has %d models and the limits %+v", len(f.Models), l)
 	}
 }

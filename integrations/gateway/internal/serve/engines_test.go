@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/modeltier/modeltier/examples/demo"
-	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -162,7 +162,7 @@ func TestRoomForEngines_EachFitsAndNotAll(t *testing.T) {
 	for scale := 1; scale <= demo.MaxScale; scale *= 2 {
 		d := demo.Library{Scale: scale}
 		lib := &library{models: d.Models(), limits: d.Limits()}
-		lib.withEngine(engines.Config{}, demoRuntime)
+		lib.withEngine(config.Engine{}, demoRuntime)
 		room, sum := roomForEngines(lib), tier.Bytes(0)
 		for i := range lib.models {
 			m := &lib.models[i]

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/modeltier/modeltier/examples/demo"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -26,9 +26,9 @@ type options struct {
 	addr    string
 	models  string
 	follow  []string
-	config  string // "": there is no such file
-	engine  string // "": there is none but those of config
-	command []string
+	config  string        // "": there is no such file
+	engine  string        // "": there is none but those of config
+	command config.Engine // of engine, if that is one
 	scale   int
 	limits  tier.Limits // zero fields were not named
 	state   string
@@ -101,7 +101,7 @@ func (o *options) settle(named func(flag string) bool, env func(string) (string,
 	}
 	if o.engine != "" && o.engine != llamacpp && o.engine != noEngine {
 		var err error
-		if o.command, err = splitWords(o.engine); err != nil {
+		if o.command, err = config.Commanded(o.engine); err != nil {
 			return fault("-engine: %v", err)
 		}
 	}
@@ -142,7 +142,7 @@ func (s size) String() string {
 }
 
 func (s size) Set(text string) error {
-	b, err := parseSize(text)
+	b, err := config.ParseSize(text)
 	switch {
 	case err != nil:
 		return err
@@ -153,102 +153,4 @@ func (s size) Set(text string) error {
 	}
 	*s.to = b
 	return nil
-}
-
-// units by their names, in lower case. As on the wire, 1 GB is 2^30 bytes.
-var units = map[string]tier.Bytes{
-	"b": 1,
-	"k": tier.KiB, "kb": tier.KiB, "kib": tier.KiB,
-	"m": tier.MiB, "mb": tier.MiB, "mib": tier.MiB,
-	"g": tier.GiB, "gb": tier.GiB, "gib": tier.GiB,
-	"t": 1024 * tier.GiB, "tb": 1024 * tier.GiB, "tib": 1024 * tier.GiB,
-}
-
-// parseSize reads a size such as "5GB", "320MiB", "0.5 G" or "0".
-func parseSize(text string) (tier.Bytes, error) {
-	const digits = "0123456789."
-	end := len(text) - len(strings.TrimLeft(text, digits))
-	number, unit := text[:end], strings.ToLower(strings.TrimSpace(text[end:]))
-	if number == "0" && unit == "" {
-		return 0, nil
-	}
-	factor, known := units[unit]
-	n, err := strconv.ParseFloat(number, 64)
-	switch {
-	case err != nil && !errors.Is(err, strconv.ErrRange):
-		return 0, errors.New("must be a size such as 5GB, 320MiB or 0.5G")
-	case unit == "":
-		return 0, fmt.Errorf("has no unit; did you mean %sGB?", number)
-	case !known:
-		return 0, fmt.Errorf("has an unknown unit %.20q; known are B, KB, MB, GB and TB, all powers of 1024", text[end:])
-	}
-	b, err := tier.FromGB(n * factor.GB())
-	if err != nil {
-		return 0, errors.New("is more than can be counted")
-	}
-	return b, nil
-}
-
-// splitWords splits a command into words as a POSIX shell does, without being one:
-// blanks separate, and '…', "…" and \ quote. What only a shell could do, variables,
-// pipes, patterns, is an error, where it is not quoted, and not an argument that
-// was not meant.
-func splitWords(command string) (words []string, err error) {
-	var (
-		word   strings.Builder
-		inWord bool // also where the word is empty so far, as '' is one
-		quote  byte // ' or " or, after a backslash, \; 0: none
-		within bool // the backslash stands in "…"
-	)
-	has := func(set string, c byte) bool { return strings.IndexByte(set, c) >= 0 }
-	for i := range len(command) {
-		c := command[i] // all that means something is ASCII
-		switch {
-		case quote == '\\':
-			if quote = 0; within {
-				quote = '"'
-			}
-			if c == '\n' {
-				continue // the line goes on
-			}
-			// In "…" a backslash stands for itself before all but these.
-			if within && !has("$`\"\\", c) {
-				word.WriteByte('\\')
-			}
-			word.WriteByte(c)
-			inWord = true
-		case quote == '\'' && c != '\'', quote == '"' && !has("\"\\$`", c):
-			word.WriteByte(c)
-		case c == quote:
-			quote = 0
-		case c == '\\':
-			within = quote == '"'
-			quote = '\\'
-		case quote == 0 && (c == '\'' || c == '"'):
-			quote, inWord = c, true
-		case quote == 0 && has(" \t\r\n", c):
-			if inWord {
-				words = append(words, word.String())
-				word.Reset()
-				inWord = false
-			}
-		case has("$`", c), quote == 0 && has("|&;<>()*?[", c), !inWord && has("~#", c):
-			return nil, fmt.Errorf("%q would have to be read by a shell, and none reads this: quote it as '%c', or write out what it stands for", c, c)
-		default:
-			word.WriteByte(c)
-			inWord = true
-		}
-	}
-	switch {
-	case quote == '\\':
-		return nil, errors.New("there is nothing after its last \\")
-	case quote != 0:
-		return nil, fmt.Errorf("a %c is not closed", quote)
-	case inWord:
-		words = append(words, word.String())
-	}
-	if len(words) == 0 {
-		return nil, errors.New("it is empty")
-	}
-	return words, nil
 }

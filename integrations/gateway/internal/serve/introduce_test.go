@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 )
 
 // addressed is a listener that has an address only.
@@ -18,7 +18,7 @@ type addressed struct {
 func (a addressed) Addr() net.Addr { return a.addr }
 
 func TestIntroduce_EveryAddress_IsShownAsOneThatCanBeAsked(t *testing.T) {
-	lib := &library{engines: map[string]engines.Config{"e": {Command: []string{"srv", "{port}"}}, "f": {Command: []string{"other", "{port}"}}}}
+	lib := &library{engines: map[string]config.Engine{"e": {Command: []string{"srv", "{port}"}}, "f": {Command: []string{"other", "{port}"}}}}
 	every, socket := addressed{addr: &net.TCPAddr{IP: net.IPv6unspecified, Port: 81}}, addressed{addr: &net.UnixAddr{Name: "/run/m.sock", Net: "unix"}}
 	for _, c := range []struct {
 		lns  []net.Listener

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/modeltier/modeltier/examples/demo"
-	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -26,7 +26,7 @@ type library struct {
 	state  string // "": nothing is remembered
 	verify bool   // files are held against their digests
 	// engines serve the models, by name. nil: there are none, and files are served.
-	engines map[string]engines.Config
+	engines map[string]config.Engine
 	// again opens the library as it is now. nil: it stays as it is.
 	again func(ctx context.Context) (*library, error)
 
@@ -39,14 +39,14 @@ type library struct {
 // make for that: the demo's files, and the engine of llama.cpp.
 func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
 	if o.config != "" {
-		lib, err := openConfig(o)
+		lib, err := openConfig(o, stderr)
 		if err != nil {
 			return nil, err
 		}
-		lib.again = func(context.Context) (*library, error) { return openConfig(o) }
+		lib.again = func(context.Context) (*library, error) { return openConfig(o, stderr) }
 		return lib, nil
 	}
-	var engine *engines.Config
+	var engine *config.Engine
 	switch {
 	case o.engine == noEngine:
 	case o.engine == llamacpp || o.demo && o.engine == "" && canMake() == nil:
@@ -56,10 +56,10 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 		}
 		engine = &e
 	case o.engine != "":
-		e := engines.Commanded(o.command)
+		e := o.command
 		err := e.Validate()
 		if err == nil {
-			err = e.Find()
+			err = e.LookUp()
 		}
 		if err != nil {
 			return nil, fmt.Errorf("-engine: %w", err)
@@ -77,44 +77,37 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	return lib, nil
 }
 
-func openConfig(o *options) (*library, error) {
-	lib, err := readConfig(o.config)
+// openConfig returns the library of a configuration. What the command line names goes
+// before what the file does.
+func openConfig(o *options, stderr io.Writer) (*library, error) {
+	f, warnings, err := config.Read(o.config)
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "warning:", w)
+	}
 	if err != nil {
 		return nil, err
 	}
-	var missing []error
-	for name, e := range lib.engines {
-		if err := e.Find(); err != nil {
-			missing = append(missing, fmt.Errorf("%s: engine %q: %w", o.config, name, err))
-		}
-	}
-	for i := range lib.models {
-		switch m := &lib.models[i]; {
-		case m.Path != "" && exists(m.Path):
-			if err := checkKind(m.Path, "a regular file or a folder", func(m fs.FileMode) bool { return m.IsRegular() || m.IsDir() }); err != nil {
-				missing = append(missing, fmt.Errorf("%s: model %q: %w", o.config, m.Name, err))
-			}
-		case m.Path != "" && m.Size == 0:
-			missing = append(missing, fmt.Errorf("%s: model %q: there is no %s in %s; if it is a name that the engine knows, size_gb is needed", o.config, m.Name, m.Path, lib.dir))
-		}
-	}
 	if o.stated {
-		lib.state = o.state
+		f.State = o.state
 	}
-	for name, e := range lib.engines {
-		if e.Save != nil && lib.state == "" {
-			missing = append(missing, fmt.Errorf("%s: engine %q: save needs a folder: name one in \"state\", or with -state", o.config, name))
-		}
-	}
-	if err := errors.Join(missing...); err != nil {
+	f.Limits.RAM = cmp.Or(config.Limit(o.limits.RAM), f.Limits.RAM)
+	f.Limits.Swap = cmp.Or(config.Limit(o.limits.Swap), f.Limits.Swap)
+	f.Limits.Reserve = cmp.Or(config.Limit(o.limits.Reserved), f.Limits.Reserve)
+	if err := f.Check(); err != nil {
 		return nil, err
 	}
-	lib.limits = fill(o.limits.OrElse(lib.limits), tier.DefaultLimits())
-	return lib, nil
+	dir, err := filepath.Abs(filepath.Dir(o.config))
+	if err != nil {
+		return nil, err
+	}
+	return &library{
+		dir: dir, models: f.TierModels(), limits: f.Limits.OrElse(tier.DefaultLimits()), state: f.State, engines: f.Engines,
+		about: o.config,
+	}, nil
 }
 
 // openFolder returns the library of a folder, whose models the Manager finds.
-func openFolder(o *options, engine *engines.Config) (*library, error) {
+func openFolder(o *options, engine *config.Engine) (*library, error) {
 	dir, err := filepath.Abs(o.models)
 	if err != nil {
 		return nil, err
@@ -134,8 +127,8 @@ func openFolder(o *options, engine *engines.Config) (*library, error) {
 
 // withEngine returns the library, served by one engine that needs that much beyond the
 // weights of a model; 0: as process.Mover.Forecast says.
-func (lib *library) withEngine(e engines.Config, runtime tier.Bytes) {
-	lib.engines = map[string]engines.Config{"": e}
+func (lib *library) withEngine(e config.Engine, runtime tier.Bytes) {
+	lib.engines = map[string]config.Engine{"": e}
 	for i := range lib.models {
 		m := &lib.models[i]
 		m.Runtime = cmp.Or(m.Runtime, runtime)
@@ -146,7 +139,7 @@ func (lib *library) withEngine(e engines.Config, runtime tier.Bytes) {
 // same files alone: what is learned of the one is not true of the other.
 const enginesSuffix = "-engines"
 
-func openDemo(ctx context.Context, o *options, engine *engines.Config, stderr io.Writer) (*library, error) {
+func openDemo(ctx context.Context, o *options, engine *config.Engine, stderr io.Writer) (*library, error) {
 	cache, err := cacheFolder(fmt.Sprintf("demo-%d", o.scale))
 	if err != nil {
 		return nil, fmt.Errorf("%w; or serve a folder of your own with -models", err)
@@ -224,4 +217,13 @@ func cacheFolder(name string) (string, error) {
 func folderID(dir string) string {
 	sum := sha256.Sum256([]byte(dir))
 	return fmt.Sprintf("%s-%x", filepath.Base(dir), sum[:4])
+}
+
+// checkKind returns an error that names path if it is not there or is not what it must be.
+func checkKind(path, want string, is func(fs.FileMode) bool) error {
+	info, err := os.Stat(path)
+	if err == nil && !is(info.Mode()) {
+		err = fmt.Errorf("%s must be %s", path, want)
+	}
+	return err
 }

@@ -38,14 +38,7 @@ func TestOpenFolder_LinkToAnotherDrive_FollowedWhereAllowedAndElseTold(t *testin
 	}
 }
 
-func TestParseConfig_MarkOfWindowsAndParts_AreTaken(t *testing.T) {
-	c, err := parseConfig([]byte("\xef\xbb\xbf"+`{"engines":{"e":{"command":["srv","{port}","{mmproj}"]}},"models":[{"name":"a","path":"a.gguf","size_gb":1,"parts":["b.gguf","/c.gguf"]}]}`), "/m")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(c.library("/m").models[0].Parts, " "); got != filepath.Join("/m", "b.gguf")+" /c.gguf" {
-		t.Errorf("parts %q", got)
-	}
+func TestParse_FollowWithoutModels_IsRefused(t *testing.T) {
 	if _, err := parse([]string{"serve", "--follow", "/x"}, noEnv, io.Discard); err == nil {
 		t.Error("-follow without -models is taken")
 	}

@@ -3,7 +3,6 @@ package serve
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/modeltier/modeltier/hotload"
-	"github.com/modeltier/modeltier/integrations/gateway/engines"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 )
 
 // llamacpp is the -engine that is made here: a small one over llama.cpp, from the
@@ -46,28 +45,28 @@ func canMake() error {
 
 // makeLlamacpp builds the engine, has it fetch llama.cpp, and returns it. saves: it saves
 // its conversations.
-func makeLlamacpp(ctx context.Context, saves bool, stderr io.Writer) (engines.Config, error) {
+func makeLlamacpp(ctx context.Context, saves bool, stderr io.Writer) (config.Engine, error) {
 	if err := canMake(); err != nil {
-		return engines.Config{}, fmt.Errorf("%w, or name a command instead, such as -engine 'llama-server -m {path} --port {port}'", err)
+		return config.Engine{}, fmt.Errorf("%w, or name a command instead, such as -engine 'llama-server -m {path} --port {port}'", err)
 	}
 	here, err := os.Getwd()
 	if err != nil {
-		return engines.Config{}, err
+		return config.Engine{}, err
 	}
 	source, _ := checkout(here)
 	cache, err := cacheFolder("llama")
 	if err != nil {
-		return engines.Config{}, err
+		return config.Engine{}, err
 	}
 	program, err := buildEngine(ctx, source, cache, stderr)
 	if err != nil {
-		return engines.Config{}, err
+		return config.Engine{}, err
 	}
 	libs, err := output(ctx, stderr, cache, program, "-fetch")
 	if err != nil {
-		return engines.Config{}, fmt.Errorf("llama.cpp cannot be fetched: %w", err)
+		return config.Engine{}, fmt.Errorf("llama.cpp cannot be fetched: %w", err)
 	}
-	e := engines.Config{
+	e := config.Engine{
 		// Copies of weights, which llama.cpp makes on some processors, cannot be paged out.
 		Command: []string{program, "-m", "{path}", "--port", "{port}", "-libs", libs, "-c", "{context}", "-t", "{threads}", "--no-repack"},
 		Context: 512,
@@ -78,8 +77,8 @@ func makeLlamacpp(ctx context.Context, saves bool, stderr io.Writer) (engines.Co
 	}
 	if saves {
 		e.Command = append(e.Command, "--slot-save-path", "{state}")
-		act := func(action string) *engines.Request {
-			return &engines.Request{Path: "/slots/{slot}?action=" + action, Body: json.RawMessage(`{"filename":"{file}"}`)}
+		act := func(action string) *config.Request {
+			return &config.Request{Path: "/slots/{slot}?action=" + action, Body: `{"filename":"{file}"}`}
 		}
 		e.Save, e.Restore = act("save"), act("restore")
 	}

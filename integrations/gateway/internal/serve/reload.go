@@ -107,7 +107,7 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 		return modeltier.Reconfiguration{}, fmt.Errorf("the state folder was %q and cannot become %q while the server runs", r.state, lib.state)
 	}
 	if r.engines != nil {
-		r.engines.Admit(lib.engines)
+		r.engines.Add(lib.engines)
 		for name := range lib.engines {
 			if name == "" { // that of -engine
 				continue
@@ -122,7 +122,7 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 		return done, err
 	}
 	if r.engines != nil {
-		r.engines.Name(lib.engines)
+		r.engines.SetNames(lib.engines)
 	}
 	return done, nil
 }

@@ -229,7 +229,7 @@ func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, er
 	if state != "" {
 		state = filepath.Join(state, "engines")
 	}
-	mover, err := engines.New(lib.engines, state, crashed, log)
+	mover, err := engines.New(engines.Options{Engines: lib.engines, StateDir: state, Crashed: crashed, Logger: log})
 	if err != nil {
 		return nil, err
 	}
