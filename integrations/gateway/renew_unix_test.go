@@ -3,7 +3,6 @@
 package gateway_test
 
 import (
-	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -26,16 +25,13 @@ func (f *front) smallEngine() process.ModelStatus {
 }
 
 func TestProxy_EngineHangs_IsRenewedAndTheNextRequestIsServed(t *testing.T) {
-	for name, settings := range map[string]string{
-		"InItsAnswer": `{"silence_limit_s": 0.2}`,
-		"Idle":        `{"idle_check_s": 0.2}`,
+	soon := config.Duration(200 * time.Millisecond)
+	for name, set := range map[string]func(*config.Engine){
+		"InItsAnswer": func(e *config.Engine) { e.SilenceLimit = soon },
+		"Idle":        func(e *config.Engine) { e.IdleCheck = &soon },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFront(t, func(e *config.Engine) {
-				if err := json.Unmarshal([]byte(settings), e); err != nil {
-					t.Fatal(err)
-				}
-			})
+			f := newFront(t, set)
 			const once, endless = `{"model":"small","prompt":"short"}`, `{"model":"small","prompt":"on and on"}`
 			whole(t, f.post(t, t.Context(), "/v1/chat/completions", once))
 			var answer io.Reader = strings.NewReader("")

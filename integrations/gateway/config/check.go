@@ -264,14 +264,12 @@ func (d *decoder) each(at []string, err error, keys func(field string) []string)
 	d.invalid(at, "", keyNames.Replace(err.Error()))
 }
 
-// Check looks at what the file names, and returns all that is not there: programs of
-// engines, files of models, folders, secrets, and a state for those who save. Each is a
-// *Fault with its place.
+// Check looks, for a File of Read or Parse, at what the file names, and returns all that is not there: programs of
+// engines, files of models, folders, secrets, and a state for those who save. Each is a *Fault
+// with its place.
 func (f *File) Check() error {
 	d := &decoder{file: f}
-	if f.root != nil {
-		d.anchor(f.root)
-	}
+	d.anchor(f.root)
 	for _, name := range slices.Sorted(maps.Keys(f.Engines)) {
 		e := f.Engines[name]
 		if err := e.LookUp(); err != nil {

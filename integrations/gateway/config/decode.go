@@ -201,7 +201,8 @@ func (d *decoder) structure(n ast.Node, to reflect.Value, path []string) {
 		keys = append(keys, f.key)
 	}
 	given := map[string]string{}
-	for _, e := range d.entries(n, path) {
+	entries := d.entries(n, path)
+	for _, e := range entries {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == e.key || f.old == e.key && e.key != "" })
 		switch {
 		case i < 0 && len(path) == 0 && strings.HasPrefix(e.key, "x-"): // for anchors
@@ -213,6 +214,9 @@ func (d *decoder) structure(n ast.Node, to reflect.Value, path []string) {
 			given[fields[i].key] = e.key
 			d.value(e, to.FieldByIndex(fields[i].Index), path, fields[i].old == e.key)
 		}
+	}
+	if len(path) == 0 && len(entries) > 0 && len(given) == 0 {
+		d.fault(path, n, "is no configuration: it has none of the keys "+strings.Join(keys, ", "))
 	}
 	for _, f := range fields {
 		if f.need && given[f.key] == "" {

@@ -44,8 +44,8 @@ type File struct {
 	// How long things may take.
 	Timeouts Timeouts `json:"timeouts,omitzero"`
 
-	name string      // of the file, in faults
-	root ast.Node    // nil: there is nothing in it
+	name string // of the file, in faults
+	root ast.Node
 	info fs.FileInfo // as it was when it was read; nil: no file was
 }
 

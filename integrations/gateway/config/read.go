@@ -109,7 +109,7 @@ func Parse(name string, b []byte, dir string) (*File, []Warning, error) {
 	d := &decoder{file: f}
 	if root, fault := parse(name, b); fault != nil {
 		return nil, nil, fault
-	} else if root != nil {
+	} else {
 		f.root = root
 		d.anchor(root)
 		d.decode(root, reflect.ValueOf(f).Elem(), nil, false)
@@ -124,7 +124,8 @@ func Parse(name string, b []byte, dir string) (*File, []Warning, error) {
 	return f, d.warnings, nil
 }
 
-// parse returns the only document of a file; nil: there is nothing in it.
+// parse returns the only document of a file. One that holds nothing is being written, or
+// something went wrong: it stands for no configuration.
 func parse(name string, b []byte) (root ast.Node, fault *Fault) {
 	at := func(tk *token.Token, rule string) *Fault {
 		f := &Fault{File: name, Line: 1, Column: 1, Rule: rule}
@@ -173,6 +174,9 @@ func parse(name string, b []byte) (root ast.Node, fault *Fault) {
 		default:
 			root = body
 		}
+	}
+	if root == nil {
+		return nil, at(nil, "is empty: {} is a configuration of nothing")
 	}
 	return root, nil
 }

@@ -46,7 +46,7 @@ func parseSize(text, unit string) (tier.Bytes, error) {
 		named = unit
 	}
 	factor, known := units[strings.ToLower(named)]
-	if !known && n != 0 {
+	if !known && named != "" {
 		return 0, fmt.Errorf("has an unknown unit %.20q; known are B, KiB, MiB, GiB and TiB", named)
 	}
 	b, err := tier.FromGB(n * factor.GB())

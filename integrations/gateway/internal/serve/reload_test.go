@@ -150,17 +150,17 @@ func TestReload_BrokenFile_ChangesNothingAndSaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	for config, says := range map[string]string{
-		"":                             "EOF",
-		string(whole[:len(whole)-1]):   "EOF",
-		`{"engine": {}}`:               "engine",
+		"":                             "is empty",
+		string(whole[:len(whole)-1]):   "is no YAML",
+		`{"engine": {}}`:               "none of the keys",
 		`{"models": [{"name": "x"}]}`:  "no engine",
 		`{"state": "elsewhere"}`:       "while the server runs",
 		`{"limits": {"ram_gb": 1e-6}}`: "ram limit",
-		strings.Replace(string(whole), `"path":"large.bin"`, `"path":"gone.bin"`, 1):                                "no gone.bin in",
-		strings.Replace(string(whole), text(os.Args[0]), `"no-such-engine"`, 1):                                     "no-such-engine",
-		strings.Replace(string(whole), `"command":[`, `"command":["x","{prot}",`, 1):                                "{prot}",
-		strings.Replace(string(whole), `"name":"large"`, `"name":"small"`, 1):                                       "twice",
-		strings.Replace(string(whole), `"name":"large"`, `"name":"large","capabilities":["\u0007"],"quality":1`, 1): "printable",
+		strings.Replace(string(whole), `"path":"large.bin"`, `"path":"gone.bin"`, 1): `"gone.bin" is not there`,
+		strings.Replace(string(whole), text(os.Args[0]), `"no-such-engine"`, 1):      "no-such-engine",
+		strings.Replace(string(whole), `"command":[`, `"command":["x","{prot}",`, 1): "{prot}",
+		strings.Replace(string(whole), `"name":"large"`, `"name":"small"`, 1):        "twice",
+		strings.Replace(string(whole), `"name":"large"`, `"name":"large\u0007"`, 1):  "printable",
 	} {
 		if err := os.WriteFile(f.path, []byte(config), 0o600); err != nil {
 			t.Fatal(err)

@@ -29,7 +29,7 @@ func TestRun_PathOfTheWrongKind_IsNamedAtOnce(t *testing.T) {
 		{"-config", fifo, fifo, "must be a regular file"},
 		{"-config", os.DevNull, os.DevNull, "must be a regular file"},
 		{"-config", dir, dir, "must be a regular file"},
-		{"-config", model, fifo, `model "m": ` + fifo + " must be a regular file or a folder"},
+		{"-config", model, fifo, `models[0].path "fifo": ` + fifo + " must be a regular file or a folder"},
 		{"-models", fifo, fifo, "must be a folder"},
 		{"-models", model, model, "must be a folder"},
 		{"-state", fifo, fifo, "must be a folder"},
