@@ -37,8 +37,8 @@ func TestCheck_Faults_HaveTheirPlace(t *testing.T) {
 		t.Errorf("%+v", told)
 	}
 
-	write("folders: [" + dir + "]\nengines: {a: {command: [" + filepath.Join(dir, "absent") + "]}}\n")
-	if got := run("check", file); got.code != exitFailed || !strings.Contains(got.out, file+":2:") {
+	write("folders: [" + dir + "]\nengines: {a: {command: [" + filepath.Join(dir, "absent") + ", '{port}', '{path}']}}\n")
+	if got := run("check", file); got.code != exitFailed || !strings.Contains(got.out, filepath.Join(dir, "absent")) {
 		t.Errorf("a program that is not there: %+v", got)
 	}
 	write("limits: {ram: 5GiB}\nlimts: {}\n")

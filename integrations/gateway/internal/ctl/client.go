@@ -38,19 +38,34 @@ const (
 // client asks one server.
 type client struct {
 	base *url.URL
+	name string // of the server, in messages
 	key  string
 	http *http.Client
 }
 
 func newClient(server, key string) (*client, error) {
+	dialer := &net.Dialer{Timeout: dialTime}
+	dial := dialer.DialContext
+	// What listens on a socket of the file system is asked as the server of this machine.
+	socket, isSocket := strings.CutPrefix(server, "unix:")
+	name := server
+	if isSocket {
+		server = "http://localhost"
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", socket)
+		}
+	}
 	base, err := parseServer(server)
 	if err != nil {
 		return nil, err
 	}
-	return &client{base, key, &http.Client{
+	if !isSocket {
+		name = base.String()
+	}
+	return &client{base, name, key, &http.Client{
 		Transport: &http.Transport{
 			Proxy:               http.ProxyFromEnvironment, // which leaves loopback alone
-			DialContext:         (&net.Dialer{Timeout: dialTime}).DialContext,
+			DialContext:         dial,
 			TLSHandshakeTimeout: dialTime,
 			IdleConnTimeout:     time.Minute,
 		},
@@ -59,7 +74,7 @@ func newClient(server, key string) (*client, error) {
 	}}, nil
 }
 
-// parseServer reads the address of a server: a URL, or HOST, HOST:PORT, :PORT.
+// parseServer reads the address of a server but for a socket: a URL, or HOST, HOST:PORT, :PORT.
 func parseServer(server string) (*url.URL, error) {
 	wrong := func(why string) (*url.URL, error) {
 		return nil, usagef("the server %q of --server or %s %s; an address is such as %s", server, serverVariable, why, defaultServer)
@@ -243,7 +258,7 @@ func (c *client) unauthorized(reason string) *Failure {
 
 // stranger is the error of what answers and is no modeltier server.
 func (c *client) stranger(does string) *Failure {
-	return failure(exitNoServer, "no_server", fmt.Sprintf("What is at %s %s: it is not a modeltier server", c.base, does),
+	return failure(exitNoServer, "no_server", fmt.Sprintf("What is at %s %s: it is not a modeltier server", c.name, does),
 		"Name the address that the server printed as \"listening on\", with --server URL or "+serverVariable+".")
 }
 
@@ -258,13 +273,13 @@ func (c *client) unreachable(ctx context.Context, err error) error {
 	other := "Name another address with --server URL or " + serverVariable + "."
 	dialing, ok := errors.AsType[*net.OpError](err)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return failure(exitNoServer, "no_server", fmt.Sprintf("No server answers at %s", c.base),
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return failure(exitNoServer, "no_server", fmt.Sprintf("No server answers at %s", c.name),
 			"Start one: modeltier serve -models FOLDER, or, to try it, modeltier demo.", other)
 	case ok && dialing.Op == "dial":
-		return failure(exitNoServer, "no_server", fmt.Sprintf("No server can be reached at %s: %v", c.base, err), other)
+		return failure(exitNoServer, "no_server", fmt.Sprintf("No server can be reached at %s: %v", c.name, err), other)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET):
-		return failure(exitNoServer, "connection_lost", fmt.Sprintf("The server at %s closed the connection before it had answered", c.base),
+		return failure(exitNoServer, "connection_lost", fmt.Sprintf("The server at %s closed the connection before it had answered", c.name),
 			"Look whether it still runs: modeltier ps")
 	}
 	return c.stranger("does not answer as it should (" + err.Error() + ")")

@@ -152,6 +152,32 @@ func TestClient_ProxyOfTheEnvironment_IsNotForLoopback(t *testing.T) {
 	}
 }
 
+func TestClient_UnixSocket_IsAsked(t *testing.T) {
+	dir, err := os.MkdirTemp("", "ctl") // a short path, as sockets want
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Skip(err)
+	}
+	var host string
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host = r.Host
+		w.Write([]byte(`{"models": []}`))
+	})}
+	go server.Serve(ln)
+	t.Cleanup(func() { server.Close() })
+	if got := at(t, "unix:"+path)("ls"); got.code != exitDone || host != "localhost" {
+		t.Errorf("%+v, asked for %q", got, host)
+	}
+	if got := at(t, "unix:"+path+"x")("ls"); got.code != exitNoServer || !strings.Contains(got.stderr, "No server answers at unix:"+path) {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestParseServer_FormsThatPeopleWrite(t *testing.T) {
 	for server, want := range map[string]string{
 		"http://127.0.0.1:8080":  "http://127.0.0.1:8080",

@@ -25,7 +25,7 @@ type options struct {
 }
 
 func (o *options) flags(fs *pflag.FlagSet) {
-	fs.StringVar(&o.server, "server", "", "ask the server at this `URL` (default $"+serverVariable+", else "+defaultServer+")")
+	fs.StringVar(&o.server, "server", "", "ask the server at this `URL`, or unix:PATH (default $"+serverVariable+", else "+defaultServer+")")
 	fs.StringVar(&o.keyFile, "key-file", "", "send the key in the first line of this `FILE` (default the key in $"+keyVariable+")")
 	fs.BoolVar(&o.json, "json", false, "answer in JSON, for programs")
 }
@@ -131,8 +131,7 @@ func untilSignal(parent context.Context) (context.Context, func()) {
 // one that Main can run.
 func AddTo(root *cobra.Command) {
 	o := &options{}
-	o.flags(root.Flags())
-	root.TraverseChildren = true // flags may stand before the command's name
+	o.flags(root.Flags()) // which may stand before the command's name
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {

@@ -6,8 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
-
-	"github.com/spf13/pflag"
 )
 
 // Exit codes. They are stated in the help of the command and in docs/cli.md.
@@ -85,21 +83,8 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// isUsage reports whether the command line is at fault. pflag's errors come bare where
-// cobra reads the flags before a command's name.
-func isUsage(err error) bool {
-	if _, ok := errors.AsType[usageError](err); ok {
-		return true
-	}
-	for _, is := range []func(error) bool{
-		as[*pflag.NotExistError], as[*pflag.ValueRequiredError], as[*pflag.InvalidValueError], as[*pflag.InvalidSyntaxError],
-	} {
-		if is(err) {
-			return true
-		}
-	}
-	return false
-}
+// isUsage reports whether the command line is at fault.
+func isUsage(err error) bool { return as[usageError](err) }
 
 func as[E error](err error) bool {
 	_, ok := errors.AsType[E](err)

@@ -101,6 +101,8 @@ func seconds(s float64) string {
 	switch {
 	case s >= 120:
 		return rough(time.Duration(s * float64(time.Second)))
+	case s < 0.1:
+		return fmt.Sprintf("%.0f ms", 1000*s)
 	case s >= 10:
 		return fmt.Sprintf("%.0f s", s)
 	default:

@@ -91,6 +91,30 @@ func TestFollow_JobThatTakesLong_IsAskedAfterAtAPace(t *testing.T) {
 	})
 }
 
+// Where there is no terminal each phase and each tenth has a line, but for what takes a moment.
+func TestProgress_WithoutTerminal_IsALineForEachTenth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, forPrograms := range []bool{false, true} {
+			var out strings.Builder
+			p := (&session{err: &out, json: forPrograms}).progress()
+			for i := range 40 {
+				p.tell("a", &loading{Phase: "loading", Progress: float64(i) / 40, Total: tier.GiB})
+				time.Sleep(pollEvery)
+			}
+			p.tell("a", &loading{Phase: "starting", Progress: 0.99, Left: 2})
+			p.end()
+			want := "a: loading 10% of 1.0 GiB\na: loading 20% of 1.0 GiB\na: loading 30% of 1.0 GiB\na: loading 40% of 1.0 GiB\na: loading 50% of 1.0 GiB\n" +
+				"a: loading 60% of 1.0 GiB\na: loading 70% of 1.0 GiB\na: loading 80% of 1.0 GiB\na: loading 90% of 1.0 GiB\na: starting, 2.0 s left\n"
+			if forPrograms {
+				want = ""
+			}
+			if out.String() != want {
+				t.Errorf("%q", out.String())
+			}
+		}
+	})
+}
+
 // Whatever an answer is, it is an answer or a fault of the server, and steers no terminal.
 func FuzzAnswers(f *testing.F) {
 	for _, s := range []string{
