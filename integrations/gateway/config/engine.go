@@ -20,9 +20,12 @@ import (
 
 // Engine is a program that serves one model over HTTP and is started for each.
 type Engine struct {
-	// The program and its arguments: text that is split into words as a shell would, or a list. It stays in the foreground and listens on {port} of 127.0.0.1.
-	// Replaced are {path}, {mmproj} (the projector), {dir} (the folder of the path), {port}, {name}, {threads}, {context}, {state} (the folder of save) and {mark} (a name that no other start has).
-	// An argument with a word that the model lacks is left out, with the flag before it. In text, NAME=value before the program goes to env.
+	// The program and its arguments: text that is split into words as a shell would, or a list. It
+	// stays in the foreground and listens on {port} of 127.0.0.1. Replaced are {path}, {mmproj}
+	// (the projector), {dir} (the folder of the path), {port}, {name}, {threads}, {context},
+	// {state} (the folder of save) and {mark} (a name that no other start has). An argument with a
+	// word that the model lacks is left out, with the flag before it. In text, NAME=value before
+	// the program goes to env.
 	Command Command `json:"command" need:"yes"`
 	// Environment variables, as NAME=value or as a mapping, with the same words replaced.
 	Env Environment `json:"env,omitempty"`
@@ -36,25 +39,31 @@ type Engine struct {
 	Threads int `json:"threads,omitempty"`
 	// What {context} is: tokens. Default: 4096.
 	Context int `json:"context,omitempty"`
-	// What becomes of an engine on standby: auto (what frees memory and starts fastest), freeze or stop. Default: auto.
+	// What becomes of an engine on standby: auto (what frees memory and starts fastest), freeze or
+	// stop. Default: auto.
 	Standby Standby `json:"standby,omitempty"`
 	// How many requests it is given at once; the others wait. Default: no bound.
 	MaxRequests int `json:"max_requests,omitempty"`
 	// How long a start may take until the engine is ready. Default: start of timeouts.
 	StartTimeout Duration `json:"start_timeout,omitzero" old:"start_timeout_s"`
-	// Renew the engine if its health page has not answered for so long while no request used it. 0: never. Default: 1m.
+	// Renew the engine if its health page has not answered for so long while no request used it.
+	// 0: never. Default: 1m.
 	IdleCheck *Duration `json:"idle_check,omitempty" old:"idle_check_s"`
-	// Renew the engine if it has sent nothing for so long to the requests that wait for it, and does nothing. Default: never.
+	// Renew the engine if it has sent nothing for so long to the requests that wait for it, and
+	// does nothing. Default: never.
 	SilenceLimit Duration `json:"silence_limit,omitzero" old:"silence_limit_s"`
-	// Renew the engine, while idle, if it has become so many times slower than it was at first; at least 1. Default: never.
+	// Renew the engine, while idle, if it has become so many times slower than it was at first; at
+	// least 1. Default: never.
 	SlowFactor float64 `json:"slow_factor,omitempty"`
-	// A request that saves the engine's conversations before it stops. {slot}, {file}, {state} and {name} are replaced in path and body. It needs state.
+	// A request that saves the engine's conversations before it stops. {slot}, {file}, {state} and
+	// {name} are replaced in path and body. It needs state.
 	Save *Request `json:"save,omitempty"`
 	// A request that restores what save has saved after the next start.
 	Restore *Request `json:"restore,omitempty"`
 	// How many conversations the engine holds, if save has {slot}. Default: 1.
 	Slots int `json:"slots,omitempty"`
-	// If the command is a client, such as docker run: the command that freezes the engine, as docker pause does.
+	// If the command is a client, such as docker run: the command that freezes the engine, as
+	// docker pause does.
 	Pause Command `json:"pause,omitempty"`
 	// The command that thaws what pause froze.
 	Resume Command `json:"resume,omitempty"`

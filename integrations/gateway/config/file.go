@@ -17,7 +17,8 @@ type File struct {
 	Listen []string `json:"listen,omitempty"`
 	// The engines, by name: programs that serve a model over HTTP.
 	Engines map[string]Engine `json:"engines,omitempty"`
-	// The models, each with its files and its engine. Of those that do equally well the first is chosen.
+	// The models, each with its files and its engine. Of those that do equally well the first is
+	// chosen.
 	Models []Model `json:"models,omitempty"`
 	// Folders in which every model file is served, beside models. A path alone will do.
 	Folders []Folder `json:"folders,omitempty"`
@@ -27,17 +28,21 @@ type File struct {
 	Limits Limits `json:"limits,omitzero"`
 	// How long an idle model stays in memory. Default: until its room is needed.
 	KeepAlive KeepAlive `json:"keep_alive,omitzero"`
-	// How long a model stays on standby, in the swap tier, before it goes to storage. 0 or none: until its room is needed.
+	// How long a model stays on standby, in the swap tier, before it goes to storage. 0 or none:
+	// until its room is needed.
 	StandbyFor Duration `json:"standby_for,omitzero"`
 	// Names of models that do not give way to others, those in folders too.
 	Pins []string `json:"pins,omitempty"`
 	// Who may use the server. None: this machine only, without a key.
 	Keys []Key `json:"keys,omitempty"`
-	// Origins of web pages that may send requests (CORS), such as https://chat.example.org; "*" is any.
+	// Origins of web pages that may send requests (CORS), such as https://chat.example.org; "*" is
+	// any.
 	Origins []string `json:"origins,omitempty"`
-	// Names by which clients may address the server, beside localhost and IP addresses, such as llm.example.org.
+	// Names by which clients may address the server, beside localhost and IP addresses, such as
+	// llm.example.org.
 	Hosts []string `json:"hosts,omitempty"`
-	// A folder, made if missing, that keeps limits, home tiers and what was learned across restarts. None: nothing is kept.
+	// A folder, made if missing, that keeps limits, home tiers and what was learned across
+	// restarts. None: nothing is kept.
 	State string `json:"state,omitempty"`
 	// Hold files against their SHA-256, where one is known, as they are loaded for the first time.
 	Verify bool `json:"verify,omitempty"`
@@ -53,7 +58,8 @@ type File struct {
 type Model struct {
 	// Its name, by which clients ask for it.
 	Name string `json:"name" need:"yes"`
-	// Its file, or one of them, or its folder; or a name that the engine knows, if there is no such file: then size is needed.
+	// Its file, or one of them, or its folder; or a name that the engine knows, if there is no
+	// such file: then size is needed.
 	Path string `json:"path,omitempty"`
 	// Its further files: shards, a projector, adapters. Found by path if there are none here.
 	Parts []string `json:"parts,omitempty"`
@@ -61,11 +67,14 @@ type Model struct {
 	Engine string `json:"engine,omitempty"`
 	// What its weights take. Default: the size of its files.
 	Size Size `json:"size,omitzero" old:"size_gb"`
-	// What serving takes beyond the weights, such as the KV cache. Default: estimated by the engine's flags, and then measured.
+	// What serving takes beyond the weights, such as the KV cache. Default: estimated by the
+	// engine's flags, and then measured.
 	Runtime Size `json:"runtime,omitzero" old:"runtime_gb"`
-	// Where it is kept if nothing needs the room: ram, swap (standby) or storage. Default: storage, until it is asked for.
+	// Where it is kept if nothing needs the room: ram, swap (standby) or storage. Default:
+	// storage, until it is asked for.
 	Home tier.Tier `json:"tier,omitzero"`
-	// What it can do, such as text-generation, embeddings or vision, for requests that name no model.
+	// What it can do, such as text-generation, embeddings or vision, for requests that name no
+	// model.
 	Capabilities []string `json:"capabilities,omitempty"`
 	// Its rank among models that can do the same; 0 or none: by its size.
 	Quality float64 `json:"quality,omitempty"`
@@ -75,9 +84,11 @@ type Model struct {
 	KeepAlive KeepAlive `json:"keep_alive,omitzero"`
 	// Further names for it.
 	Aliases []string `json:"aliases,omitempty"`
-	// How soon its requests have their turn at a busy engine: high, normal or low. That of the client's key counts more. Default: normal.
+	// How soon its requests have their turn at a busy engine: high, normal or low. That of the
+	// client's key counts more. Default: normal.
 	Class Class `json:"class,omitempty"`
-	// How many requests its engine is given at once; the others wait. Default: max_requests of its engine.
+	// How many requests its engine is given at once; the others wait. Default: max_requests of its
+	// engine.
 	MaxRequests int `json:"max_requests,omitempty"`
 }
 
@@ -98,11 +109,14 @@ func (f *Folder) Watched() bool { return f.Watch == nil || *f.Watch }
 
 // Limits bound what models may take. 1 GB is 2^30 bytes, as is 1 GiB.
 type Limits struct {
-	// Memory for models that are in use or ready for it, what serving takes included. Default: what the machine has, less a reserve.
+	// Memory for models that are in use or ready for it, what serving takes included. Default:
+	// what the machine has, less a reserve.
 	RAM Limit `json:"ram,omitzero" old:"ram_gb"`
-	// How much standby models may take beyond that: files that need not be in memory. Default: twice ram.
+	// How much standby models may take beyond that: files that need not be in memory. Default:
+	// twice ram.
 	Swap Limit `json:"swap,omitzero" old:"swap_gb"`
-	// What every load leaves free on the machine. Default: an eighth of its memory, at least 512 MiB, at most 4 GiB.
+	// What every load leaves free on the machine. Default: an eighth of its memory, at least 512
+	// MiB, at most 4 GiB.
 	Reserve Limit `json:"reserve,omitzero" old:"reserved_gb"`
 	// A model with larger weights is refused. Default: the larger of ram and swap.
 	MaxModel Limit `json:"max_model,omitzero"`
@@ -130,15 +144,18 @@ type Key struct {
 	KeyFile string `json:"key_file,omitempty"`
 	// An environment variable that holds the secret. Engines do not get it.
 	KeyEnv string `json:"key_env,omitempty"`
-	// What it allows: use (ask models), watch (status, lists and metrics), manage (load, unload, limits). Default: use.
+	// What it allows: use (ask models), watch (status, lists and metrics), manage (load, unload,
+	// limits). Default: use.
 	Scopes []Scope `json:"scopes,omitempty"`
-	// How soon its requests have their turn at a busy engine: high, normal or low. Default: that of the model.
+	// How soon its requests have their turn at a busy engine: high, normal or low. Default: that
+	// of the model.
 	Class Class `json:"class,omitempty"`
 }
 
 // Timeouts say how long things may take.
 type Timeouts struct {
-	// Until an engine that was started is ready, if the engine has no start_timeout of its own. Default: 5m.
+	// Until an engine that was started is ready, if the engine has no start_timeout of its own.
+	// Default: 5m.
 	Start Duration `json:"start,omitzero"`
 	// Until an engine that was told to stop is killed. Default: 5s.
 	Stop Duration `json:"stop,omitzero"`

@@ -196,6 +196,9 @@ func (s *Scope) set(text string, _ bool) error { return oneOf(s, text, Scope("")
 
 func (Scope) words() []string { return []string{"use", "watch", "manage"} }
 
+// enumerated is a value that is one of a few words.
+type enumerated interface{ words() []string }
+
 func oneOf[T ~string](to *T, text string, words []string) error {
 	*to = T(text)
 	if text != "" && !slices.Contains(words, text) {
