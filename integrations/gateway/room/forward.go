@@ -3,7 +3,6 @@ package room
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +24,7 @@ type pass struct {
 	room   *Room
 	face   Face
 	ask    *Ask
+	id     string // see requestID
 	caller string
 	class  *Class // nil: that of the model
 
@@ -64,14 +64,17 @@ func (p *pass) enter(ctx context.Context, req *modeltier.Request) error {
 		if err := p.enterQueue(ctx, name); err != nil {
 			return err
 		}
-		named := *req
-		named.Model = name
-		if lease, err = p.room.m.Acquire(ctx, named); err != nil {
+		if lease, err = p.room.m.Acquire(ctx, requestFor(name, req)); err != nil {
 			return err
 		}
 	}
 	p.lease, p.model = lease, name
 	return nil
+}
+
+// requestFor is what is asked for once a wish has been given a model.
+func requestFor(model string, wish *modeltier.Request) modeltier.Request {
+	return modeltier.Request{Model: model, KeepAlive: wish.KeepAlive, Background: wish.Background, Progress: wish.Progress}
 }
 
 // enterQueue waits for a turn at the engine of a model, of whatever name. What has no such
@@ -158,9 +161,7 @@ func newForward(room *Room) *httputil.ReverseProxy {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			h := r.Out.Header
 			cleanRequest(h)
-			if h.Get(requestID) == "" {
-				h.Set(requestID, rand.Text())
-			}
+			h.Set(requestID, r.In.Context().Value(passKey{}).(*pass).id)
 		},
 		Transport:      roundTripper{room},
 		BufferPool:     &buffers,
@@ -175,15 +176,12 @@ func newForward(room *Room) *httputil.ReverseProxy {
 			if own, ok := errors.AsType[*problemError](err); ok {
 				problem = own.Problem
 			} else {
-				room.log.Warn("an engine failed a request", "model", p.model, "err", err)
+				room.log.Warn("an engine failed a request", "model", p.model, "id", p.id, "err", err)
 			}
 			WriteProblem(w, p.face, problem)
 		},
 	}
 }
-
-// requestID is the header with a request's name, for logs: its client's, or a new one.
-const requestID = "X-Request-Id"
 
 // buffers are what answers are copied by.
 var buffers pool
@@ -252,6 +250,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		default:
 			return res, nil
 		}
+		r = r.Clone(r.Context()) // of the one before something may yet be sent
 	}
 }
 
@@ -334,7 +333,7 @@ func (p *pass) reenter(ctx context.Context) error {
 	}
 	p.lease.Release()
 	p.lease = nil
-	lease, err := p.room.m.Acquire(ctx, modeltier.Request{Model: p.model})
+	lease, err := p.room.m.Acquire(ctx, requestFor(p.model, &p.ask.Request))
 	if err != nil {
 		return err
 	}
@@ -393,9 +392,6 @@ func (p *pass) answer(res *http.Response) error {
 	}
 	if p.use != nil {
 		res.Body = p.use.Body(res.Body)
-	}
-	if id := res.Request.Header.Get(requestID); res.Header.Get(requestID) == "" {
-		res.Header.Set(requestID, id)
 	}
 	if isStream(res.Header) {
 		res.Header.Set(noBuffering, "no")

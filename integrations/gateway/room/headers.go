@@ -21,9 +21,13 @@ var fromClient = []string{
 // fromEngine are headers of an answer that an engine has no say in: they are about our own
 // name, which pages and cookies of others may share. With those that begin as corsHeaders
 // do llama-server lets any page read its answers.
-var fromEngine = []string{modelHeader, "Set-Cookie", "Strict-Transport-Security", "Alt-Svc", "Clear-Site-Data"}
+var fromEngine = []string{modelHeader, requestID, "Set-Cookie", "Strict-Transport-Security", "Alt-Svc", "Clear-Site-Data"}
 
 const corsHeaders = "Access-Control-"
+
+// requestID is the header with a request's name, for logs: its client's, or a new one. The
+// engine is told it, and the answer has it whatever comes of the request.
+const requestID = "X-Request-Id"
 
 // modelHeader is the header of an answer that says which model gave it.
 const modelHeader = "X-Model"

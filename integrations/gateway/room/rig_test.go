@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/modeltier/modeltier"
@@ -58,4 +59,15 @@ func engineOf(tb testing.TB, o Options, answer http.HandlerFunc) *Room {
 	e := httptest.NewServer(answer)
 	tb.Cleanup(e.Close)
 	return newRoom(tb, e.URL, o)
+}
+
+// ask sends a body to a path, with these headers, and returns the answer.
+func (room *Room) ask(path, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	room.Serve(w, r, plain{}, named)
+	return w
 }

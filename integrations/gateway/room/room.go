@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -124,6 +125,11 @@ const (
 // what the client did wrong. Serve returns when the answer has ended, or its client has
 // left.
 func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, understand func(r *http.Request, body []byte) (*Ask, error)) {
+	id := r.Header.Get(requestID)
+	if id == "" {
+		id = rand.Text()
+	}
+	w.Header().Set(requestID, id)
 	if room.refuse != nil {
 		WriteProblem(w, face, room.refuse)
 		return
@@ -158,7 +164,7 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 			return
 		}
 	}
-	pass := &pass{room: room, face: face, ask: ask, caller: caller, class: class}
+	pass := &pass{room: room, face: face, ask: ask, id: id, caller: caller, class: class}
 	defer pass.end()
 	if ask.Stream && r.Header.Get(progressHeader) != "" {
 		var b *begun
@@ -171,7 +177,9 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 		err = pass.enter(r.Context(), nil)
 	}
 	if err == nil {
-		err = pass.point()
+		if err = pass.point(); err != nil && pass.crashed(r.Context()) {
+			err = pass.reenter(r.Context())
+		}
 	}
 	if err != nil {
 		if r.Context().Err() == nil {
