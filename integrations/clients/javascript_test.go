@@ -41,11 +41,13 @@ func TestJavaScript(t *testing.T) {
 			t.Errorf("it tells no tests: %s", out)
 		}
 	}
-	t.Run("stand-in", func(t *testing.T) {
-		url := faces(t)
-		run(t, "URL="+url, "TALKER="+talker, "EMBEDDER="+embedder, "STAND_IN=1")
-		idle(t, url)
-	})
+	for way, without := range natively("/v1/responses") {
+		t.Run("stand-in/"+way, func(t *testing.T) {
+			url := faces(t, without...)
+			run(t, "URL="+url, "TALKER="+talker, "EMBEDDER="+embedder, "STAND_IN=1")
+			idle(t, url)
+		})
+	}
 	t.Run("llama.cpp", func(t *testing.T) {
 		url := engines["llama.cpp"](t)
 		run(t, "URL="+url, "TALKER="+small, "EMBEDDER=bert-large")
