@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"strings"
@@ -83,6 +84,7 @@ func (o *options) command(of spec) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			log.SetOutput(io.Discard) // where net/http wonders about servers that are none
 			ctx, end := untilSignal(cmd.Context())
 			defer end()
 			return of.run(ctx, &session{c, o.json, cmd.OutOrStdout(), cmd.ErrOrStderr(), cmd.InOrStdin()}, args)

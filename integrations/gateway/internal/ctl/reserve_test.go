@@ -14,9 +14,9 @@ func TestReserve_HoldsUntilItEnds(t *testing.T) {
 	l := serveModels(t)
 	at(t, l.url)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	done := make(chan outcome, 1)
-	go func() { done <- modeltierWith(ctx, "reserve", "2GB", "--reason", "a game") }()
-	until20s(t, "the room is given", func() bool { return reserved(l) == 1 })
+	done, said := make(chan outcome, 1), &output{}
+	go func() { done <- modeltierSaying(ctx, said, "reserve", "2GB", "--reason", "a game") }()
+	until20s(t, "the room is given", func() bool { return strings.Contains(said.String(), "is yours") })
 	if r := l.Status().Reservations[0]; r.Bytes != 2*gib || r.Reason != "a game" {
 		t.Errorf("%+v", r)
 	}

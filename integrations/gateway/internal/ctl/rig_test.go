@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,10 +31,33 @@ type outcome struct {
 
 // modeltierWith runs a command line until it ends, or ctx does.
 func modeltierWith(ctx context.Context, args ...string) outcome {
+	return modeltierSaying(ctx, &output{}, args...)
+}
+
+// output is what a command has written so far. It is safe for concurrent use.
+type output struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// modeltierSaying is modeltierWith whose output is seen meanwhile.
+func modeltierSaying(ctx context.Context, out *output, args ...string) outcome {
 	root := &cobra.Command{Use: "modeltier", RunE: func(*cobra.Command, []string) error { return nil }}
 	AddTo(root)
-	var out, stderr bytes.Buffer
-	root.SetOut(&out)
+	var stderr bytes.Buffer
+	root.SetOut(out)
 	root.SetErr(&stderr)
 	root.SetContext(ctx)
 	code := Main(root, args)
