@@ -1,6 +1,7 @@
 package engines
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -25,6 +26,7 @@ type Mover struct {
 
 	mu     sync.Mutex // guards the rest
 	byName map[string]config.Engine
+	other  string // the engine of models that name none
 	byID   map[string]config.Engine
 }
 
@@ -32,6 +34,8 @@ type Mover struct {
 type Options struct {
 	// Engines are those that there are at first, by name; the name of the only one may be "".
 	Engines map[string]config.Engine
+	// Default is the name of the engine of models that name none; "": the only one.
+	Default string
 	// StateDir is a folder that keeps what is learned of engines, and their
 	// conversations. "": nothing is kept.
 	StateDir string
@@ -49,7 +53,7 @@ type Options struct {
 func New(opts Options) (*Mover, error) {
 	m := &Mover{}
 	m.Add(opts.Engines)
-	m.SetNames(opts.Engines)
+	m.SetNames(opts.Engines, opts.Default)
 	crashed := opts.Crashed
 	if crashed != nil {
 		crashed = func(model string, cause error) { opts.Crashed(model, config.NameKeys(cause)) }
@@ -87,11 +91,12 @@ func (m *Mover) Add(engines map[string]config.Engine) {
 	}
 }
 
-// SetNames makes these the engines that there are by name, for models without a label.
-func (m *Mover) SetNames(engines map[string]config.Engine) {
+// SetNames makes these the engines that there are by name, for models without a label, and
+// other that of models that name none, if it is not "".
+func (m *Mover) SetNames(engines map[string]config.Engine, other string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.byName = maps.Clone(engines)
+	m.byName, m.other = maps.Clone(engines), other
 }
 
 // EngineOf is process.Options.EngineOf. What the engine takes beyond the weights is
@@ -120,7 +125,7 @@ func (m *Mover) configOf(model *tier.Model) (config.Engine, error) {
 		return e, nil
 	}
 	names := slices.Sorted(maps.Keys(m.byName))
-	name := model.Mover
+	name := cmp.Or(model.Mover, m.other)
 	if name == "" && len(names) == 1 {
 		name = names[0]
 	}

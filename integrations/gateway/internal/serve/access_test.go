@@ -8,12 +8,17 @@ import (
 	"testing"
 
 	"github.com/modeltier/modeltier/integrations/gateway/access"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 )
 
 // guarded is h as this machine may ask it; with a token, as its holder may.
 func guarded(t *testing.T, token string, h http.Handler) http.Handler {
 	t.Helper()
-	guard, err := access.New(accessOf(token, true))
+	admitted, err := accessOf(token, &config.File{}, true, noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard, err := access.New(admitted)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,7 +161,7 @@ func TestCheckout_IsFoundFromWithin(t *testing.T) {
 func TestRoomForEngines_EachFitsAndNotAll(t *testing.T) {
 	for scale := 1; scale <= demo.MaxScale; scale *= 2 {
 		d := demo.Library{Scale: scale}
-		lib := &library{models: d.Models(), limits: d.Limits()}
+		lib := &library{file: &config.File{}, models: d.Models(), limits: d.Limits()}
 		lib.withEngine(config.Engine{}, demoRuntime)
 		room, sum := roomForEngines(lib), tier.Bytes(0)
 		for i := range lib.models {

@@ -22,20 +22,21 @@ var ErrUsage = errors.New("see -h")
 
 // options are what the command line says.
 type options struct {
-	demo    bool // the demo library is served
-	addr    string
-	models  string
-	follow  []string
-	config  string        // "": there is no such file
-	engine  string        // "": there is none but those of config
-	command config.Engine // of engine, if that is one
-	scale   int
-	limits  tier.Limits // zero fields were not named
-	state   string
-	stated  bool   // the state folder was named; "": none
-	token   string // "": none is wanted
-	verify  bool
-	verbose bool
+	demo      bool // the demo library is served
+	addr      string
+	addressed bool // addr was named
+	models    string
+	follow    []string
+	config    string        // "": there is no such file
+	engine    string        // "": there is none but those of config
+	command   config.Engine // of engine, if that is one
+	scale     int
+	limits    tier.Limits // zero fields were not named
+	state     string
+	stated    bool   // the state folder was named; "": none
+	token     string // "": none is wanted
+	verify    bool
+	verbose   bool
 }
 
 func (o *options) level() slog.Level {
@@ -65,9 +66,9 @@ func (o *options) bind(fs *flag.FlagSet) {
 		fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, started for each: {path}, {mmproj}, {dir}, {port}, {name}, {threads} and {context} are filled in, and it needs a GET /health; or \"llamacpp\": build and fetch a small one")
 		fs.BoolVar(&o.verify, "verify", false, "hold files against their SHA-256, where one is known, as they are loaded for the first time")
 	}
-	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of weights in memory")
-	fs.Var(size{&o.limits.Swap, true}, "swap", "map at most this `SIZE` of weights beyond that")
-	fs.Var(size{&o.limits.Reserved, true}, "reserve", "leave this `SIZE` of the machine's memory free")
+	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of models in memory (default what the machine has, less a reserve)")
+	fs.Var(size{&o.limits.Swap, true}, "swap", "keep at most this `SIZE` of models on standby beyond that (default twice -ram)")
+	fs.Var(size{&o.limits.Reserved, true}, "reserve", "leave this `SIZE` of the machine's memory free (default an eighth of it)")
 	fs.StringVar(&o.state, "state", "", "remember models, limits and home tiers in this `FOLDER`, \"none\": nowhere (default a folder in the user's cache)")
 	fs.StringVar(&o.token, "token", "", "want this `TOKEN` from clients; other users of the machine can read a command line, but not the environment variable "+tokenVariable)
 	fs.BoolVar(&o.verbose, "v", false, "log what happens")
@@ -76,6 +77,7 @@ func (o *options) bind(fs *flag.FlagSet) {
 // settle completes the options by the environment, and checks them. named tells which
 // flags the command line has. An error unwraps to ErrUsage.
 func (o *options) settle(named func(flag string) bool, env func(string) (string, bool)) error {
+	o.addressed = named("addr")
 	if o.stated = named("state"); o.state == "none" {
 		o.state = ""
 	}

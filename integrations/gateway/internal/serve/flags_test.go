@@ -34,7 +34,7 @@ func TestParse_WhatTheFlagsMean(t *testing.T) {
 		want options
 	}{
 		{[]string{"demo"}, options{demo: true, addr: defaultAddr, scale: 16}},
-		{[]string{"demo", "--addr", "127.0.0.1:0", "-v"}, options{demo: true, addr: "127.0.0.1:0", scale: 16, verbose: true}},
+		{[]string{"demo", "--addr", "127.0.0.1:0", "-v"}, options{demo: true, addr: "127.0.0.1:0", addressed: true, scale: 16, verbose: true}},
 		{[]string{"serve", "--models", "/m", "--ram", "5GB", "--swap", "320MiB", "--reserve", "0.5G"},
 			options{addr: defaultAddr, models: "/m", limits: tier.Limits{RAM: 5 * tier.GiB, Swap: 320 * tier.MiB, Reserved: tier.GiB / 2}}},
 		{[]string{"serve", "--models", "/m", "--follow", "/a", "--follow=/b/../c"}, options{addr: defaultAddr, models: "/m", follow: []string{"/a", "/c"}}},
@@ -166,7 +166,8 @@ func TestOpenLibrary_Folder_IsServedFromStorageAndKeepsItsOwnState(t *testing.T)
 			t.Errorf("%s is at home in %v", m.Name, m.Home)
 		}
 	}
-	want := tier.Limits{RAM: 20 * tier.GiB, Swap: 10 * tier.GiB, Reserved: tier.GiB, MaxModel: 20 * tier.GiB}
+	want := config.MachineLimits(machine(t.Context())) // but for what was named
+	want.RAM, want.MaxModel = 20*tier.GiB, max(want.Swap, 20*tier.GiB)
 	if a.limits != want {
 		t.Errorf("limits %+v, want %+v", a.limits, want)
 	}

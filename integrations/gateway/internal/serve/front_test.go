@@ -64,11 +64,12 @@ func serveFront(t *testing.T, o *options) *front {
 		t.Fatal(err)
 	}
 	lib.probe = enginetest.Plenty()
-	r := &reloader{open: lib.again, state: lib.state}
+	r := &reloader{open: lib.again, lib: lib}
 	h, err := startEngines(lib, r, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
+	pin(t.Context(), r.manager, lib.file, io.Discard)
 	f := &front{m: r.manager, engines: r.engines, again: r}
 	f.Server = httptest.NewServer(guarded(t, "", h))
 	t.Cleanup(func() {

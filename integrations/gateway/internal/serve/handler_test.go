@@ -19,6 +19,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/examples/demo"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier"
 )
@@ -59,7 +60,7 @@ func newSite(t *testing.T, token string, models ...tier.Model) *site {
 	if err := os.CopyFS(d.Dir, os.DirFS(made.Dir)); err != nil {
 		t.Fatal(err)
 	}
-	lib := &library{dir: d.Dir, models: append(d.Models(), models...), limits: d.Limits(), spare: d.Spare()}
+	lib := &library{file: &config.File{}, dir: d.Dir, models: append(d.Models(), models...), limits: d.Limits(), spare: d.Spare()}
 	lib.probe = enginetest.Plenty()
 	r := &reloader{}
 	h, err := startFiles(lib, r, slog.New(slog.DiscardHandler))

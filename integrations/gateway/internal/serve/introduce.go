@@ -35,6 +35,13 @@ func (lib *library) tellLeftOut(w io.Writer, now modeltier.Status) {
 	}
 }
 
+// warn tells what the machine cannot have of the limits.
+func (lib *library) warn(w io.Writer) {
+	for _, what := range lib.beyond {
+		fmt.Fprintln(w, "warning:", what)
+	}
+}
+
 // introduce prints what is served, where, and what to try at the first of the listeners.
 // Models and limits are those of now, which may be remembered ones.
 func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Listener, token bool) {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/modeltier/modeltier/examples/demo"
+	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier"
 )
@@ -27,6 +28,11 @@ type library struct {
 	verify bool   // files are held against their digests
 	// engines serve the models, by name. nil: there are none, and files are served.
 	engines map[string]config.Engine
+	// file has the settings that are nowhere above; it is never nil.
+	file       *config.File
+	configured bool              // it is that of -config
+	aliases    map[string]string // of no model in models
+	beyond     []string          // what the machine cannot have of the limits
 	// again opens the library as it is now. nil: it stays as it is.
 	again func(ctx context.Context) (*library, error)
 
@@ -39,11 +45,11 @@ type library struct {
 // make for that: the demo's files, and the engine of llama.cpp.
 func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
 	if o.config != "" {
-		lib, err := openConfig(o, stderr)
+		lib, err := openConfig(ctx, o, stderr)
 		if err != nil {
 			return nil, err
 		}
-		lib.again = func(context.Context) (*library, error) { return openConfig(o, stderr) }
+		lib.again = func(ctx context.Context) (*library, error) { return openConfig(ctx, o, stderr) }
 		return lib, nil
 	}
 	var engine *config.Engine
@@ -69,20 +75,23 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	if o.demo {
 		return openDemo(ctx, o, engine, stderr)
 	}
-	lib, err := openFolder(o, engine)
+	lib, err := openFolder(ctx, o, engine)
 	if err != nil {
 		return nil, err
 	}
-	lib.again = func(context.Context) (*library, error) { return openFolder(o, engine) }
+	lib.again = func(ctx context.Context) (*library, error) { return openFolder(ctx, o, engine) }
 	return lib, nil
 }
 
-// openConfig returns the library of a configuration. What the command line names goes
-// before what the file does.
-func openConfig(o *options, stderr io.Writer) (*library, error) {
+// readConfig returns the configuration that the options name; what they say goes before
+// what it does. If they name none, it is one that says nothing.
+func (o *options) readConfig(told io.Writer) (*config.File, error) {
+	if o.config == "" {
+		return &config.File{}, nil
+	}
 	f, warnings, err := config.Read(o.config)
 	for _, w := range warnings {
-		fmt.Fprintln(stderr, "warning:", w)
+		fmt.Fprintln(told, "warning:", w)
 	}
 	if err != nil {
 		return nil, err
@@ -93,21 +102,51 @@ func openConfig(o *options, stderr io.Writer) (*library, error) {
 	f.Limits.RAM = cmp.Or(config.Limit(o.limits.RAM), f.Limits.RAM)
 	f.Limits.Swap = cmp.Or(config.Limit(o.limits.Swap), f.Limits.Swap)
 	f.Limits.Reserve = cmp.Or(config.Limit(o.limits.Reserved), f.Limits.Reserve)
-	if err := f.Check(); err != nil {
-		return nil, err
-	}
-	dir, err := filepath.Abs(filepath.Dir(o.config))
+	return f, nil
+}
+
+// openConfig returns the library of a configuration.
+func openConfig(ctx context.Context, o *options, stderr io.Writer) (*library, error) {
+	f, err := o.readConfig(stderr)
 	if err != nil {
 		return nil, err
 	}
-	return &library{
-		dir: dir, models: f.TierModels(), limits: f.Limits.OrElse(tier.DefaultLimits()), state: f.State, engines: f.Engines,
-		about: o.config,
-	}, nil
+	if err := f.Check(); err != nil {
+		return nil, err
+	}
+	lib := &library{models: f.TierModels(), state: f.State, verify: o.verify || f.Verify, engines: f.Engines, file: f, configured: true, about: o.config}
+	if len(f.Folders) > 0 {
+		first := &f.Folders[0]
+		lib.dir, lib.follow, lib.watch = first.Path, first.Follow, first.Watched()
+		if !lib.watch { // what is in it counts as it is now
+			models, _, err := hotload.Scan(ctx, first.Path, first.Follow...)
+			if err != nil {
+				return nil, err
+			}
+			lib.models = append(lib.models, models...)
+		}
+	} else if lib.dir, err = filepath.Abs(filepath.Dir(o.config)); err != nil {
+		return nil, err
+	}
+	more, err := folderModels(ctx, f, stderr)
+	if err != nil {
+		return nil, err
+	}
+	lib.models = append(lib.models, more...)
+	lib.aliases = aliases(f, lib.models)
+	lib.setLimits(ctx, f.Limits)
+	return lib, nil
+}
+
+// setLimits makes the limits those that are named, and else what the machine has.
+func (lib *library) setLimits(ctx context.Context, named config.Limits) {
+	mem := machine(ctx)
+	lib.limits = named.OrElse(config.MachineLimits(mem))
+	lib.beyond = config.Beyond(lib.limits, mem)
 }
 
 // openFolder returns the library of a folder, whose models the Manager finds.
-func openFolder(o *options, engine *config.Engine) (*library, error) {
+func openFolder(ctx context.Context, o *options, engine *config.Engine) (*library, error) {
 	dir, err := filepath.Abs(o.models)
 	if err != nil {
 		return nil, err
@@ -115,7 +154,8 @@ func openFolder(o *options, engine *config.Engine) (*library, error) {
 	if err := checkKind(dir, "a folder", fs.FileMode.IsDir); err != nil {
 		return nil, fmt.Errorf("-models: %w", err)
 	}
-	lib := &library{dir: dir, follow: o.follow, watch: true, limits: fill(o.limits, tier.DefaultLimits()), about: "the files in " + dir}
+	lib := &library{dir: dir, follow: o.follow, watch: true, verify: o.verify, file: &config.File{}, about: "the files in " + dir}
+	lib.setLimits(ctx, config.Limits{RAM: config.Limit(o.limits.RAM), Swap: config.Limit(o.limits.Swap), Reserve: config.Limit(o.limits.Reserved)})
 	state := "state-" + folderID(dir)
 	if engine != nil {
 		lib.withEngine(*engine, 0)
@@ -156,7 +196,7 @@ func openDemo(ctx context.Context, o *options, engine *config.Engine, stderr io.
 		return nil, err
 	}
 	lib := &library{
-		dir: d.Dir, models: d.Models(), limits: d.Limits(), spare: d.Spare(),
+		dir: d.Dir, models: d.Models(), limits: d.Limits(), spare: d.Spare(), file: &config.File{},
 		about: fmt.Sprintf("the demo library, 1/%d of its real size, in %s", o.scale, d.Dir),
 	}
 	state := filepath.Join(filepath.Base(cache), "state")

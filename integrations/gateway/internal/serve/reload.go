@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/integrations/gateway/engines"
 )
 
@@ -20,46 +20,48 @@ type reloader struct {
 	open       func(ctx context.Context) (*library, error) // library.again
 	manager    *modeltier.Manager
 	engines    *engines.Mover // nil: files are served
-	state      string
+	lib        *library       // as it was last opened
+	rules      *rules
+	readmit    func(*config.File) error // has the guard go by the file's keys, origins and hosts
 	supervisor *supervisor
 	// said gets a line about each time, told what went wrong.
 	said, told io.Writer
 }
 
 // start runs it in the background until ctx ends or end is called, which waits for it.
-func (r *reloader) start(ctx context.Context, signals <-chan os.Signal, path string) (end func()) {
+func (r *reloader) start(ctx context.Context, signals <-chan os.Signal) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { r.run(ctx, signals, path) })
+	changes := make(chan struct{}, 1)
+	changed := func() {
+		select {
+		case changes <- struct{}{}:
+		default:
+		}
+	}
+	f, models := r.lib.file, r.lib.models
+	if r.lib.configured {
+		running.Go(func() { f.Watch(ctx, time.Second, changed) })
+	}
+	for i := range f.Folders {
+		if folder := &f.Folders[i]; i > 0 && folder.Watched() {
+			running.Go(func() { watchFolder(ctx, folder, models, changed) })
+		}
+	}
+	running.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+			case <-changes:
+			}
+			r.reload(ctx)
+		}
+	})
 	return func() {
 		cancel()
 		running.Wait()
-	}
-}
-
-// run reloads at each signal, and when the file of that path, if it is
-// not empty, has changed, until ctx ends.
-func (r *reloader) run(ctx context.Context, signals <-chan os.Signal, path string) {
-	const every = time.Second
-	look := time.NewTicker(every)
-	defer look.Stop()
-	var file settled
-	if path == "" {
-		look.Stop()
-	} else {
-		file.look(os.Stat(path))
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-signals:
-			r.reload(ctx)
-		case <-look.C:
-			if file.look(os.Stat(path)) {
-				r.reload(ctx)
-			}
-		}
 	}
 }
 
@@ -103,8 +105,8 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 	if err != nil {
 		return modeltier.Reconfiguration{}, err
 	}
-	if lib.state != r.state {
-		return modeltier.Reconfiguration{}, fmt.Errorf("the state folder was %q and cannot become %q while the server runs", r.state, lib.state)
+	if lib.state != r.lib.state {
+		return modeltier.Reconfiguration{}, fmt.Errorf("the state folder was %q and cannot become %q while the server runs", r.lib.state, lib.state)
 	}
 	if r.engines != nil {
 		r.engines.Add(lib.engines)
@@ -117,37 +119,32 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 			}
 		}
 	}
+	if r.readmit != nil {
+		if err := r.readmit(lib.file); err != nil {
+			return modeltier.Reconfiguration{}, err
+		}
+	}
 	done, err := r.manager.Reconfigure(ctx, lib.models, lib.limits)
 	if err != nil {
+		if r.readmit != nil { // nothing changes, or everything
+			err = errors.Join(err, r.readmit(r.lib.file))
+		}
 		return done, err
 	}
 	if r.engines != nil {
-		r.engines.SetNames(lib.engines)
+		r.engines.SetNames(lib.engines, folderEngine(lib.file))
 	}
+	if r.rules != nil {
+		r.rules.file.Store(lib.file)
+	}
+	if err := setAliases(ctx, r.manager, r.lib.aliases, lib.aliases); err != nil {
+		fmt.Fprintf(r.told, "warning: aliases: %v\n", err)
+	}
+	pin(ctx, r.manager, lib.file, r.told)
+	lib.warn(r.told)
+	if later := lasting(r.lib.file, lib.file); len(later) > 0 {
+		fmt.Fprintf(r.told, "warning: %s: changed, which counts from the next start on\n", strings.Join(later, ", "))
+	}
+	r.lib = lib
 	return done, nil
-}
-
-// settled tells when a file has changed and is done with: it looks the same twice
-// in a row, and not as it did when that was told last.
-type settled struct{ told, last fs.FileInfo }
-
-func (s *settled) look(now fs.FileInfo, err error) bool {
-	if err != nil {
-		return false // it is being replaced
-	}
-	still := s.last != nil && alike(s.last, now)
-	s.last = now
-	switch {
-	case s.told == nil:
-		s.told = now
-		return false
-	case !still || alike(s.told, now):
-		return false
-	}
-	s.told = now
-	return true
-}
-
-func alike(a, b fs.FileInfo) bool {
-	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }

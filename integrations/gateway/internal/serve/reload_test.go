@@ -3,14 +3,12 @@ package serve
 import (
 	"bufio"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/tier"
@@ -214,47 +212,5 @@ func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
 	}
 	if got := f.reload(t); strings.Contains(got, "added") || strings.Contains(got, "llama") {
 		t.Errorf("with a model that was hot loaded, it says %q", got)
-	}
-}
-
-// A file that is still being written is not reloaded.
-func TestSettled_ToldOnceWhenItIsStill(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "file")
-	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	write := func(text string) {
-		t.Helper()
-		at = at.Add(time.Second)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(path, at, at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var s settled
-	step := func(want bool, what string) {
-		t.Helper()
-		if got := s.look(os.Stat(path)); got != want {
-			t.Errorf("%s: %v", what, got)
-		}
-	}
-	write("a")
-	step(false, "at first")
-	step(false, "unchanged")
-	write("b")
-	step(false, "just written")
-	write("c")
-	step(false, "written again")
-	step(true, "still")
-	step(false, "told already")
-	if err := os.Rename(path, path+".old"); err != nil {
-		t.Fatal(err)
-	}
-	step(false, "gone")
-	write("c")
-	step(false, "back, another file of the same text")
-	step(true, "still another")
-	if s.look(nil, fs.ErrPermission) {
-		t.Error("unreadable")
 	}
 }

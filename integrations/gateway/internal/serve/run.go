@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/gateway"
 	"github.com/modeltier/modeltier/integrations/gateway/access"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/integrations/gateway/engines"
 	"github.com/modeltier/modeltier/integrations/gateway/room"
 	"github.com/modeltier/modeltier/tier"
@@ -102,11 +102,15 @@ const startLimit = 5 * time.Second
 // once when now does. It reloads what it serves for each value of again.
 func run(stop, now context.Context, again <-chan os.Signal, opts *options, env func(string) (string, bool), stdout, stderr io.Writer) error {
 	supervisor := newSupervisor(env)
-	// Engines get what is left of the environment.
-	os.Unsetenv(tokenVariable)
-	os.Unsetenv(notifyVariable)
+	e := environment{at: env}
+	e.hide(tokenVariable, notifyVariable)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: opts.level()}))
-	lns, err := access.Listen(strings.Split(opts.addr, ","), opts.token != "")
+	f, err := opts.readConfig(io.Discard) // it is read again, when what it is wrong in is told
+	if err != nil {
+		return err
+	}
+	e.hideKeys(f)
+	lns, err := access.Listen(opts.addresses(f), opts.token != "" || len(f.Keys) > 0)
 	if err != nil {
 		return fmt.Errorf("-addr: %w", err)
 	}
@@ -115,7 +119,14 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 			ln.Close()
 		}
 	}()
-	guard, err := access.New(accessOf(opts.token, access.Local(lns)))
+	admits := func(f *config.File) (access.Options, error) {
+		return accessOf(opts.token, f, access.Local(lns), e.lookup)
+	}
+	admitted, err := admits(f)
+	if err != nil {
+		return err
+	}
+	guard, err := access.New(admitted)
 	if err != nil {
 		return err
 	}
@@ -124,8 +135,14 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 		if err != nil {
 			return nil, err
 		}
-		lib.verify = opts.verify
-		r := &reloader{open: lib.again, state: lib.state, supervisor: supervisor, said: stdout, told: stderr}
+		r := &reloader{open: lib.again, lib: lib, supervisor: supervisor, said: stdout, told: stderr, readmit: func(f *config.File) error {
+			e.hideKeys(f)
+			admitted, err := admits(f)
+			if err != nil {
+				return err
+			}
+			return guard.Set(admitted)
+		}}
 		answering := startFiles
 		if lib.engines != nil {
 			answering = startEngines
@@ -134,13 +151,15 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 		if err != nil {
 			return nil, err
 		}
+		pin(stop, r.manager, lib.file, stderr)
 		status := r.manager.Status()
 		lib.tellLeftOut(stderr, status)
+		lib.warn(stderr)
 		lib.introduce(stdout, status, lns, opts.token != "")
 		return func() error {
-			end := r.start(stop, again, opts.config)
+			end := r.start(stop, again)
 			defer end()
-			return serve(stop, now, lns, guard.Handler(h), r.manager, log)
+			return serve(stop, now, lns, guard.Handler(h), r.manager, grace(lib.file), log)
 		}, nil
 	})
 	if err != nil {
@@ -206,8 +225,9 @@ func startFiles(lib *library, r *reloader, log *slog.Logger) (http.Handler, erro
 // config is the Manager's.
 func (lib *library) config(log *slog.Logger) modeltier.Config {
 	return modeltier.Config{
-		Models: lib.models, Limits: lib.limits, Probe: lib.probe, StateDir: lib.state,
+		Models: lib.models, Aliases: lib.aliases, Limits: lib.limits, Probe: lib.probe, StateDir: lib.state,
 		ModelDir: lib.dir, Follow: lib.follow, WatchModelDir: lib.watch, Verify: lib.verify, Logger: log,
+		KeepAlive: lib.file.KeepAlive.Duration(), StandbyFor: time.Duration(lib.file.StandbyFor), MaxWait: time.Duration(lib.file.Timeouts.Wait),
 	}
 }
 
@@ -229,7 +249,9 @@ func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, er
 	if state != "" {
 		state = filepath.Join(state, "engines")
 	}
-	mover, err := engines.New(engines.Options{Engines: lib.engines, StateDir: state, Crashed: crashed, Logger: log})
+	mover, err := engines.New(engines.Options{
+		Engines: lib.engines, Default: folderEngine(lib.file), StateDir: state, Timeouts: lib.file.Timeouts, Crashed: crashed, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -245,18 +267,16 @@ func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, er
 		return nil, errors.Join(err, mover.Close())
 	}
 	manager.Store(m)
-	r.manager, r.engines = m, mover
-	return gateway.New(m, gateway.Config{Room: room.Options{Logger: log}}), nil
+	r.manager, r.engines, r.rules = m, mover, &rules{manager: m}
+	r.rules.file.Store(lib.file)
+	return gateway.New(m, gateway.Config{Room: room.Options{Parallel: r.rules.parallel, ModelClass: r.rules.class, Logger: log}}), nil
 }
-
-// grace is how long requests have to end once the server is told to stop.
-const grace = 30 * time.Second
 
 // serve answers requests until stop ends, and then ends in order: no new
 // connections, waiting requests get an error, those that are served have grace to
 // finish. When that is over, or now ends, it ends at once, with an error that
 // says so. Either way the Manager is closed when serve returns.
-func serve(stop, now context.Context, lns []net.Listener, h http.Handler, m *modeltier.Manager, log *slog.Logger) error {
+func serve(stop, now context.Context, lns []net.Listener, h http.Handler, m *modeltier.Manager, grace time.Duration, log *slog.Logger) error {
 	srv := access.Server(h, log)
 	failed := make(chan error, len(lns))
 	for _, ln := range lns {

@@ -52,7 +52,9 @@ func start(t *testing.T) *running {
 	stop, end := context.WithCancelCause(context.Background())
 	now, hurry := context.WithCancelCause(context.Background())
 	r.end, r.hurry = end, hurry
-	go func() { r.ended <- serve(stop, now, []net.Listener{ln}, h, m, slog.New(slog.DiscardHandler)) }()
+	go func() {
+		r.ended <- serve(stop, now, []net.Listener{ln}, h, m, 30*time.Second, slog.New(slog.DiscardHandler))
+	}()
 	t.Cleanup(func() { end(nil); hurry(nil); m.Close() })
 	return r
 }
@@ -127,7 +129,7 @@ func TestServe_ListenerFails_ClosesTheManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln.Close()
-	if err := serve(t.Context(), t.Context(), []net.Listener{ln}, http.NotFoundHandler(), r.manager, slog.New(slog.DiscardHandler)); err == nil {
+	if err := serve(t.Context(), t.Context(), []net.Listener{ln}, http.NotFoundHandler(), r.manager, time.Second, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("no error")
 	}
 	if !r.isClosed() {

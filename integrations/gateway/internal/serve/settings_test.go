@@ -1,0 +1,188 @@
+package serve
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/modeltier/modeltier/integrations/gateway/access"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
+	"github.com/modeltier/modeltier/tier"
+)
+
+// weightsAt makes a safetensors file.
+func weightsAt(t *testing.T, path string) {
+	t.Helper()
+	header := `{"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(string(rune(len(header)))+"\x00\x00\x00\x00\x00\x00\x00"+header+"w"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// settledFront is a front of a configuration in YAML that has all that is not models and
+// engines alone: text follows.
+func settledFront(t *testing.T, text string) *front {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"one/a", "one/b", "two/c", "two/a"} {
+		weightsAt(t, filepath.Join(dir, name+".safetensors"))
+	}
+	env, err := json.Marshal(enginetest.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "modeltier.yaml")
+	text = fmt.Sprintf(`
+engines:
+  first: {command: [%q], env: %s, max_requests: 3}
+  second: {command: [%[1]q], env: %[2]s, max_requests: 5}
+folders:
+  - {path: one, engine: first}
+  - {path: two, engine: second}
+limits: {ram: 1GiB, swap: 1GiB, reserve: 64MiB}
+`, os.Args[0], env) + text
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := serveFront(t, &options{config: path})
+	f.path = path
+	return f
+}
+
+// rewrite replaces words of the configuration, reloads it, and returns what was said.
+func (f *front) rewrite(t *testing.T, old, now string) string {
+	t.Helper()
+	b, err := os.ReadFile(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(old)) {
+		t.Fatalf("there is no %q in %s", old, b)
+	}
+	if err := os.WriteFile(f.path, bytes.Replace(b, []byte(old), []byte(now), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return f.reload(t)
+}
+
+func TestConfig_Folders_EachHasItsEngine(t *testing.T) {
+	f := settledFront(t, "models: [{name: own, path: one/a.safetensors, engine: second, max_requests: 7, class: high}]\n")
+	for name, want := range map[string]struct {
+		parallel int
+		class    string
+	}{"b": {3, "normal"}, "c": {5, "normal"}, "own": {7, "high"}} {
+		s, ok := f.m.Model(name)
+		if !ok {
+			t.Fatalf("there is no %s among %v", name, f.m.Status().Models)
+		}
+		if got := f.again.rules.parallel(s.Name); got != want.parallel {
+			t.Errorf("the engine of %s is given %d requests at once, want %d", name, got, want.parallel)
+		}
+		if got := f.again.rules.class(s.Name); got.String() != want.class {
+			t.Errorf("%s has the class %v, want %s", name, got, want.class)
+		}
+		res := f.post(t, t.Context(), "/v1/completions", `{"model":"`+name+`","prompt":"x"}`)
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", name, res.Status)
+		}
+	}
+}
+
+func TestConfig_AliasesPinsAndKeepAlive_CountAtTheStartAndAfterAReload(t *testing.T) {
+	f := settledFront(t, "aliases: {chat: b, other: c}\npins: [b]\nkeep_alive: 10m\n")
+	b, _ := f.m.Model("chat")
+	if c, _ := f.m.Model("other"); b.Name != "b" || !b.Pinned || c.Name != "c" || c.Pinned {
+		t.Errorf("chat is %+v, other %+v", b, c)
+	}
+	said := f.rewrite(t, "aliases: {chat: b, other: c}\npins: [b]\nkeep_alive: 10m", "aliases: {chat: c}\npins: [b, c, none]\nkeep_alive: 1m")
+	c, _ := f.m.Model("chat")
+	if _, ok := f.m.Model("other"); ok || c.Name != "c" || !c.Pinned {
+		t.Errorf("after the reload chat is %+v, other is there: %v", c, ok)
+	}
+	for _, want := range []string{"pins: Model 'none' not found", "keep_alive: changed, which counts from the next start on"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it says %q, want %q", said, want)
+		}
+	}
+}
+
+func TestConfig_FolderModelsComeAndGoByAReload(t *testing.T) {
+	f := settledFront(t, "")
+	dir := filepath.Dir(f.path)
+	weightsAt(t, filepath.Join(dir, "two", "d.safetensors"))
+	if err := os.Remove(filepath.Join(dir, "two", "c.safetensors")); err != nil {
+		t.Fatal(err)
+	}
+	if said := f.reload(t); !strings.Contains(said, "added d; removed c") {
+		t.Errorf("it says %q", said)
+	}
+}
+
+func TestAccessOf_KeysOfTheFile(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "key")
+	if err := os.WriteFile(secret, []byte("from-a-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("ONE_KEY", "from-the-environment")
+	f, _, err := config.Parse("c.yaml", fmt.Appendf(nil, `
+keys:
+  - {name: a, key: in-the-file}
+  - {name: b, key_file: %q, scopes: [manage, watch]}
+  - {name: c, key_env: ONE_KEY, class: low}
+origins: [https://chat.example.org]
+`, secret), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := environment{at: os.LookupEnv}
+	e.hideKeys(f)
+	if v, ok := os.LookupEnv("ONE_KEY"); ok {
+		t.Errorf("engines are given %q", v)
+	}
+	o, err := accessOf("token", f, false, e.lookup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(o.Keys) != 4 || o.Keys[1].Secret != "in-the-file" || o.Keys[2].Secret != "from-a-file" || o.Keys[3].Secret != "from-the-environment" || o.Keys[3].Class != "low" {
+		t.Errorf("%d keys, of which one differs", len(o.Keys))
+	}
+	if s := o.Keys[1].Scopes; len(s) != 1 || s[0] != access.Use {
+		t.Errorf("without scopes a key has %v", s)
+	}
+	if s := o.Keys[2].Scopes; len(s) != 2 || s[0] != access.Manage || s[1] != access.Watch {
+		t.Errorf("key b has %v", s)
+	}
+	if _, err := access.New(o); err != nil {
+		t.Error(err)
+	}
+	os.Remove(secret)
+	if _, err := accessOf("", f, true, e.lookup); err == nil || !strings.Contains(err.Error(), `key "b"`) {
+		t.Errorf("without its file: %v", err)
+	}
+}
+
+func TestOpenConfig_LimitsThatTheMachineCannotHave_AreTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte("engines: {e: {command: 'sh {port}'}}\nlimits: {ram: 900TiB}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lib, err := openLibrary(t.Context(), &options{config: path}, &strings.Builder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told strings.Builder
+	lib.warn(&told)
+	if !strings.Contains(told.String(), "warning: limits.ram is ") || lib.limits.RAM != 900*1024*tier.GiB {
+		t.Errorf("limits %+v; it says %q", lib.limits, told.String())
+	}
+}
