@@ -28,7 +28,7 @@ func TestMover_EngineOf_EstimatesWhatIsNotDeclared(t *testing.T) {
 		"small": {Command: []string{"llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}"}, Context: 512},
 		"large": {Command: []string{"llama-server", "-m", "{path}", "--port", "{port}", "-c", "{context}"}, Context: 1 << 20},
 		"other": {Command: []string{"vllm", "{port}"}},
-	})
+	}, "")
 	runtimeOf := func(engine, path string, declared tier.Bytes, parts ...string) tier.Bytes {
 		e, err := m.EngineOf(&tier.Model{Name: "m", Path: path, Parts: parts, Runtime: declared, Mover: engine})
 		if err != nil {
@@ -53,7 +53,7 @@ func TestMover_AnotherConfiguration_ModelsKeepTheEngineOfTheirLabel(t *testing.T
 	old, now := config.Engine{Command: []string{"old", "{port}"}}, config.Engine{Command: []string{"new", "{port}"}}
 	var m Mover
 	m.Add(map[string]config.Engine{"e": old})
-	m.SetNames(map[string]config.Engine{"e": old})
+	m.SetNames(map[string]config.Engine{"e": old}, "")
 	m.Add(map[string]config.Engine{"e": now})
 	conf := config.Model{Name: "m", Engine: "e"}
 	before, after := conf.Tier(&old), conf.Tier(&now)
@@ -69,11 +69,29 @@ func TestMover_AnotherConfiguration_ModelsKeepTheEngineOfTheirLabel(t *testing.T
 	if a, b, c := program(&before), program(&after), program(&bare); a != "old" || b != "new" || c != "old" {
 		t.Errorf("%s, %s, %s", a, b, c)
 	}
-	m.SetNames(map[string]config.Engine{"e": now, "f": old})
+	m.SetNames(map[string]config.Engine{"e": now, "f": old}, "")
 	if a, b, c := program(&before), program(&after), program(&bare); a != "old" || b != "new" || c != "new" {
 		t.Errorf("%s, %s, %s", a, b, c)
 	}
 	if err := m.CheckModel(&tier.Model{Name: "m"}); err == nil || err.Error() == "" {
 		t.Error("a model without an engine is taken, though there are two")
+	}
+}
+
+// Models of a watched folder name no engine.
+func TestEngineOf_ModelWithoutAnEngine_HasTheOnlyOneOrThatForOthers(t *testing.T) {
+	two := map[string]config.Engine{"a": {Command: []string{"a", "{port}"}}, "b": {Command: []string{"b", "{port}"}}}
+	one := map[string]config.Engine{"a": two["a"]}
+	for _, c := range []struct {
+		engines map[string]config.Engine
+		other   string
+		want    string // "": it has none
+	}{{one, "", "a"}, {two, "", ""}, {two, "b", "b"}, {two, "none", ""}} {
+		var m Mover
+		m.SetNames(c.engines, c.other)
+		e, err := m.EngineOf(&tier.Model{Name: "m"})
+		if got := append(e.Command, "")[0]; got != c.want || (err != nil) != (c.want == "") {
+			t.Errorf("of %d engines, %q for others: %q, %v; want %q", len(c.engines), c.other, got, err, c.want)
+		}
 	}
 }
