@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"net"
-	"net/url"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,6 +65,11 @@ func (f *File) settle(dir string) {
 		folder.Path = within(dir, folder.Path)
 		for i, follow := range folder.Follow {
 			folder.Follow[i] = within(dir, follow)
+		}
+	}
+	for i, addr := range f.Listen {
+		if path, ok := strings.CutPrefix(addr, socket); ok {
+			f.Listen[i] = socket + within(dir, path)
 		}
 	}
 	for i := range f.Keys {
@@ -188,19 +193,23 @@ func (d *decoder) validateNames() {
 func (d *decoder) validateAccess() {
 	f := d.file
 	for i, addr := range f.Listen {
+		if strings.HasPrefix(addr, socket) {
+			continue
+		}
 		if _, port, err := net.SplitHostPort(addr); err != nil {
-			d.invalid(d.item("listen", i), strconv.Quote(addr), "must be HOST:PORT, such as 127.0.0.1:8080 or :8080")
+			d.invalid(d.item("listen", i), strconv.Quote(addr), "must be HOST:PORT, such as 127.0.0.1:8080 or :8080, or unix:PATH")
 		} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
 			d.invalid(d.item("listen", i), strconv.Quote(addr), "must have a port of 0 to 65535")
 		}
 	}
+	// Package access, which goes by them, is stricter.
 	for i, origin := range f.Origins {
-		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
+		if scheme, host, _ := strings.Cut(origin, "://"); origin != "*" && (scheme == "" || host == "" || strings.ContainsAny(host, "/?#@, ")) {
 			d.invalid(d.item("origins", i), strconv.Quote(origin), "must be an origin such as https://chat.example.org, without a path, or *")
 		}
 	}
 	for i, host := range f.Hosts {
-		if host == "" || strings.ContainsAny(host, "/:@ \t") {
+		if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsAny(host, "/:@, ")) {
 			d.invalid(d.item("hosts", i), strconv.Quote(host), "must be a name such as llm.example.org, without scheme, port or path")
 		}
 	}
@@ -208,6 +217,9 @@ func (d *decoder) validateAccess() {
 	for i := range f.Keys {
 		k, at := &f.Keys[i], d.item("keys", i)
 		d.named(append(at, "name"), k.Name)
+		if len(k.Name) > maxKeyName {
+			d.invalid(append(at, "name"), "", fmt.Sprintf("must not be longer than %d bytes", maxKeyName))
+		}
 		if seen[k.Name] {
 			d.invalid(append(at, "name"), "", "is there twice")
 		}
@@ -227,8 +239,12 @@ func (d *decoder) validateAccess() {
 	}
 }
 
-// item is the path of an item of a list of the File; of a list of one that is written
-// without brackets, the list's.
+const (
+	socket     = "unix:" // begins the address of a Unix socket
+	maxKeyName = 64      // as in package access
+)
+
+// item is the path of an item of a list of the File.
 func (d *decoder) item(key string, i int) []string {
 	return []string{key, fmt.Sprintf("[%d]", i)}
 }

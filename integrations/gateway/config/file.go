@@ -113,7 +113,7 @@ type Limits struct {
 	// what the machine has, less a reserve.
 	RAM Limit `json:"ram,omitzero" old:"ram_gb"`
 	// How much standby models may take beyond that: files that need not be in memory. Default:
-	// twice ram.
+	// twice what the machine has for ram.
 	Swap Limit `json:"swap,omitzero" old:"swap_gb"`
 	// What every load leaves free on the machine. Default: an eighth of its memory, at least 512
 	// MiB, at most 4 GiB.
