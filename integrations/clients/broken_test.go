@@ -2,6 +2,8 @@ package clients
 
 import (
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/anthropics/anthropic-sdk-go"
@@ -64,4 +66,35 @@ func TestClients_EngineFailsInAStream_ClientIsTold(t *testing.T) {
 		}
 		idle(t, url)
 	}
+}
+
+// An engine that crashes takes what it was answering with it. All other requests are
+// answered, by the engine that is started after it: the gateway and the client's own
+// retries see to that.
+func TestClients_EnginesCrash_AllOtherRequestsAreAnswered(t *testing.T) {
+	url := faces(t)
+	client := clientOf(url)
+	models := []string{talker, seer}
+	var all sync.WaitGroup
+	for i := range 16 {
+		all.Go(func() {
+			for n := range 4 {
+				model, text := models[(i+n)%len(models)], fmt.Sprintf("client %d says %d", i, n)
+				if i == 0 {
+					fault := []string{"crash", "crash-mid-stream"}[n%2]
+					_, err := client.Chat.Completions.New(t.Context(), chat(model, text), option.WithHeader("X-Fault", fault), option.WithMaxRetries(0))
+					if err == nil {
+						t.Errorf("%s: it was answered", fault)
+					}
+					continue
+				}
+				got, err := client.Chat.Completions.New(t.Context(), chat(model, text))
+				if err != nil || got.Choices[0].Message.Content != text || got.Model != model {
+					t.Errorf("%q to %s: %+v, %v", text, model, got, said(err))
+				}
+			}
+		})
+	}
+	all.Wait()
+	idle(t, url)
 }
