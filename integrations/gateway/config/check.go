@@ -233,6 +233,9 @@ func (d *decoder) validateAccess() {
 		if given != 1 {
 			d.invalid(at, "", "must have one of key, key_file and key_env")
 		}
+		if k.Name != "" && slices.ContainsFunc(f.Keys, func(other Key) bool { return other.Key == k.Name }) {
+			d.invalid(append(at, "name"), "", "is the secret of a key, and names are written to logs: choose another name")
+		}
 		if err := checkSecret(k.Key); k.Key != "" && err != nil {
 			d.invalid(append(at, "key"), "", err.Error())
 		}

@@ -493,3 +493,10 @@ keys: [{name: x, key_file: secret}, {name: y, key_env: MODELTIER_TEST_NO_SUCH_KE
 		t.Errorf("%q, %v", secret, err)
 	}
 }
+
+func TestParse_NameOfAKeyThatIsItsSecret_IsRefused(t *testing.T) {
+	_, _, err := Parse("c.yaml", []byte("keys: [{name: a, key: sesame}, {name: sesame, key: x}]"), t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "keys[1].name") || !strings.Contains(err.Error(), "is the secret of a key") {
+		t.Errorf("got %v", err)
+	}
+}

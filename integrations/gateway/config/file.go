@@ -170,12 +170,13 @@ type Timeouts struct {
 const EngineLabel = "engine_config"
 
 // Tier returns the model as a Manager takes it, served by an engine: the one that is named
-// Model.Engine.
+// Model.Engine. Its aliases are not in it: what replaces a library leaves aliases as they
+// are (Manager.SetAlias sets them).
 func (m *Model) Tier(engine *Engine) tier.Model {
 	return tier.Model{
 		Name: m.Name, Path: m.Path, Parts: m.Parts, Size: tier.Bytes(m.Size), Runtime: tier.Bytes(m.Runtime),
 		Home: m.Home, Capabilities: m.Capabilities, Quality: m.Quality, Pinned: m.Pinned,
-		KeepAlive: m.KeepAlive.Duration(), Aliases: m.Aliases,
+		KeepAlive: m.KeepAlive.Duration(),
 		Mover: m.Engine, Labels: map[string]string{EngineLabel: engine.ID()},
 	}
 }

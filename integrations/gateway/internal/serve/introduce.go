@@ -44,7 +44,7 @@ func (lib *library) warn(w io.Writer) {
 
 // introduce prints what is served, where, and what to try at the first of the listeners.
 // Models and limits are those of now, which may be remembered ones.
-func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Listener, token bool) {
+func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Listener, keys bool) {
 	fmt.Fprintf(w, "serving %d models: %s\n", len(now.Models), lib.about)
 	fmt.Fprintf(w, "limits: ram %v, swap %v, reserved %v\n", now.Limits.RAM, now.Limits.Swap, now.Limits.Reserved)
 	for _, name := range slices.Sorted(maps.Keys(lib.engines)) {
@@ -76,7 +76,7 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Liste
 		}
 	}
 
-	if token {
+	if keys {
 		curl += `-H "Authorization: Bearer $` + tokenVariable + `" `
 	}
 	fmt.Fprintf(w, "\nTry, in another terminal; a JOB is the job_id of the answer before, a RESERVATION its reservation:\n\n")

@@ -30,9 +30,9 @@ type library struct {
 	engines map[string]config.Engine
 	// file has the settings that are nowhere above; it is never nil.
 	file       *config.File
-	configured bool              // it is that of -config
-	aliases    map[string]string // of no model in models
-	beyond     []string          // what the machine cannot have of the limits
+	configured bool // it is that of -config
+	aliases    map[string]string
+	beyond     []string // what the machine cannot have of the limits
 	// again opens the library as it is now. nil: it stays as it is.
 	again func(ctx context.Context) (*library, error)
 
@@ -133,7 +133,7 @@ func openConfig(ctx context.Context, o *options, stderr io.Writer) (*library, er
 		return nil, err
 	}
 	lib.models = append(lib.models, more...)
-	lib.aliases = aliases(f, lib.models)
+	lib.aliases = aliases(f)
 	lib.setLimits(ctx, f.Limits)
 	return lib, nil
 }

@@ -74,6 +74,7 @@ func (r *reloader) reload(ctx context.Context) {
 		fmt.Fprintln(r.told, "not reloaded: the demo library is always the same")
 		return
 	}
+	before := r.lib.file
 	done, err := r.difference(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -93,6 +94,9 @@ func (r *reloader) reload(ctx context.Context) {
 	if done.Limits {
 		l := r.manager.Status().Limits
 		parts = append(parts, fmt.Sprintf("limits: ram %v, swap %v, reserved %v", l.RAM, l.Swap, l.Reserved))
+	}
+	if len(parts) == 0 && !same(before, r.lib.file) {
+		parts = []string{"settings"}
 	}
 	if len(parts) == 0 {
 		parts = []string{"nothing has changed"}

@@ -155,7 +155,7 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 		status := r.manager.Status()
 		lib.tellLeftOut(stderr, status)
 		lib.warn(stderr)
-		lib.introduce(stdout, status, lns, opts.token != "")
+		lib.introduce(stdout, status, lns, len(admitted.Keys) > 0)
 		return func() error {
 			end := r.start(stop, again)
 			defer end()

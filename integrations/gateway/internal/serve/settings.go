@@ -1,8 +1,10 @@
 package serve
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -198,20 +200,16 @@ func watchFolder(ctx context.Context, folder *config.Folder, models []tier.Model
 	_ = hotload.Watch(ctx, folder.Path, models, 0, func(hotload.Change) { changed() }, folder.Follow...)
 }
 
-// aliases returns those of the file that are of no model which it lists, and gives the
-// others to their models.
-func aliases(f *config.File, models []tier.Model) map[string]string {
-	rest := maps.Clone(f.Aliases)
-	for i := range models {
-		for alias, name := range f.Aliases {
-			if name == models[i].Name {
-				models[i].Aliases = append(slices.Clip(models[i].Aliases), alias)
-				delete(rest, alias)
-			}
+// aliases returns the further names of the file, by model or all together.
+func aliases(f *config.File) map[string]string {
+	all := make(map[string]string)
+	maps.Copy(all, f.Aliases)
+	for i := range f.Models {
+		for _, alias := range f.Models[i].Aliases {
+			all[alias] = f.Models[i].Name
 		}
-		slices.Sort(models[i].Aliases)
 	}
-	return rest
+	return all
 }
 
 // pin pins the models that the file names beside those that it lists, and tells which are
@@ -244,7 +242,14 @@ func lasting(a, b *config.File) (changed []string) {
 	return changed
 }
 
-// setAliases has the Manager go by the aliases of no listed model, where they changed.
+// same reports whether two configurations say the same.
+func same(a, b *config.File) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// setAliases has the Manager go by the aliases, where they changed.
 func setAliases(ctx context.Context, m *modeltier.Manager, old, now map[string]string) error {
 	var errs []error
 	for alias, model := range now {

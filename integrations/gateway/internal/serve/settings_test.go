@@ -75,7 +75,18 @@ func (f *front) rewrite(t *testing.T, old, now string) string {
 }
 
 func TestConfig_Folders_EachHasItsEngine(t *testing.T) {
-	f := settledFront(t, "models: [{name: own, path: one/a.safetensors, engine: second, max_requests: 7, class: high}]\n")
+	f := settledFront(t, "models: [{name: own, path: one/a.safetensors, engine: second, max_requests: 7, class: high, aliases: [mine]}]\n")
+	if said := f.rewrite(t, "aliases: [mine]", "aliases: [mine, ours]"); !strings.Contains(said, "reloaded: settings\n") {
+		t.Errorf("it says %q", said)
+	}
+	if said := f.reload(t); !strings.Contains(said, "nothing has changed") {
+		t.Errorf("it says %q", said)
+	}
+	for _, alias := range []string{"mine", "ours"} {
+		if s, _ := f.m.Model(alias); s.Name != "own" {
+			t.Errorf("%s is %q", alias, s.Name)
+		}
+	}
 	for name, want := range map[string]struct {
 		parallel int
 		class    string
