@@ -104,6 +104,8 @@ func parseServer(server string) (*url.URL, error) {
 	if port == "" && !strings.Contains(server, "://") {
 		port = "8080"
 	}
+	// As clients of OpenAI's API are told it.
+	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/v1")
 	if u.Host = host; port != "" {
 		u.Host = net.JoinHostPort(host, port)
 	} else if strings.Contains(host, ":") {
@@ -149,7 +151,7 @@ func (c *client) send(ctx context.Context, method, path string, body any) (*http
 		text = bytes.NewReader(b)
 	}
 	// path is escaped as it has to be; the base may have one of its own.
-	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.base.String(), "/")+path, text)
+	r, err := http.NewRequestWithContext(ctx, method, c.base.String()+path, text)
 	if err != nil {
 		return nil, err
 	}
@@ -221,6 +223,10 @@ func (c *client) judge(answer *http.Response, text []byte) (json.RawMessage, err
 			return nil, c.unauthorized("The server wants a key")
 		}
 		what := "answers with " + answer.Status
+		if answer.StatusCode >= http.StatusBadGateway {
+			return nil, failure(exitNoServer, "no_answer", fmt.Sprintf("What is at %s %s, as a proxy does whose server does not answer", c.name, what),
+				"Look whether the server still runs, and how long the proxy lets it wait.")
+		}
 		if kind != "" {
 			what += " and " + kind
 		}
@@ -239,8 +245,8 @@ func (c *client) judge(answer *http.Response, text []byte) (json.RawMessage, err
 	switch {
 	case answer.StatusCode == http.StatusUnauthorized:
 		return nil, c.unauthorized(f.Reason)
-	case f.Reason == "":
-		return nil, c.stranger("answers with " + answer.Status)
+	case f.Reason == "" || f.Code == "": // ours have both
+		return nil, c.stranger(strings.TrimSuffix("answers with "+answer.Status+": "+f.Reason, ": "))
 	case f.Suggestions == nil:
 		f.Suggestions = []string{}
 	}

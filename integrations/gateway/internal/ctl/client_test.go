@@ -35,6 +35,7 @@ func TestClient_AnotherProgramAtThePort_IsTold(t *testing.T) {
 		"a missing page":  answering(t, http.StatusNotFound, "text/html", "<html>404</html>"),
 		"a list":          answering(t, http.StatusOK, "application/json", "[1]"),
 		"half an object":  answering(t, http.StatusOK, "application/json", `{"models": [`),
+		"an engine":       answering(t, http.StatusNotFound, "application/json", `{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}`),
 		"an empty object": answering(t, http.StatusInternalServerError, "application/json", `{}`),
 	} {
 		run := at(t, url)
@@ -43,6 +44,15 @@ func TestClient_AnotherProgramAtThePort_IsTold(t *testing.T) {
 			if got.code != exitNoServer || !strings.Contains(got.stderr, "is not a modeltier server") || strings.Contains(got.stderr, "<html>") {
 				t.Errorf("%s, %s: %+v", name, args, got)
 			}
+		}
+	}
+}
+
+func TestClient_ProxyWithoutServer_IsTold(t *testing.T) {
+	run := at(t, answering(t, http.StatusGatewayTimeout, "text/html", "<html>504</html>"))
+	for _, args := range []string{"ps", "load a"} {
+		if got := run(strings.Fields(args)...); got.code != exitNoServer || !strings.Contains(got.stderr, "a proxy") {
+			t.Errorf("%s: %+v", args, got)
 		}
 	}
 }
@@ -181,7 +191,8 @@ func TestClient_UnixSocket_IsAsked(t *testing.T) {
 func TestParseServer_FormsThatPeopleWrite(t *testing.T) {
 	for server, want := range map[string]string{
 		"http://127.0.0.1:8080":  "http://127.0.0.1:8080",
-		"http://127.0.0.1:8080/": "http://127.0.0.1:8080/",
+		"http://127.0.0.1:8080/": "http://127.0.0.1:8080",
+		"http://jetson/v1/":      "http://jetson",
 		"127.0.0.1:9":            "http://127.0.0.1:9",
 		":9":                     "http://127.0.0.1:9",
 		"jetson":                 "http://jetson:8080",

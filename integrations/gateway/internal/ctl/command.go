@@ -10,6 +10,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"unicode"
@@ -57,6 +58,8 @@ type session struct {
 // spec is a command of the client's.
 type spec struct {
 	use, short, long string
+	// also are what other programs call it, whose users type that.
+	also []string
 	// least and most bound how many arguments there may be; most < 0: any number.
 	least, most int
 	args        cobra.PositionalArgs // instead
@@ -68,7 +71,7 @@ type spec struct {
 // command makes one of a spec. Its run has a context that a signal ends.
 func (o *options) command(of spec) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: of.use, Short: of.short, Long: of.long,
+		Use: of.use, Short: of.short, Long: of.long, SuggestFor: of.also,
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch n := len(args); {
 			case n < of.least:
@@ -135,6 +138,8 @@ func AddTo(root *cobra.Command) {
 	o := &options{}
 	o.flags(root.Flags()) // which may stand before the command's name
 	root.SilenceErrors, root.SilenceUsage = true, true
+	root.Version = thisBuild().String()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return unknownCommand(cmd, args[0])
@@ -178,9 +183,9 @@ func unknownCommand(root *cobra.Command, name string) error {
 		}
 	}
 	near := tier.Nearest(name, names)
-	for _, s := range root.SuggestionsFor(name) {
-		if len(near) == 0 {
-			near = append(near, s)
+	for _, c := range root.Commands() {
+		if slices.Contains(c.SuggestFor, name) {
+			near = []string{c.Name()}
 		}
 	}
 	if len(near) == 0 {
@@ -274,7 +279,7 @@ func firstWord(args []string) string {
 // begins with a short flag of some command is that, unless there is a long one of the whole
 // word. What follows "--" is not ours.
 func twoDashes(root *cobra.Command, args []string) []string {
-	long, short := map[string]bool{"help": true}, map[string]bool{"h": true}
+	long, short := map[string]bool{"help": true, "version": true}, map[string]bool{"h": true}
 	var collect func(*cobra.Command)
 	collect = func(cmd *cobra.Command) {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { long[f.Name], short[f.Shorthand] = len(f.Name) > 1, true })

@@ -14,6 +14,9 @@ func TestCommand_Wrong_IsUsage(t *testing.T) {
 	for args, words := range map[string]string{
 		"lod small":           "did you mean load?",
 		"lod --timeout 3s":    "did you mean load?",
+		"list":                "did you mean ls?",
+		"stop a":              "did you mean unload?",
+		"run a":               "did you mean load?",
 		"frobnicate":          `no command "frobnicate"`,
 		"ps extra":            `ps takes no arguments`,
 		"load":                "load needs MODEL",
@@ -61,6 +64,11 @@ func TestVersion_NeedsNoServer(t *testing.T) {
 	run := at(t, "http://127.0.0.1:1")
 	if got := run("version"); got.code != 0 || !strings.HasPrefix(got.out, "modeltier ") || !strings.Contains(got.out, "go1.") {
 		t.Errorf("%+v", got)
+	}
+	for _, flag := range []string{"--version", "-version"} {
+		if got := run(flag); got != run("version") {
+			t.Errorf("%s: %+v", flag, got)
+		}
 	}
 	if got := decode[build](t, run("version", "--json")); got.Go == "" || got.Version == "" {
 		t.Errorf("%+v", got)

@@ -95,7 +95,7 @@ func (st *status) move(model string) *modeltier.MoveStatus {
 
 func (o *options) ps() spec {
 	return spec{
-		use: "ps", short: "Show what is in memory or on its way, and the room that is left",
+		use: "ps", also: []string{"status", "top", "running"}, short: "Show what is in memory or on its way, and the room that is left",
 		long: `Shows the models that are in ram or in swap, that move, or that requests wait for, and
 room that other programs have. IN MEMORY is what is charged to ram for a model.`,
 		run: func(ctx context.Context, s *session, _ []string) error {
@@ -203,7 +203,7 @@ func (st *status) state(m *modeltier.ModelStatus) string {
 
 func (o *options) ls() spec {
 	return spec{
-		use: "ls", short: "List the library",
+		use: "ls", also: []string{"list", "models"}, short: "List the library",
 		long: "Lists every model that the server has. TIER is where it is, HOME where it is meant to be.",
 		run: func(ctx context.Context, s *session, _ []string) error {
 			st, err := s.status(ctx)
@@ -240,7 +240,7 @@ func (o *options) ls() spec {
 
 func (o *options) show() spec {
 	return spec{
-		use: "show MODEL", short: "Show all that is known of a model", least: 1, most: 1, complete: o.completeModels(1),
+		use: "show MODEL", also: []string{"info", "inspect"}, short: "Show all that is known of a model", least: 1, most: 1, complete: o.completeModels(1),
 		run: func(ctx context.Context, s *session, args []string) error {
 			st, err := s.status(ctx)
 			if err != nil {
@@ -283,9 +283,9 @@ func (st *status) describe(m *modeltier.ModelStatus) (rows [][]string) {
 	row("state", st.state(m))
 	row("tier", m.Tier.String())
 	row("home", m.Home.String())
-	row("configured as", m.Mover)
+	row("engine", m.Mover)
 	for _, words := range st.engine(m.Name) {
-		row("engine", words)
+		row("program", words)
 	}
 	row("weights", m.Size.String())
 	row("runtime", bytes(m.Runtime))

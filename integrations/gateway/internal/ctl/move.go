@@ -20,7 +20,7 @@ const pollEvery = 250 * time.Millisecond
 func (o *options) load() spec {
 	var timeout time.Duration
 	return spec{
-		use: "load MODEL", short: "Make a model ready, and wait until it is", least: 1, most: 1, complete: o.completeModels(1),
+		use: "load MODEL", also: []string{"run", "start"}, short: "Make a model ready, and wait until it is", least: 1, most: 1, complete: o.completeModels(1),
 		long: `Asks for a model as a client's request does, and returns when it is ready: it waits its
 turn, idle models give way, and it may be served from swap if it does not fit in ram. It
 then stays as long as the server keeps any idle model.
@@ -240,7 +240,7 @@ func (s *session) each(ctx context.Context, models []string, request func(model 
 func (o *options) unload() spec {
 	var all, now bool
 	return spec{
-		use: "unload MODEL...", short: "Take models out of memory", most: -1, complete: o.completeModels(-1),
+		use: "unload MODEL...", also: []string{"stop", "evict"}, short: "Take models out of memory", most: -1, complete: o.completeModels(-1),
 		long: `Takes models to storage, and returns when they are there. A model that is in use, waited
 for or moving leaves when that has ended; with --now it is refused, with in_use. Each keeps
 its home, and comes back when it is asked for.
@@ -340,7 +340,7 @@ func (s *session) there(ctx context.Context, model string, to tier.Tier, refused
 
 func (o *options) rm() spec {
 	return spec{
-		use: "rm MODEL...", short: "Take models out of the library; files stay", least: 1, most: -1, complete: o.completeModels(-1),
+		use: "rm MODEL...", also: []string{"remove", "delete"}, short: "Take models out of the library; files stay", least: 1, most: -1, complete: o.completeModels(-1),
 		long: `Takes models out of memory and out of the library, also after a restart, until they are
 loaded anew from their file. The files stay where they are. A model in use is refused.`,
 		run: func(ctx context.Context, s *session, models []string) error {

@@ -35,6 +35,18 @@ func thisBuild() build {
 	return b
 }
 
+func (b build) String() string {
+	line := "modeltier " + b.Version
+	if b.Revision != "" {
+		line += " (" + b.Revision
+		if b.Modified {
+			line += ", modified"
+		}
+		line += ")"
+	}
+	return line + ", " + b.Go + ", " + b.Platform
+}
+
 func (o *options) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "version", Short: "Print the version of this command", Args: func(_ *cobra.Command, args []string) error {
@@ -49,15 +61,7 @@ func (o *options) versionCommand() *cobra.Command {
 			if o.json {
 				return writeJSON(cmd.OutOrStdout(), b)
 			}
-			line := "modeltier " + b.Version
-			if b.Revision != "" {
-				line += " (" + b.Revision
-				if b.Modified {
-					line += ", modified"
-				}
-				line += ")"
-			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s, %s, %s\n", line, b.Go, b.Platform)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), b)
 			return err
 		},
 	}
