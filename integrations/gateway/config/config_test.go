@@ -272,7 +272,7 @@ standby_for: 1h30m
 		t.Errorf("%+v", p)
 	}
 	a, b := f.Models[0].Tier(&e), f.Models[1].Tier(&e)
-	if a.Name != "7b" || a.Size != 10*tier.GiB || a.KeepAlive != tier.AtOnce || b.KeepAlive >= 0 || !reflect.DeepEqual(a.Aliases, []string{"seven", "7"}) || a.Mover != "e" || a.Labels[EngineLabel] != e.ID() {
+	if a.Name != "7b" || a.Size != 10*tier.GiB || a.KeepAlive != tier.AtOnce || b.KeepAlive >= 0 || !reflect.DeepEqual(f.Models[0].Aliases, []string{"seven", "7"}) || a.Aliases != nil || a.Mover != "e" || a.Labels[EngineLabel] != e.ID() {
 		t.Errorf("%+v\n%+v", a, b)
 	}
 	if f.MaxRequests("e", &f.Models[0]) != 4 || f.MaxRequests("e", nil) != 0 || f.Models[0].Class != "high" {

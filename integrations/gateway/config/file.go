@@ -177,7 +177,7 @@ func (m *Model) Tier(engine *Engine) tier.Model {
 		Name: m.Name, Path: m.Path, Parts: m.Parts, Size: tier.Bytes(m.Size), Runtime: tier.Bytes(m.Runtime),
 		Home: m.Home, Capabilities: m.Capabilities, Quality: m.Quality, Pinned: m.Pinned,
 		KeepAlive: m.KeepAlive.Duration(),
-		Mover: m.Engine, Labels: map[string]string{EngineLabel: engine.ID()},
+		Mover:     m.Engine, Labels: map[string]string{EngineLabel: engine.ID()},
 	}
 }
 
