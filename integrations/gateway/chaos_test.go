@@ -480,7 +480,7 @@ func TestGateway_BurstAtOneEngine_EachIsAnswered(t *testing.T) {
 	var all sync.WaitGroup
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	for i := range 512 {
+	for i := range 256 {
 		all.Go(func() {
 			v := &visit{chaos: c, token: fmt.Sprintf("visit-%d-0-0-", i), model: "new-a", path: "/v1/completions"}
 			manners["asks"](v, &http.Client{Transport: transport}, nil)

@@ -104,14 +104,15 @@ func listenUnix(path string, keys bool) (net.Listener, error) {
 }
 
 // Server returns a server for the listeners of Listen, with bounds on what a client can
-// take of it: headers have 5 s to arrive and 32 KiB, a connection between requests is kept
+// take of it: headers have 15 s to arrive (a client on this machine may get little of a
+// processor that engines use) and 32 KiB, a connection between requests is kept
 // for 2 minutes, and an answer may take half an hour. A request may wait minutes for its
 // model and then read gigabytes; what streams has to set the write deadline again as it
 // flows. The time of a body is bounded by the Guard and by who reads it.
 func Server(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
+		ReadHeaderTimeout: 15 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		WriteTimeout:      30 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
