@@ -55,7 +55,9 @@ func openLibrary(ctx context.Context, o *options, stderr io.Writer) (*library, e
 	var engine *config.Engine
 	switch {
 	case o.engine == noEngine:
-	case o.engine == llamacpp || o.demo && o.engine == "" && canMake() == nil:
+	case o.demo && o.engine == "" && canMake() != nil:
+		fmt.Fprintf(stderr, "without an engine: %v; -engine names another one. Files are kept in memory, and none answers for them\n", canMake())
+	case o.engine == llamacpp || o.demo && o.engine == "":
 		e, err := makeLlamacpp(ctx, !o.stated || o.state != "", stderr)
 		if err != nil {
 			return nil, fmt.Errorf("-engine %s: %w", llamacpp, err)
