@@ -1,8 +1,11 @@
 package ctl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/spf13/cobra"
@@ -59,8 +62,14 @@ folders that it names are there. Each fault is told as FILE:LINE:COLUMN, and the
 				fmt.Fprintf(cmd.ErrOrStderr(), "%s %s\n", alarm(cmd.ErrOrStderr()), plural(len(faults), "fault"))
 				return silent(exitFailed)
 			}
-			words := plural(len(file.Models), "model") + ", " + plural(len(file.Folders), "folder") + ", " + plural(len(file.Engines), "engine")
-			_, err = fmt.Fprintf(out, "%s is in order: %s\n", args[0], words)
+			var has []string
+			for what, n := range map[string]int{"model": len(file.Models), "folder": len(file.Folders), "engine": len(file.Engines)} {
+				if n > 0 {
+					has = append(has, plural(n, what))
+				}
+			}
+			slices.Sort(has)
+			_, err = fmt.Fprintln(out, args[0], "is in order:", cmp.Or(strings.Join(has, ", "), "it names no models"))
 			return err
 		},
 	}

@@ -57,6 +57,17 @@ func TestClient_ProxyWithoutServer_IsTold(t *testing.T) {
 	}
 }
 
+func TestClient_ServerThatDiesMeanwhile_IsTold(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer server.Close()
+	run := at(t, server.URL)
+	for _, args := range []string{"ps", "load a", "reserve 1GB"} {
+		if got := run(strings.Fields(args)...); got.code != exitNoServer || !strings.Contains(got.stderr, "(connection_lost)") {
+			t.Errorf("%s: %+v", args, got)
+		}
+	}
+}
+
 func TestClient_NotHTTP_IsTold(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -58,7 +58,11 @@ func (s *session) status(ctx context.Context) (*status, error) {
 func (st *status) some(keep func(*modeltier.ModelStatus) bool, keys ...string) map[string]any {
 	out := make(map[string]any)
 	for _, key := range keys {
-		if v, ok := st.keys[key]; ok {
+		v, ok := st.keys[key]
+		switch empty, isList := emptyLists[key]; {
+		case isList && (!ok || string(v) == "null"):
+			out[key] = empty
+		case ok:
 			out[key] = v
 		}
 	}
@@ -72,6 +76,11 @@ func (st *status) some(keep func(*modeltier.ModelStatus) bool, keys ...string) m
 		out["models"] = models
 	}
 	return out
+}
+
+// emptyLists are what the server leaves out, or has null for, and a program goes through.
+var emptyLists = map[string]json.RawMessage{
+	"moves": []byte("[]"), "reservations": []byte("[]"), "left_out": []byte("[]"), "aliases": []byte("{}"),
 }
 
 // model returns the one of that name or alias.

@@ -91,8 +91,14 @@ func TestLook_NothingInMemory_SaysHowToLoad(t *testing.T) {
 	golden(t, "ls_nothing_used", run("ls"))
 	run = at(t, answering(t, http.StatusOK, "application/json", `{"at": "2026-03-01T12:00:00Z", "models": null}`))
 	golden(t, "ls_no_models", run("ls"))
-	if got := decode[map[string]any](t, run("ps", "--json")); got["models"] == nil {
-		t.Errorf("models of no model is null: %v", got)
+	// A program goes through lists, also where there is nothing in them.
+	for args, lists := range map[string][]string{"ps": {"models", "moves", "reservations"}, "ls": {"models", "left_out", "aliases"}} {
+		got := decode[map[string]any](t, run(args, "--json"))
+		for _, list := range lists {
+			if got[list] == nil {
+				t.Errorf("%s of %s is null", list, args)
+			}
+		}
 	}
 }
 
