@@ -323,19 +323,25 @@ func TestForward_WhateverThePath_TheEngineIsAskedForThoseOfItsFacesOnly(t *testi
 	f.free(t)
 }
 
-// What is translated is read here, compressed or not.
-func TestForward_EngineCompressesUnasked_AnswerIsTranslated(t *testing.T) {
+// What is translated, and each stream, was asked for plain: it may have begun with comments
+// of ours. It comes plain.
+func TestForward_EngineCompressesUnasked_AnswerIsPlain(t *testing.T) {
 	engine := httptest.NewServer(gatewaytest.Engine{Without: []string{"/v1/messages"}}.Handler())
 	t.Cleanup(engine.Close)
 	h := servedAt(t, engine.URL)
-	for _, stream := range []bool{false, true} {
-		body := fmt.Sprintf(`{"model":"m","max_tokens":9,"stream":%t,"messages":[{"role":"user","content":"water"}]}`, stream)
-		r := httptest.NewRequest("POST", "/v1/messages", strings.NewReader(body))
+	for _, c := range []struct{ path, stream, want string }{
+		{"/v1/messages", "false", `"text":"water"`},
+		{"/v1/messages", "true", `"text":"water"`},
+		{"/v1/chat/completions", "true", `"content":"water"`},
+	} {
+		body := `{"model":"m","max_tokens":9,"stream":` + c.stream + `,"messages":[{"role":"user","content":"water"}]}`
+		r := httptest.NewRequest("POST", c.path, strings.NewReader(body))
 		r.Header.Set(gatewaytest.Fault, gatewaytest.Gzip)
+		r.Header.Set("Accept-Encoding", "gzip")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		if got := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(got, `"text":"water"`) || w.Header().Get("Content-Encoding") != "" {
-			t.Errorf("stream %t: %d %v %q", stream, w.Code, w.Header(), got)
+		if got := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(got, c.want) || w.Header().Get("Content-Encoding") != "" {
+			t.Errorf("%s, stream %s: %d %v %q", c.path, c.stream, w.Code, w.Header(), got)
 		}
 	}
 }

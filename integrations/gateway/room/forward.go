@@ -396,10 +396,12 @@ func (p *pass) answer(res *http.Response) error {
 	if isStream(res.Header) {
 		res.Header.Set(noBuffering, "no")
 	}
-	if p.ask.Answer != nil {
+	if p.ask.Answer != nil || p.ask.Stream { // that of a stream may have begun, with comments
 		if err := decompress(res); err != nil {
 			return err
 		}
+	}
+	if p.ask.Answer != nil {
 		return p.ask.Answer(res, p.model)
 	}
 	if isStream(res.Header) && res.Header.Get("Content-Encoding") == "" {
