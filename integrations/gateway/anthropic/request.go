@@ -1,6 +1,7 @@
 package anthropic
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -25,9 +26,10 @@ type request struct {
 		Effort string  `json:"effort"`
 		Format *format `json:"format"`
 	} `json:"output_config"`
-	Container   jsontext.Value   `json:"container"`
-	MCPServers  []jsontext.Value `json:"mcp_servers"`
-	chat.Extras `json:",embed"`
+	OutputFormat *format          `json:"output_format"` // as output_config.format was called at first
+	Container    jsontext.Value   `json:"container"`
+	MCPServers   []jsontext.Value `json:"mcp_servers"`
+	chat.Extras  `json:",embed"`
 }
 
 type systemBlock struct {
@@ -188,7 +190,7 @@ func (in *request) output(out *chat.Request) (err error) {
 	if out.ReasoningEffort, err = chat.Effort("output_config.effort", in.OutputConfig.Effort); err != nil {
 		return err
 	}
-	if f := in.OutputConfig.Format; f != nil {
+	if f := cmp.Or(in.OutputConfig.Format, in.OutputFormat); f != nil {
 		if f.Type != "json_schema" || f.Schema.Kind() != '{' {
 			return chat.Errorf("output_config.format", `must have the type "json_schema" and a schema`)
 		}

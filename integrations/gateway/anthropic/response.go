@@ -1,10 +1,10 @@
 package anthropic
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/modeltier/modeltier/integrations/gateway/internal/chat"
@@ -69,11 +69,8 @@ func MessagesResponse(body []byte, model string) ([]byte, error) {
 		case chat.KindReasoning:
 			r.Content = append(r.Content, thinkingBlock{"thinking", p.Text, ""})
 		case chat.KindToolCall:
-			input := jsontext.Value(p.Text)
-			if p.Text == "" {
-				input = jsontext.Value("{}")
-			}
-			if !input.IsValid() || input.Kind() != '{' {
+			input, ok := chat.Arguments(cmp.Or(p.Text, "{}"))
+			if !ok {
 				if a.Finish.Reason == "length" {
 					continue // it was cut, and must not be run
 				}
@@ -82,7 +79,7 @@ func MessagesResponse(body []byte, model string) ([]byte, error) {
 			r.Content = append(r.Content, toolBlock{"tool_use", p.CallID, p.Name, input})
 		}
 	}
-	return json.Marshal(r)
+	return chat.Marshal(r)
 }
 
 func newReply(id, model string) *reply {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/modeltier/modeltier/integrations/gateway/internal/chat"
@@ -74,7 +73,7 @@ func (s *sink) event(name string, data any) {
 
 // event returns an event with data that can be marshalled: strings, numbers and valid JSON.
 func event(name string, data any) []byte {
-	b, _ := json.Marshal(data)
+	b, _ := chat.Marshal(data)
 	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, b)
 }
 

@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/modeltier/modeltier/integrations/gateway/internal/chat"
 	"github.com/modeltier/modeltier/integrations/gateway/room"
 )
@@ -148,7 +146,7 @@ func (r *Responses) Answer(body []byte, model string) ([]byte, error) {
 		out.Output = append(out.Output, it)
 	}
 	out.end(a.Finish)
-	return json.Marshal(out)
+	return chat.Marshal(out)
 }
 
 // notKept answers what asks for an earlier response.
@@ -167,7 +165,7 @@ func (r *Responses) Translate(res *http.Response, model string) error {
 		Answer: func(body []byte) ([]byte, error) { return r.Answer(body, model) },
 		Stream: func(body io.ReadCloser) io.ReadCloser { return r.NewStream(body, model) },
 		Error: func(e *chat.EngineError) []byte {
-			b, _ := json.Marshal(Face{}.Problem(&room.Problem{Status: e.Status, Code: "engine_failed", Message: e.Message})) // strings alone
+			b, _ := chat.Marshal(Face{}.Problem(&room.Problem{Status: e.Status, Code: "engine_failed", Message: e.Message})) // strings alone
 			return b
 		},
 	}

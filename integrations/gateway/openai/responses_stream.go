@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/modeltier/modeltier/integrations/gateway/internal/chat"
 )
 
@@ -55,7 +53,7 @@ type responseEvent struct {
 func (s *responseSink) event(e responseEvent) {
 	e.Sequence = s.sequence
 	s.sequence++
-	b, _ := json.Marshal(e) // strings, numbers and what was valid when it came
+	b, _ := chat.Marshal(e) // strings, numbers and what was valid when it came
 	fmt.Fprintf(s.out, "event: %s\ndata: %s\n\n", e.Type, b)
 }
 

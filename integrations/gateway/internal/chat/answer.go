@@ -126,7 +126,7 @@ const maxCalls = 1000
 // decodeAnswer reads what an engine sent, which need not be strictly right.
 func decodeAnswer(b []byte) (*wireAnswer, error) {
 	var w wireAnswer
-	if err := decode(b, &w, maxCalls, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)); err != nil {
+	if err := decode(b, &w, maxCalls, lenient); err != nil {
 		return nil, enginef("the engine's answer cannot be read: %v", err)
 	}
 	if !IsNull(w.Error) {
@@ -151,7 +151,7 @@ func ParseError(status int, body []byte) *EngineError {
 		Message jsontext.Value `json:"message"` // vLLM's, at the top
 	}
 	e := &EngineError{Status: status}
-	if err := json.Unmarshal(body, &w, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)); err == nil {
+	if err := json.Unmarshal(body, &w, lenient); err == nil {
 		if !IsNull(w.Error) {
 			_, e.Message = errorOf(w.Error)
 		} else {
@@ -182,7 +182,7 @@ func errorOf(v jsontext.Value) (status int, message string) {
 		Prompt  jsontext.Value `json:"n_prompt_tokens"`
 		Context jsontext.Value `json:"n_ctx"`
 	}
-	if json.Unmarshal(v, &e, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) != nil {
+	if json.Unmarshal(v, &e, lenient) != nil {
 		return 0, "the engine answered with an error"
 	}
 	message = stringOf(e.Message)

@@ -54,9 +54,24 @@ type Counted interface{ CountedByDecode() }
 var errTooMany = errors.New("too many parts")
 
 // Decode reads a request into v. Keys count in their exact case, a key that comes twice is
-// an error, and so are more than 100 000 values of Counted types. Errors are FieldErrors.
+// an error, and so are more than 100 000 values of Counted types. What is no Unicode, as
+// half of an emoji where a text was cut, is replaced. Errors are FieldErrors.
 func Decode(body []byte, v any) error {
-	return decode(body, v, maxItems)
+	return decode(body, v, maxItems, jsontext.AllowInvalidUTF8(true))
+}
+
+// Marshal returns v as JSON. Values in it that are JSON already were valid when they came.
+func Marshal(v any) ([]byte, error) {
+	return json.Marshal(v, lenient)
+}
+
+// lenient takes what engines send, and what was taken from a client, as it is.
+var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
+
+// Arguments returns the arguments of a tool call as a value, if they are an object.
+func Arguments(text string) (jsontext.Value, bool) {
+	v := jsontext.Value(text)
+	return v, v.IsValid(lenient) && v.Kind() == '{'
 }
 
 func decode(body []byte, v any, limit int, options ...json.Options) error {

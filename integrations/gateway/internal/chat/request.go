@@ -242,7 +242,7 @@ func (r *Request) Marshal() ([]byte, error) {
 	if r.Stream {
 		r.StreamOptions = &StreamOptions{IncludeUsage: true}
 	}
-	return json.Marshal(r)
+	return Marshal(r)
 }
 
 // AtLeastOne is the error of a bound on the answer that is less: some engines take that for
