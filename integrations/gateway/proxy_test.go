@@ -170,6 +170,7 @@ func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
 		{"/v1/completions", `{"model":"smal"}`, nil, http.StatusNotFound, tier.Code(tier.ErrNotFound)},
 		{"/v1/completions", `{"model":`, nil, http.StatusBadRequest, "invalid_request"},
 		{"/v1/completions", `{"prompt":"x"}`, nil, http.StatusBadRequest, "invalid_request"},
+		{"/v1/completions", `{"model":"small"}`, []string{"Content-Encoding", "gzip"}, http.StatusUnsupportedMediaType, "invalid_request"},
 		{"/v1/completions", `{"model":"auto","priority":"haste"}`, nil, http.StatusBadRequest, "invalid_request"},
 		{"/v1/completions", `{"model":"auto"}`, []string{"X-Priority", "haste"}, http.StatusBadRequest, "invalid_request"},
 		{"/v1/completions", `{"model":"auto","capabilities":["flight"]}`, nil, http.StatusNotFound, tier.Code(tier.ErrNoCapableModel)},

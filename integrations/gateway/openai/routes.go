@@ -62,7 +62,7 @@ func Mount(mux room.Mux, r *room.Room) {
 			r.Serve(w, req, Face{}, func(req *http.Request, _ []byte) (*room.Ask, error) {
 				name := req.URL.Query().Get("model")
 				if name == "" {
-					return nil, errors.New("the query names no model: " + path + "?model=NAME")
+					return nil, room.Refuse(room.Invalid(errors.New("the query names no model"), "Ask "+path+"?model=NAME."))
 				}
 				return &room.Ask{Request: modeltier.Request{Model: name}, Path: path}, nil
 			})

@@ -2,6 +2,7 @@ package room
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -29,6 +30,12 @@ var errBodies = errors.New("the bodies of the requests in progress are too large
 func (room *Room) read(w http.ResponseWriter, r *http.Request) (body []byte, held *charged, p *Problem) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, &charged{room: room.bodies}, nil
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, nil, &Problem{
+			Status: http.StatusUnsupportedMediaType, Code: tier.Code(tier.ErrInvalid), Message: fmt.Sprintf("The body is compressed (Content-Encoding %q)", encoding),
+			Suggestions: []string{"Send it as it is: models are asked without compression."},
+		}
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyLimit))

@@ -81,7 +81,7 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Liste
 	}
 	fmt.Fprintf(w, "\nTry, in another terminal; a JOB is the job_id of the answer before, a RESERVATION its reservation:\n\n")
 	first, last := ends(now.Models)
-	for _, p := range lib.prompts(first, last) {
+	for _, p := range lib.prompts(now.Models) {
 		fmt.Fprintf(w, "%s%s -d %s\n", strings.Replace(curl, "-s ", "-sN ", 1), at.JoinPath(p[0]), quoted(p[1]))
 	}
 	for _, request := range lib.requests(first, last, now.Limits) {
@@ -100,18 +100,40 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Liste
 	fmt.Fprintf(w, "\nCtrl-C ends the server.\n")
 }
 
-// prompts are paths of OpenAI's API, and what to send there. Without engines there
-// are none.
-func (lib *library) prompts(first, last string) [][2]string {
+// prompts are paths of OpenAI's API, and what to send there: models that are able to, as
+// far as they say. Without engines there are none.
+func (lib *library) prompts(models []modeltier.ModelStatus) (all [][2]string) {
 	if lib.engines == nil {
 		return nil
 	}
-	first, last = text(first), text(last)
-	return [][2]string{
-		{"/v1/chat/completions", `{"model": ` + last + `, "stream": true, "messages": [{"role": "user", "content": "What do you know of water?"}]}`},
-		{"/v1/completions", `{"model": "auto", "priority": "speed", "prompt": "The people", "max_tokens": 16}`},
-		{"/v1/embeddings", `{"model": ` + first + `, "input": "a word"}`},
+	if talks := able(models, "text-generation"); talks != "" {
+		all = append(all,
+			[2]string{"/v1/chat/completions", `{"model": ` + text(talks) + `, "stream": true, "messages": [{"role": "user", "content": "What do you know of water?"}]}`},
+			[2]string{"/v1/completions", `{"model": "auto", "priority": "speed", "prompt": "The people", "max_tokens": 16}`})
 	}
+	if embeds := able(models, "embeddings"); embeds != "" {
+		all = append(all, [2]string{"/v1/embeddings", `{"model": ` + text(embeds) + `, "input": "a word"}`})
+	}
+	return all
+}
+
+// able returns the last model that says that it is able to, else the first that says
+// nothing, or a placeholder if there is no model.
+func able(models []modeltier.ModelStatus, to string) (name string) {
+	if len(models) == 0 {
+		return "NAME"
+	}
+	for _, m := range models {
+		if slices.Contains(m.Capabilities, to) {
+			name = m.Name
+		}
+	}
+	for _, m := range models {
+		if name == "" && len(m.Capabilities) == 0 {
+			name = m.Name
+		}
+	}
+	return name
 }
 
 // requests are one of each that the JSON contract has, in an order in which they
