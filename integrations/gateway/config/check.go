@@ -283,12 +283,13 @@ func (d *decoder) each(at []string, err error, keys func(field string) []string)
 	d.invalid(at, "", keyNames.Replace(err.Error()))
 }
 
-// Check looks, for a File of Read or Parse, at what the file names, and returns all that is not there: programs of
-// engines, files of models, folders, secrets, and a state for those who save. Each is a *Fault
-// with its place.
-func (f *File) Check() error {
-	d := &decoder{file: f}
-	d.anchor(f.root)
+// Check looks at what a File of Read or Parse names, and returns all that is wrong with it:
+// the faults that Parse told, and what is not there of programs, files of models, folders,
+// secrets, and a state for engines that save. Each is a *Fault with its place. env is as
+// os.LookupEnv, for keys.
+func (f *File) Check(env func(string) (string, bool)) error {
+	d := *f.read
+	d.faults = slices.Clone(d.faults)
 	for _, name := range slices.Sorted(maps.Keys(f.Engines)) {
 		e := f.Engines[name]
 		if err := e.LookUp(); err != nil {
@@ -313,7 +314,7 @@ func (f *File) Check() error {
 		d.absent(at, checkKind(f.Folders[i].Path, "a folder", fs.FileMode.IsDir))
 	}
 	for i := range f.Keys {
-		_, err := f.Keys[i].Secret(os.LookupEnv)
+		_, err := f.Keys[i].Secret(env)
 		d.absent(d.item("keys", i), err)
 	}
 	return d.err()

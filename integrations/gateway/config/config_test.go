@@ -234,7 +234,7 @@ models:
     parts: [b, /c]
 limits: {ram: 5GiB, swap: 10G, reserve: 1024M}
 `, "/srv")
-	old.root, now.root = nil, nil
+	old.root, old.read, now.root, now.read = nil, nil, nil, nil
 	if !reflect.DeepEqual(old, now) {
 		t.Errorf("\n%+v\n%+v", old, now)
 	}
@@ -459,7 +459,7 @@ func TestFile_Check_TellsWhatIsNotThere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return lines(t, f.Check())
+		return lines(t, f.Check(os.LookupEnv))
 	}
 	got := write(`
 engines: {e: {command: "no-such-engine {port}", save: {path: "/{file}"}, restore: {path: "/{file}"}}}
@@ -487,6 +487,15 @@ keys: [{name: x, key_file: secret}, {name: y, key_env: MODELTIER_TEST_NO_SUCH_KE
 	}
 	if got := write("state: s\nkeys: [{name: x, key_file: secret}]\nfolders: ['.']\nengines: {e: {command: '" + os.Args[0] + " {port}', save: {path: '/{file}'}, restore: {path: '/{file}'}}}\n"); len(got) > 0 {
 		t.Errorf("%q", got)
+	}
+	// What was wrong already is told with it, once.
+	f, _, err := Parse("c.yaml", []byte("models: [{name: a, path: 'no\x00thing', engine: f}]\nengines: {e: {command: [], standby: nap}}\n"), dir)
+	if err == nil || f == nil {
+		t.Fatal(f, err)
+	}
+	got = lines(t, f.Check(os.LookupEnv))
+	if len(got) != 5 || len(lines(t, err)) != 4 {
+		t.Errorf("%q, before %v", got, err)
 	}
 	k := Key{KeyFile: filepath.Join(dir, "secret")}
 	if secret, err := k.Secret(nil); err != nil || secret != "abc" {

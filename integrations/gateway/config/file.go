@@ -51,6 +51,7 @@ type File struct {
 
 	name string // of the file, in faults
 	root ast.Node
+	read *decoder    // what it was read by
 	info fs.FileInfo // as it was when it was read; nil: no file was
 }
 

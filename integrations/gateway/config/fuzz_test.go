@@ -35,6 +35,9 @@ func FuzzParse(f *testing.F) {
 		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20+4096*uint64(len(b)) {
 			t.Errorf("%d bytes took %d", len(b), used)
 		}
+		if file != nil {
+			file.Check(os.LookupEnv)
+		}
 		if err == nil {
 			for _, m := range file.TierModels() {
 				if err := m.Validate(); err != nil {

@@ -63,7 +63,7 @@ const (
 	maxEntries = 20_000 // of a mapping outside of brackets: the parser is quadratic in them
 )
 
-// Read returns the configuration of a file. It does not open what is no regular file: to
+// Read returns the configuration of a file, as Parse does. It does not open what is no regular file: to
 // open a FIFO would block, and to read a device would have effects.
 func Read(path string) (*File, []Warning, error) {
 	if err := checkKind(path, "a regular file", fs.FileMode.IsRegular); err != nil {
@@ -87,7 +87,7 @@ func Read(path string) (*File, []Warning, error) {
 		return nil, nil, err
 	}
 	file, warnings, err := Parse(path, b, dir)
-	if err == nil {
+	if file != nil {
 		file.info = info
 	}
 	return file, warnings, err
@@ -103,7 +103,8 @@ func checkKind(path, want string, is func(fs.FileMode) bool) error {
 }
 
 // Parse reads a configuration that lies in dir; name is for its faults, all of which its
-// error names, each a *Fault. It looks at no file but to tell whether a model's path is one.
+// error names, each a *Fault. With such an error the File is what could be read, for File.Check
+// alone, or nil. It looks at no file but to tell whether a model's path is one.
 func Parse(name string, b []byte, dir string) (*File, []Warning, error) {
 	f := &File{name: name}
 	d := &decoder{file: f}
@@ -118,10 +119,8 @@ func Parse(name string, b []byte, dir string) (*File, []Warning, error) {
 	if d.count <= maxFaults {
 		d.validate()
 	}
-	if err := d.err(); err != nil {
-		return nil, d.warnings, err
-	}
-	return f, d.warnings, nil
+	f.read = d
+	return f, d.warnings, d.err()
 }
 
 // parse returns the only document of a file. One that holds nothing is being written, or

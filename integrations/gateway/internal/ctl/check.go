@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -35,8 +36,8 @@ folders that it names are there. Each fault is told as FILE:LINE:COLUMN, and the
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, warned, err := config.Read(args[0])
-			if err == nil {
-				err = file.Check()
+			if file != nil {
+				err = file.Check(os.LookupEnv)
 			}
 			faults, warnings := findings(args[0], err), make([]finding, len(warned))
 			for i, w := range warned {

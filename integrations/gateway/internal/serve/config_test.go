@@ -20,11 +20,11 @@ func TestConfig_SaveWithoutAState_IsRefused(t *testing.T) {
 		if err := os.WriteFile(path, fmt.Appendf(nil, text, state), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openConfig(t.Context(), &options{config: path}, io.Discard); (err != nil) != wants || wants && !strings.Contains(err.Error(), `engines.e.save needs a folder`) {
+		if _, err := openConfig(t.Context(), &options{env: noEnv, config: path}, io.Discard); (err != nil) != wants || wants && !strings.Contains(err.Error(), `engines.e.save needs a folder`) {
 			t.Errorf("%q: %v", state, err)
 		}
 	}
-	if _, err := openConfig(t.Context(), &options{config: path, stated: true}, io.Discard); err == nil {
+	if _, err := openConfig(t.Context(), &options{env: noEnv, config: path, stated: true}, io.Discard); err == nil {
 		t.Error("-state none does not count")
 	}
 }
@@ -35,7 +35,7 @@ func TestConfig_FlagsGoBeforeTheFile_AndWarningsAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told strings.Builder
-	lib, err := openConfig(t.Context(), &options{config: path, limits: tier.Limits{RAM: 2 * tier.GiB}}, &told)
+	lib, err := openConfig(t.Context(), &options{env: noEnv, config: path, limits: tier.Limits{RAM: 2 * tier.GiB}}, &told)
 	if err != nil || lib.limits.RAM != 2*tier.GiB || lib.limits.Swap != 7*tier.GiB || lib.limits.Reserved != config.MachineLimits(machine(t.Context())).Reserved {
 		t.Errorf("%+v, %v", lib, err)
 	}

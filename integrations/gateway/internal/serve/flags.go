@@ -37,6 +37,8 @@ type options struct {
 	token     string // "": none is wanted
 	verify    bool
 	verbose   bool
+	// env is the environment of the start; see environment.
+	env func(string) (string, bool)
 }
 
 func (o *options) level() slog.Level {

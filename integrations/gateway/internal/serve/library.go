@@ -95,11 +95,14 @@ func (o *options) readConfig(told io.Writer) (*config.File, error) {
 	for _, w := range warnings {
 		fmt.Fprintln(told, "warning:", w)
 	}
+	if f != nil && o.stated {
+		f.State = o.state
+	}
+	if f != nil && err != nil {
+		err = f.Check(o.env) // what else is wrong
+	}
 	if err != nil {
 		return nil, err
-	}
-	if o.stated {
-		f.State = o.state
 	}
 	f.Limits.RAM = cmp.Or(config.Limit(o.limits.RAM), f.Limits.RAM)
 	f.Limits.Swap = cmp.Or(config.Limit(o.limits.Swap), f.Limits.Swap)
@@ -113,7 +116,7 @@ func openConfig(ctx context.Context, o *options, stderr io.Writer) (*library, er
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Check(); err != nil {
+	if err := f.Check(o.env); err != nil {
 		return nil, err
 	}
 	lib := &library{models: f.TierModels(), state: f.State, verify: o.verify || f.Verify, engines: f.Engines, file: f, configured: true, about: o.config}

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -105,8 +106,11 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 	e := environment{at: env}
 	e.hide(tokenVariable, notifyVariable)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: opts.level()}))
-	f, err := opts.readConfig(io.Discard) // it is read again, when what it is wrong in is told
-	if err != nil {
+	opts.env = e.lookup
+	var warned bytes.Buffer
+	f, err := opts.readConfig(&warned)
+	if err != nil { // else it is read again, and told then
+		warned.WriteTo(stderr)
 		return err
 	}
 	e.hideKeys(f)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -53,7 +54,7 @@ limits: {ram: 1GiB, swap: 1GiB, reserve: 64MiB}
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f := serveFront(t, &options{config: path})
+	f := serveFront(t, &options{env: noEnv, config: path})
 	f.path = path
 	return f
 }
@@ -187,7 +188,7 @@ func TestOpenConfig_LimitsThatTheMachineCannotHave_AreTold(t *testing.T) {
 	if err := os.WriteFile(path, []byte("engines: {e: {command: 'sh {port}'}}\nlimits: {ram: 900TiB}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	lib, err := openLibrary(t.Context(), &options{config: path}, &strings.Builder{})
+	lib, err := openLibrary(t.Context(), &options{env: noEnv, config: path}, &strings.Builder{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,5 +196,27 @@ func TestOpenConfig_LimitsThatTheMachineCannotHave_AreTold(t *testing.T) {
 	lib.warn(&told)
 	if !strings.Contains(told.String(), "warning: limits.ram is ") || lib.limits.RAM != 900*1024*tier.GiB {
 		t.Errorf("limits %+v; it says %q", lib.limits, told.String())
+	}
+}
+
+// A key in the environment is taken out of it before engines start, and is read all the same,
+// also at the next reload.
+func TestSettings_KeyInTheEnvironment_IsFoundAfterItWasHidden(t *testing.T) {
+	t.Setenv("MODELTIER_TEST_KEY", "sesame")
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte("keys: [{name: a, key_env: MODELTIER_TEST_KEY}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := environment{at: os.LookupEnv}
+	o := &options{env: e.lookup, config: path}
+	for range 2 {
+		lib, err := openConfig(t.Context(), o, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.hideKeys(lib.file)
+		if _, there := os.LookupEnv("MODELTIER_TEST_KEY"); there {
+			t.Error("engines get it")
+		}
 	}
 }
