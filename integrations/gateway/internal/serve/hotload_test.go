@@ -29,7 +29,7 @@ func TestHotLoad_SeveralEngines_ServedByTheOneThatItNames(t *testing.T) {
 		m["engine"] = "fake"
 	}
 	f.write(t)
-	if got := f.reload(t); got != "reloaded: nothing has changed\n" {
+	if got := f.reload(t); got != "reloaded: settings\n" {
 		t.Error(got)
 	}
 
