@@ -204,6 +204,17 @@ func (e *estimator) access(u *use, t, ahead float64) {
 			e.learn(&e.lessons[i], u.slot, i == 0)
 		}
 	}
+	e.add(u, t)
+	if u.slot >= 0 {
+		e.survey(t + ahead)
+		for i, every := range lessonEvery {
+			e.lessons[i].begin(e.phi, every)
+		}
+	}
+}
+
+// add counts one request for a model at t, and teaches the mixture.
+func (e *estimator) add(u *use, t float64) {
 	var r rates
 	e.rate(u, t, &r)
 	e.mixture.learn(&r)
@@ -211,12 +222,15 @@ func (e *estimator) access(u *use, t, ahead float64) {
 	e.last = u
 	e.count++
 	e.scoredAt = -1
-	if u.slot >= 0 {
-		e.survey(t + ahead)
-		for i, every := range lessonEvery {
-			e.lessons[i].begin(e.phi, every)
-		}
+}
+
+// note takes in one request without teaching the logit: the lessons that were begun
+// before it end, as they would miss it.
+func (e *estimator) note(u *use, t float64) {
+	for i := range e.lessons {
+		e.lessons[i].phi = e.lessons[i].phi[:0]
 	}
+	e.add(u, t)
 }
 
 // begin starts the lesson again if its time is over.

@@ -89,13 +89,12 @@ func (l *Learned) Worth(v *tier.View) []float64 {
 	return l.learner.worth(v)
 }
 
-// Accessed implements tier.Learner.
+// Accessed implements tier.Learner. All uses count for the rates; in what order models
+// are asked for is learned from the last 128 of them.
 func (l *Learned) Accessed(uses []tier.Access) {
 	l.lock()
 	defer l.unlock()
-	for _, a := range uses {
-		l.learner.access(a.Model, a.At)
-	}
+	l.learner.accessed(uses)
 }
 
 // Moved implements tier.Learner.
@@ -217,10 +216,22 @@ const lead = 5
 // its home tier and below: once an hour.
 const homely = 1.0 / 3600
 
-func (l *learner) access(model string, at time.Time) {
-	u, t := l.est.use(model), l.est.seconds(at)
-	l.hints.request(u, t)
-	l.est.access(u, t, lead)
+// maxLessons bounds the uses of one call that teach the logit, at 70 µs each with the
+// largest sample: more come only with hundreds of requests a second, whose order the
+// logit has seen enough of, and a plan waits until they are learned.
+const maxLessons = 128
+
+func (l *learner) accessed(uses []tier.Access) {
+	early := max(len(uses)-maxLessons, 0)
+	for i, a := range uses {
+		u, t := l.est.use(a.Model), l.est.seconds(a.At)
+		l.hints.request(u, t)
+		if i < early {
+			l.est.note(u, t)
+		} else {
+			l.est.access(u, t, lead)
+		}
+	}
 }
 
 func (l *learner) hint(model string, probability float64, within time.Duration, now time.Time) {

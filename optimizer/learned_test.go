@@ -298,3 +298,29 @@ func TestPlan_FrozenEngineIsCached_ItsStartIsWorthAsMuch(t *testing.T) {
 		}
 	}
 }
+
+func TestAccessed_ManyUsesAtOnce_AllCountAndFewTeach(t *testing.T) {
+	lib := gigabytes(t, 8)
+	var uses []tier.Access
+	for k := range 10 * maxLessons {
+		uses = append(uses, tier.Access{Model: fmt.Sprint("m", k*k%7), At: noon.Add(time.Duration(k) * time.Millisecond)})
+	}
+	each, atOnce := New(), New()
+	for _, l := range []*Learned{each, atOnce} {
+		l.Plan(viewOf(lib, 2, 2), nil) // it knows the library
+	}
+	for _, a := range uses {
+		each.Accessed([]tier.Access{a})
+	}
+	atOnce.Accessed(uses)
+	for _, m := range lib.All() {
+		want, _ := each.Usage(m.Name, noon.Add(time.Minute))
+		if got, _ := atOnce.Usage(m.Name, noon.Add(time.Minute)); got != want {
+			t.Errorf("told at once it knows %+v, want %+v", got, want)
+		}
+	}
+	// The first of them has no lesson to go by.
+	if n := atOnce.learner.est.asked; n > maxLessons-1 || n < 0.9*maxLessons {
+		t.Errorf("%.1f uses taught in what order models are asked for, want %d", n, maxLessons-1)
+	}
+}
