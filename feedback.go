@@ -2,6 +2,7 @@ package modeltier
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -9,32 +10,60 @@ import (
 	"github.com/modeltier/modeltier/tier"
 )
 
-// learner is a part that learns from use, by way of its plugin.
+// learner is a part that learns from use, by way of its plugin, and what it has not been
+// told yet, which is the loop's.
 type learner struct {
 	plugin   *plugin
 	learner  tier.Learner  // nil: it does not learn from accesses and moves
 	reporter tier.Reporter // nil: it does not learn from outcomes
+
+	telling  atomic.Int32 // calls that tell it and have not ended
+	uses     []tier.Access
+	moved    []tier.Moved
+	outcomes []tier.Outcome
 }
 
-// learns reports whether some part learns from accesses and moves.
-func (m *Manager) learns() bool {
-	return slices.ContainsFunc(m.learners, func(l learner) bool { return l.learner != nil })
-}
-
-// reports reports whether some part learns from outcomes.
-func (m *Manager) reports() bool {
-	return slices.ContainsFunc(m.learners, func(l learner) bool { return l.reporter != nil })
-}
+const (
+	// maxUses bounds the accesses that wait to be told: two calls of a part that takes
+	// 2 ms for each, and the plan behind them, are within planLimit.
+	maxUses = 8 * accessRingSize
+	// maxOutcomes bounds the reports that wait for the loop, and those that wait to be
+	// told.
+	maxOutcomes = 1024
+	// maxTelling is how many calls that tell a part may be out: one runs, and what
+	// a plan is to know waits behind it.
+	maxTelling = 2
+)
 
 // used takes note that a model was asked for.
 func (c *control) used(e *entry, at time.Time) {
 	c.core.Used(e.core, at, c.now)
-	if c.m.learns() {
-		c.uses = append(c.uses, tier.Access{Model: e.core.Model.Name, At: at})
-		if len(c.uses) >= 4*accessRingSize {
-			c.teach(false)
+	for _, l := range c.m.learners {
+		if l.learner == nil {
+			continue
+		}
+		if len(l.uses) == maxUses {
+			c.m.accesses.dropped.Add(l.thin())
+		}
+		l.uses = append(l.uses, tier.Access{Model: e.core.Model.Name, At: at})
+		if len(l.uses) >= 4*accessRingSize {
+			l.teach(false)
 		}
 	}
+}
+
+// thin leaves one of every two accesses that wait, and returns how many went: the part
+// takes longer to learn from one than the next takes to come. What it learns is a
+// statistic: the shares of the models stay, while absolute rates come out too low for as
+// long as this lasts. Which of the two stays is drawn, as models may take turns.
+func (l *learner) thin() (went int64) {
+	kept := l.uses[:0]
+	for pair := range slices.Chunk(l.uses, 2) {
+		kept = append(kept, pair[rand.IntN(len(pair))])
+	}
+	went = int64(len(l.uses) - len(kept))
+	l.uses = kept
+	return went
 }
 
 // readAccesses takes up the accesses that passed the gates.
@@ -42,12 +71,19 @@ func (c *control) readAccesses() {
 	c.m.accesses.read(c.used)
 }
 
-// maxUses bounds the accesses that wait to be told.
-const maxUses = 64 * accessRingSize
+// moved takes note of a move that succeeded.
+func (c *control) moved(mv tier.Moved) {
+	for _, l := range c.m.learners {
+		if l.learner != nil {
+			l.moved = append(l.moved, mv)
+		}
+	}
+}
 
-// maxOutcomes bounds the reports that wait for the loop, and those that wait to be
-// told.
-const maxOutcomes = 1024
+// reports reports whether some part learns from outcomes.
+func (m *Manager) reports() bool {
+	return slices.ContainsFunc(m.learners, func(l *learner) bool { return l.reporter != nil })
+}
 
 // report hands an outcome to the loop.
 func (m *Manager) report(o tier.Outcome) {
@@ -63,41 +99,49 @@ func (m *Manager) report(o tier.Outcome) {
 }
 
 func (c *control) reported(o tier.Outcome) {
-	if len(c.outcomes) < maxOutcomes && c.m.reports() {
-		c.outcomes = append(c.outcomes, o)
+	for _, l := range c.m.learners {
+		if l.reporter != nil && len(l.outcomes) < maxOutcomes {
+			l.outcomes = append(l.outcomes, o)
+		}
 	}
 }
 
-// teach tells the parts that learn what happened since they were last told. A part
-// that is stuck misses it.
-//
-// Before a plan it is told all; else only if it has been told what came before.
+// teach tells the parts that learn what happened since they were last told: before a
+// plan all of it, else only those that have been told what came before.
 func (c *control) teach(all bool) {
-	if len(c.uses) == 0 && len(c.moved) == 0 && len(c.outcomes) == 0 || !all && c.teaching.Load() > 0 && len(c.uses) < maxUses {
+	for _, l := range c.m.learners {
+		l.teach(all)
+	}
+}
+
+// teach is that for one part. One that is stuck misses it; one that is behind by
+// maxTelling calls is told later, so that neither a plan nor the next call waits for
+// more than it can bear.
+func (l *learner) teach(all bool) {
+	switch telling := l.telling.Load(); {
+	case len(l.uses) == 0 && len(l.moved) == 0 && len(l.outcomes) == 0,
+		telling > 0 && !all, telling >= maxTelling:
 		return
 	}
-	slices.SortStableFunc(c.uses, func(a, b tier.Access) int { return a.At.Compare(b.At) })
-	uses, moved, outcomes := c.uses, c.moved, c.outcomes
-	c.uses, c.moved, c.outcomes = nil, nil, nil
-	for _, l := range c.m.learners {
-		c.teaching.Add(1)
-		l.plugin.mustAsk(planLimit, func(context.Context) error {
-			if l.learner != nil && len(uses)+len(moved) > 0 {
-				// Copies: another part may still be reading them.
-				l.learner.Accessed(slices.Clone(uses))
-				l.learner.Moved(slices.Clone(moved))
-			}
-			if l.reporter != nil && len(outcomes) > 0 {
-				l.reporter.Reported(slices.Clone(outcomes))
-			}
-			return nil
-		}, func(err error) {
-			c.teaching.Add(-1)
-			if err != nil {
-				c.m.log.Error("a part could not be told what it learns from", "part", l.plugin.name, "err", err)
-			}
-		})
-	}
+	slices.SortStableFunc(l.uses, func(a, b tier.Access) int { return a.At.Compare(b.At) })
+	uses, moved, outcomes := l.uses, l.moved, l.outcomes
+	l.uses, l.moved, l.outcomes = nil, nil, nil
+	l.telling.Add(1)
+	l.plugin.mustAsk(planLimit, func(context.Context) error {
+		if len(uses)+len(moved) > 0 {
+			l.learner.Accessed(uses)
+			l.learner.Moved(moved)
+		}
+		if len(outcomes) > 0 {
+			l.reporter.Reported(outcomes)
+		}
+		return nil
+	}, func(err error) {
+		l.telling.Add(-1)
+		if err != nil {
+			l.plugin.m.log.Error("a part could not be told what it learns from", "part", l.plugin.name, "err", err)
+		}
+	})
 }
 
 // accessLog carries "this model was asked for" from the requests to the loop

@@ -48,11 +48,6 @@ type control struct {
 
 	publication uint64 // of standings
 
-	uses     []tier.Access
-	moved    []tier.Moved
-	outcomes []tier.Outcome
-	teaching atomic.Int32 // parts that have not been told yet what was queued for them
-
 	moves  map[*core.Move]*moving
 	orders map[*core.Order]*orderJob
 	// reservations are those that are held.

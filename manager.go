@@ -53,7 +53,7 @@ type Manager struct {
 
 	// The other parts' calls, but for Select.
 	probe, selector, placement *plugin
-	learners                   []learner
+	learners                   []*learner
 
 	// sums are of files that were read; files is what tells whether they are the same.
 	sums  digest.Memory
@@ -174,7 +174,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, errors.Join(err, m.awaitGoroutines(), m.closeParts(), m.save.close())
 	}
 	for _, p := range []*plugin{m.placement, m.selector} {
-		l := learner{plugin: p}
+		l := &learner{plugin: p}
 		l.learner, _ = p.part.(tier.Learner)
 		l.reporter, _ = p.part.(tier.Reporter)
 		if l.learner != nil || l.reporter != nil {

@@ -177,8 +177,8 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 	if !mv.Down() {
 		c.loaded = c.loaded.Plus(g.work.Job().Progress().Done)
 	}
-	if out.Err == nil && c.m.learns() {
-		c.moved = append(c.moved, moved)
+	if out.Err == nil {
+		c.moved(moved)
 	}
 	runtime := mv.Entry.Model.Runtime
 	c.core.MoveEnded(mv, out, c.now)

@@ -89,7 +89,7 @@ type Status struct {
 // Accesses counts requests that were given a model or began to wait for one.
 type Accesses struct {
 	Total   uint64 `json:"total"`
-	Dropped int64  `json:"dropped,omitempty"` // not seen by the learners
+	Dropped int64  `json:"dropped,omitempty"` // a part that learns was not told of
 }
 
 // TierStatus is the account of one memory tier, or of a further kind of memory.

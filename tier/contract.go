@@ -280,7 +280,9 @@ type Predictor interface {
 
 // Learner is offered by a Placement or a Selector that learns from use. Calls
 // come from one goroutine at a time, oldest first, some time after the fact but
-// always before the next Plan; the slices are not kept past the return.
+// before the next Plan; the slices are not kept past the return. One that takes longer
+// for an access than the next takes to come is told of a random sample of them, and may
+// be behind when it plans.
 type Learner interface {
 	Accessed(uses []Access)
 	Moved(moves []Moved)
