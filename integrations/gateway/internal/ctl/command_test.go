@@ -82,11 +82,13 @@ func TestCompletion_NamesComeFromTheServer(t *testing.T) {
 	}
 	run := at(t, l.url)
 	for args, want := range map[string]string{
-		"load s":         "small\tin storage\nspecial\tin storage\n:4\n",
-		"load small ":    ":4\n",
-		"unload small s": "special\tin storage\n:4\n",
-		"move small r":   "ram\nswap\nstorage\n:4\n",
-		"ps ":            ":4\n",
+		"load s":            "small\tin storage\nspecial\tin storage\n:4\n",
+		"load small ":       ":4\n",
+		"unload small s":    "special\tin storage\n:4\n",
+		"move small r":      "ram\nswap\nstorage\n:4\n",
+		"ps ":               ":4\n",
+		"reserve ":          ":4\n",
+		"reserve 1GB -- a ": ":0\n",
 	} {
 		if got := run(append([]string{"__complete"}, strings.Split(args, " ")...)...); got.out != want {
 			t.Errorf("%q: %q, want %q", args, got.out, want)

@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -30,7 +31,9 @@ func (s *session) progress() *progress {
 	if s.json {
 		p.w = io.Discard
 	}
-	p.fd, p.live = isTerminal(p.w)
+	if p.fd, p.live = isTerminal(p.w); os.Getenv("TERM") == "dumb" {
+		p.live = false
+	}
 	return p
 }
 

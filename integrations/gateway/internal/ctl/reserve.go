@@ -39,6 +39,12 @@ it; if it could not be started, or no room was given, it is one of modeltier's o
 			fs.StringVar(&reason, "reason", "", "say in ps, and to requests that are refused for it, that it is for this `TEXT` (default the COMMAND)")
 			fs.DurationVar(&lifetime, "for", 0, "give it back after this `TIME`, such as 2h, at the latest")
 		},
+		complete: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveDefault // the command's files
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
 		run: func(ctx context.Context, s *session, args []string) error {
 			var want size
 			if err := want.Set(args[0]); err != nil {
