@@ -12,21 +12,22 @@ import (
 func TestCommand_Wrong_IsUsage(t *testing.T) {
 	run := at(t, "http://127.0.0.1:1")
 	for args, words := range map[string]string{
-		"lod small":           "did you mean load?",
-		"lod --timeout 3s":    "did you mean load?",
-		"list":                "did you mean ls?",
-		"stop a":              "did you mean unload?",
-		"run a":               "did you mean load?",
-		"frobnicate":          `no command "frobnicate"`,
-		"ps extra":            `ps takes no arguments`,
-		"load":                "load needs MODEL",
-		"load a b":            `load takes MODEL and no more: "b"`,
-		"load a -timeot 3":    "unknown flag: --timeot; did you mean --timeout?",
-		"--nonsense ps":       "unknown flag: --nonsense",
-		"load a --timeout":    "needs an argument",
-		"load --timeout x a":  "invalid argument",
-		"version x":           "no arguments",
-		"ps --server ftp://x": "neither http nor https",
+		"lod small":             "did you mean load?",
+		"lod --timeout 3s":      "did you mean load?",
+		"--server :1 lod --foo": "did you mean load?",
+		"list":                  "did you mean ls?",
+		"stop a":                "did you mean unload?",
+		"run a":                 "did you mean load?",
+		"frobnicate":            `no command "frobnicate"`,
+		"ps extra":              `ps takes no arguments`,
+		"load":                  "load needs MODEL",
+		"load a b":              `load takes MODEL and no more: "b"`,
+		"load a -timeot 3":      "unknown flag: --timeot; did you mean --timeout?",
+		"--nonsense ps":         "unknown flag: --nonsense",
+		"load a --timeout":      "needs an argument",
+		"load --timeout x a":    "invalid argument",
+		"version x":             "no arguments",
+		"ps --server ftp://x":   "neither http nor https",
 	} {
 		got := run(strings.Fields(args)...)
 		if got.code != exitUsage || !strings.Contains(got.stderr, words) || !strings.Contains(got.stderr, "--help says what there is") {

@@ -2,7 +2,7 @@
 // server over HTTP what it holds, and change that.
 //
 // The names that matter: [AddTo] puts the commands under a root command, [Main] runs
-// that and returns the exit code, [Usage] marks an error of a command line.
+// that and returns the exit code, [Failure] is an error as people and programs are told it.
 //
 // It speaks the JSON contract (POST /), GET /status, GET /v1/models/NAME and
 // POST /v1/reservations, and starts no server. An answer is bounded in size, each but a

@@ -47,9 +47,6 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// Usage marks err as one of the command line: Main then exits with 2.
-func Usage(err error) error { return usageError{err} }
-
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // interrupted is the cause of a context that a signal ended.
