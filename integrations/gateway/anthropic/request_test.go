@@ -165,6 +165,13 @@ func TestChatRequest_ManyEmptyBlocks_AreAnError(t *testing.T) {
 	}
 }
 
+func TestChatRequest_LongWordWhereItMakesNoSense_IsNotToldWhole(t *testing.T) {
+	_, err := ChatRequest([]byte(asked(`[{"type":"` + strings.Repeat("é", 1<<20) + `"}]`)))
+	if err == nil || len(err.Error()) > 1100 || !strings.HasSuffix(err.Error(), "…") {
+		t.Errorf("%d bytes of an error", len(err.Error()))
+	}
+}
+
 func FuzzChatRequest(f *testing.F) {
 	f.Add([]byte(asked(`[{"type":"document","title":"T","source":{"type":"content","content":[{"type":"text","text":"a"}]}}]`)))
 	f.Add([]byte(asked(`[{"type":"tool_result","tool_use_id":"1","is_error":true,"content":[{"type":"image","source":{"type":"url","url":"u"}}]}]`)))

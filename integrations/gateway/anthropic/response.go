@@ -74,7 +74,7 @@ func MessagesResponse(body []byte, model string) ([]byte, error) {
 				if a.Finish.Reason == "length" {
 					continue // it was cut, and must not be run
 				}
-				return nil, &chat.EngineError{Status: http.StatusBadGateway, Message: fmt.Sprintf("the model called the tool %q with arguments that are not a JSON object", p.Name)}
+				return nil, &chat.EngineError{Status: http.StatusBadGateway, Message: fmt.Sprintf("the model called the tool %.100q with arguments that are not a JSON object", p.Name)}
 			}
 			r.Content = append(r.Content, toolBlock{"tool_use", p.CallID, p.Name, input})
 		}

@@ -68,7 +68,7 @@ type EngineError struct {
 func (e *EngineError) Error() string { return e.Message }
 
 func enginef(format string, args ...any) error {
-	return &EngineError{http.StatusBadGateway, fmt.Sprintf(format, args...)}
+	return &EngineError{http.StatusBadGateway, short(fmt.Sprintf(format, args...))}
 }
 
 // The wire, of whole answers and of chunks alike.
@@ -155,10 +155,10 @@ func ParseError(status int, body []byte) *EngineError {
 		if !IsNull(w.Error) {
 			_, e.Message = errorOf(w.Error)
 		} else {
-			e.Message = stringOf(w.Message)
+			e.Message = short(stringOf(w.Message))
 		}
 	} else {
-		e.Message = strings.ToValidUTF8(string(body[:min(len(body), maxMessage)]), "\uFFFD")
+		e.Message = short(string(body))
 	}
 	if e.Message == "" {
 		e.Message = "the engine answered " + strconv.Itoa(status)
@@ -166,14 +166,11 @@ func ParseError(status int, body []byte) *EngineError {
 	return e
 }
 
-// maxMessage bounds what is told of an error that is not JSON.
-const maxMessage = 1000
-
 // errorOf reads the error of an answer: a string, or OpenAI's object with a message and,
 // in llama-server, a status. 0: it has none.
 func errorOf(v jsontext.Value) (status int, message string) {
 	if message = stringOf(v); message != "" {
-		return 0, message
+		return 0, short(message)
 	}
 	var e struct {
 		Message jsontext.Value `json:"message"`
@@ -185,7 +182,7 @@ func errorOf(v jsontext.Value) (status int, message string) {
 	if json.Unmarshal(v, &e, lenient) != nil {
 		return 0, "the engine answered with an error"
 	}
-	message = stringOf(e.Message)
+	message = short(stringOf(e.Message))
 	if n, err := strconv.Atoi(string(e.Code)); err == nil && n >= 400 && n < 600 {
 		status = n
 	}

@@ -27,7 +27,19 @@ func (e *FieldError) Error() string {
 
 // Errorf returns a FieldError.
 func Errorf(field, format string, args ...any) error {
-	return &FieldError{field, fmt.Sprintf(format, args...)}
+	return &FieldError{field, short(fmt.Sprintf(format, args...))}
+}
+
+// maxMessage bounds what is told of an error, in bytes: it may have words of a client's or
+// of an engine's in it.
+const maxMessage = 1000
+
+// short returns the beginning of a message.
+func short(message string) string {
+	if len(message) > maxMessage {
+		message = message[:maxMessage] + "…"
+	}
+	return strings.ToValidUTF8(message, "\uFFFD")
 }
 
 // In puts the name of an object, or of an array, before the field that an error is about.

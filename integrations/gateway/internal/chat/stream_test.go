@@ -168,10 +168,10 @@ func (f *forever) Read(p []byte) (int, error) {
 
 func TestReader_EndlessStream_IsCutAtABound(t *testing.T) {
 	for name, c := range map[string]struct{ head, again, want string }{
-		"a line":     {"data: ", "a", "has an event of more than 4 MiB"},
-		"an event":   {"", "data: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n", "has an event of more than 4 MiB"},
+		"a line":     {"data: ", strings.Repeat("a", 4096), "has an event of more than 4 MiB"},
+		"an event":   {"", strings.Repeat("data: "+strings.Repeat("a", 250)+"\n", 16), "has an event of more than 4 MiB"},
 		"text":       {"", delta(`{"content":"` + strings.Repeat("a", 1<<20) + `"}`), "has more than 16 MiB"},
-		"choices":    {`data: {"choices":[`, "{},", "has an event of more than 4 MiB"},
+		"choices":    {`data: {"choices":[`, strings.Repeat("{},", 1024), "has an event of more than 4 MiB"},
 		"tool calls": {"", delta(`{"tool_calls":[{"function":{"name":"f"}}]}`), "has more than 1000 tool calls"},
 	} {
 		t.Run(name, func(t *testing.T) {
