@@ -345,3 +345,20 @@ func TestForward_EngineCompressesUnasked_AnswerIsPlain(t *testing.T) {
 		}
 	}
 }
+
+// A client that asks before it sends (Expect) is told that its body is too long, and sends
+// nothing.
+func TestForward_BodyAnnouncedTooLong_IsRefusedBeforeItIsSent(t *testing.T) {
+	f := newWire(t, nil)
+	conn, err := net.Dial("tcp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	io.WriteString(conn, "POST /v1/completions HTTP/1.1\r\nHost: h\r\nX-Api-Key: "+wireKey+"\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || res.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("%+v, %v", res, err)
+	}
+}

@@ -37,6 +37,10 @@ func (room *Room) read(w http.ResponseWriter, r *http.Request) (body []byte, hel
 			Suggestions: []string{"Send it as it is: models are asked without compression."},
 		}
 	}
+	tooLong := &Problem{Status: http.StatusRequestEntityTooLarge, Code: tier.Code(tier.ErrInvalid), Message: "The body is longer than 64 MiB"}
+	if r.ContentLength > maxBody { // a client that asks first (Expect) has sent nothing yet
+		return nil, nil, tooLong
+	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyLimit))
 	held = &charged{from: http.MaxBytesReader(w, r.Body, maxBody), room: room.bodies}
@@ -53,7 +57,7 @@ func (room *Room) read(w http.ResponseWriter, r *http.Request) (body []byte, hel
 		}
 	}
 	if _, long := errors.AsType[*http.MaxBytesError](err); long {
-		return nil, nil, &Problem{Status: http.StatusRequestEntityTooLarge, Code: tier.Code(tier.ErrInvalid), Message: "The body is longer than 64 MiB"}
+		return nil, nil, tooLong
 	}
 	return nil, nil, Invalid(errors.New("the body did not come whole: " + err.Error()))
 }
