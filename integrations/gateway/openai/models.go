@@ -2,6 +2,7 @@ package openai
 
 import (
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -17,21 +18,45 @@ type models struct {
 	since int64
 }
 
-// entry is a model in the list.
+// entry is a model in the list: as OpenAI's clients read it, with what the list of the
+// Manager's own Handler says.
 type entry struct {
 	ID           string            `json:"id"`
 	Object       string            `json:"object"`
 	Created      int64             `json:"created"`
 	OwnedBy      string            `json:"owned_by"`
 	Context      int               `json:"context_length,omitempty"` // tokens, as its header says
+	SizeGB       float64           `json:"size_gb"`
 	Capabilities []string          `json:"capabilities"`
+	Home         tier.Tier         `json:"tier"`
 	Resident     tier.Tier         `json:"resident_tier"`
 	Labels       map[string]string `json:"labels,omitempty"`
+	Aliases      []string          `json:"aliases,omitempty"`
+	Pinned       bool              `json:"pinned,omitempty"`
+	Version      string            `json:"version,omitempty"`
+	VersionOf    string            `json:"version_of,omitempty"`
+	Engine       string            `json:"engine,omitempty"`
+	Quarantine   *damage           `json:"quarantine,omitempty"`
 	Loading      *room.Loading     `json:"loading,omitempty"`
 }
 
+// damage is a file for which a model is not loaded, without its folder, which concerns no
+// client.
+type damage struct {
+	File string `json:"file"`
+	Want string `json:"want"`
+	Got  string `json:"got"`
+}
+
 func (m *models) entry(s *modeltier.ModelStatus) entry {
-	e := entry{ID: s.Name, Object: "model", Created: m.since, OwnedBy: "modeltier", Capabilities: append([]string{}, s.Capabilities...), Resident: s.Tier, Labels: s.Labels}
+	e := entry{
+		ID: s.Name, Object: "model", Created: m.since, OwnedBy: "modeltier", SizeGB: s.Size.GB(),
+		Capabilities: append([]string{}, s.Capabilities...), Home: s.Home, Resident: s.Tier, Labels: s.Labels,
+		Aliases: s.Aliases, Pinned: s.Pinned, Version: s.Version, VersionOf: s.VersionOf, Engine: s.Mover,
+	}
+	if q := s.Quarantine; q != nil {
+		e.Quarantine = &damage{filepath.Base(q.Path), q.Want, q.Got}
+	}
 	e.Context, _ = strconv.Atoi(s.Labels["context_length"])
 	if s.Waiting != nil {
 		at := room.LoadingAt(*s.Waiting)
