@@ -106,8 +106,13 @@ func (q *query) rank(question []byte, before *answer) *answer {
 			break // scores are the function's, and good for one request
 		}
 		last := len(all) - 1
-		if last >= 0 && p.score < all[last].score && !q.adaptive && q.req.Deadline == 0 {
-			continue // the score is all that counts, and is known
+		if last >= 0 && !q.adaptive && q.req.Deadline == 0 {
+			// The score is known and time does not count; of equals that are as ready the
+			// first in the library wins, in whose order matches are.
+			best := &all[last]
+			if p.score < best.score || p.score == best.score && readinessOf(&q.v.States[p.model]) >= best.ready {
+				continue
+			}
 		}
 		c := q.candidate(p)
 		if c.why, c.expected = q.admit(c.m, c.state, false); c.why > late {
