@@ -263,6 +263,7 @@ folders: [a, {path: /b, watch: false, follow: ../c}]
 limits: {swap: none, reserve: 0, max_model: unlimited}
 keep_alive: 2d
 standby_for: 1h30m
+state: s
 `, "/srv")
 	if !reflect.DeepEqual(f.Listen, []string{":8080", "[::1]:0", "unix:/srv/m.sock"}) || f.KeepAlive.Duration() != 48*time.Hour || time.Duration(f.StandbyFor) != 90*time.Minute {
 		t.Errorf("%+v", f)
@@ -282,6 +283,13 @@ standby_for: 1h30m
 	want := []Folder{{Path: "/srv/a", Engine: "e"}, {Path: "/b", Engine: "e", Follow: []string{"/c"}, Watch: &off}}
 	if !reflect.DeepEqual(f.Folders, want) || !f.Folders[0].Watched() || f.Folders[1].Watched() {
 		t.Errorf("%+v", f.Folders)
+	}
+	if f.State != "/srv/s" {
+		t.Errorf("state %q", f.State)
+	}
+	old := parsed(t, `{"limits": {"ram_gb": 8, "swap_gb": 0, "max_model": "2GiB"}}`, "/")
+	if l := old.Limits.OrElse(tier.DefaultLimits()); l.Swap != 10*tier.GiB || l.MaxModel != 2*tier.GiB {
+		t.Errorf("%+v", l)
 	}
 	if l := f.Limits.OrElse(tier.DefaultLimits()).Settled(); l.Swap != 0 || l.Reserved != 0 || l.MaxModel != tier.Unlimited {
 		t.Errorf("%+v", l)
@@ -323,17 +331,27 @@ func TestParse_AliasesThatMultiply_AreBounded(t *testing.T) {
 	for i := range 20 {
 		fmt.Fprintf(&merges, "x-%d: &m%d {<<: [%s]}\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*m%d, ", i), 9), ", "))
 	}
+	const words = 6000
+	long := "x-c: &c [x, '{port}', " + strings.Repeat("x,", words) + "]\n"
 	for name, text := range map[string]string{
-		"laughs":         laughs.String() + "pins: *a7\n",
-		"laughs in JSON": laughs.String() + "engines: {e: {command: x, save: {path: /, body: *a7}}}\n",
+		"laughs in JSON": laughs.String() + "engines: {e: {command: 'x {port}', save: {path: '/{file}', body: *a7}, restore: {path: '/{file}'}}}\n",
 		"merges":         merges.String() + "aliases: *m20\n",
-		"itself":         "pins: &p [*p]\n",
+		"wide merges":    "x-0: &m0 {k: 1}\nx-1: &m1 {<<: [" + strings.Repeat("*m0,\n ", 200) + "]}\naliases: {<<: [" + strings.Repeat("*m1,\n ", 200) + "]}\n",
+		"itself":         "engines: {e: {command: 'x {port}', save: {path: '/{file}', body: &p [*p]}, restore: {path: '/{file}'}}}\n",
 		"merged itself":  "aliases: &p {<<: *p}\n",
-		"many":           "x-c: &c [" + strings.Repeat("x,", 5000) + "]\nengines: {a: {command: *c}, b: {command: *c}, c: {command: *c}, d: {<<: {command: *c}}}\n",
+		"by aliases":     long + "engines: {a: {command: *c}, b: {command: *c}}\n",
+		"by merges":      "x-e: &e {command: [x, '{port}', " + strings.Repeat("x,", words) + "]}\nengines: {a: {<<: *e}, b: {<<: *e}}\n",
+		"by one":         strings.Replace(long, "]", strings.Repeat("x,", words)+"]", 1) + "engines: {a: {command: *c}}\n",
 	} {
-		if got := faultsOf(t, text); len(got) == 0 {
-			t.Errorf("%s: it is taken", name)
+		if got := faultsOf(t, text); len(got) == 0 || !strings.Contains(strings.Join(got, "\n"), "stands for too much") {
+			t.Errorf("%s: %.300q", name, got)
 		}
+	}
+	if got := faultsOf(t, long+"engines: {a: {command: *c}}\n"); len(got) > 0 {
+		t.Errorf("%q", got)
+	}
+	if got := faultsOf(t, laughs.String()+"pins: *a7\n"); len(got) == 0 {
+		t.Error("lists are taken for names")
 	}
 }
 
@@ -343,6 +361,16 @@ func TestParse_WhatTheParserShouldNotSee_IsRefused(t *testing.T) {
 		faultsOf(t, strings.Repeat(text, maxFile/8/len(text)))
 		if took := time.Since(began); took > 20*time.Second {
 			t.Errorf("%q took %v", text, took)
+		}
+	}
+	for text, says := range map[string]string{
+		strings.Repeat("[", maxNesting+1):      "c.yaml:1:65: is nested deeper than 64 levels",
+		strings.Repeat("- ", maxNesting+1):     "c.yaml:1:129: is in a line with more than 64 marks",
+		strings.Repeat("a: 1\n", maxEntries+1): "c.yaml:20001:2: is in a mapping with more than 20000 entries",
+		"? a\n: b\n":                           "c.yaml:1:1: is a ? before a key",
+	} {
+		if got := faultsOf(t, text); len(got) != 1 || !strings.Contains(got[0], says) {
+			t.Errorf("%.10q…: %q, want %q", text, got, says)
 		}
 	}
 	// What is large and nothing else is read.
@@ -361,6 +389,9 @@ func TestParse_WhatTheParserShouldNotSee_IsRefused(t *testing.T) {
 }
 
 func TestParse_ManyFaults_AreCounted(t *testing.T) {
+	if got := faultsOf(t, "engines: {e: {command: 'x {port}'}}\nmodels:\n"+strings.Repeat("- {name: [], path: x}\n", 150)); len(got) != maxFaults+1 || !strings.HasSuffix(got[maxFaults], "and 50 more faults") {
+		t.Errorf("%d, the last is %q", len(got), got[len(got)-1])
+	}
 	got := faultsOf(t, "pins: ["+strings.Repeat("[], ", 500)+"]\n")
 	if len(got) != maxFaults+1 || !strings.HasSuffix(got[maxFaults], "and 400 more faults") {
 		t.Errorf("%d, the last is %q", len(got), got[len(got)-1])
@@ -482,7 +513,7 @@ keys: [{name: x, key_file: secret}, {name: y, key_env: MODELTIER_TEST_NO_SUCH_KE
 	if len(got) != 6 {
 		t.Errorf("%q", got)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("abc\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("\ufeffabc\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := write("state: s\nkeys: [{name: x, key_file: secret}]\nfolders: ['.']\nengines: {e: {command: '" + os.Args[0] + " {port}', save: {path: '/{file}'}, restore: {path: '/{file}'}}}\n"); len(got) > 0 {

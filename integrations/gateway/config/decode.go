@@ -48,13 +48,13 @@ func (d *decoder) decode(n ast.Node, to reflect.Value, path []string, old bool) 
 		d.decode(x.Value, to, path, old)
 		return
 	case *ast.AliasNode:
-		if d.depth < maxAliasDepth && d.aliased <= maxAliased {
-			d.depth++
-			defer func() { d.depth-- }()
-			d.decode(d.target(x), to, path, old)
+		if d.depth >= maxAliasDepth {
+			d.fault(path, n, tooMuch)
 			return
 		}
-		d.fault(path, n, tooMuch)
+		d.depth++
+		defer func() { d.depth-- }()
+		d.decode(d.target(x), to, path, old)
 		return
 	case *ast.TagNode:
 		if tag := x.GetToken().Value; !strings.HasPrefix(tag, "!!") {
@@ -66,10 +66,8 @@ func (d *decoder) decode(n ast.Node, to reflect.Value, path []string, old bool) 
 	case nil, *ast.NullNode:
 		return
 	}
-	if d.depth > 0 {
-		if d.aliased++; d.aliased > maxAliased {
-			return // the alias is told
-		}
+	if d.depth > 0 && !d.spend(1, path, n) {
+		return
 	}
 	if to.Kind() == reflect.Pointer {
 		to.Set(reflect.New(to.Type().Elem()))
@@ -102,7 +100,7 @@ func (d *decoder) decode(n ast.Node, to reflect.Value, path []string, old bool) 
 		if scalar {
 			*v = Body(text)
 		} else {
-			b, _ := json.Marshal(d.any(n)) // of texts, numbers, lists and mappings
+			b, _ := json.Marshal(d.any(n, path)) // of texts, numbers, lists and mappings
 			*v = Body(b)
 		}
 		return
@@ -121,6 +119,17 @@ func (d *decoder) decode(n ast.Node, to reflect.Value, path []string, old bool) 
 		}
 		d.check(path, n, setScalar(to, text))
 	}
+}
+
+// spend counts values that are read by an alias. If there are too many it notes the first
+// that is, and returns false.
+func (d *decoder) spend(values int, path []string, n ast.Node) bool {
+	if before := d.aliased; before <= maxAliased {
+		if d.aliased += values; d.aliased > maxAliased {
+			d.fault(path, n, tooMuch)
+		}
+	}
+	return d.aliased <= maxAliased
 }
 
 func (d *decoder) check(path []string, n ast.Node, err error) {
@@ -343,7 +352,7 @@ func (d *decoder) pairs(n ast.Node, fault told) []entry {
 // merged returns the entries of what stands at a merge key: a mapping, or a list of them,
 // of which the first counts most.
 func (d *decoder) merged(n ast.Node, fault told) (all []entry) {
-	if d.depth >= maxAliasDepth || d.aliased > maxAliased {
+	if d.depth >= maxAliasDepth {
 		fault(mergeKey, n, tooMuch)
 		return nil
 	}
@@ -351,8 +360,9 @@ func (d *decoder) merged(n ast.Node, fault told) (all []entry) {
 	defer func() { d.depth-- }()
 	switch x := d.plain(n).(type) {
 	case ast.MapNode:
-		all = d.pairs(x.(ast.Node), fault)
-		d.aliased += len(all)
+		if all = d.pairs(x.(ast.Node), fault); !d.spend(len(all), []string{mergeKey}, n) {
+			return nil
+		}
 	case *ast.SequenceNode:
 		for _, item := range x.Values {
 			all = append(all, d.merged(item, fault)...)
@@ -432,30 +442,30 @@ func textOf(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// any returns a node as package json writes it.
-func (d *decoder) any(n ast.Node) any {
+// any returns a node of the value at path as package json writes it.
+func (d *decoder) any(n ast.Node, path []string) any {
 	if _, alias := n.(*ast.AliasNode); alias {
-		if d.depth++; d.depth > maxAliasDepth {
+		if d.depth >= maxAliasDepth {
+			d.fault(path, n, tooMuch)
 			return nil
 		}
+		d.depth++
 		defer func() { d.depth-- }()
 	}
-	if d.depth > 0 {
-		if d.aliased++; d.aliased > maxAliased {
-			return nil
-		}
+	if d.depth > 0 && !d.spend(1, path, n) {
+		return nil
 	}
 	switch x := d.plain(n).(type) {
 	case ast.MapNode:
 		object := ordered{}
 		for _, e := range d.pairs(x.(ast.Node), untold) {
-			object = append(object, member{e.key, d.any(e.value)})
+			object = append(object, member{e.key, d.any(e.value, path)})
 		}
 		return object
 	case *ast.SequenceNode:
 		list := []any{}
 		for _, item := range x.Values {
-			list = append(list, d.any(item))
+			list = append(list, d.any(item, path))
 		}
 		return list
 	case *ast.StringNode, *ast.LiteralNode:
