@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	var o options
 	fs := flag.NewFlagSet("change", flag.ContinueOnError)
 	fs.StringVar(&o.engine, "engine", "", "start engines by this `COMMAND`, in which {path} and {port} are replaced")
-	fs.StringVar(&o.server, "server", "", "start the server by this `COMMAND`; -addr, -models, -engine and -state are added (default: built from examples/server)")
+	fs.StringVar(&o.server, "server", "", "start the server by this `COMMAND`; -addr, -models, -engine and -state are added (default: \"modeltier serve\", built)")
 	fs.StringVar(&o.peer, "peer", "", "compare with the front end that this `COMMAND` starts: {port} is replaced, and it serves the models by their files' names without .gguf")
 	fs.StringVar(&o.models, "models", "", "take the first two GGUF files of this `FOLDER` (default: two of 1 GB are made)")
 	fs.StringVar(&o.ram, "ram", "", "let the server hold this `SIZE` of models (default: one and a half models, so that one fits)")
@@ -107,8 +107,9 @@ func (o *options) prepare(ctx context.Context, temp string) ([]model, error) {
 		}
 	}
 	if o.server == "" {
-		o.server = filepath.Join(temp, "server")
-		if b, err := exec.CommandContext(ctx, "go", "build", "-o", o.server, "github.com/modeltier/modeltier/examples/server").CombinedOutput(); err != nil {
+		program := filepath.Join(temp, "modeltier")
+		o.server = program + " serve"
+		if b, err := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/modeltier/modeltier/integrations/gateway/cmd/modeltier").CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("the server cannot be built: %w: %s", err, b)
 		}
 	}

@@ -2,14 +2,12 @@ package gateway_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -190,44 +188,6 @@ func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
 	if got := whole(t, res); res.StatusCode != http.StatusNotImplemented || !strings.Contains(got, "no embeddings") {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
-}
-
-// BenchmarkProxy measures what the front end adds to a hot request, against the
-// engine asked directly in the same run.
-func BenchmarkProxy(b *testing.B) {
-	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }))
-	defer engine.Close()
-	through := httptest.NewServer(servedAt(b, engine.URL))
-	defer through.Close()
-	body := []byte(`{"model":"m","prompt":"` + strings.Repeat("word ", 200) + `"}`)
-	ask := func(url string) time.Duration {
-		began := time.Now()
-		res, err := http.Post(url+"/v1/completions", "application/json", bytes.NewReader(body))
-		if err != nil {
-			b.Fatal(err)
-		}
-		io.Copy(io.Discard, res.Body)
-		res.Body.Close()
-		return time.Since(began)
-	}
-	ask(through.URL)
-	var direct, added []time.Duration
-	for b.Loop() {
-		direct = append(direct, ask(engine.URL))
-		added = append(added, ask(through.URL))
-	}
-	b.ReportMetric(0, "ns/op")
-	for _, q := range []struct {
-		name string
-		part int
-	}{{"p50", 50}, {"p99", 99}} {
-		b.ReportMetric(float64(quantile(added, q.part)-quantile(direct, q.part))/1e3, "added-"+q.name+"-µs")
-	}
-}
-
-func quantile(all []time.Duration, percent int) time.Duration {
-	slices.Sort(all)
-	return all[(len(all)-1)*percent/100]
 }
 
 func TestProxy_WhatClientsAskFirst(t *testing.T) {

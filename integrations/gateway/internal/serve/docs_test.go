@@ -40,7 +40,7 @@ func TestUnit_OfTheDocs_IsTheFileAndOneOfSystemd(t *testing.T) {
 		t.Skip("no systemd here: ", err)
 	}
 	path := filepath.Join(t.TempDir(), "modeltier.service")
-	if err := os.WriteFile(path, []byte(strings.Replace(unit, "/opt/modeltier/modeltier-server", os.Args[0], 1)), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Replace(unit, "/opt/modeltier/modeltier", os.Args[0], 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// What is wrong with it is a warning, and it may find faults with other units.
