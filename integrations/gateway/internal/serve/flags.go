@@ -48,9 +48,12 @@ func (o *options) level() slog.Level {
 	return slog.LevelWarn
 }
 
+// defaultAddr is where a server listens, and where the other commands look for it.
+const defaultAddr = "127.0.0.1:8080"
+
 // bind has flags set the options.
 func (o *options) bind(fs *flag.FlagSet) {
-	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "listen on this `HOST:PORT`, or several, with commas; port 0 takes any free one, unix:PATH is a Unix socket")
+	fs.StringVar(&o.addr, "addr", defaultAddr, "listen on this `HOST:PORT`, or several, with commas; port 0 takes any free one, unix:PATH is a Unix socket")
 	if o.demo {
 		fs.IntVar(&o.scale, "scale", 16, fmt.Sprintf("make the library, and its limits, `N` times smaller than on an 8 GB board, %d to %d", demo.MinScale, demo.MaxScale))
 		fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, \"llamacpp\": build and fetch a small one, \"none\": keep files in memory only (default llamacpp, if go and npm are at hand)")

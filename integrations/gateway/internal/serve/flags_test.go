@@ -28,7 +28,6 @@ func parse(args []string, env func(string) (string, bool), out io.Writer) (*opti
 }
 
 func TestParse_WhatTheFlagsMean(t *testing.T) {
-	const defaultAddr = "127.0.0.1:8080"
 	for _, c := range []struct {
 		args []string
 		want options

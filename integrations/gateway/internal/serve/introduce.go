@@ -84,6 +84,15 @@ func (lib *library) introduce(w io.Writer, now modeltier.Status, lns []net.Liste
 	for _, p := range lib.prompts(now.Models) {
 		fmt.Fprintf(w, "%s%s -d %s\n", strings.Replace(curl, "-s ", "-sN ", 1), at.JoinPath(p[0]), quoted(p[1]))
 	}
+	server := ""
+	if unix, ok := lns[0].Addr().(*net.UnixAddr); ok {
+		server = " --server " + quoted("unix:"+unix.Name)
+	} else if at.Host != defaultAddr {
+		server = " --server " + quoted(at.Host)
+	}
+	for _, command := range []string{"ps", "load " + quoted(last), "help"} {
+		fmt.Fprintf(w, "  modeltier%s %s\n", server, command)
+	}
 	for _, request := range lib.requests(first, last, now.Limits) {
 		fmt.Fprintf(w, "%s%s -d %s\n", curl, &at, quoted(request))
 	}

@@ -28,10 +28,12 @@ func TestIntroduce_EveryAddress_IsShownAsOneThatCanBeAsked(t *testing.T) {
 		{[]net.Listener{every, socket}, []string{
 			"\nlistening on http://127.0.0.1:81\nand on every other address of this machine\nlistening on unix:/run/m.sock\n", "engine: srv {port}\n",
 			`"capabilities": ["text-generation"], "engine": "e"}}}`,
+			"  modeltier --server 127.0.0.1:81 ps\n",
 			"curl -sN -H \"Authorization: Bearer $MODELTIER_TOKEN\" http://127.0.0.1:81/v1/chat/completions -d '{\"model\": \"NAME\"",
 		}},
 		{[]net.Listener{socket, every}, []string{
 			"\nlistening on unix:/run/m.sock\nlistening on http://127.0.0.1:81\nand on every other address of this machine\n",
+			"  modeltier --server unix:/run/m.sock ps\n",
 			"curl -s --unix-socket /run/m.sock -H \"Authorization: Bearer $MODELTIER_TOKEN\" http://localhost/status\n",
 		}},
 	} {
