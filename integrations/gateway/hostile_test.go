@@ -362,3 +362,28 @@ func TestForward_BodyAnnouncedTooLong_IsRefusedBeforeItIsSent(t *testing.T) {
 		t.Errorf("%+v, %v", res, err)
 	}
 }
+
+// The server of net/http watches a connection for its end only until more bytes come on it.
+func TestForward_ClientThatSentMoreLeaves_EngineIsLetGo(t *testing.T) {
+	left := make(chan struct{})
+	inside := make(chan struct{})
+	f := newWire(t, func(_ http.ResponseWriter, r *http.Request) {
+		close(inside)
+		<-r.Context().Done()
+		close(left)
+	})
+	c, err := net.Dial("tcp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(c, "POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nX-Api-Key: "+wireKey+"\r\nContent-Length: "+fmt.Sprint(len(chat))+"\r\n\r\n"+chat)
+	<-inside
+	io.WriteString(c, "more")
+	c.Close()
+	select {
+	case <-left:
+	case <-time.After(20 * time.Second):
+		t.Error("the engine goes on")
+	}
+	f.free(t)
+}

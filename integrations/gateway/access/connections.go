@@ -2,9 +2,12 @@ package access
 
 import (
 	"container/list"
+	"errors"
 	"net"
 	"net/http"
+	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // MaxConnections returns how many connections are accepted at once: 4096, or fewer where
@@ -104,6 +107,42 @@ type conn struct {
 	door *door
 	idle *list.Element // in door.idle; guarded by door.mu
 	once sync.Once
+	// active is set while a request is answered; ahead is what its client has sent after it.
+	// http.Server has one Read at a time.
+	active atomic.Bool
+	ahead  []byte
+}
+
+// maxAhead bounds what a client may send before it has its answer.
+const maxAhead = 64 << 10
+
+var errAhead = errors.New("the client sent too much before it had its answer")
+
+// Read implements net.Conn. While a request is answered http.Server reads a single byte, to
+// notice that the client leaves. If one comes, it would look no further, and a client that
+// has sent one and left would have its engine at work for as long as that likes. So that
+// read goes on here, until the client leaves or the server, by a deadline, ends it.
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.ahead) > 0 {
+		n := copy(p, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
+	n, err := c.Conn.Read(p)
+	if n != 1 || len(p) != 1 || err != nil || !c.active.Load() {
+		return n, err
+	}
+	for more := make([]byte, 4<<10); len(c.ahead) < maxAhead; {
+		n, err := c.Conn.Read(more)
+		c.ahead = append(c.ahead, more[:n]...)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return 1, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, errAhead
 }
 
 // Close implements net.Conn.
@@ -126,13 +165,14 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// noteState is the ConnState of a server: it tells which connections are idle. One that
+// noteState is the ConnState of a server: it tells which connections are in use. One that
 // becomes idle while others wait is closed.
 func noteState(nc net.Conn, state http.ConnState) {
 	c, ok := nc.(*conn)
 	if !ok {
 		return
 	}
+	c.active.Store(state == http.StateActive)
 	d := c.door
 	d.mu.Lock()
 	d.forget(c)

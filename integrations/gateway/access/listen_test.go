@@ -2,6 +2,8 @@ package access
 
 import (
 	"bufio"
+	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -329,4 +331,72 @@ func TestMaxConnections_LeavesFilesForEngines(t *testing.T) {
 	if n := MaxConnections(); n < 16 || n > 4096 || n > openFiles()/2 {
 		t.Errorf("%d of %d files", n, openFiles())
 	}
+}
+
+// answering is a server whose requests are told of, by their context, and answered with
+// their path when that is let go.
+func answering(t *testing.T) (addr string, asked chan context.Context, letGo chan struct{}) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, letGo = make(chan context.Context, 10), make(chan struct{}, 10)
+	srv := Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Context()
+		select {
+		case <-letGo:
+			io.WriteString(w, r.URL.Path)
+		case <-r.Context().Done():
+		}
+	}), slog.New(slog.DiscardHandler))
+	go srv.Serve(limit(10, []net.Listener{ln})[0])
+	t.Cleanup(func() { srv.Close() })
+	return ln.Addr().String(), asked, letGo
+}
+
+func TestServer_ClientHasSentMore_ItsEndIsNoticed(t *testing.T) {
+	for name, more := range map[string]string{"a byte": "x", "a request": "GET /next HTTP/1.1\r\n\r\n", "without end": strings.Repeat("x", maxAhead+8<<10)} {
+		addr, asked, _ := answering(t)
+		c := dial(t, addr)
+		c.ask(t, "/")
+		ctx := <-asked
+		io.WriteString(c, more)
+		if name != "without end" {
+			c.Close()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Minute):
+			t.Errorf("%s: the request goes on", name)
+		}
+	}
+}
+
+func TestServer_RequestsSentAhead_AreAnsweredInOrder(t *testing.T) {
+	addr, asked, letGo := answering(t)
+	c := dial(t, addr)
+	const requests = 5
+	c.ask(t, "/0")
+	<-asked
+	for i := 1; i < requests; i++ { // each while the first is answered
+		c.ask(t, fmt.Sprintf("/%d?%s", i, strings.Repeat("x", 2000)))
+	}
+	for i := range requests {
+		letGo <- struct{}{}
+		res, err := http.ReadResponse(c.in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		if want := fmt.Sprintf("/%d", i); err != nil || string(body) != want {
+			t.Fatalf("%s: got %q, %v", want, body, err)
+		}
+		if i < requests-1 {
+			<-asked
+		}
+	}
+	c.ask(t, "/after")
+	letGo <- struct{}{}
+	c.answer(t)
 }
