@@ -288,8 +288,11 @@ func (d *decoder) each(at []string, err error, keys func(field string) []string)
 // secrets, and a state for engines that save. Each is a *Fault with its place. env is as
 // os.LookupEnv, for keys.
 func (f *File) Check(env func(string) (string, bool)) error {
-	d := *f.read
-	d.faults = slices.Clone(d.faults)
+	d := decoder{file: f}
+	if f.read != nil { // else it is a program's own, without places
+		d = *f.read
+		d.faults = slices.Clone(d.faults)
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Engines)) {
 		e := f.Engines[name]
 		if err := e.LookUp(); err != nil {

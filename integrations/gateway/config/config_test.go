@@ -519,6 +519,9 @@ keys: [{name: x, key_file: secret}, {name: y, key_env: MODELTIER_TEST_NO_SUCH_KE
 	if got := write("state: s\nkeys: [{name: x, key_file: secret}]\nfolders: ['.']\nengines: {e: {command: '" + os.Args[0] + " {port}', save: {path: '/{file}'}, restore: {path: '/{file}'}}}\n"); len(got) > 0 {
 		t.Errorf("%q", got)
 	}
+	if got := lines(t, (&File{Folders: []Folder{{Path: dir + "/none"}}}).Check(os.LookupEnv)); len(got) != 1 {
+		t.Errorf("a program's own: %q", got)
+	}
 	// What was wrong already is told with it, once.
 	f, _, err := Parse("c.yaml", []byte("models: [{name: a, path: 'no\x00thing', engine: f}]\nengines: {e: {command: [], standby: nap}}\n"), dir)
 	if err == nil || f == nil {

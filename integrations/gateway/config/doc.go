@@ -7,5 +7,6 @@
 //
 // What the file may hold is what the types are: their comments are the descriptions in
 // Schema and in Reference, and there is no other list of keys. The package makes no Manager,
-// starts no program, and changes nothing; File.Check looks at what the file names.
+// starts no program, and changes nothing; File.Check looks at what the file names, and
+// File.Watch tells when it is another one.
 package config
