@@ -27,16 +27,24 @@ func ScopeOf(r *http.Request) access.Scope {
 		return access.Use | access.Watch
 	case lists || model, path == "/v1/reservations", strings.HasPrefix(path, "/v1/reservations/"):
 		return access.Manage
-	case strings.HasPrefix(path, "/v1/"), strings.HasPrefix(path, "/v/"), strings.HasPrefix(path, "/models/"):
-		return access.Use
-	}
-	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	switch first { // llama-server's own, and those of /v1 without it
-	case "chat", "completions", "responses", "embeddings", "rerank", "reranking", "audio", "images", "messages",
-		"infill", "completion", "tokenize", "detokenize", "apply-template", "props":
+	case isOfFace(path):
 		return access.Use
 	}
 	return access.Manage
+}
+
+// isOfFace reports whether a path belongs to what the clients of OpenAI, of Anthropic or of
+// llama-server ask, or could.
+func isOfFace(path string) bool {
+	first, _, deeper := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch first {
+	case "v1", "v":
+		return deeper
+	case "models", "chat", "completions", "responses", "embeddings", "rerank", "reranking", "audio", "images", "messages",
+		"infill", "completion", "tokenize", "detokenize", "apply-template", "props": // llama-server's own, and those of /v1 without it
+		return true
+	}
+	return false
 }
 
 // Deny refuses a request in the shape of the face that its path belongs to: it is for

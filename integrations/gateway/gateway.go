@@ -56,7 +56,7 @@ func FaceOf(path string) room.Face {
 			return anthropic.Face{}
 		}
 	}
-	if strings.HasPrefix(path, "/v1/") {
+	if isOfFace(path) {
 		return openai.Face{}
 	}
 	return contract{}

@@ -27,6 +27,11 @@ func testPaths(t *testing.T) {
 		{"GET", "/v1/messages", 405, "POST", `"suggestions":["It takes POST."]`},
 		{"DELETE", "/v1/models/a/b", 405, "GET", `"code":"method_not_allowed"`},
 		{"PUT", "/v1/embeddings", 405, "POST", `PUT is no method of /v1/embeddings`},
+		{"GET", "/chat/completions", 405, "POST", `{"error":{"message":"GET is no method of /chat/completions"`},
+		{"PATCH", "/v/rerank", 405, "POST", `"code":"method_not_allowed"`},
+		{"POST", "/props", 405, "GET", `{"error":{"message":"POST is no method of /props"`},
+		{"GET", "/props", 400, "", `"suggestions":["Ask /props?model=NAME."]`},
+		{"GET", "/props?model=nope", 404, "", `{"error":{"message":"Model 'nope' not found"`},
 		{"GET", "/nothing", 404, "", `"status":"error"`},
 	} {
 		w := httptest.NewRecorder()

@@ -24,6 +24,9 @@ func understandForm(r *http.Request, body []byte, path string) (*room.Ask, error
 	if err != nil || media != "multipart/form-data" || params["boundary"] == "" {
 		return nil, fmt.Errorf("the Content-Type %q must be multipart/form-data with a boundary", kind)
 	}
+	if err := multipart.NewWriter(io.Discard).SetBoundary(params["boundary"]); err != nil { // it would be found where the model is renamed
+		return nil, fmt.Errorf("the Content-Type %q: %w", kind, err)
+	}
 	ask := &room.Ask{Path: path, Body: body, Type: kind}
 	model := ""
 	parts := multipart.NewReader(bytes.NewReader(body), params["boundary"])
