@@ -54,11 +54,14 @@ func Deny(w http.ResponseWriter, r *http.Request, status int, code, reason strin
 }
 
 // caller is whose request it is: that of a key, with its class, else of an address.
-func caller(r *http.Request) (name string, class room.Class) {
-	if c, ok := access.From(r.Context()); ok {
-		class, _ := room.ParseClass(c.Class) // Normal, if it is none
-		return "key " + c.Name, class
+func caller(r *http.Request) (name string, class *room.Class) {
+	c, ok := access.From(r.Context())
+	if !ok {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		return host, nil
 	}
-	host, _, _ := net.SplitHostPort(r.RemoteAddr)
-	return host, room.Normal
+	if own, err := room.ParseClass(c.Class); err == nil && c.Class != "" {
+		class = &own
+	}
+	return "key " + c.Name, class
 }

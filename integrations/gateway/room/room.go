@@ -26,8 +26,9 @@ type Options struct {
 	// be called from any goroutine, often, and must not block.
 	Parallel func(model string) int
 	// Caller tells whose request it is, for turns that are fair between callers, and the
-	// class of its requests. nil: the address that it comes from, and Normal.
-	Caller func(*http.Request) (name string, class Class)
+	// class of its requests; nil if it has none of its own. nil: the address that it comes
+	// from, and no class.
+	Caller func(*http.Request) (name string, class *Class)
 	// ModelClass is the class of the requests for a model whose caller has none of its own.
 	// nil: Normal.
 	ModelClass func(model string) Class
@@ -44,7 +45,7 @@ const maxUnanswered = 64
 // any number of goroutines.
 type Room struct {
 	m      *modeltier.Manager
-	caller func(*http.Request) (string, Class)
+	caller func(*http.Request) (string, *Class)
 	class  func(model string) Class
 	refuse *Problem
 	log    *slog.Logger
@@ -73,9 +74,9 @@ func New(m *modeltier.Manager, o Options) *Room {
 		}},
 	}
 	if room.caller == nil {
-		room.caller = func(r *http.Request) (string, Class) {
+		room.caller = func(r *http.Request) (string, *Class) {
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)
-			return host, Normal
+			return host, nil
 		}
 	}
 	if room.class == nil {
@@ -194,16 +195,13 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 // classOf returns whose request it is and its class, nil if neither the caller nor a header
 // says one. A caller with a class of its own may ask for a lower one only.
 func (room *Room) classOf(r *http.Request) (caller string, class *Class, err error) {
-	caller, own := room.caller(r)
-	if own != Normal {
-		class = &own
-	}
+	caller, class = room.caller(r)
 	if word := r.Header.Get(classHeader); word != "" {
 		asked, err := ParseClass(word)
 		if err != nil {
 			return "", nil, err
 		}
-		if class == nil || asked.weight() < own.weight() {
+		if class == nil || asked.weight() < class.weight() {
 			class = &asked
 		}
 	}

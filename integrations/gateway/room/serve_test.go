@@ -88,7 +88,7 @@ func TestServe_LoneCaller_IsAnsweredBeforeTheRestOfABurst(t *testing.T) {
 	step := make(chan string)
 	room := engineOf(t, Options{
 		Parallel: func(string) int { return 1 },
-		Caller:   func(r *http.Request) (string, Class) { return r.Header.Get("From"), Normal },
+		Caller:   func(r *http.Request) (string, *Class) { return r.Header.Get("From"), nil },
 	}, func(w http.ResponseWriter, r *http.Request) { step <- r.Header.Get("From") })
 	var all sync.WaitGroup
 	for range 100 {
@@ -364,19 +364,21 @@ func TestServe_RequestID_IsOneForClientEngineAndAnswer(t *testing.T) {
 func TestServe_Class_IsTheHeadersTheCallersOrTheModels(t *testing.T) {
 	for _, c := range []struct {
 		name, header string
-		caller       Class
+		caller       *Class
 		model, want  Class
 	}{
-		{"none", "", Normal, Normal, Normal},
-		{"the model's", "", Normal, Low, Low},
-		{"the header's before the model's", "high", Normal, Low, High},
-		{"the caller's before the model's", "", High, Low, High},
-		{"a lower one than the caller's", "low", High, Normal, Low},
-		{"a normal one of a high caller", "normal", High, Low, Normal},
-		{"no higher one than the caller's", "high", Low, Normal, Low},
+		{"none", "", nil, Normal, Normal},
+		{"the model's", "", nil, Low, Low},
+		{"the header's before the model's", "high", nil, Low, High},
+		{"the caller's before the model's", "", new(High), Low, High},
+		{"a lower one than the caller's", "low", new(High), Normal, Low},
+		{"a normal one of a high caller", "normal", new(High), Low, Normal},
+		{"no higher one than the caller's", "high", new(Low), Normal, Low},
+		{"no higher one than a normal caller's", "high", new(Normal), Low, Normal},
+		{"a normal caller's before the model's", "", new(Normal), High, Normal},
 	} {
 		room := engineOf(t, Options{
-			Caller:     func(*http.Request) (string, Class) { return "a", c.caller },
+			Caller:     func(*http.Request) (string, *Class) { return "a", c.caller },
 			ModelClass: func(string) Class { return c.model },
 		}, func(http.ResponseWriter, *http.Request) {})
 		r := httptest.NewRequest("POST", "/", nil)
