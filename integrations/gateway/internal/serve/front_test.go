@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/integrations/gateway/engines"
 	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 )
@@ -69,7 +70,7 @@ func serveFront(t *testing.T, o *options) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pin(t.Context(), r.manager, lib.file, io.Discard)
+	pin(t.Context(), r.manager, &config.File{}, lib.file, io.Discard)
 	f := &front{m: r.manager, engines: r.engines, again: r}
 	f.Server = httptest.NewServer(guarded(t, "", h))
 	t.Cleanup(func() {

@@ -17,7 +17,7 @@ func runAsInit() int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
 	fail := func(err error) int {
-		fmt.Fprintln(os.Stderr, "server: as the first process:", err)
+		fmt.Fprintln(os.Stderr, "modeltier: as the first process:", err)
 		return 1
 	}
 	self, err := os.Executable()

@@ -30,7 +30,7 @@ func (lib *library) tellLeftOut(w io.Writer, now modeltier.Status) {
 		}
 		fmt.Fprintln(w, "left out:", s)
 	}
-	if len(now.Models) == 0 {
+	if len(now.Models) == 0 && lib.watch {
 		fmt.Fprintf(w, "there is no GGUF or safetensors file in %s yet\n", lib.dir)
 	}
 }

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/modeltier/modeltier/examples/demo"
-	"github.com/modeltier/modeltier/hotload"
 	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier"
 )
@@ -120,20 +118,19 @@ func openConfig(ctx context.Context, o *options, stderr io.Writer) (*library, er
 		return nil, err
 	}
 	lib := &library{models: f.TierModels(), state: f.State, verify: o.verify || f.Verify, engines: f.Engines, file: f, configured: true, about: o.config}
-	if len(f.Folders) > 0 {
-		first := &f.Folders[0]
-		lib.dir, lib.follow, lib.watch = first.Path, first.Follow, first.Watched()
-		if !lib.watch { // what is in it counts as it is now
-			models, _, err := hotload.Scan(ctx, first.Path, first.Follow...)
-			if err != nil {
-				return nil, err
-			}
-			lib.models = append(lib.models, models...)
+	if lib.engines == nil { // they may come by a reload
+		lib.engines = make(map[string]config.Engine)
+	}
+	folders := f.Folders
+	if len(folders) > 0 {
+		first := &folders[0]
+		if lib.dir, lib.follow, lib.watch = first.Path, first.Follow, first.Watched(); lib.watch {
+			folders = folders[1:]
 		}
 	} else if lib.dir, err = filepath.Abs(filepath.Dir(o.config)); err != nil {
 		return nil, err
 	}
-	more, err := folderModels(ctx, f, stderr)
+	more, err := folderModels(ctx, f, folders, stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +153,10 @@ func openFolder(ctx context.Context, o *options, engine *config.Engine) (*librar
 	if err != nil {
 		return nil, err
 	}
-	if err := checkKind(dir, "a folder", fs.FileMode.IsDir); err != nil {
+	if info, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("-models: %w", err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("-models: %s must be a folder", dir)
 	}
 	lib := &library{dir: dir, follow: o.follow, watch: true, verify: o.verify, file: &config.File{}, about: "the files in " + dir}
 	lib.setLimits(ctx, config.Limits{RAM: config.Limit(o.limits.RAM), Swap: config.Limit(o.limits.Swap), Reserve: config.Limit(o.limits.Reserved)})
@@ -262,13 +261,4 @@ func cacheFolder(name string) (string, error) {
 func folderID(dir string) string {
 	sum := sha256.Sum256([]byte(dir))
 	return fmt.Sprintf("%s-%x", filepath.Base(dir), sum[:4])
-}
-
-// checkKind returns an error that names path if it is not there or is not what it must be.
-func checkKind(path, want string, is func(fs.FileMode) bool) error {
-	info, err := os.Stat(path)
-	if err == nil && !is(info.Mode()) {
-		err = fmt.Errorf("%s must be %s", path, want)
-	}
-	return err
 }

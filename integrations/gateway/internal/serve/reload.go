@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -17,18 +18,21 @@ import (
 
 // reloader has the Manager go by what the library is now, by difference.
 type reloader struct {
-	open       func(ctx context.Context) (*library, error) // library.again
-	manager    *modeltier.Manager
-	engines    *engines.Mover // nil: files are served
-	lib        *library       // as it was last opened
-	rules      *rules
-	readmit    func(*config.File) error // has the guard go by the file's keys, origins and hosts
+	open    func(ctx context.Context) (*library, error) // library.again
+	manager *modeltier.Manager
+	engines *engines.Mover // nil: files are served
+	lib     *library       // as it was last opened
+	rules   *rules
+	// admit checks the file's keys, origins and hosts, and returns what has the guard go by
+	// them. nil: there is no guard.
+	admit      func(*config.File) (apply func() error, err error)
 	supervisor *supervisor
 	// said gets a line about each time, told what went wrong.
 	said, told io.Writer
 }
 
-// start runs it in the background until ctx ends or end is called, which waits for it.
+// start runs it in the background until ctx ends or end is called, which waits for it, but
+// not for a file system that does not answer.
 func (r *reloader) start(ctx context.Context, signals <-chan os.Signal) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -61,7 +65,15 @@ func (r *reloader) start(ctx context.Context, signals <-chan os.Signal) (end fun
 	})
 	return func() {
 		cancel()
-		running.Wait()
+		ended := make(chan struct{})
+		go func() {
+			running.Wait()
+			close(ended)
+		}()
+		select {
+		case <-ended:
+		case <-time.After(startLimit):
+		}
 	}
 }
 
@@ -123,28 +135,37 @@ func (r *reloader) difference(ctx context.Context) (modeltier.Reconfiguration, e
 			}
 		}
 	}
-	if r.readmit != nil {
-		if err := r.readmit(lib.file); err != nil {
+	apply := func() error { return nil }
+	if r.admit != nil {
+		if apply, err = r.admit(lib.file); err != nil {
 			return modeltier.Reconfiguration{}, err
 		}
 	}
+	// An alias that becomes the name of a model goes first.
+	left := maps.Clone(r.lib.aliases)
+	for i := range lib.models {
+		delete(left, lib.models[i].Name)
+	}
+	if err := setAliases(ctx, r.manager, r.lib.aliases, left); err != nil {
+		return modeltier.Reconfiguration{}, err
+	}
 	done, err := r.manager.Reconfigure(ctx, lib.models, lib.limits)
-	if err != nil {
-		if r.readmit != nil { // nothing changes, or everything
-			err = errors.Join(err, r.readmit(r.lib.file))
-		}
-		return done, err
+	if err != nil { // nothing changes, or everything
+		return done, errors.Join(err, setAliases(ctx, r.manager, left, r.lib.aliases))
+	}
+	if err := apply(); err != nil {
+		fmt.Fprintf(r.told, "warning: %v\n", err)
 	}
 	if r.engines != nil {
 		r.engines.SetNames(lib.engines, folderEngine(lib.file))
 	}
 	if r.rules != nil {
-		r.rules.file.Store(lib.file)
+		r.rules.set(lib.file)
 	}
-	if err := setAliases(ctx, r.manager, r.lib.aliases, lib.aliases); err != nil {
+	if err := setAliases(ctx, r.manager, left, lib.aliases); err != nil {
 		fmt.Fprintf(r.told, "warning: aliases: %v\n", err)
 	}
-	pin(ctx, r.manager, lib.file, r.told)
+	pin(ctx, r.manager, r.lib.file, lib.file, r.told)
 	lib.warn(r.told)
 	if later := lasting(r.lib.file, lib.file); len(later) > 0 {
 		fmt.Fprintf(r.told, "warning: %s: changed, which counts from the next start on\n", strings.Join(later, ", "))

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net/http"
 	"os"
@@ -9,8 +10,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/config"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -213,4 +217,23 @@ func TestReload_FolderHasANewFileOfTheSameName_KnownOneKeepsIt(t *testing.T) {
 	if got := f.reload(t); strings.Contains(got, "added") || strings.Contains(got, "llama") {
 		t.Errorf("with a model that was hot loaded, it says %q", got)
 	}
+}
+
+func TestReload_FileSystemDoesNotAnswer_TheServerEndsAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck, signals := make(chan struct{}), make(chan os.Signal, 1)
+		r := &reloader{said: io.Discard, told: io.Discard, lib: &library{file: &config.File{}}, open: func(context.Context) (*library, error) {
+			<-stuck
+			return nil, io.EOF
+		}}
+		end := r.start(t.Context(), signals)
+		signals <- syscall.SIGHUP
+		synctest.Wait()
+		began := time.Now()
+		end()
+		if took := time.Since(began); took != startLimit {
+			t.Errorf("it took %v to end, want %v", took, startLimit)
+		}
+		close(stuck)
+	})
 }

@@ -116,7 +116,10 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 	e.hideKeys(f)
 	lns, err := access.Listen(opts.addresses(f), opts.token != "" || len(f.Keys) > 0)
 	if err != nil {
-		return fmt.Errorf("-addr: %w", err)
+		if opts.addressed || len(f.Listen) == 0 {
+			err = fmt.Errorf("-addr: %w", err)
+		}
+		return err
 	}
 	defer func() {
 		for _, ln := range lns {
@@ -139,14 +142,23 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 		if err != nil {
 			return nil, err
 		}
-		r := &reloader{open: lib.again, lib: lib, supervisor: supervisor, said: stdout, told: stderr, readmit: func(f *config.File) error {
+		r := &reloader{open: lib.again, lib: lib, supervisor: supervisor, said: stdout, told: stderr, admit: func(f *config.File) (func() error, error) {
 			e.hideKeys(f)
 			admitted, err := admits(f)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			return guard.Set(admitted)
+			_, err = access.New(admitted)
+			return func() error { return guard.Set(admitted) }, err
 		}}
+		// The file may be another one than the guard was made by.
+		apply, err := r.admit(lib.file)
+		if err == nil {
+			err = apply()
+		}
+		if err != nil {
+			return nil, err
+		}
 		answering := startFiles
 		if lib.engines != nil {
 			answering = startEngines
@@ -155,7 +167,7 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 		if err != nil {
 			return nil, err
 		}
-		pin(stop, r.manager, lib.file, stderr)
+		pin(stop, r.manager, &config.File{}, lib.file, stderr)
 		status := r.manager.Status()
 		lib.tellLeftOut(stderr, status)
 		lib.warn(stderr)
@@ -272,7 +284,7 @@ func startEngines(lib *library, r *reloader, log *slog.Logger) (http.Handler, er
 	}
 	manager.Store(m)
 	r.manager, r.engines, r.rules = m, mover, &rules{manager: m}
-	r.rules.file.Store(lib.file)
+	r.rules.set(lib.file)
 	return gateway.New(m, gateway.Config{Room: room.Options{Parallel: r.rules.parallel, ModelClass: r.rules.class, Logger: log}}), nil
 }
 

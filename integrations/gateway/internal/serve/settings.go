@@ -112,32 +112,38 @@ func machine(ctx context.Context) tier.Memory {
 // classes of models. They are replaced by a reload.
 type rules struct {
 	manager *modeltier.Manager
-	file    atomic.Pointer[config.File]
+	now     atomic.Pointer[ruled]
 }
 
-func (r *rules) model(f *config.File, name string) *config.Model {
-	if i := slices.IndexFunc(f.Models, func(m config.Model) bool { return m.Name == name }); i >= 0 {
-		return &f.Models[i]
+// ruled is a configuration, and its models by their names.
+type ruled struct {
+	file   *config.File
+	models map[string]*config.Model
+}
+
+func (r *rules) set(f *config.File) {
+	now := &ruled{f, make(map[string]*config.Model, len(f.Models))}
+	for i := range f.Models {
+		now.models[f.Models[i].Name] = &f.Models[i]
 	}
-	return nil
+	r.now.Store(now)
 }
 
 // parallel is room.Options.Parallel.
 func (r *rules) parallel(name string) int {
-	f := r.file.Load()
-	m := r.model(f, name)
-	engine := folderEngine(f)
+	now := r.now.Load()
+	m, engine := now.models[name], folderEngine(now.file)
 	if m != nil {
 		engine = m.Engine
 	} else if s, ok := r.manager.Model(name); ok && s.Mover != "" {
 		engine = s.Mover
 	}
-	return f.MaxRequests(engine, m)
+	return now.file.MaxRequests(engine, m)
 }
 
 // class is room.Options.ModelClass.
 func (r *rules) class(name string) room.Class {
-	if m := r.model(r.file.Load(), name); m != nil {
+	if m := r.now.Load().models[name]; m != nil {
 		class, _ := room.ParseClass(string(m.Class)) // which the file was checked for
 		return class
 	}
@@ -158,18 +164,15 @@ func folderEngine(f *config.File) string {
 	return ""
 }
 
-// folderModels returns the models of the folders beyond the first, which the Manager does
-// not watch itself. Of two of one name the first counts.
-func folderModels(ctx context.Context, f *config.File, told io.Writer) ([]tier.Model, error) {
-	if len(f.Folders) < 2 {
-		return nil, nil
-	}
+// folderModels returns the models of folders that the Manager does not watch itself. Of two
+// of one name the first counts.
+func folderModels(ctx context.Context, f *config.File, folders []config.Folder, told io.Writer) ([]tier.Model, error) {
 	known := make(map[string]bool)
 	for i := range f.Models {
 		known[f.Models[i].Name] = true
 	}
 	var all []tier.Model
-	for _, folder := range f.Folders[1:] {
+	for _, folder := range folders {
 		models, _, err := hotload.Scan(ctx, folder.Path, folder.Follow...)
 		if err != nil {
 			return nil, err
@@ -213,8 +216,17 @@ func aliases(f *config.File) map[string]string {
 }
 
 // pin pins the models that the file names beside those that it lists, and tells which are
-// not there.
-func pin(ctx context.Context, m *modeltier.Manager, f *config.File, told io.Writer) {
+// not there. Those that the file before it has pinned so are pinned no more.
+func pin(ctx context.Context, m *modeltier.Manager, before, f *config.File, told io.Writer) {
+	for _, name := range before.Pins {
+		listed := slices.ContainsFunc(f.Models, func(m config.Model) bool { return m.Name == name && m.Pinned })
+		if listed || slices.Contains(f.Pins, name) {
+			continue
+		}
+		if err := m.SetPinned(ctx, name, false); err != nil && !errors.Is(err, modeltier.ErrNotFound) {
+			fmt.Fprintf(told, "warning: pins: %v\n", err)
+		}
+	}
 	for _, name := range f.Pins {
 		if err := m.SetPinned(ctx, name, true); err != nil {
 			fmt.Fprintf(told, "warning: pins: %v\n", err)
@@ -249,19 +261,24 @@ func same(a, b *config.File) bool {
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
-// setAliases has the Manager go by the aliases, where they changed.
+// setAliases has the Manager go by the aliases, where they changed. Those that cannot be
+// set are taken out of now: the next time they are tried again.
 func setAliases(ctx context.Context, m *modeltier.Manager, old, now map[string]string) error {
 	var errs []error
-	for alias, model := range now {
-		if old[alias] != model {
-			errs = append(errs, m.SetAlias(ctx, alias, model))
-		}
-	}
-	for alias := range old {
+	for alias := range old { // first, as there is room for so many only
 		if _, ok := now[alias]; !ok {
 			if err := m.SetAlias(ctx, alias, ""); !errors.Is(err, modeltier.ErrNotFound) {
 				errs = append(errs, err)
 			}
+		}
+	}
+	for alias, model := range now {
+		if old[alias] == model {
+			continue
+		}
+		if err := m.SetAlias(ctx, alias, model); err != nil {
+			errs = append(errs, err)
+			delete(now, alias)
 		}
 	}
 	return errors.Join(errs...)

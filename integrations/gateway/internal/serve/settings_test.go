@@ -125,6 +125,108 @@ func TestConfig_AliasesPinsAndKeepAlive_CountAtTheStartAndAfterAReload(t *testin
 			t.Errorf("it says %q, want %q", said, want)
 		}
 	}
+	f.rewrite(t, "pins: [b, c, none]", "pins: [b]")
+	b, _ = f.m.Model("b")
+	if c, _ := f.m.Model("c"); !b.Pinned || c.Pinned {
+		t.Errorf("b is pinned: %v, want true; c: %v, want false", b.Pinned, c.Pinned)
+	}
+}
+
+func TestReload_AliasBecomesTheNameOfAModel_IsThatModel(t *testing.T) {
+	f := settledFront(t, "aliases: {chat: b}\nmodels: []\n")
+	text := "aliases: {chat: b}\nmodels: []"
+	broken := "models: [{name: chat, path: two/c.safetensors, engine: second}, {name: broken, path: empty, engine: first}]"
+	if err := os.WriteFile(filepath.Join(filepath.Dir(f.path), "empty"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said := f.rewrite(t, text, broken); !strings.Contains(said, "not reloaded") {
+		t.Errorf("it says %q", said)
+	}
+	if s, _ := f.m.Model("chat"); s.Name != "b" {
+		t.Errorf("after a reload that failed chat is %q, want b", s.Name)
+	}
+	if said := f.rewrite(t, broken, "models: [{name: chat, path: two/c.safetensors, engine: second}]"); !strings.Contains(said, "added chat") {
+		t.Errorf("it says %q", said)
+	}
+	if s, _ := f.m.Model("chat"); s.Name != "chat" {
+		t.Errorf("chat is %q", s.Name)
+	}
+}
+
+func TestReload_AliasOfAModelThatIsNotThereYet_IsSetByALaterOne(t *testing.T) {
+	f := settledFront(t, "aliases: {}\n")
+	if said := f.rewrite(t, "aliases: {}", "aliases: {later: d}"); !strings.Contains(said, "aliases: ") {
+		t.Errorf("it says %q", said)
+	}
+	weightsAt(t, filepath.Join(filepath.Dir(f.path), "two", "d.safetensors"))
+	said := f.reload(t)
+	if s, _ := f.m.Model("later"); s.Name != "d" {
+		t.Errorf("later is %q after %q", s.Name, said)
+	}
+}
+
+func TestReload_Fails_AccessStaysAsItWas(t *testing.T) {
+	f := settledFront(t, "keep_alive: 1m\n")
+	applied := 0
+	f.again.admit = func(*config.File) (func() error, error) {
+		return func() error { applied++; return nil }, nil
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(f.path), "empty"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := "models: [{name: broken, path: empty, engine: first}]"
+	if said := f.rewrite(t, "keep_alive: 1m", broken); !strings.Contains(said, "not reloaded") || applied > 0 {
+		t.Errorf("it says %q, and other keys were put in force %d times", said, applied)
+	}
+	if said := f.rewrite(t, broken, ""); !strings.Contains(said, "\nreloaded: ") || applied != 1 {
+		t.Errorf("it says %q, and other keys were put in force %d times", said, applied)
+	}
+}
+
+func TestReload_EnginesComeToAConfigurationWithoutAny_Serve(t *testing.T) {
+	dir := t.TempDir()
+	weightsAt(t, filepath.Join(dir, "a.safetensors"))
+	path := filepath.Join(dir, "modeltier.yaml")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text+"limits: {ram: 1GiB, swap: 1GiB, reserve: 64MiB}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	f := serveFront(t, &options{env: noEnv, config: path})
+	if f.again.lib.engines == nil {
+		t.Error("it would be served as files alone")
+	}
+	env, err := json.Marshal(enginetest.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(fmt.Sprintf("engines: {first: {command: [%q], env: %s}}\nmodels: [{name: a, path: a.safetensors}]\n", os.Args[0], env))
+	if said := f.reload(t); !strings.Contains(said, "added a") {
+		t.Errorf("it says %q", said)
+	}
+	if res := f.post(t, t.Context(), "/v1/completions", `{"model":"a","prompt":"x"}`); res.StatusCode != http.StatusOK {
+		t.Errorf("%s: %s", res.Status, whole(t, res))
+	}
+}
+
+func TestConfig_ModelIsInAFolderThatIsNotWatched_IsServedOnce(t *testing.T) {
+	f := settledFront(t, "models: []\n")
+	b, err := os.ReadFile(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(b), "{path: one,", "{path: one, watch: false,", 1)
+	text = strings.Replace(text, "models: []", "models: [{name: a, path: one/a.safetensors, engine: second}]", 1)
+	if err := os.WriteFile(f.path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := serveFront(t, &options{env: noEnv, config: f.path})
+	for name, engine := range map[string]string{"a": "second", "b": "first", "c": "second"} {
+		if s, ok := again.m.Model(name); !ok || s.Mover != engine {
+			t.Errorf("%s is there: %v, and its engine %q, want %q", name, ok, s.Mover, engine)
+		}
+	}
 }
 
 func TestConfig_FolderModelsComeAndGoByAReload(t *testing.T) {
