@@ -90,7 +90,7 @@ func (l *Learned) Worth(v *tier.View) []float64 {
 }
 
 // Accessed implements tier.Learner. All uses count for the rates; in what order models
-// are asked for is learned from the last 128 of them.
+// are asked for is learned from the last 32 of them.
 func (l *Learned) Accessed(uses []tier.Access) {
 	l.lock()
 	defer l.unlock()
@@ -217,9 +217,9 @@ const lead = 5
 const homely = 1.0 / 3600
 
 // maxLessons bounds the uses of one call that teach the logit, at 70 µs each with the
-// largest sample: more come only with hundreds of requests a second, whose order the
+// largest sample: more come only with dozens of requests a second, whose order the
 // logit has seen enough of, and a plan waits until they are learned.
-const maxLessons = 128
+const maxLessons = 32
 
 func (l *learner) accessed(uses []tier.Access) {
 	early := max(len(uses)-maxLessons, 0)
