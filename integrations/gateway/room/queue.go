@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
@@ -128,8 +127,8 @@ func (q *queues) join(model, caller string, class Class) (*turn, error) {
 	if l.ends == nil {
 		l.ends = make(map[string]float64)
 	}
-	if len(l.ends) >= 2*maxWaiting { // those that left nothing to go by
-		maps.DeleteFunc(l.ends, func(_ string, end float64) bool { return end <= l.virtual })
+	if len(l.ends) >= 2*maxWaiting {
+		l.forget()
 	}
 	m.arrived++
 	t := &turn{caller: caller, class: class, start: max(l.virtual, l.ends[caller]), arrived: m.arrived, granted: make(chan struct{})}
@@ -225,6 +224,16 @@ func (m *queue) next() (l *line, class Class) {
 		}
 	}
 	return l, class
+}
+
+// forget forgets the callers of which no request waits. They had their last turn by now, so
+// that it gives none of them more than one turn.
+func (l *line) forget() {
+	ends := make(map[string]float64, maxWaiting)
+	for _, t := range l.waiting {
+		ends[t.caller] = l.ends[t.caller]
+	}
+	l.ends = ends
 }
 
 // rest forgets who had how many turns, if none waits.

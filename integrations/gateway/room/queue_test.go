@@ -260,6 +260,25 @@ func TestQueue_AnyBurst_IsServedFairly(t *testing.T) {
 	})
 }
 
+// One caller after the other, each with one request, as the addresses of a public gateway
+// are: a queue that is never empty must not remember them all.
+func TestQueue_CallersWithoutEnd_FewAreRemembered(t *testing.T) {
+	q := newQueues(1)
+	if !q.tryEnter("m") {
+		t.Fatal("it is busy")
+	}
+	var waiting waits
+	for i := range 20 * maxWaiting {
+		waiting.join(t, q, strconv.Itoa(i), Normal)
+		if len(waiting) > 10 {
+			waiting.next(t, q)
+		}
+		if n := len(q.byModel["m"].classes[Normal].ends); n > 2*maxWaiting {
+			t.Fatalf("%d callers are remembered while %d requests wait", n, len(waiting))
+		}
+	}
+}
+
 // Whatever comes, waits, leaves and ends: no engine is given more than its limit, and no
 // request waits while it has room.
 func TestQueue_AnyHistory_LimitHoldsAndNoneIsForgotten(t *testing.T) {
