@@ -135,7 +135,9 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 		WriteProblem(w, face, room.refuse)
 		return
 	}
-	w = &flowing{ResponseWriter: w}
+	flow := &flowing{ResponseWriter: w}
+	defer flow.goOn() // for what net/http sends when this has returned: the end of an answer
+	w = flow
 	body, held, p := room.read(w, r)
 	if p != nil {
 		WriteProblem(w, face, p)

@@ -29,6 +29,7 @@ func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 type parted struct {
 	late  time.Duration
 	parts int
+	end   time.Duration // after the last; more than 0: it does not say how long the answer is
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -47,9 +48,14 @@ func (e parted) RoundTrip(r *http.Request) (*http.Response, error) {
 				return
 			}
 		}
+		time.Sleep(e.end)
 		in.Close()
 	}()
-	return &http.Response{StatusCode: 200, Header: http.Header{}, ContentLength: int64(e.parts * len(part)), Body: out, Request: r}, nil
+	length := int64(e.parts * len(part))
+	if e.end > 0 {
+		length = -1
+	}
+	return &http.Response{StatusCode: 200, Header: http.Header{}, ContentLength: length, Body: out, Request: r}, nil
 }
 
 // stalling serves one request of a client over a room with such an engine, and returns the
@@ -78,7 +84,7 @@ func (room *Room) leases() int {
 
 func TestServe_ClientTakesNothing_LeaseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		room, client := stalling(t, parted{time.Millisecond, 1000})
+		room, client := stalling(t, parted{late: time.Millisecond, parts: 1000})
 		time.Sleep(takeLimit / 2)
 		if room.leases() != 1 {
 			t.Error("it is not being served")
@@ -93,12 +99,27 @@ func TestServe_ClientTakesNothing_LeaseEnds(t *testing.T) {
 
 func TestServe_EngineTakesItsTime_AnswerIsWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, client := stalling(t, parted{40 * time.Minute, 3})
+		_, client := stalling(t, parted{late: 40 * time.Minute, parts: 3})
 		res, err := http.ReadResponse(bufio.NewReader(client), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if b, err := io.ReadAll(res.Body); err != nil || len(b) != 3*64<<10 {
+			t.Errorf("%d bytes, %v", len(b), err)
+		}
+		client.Close()
+	})
+}
+
+// An engine that has said all may end its answer later than a client may take to take it.
+func TestServe_EngineEndsLateAfterItsLastPart_AnswerIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, client := stalling(t, parted{late: time.Second, parts: 1, end: 2 * takeLimit})
+		res, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(res.Body); err != nil || len(b) != 64<<10 {
 			t.Errorf("%d bytes, %v", len(b), err)
 		}
 		client.Close()
