@@ -140,6 +140,25 @@ func TestProgress_Failure_IsAnEventOfTheStream(t *testing.T) {
 	f.idle(t)
 }
 
+// Anthropic's clients go by the names of events, and skip one that has none.
+func TestProgress_FailureOfMessages_IsAnEventWithItsName(t *testing.T) {
+	f, _ := gated(t)
+	res := f.post(t, t.Context(), "/v1/messages", `{"model":"large","stream":true,"max_tokens":9,"messages":[{"role":"user","content":"a"}]}`, progress, "1")
+	lines := bufio.NewReader(res.Body)
+	told(t, lines, "loading")
+	if _, err := f.m.Reconfigure(t.Context(), f.models[:1], f.limits); err != nil {
+		t.Fatal(err)
+	}
+	var rest strings.Builder
+	if _, err := lines.WriteTo(&rest); err != nil {
+		t.Fatal(err)
+	}
+	if want := "event: error\ndata: {\"type\":\"error\""; !strings.Contains(rest.String(), want) {
+		t.Errorf("%q has no %q", rest.String(), want)
+	}
+	f.idle(t)
+}
+
 func TestProgress_ClientLeavesWhileItLoads_NothingIsHeld(t *testing.T) {
 	f, open := gated(t)
 	res := f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","stream":true}`, progress, "1")

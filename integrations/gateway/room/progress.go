@@ -97,7 +97,11 @@ func (b *begun) end() {
 		return
 	}
 	if whole := json.RawMessage(b.other); json.Valid(whole) {
-		b.ResponseWriter.Write([]byte("data: " + text(whole) + "\n\n"))
+		name := ""
+		if b.status >= http.StatusBadRequest {
+			name = "event: error\n" // Anthropic's clients skip what has no name
+		}
+		b.ResponseWriter.Write([]byte(name + "data: " + text(whole) + "\n\n"))
 	} else {
 		b.ResponseWriter.Write(b.face.Event(failed(string(b.other))))
 	}
