@@ -39,8 +39,9 @@ type Reader struct {
 // Bounds on an engine's stream.
 const (
 	maxEvent  = 4 << 20  // bytes of an event
-	maxAnswer = 16 << 20 // bytes of all the text of an answer
+	maxAnswer = 16 << 20 // bytes of all the text of an answer, and of what its parts take
 	maxKept   = 64 << 10 // bytes of an event that are kept for the next
+	partSize  = 512      // bytes that a sink may keep of a part beside its text and names
 )
 
 // NewReader returns a Reader of an engine's event stream, which it closes when it is
@@ -176,7 +177,7 @@ type sequence struct {
 	call     wireCall
 	calls    map[int]string // the ID of the last call at each index
 	count    int            // of calls
-	size     int            // bytes of text
+	size     int            // bytes of text, and what the parts take
 	refused  bool
 	finished bool
 	last     wireChoice // that had a reason to finish
@@ -233,6 +234,7 @@ func (s *sequence) closePart() {
 func (s *sequence) begin(o Opening) {
 	s.closePart()
 	s.open = o.Kind
+	s.size += partSize + len(o.CallID) + len(o.Name)
 	s.sink.Open(o)
 }
 

@@ -255,3 +255,17 @@ func checkOrder(t *testing.T, calls string) {
 		t.Fatalf("there is no end of:\n%s", calls)
 	}
 }
+
+// What a part takes beside its text counts: an engine can begin one with each byte.
+func TestReader_LittleTextInManyParts_IsCutAtABound(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	for name, again := range map[string]string{
+		"parts": delta(`{"reasoning_content":"a","content":"b"}`),
+		"names": delta(`{"tool_calls":[{"id":"a`+long+`","function":{"name":"f"}}]}`) + delta(`{"tool_calls":[{"id":"b`+long+`","function":{"name":"f"}}]}`),
+	} {
+		stream := io.LimitReader(&forever{bytes: []byte(again)}, 24<<20)
+		if got := read(t, stream); !strings.HasSuffix(got, "fail 502 the engine's answer has more than 16 MiB\n") {
+			t.Errorf("%s: it ends with %q", name, got[max(len(got)-200, 0):])
+		}
+	}
+}
