@@ -12,7 +12,7 @@ const requestID = "X-Request-Id"
 
 // Translate makes an engine's answer of POST /v1/chat/completions one of POST /v1/messages,
 // whatever its status; model is who it says it is of, and stream whether one was asked
-// for. It is for httputil.ReverseProxy's ModifyResponse. An error is a connection that
+// for. It is for room.Ask's Answer. An error is a connection that
 // broke, or an answer beyond all bounds.
 func Translate(res *http.Response, model string, stream bool) error {
 	id := ""

@@ -158,8 +158,8 @@ func notKept(w http.ResponseWriter, _ *http.Request) {
 }
 
 // Translate makes an engine's answer of POST /v1/chat/completions one of POST /v1/responses,
-// whatever its status; model is who it says it is of. It is for httputil.ReverseProxy's
-// ModifyResponse. An error is a connection that broke, or an answer beyond all bounds.
+// whatever its status; model is who it says it is of. It is for room.Ask's
+// Answer. An error is a connection that broke, or an answer beyond all bounds.
 func (r *Responses) Translate(res *http.Response, model string) error {
 	face := chat.Face{
 		Answer: func(body []byte) ([]byte, error) { return r.Answer(body, model) },

@@ -6,16 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptrace"
-	"net/http/httputil"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/wire"
 	"github.com/modeltier/modeltier/tier/process"
 )
 
@@ -33,10 +29,7 @@ type pass struct {
 	turn  string // the model at whose engine it has a turn; "": none
 	url   string // of the engine
 	use   *process.Use
-	way   way
 }
-
-type passKey struct{}
 
 // enter waits for a turn at the engine and takes the lease. progress is that of the
 // request, if it is not nil.
@@ -129,105 +122,26 @@ func (p *pass) end() {
 	}
 }
 
-// newTransports returns what asks engines. They are on this machine, and asked directly.
-// Connections are kept: an engine that was frozen goes on with them. anew asks by one that
-// is made for the request.
-func newTransports() (kept, anew http.RoundTripper) {
-	return &http.Transport{MaxIdleConnsPerHost: maxUnanswered, IdleConnTimeout: time.Minute, DisableCompression: true},
-		&http.Transport{DisableKeepAlives: true, DisableCompression: true}
-}
-
-// way is how the last attempt of a pass has reached its engine.
-type way struct {
-	connected, kept bool
-	answered        atomic.Bool // with a first byte
-}
-
-// dropped reports whether a kept connection has ended without an answer: as a rule the
-// engine had closed it when the request came. What it did with the request is unknown.
-func (w *way) dropped() bool { return w.kept && !w.answered.Load() }
-
-// trace has the attempts of a pass tell their way.
-func (p *pass) trace(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(untraced{ctx}, &httptrace.ClientTrace{
-		GotConn:              func(c httptrace.GotConnInfo) { p.way.connected, p.way.kept = true, c.Reused },
-		GotFirstResponseByte: func() { p.way.answered.Store(true) },
-	})
-}
-
-// newForward returns what passes a pass on.
-func newForward(room *Room) *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			h := r.Out.Header
-			cleanRequest(h)
-			h.Set(requestID, r.In.Context().Value(passKey{}).(*pass).id)
-		},
-		Transport:      roundTripper{room},
-		BufferPool:     &buffers,
-		ModifyResponse: func(res *http.Response) error { return res.Request.Context().Value(passKey{}).(*pass).answer(res) },
-		ErrorLog:       slog.NewLogLogger(room.log.Handler(), slog.LevelWarn),
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() != nil {
-				return // the client has left
-			}
-			p := r.Context().Value(passKey{}).(*pass)
-			problem := failed("The engine did not answer: " + err.Error())
-			if own, ok := errors.AsType[*problemError](err); ok {
-				problem = own.Problem
-			} else {
-				room.log.Warn("an engine failed a request", "model", p.model, "id", p.id, "err", err)
-			}
-			WriteProblem(w, p.face, problem)
-		},
-	}
-}
-
-// buffers are what answers are copied by.
-var buffers pool
-
-type pool struct{ sync.Pool }
-
-// bufferSize is small, as each stream that is idle holds one.
-const bufferSize = 8 << 10
-
-// Get implements httputil.BufferPool.
-func (p *pool) Get() []byte {
-	if b, ok := p.Pool.Get().(*[bufferSize]byte); ok {
-		return b[:]
-	}
-	return make([]byte, bufferSize)
-}
-
-// Put implements httputil.BufferPool.
-func (p *pool) Put(b []byte) { p.Pool.Put((*[bufferSize]byte)(b)) }
-
-// roundTripper asks the engine of a pass, and asks again if it may.
-type roundTripper struct{ room *Room }
-
-// RoundTrip implements http.RoundTripper.
-func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
-	p := r.Context().Value(passKey{}).(*pass)
-	r = r.WithContext(p.trace(r.Context()))
+// reach asks the engine of the lease, and asks again if it may.
+func (p *pass) reach(r *http.Request) (*http.Response, error) {
 	taken := 0 // attempts that may have reached an engine, without an answer
-	restarted, anew := false, false
+	restarted := false
 	for {
 		if p.ask.Instead != nil && p.room.isLacking(p) {
 			if err := p.turnTo(p.ask.Instead()); err != nil {
 				return nil, err
 			}
 		}
-		res, err := p.send(r, anew)
+		res, err := p.send(r)
 		if err == nil {
-			taken, anew = 0, false
-		} else if p.way.connected {
+			taken = 0
+		} else if !errors.Is(err, wire.ErrUnreached) {
 			taken++
 		}
 		switch {
-		case err != nil && taken < 2 && !anew && p.way.dropped() && r.Context().Err() == nil:
-			anew = true // the others that are kept may have ended as well
+		case err != nil && taken < 2 && errors.Is(err, wire.ErrDropped):
 		case err != nil && taken < 2 && !restarted && p.crashed(r.Context()):
-			restarted, anew = true, false
+			restarted = true
 			if err := p.reenter(r.Context()); err != nil {
 				return nil, Refuse(ProblemOf(err))
 			}
@@ -250,7 +164,6 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		default:
 			return res, nil
 		}
-		r = r.Clone(r.Context()) // of the one before something may yet be sent
 	}
 }
 
@@ -268,8 +181,8 @@ func drain(res *http.Response) []byte {
 	return b
 }
 
-// send asks the engine as it is now, anew by a connection that is not kept.
-func (p *pass) send(r *http.Request, anew bool) (*http.Response, error) {
+// send asks the engine as it is now.
+func (p *pass) send(r *http.Request) (*http.Response, error) {
 	body := p.ask.Body
 	if p.ask.Named != nil {
 		var err error
@@ -288,20 +201,13 @@ func (p *pass) send(r *http.Request, anew bool) (*http.Response, error) {
 			kind = "application/json"
 		}
 		r.Header["Content-Type"] = []string{kind}
-		// Without GetBody the transport does not send it again by itself, which it would do
-		// on one kept connection after the other.
-		r.Body, r.GetBody = io.NopCloser(bytes.NewReader(body)), nil
+		r.Body = io.NopCloser(bytes.NewReader(body))
 	} else {
 		r.Body = nil
 	}
 	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
 	if p.ask.Answer != nil || p.ask.Stream {
 		r.Header.Del("Accept-Encoding") // it is read here
-	}
-	p.way.connected, p.way.kept = false, false
-	p.way.answered.Store(false)
-	if anew {
-		return p.room.anew.RoundTrip(r)
 	}
 	return p.room.engines.RoundTrip(r)
 }
@@ -383,9 +289,6 @@ func (p *pass) turnTo(other *Ask, err error) error {
 
 // answer prepares the engine's answer for the client.
 func (p *pass) answer(res *http.Response) error {
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		return errors.New("it switched protocols, which it was not asked to")
-	}
 	cleanAnswer(res.Header)
 	if p.turn != "" && p.room.queues.begun(p.turn) {
 		p.turn = ""
@@ -409,38 +312,3 @@ func (p *pass) answer(res *http.Response) error {
 	}
 	return nil
 }
-
-// takeLimit is how long a client may take to take a part of its answer, beyond what fits
-// into the buffers on the way: until then its model cannot give way to others. The time to
-// the next part, which its engine takes, does not count.
-const takeLimit = 2 * time.Minute
-
-// flowing is an answer that may take for ever, as long as its client takes it.
-type flowing struct {
-	http.ResponseWriter
-	set time.Time // when its deadline was last set
-}
-
-func (f *flowing) Write(p []byte) (int, error) {
-	f.goOn()
-	return f.ResponseWriter.Write(p)
-}
-
-// FlushError is for http.ResponseController.
-func (f *flowing) FlushError() error {
-	f.goOn()
-	return http.NewResponseController(f.ResponseWriter).Flush()
-}
-
-func (f *flowing) goOn() {
-	now := time.Now()
-	if now.Sub(f.set) < takeLimit/4 { // a token comes more often than that is worth
-		return
-	}
-	f.set = now
-	// Where there is no deadline to set, there is no connection.
-	_ = http.NewResponseController(f.ResponseWriter).SetWriteDeadline(now.Add(takeLimit))
-}
-
-// Unwrap is for http.ResponseController, too.
-func (f *flowing) Unwrap() http.ResponseWriter { return f.ResponseWriter }

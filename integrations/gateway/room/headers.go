@@ -2,20 +2,28 @@ package room
 
 import (
 	"compress/gzip"
-	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
-	"net/http/httptrace"
 	"strings"
 )
 
+// ofConnection are the headers that are about one connection (RFC 9110, section 7.6.1, and
+// what else is taken for such). Those that a Connection header names are, too.
+var ofConnection = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
 // fromClient are headers of a request that are between its client and us: credentials, what
-// a browser says of the page, and what we have done for the client.
+// a browser says of the page, what proxies say of the way, and what we have done for the
+// client.
 var fromClient = []string{
 	"Authorization", "X-Api-Key", "Cookie",
 	"Origin", "Referer", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Sec-Fetch-User",
-	"Expect", "Upgrade", "Connection", // no path of ours has another protocol
+	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+	"Expect",
 }
 
 // fromEngine are headers of an answer that an engine has no say in: they are about our own
@@ -32,13 +40,22 @@ const requestID = "X-Request-Id"
 // modelHeader is the header of an answer that says which model gave it.
 const modelHeader = "X-Model"
 
-func cleanRequest(h http.Header) {
+// forEngine returns the headers of a request as its engine gets them. The values are those
+// of the client's.
+func forEngine(of http.Header) http.Header {
+	h := maps.Clone(of)
+	cleanConnection(h)
 	for _, name := range fromClient {
 		delete(h, name)
 	}
+	if h["User-Agent"] == nil {
+		h["User-Agent"] = []string{""} // else net/http says that it is the client
+	}
+	return h
 }
 
 func cleanAnswer(h http.Header) {
+	cleanConnection(h)
 	for _, name := range fromEngine {
 		delete(h, name)
 	}
@@ -46,6 +63,17 @@ func cleanAnswer(h http.Header) {
 		if strings.HasPrefix(name, corsHeaders) {
 			delete(h, name)
 		}
+	}
+}
+
+func cleanConnection(h http.Header) {
+	for _, list := range h["Connection"] {
+		for name := range strings.SplitSeq(list, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
+	}
+	for _, name := range ofConnection {
+		delete(h, name)
 	}
 }
 
@@ -71,18 +99,4 @@ func decompress(res *http.Response) error {
 	res.Header.Del("Content-Length")
 	res.ContentLength = -1
 	return nil
-}
-
-// untraced hides a client trace. By that of httputil.ReverseProxy an engine's interim
-// answers (1xx) would go to the client, with headers of the engine's, and take away those
-// that our answer has already.
-type untraced struct{ context.Context }
-
-// Value implements context.Context.
-func (u untraced) Value(key any) any {
-	v := u.Context.Value(key)
-	if _, ok := v.(*httptrace.ClientTrace); ok {
-		return nil
-	}
-	return v
 }

@@ -1,18 +1,17 @@
 package room
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"sync"
 	"time"
 
 	"github.com/modeltier/modeltier"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/wire"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
 	"golang.org/x/sync/semaphore"
@@ -52,10 +51,8 @@ type Room struct {
 
 	queues  queues
 	bodies  *semaphore.Weighted // the room for those of all requests
-	forward *httputil.ReverseProxy
-	engines http.RoundTripper // by connections that are kept
-	anew    http.RoundTripper // by a new one
-	lacks   sync.Map          // of lack: paths that an engine has been seen to lack
+	engines http.RoundTripper
+	lacks   sync.Map // of lack: paths that an engine has been seen to lack
 }
 
 // New returns a Room over the engines of a Manager: its leases' instances have a method
@@ -85,8 +82,7 @@ func New(m *modeltier.Manager, o Options) *Room {
 	if room.log == nil {
 		room.log = slog.New(slog.DiscardHandler)
 	}
-	room.engines, room.anew = newTransports()
-	room.forward = newForward(room)
+	room.engines = new(wire.Transport)
 	return room
 }
 
@@ -138,38 +134,15 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 	flow := &flowing{ResponseWriter: w}
 	defer flow.goOn() // for what net/http sends when this has returned: the end of an answer
 	w = flow
-	body, held, p := room.read(w, r)
-	if p != nil {
-		WriteProblem(w, face, p)
+	pass, held := room.understood(w, r, face, understand)
+	if pass == nil {
 		return
 	}
 	defer held.release()
-	ask, err := understand(r, body)
-	if err != nil {
-		var p *problemError
-		if !errors.As(err, &p) {
-			p = &problemError{Invalid(err, `Send a JSON object with "model": the name of a model, or "auto".`)}
-		}
-		WriteProblem(w, face, p.Problem)
-		return
-	}
-	if ask.Path == "" {
-		ask.Path = r.URL.RequestURI()
-	}
-	caller, class, err := room.classOf(r)
-	if err != nil {
-		WriteProblem(w, face, Invalid(err))
-		return
-	}
-	if word := r.Header.Get(keepAliveHeader); word != "" {
-		if ask.Request.KeepAlive, err = ParseKeepAlive(word); err != nil {
-			WriteProblem(w, face, Invalid(err))
-			return
-		}
-	}
-	pass := &pass{room: room, face: face, ask: ask, id: id, caller: caller, class: class}
+	pass.id = id
 	defer pass.end()
-	if ask.Stream && r.Header.Get(progressHeader) != "" {
+	var err error
+	if pass.ask.Stream && r.Header.Get(progressHeader) != "" {
 		var b *begun
 		b, err = pass.enterTelling(w, r)
 		if b != nil {
@@ -191,7 +164,53 @@ func (room *Room) Serve(w http.ResponseWriter, r *http.Request, face Face, under
 		return
 	}
 	w.Header().Set(modelHeader, pass.model)
-	room.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
+	pass.through(w, r)
+}
+
+// understood reads a request and makes a pass of it, which charges held. It returns nil if it
+// has told the client what is wrong with it.
+func (room *Room) understood(w http.ResponseWriter, r *http.Request, face Face, understand func(r *http.Request, body []byte) (*Ask, error)) (_ *pass, held *charged) {
+	body, held, p := room.read(w, r)
+	if p != nil {
+		WriteProblem(w, face, p)
+		return nil, nil
+	}
+	pass, err := room.passOf(r, body, understand)
+	if err != nil {
+		held.release()
+		p, ok := errors.AsType[*problemError](err)
+		if !ok {
+			p = &problemError{Invalid(err)}
+		}
+		WriteProblem(w, face, p.Problem)
+		return nil, nil
+	}
+	pass.face = face
+	return pass, held
+}
+
+// passOf makes a pass of what a request says.
+func (room *Room) passOf(r *http.Request, body []byte, understand func(r *http.Request, body []byte) (*Ask, error)) (*pass, error) {
+	ask, err := understand(r, body)
+	if err != nil {
+		if _, ok := errors.AsType[*problemError](err); !ok {
+			err = Refuse(Invalid(err, `Send a JSON object with "model": the name of a model, or "auto".`))
+		}
+		return nil, err
+	}
+	if ask.Path == "" {
+		ask.Path = r.URL.RequestURI()
+	}
+	caller, class, err := room.classOf(r)
+	if err != nil {
+		return nil, err
+	}
+	if word := r.Header.Get(keepAliveHeader); word != "" {
+		if ask.Request.KeepAlive, err = ParseKeepAlive(word); err != nil {
+			return nil, err
+		}
+	}
+	return &pass{room: room, ask: ask, caller: caller, class: class}, nil
 }
 
 // classOf returns whose request it is and its class, nil if neither the caller nor a header

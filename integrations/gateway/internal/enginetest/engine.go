@@ -41,7 +41,8 @@ func Main() {
 }
 
 // Handler returns the engine. Its streams go on as the request's body says: three numbers
-// for "short", 500 for "long", else for ever; with "die" the process ends after four.
+// for "short", 500 for "long", else for ever; with "die" the process ends after four, with
+// "idle" no second one comes.
 func Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
@@ -81,6 +82,10 @@ func stream(w http.ResponseWriter, r *http.Request) {
 	for i := range events {
 		fmt.Fprintf(w, "data: %d\n\n", i)
 		http.NewResponseController(w).Flush()
+		if bytes.Contains(b, []byte("idle")) {
+			<-r.Context().Done()
+			return
+		}
 		if i == 3 && bytes.Contains(b, []byte("die")) {
 			os.Exit(3)
 		}
