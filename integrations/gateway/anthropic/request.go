@@ -15,7 +15,7 @@ type request struct {
 	System        chat.Content[systemBlock] `json:"system"`
 	Messages      []message                 `json:"messages"`
 	MaxTokens     *int64                    `json:"max_tokens"`
-	StopSequences []string                  `json:"stop_sequences"`
+	StopSequences []chat.Word               `json:"stop_sequences"`
 	Temperature   *float64                  `json:"temperature"`
 	TopP          *float64                  `json:"top_p"`
 	Stream        bool                      `json:"stream"`
@@ -26,11 +26,17 @@ type request struct {
 		Effort string  `json:"effort"`
 		Format *format `json:"format"`
 	} `json:"output_config"`
-	OutputFormat *format          `json:"output_format"` // as output_config.format was called at first
-	Container    jsontext.Value   `json:"container"`
-	MCPServers   []jsontext.Value `json:"mcp_servers"`
+	OutputFormat *format        `json:"output_format"` // as output_config.format was called at first
+	Container    jsontext.Value `json:"container"`
+	MCPServers   []mcpServer    `json:"mcp_servers"`
 	chat.Extras  `json:",embed"`
 }
+
+// mcpServer is a server with tools; that there is one is enough to refuse it.
+type mcpServer struct{}
+
+// CountedByDecode implements chat.Counted.
+func (*mcpServer) CountedByDecode() {}
 
 type systemBlock struct {
 	Type string `json:"type"`

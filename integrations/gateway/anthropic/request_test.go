@@ -159,9 +159,15 @@ func TestChatRequest_CannotBeTranslated_NamesTheField(t *testing.T) {
 }
 
 func TestChatRequest_ManyEmptyBlocks_AreAnError(t *testing.T) {
-	_, err := ChatRequest([]byte(asked(`[` + strings.Repeat(`{},`, 200_000) + `{}]`)))
-	if err == nil || err.Error() != "the body has more than 100000 parts" {
-		t.Errorf("got %v", err)
+	for _, body := range []string{
+		asked(`[` + strings.Repeat(`{},`, 200_000) + `{}]`),
+		with(`"stop_sequences":[` + strings.Repeat(`"",`, 200_000) + `""]`),
+		with(`"mcp_servers":[` + strings.Repeat(`{},`, 200_000) + `{}]`),
+	} {
+		_, err := ChatRequest([]byte(body))
+		if err == nil || err.Error() != "the body has more than 100000 parts" {
+			t.Errorf("%.100s: got %v", body, err)
+		}
 	}
 }
 

@@ -63,8 +63,8 @@ type responsesRequest struct {
 	Reasoning struct {
 		Effort string `json:"effort"`
 	} `json:"reasoning"`
-	TopLogprobs int64    `json:"top_logprobs"`
-	Include     []string `json:"include"`
+	TopLogprobs int64       `json:"top_logprobs"`
+	Include     []chat.Word `json:"include"`
 
 	PreviousResponseID string         `json:"previous_response_id"`
 	Conversation       jsontext.Value `json:"conversation"`

@@ -381,3 +381,10 @@ func TestResponses_Translate_AnswersOfEveryKind(t *testing.T) {
 		})
 	}
 }
+
+func TestParseResponses_ManyWords_AreAnError(t *testing.T) {
+	_, err := ParseResponses([]byte(`{"model":"m","input":"a","include":[` + strings.Repeat(`"",`, 200_000) + `""]}`))
+	if err == nil || err.Error() != "the body has more than 100000 parts" {
+		t.Errorf("got %v", err)
+	}
+}

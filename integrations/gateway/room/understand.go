@@ -61,12 +61,18 @@ func Understand(r *http.Request, body []byte, path string) (*Ask, error) {
 	return ask, nil
 }
 
+// maxWish bounds the capabilities of a wish, in bytes, which take many times that in memory.
+const maxWish = 64 << 10
+
 // Wished is the request of a body that has a model selected, with the "capabilities" and
 // the "priority" of the body; with another model, these words are the engine's.
 func Wished(h http.Header, path string, body []byte) (req modeltier.Request, err error) {
 	for key, value := range Members(body) {
 		switch key {
 		case "capabilities":
+			if len(value) > maxWish {
+				return modeltier.Request{}, fmt.Errorf("capabilities are %d bytes, and must be at most %d", len(value), maxWish)
+			}
 			err = json.Unmarshal(value, &req.Capabilities)
 		case "priority":
 			err = json.Unmarshal(value, &req.Priority)

@@ -1,7 +1,9 @@
 package room
 
 import (
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -40,4 +42,11 @@ func TestWants_ByPathAndContent(t *testing.T) {
 func FuzzWants(f *testing.F) {
 	f.Add([]byte(`{"messages":[{"content":[{"type":"image"},{"type":"input_audio"}]}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) { Wants("/v1/messages", body) })
+}
+
+func TestWished_CapabilitiesWithoutEnd_AreAnError(t *testing.T) {
+	body := []byte(`{"capabilities":[` + strings.Repeat(`"",`, maxWish) + `""]}`)
+	if req, err := Wished(http.Header{}, "/v1/completions", body); err == nil {
+		t.Errorf("it wishes %d capabilities", len(req.Capabilities))
+	}
 }

@@ -63,6 +63,12 @@ const maxItems = 100_000
 // Counted is a type whose values Decode counts.
 type Counted interface{ CountedByDecode() }
 
+// Word is a string of an array, which Decode counts.
+type Word string
+
+// CountedByDecode implements Counted.
+func (*Word) CountedByDecode() {}
+
 var errTooMany = errors.New("too many parts")
 
 // Decode reads a request into v. Keys count in their exact case, a key that comes twice is

@@ -18,7 +18,7 @@ type Request struct {
 	MaxTokens         *int64          `json:"max_tokens,omitzero"`
 	Temperature       *float64        `json:"temperature,omitzero"`
 	TopP              *float64        `json:"top_p,omitzero"`
-	Stop              []string        `json:"stop,omitempty"`
+	Stop              []Word          `json:"stop,omitempty"`
 	Stream            bool            `json:"stream,omitzero"`
 	StreamOptions     *StreamOptions  `json:"stream_options,omitzero"`
 	ResponseFormat    *ResponseFormat `json:"response_format,omitzero"`
