@@ -53,21 +53,31 @@ func newOrigins(list []string, keys bool) (origins, error) {
 	o := origins{keys: keys}
 	var faults []error
 	for i, s := range list {
-		p, ok := parseOrigin(s)
-		every := s == "*" || ok && p.host == "*" && (p.scheme == "http" || p.scheme == "https")
-		stars := strings.Count(strings.TrimPrefix(p.host, "*"), "*") // only as the first label
-		switch {
-		case every && !keys:
-			faults = append(faults, fmt.Errorf("origins[%d] %q: without a key every web page could load and unload models; name the pages, or configure a key", i, s))
-		case s == "*":
+		if err := CheckOrigin(s, keys); err != nil {
+			faults = append(faults, fmt.Errorf("origins[%d] %q: %w", i, s, err))
+		} else if s == "*" {
 			o.all = true
-		case !ok || stars > 0 || strings.HasPrefix(p.host, "*") && p.host != "*" && !strings.HasPrefix(p.host, "*."):
-			faults = append(faults, fmt.Errorf("origins[%d] %q: must be SCHEME://HOST or SCHEME://HOST:PORT, without a path; HOST may begin with \"*.\", and PORT may be \"*\"", i, s))
-		default:
+		} else {
+			p, _ := parseOrigin(s)
 			o.patterns = append(o.patterns, p)
 		}
 	}
 	return o, errors.Join(faults...)
+}
+
+// CheckOrigin returns what is wrong with one of Options.Origins; keys says whether there
+// are keys.
+func CheckOrigin(s string, keys bool) error {
+	p, ok := parseOrigin(s)
+	every := s == "*" || ok && p.host == "*" && (p.scheme == "http" || p.scheme == "https")
+	stars := strings.Count(strings.TrimPrefix(p.host, "*"), "*") // only as the first label
+	switch {
+	case every && !keys:
+		return errors.New("without a key every web page could load and unload models; name the pages, or configure a key")
+	case s != "*" && (!ok || stars > 0 || strings.HasPrefix(p.host, "*") && p.host != "*" && !strings.HasPrefix(p.host, "*.")):
+		return errors.New("must be SCHEME://HOST or SCHEME://HOST:PORT, without a path; HOST may begin with \"*.\", and PORT may be \"*\"")
+	}
+	return nil
 }
 
 // parseOrigin returns the parts of an origin, as browsers write them (RFC 6454, section
@@ -125,15 +135,23 @@ func newHosts(list []string) (map[string]bool, error) {
 	hosts := map[string]bool{}
 	var faults []error
 	for i, s := range list {
-		host := hostOf(s)
-		_, err := netip.ParseAddr(host)
-		if host == "" || err != nil && strings.ContainsFunc(strings.ToLower(s), func(c rune) bool { return !isNameByte(c) }) {
-			faults = append(faults, fmt.Errorf("hosts[%d] %q: must be the name or the address of a host, without a scheme, a port, a path or \"*\"", i, s))
+		if err := CheckHost(s); err != nil {
+			faults = append(faults, fmt.Errorf("hosts[%d] %q: %w", i, s, err))
 			continue
 		}
-		hosts[host] = true
+		hosts[hostOf(s)] = true
 	}
 	return hosts, errors.Join(faults...)
+}
+
+// CheckHost returns what is wrong with one of Options.Hosts.
+func CheckHost(s string) error {
+	host := hostOf(s)
+	_, err := netip.ParseAddr(host)
+	if host == "" || err != nil && strings.ContainsFunc(strings.ToLower(s), func(c rune) bool { return !isNameByte(c) }) {
+		return errors.New("must be the name or the address of a host, without a scheme, a port, a path or \"*\"")
+	}
+	return nil
 }
 
 func isNameByte(c rune) bool {

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/modeltier/modeltier/hotload"
+	"github.com/modeltier/modeltier/integrations/gateway/access"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -202,15 +204,14 @@ func (d *decoder) validateAccess() {
 			d.invalid(d.item("listen", i), strconv.Quote(addr), "must have a port of 0 to 65535")
 		}
 	}
-	// Package access, which goes by them, is stricter.
 	for i, origin := range f.Origins {
-		if scheme, host, _ := strings.Cut(origin, "://"); origin != "*" && (scheme == "" || host == "" || strings.ContainsAny(host, "/?#@, ")) {
-			d.invalid(d.item("origins", i), strconv.Quote(origin), "must be an origin such as https://chat.example.org, without a path, or *")
+		if err := access.CheckOrigin(origin, true); err != nil { // whether there are keys, Check knows
+			d.invalid(d.item("origins", i), strconv.Quote(origin), err.Error())
 		}
 	}
 	for i, host := range f.Hosts {
-		if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsAny(host, "/:@, ")) {
-			d.invalid(d.item("hosts", i), strconv.Quote(host), "must be a name such as llm.example.org, without scheme, port or path")
+		if err := access.CheckHost(host); err != nil {
+			d.invalid(d.item("hosts", i), strconv.Quote(host), err.Error())
 		}
 	}
 	seen := map[string]bool{}
@@ -233,10 +234,13 @@ func (d *decoder) validateAccess() {
 		if given != 1 {
 			d.invalid(at, "", "must have one of key, key_file and key_env")
 		}
-		if k.Name != "" && slices.ContainsFunc(f.Keys, func(other Key) bool { return other.Key == k.Name }) {
-			d.invalid(append(at, "name"), "", "is the secret of a key, and names are written to logs: choose another name")
+		if strings.TrimSpace(k.Name) != k.Name {
+			d.invalid(append(at, "name"), "", "must not begin or end with a blank")
 		}
-		if err := checkSecret(k.Key); k.Key != "" && err != nil {
+		if k.Name != "" && slices.ContainsFunc(f.Keys, func(other Key) bool { return other.Key == k.Name }) {
+			d.invalid(at, "", "has a name that is the secret of a key, and names are written to logs: choose another name") // without the value
+		}
+		if err := CheckSecret(k.Key); k.Key != "" && err != nil {
 			d.invalid(append(at, "key"), "", err.Error())
 		}
 	}
@@ -285,8 +289,8 @@ func (d *decoder) each(at []string, err error, keys func(field string) []string)
 
 // Check looks at what a File of Read or Parse names, and returns all that is wrong with it:
 // the faults that Parse told, and what is not there of programs, files of models, folders,
-// secrets, and a state for engines that save. Each is a *Fault with its place. env is as
-// os.LookupEnv, for keys.
+// secrets, and a state for engines that save; and who may be let in without any key. Each is
+// a *Fault with its place. env is as os.LookupEnv, for keys and MODELTIER_TOKEN.
 func (f *File) Check(env func(string) (string, bool)) error {
 	d := decoder{file: f}
 	if f.read != nil { // else it is a program's own, without places
@@ -298,13 +302,29 @@ func (f *File) Check(env func(string) (string, bool)) error {
 		if err := e.LookUp(); err != nil {
 			d.absent([]string{"engines", name, "command"}, err)
 		}
+		if e.Dir != "" && !strings.ContainsRune(e.Dir, '{') {
+			d.absent([]string{"engines", name, "dir"}, checkKind(e.Dir, "a folder", fs.FileMode.IsDir))
+		}
 		if e.Save != nil && f.State == "" {
 			d.invalid([]string{"engines", name, "save"}, "", "needs a folder: name one in state")
 		}
 	}
+	if f.State != "" && exists(f.State) {
+		d.absent([]string{"state"}, checkKind(f.State, "a folder", fs.FileMode.IsDir))
+	}
+	within, follow := filepath.Dir(f.name), []string(nil) // where hot loads come from, too
+	if abs, err := filepath.Abs(within); err == nil {
+		within = abs
+	}
+	if len(f.Folders) > 0 {
+		within, follow = f.Folders[0].Path, f.Folders[0].Follow
+	}
+	_, unmeasured := hotload.Gather(f.TierModels(), within, follow...)
 	for i := range f.Models {
 		m, at := &f.Models[i], append(d.item("models", i), "path")
 		switch {
+		case m.Size == 0 && unmeasured[i] != nil && exists(m.Path):
+			d.absent(at, unmeasured[i])
 		case m.Path != "" && exists(m.Path):
 			err := checkKind(m.Path, "a regular file or a folder", func(m fs.FileMode) bool { return m.IsRegular() || m.IsDir() })
 			d.absent(at, err)
@@ -316,11 +336,42 @@ func (f *File) Check(env func(string) (string, bool)) error {
 		at := append(d.item("folders", i), "path")
 		d.absent(at, checkKind(f.Folders[i].Path, "a folder", fs.FileMode.IsDir))
 	}
-	for i := range f.Keys {
-		_, err := f.Keys[i].Secret(env)
-		d.absent(d.item("keys", i), err)
-	}
+	d.checkKeys(env)
 	return d.err()
+}
+
+// checkKeys notes secrets that are not there or are there twice and, if there are no keys,
+// what needs one.
+func (d *decoder) checkKeys(env func(string) (string, bool)) {
+	f, first := d.file, map[string]int{}
+	for i := range f.Keys {
+		k := &f.Keys[i]
+		if k.KeyFile == "" && k.KeyEnv == "" && CheckSecret(k.Key) != nil {
+			continue // which is told
+		}
+		secret, err := k.Secret(env)
+		if err != nil {
+			d.absent(d.item("keys", i), err)
+		} else if at, twice := first[secret]; twice {
+			d.invalid(d.item("keys", i), "", fmt.Sprintf("has the secret of keys[%d], and whose request it is could not be told", at))
+		} else {
+			first[secret] = i
+		}
+	}
+	if token, _ := env(tokenVariable); len(f.Keys) > 0 || d.faulty["keys"] || token != "" {
+		return
+	}
+	for i, addr := range f.Listen {
+		host, _, err := net.SplitHostPort(addr)
+		if ip, invalid := netip.ParseAddr(host); err == nil && (host == "" || invalid == nil && !ip.IsLoopback()) {
+			d.invalid(d.item("listen", i), strconv.Quote(addr), "can be reached by other machines, and anyone there could load and unload models: give a key, or listen on 127.0.0.1")
+		}
+	}
+	for i, origin := range f.Origins {
+		if err := access.CheckOrigin(origin, false); err != nil && access.CheckOrigin(origin, true) == nil {
+			d.invalid(d.item("origins", i), strconv.Quote(origin), err.Error())
+		}
+	}
 }
 
 // absent notes an error about what a value names.
@@ -330,6 +381,9 @@ func (d *decoder) absent(path []string, err error) {
 	}
 	d.invalid(path, "", ": "+err.Error())
 }
+
+// tokenVariable is the environment variable of a key that no file names.
+const tokenVariable = "MODELTIER_TOKEN"
 
 // maxSecret bounds a key's file.
 const maxSecret = 4096
@@ -358,14 +412,14 @@ func (k *Key) Secret(env func(string) (string, bool)) (string, error) {
 		from = "key_env " + k.KeyEnv
 		secret, _ = env(k.KeyEnv)
 	}
-	if err := checkSecret(secret); err != nil {
+	if err := CheckSecret(secret); err != nil {
 		return "", fmt.Errorf("the secret of %s %w", from, err)
 	}
 	return secret, nil
 }
 
-// checkSecret returns why a secret could not be sent in a header.
-func checkSecret(secret string) error {
+// CheckSecret returns why a secret could not be sent in a header.
+func CheckSecret(secret string) error {
 	switch {
 	case secret == "":
 		return errors.New("is empty")

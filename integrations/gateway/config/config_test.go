@@ -119,8 +119,8 @@ timeouts: 5s
 		`c.yaml:28:62: keys[2].name "x" is there twice`,
 		`c.yaml:28:72: keys[2].class "fast" must be high, normal or low`,
 		`c.yaml:30:9: listen[0] "8080" must be HOST:PORT, such as 127.0.0.1:8080 or :8080, or unix:PATH`,
-		`c.yaml:31:10: origins[0] "chat.example.org" must be an origin such as https://chat.example.org, without a path, or *`,
-		`c.yaml:32:9: hosts[0] "https://x" must be a name such as llm.example.org, without scheme, port or path`,
+		`c.yaml:31:10: origins[0] "chat.example.org" must be SCHEME://HOST or SCHEME://HOST:PORT, without a path; HOST may begin with "*.", and PORT may be "*"`,
+		`c.yaml:32:9: hosts[0] "https://x" must be the name or the address of a host, without a scheme, a port, a path or "*"`,
 		`c.yaml:33:10: folders must be a list`,
 		`c.yaml:34:11: timeouts "5s" must be a mapping, with keys such as start`,
 	}
@@ -531,6 +531,54 @@ keys: [{name: x, key_file: secret}, {name: y, key_env: MODELTIER_TEST_NO_SUCH_KE
 	if len(got) != 5 || len(lines(t, err)) != 4 {
 		t.Errorf("%q, before %v", got, err)
 	}
+	// What a server would refuse.
+	if err := os.WriteFile(filepath.Join(dir, "empty.gguf"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	none := func(string) (string, bool) { return "", false }
+	text := `listen: [":8080", "0.0.0.0:0", "127.0.0.1:0", "localhost:0"]
+origins: ["*", "https://chat.example.org"]
+engines: {e: {command: "sh {port}", dir: nothing}}
+models: [{name: a, path: empty.gguf}, {name: b, path: secret, parts: [nothing], size: 0B}]
+state: secret
+`
+	f, _, err = Parse("c.yaml", []byte(text), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = lines(t, f.Check(none))
+	for i, want := range []string{
+		`1:10: listen[0] ":8080" can be reached by other machines`, `1:19: listen[1] "0.0.0.0:0" can be reached`,
+		`2:11: origins[0] "*" without a key every web page`,
+		"3:42: engines.e.dir", `4:26: models[0].path "empty.gguf": `, `4:55: models[1].path "secret": `, `5:8: state "secret": `,
+	} {
+		if i >= len(got) || !strings.HasPrefix(got[i], "c.yaml:"+want) {
+			t.Errorf("%d: %q is not in %q", i, want, got)
+		}
+	}
+	if len(got) != 7 {
+		t.Errorf("%q", got)
+	}
+	keyed := "listen: ':8080'\norigins: ['*']\nkeys: [{name: a, key: sesame}, {name: b, key_env: OTHER}]\n"
+	if f, _, err = Parse("c.yaml", []byte(keyed), dir); err != nil {
+		t.Fatal(err)
+	}
+	got = lines(t, f.Check(func(string) (string, bool) { return "sesame", true }))
+	if len(got) != 1 || !strings.HasPrefix(got[0], "c.yaml:3:32: keys[1] has the secret of keys[0]") {
+		t.Errorf("%q", got)
+	}
+	if f, _, err = Parse("c.yaml", []byte("listen: ':8080'\norigins: ['*']\n"), dir); err != nil {
+		t.Fatal(err)
+	}
+	if got = lines(t, f.Check(func(string) (string, bool) { return "sesame", true })); len(got) > 0 {
+		t.Errorf("with a token: %q", got)
+	}
+	if f, _, err = Parse("c.yaml", []byte("keys: [{name: a, key: 'two words'}, {name: b}]\n"), dir); err == nil {
+		t.Fatal(f)
+	}
+	if got = lines(t, f.Check(none)); len(got) != 2 {
+		t.Errorf("a fault is told twice: %q", got)
+	}
 	k := Key{KeyFile: filepath.Join(dir, "secret")}
 	if secret, err := k.Secret(nil); err != nil || secret != "abc" {
 		t.Errorf("%q, %v", secret, err)
@@ -539,7 +587,7 @@ keys: [{name: x, key_file: secret}, {name: y, key_env: MODELTIER_TEST_NO_SUCH_KE
 
 func TestParse_NameOfAKeyThatIsItsSecret_IsRefused(t *testing.T) {
 	_, _, err := Parse("c.yaml", []byte("keys: [{name: a, key: sesame}, {name: sesame, key: x}]"), t.TempDir())
-	if err == nil || !strings.Contains(err.Error(), "keys[1].name") || !strings.Contains(err.Error(), "is the secret of a key") {
+	if err == nil || !strings.Contains(err.Error(), "keys[1] has a name that is the secret of a key") || strings.Contains(err.Error(), "sesame") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 
 	"github.com/modeltier/modeltier/examples/demo"
 	"github.com/modeltier/modeltier/integrations/gateway/config"
@@ -118,19 +117,8 @@ func (o *options) settle(named func(flag string) bool, env func(string) (string,
 	}
 	// A token that came out empty was meant to be one: a server without any is not
 	// what its owner wanted.
-	if err := checkToken(o.token); err != nil && tokened {
+	if err := config.CheckSecret(o.token); err != nil && tokened {
 		return fault("the token of -token or %s %v", tokenVariable, err)
-	}
-	return nil
-}
-
-// checkToken returns why the token could not be sent in a header.
-func checkToken(token string) error {
-	switch {
-	case token == "":
-		return errors.New("is empty")
-	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return errors.New("must be printable ASCII without blanks")
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func newFront(t *testing.T, settings ...map[string]any) *front {
 		"limits":  map[string]any{"ram_gb": 0.15, "swap_gb": 1, "reserved_gb": 0.01},
 	}}
 	f.write(t)
-	served := serveFront(t, &options{config: f.path})
+	served := serveFront(t, &options{env: noEnv, config: f.path})
 	served.path, served.config = f.path, f.config
 	return served
 }

@@ -18,7 +18,7 @@ func TestHotLoad_SeveralEngines_ServedByTheOneThatItNames(t *testing.T) {
 	f.config["state"] = t.TempDir()
 	f.write(t)
 	path, config := f.path, f.config
-	f = serveFront(t, &options{config: path})
+	f = serveFront(t, &options{env: noEnv, config: path})
 	f.path, f.config = path, config
 	engines := f.config["engines"].(map[string]any)
 	other := maps.Clone(engines["fake"].(map[string]any))
@@ -61,7 +61,7 @@ func TestHotLoad_SeveralEngines_ServedByTheOneThatItNames(t *testing.T) {
 	if err := f.m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	served(serveFront(t, &options{config: f.path}))
+	served(serveFront(t, &options{env: noEnv, config: f.path}))
 }
 
 type contractAnswer struct {

@@ -96,6 +96,9 @@ func (o *options) readConfig(told io.Writer) (*config.File, error) {
 	if f != nil && o.stated {
 		f.State = o.state
 	}
+	if f != nil && o.addressed {
+		f.Listen = nil
+	}
 	if f != nil && err != nil {
 		err = f.Check(o.env) // what else is wrong
 	}

@@ -105,6 +105,9 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 	supervisor := newSupervisor(env)
 	e := environment{at: env}
 	e.hide(tokenVariable, notifyVariable)
+	if opts.token != "" {
+		e.hidden[tokenVariable] = opts.token // that of -token as well
+	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: opts.level()}))
 	opts.env = e.lookup
 	var warned bytes.Buffer
@@ -116,7 +119,7 @@ func run(stop, now context.Context, again <-chan os.Signal, opts *options, env f
 	e.hideKeys(f)
 	lns, err := access.Listen(opts.addresses(f), opts.token != "" || len(f.Keys) > 0)
 	if err != nil {
-		if opts.addressed || len(f.Listen) == 0 {
+		if len(f.Listen) == 0 {
 			err = fmt.Errorf("-addr: %w", err)
 		}
 		return err

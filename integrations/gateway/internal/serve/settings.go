@@ -286,7 +286,7 @@ func setAliases(ctx context.Context, m *modeltier.Manager, old, now map[string]s
 
 // addresses are where to listen: those of the command line, else those of the file.
 func (o *options) addresses(f *config.File) []string {
-	if !o.addressed && len(f.Listen) > 0 {
+	if len(f.Listen) > 0 { // there are none if -addr was named
 		return f.Listen
 	}
 	return strings.Split(o.addr, ",")
