@@ -206,6 +206,41 @@ func TestReportCrash_EngineKilled_LeasesAreToldAndLaterOnesServed(t *testing.T) 
 	})
 }
 
+// A client that is told of a crash, and asks again at once, is not given what has crashed.
+func TestReportCrash_HolderAsksAgainAtOnce_GetsTheNextOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onlyRAM(model("a", 2)))
+		for range 500 {
+			var clients sync.WaitGroup
+			for range 4 {
+				lease := r.get("a")
+				clients.Go(func() {
+					<-lease.Done()
+					lease.Release()
+					next, err := r.Acquire(t.Context(), modeltier.Request{Model: "a"})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer next.Release()
+					select {
+					case <-next.Done():
+						t.Error("the lease is one of the model that crashed")
+					default:
+					}
+				})
+			}
+			time.Sleep(5 * time.Minute) // else it counts as crashing again and again
+			if err := r.ReportCrash("a", errors.New("signal: killed")); err != nil {
+				t.Fatal(err)
+			}
+			if clients.Wait(); t.Failed() {
+				return
+			}
+		}
+	})
+}
+
 func TestReportCrash_EngineKilled_StatusIsRightWithoutARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ended []string

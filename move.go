@@ -183,8 +183,8 @@ func (c *control) moveEnded(mv *core.Move, g *moving, out core.Outcome, moved ti
 	runtime := mv.Entry.Model.Runtime
 	c.core.MoveEnded(mv, out, c.now)
 	if g.crash != nil && out.Err == nil {
-		c.shared[mv.Entry].gate.lose()
 		c.core.Crash(mv.Entry, g.crash, c.now)
+		c.shared[mv.Entry].gate.lose()
 	}
 	c.publishFailure(mv.Entry)
 	c.corrected(mv.Entry, runtime)
@@ -235,8 +235,9 @@ func (c *control) crashed(model string, cause error) {
 			g.crash = cause
 		}
 	}
-	c.shared[e].gate.lose()
+	// Told only now that the gate is closed: those who ask again at once must not come by it.
 	c.core.Crash(e, cause, c.now)
+	c.shared[e].gate.lose()
 	c.publishFailure(e)
 }
 
