@@ -201,7 +201,7 @@ func (p *pass) send(r *http.Request) (*http.Response, error) {
 			kind = "application/json"
 		}
 		r.Header["Content-Type"] = []string{kind}
-		r.Body = io.NopCloser(bytes.NewReader(body))
+		r.Body = &sending{*bytes.NewReader(body)}
 	} else {
 		r.Body = nil
 	}
@@ -210,6 +210,16 @@ func (p *pass) send(r *http.Request) (*http.Response, error) {
 		r.Header.Del("Accept-Encoding") // it is read here
 	}
 	return p.room.engines.RoundTrip(r)
+}
+
+// sending is the body of a request to an engine. What is closed, as it is when it has been
+// sent, is not held by the answer, which has the request.
+type sending struct{ bytes.Reader }
+
+// Close implements io.Closer.
+func (s *sending) Close() error {
+	s.Reset(nil)
+	return nil
 }
 
 // crashLimit is how long an engine that did not answer may take to be known as ended.

@@ -44,7 +44,6 @@ func (p *pass) begin(r *http.Request) (*http.Response, error) {
 		res.Body.Close()
 		return nil, err
 	}
-	out.Body = nil // of which the answer's translation does not keep the memory
 	return res, nil
 }
 
