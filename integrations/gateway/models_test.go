@@ -2,15 +2,18 @@ package gateway_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/gateway"
 	"github.com/modeltier/modeltier/modeltiertest"
 	"github.com/modeltier/modeltier/tier"
+	"github.com/modeltier/modeltier/tier/tiertest"
 )
 
 // What the list of the Manager's own Handler says, this one says too.
@@ -59,4 +62,20 @@ func TestModels_SayAllThatTheManagersListSays(t *testing.T) {
 			t.Errorf("the context is %v", got)
 		}
 	})
+}
+
+func TestModels_DigestOfAnEngine_IsNotSupported(t *testing.T) {
+	m, err := modeltier.New(modeltier.Config{
+		Models: []tier.Model{{Name: "m", Size: tier.GiB}}, Mover: enginesAt("http://127.0.0.1:1"),
+		Probe: tiertest.NewProbe(tier.Memory{Total: 8 * tier.GiB, Available: 8 * tier.GiB}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	w := httptest.NewRecorder()
+	gateway.New(m, gateway.Config{}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/models/m/digest", nil))
+	if w.Code != http.StatusNotImplemented || !strings.Contains(w.Body.String(), `"code":"not_supported","suggestions":["A digest is of files`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
 }

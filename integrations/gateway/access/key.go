@@ -22,7 +22,7 @@ const (
 	Use Scope = 1 << iota
 	// Manage is changing what is where: loads, unloads, limits, reservations.
 	Manage
-	// Watch is seeing how things stand: status, lists, metrics.
+	// Watch is seeing how things stand: status and lists.
 	Watch
 )
 

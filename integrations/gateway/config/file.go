@@ -145,7 +145,7 @@ type Key struct {
 	KeyFile string `json:"key_file,omitempty"`
 	// An environment variable that holds the secret. Engines do not get it.
 	KeyEnv string `json:"key_env,omitempty"`
-	// What it allows: use (ask models), watch (status, lists and metrics), manage (load, unload,
+	// What it allows: use (ask models), watch (status and lists), manage (load, unload,
 	// limits). Default: use.
 	Scopes []Scope `json:"scopes,omitempty"`
 	// How soon its requests have their turn at a busy engine: high, normal or low. Default: that

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -46,7 +45,15 @@ func (m *models) digest(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	}
 	defer lease.Release()
-	a, err := digestOf(r.Context(), lease)
+	weights, ok := modeltier.Instance[weights](lease)
+	if !ok {
+		room.WriteProblem(w, Face{}, &room.Problem{
+			Status: http.StatusNotImplemented, Code: "not_supported", Message: "The engine of '" + lease.Model().Name + "' does not show its weights",
+			Suggestions: []string{"A digest is of files that the server has in memory itself: serve the folder without -engine."},
+		})
+		return
+	}
+	a, err := digestOf(r.Context(), lease, weights)
 	if err != nil { // the file is at fault, and not the request
 		p := room.ProblemOf(err)
 		p.Status = http.StatusInternalServerError
@@ -56,12 +63,8 @@ func (m *models) digest(w http.ResponseWriter, r *http.Request, name string) {
 	room.WriteJSON(w, http.StatusOK, a)
 }
 
-func digestOf(ctx context.Context, lease *modeltier.Lease) (*digest, error) {
+func digestOf(ctx context.Context, lease *modeltier.Lease, weights weights) (*digest, error) {
 	name := lease.Model().Name // it may have been asked for by an alias
-	weights, ok := modeltier.Instance[weights](lease)
-	if !ok {
-		return nil, errors.New("the engine of '" + name + "' does not show its weights")
-	}
 	began := time.Now()
 	sum, err := sha256Of(ctx, weights, weights.Size())
 	if err != nil {

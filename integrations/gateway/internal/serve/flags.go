@@ -70,10 +70,16 @@ func (o *options) bind(fs *flag.FlagSet) {
 		fs.StringVar(&o.engine, "engine", "", "serve the models with this `COMMAND`, started for each: {path}, {mmproj}, {dir}, {port}, {name}, {threads} and {context} are filled in, and it needs a GET /health; or \"llamacpp\": build and fetch a small one")
 		fs.BoolVar(&o.verify, "verify", false, "hold files against their SHA-256, where one is known, as they are loaded for the first time")
 	}
-	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of models in memory (default what the machine has, less a reserve)")
-	fs.Var(size{&o.limits.Swap, true}, "swap", "keep at most this `SIZE` of models on standby beyond that (default twice -ram)")
-	fs.Var(size{&o.limits.Reserved, true}, "reserve", "leave this `SIZE` of the machine's memory free (default an eighth of it)")
-	fs.StringVar(&o.state, "state", "", "remember models, limits and home tiers in this `FOLDER`, \"none\": nowhere (default a folder in the user's cache)")
+	ram, swap, reserve := "what the machine has, less a reserve", "twice what that is", "an eighth of it"
+	state := "a folder in the user's cache; with -config what the file says, else nowhere"
+	if o.demo {
+		ram, swap, reserve = "that of the demo library, scaled", "the same", "the same"
+		state = "a folder in the user's cache"
+	}
+	fs.Var(size{&o.limits.RAM, false}, "ram", "hold at most this `SIZE` of models in memory (default "+ram+")")
+	fs.Var(size{&o.limits.Swap, true}, "swap", "keep at most this `SIZE` of models on standby beyond that (default "+swap+")")
+	fs.Var(size{&o.limits.Reserved, true}, "reserve", "leave this `SIZE` of the machine's memory free (default "+reserve+")")
+	fs.StringVar(&o.state, "state", "", "remember models, limits and home tiers in this `FOLDER`, \"none\": nowhere (default "+state+")")
 	fs.StringVar(&o.token, "token", "", "want this `TOKEN` from clients; other users of the machine can read a command line, but not the environment variable "+tokenVariable)
 	fs.BoolVar(&o.verbose, "v", false, "log what happens")
 }

@@ -43,6 +43,9 @@ func accessOf(token string, f *config.File, loopback bool, env func(string) (str
 		if err != nil {
 			return o, fmt.Errorf("key %q: %w", k.Name, err)
 		}
+		if secret == token { // never both empty: a secret is not
+			return o, fmt.Errorf("key %q: its secret is that of -token or %s as well, which may do everything: leave out one of the two", k.Name, tokenVariable)
+		}
 		key := access.Key{Name: k.Name, Secret: access.Secret(secret), Class: string(k.Class)}
 		for _, word := range k.Scopes {
 			scope, err := access.ParseScope(string(word))

@@ -279,6 +279,9 @@ origins: [https://chat.example.org]
 	if _, err := access.New(o); err != nil {
 		t.Error(err)
 	}
+	if _, err := accessOf("in-the-file", f, false, e.lookup); err == nil || !strings.Contains(err.Error(), `key "a"`) || !strings.Contains(err.Error(), tokenVariable) || strings.Contains(err.Error(), "in-the-file") {
+		t.Errorf("with a key that is the token: %v", err)
+	}
 	os.Remove(secret)
 	if _, err := accessOf("", f, true, e.lookup); err == nil || !strings.Contains(err.Error(), `key "b"`) {
 		t.Errorf("without its file: %v", err)
