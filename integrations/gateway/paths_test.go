@@ -50,3 +50,20 @@ func testPaths(t *testing.T) {
 		}
 	}
 }
+
+func TestNew_WishThatMakesNoSense_SaysWhatWouldBeRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := gateway.New(modeltiertest.NewManager(t).Manager, gateway.Config{})
+		for body, want := range map[string]string{
+			`{"model":"auto","priority":"fast"}`: `"suggestions":["priority must be `,
+			`{"messages":[]}`:                    `"suggestions":["Send a JSON object with \"model\"`,
+			`[]`:                                 `"suggestions":["Send a JSON object with \"model\"`,
+		} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("POST", "/v1/completions", strings.NewReader(body)))
+			if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
+				t.Errorf("%s: %d %s, want %s", body, w.Code, w.Body, want)
+			}
+		}
+	})
+}

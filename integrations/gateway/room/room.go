@@ -194,7 +194,11 @@ func (room *Room) passOf(r *http.Request, body []byte, understand func(r *http.R
 	ask, err := understand(r, body)
 	if err != nil {
 		if _, ok := errors.AsType[*problemError](err); !ok {
-			err = Refuse(Invalid(err, `Send a JSON object with "model": the name of a model, or "auto".`))
+			help := tier.Suggestions(err)
+			if len(help) == 0 {
+				help = []string{`Send a JSON object with "model": the name of a model, or "auto".`}
+			}
+			err = Refuse(Invalid(err, help...))
 		}
 		return nil, err
 	}
