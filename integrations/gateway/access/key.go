@@ -184,7 +184,7 @@ func take(h http.Header) (o offer) {
 }
 
 // parseAuthorization returns the secret of a header Authorization, of the schemes Bearer
-// (RFC 6750) and Basic (RFC 7617: the password, whoever the user is).
+// (RFC 6750) and Basic (RFC 7617: the password, of whatever user).
 func parseAuthorization(value string) (secret string, basic bool) {
 	scheme, rest, _ := strings.Cut(value, " ")
 	rest = strings.TrimLeft(rest, " ")

@@ -29,7 +29,7 @@ const (
 	GarbageMidStream  = "garbage-mid-stream"  // half the answer, then what is no chunk
 	WrongLength       = "wrong-length"        // fewer bytes than Content-Length says
 	ExtraBytes        = "extra-bytes"         // a second answer after the first, unasked
-	Unasked101        = "unasked-101"         // another protocol, which nobody asked for
+	Unasked101        = "unasked-101"         // another protocol, unasked
 	Endless           = "endless"             // the answer's second event, or all of it, without end
 	Error500          = "500"                 // an error in llama-server's shape
 	Error503          = "503"                 // "Loading model", as llama-server says while it starts

@@ -176,7 +176,7 @@ func TestQueue_CancelledAsItIsGranted_TurnGoesOn(t *testing.T) {
 		t.Fatal("the order is another")
 	}
 	if q.quit("m", gone); !next.isGranted() {
-		t.Error("nobody has the turn")
+		t.Error("none has the turn")
 	}
 	if q.leave("m"); len(q.byModel) > 0 {
 		t.Errorf("something is left: %+v", q.byModel["m"])

@@ -95,7 +95,7 @@ func TestModeltier_ExitCodes_AreAsStated(t *testing.T) {
 	}
 }
 
-// Whoever installs the command needs no C compiler and no library.
+// To install the command takes no C compiler and no library.
 func TestModeltier_Links_NoDeviceLibrary(t *testing.T) {
 	list := exec.Command("go", "list", "-deps", ".")
 	list.Env = append(os.Environ(), "CGO_ENABLED=0")

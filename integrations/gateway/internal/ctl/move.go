@@ -342,7 +342,7 @@ func (o *options) rm() spec {
 	return spec{
 		use: "rm MODEL...", also: []string{"remove", "delete"}, short: "Take models out of the library; files stay", least: 1, most: -1, complete: o.completeModels(-1),
 		long: `Takes models out of memory and out of the library, also after a restart, until they are
-loaded anew from their file. The files stay where they are. A model in use is refused.`,
+loaded from their file by a hot load. The files stay where they are. A model in use is refused.`,
 		run: func(ctx context.Context, s *session, models []string) error {
 			return s.each(ctx, models, func(model string) map[string]any { return map[string]any{"remove": model} }, true,
 				func(j *job) string { return j.Model + " is removed from the library; its file stays" })
