@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/integrations/gateway/internal/wire"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/upstream"
 	"github.com/modeltier/modeltier/tier/process"
 )
 
@@ -135,11 +135,11 @@ func (p *pass) reach(r *http.Request) (*http.Response, error) {
 		res, err := p.send(r)
 		if err == nil {
 			taken = 0
-		} else if !errors.Is(err, wire.ErrUnreached) {
+		} else if !errors.Is(err, upstream.ErrUnreached) {
 			taken++
 		}
 		switch {
-		case err != nil && taken < 2 && errors.Is(err, wire.ErrDropped):
+		case err != nil && taken < 2 && errors.Is(err, upstream.ErrDropped):
 		case err != nil && taken < 2 && !restarted && p.crashed(r.Context()):
 			restarted = true
 			if err := p.reenter(r.Context()); err != nil {

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier"
-	"github.com/modeltier/modeltier/integrations/gateway/internal/wire"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/upstream"
 	"github.com/modeltier/modeltier/tier"
 	"github.com/modeltier/modeltier/tier/process"
 	"golang.org/x/sync/semaphore"
@@ -82,7 +82,7 @@ func New(m *modeltier.Manager, o Options) *Room {
 	if room.log == nil {
 		room.log = slog.New(slog.DiscardHandler)
 	}
-	room.engines = new(wire.Transport)
+	room.engines = new(upstream.Transport)
 	return room
 }
 
