@@ -640,6 +640,7 @@ func (c *Core) broken(p *plan, err error, now time.Time) {
 	case x == nil:
 	case err == errTaken: // not errors.Is: err may be a mover's, which is foreign code
 		if x.taken++; x.taken >= maxTries {
+			x.busy = true // by a request that may have given up its use since
 			c.block(x, err, now)
 		}
 	case errors.Is(err, tier.ErrNoCapacity) && x.tries < maxTries && !errors.Is(c.denial(x, err), tier.ErrTooLarge):
