@@ -82,7 +82,7 @@ func TestProgress_ClientThatAsks_IsToldInComments(t *testing.T) {
 	if got, want := strings.Join(events, "|"), "data: 0|data: 1|data: 2|data: [DONE]"; got != want {
 		t.Errorf("the stream was %s, want %s", got, want)
 	}
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 }
 
 func TestProgress_NobodyAsks_AnswerIsTheEnginesAlone(t *testing.T) {
@@ -96,7 +96,7 @@ func TestProgress_NobodyAsks_AnswerIsTheEnginesAlone(t *testing.T) {
 		{`{"model":"large","stream":true,"messages":"short"}`, []string{progress, "1"}}, // ready
 	} {
 		res := f.post(t, t.Context(), "/v1/chat/completions", c.body, c.header...)
-		if got := whole(t, res); got != "data: 0\n\ndata: 1\n\ndata: 2\n\ndata: [DONE]\n\n" || res.Header.Get("X-Model") == "" {
+		if got := enginetest.Whole(t, res); got != "data: 0\n\ndata: 1\n\ndata: 2\n\ndata: [DONE]\n\n" || res.Header.Get("X-Model") == "" {
 			t.Errorf("%s: %q", c.body, got)
 		}
 	}
@@ -137,7 +137,7 @@ func TestProgress_Failure_IsAnEventOfTheStream(t *testing.T) {
 	if p = event(`{"model":"small","stream":true,"messages":"refuse"}`, open); p.Error.Code != "refused" {
 		t.Errorf("%+v", p)
 	}
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 }
 
 // Anthropic's clients go by the names of events, and skip one that has none.
@@ -156,7 +156,7 @@ func TestProgress_FailureOfMessages_IsAnEventWithItsName(t *testing.T) {
 	if want := "event: error\ndata: {\"type\":\"error\""; !strings.Contains(rest.String(), want) {
 		t.Errorf("%q has no %q", rest.String(), want)
 	}
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 }
 
 func TestProgress_ClientLeavesWhileItLoads_NothingIsHeld(t *testing.T) {
@@ -177,7 +177,7 @@ func TestProgress_ClientLeavesWhileItLoads_NothingIsHeld(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	open()
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 }
 
 func TestModelPage_SaysHowFarItsLoadIs(t *testing.T) {

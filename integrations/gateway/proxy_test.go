@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -21,14 +22,14 @@ func TestProxy_NamedModels_ServedInTurnThoughOneFits(t *testing.T) {
 	for _, name := range []string{"small", "large", "small"} {
 		body := `{"model":"` + name + `","prompt":"hello","priority":7}`
 		res := f.post(t, t.Context(), "/v1/completions", body, "Authorization", "Bearer of the client")
-		if got, want := whole(t, res), `{"auth":"","type":"application/json","body":`+body+`}`; got != want || res.StatusCode != http.StatusOK {
+		if got, want := enginetest.Whole(t, res), `{"auth":"","type":"application/json","body":`+body+`}`; got != want || res.StatusCode != http.StatusOK {
 			t.Errorf("%d %s, want %s", res.StatusCode, got, want)
 		}
 		if got := res.Header.Get("X-Model"); got != name {
 			t.Errorf("it says that %q served", got)
 		}
 	}
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 }
 
 func TestProxy_Auto_EngineIsToldWhichModelAndNothingElse(t *testing.T) {
@@ -41,7 +42,7 @@ func TestProxy_Auto_EngineIsToldWhichModelAndNothingElse(t *testing.T) {
 		{`{"model":"auto","prompt":"x","capabilities":["small"]}`, []string{"X-Capabilities", "text-generation, large", "X-Priority", "quality"}},
 	} {
 		res := f.post(t, t.Context(), "/v1/completions", c.body, c.header...)
-		if got, want := whole(t, res), `{"auth":"","type":"application/json","body":{"model":"large","prompt":"x"}}`; got != want {
+		if got, want := enginetest.Whole(t, res), `{"auth":"","type":"application/json","body":{"model":"large","prompt":"x"}}`; got != want {
 			t.Errorf("%d %s, want %s", res.StatusCode, got, want)
 		}
 	}
@@ -53,7 +54,7 @@ func TestProxy_Alias_EngineIsToldTheModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	res := f.post(t, t.Context(), "/v1/completions", `{"model":"chat","prompt":"x"}`)
-	if got, want := whole(t, res), `{"auth":"","type":"application/json","body":{"model":"large","prompt":"x"}}`; got != want {
+	if got, want := enginetest.Whole(t, res), `{"auth":"","type":"application/json","body":{"model":"large","prompt":"x"}}`; got != want {
 		t.Errorf("%d %s, want %s", res.StatusCode, got, want)
 	}
 	res, err := f.Client().Get(f.URL + "/v1/models/chat")
@@ -61,7 +62,7 @@ func TestProxy_Alias_EngineIsToldTheModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if got := whole(t, res); !strings.Contains(got, `"id":"large"`) {
+	if got := enginetest.Whole(t, res); !strings.Contains(got, `"id":"large"`) {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
 }
@@ -82,10 +83,10 @@ func TestProxy_Stream_LeaseHeldUntilItsEnd(t *testing.T) {
 		t.Errorf("%d leases are held while it streams", held)
 	}
 	leave() // as a client that has read enough
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 
 	res = f.post(t, t.Context(), "/v1/chat/completions", `{"model":"small","messages":"short"}`)
-	if got := whole(t, res); !strings.HasSuffix(got, "data: 2\n\ndata: [DONE]\n\n") || res.Header.Get("Content-Type") != "text/event-stream" {
+	if got := enginetest.Whole(t, res); !strings.HasSuffix(got, "data: 2\n\ndata: [DONE]\n\n") || res.Header.Get("Content-Type") != "text/event-stream" {
 		t.Errorf("the stream was %q", got)
 	}
 }
@@ -101,7 +102,7 @@ func TestProxy_StreamLongerThanAnAnswerMayTake_NotCutWhileItFlows(t *testing.T) 
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if got := whole(t, res); !strings.HasSuffix(got, "data: [DONE]\n\n") {
+	if got := enginetest.Whole(t, res); !strings.HasSuffix(got, "data: [DONE]\n\n") {
 		t.Errorf("the stream was %q", got)
 	}
 }
@@ -125,7 +126,7 @@ func TestProxy_ManyStreamsWhileModelsChange_NoneIsBroken(t *testing.T) {
 		})
 	}
 	all.Wait()
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 	if s := f.m.Status(); s.RAM.Reserved != 0 || s.RAM.Used > s.Limits.RAM || s.RAM.Models != 1 {
 		t.Errorf("the account at the end: %+v", s.RAM)
 	}
@@ -146,7 +147,7 @@ func TestProxy_EngineDiesInAStream_ClientSeesItAndTheNextIsServed(t *testing.T) 
 	defer cancel()
 	for { // its end is noticed in a moment; until then it is an error with a code
 		res := f.post(t, ctx, "/v1/completions", `{"model":"small","prompt":"again"}`)
-		got := whole(t, res)
+		got := enginetest.Whole(t, res)
 		if res.StatusCode == http.StatusOK {
 			break
 		}
@@ -154,7 +155,7 @@ func TestProxy_EngineDiesInAStream_ClientSeesItAndTheNextIsServed(t *testing.T) 
 			t.Fatalf("%d %s", res.StatusCode, got)
 		}
 	}
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 }
 
 func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
@@ -176,7 +177,7 @@ func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
 	} {
 		res := f.post(t, t.Context(), c.path, c.body, c.header...)
 		var p problem
-		if err := json.Unmarshal([]byte(whole(t, res)), &p); err != nil {
+		if err := json.Unmarshal([]byte(enginetest.Whole(t, res)), &p); err != nil {
 			t.Fatal(err)
 		}
 		if res.StatusCode != c.status || p.Error.Code != c.code || p.Error.Message == "" {
@@ -185,7 +186,7 @@ func TestProxy_CannotServe_OpenAIErrorWithCode(t *testing.T) {
 	}
 	// What the engine refuses is the engine's to word.
 	res := f.post(t, t.Context(), "/v1/embeddings", `{"model":"small"}`)
-	if got := whole(t, res); res.StatusCode != http.StatusNotImplemented || !strings.Contains(got, "no embeddings") {
+	if got := enginetest.Whole(t, res); res.StatusCode != http.StatusNotImplemented || !strings.Contains(got, "no embeddings") {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
 }
@@ -208,7 +209,7 @@ func TestProxy_WhatClientsAskFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Unmarshal([]byte(whole(t, res)), into); err != nil {
+		if err := json.Unmarshal([]byte(enginetest.Whole(t, res)), into); err != nil {
 			t.Fatal(err)
 		}
 		res.Body.Close()
@@ -283,11 +284,11 @@ func TestProxy_KeysOfAnotherCase_AreNotTheModel(t *testing.T) {
 		t.Errorf("%d from %q", res.StatusCode, got)
 	}
 	res = f.post(t, t.Context(), "/v1/completions", `{"MODEL":"small"}`)
-	if got := whole(t, res); res.StatusCode != http.StatusBadRequest || !strings.Contains(got, "names no model") {
+	if got := enginetest.Whole(t, res); res.StatusCode != http.StatusBadRequest || !strings.Contains(got, "names no model") {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
 	res = f.post(t, t.Context(), "/v1/completions", `{"model":7}`)
-	if got := whole(t, res); res.StatusCode != http.StatusBadRequest || !strings.Contains(got, "model: ") {
+	if got := enginetest.Whole(t, res); res.StatusCode != http.StatusBadRequest || !strings.Contains(got, "model: ") {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
 }

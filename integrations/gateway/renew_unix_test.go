@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/modeltier/modeltier/integrations/gateway/config"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier/process"
 )
 
@@ -33,7 +34,7 @@ func TestProxy_EngineHangs_IsRenewedAndTheNextRequestIsServed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFront(t, set)
 			const once, endless = `{"model":"small","prompt":"short"}`, `{"model":"small","prompt":"on and on"}`
-			whole(t, f.post(t, t.Context(), "/v1/chat/completions", once))
+			enginetest.Whole(t, f.post(t, t.Context(), "/v1/chat/completions", once))
 			var answer io.Reader = strings.NewReader("")
 			if name == "InItsAnswer" {
 				res := f.post(t, t.Context(), "/v1/chat/completions", endless)
@@ -63,7 +64,7 @@ func TestProxy_EngineHangs_IsRenewedAndTheNextRequestIsServed(t *testing.T) {
 					break
 				}
 				if res.StatusCode != http.StatusServiceUnavailable || time.Now().After(limit) {
-					t.Fatalf("the next request: %d %s", res.StatusCode, whole(t, res))
+					t.Fatalf("the next request: %d %s", res.StatusCode, enginetest.Whole(t, res))
 				}
 			}
 		})

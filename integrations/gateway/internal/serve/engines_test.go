@@ -13,6 +13,7 @@ import (
 
 	"github.com/modeltier/modeltier/examples/demo"
 	"github.com/modeltier/modeltier/integrations/gateway/config"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -24,7 +25,7 @@ func TestEngine_Command_ServesAFolderOfModels(t *testing.T) {
 	f := serveFront(t, o)
 	for _, model := range []string{"gpt2-small", "llama-7b", "custom-model"} {
 		res := f.post(t, t.Context(), "/v1/completions", `{"model":"`+model+`"}`, "Content-Type", "application/x-www-form-urlencoded")
-		if got := whole(t, res); res.StatusCode != http.StatusOK || !strings.Contains(got, model) || !strings.Contains(got, `"type":"application/json"`) {
+		if got := enginetest.Whole(t, res); res.StatusCode != http.StatusOK || !strings.Contains(got, model) || !strings.Contains(got, `"type":"application/json"`) {
 			t.Errorf("%s: %d %s", model, res.StatusCode, got)
 		}
 	}
@@ -180,7 +181,7 @@ func TestRoomForEngines_EachFitsAndNotAll(t *testing.T) {
 func TestEngineErrors_OnTheWire_NameTheKeysOfTheConfiguration(t *testing.T) {
 	f := newFront(t, map[string]any{"command": []string{"/bin/false", "{port}"}})
 	res := f.post(t, t.Context(), "/v1/completions", `{"model":"small"}`)
-	if got := whole(t, res); res.StatusCode < 500 || strings.Contains(got, "Engine.") || !strings.Contains(got, "suggestions") {
+	if got := enginetest.Whole(t, res); res.StatusCode < 500 || strings.Contains(got, "Engine.") || !strings.Contains(got, "suggestions") {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
 }

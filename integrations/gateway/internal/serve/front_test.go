@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/gateway/config"
@@ -96,49 +95,7 @@ func (f *front) write(t *testing.T) {
 
 func (f *front) post(t *testing.T, ctx context.Context, path, body string, header ...string) *http.Response {
 	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.URL+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i+1 < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	res, err := f.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { res.Body.Close() })
-	return res
-}
-
-// idle waits until no lease is held.
-func (f *front) idle(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for {
-		leases := 0
-		for s := range f.m.Models() {
-			leases += s.Leases
-		}
-		if leases == 0 {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%d leases are still held", leases)
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-func whole(t *testing.T, res *http.Response) string {
-	t.Helper()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	return enginetest.Post(t, ctx, f.Server, path, body, header...)
 }
 
 // fakeCommand is the -engine that is this binary.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -46,7 +47,7 @@ func TestHotLoad_SeveralEngines_ServedByTheOneThatItNames(t *testing.T) {
 	served := func(f *front) {
 		t.Helper()
 		if res := f.post(t, t.Context(), "/v1/completions", `{"model":"hot","prompt":"x"}`); res.StatusCode != http.StatusOK {
-			t.Errorf("%d %s", res.StatusCode, whole(t, res))
+			t.Errorf("%d %s", res.StatusCode, enginetest.Whole(t, res))
 		}
 		s, _ := f.m.Model("hot")
 		if e, err := f.engines.EngineOf(&tier.Model{Mover: s.Mover}); err != nil || e.Slots != 3 {
@@ -73,7 +74,7 @@ type contractAnswer struct {
 // contract asks in the JSON contract.
 func (f *front) contract(t *testing.T, request string) (a contractAnswer) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(whole(t, f.post(t, t.Context(), "/", request))), &a); err != nil {
+	if err := json.Unmarshal([]byte(enginetest.Whole(t, f.post(t, t.Context(), "/", request))), &a); err != nil {
 		t.Fatal(err)
 	}
 	return a

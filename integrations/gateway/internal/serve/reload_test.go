@@ -15,6 +15,7 @@ import (
 
 	"github.com/modeltier/modeltier"
 	"github.com/modeltier/modeltier/integrations/gateway/config"
+	"github.com/modeltier/modeltier/integrations/gateway/internal/enginetest"
 	"github.com/modeltier/modeltier/tier"
 )
 
@@ -70,10 +71,10 @@ func TestReload_WhatIsTheSame_KeepsItsEngineAndItsStreams(t *testing.T) {
 		t.Errorf("its engine was %d and is %d", before, now)
 	}
 	res.Body.Close()
-	f.idle(t)
+	enginetest.Idle(t, f.m)
 	for _, model := range []string{"third", "large", "small"} {
 		if res := f.post(t, t.Context(), "/v1/completions", `{"model":"`+model+`"}`); res.StatusCode != http.StatusOK {
-			t.Errorf("%s: %d %s", model, res.StatusCode, whole(t, res))
+			t.Errorf("%s: %d %s", model, res.StatusCode, enginetest.Whole(t, res))
 		}
 	}
 }
@@ -120,7 +121,7 @@ func TestReload_EngineIsConfiguredAnew_ReplacedWhenItsStreamHasEnded(t *testing.
 func TestReload_Removed_IsNotFoundAndLeavesNoEngine(t *testing.T) {
 	f := newFront(t)
 	if res := f.post(t, t.Context(), "/v1/completions", `{"model":"small"}`); res.StatusCode != http.StatusOK {
-		t.Fatal(whole(t, res))
+		t.Fatal(enginetest.Whole(t, res))
 	}
 	f.config["models"] = f.config["models"].([]map[string]any)[1:]
 	f.write(t)
@@ -128,11 +129,11 @@ func TestReload_Removed_IsNotFoundAndLeavesNoEngine(t *testing.T) {
 		t.Error(got)
 	}
 	if res := f.post(t, t.Context(), "/v1/completions", `{"model":"small"}`); res.StatusCode != http.StatusNotFound {
-		t.Errorf("%d %s", res.StatusCode, whole(t, res))
+		t.Errorf("%d %s", res.StatusCode, enginetest.Whole(t, res))
 	}
 	// It needs the room that small had.
 	if res := f.post(t, t.Context(), "/v1/completions", `{"model":"large"}`); res.StatusCode != http.StatusOK {
-		t.Errorf("%d %s", res.StatusCode, whole(t, res))
+		t.Errorf("%d %s", res.StatusCode, enginetest.Whole(t, res))
 	}
 	if pid := f.pid("small"); pid != 0 {
 		t.Errorf("its engine is still there: %d", pid)

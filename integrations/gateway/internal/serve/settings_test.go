@@ -206,7 +206,7 @@ func TestReload_EnginesComeToAConfigurationWithoutAny_Serve(t *testing.T) {
 		t.Errorf("it says %q", said)
 	}
 	if res := f.post(t, t.Context(), "/v1/completions", `{"model":"a","prompt":"x"}`); res.StatusCode != http.StatusOK {
-		t.Errorf("%s: %s", res.Status, whole(t, res))
+		t.Errorf("%s: %s", res.Status, enginetest.Whole(t, res))
 	}
 }
 
